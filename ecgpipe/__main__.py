@@ -1,0 +1,64 @@
+"""The command line: python -m ecgpipe STAGE [OPTION ...]."""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+from ecgpipe import __version__, log
+from ecgpipe.errors import EcgpipeError
+
+# Each stage is the module of that name, with add_arguments(parser) and run(args). It is imported only when asked
+# for: torch takes seconds.
+STAGES = {
+    "checkpoint": "fetch a checkpoint and convert it to safetensors and JSON",
+    "manifest": "find the recordings under the inputs and cut them into shards",
+    "preprocess": "turn one shard of recordings into segments ready for the model",
+    "infer": "run the model over one part: logits, embeddings, attention",
+    "aggregate": "one prediction per recording of a part",
+    "umap": "a two-dimensional map of the embeddings",
+    "summary": "count what became of the inputs, and write run.json",
+    "report": "write report.html",
+    "demo": "write the demo's recordings and its checkpoint",
+    "config": "write the files that are generated from the settings' definition",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage and return the exit status: 0 done, 2 a mistake that the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ecgpipe",
+        description="ECG-FM over whole datasets, one stage at a time. `snakemake` runs them all.",
+        epilog="stages:\n" + "\n".join(f"  {name:<12}{what}" for name, what in STAGES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ecgpipe {__version__}")
+    parser.add_argument("stage", choices=STAGES, metavar="STAGE", help="one of the stages below; STAGE --help says more")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="the stage's own options")
+    command = parser.parse_args(argv)
+
+    module = importlib.import_module(f"ecgpipe.{command.stage}")
+    options = argparse.ArgumentParser(
+        prog=f"python -m ecgpipe {command.stage}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(options)
+    options.add_argument("--log", type=Path, help="also write the messages to this file")
+    args = options.parse_args(command.options)
+    log.start(command.stage, args.log)
+    try:
+        module.run(args)
+    except EcgpipeError as error:
+        logging.getLogger("ecgpipe").error("error: %s", error)
+        return 2
+    except BrokenPipeError:
+        # The reader of our output, e.g. `head`, has gone: nothing to tell it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

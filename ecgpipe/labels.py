@@ -1,0 +1,74 @@
+"""Label sets: what each output of the model is called, and how a recording's segments are put together."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from ecgpipe.errors import EcgpipeError
+
+Aggregation = Literal["mean", "max"]
+
+# Columns of the result files: a label of that name would hide one of them.
+RESERVED = frozenset({"record_id", "segment", "start_s", "n_segments"})
+
+
+class Label(NamedTuple):
+    """One output of the model."""
+
+    name: str
+    aggregation: Aggregation  # over the probabilities of a recording's segments
+    threshold: float | None  # a recording counts as positive from here on; None: 0.5, which is not calibrated
+
+
+def read(path: Path) -> tuple[Label, ...]:
+    """Read a label CSV: columns `name`, `aggregation` (mean or max), and optionally `threshold` (0 to 1).
+
+    Args:
+        path: The file. Its rows stand in the order of the model's outputs.
+
+    Returns:
+        The labels in that order.
+
+    Raises:
+        EcgpipeError: The file is missing, or a row of it cannot be meant.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise EcgpipeError(f"labels: cannot read {path}: {error}") from error
+    missing = {"name", "aggregation"} - set(columns)
+    if missing:
+        raise EcgpipeError(
+            f"labels: {path} has the columns {', '.join(columns) or '(none)'} but needs {', '.join(sorted(missing))} too; "
+            "config/labels/mimic_iv_ecg.csv shows the form"
+        )
+    labels = tuple(_label(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1))
+    seen: set[str] = set()
+    for number, label in enumerate(labels, start=1):
+        if label.name in seen:
+            raise EcgpipeError(f"labels: {path}, row {number}: {label.name!r} stands there twice; each output needs a name")
+        seen.add(label.name)
+    if not labels:
+        raise EcgpipeError(f"labels: {path} has no rows; it needs one for each output of the model, in the model's order")
+    return labels
+
+
+def _label(row: dict[str, str | None], where: str) -> Label:
+    name = (row["name"] or "").strip()
+    aggregation = (row["aggregation"] or "").strip()
+    threshold = (row.get("threshold") or "").strip()
+    if not name or name in RESERVED:
+        raise EcgpipeError(f"labels: {where}: {name!r} cannot be a label's name; give another")
+    if aggregation not in get_args(Aggregation):
+        raise EcgpipeError(f"labels: {where}: aggregation is {aggregation!r}; give mean or max")
+    try:
+        value = float(threshold) if threshold else None
+    except ValueError:
+        value = math.nan
+    if value is not None and not 0 <= value <= 1:
+        raise EcgpipeError(f"labels: {where}: threshold is {threshold!r}; give a probability from 0 to 1, or leave it empty")
+    return Label(name, "max" if aggregation == "max" else "mean", value)

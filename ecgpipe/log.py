@@ -1,0 +1,58 @@
+"""What a command says: to the terminal, to its log file, and how far long work has come."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+logger = logging.getLogger("ecgpipe")
+
+
+def start(stage: str, log_file: Path | None) -> None:
+    """Send the messages of this process to stderr, and to `log_file` (made anew) where one is given."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log_file:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log_file, mode="w", encoding="utf-8"))
+    logging.basicConfig(level=logging.INFO, format=f"[{stage}] %(message)s", handlers=handlers, force=True)
+    # The transport underneath the hub client says one line per request at INFO.
+    for chatty in ("httpx", "httpx2", "httpcore", "httpcore2"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class Progress:
+    """Says now and then how much is done, how fast, and how long it will still take.
+
+    Whole lines rather than a bar that redraws itself: several jobs share one terminal, and a log file has no cursor.
+
+    Args:
+        what: What the line speaks of, e.g. "part-00003".
+        total: How many units there are, where that is known.
+        unit: The plural of the unit, e.g. "segments".
+        every_s: Seconds between two lines.
+    """
+
+    def __init__(self, what: str, total: int | None, unit: str, every_s: float = 10.0) -> None:
+        self.what, self.total, self.unit, self.every_s = what, total, unit, every_s
+        self.done = 0
+        self.started = time.monotonic()
+        self.next_line = self.started + min(2.0, every_s)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the work began."""
+        return time.monotonic() - self.started
+
+    def add(self, n: int) -> None:
+        """Count `n` more units as done, and say so if the last line is long enough ago."""
+        self.done += n
+        if time.monotonic() >= self.next_line:
+            self.say()
+
+    def say(self) -> None:
+        """Log the line now: done, total, rate, time left."""
+        self.next_line = time.monotonic() + self.every_s
+        meter = tqdm.format_meter(self.done, self.total, self.elapsed_s, unit=f" {self.unit}", ncols=0)
+        logger.info("%s: %s", self.what, meter.strip())

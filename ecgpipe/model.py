@@ -1,0 +1,228 @@
+"""ECG-FM's network in plain PyTorch, the inference half of fairseq-signals' ECG transformer.
+
+Read from top to bottom: four strided convolutions turn 2,500 samples of 12 leads into 156 tokens, a convolution over
+the tokens adds where they stand, twelve transformer layers mix them, their mean is the embedding, and a linear head
+gives the logits. Everything that has a size is read from the checkpoint; the tensor names here are those of
+`model.safetensors`, and `checkpoint.py` is the one place that knows fairseq-signals' own names.
+
+Upstream: fairseq_signals/models/ecg_transformer.py, modules/{conv_feature_extraction,conv_positional_encoding,
+transformer_encoder,transformer_encoder_layer}.py of https://github.com/Jwoo5/fairseq-signals.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The sizes that make one network, named after what they are; see `checkpoint.architecture` for upstream's names."""
+
+    in_leads: int
+    conv_layers: tuple[tuple[int, int, int], ...]  # (channels, kernel, stride) of each
+    conv_bias: bool
+    width: int
+    layers: int
+    heads: int
+    hidden: int
+    layer_norm_first: bool
+    position_kernel: int
+    position_groups: int
+    labels: int  # 0 for a pretrained network, which has no head
+
+    @property
+    def token_samples(self) -> tuple[int, int]:
+        """(step, span): token t sees the samples from step * t up to, not including, step * t + span."""
+        step, span = 1, 1
+        for _, kernel, stride in self.conv_layers:
+            span += (kernel - 1) * step
+            step *= stride
+        return step, span
+
+    def tokens(self, samples: int) -> int:
+        """How many tokens a segment of `samples` samples gives; 0 where it is too short for one."""
+        for _, kernel, stride in self.conv_layers:
+            samples = max(0, (samples - kernel) // stride + 1)
+        return samples
+
+
+class Output(NamedTuple):
+    """What the network says of a batch, float32."""
+
+    logits: Tensor | None  # (batch, labels); None where the network has no head
+    embedding: Tensor  # (batch, width)
+    attention: Tensor | None  # (batch, tokens); None where it was not asked for
+
+
+class Linear(nn.Linear):
+    """A linear layer that a CPU runs as the 1x1 convolution that it also is.
+
+    PyTorch gives a float32 matrix product to MKL, but a convolution to oneDNN, whose kernels are 1.4 times as fast on
+    AMD's processors (docs/performance.md). The arithmetic is the same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        pixels = x.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)  # (1, in, rows, 1), channels last
+        out = F.conv2d(pixels, self.weight[:, :, None, None], self.bias)  # (1, out, rows, 1), channels last
+        return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
+
+
+class Convolutions(nn.Module):
+    """Strided convolutions over time; a group norm with one channel per group follows the first."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        channels = arch.in_leads
+        for out, kernel, stride in arch.conv_layers:
+            self.layers.append(nn.Conv1d(channels, out, kernel, stride, bias=arch.conv_bias))
+            channels = out
+        first = arch.conv_layers[0][0]
+        self.norm = nn.GroupNorm(first, first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, leads, samples) to (batch, channels, tokens)."""
+        for i, conv in enumerate(self.layers):
+            x = conv(x)  # (batch, channels, about half as long)
+            if i == 0:
+                x = self.norm(x)
+            x = F.gelu(x)
+        return x
+
+
+class Position(nn.Module):
+    """A wide grouped convolution over the tokens, whose GELU is added to them. Its weight norm is already folded."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        kernel = arch.position_kernel
+        self.conv = nn.Conv1d(arch.width, arch.width, kernel, padding=kernel // 2, groups=arch.position_groups)
+        self._spectrum: tuple[int, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, width) to the same."""
+        # An even kernel gives one token too many: the last is dropped, as upstream's SamePad does.
+        if x.device.type == "cpu":
+            positions = self._by_fourier(x)
+        else:
+            positions = self.conv(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
+        return x + F.gelu(positions)  # (batch, tokens, width)
+
+    def _by_fourier(self, x: Tensor) -> Tensor:
+        """The same convolution as a product of spectra: a kernel this wide costs a CPU a ninth of the direct way."""
+        batch, tokens, width = x.shape
+        conv, groups = self.conv, self.conv.groups
+        length = 32 * -(-(tokens + conv.kernel_size[0]) // 32)  # long enough not to wrap around, and quick to transform
+        if self._spectrum is None or self._spectrum[0] != length:
+            kernel = torch.fft.rfft(conv.weight, n=length).conj()  # (width, width of a group, frequencies)
+            kernel = kernel.view(groups, width // groups, width // groups, -1).permute(0, 3, 2, 1)
+            self._spectrum = length, kernel.contiguous()  # (groups, frequencies, in, out)
+        left = conv.padding[0]
+        spectrum = torch.fft.rfft(F.pad(x, (0, 0, left, length - tokens - left)), dim=1)  # (batch, frequencies, width)
+        spectrum = spectrum.view(batch, -1, groups, width // groups).permute(2, 1, 0, 3)
+        product = (spectrum @ self._spectrum[1]).permute(2, 1, 0, 3).reshape(batch, -1, width)
+        return torch.fft.irfft(product, n=length, dim=1)[:, :tokens] + conv.bias
+
+
+class Layer(nn.Module):
+    """One transformer layer, norms after (ECG-FM) or before each half."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.heads = arch.heads
+        self.norm_first = arch.layer_norm_first
+        self.qkv = Linear(arch.width, 3 * arch.width)  # upstream's three projections, stacked
+        self.out = Linear(arch.width, arch.width)
+        self.attention_norm = nn.LayerNorm(arch.width)
+        self.fc1 = Linear(arch.width, arch.hidden)
+        self.fc2 = Linear(arch.hidden, arch.width)
+        self.final_norm = nn.LayerNorm(arch.width)
+
+    def forward(self, x: Tensor, with_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """(batch, tokens, width) to the same, and the attention (batch, tokens) where it is asked for."""
+        mixed, attention = self._mix(self.attention_norm(x) if self.norm_first else x, with_attention)
+        x = x + mixed
+        if not self.norm_first:
+            x = self.attention_norm(x)
+        transformed = self.fc2(F.gelu(self.fc1(self.final_norm(x) if self.norm_first else x)))
+        x = x + transformed
+        if not self.norm_first:
+            x = self.final_norm(x)
+        return x, attention
+
+    def _mix(self, x: Tensor, with_attention: bool) -> tuple[Tensor, Tensor | None]:
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, width of a head)
+        attention = None
+        if with_attention:
+            weights = torch.softmax((q @ k.transpose(-1, -2)).float() * (width // self.heads) ** -0.5, dim=-1)
+            attention = weights.mean(dim=1).amax(dim=-1)  # (batch, tokens): mean over heads, max over keys
+            mixed = weights.to(v.dtype) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width)), attention
+
+
+class Network(nn.Module):
+    """The whole network, from standardised segments to logits, embedding and attention."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.arch = arch
+        channels = arch.conv_layers[-1][0]
+        self.convolutions = Convolutions(arch)
+        self.feature_norm = nn.LayerNorm(channels)
+        self.project = Linear(channels, arch.width) if channels != arch.width else nn.Identity()
+        self.position = Position(arch)
+        self.norm = nn.LayerNorm(arch.width)
+        self.layers = nn.ModuleList(Layer(arch) for _ in range(arch.layers))
+        self.head = nn.Linear(arch.width, arch.labels) if arch.labels else None
+
+    def forward(self, signal: Tensor, with_attention: bool = True) -> Output:
+        """Run a batch of segments.
+
+        Args:
+            signal: (batch, leads, samples), 500 Hz, each lead standardised over its recording.
+            with_attention: Whether to return the last layer's attention, mean over heads, max over keys.
+
+        Returns:
+            Logits, embedding (the mean over tokens) and attention.
+        """
+        x = self.convolutions(signal).transpose(1, 2)  # (batch, tokens, channels)
+        x = self.position(self.project(self.feature_norm(x)))  # (batch, tokens, width)
+        if not self.arch.layer_norm_first:
+            x = self.norm(x)
+        attention = None
+        for i, layer in enumerate(self.layers):
+            x, attention = layer(x, with_attention and i == len(self.layers) - 1)
+        if self.arch.layer_norm_first:
+            x = self.norm(x)
+        embedding = x.float().mean(dim=1)  # (batch, width)
+        logits = F.linear(embedding, self.head.weight.float(), self.head.bias.float()) if self.head else None
+        return Output(logits, embedding, attention)
+
+
+def load(arch: Architecture, weights: Path, device: torch.device | str = "cpu") -> Network:
+    """The network with the weights of a `model.safetensors`, ready for inference.
+
+    Args:
+        arch: What `model.json` says of it.
+        weights: The safetensors file that the checkpoint stage wrote.
+        device: Where the weights go.
+
+    Returns:
+        The network in evaluation mode, without gradients.
+    """
+    with torch.device("meta"):
+        network = Network(arch)  # no memory is filled with numbers that the file replaces
+    network.load_state_dict(safetensors.torch.load_file(weights, device=str(device)), strict=True, assign=True)
+    return network.eval().requires_grad_(False)
