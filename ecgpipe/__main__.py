@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ecgpipe {__version__}")
-    parser.add_argument("stage", choices=STAGES, metavar="STAGE", help="one of the stages below; STAGE --help says more")
+    parser.add_argument(
+        "stage", choices=STAGES, metavar="STAGE", help="one of the stages below; STAGE --help says more"
+    )
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the stage's own options")
     command = parser.parse_args(argv)
 

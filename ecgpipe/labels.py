@@ -50,10 +50,14 @@ def read(path: Path) -> tuple[Label, ...]:
     seen: set[str] = set()
     for number, label in enumerate(labels, start=1):
         if label.name in seen:
-            raise EcgpipeError(f"labels: {path}, row {number}: {label.name!r} stands there twice; each output needs a name")
+            raise EcgpipeError(
+                f"labels: {path}, row {number}: {label.name!r} stands there twice; each output needs a name"
+            )
         seen.add(label.name)
     if not labels:
-        raise EcgpipeError(f"labels: {path} has no rows; it needs one for each output of the model, in the model's order")
+        raise EcgpipeError(
+            f"labels: {path} has no rows; it needs one for each output of the model, in the model's order"
+        )
     return labels
 
 
@@ -70,5 +74,7 @@ def _label(row: dict[str, str | None], where: str) -> Label:
     except ValueError:
         value = math.nan
     if value is not None and not 0 <= value <= 1:
-        raise EcgpipeError(f"labels: {where}: threshold is {threshold!r}; give a probability from 0 to 1, or leave it empty")
+        raise EcgpipeError(
+            f"labels: {where}: threshold is {threshold!r}; give a probability from 0 to 1, or leave it empty"
+        )
     return Label(name, "max" if aggregation == "max" else "mean", value)

@@ -1,0 +1,74 @@
+"""One prediction per recording of a part, from the logits of its segments."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.special import expit
+
+from ecgpipe import labels, tables
+from ecgpipe.errors import EcgpipeError
+from ecgpipe.labels import Label
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m ecgpipe aggregate`."""
+    parser.add_argument("--logits", type=Path, required=True, help="a logits/part-*.parquet")
+    parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which says how each is aggregated")
+    parser.add_argument("--predictions", type=Path, required=True, help="Parquet file to write")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Aggregate one part."""
+    logits = pq.read_table(args.logits)
+    names = label_columns(logits.schema)
+    by_name = {label.name: label for label in labels.read(args.labels)} if names else {}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise EcgpipeError(f"labels: {args.labels} has no row for {', '.join(unknown)}, which {args.logits} has")
+    table = predict(logits, [by_name[name] for name in names])
+    origin = tables.origin(logits.schema)
+    facts = {
+        key: origin[key] for key in ("checkpoint", "checkpoint_sha256", "preprocess", "precision") if key in origin
+    }
+    aggregation = {name: by_name[name].aggregation for name in names}
+    schema = tables.with_origin(table.schema, "aggregate", aggregation=aggregation, **facts)
+    tables.write(args.predictions, table.cast(schema))
+    logger.info("%s: %d recordings from %d segments", args.logits.stem, len(table), len(logits))
+
+
+def label_columns(schema: pa.Schema) -> list[str]:
+    """The names of the labels among the columns of a logits or predictions file, in the model's order."""
+    return [name for name in schema.names if name not in labels.RESERVED]
+
+
+def predict(logits: pa.Table, wanted: Sequence[Label]) -> pa.Table:
+    """Aggregate the probabilities of each recording's segments, label by label.
+
+    Args:
+        logits: A table of `tables.logits_schema`; the rows of a recording follow one another.
+        wanted: Labels that `logits` has columns of; `mean` or `max` is taken of sigmoid(logit), as ECG-FM's tutorial
+            does (notebooks/infer_quickstart.ipynb of https://github.com/bowang-lab/ECG-FM).
+
+    Returns:
+        A table of `tables.predictions_schema`, one row per recording in the same order, probabilities in float64.
+    """
+    ids = logits["record_id"].to_numpy()
+    changes = np.flatnonzero(ids[1:] != ids[:-1]) + 1
+    firsts = np.concatenate([[0], changes]) if len(ids) else changes  # (recordings,) first row of each
+    counts = np.diff(np.append(firsts, len(ids)))
+    columns = [pa.array(ids[firsts], pa.string()), pa.array(counts, pa.int32())]
+    for label in wanted:
+        probability = expit(logits[label.name].to_numpy().astype(np.float64))  # (segments,)
+        if label.aggregation == "max":
+            value = np.maximum.reduceat(probability, firsts) if len(firsts) else probability
+        else:
+            value = np.add.reduceat(probability, firsts) / counts if len(firsts) else probability
+        columns.append(pa.array(value, pa.float64()))  # (recordings,)
+    return pa.table(columns, schema=tables.predictions_schema([label.name for label in wanted]))

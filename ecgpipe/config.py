@@ -1,0 +1,223 @@
+"""Write the files that are generated from the settings' definition: config/config.yaml, its JSON schema, docs/config.md.
+
+`Config` is the only source of the settings' keys, types, defaults and help. The Snakefile validates what the user gave
+with `load` before any job starts.
+"""
+
+import argparse
+import difflib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from ecgpipe import labels
+from ecgpipe.atomic import whole
+from ecgpipe.errors import EcgpipeError
+
+logger = logging.getLogger(__name__)
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys and wrong types are refused, nothing is changed after validation."""
+
+    # Not strict: Snakemake passes the values within `--config umap='{neighbors: 30}'` as text.
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class Manifest(Section):
+    """How the inputs are cut."""
+
+    shard_size: int = Field(1000, gt=0, description="recordings that one CPU job preprocesses")
+
+
+class Preprocess(Section):
+    """Recordings to segments."""
+
+    assume_sample_rate: float | None = Field(None, gt=0, description="Hz, for files that state no sample rate (.npy)")
+    assume_leads: list[str] | None = Field(None, description="lead names in order, for files that name none (.npy)")
+    keep_segments: bool = Field(False, description="keep segments/ after inference, 0.12 MB per segment")
+
+
+class Inference(Section):
+    """Segments to logits, embeddings and attention."""
+
+    shards_per_part: int = Field(20, gt=0, description="shards that one GPU job infers")
+    attention: bool = Field(True, description="write the last layer's attention, which the report's traces show")
+    device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    batch_size: int | None = Field(None, gt=0, description="segments at a time; null: 8 on a CPU, 256 on a GPU")
+
+
+class Umap(Section):
+    """The map of the embeddings."""
+
+    neighbors: int | None = Field(None, gt=1, description="null: 15, or 3 below 100 segments")
+    min_dist: float = Field(0.1, ge=0, lt=1, description="how tightly the map packs its points")
+    random_state: int = Field(42, ge=0, description="seed of the map")
+    fit_segments: int = Field(20_000, ge=5, description="fit at most so many segments, place the rest by what was fitted")
+
+
+class Report(Section):
+    """The page to open."""
+
+    title: str = Field("ECG-FM results", description="headline of the report")
+    recordings: int = Field(8, ge=0, description="recordings to draw with their traces")
+    map_points: int = Field(20_000, gt=0, description="points of the map at most; more are drawn as a sample")
+
+
+class Config(Section):
+    """Every setting of a run."""
+
+    input: str | list[str] = Field(
+        description="a folder, a file, a glob, a CSV or Parquet table with a `path` column, or a list of these"
+    )
+    outdir: str = Field("results", min_length=1, description="where results go")
+    checkpoint: str = Field(
+        "hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt",
+        min_length=1,
+        description="a local path, or hf://OWNER/REPO@REVISION/FILE on the Hugging Face hub",
+    )
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-fA-F]{64}$", description="what the checkpoint file's SHA-256 must be; null: as the hub states"
+    )
+    labels: str = Field(
+        "config/labels/mimic_iv_ecg.csv", min_length=1, description="names and aggregation of the model's outputs, in order"
+    )
+    manifest: Manifest = Field(default_factory=Manifest, description="how the inputs are cut")
+    preprocess: Preprocess = Field(default_factory=Preprocess, description="recordings to segments")
+    inference: Inference = Field(default_factory=Inference, description="segments to logits, embeddings and attention")
+    umap: Umap = Field(default_factory=Umap, description="the map of the embeddings")
+    report: Report = Field(default_factory=Report, description="the page to open")
+
+    @property
+    def inputs(self) -> list[str]:
+        """The inputs as a list, also where one was given."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+def load(given: Mapping[str, Any], root: Path) -> Config:
+    """Validate what the user gave.
+
+    Args:
+        given: Snakemake's config, that is config.yaml, further config files and --config merged.
+        root: The folder of the Snakefile, where a relative `labels` path is looked for after the current folder.
+
+    Returns:
+        The settings, with `labels` made a path that exists.
+
+    Raises:
+        EcgpipeError: A key is unknown, a value is of the wrong type or out of range, or a path is not there.
+    """
+    if given.get("input") in (None, "", []):
+        raise EcgpipeError("input: not given; say which recordings, e.g. snakemake --cores 8 --config input=/data/ecgs")
+    try:
+        settings = Config.model_validate(dict(given))
+    except ValidationError as error:
+        raise EcgpipeError("\n".join(_mistake(dict(item)) for item in error.errors())) from error
+    for path in settings.inputs:
+        if not any(character in path for character in "*?[") and not Path(path).exists():
+            raise EcgpipeError(f"input: {path!r} does not exist; check the path")
+    if not settings.checkpoint.startswith("hf://") and not Path(settings.checkpoint).is_file():
+        raise EcgpipeError(
+            f"checkpoint: {settings.checkpoint!r} is not a file; give a local .pt file or hf://OWNER/REPO/FILE"
+        )
+    candidates = [Path(settings.labels), root / settings.labels]
+    found = next((path for path in candidates if path.is_file()), candidates[0])
+    labels.read(found)
+    return settings.model_copy(update={"labels": str(found)})
+
+
+def _mistake(item: dict[str, Any]) -> str:
+    """One line for one thing that pydantic found: the key, the value, and how to mend it."""
+    *sections, key = (str(part) for part in item["loc"] if part not in ("str", "list[str]"))
+    where = ".".join([*sections, key])
+    if item["type"] == "extra_forbidden":
+        known = _fields(sections)
+        close = difflib.get_close_matches(key, known, n=1)
+        mend = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
+        return f"{where}: no such setting; {mend}"
+    return f"{where}: {item['input']!r} won't do: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _fields(sections: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for section in sections:
+        annotation = model.model_fields[section].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m ecgpipe config`."""
+    parser.add_argument("--root", type=Path, default=Path(), help="the project's folder (default: this one)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the generated files."""
+    for name, content in generated().items():
+        with whole(args.root / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+        logger.info("wrote %s", args.root / name)
+
+
+def generated() -> dict[str, str]:
+    """The content of each generated file, by its path below the project's folder."""
+    schema = json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+    return {"config/config.yaml": _yaml(), "config/config.schema.json": schema, "docs/config.md": _markdown()}
+
+
+def _keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo, type[BaseModel] | None]]:
+    """Every key with its field, and for a section the section's model, in the order of definition."""
+    for name, field in model.model_fields.items():
+        section = field.annotation if isinstance(field.annotation, type) else None
+        section = section if section is not None and issubclass(section, BaseModel) else None
+        yield prefix + name, field, section
+        if section is not None:
+            yield from _keys(section, f"{prefix}{name}.")
+
+
+def _default(field: FieldInfo) -> str:
+    """A field's default as YAML."""
+    value = None if field.is_required() else field.default
+    return yaml.safe_dump(value, default_flow_style=True).splitlines()[0]
+
+
+def _yaml() -> str:
+    lines = [
+        "# Every setting with its default. Override on the command line, e.g.",
+        "#     snakemake --cores 8 --config input=/data/ptbxl outdir=/scratch/out umap='{neighbors: 30}'",
+        "# or copy what you change to a file of your own and add --configfile mine.yaml.",
+        "# Written by `make docs` from ecgpipe/config.py, where the settings are defined.",
+    ]
+    for key, field, section in _keys():
+        indent, name = "  " * key.count("."), key.rpartition(".")[2]
+        if section is not None:
+            lines += ["", f"# {field.description}", f"{indent}{name}:"]
+        else:
+            lines.append(f"{indent}{name}: {_default(field)}  # {field.description}")
+    return "\n".join(lines) + "\n"
+
+
+def _markdown() -> str:
+    lines = [
+        "# Settings",
+        "",
+        "Give them on the command line (`--config input=/data/ecgs umap='{neighbors: 30}'`) or in a YAML file of your own",
+        "(`--configfile mine.yaml`). Anything else than these keys is refused. Written by `make docs` from",
+        "`ecgpipe/config.py`.",
+        "",
+        "| key | default | meaning |",
+        "| --- | --- | --- |",
+    ]
+    for key, field, section in _keys():
+        if section is None:
+            default = "(required)" if field.is_required() else f"`{_default(field)}`"
+            lines.append(f"| `{key}` | {default} | {field.description} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,200 @@
+"""Run the model over one part, shard by shard: logits, embeddings, and the last layer's attention."""
+
+import argparse
+import json
+import logging
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ecgpipe import checkpoint, model, tables
+from ecgpipe.atomic import whole
+from ecgpipe.errors import EcgpipeError
+from ecgpipe.log import Progress
+
+logger = logging.getLogger(__name__)
+
+# What was fastest in benchmarks/forward.py on a CPU, whose caches a larger batch leaves; a GPU wants many at once.
+BATCH_SIZES = {"cpu": 8, "cuda": 256}
+
+# Rows per row group: 13 MB of embeddings, what is held back before it is written.
+ROW_GROUP = 4096
+
+
+class Segments(NamedTuple):
+    """A few segments as a shard file holds them."""
+
+    record_ids: list[str]
+    numbers: np.ndarray  # (n,) int32
+    starts_s: np.ndarray  # (n,) float32
+    signals: np.ndarray  # (n, leads, samples) float32
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m ecgpipe infer`."""
+    parser.add_argument("--weights", type=Path, required=True, help="checkpoint/model.safetensors")
+    parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
+    parser.add_argument("--segments", type=Path, nargs="+", required=True, help="the part's shards, in order")
+    parser.add_argument("--logits", type=Path, required=True, help="Parquet file to write")
+    parser.add_argument("--embeddings", type=Path, required=True, help="Parquet file to write")
+    parser.add_argument("--attention", type=Path, help="Parquet file to write; left out, no attention is computed")
+    parser.add_argument("--timing", type=Path, required=True, help="JSON file to write: segments, seconds, device")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
+    parser.add_argument("--batch-size", type=int, help="segments at a time (default: 8 on a CPU, 256 on a GPU)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Infer one part."""
+    torch.set_num_threads(args.threads)
+    # TF32 would round float32 products to ten bits.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    description = checkpoint.describe(args.description)
+    device = choose_device(args.device)
+    network = model.load(description.architecture, args.weights, device)
+    logger.info("%s on %s, %d threads", description.uri, device_name(device), args.threads)
+
+    arch = description.architecture
+    preprocess, leads, samples, total = _look_at(args.segments)
+    if leads != arch.in_leads or not arch.tokens(samples):
+        raise EcgpipeError(
+            f"checkpoint: {description.uri} takes {arch.in_leads} leads, but the segments are {leads} leads x {samples} "
+            "samples; only checkpoints of ECG-FM's kind can be run"
+        )
+    facts = {"checkpoint_sha256": description.sha256, "checkpoint": description.uri, "preprocess": preprocess}
+    schemas = {
+        args.logits: tables.logits_schema(description.labels),
+        args.embeddings: tables.embeddings_schema(arch.width),
+        args.attention: tables.attention_schema(arch.tokens(samples)),
+    }
+    progress = Progress(args.logits.stem, total, "segments")
+    with ExitStack() as files:
+        writers = [
+            files.enter_context(
+                tables.parquet_writer(path, tables.with_origin(schema, "infer", precision="float32", **facts))
+            )
+            for path, schema in schemas.items()
+            if path is not None
+        ]
+        batch_size = args.batch_size or BATCH_SIZES[device.type]
+        batches = read_segments(args.segments, leads, batch_size)
+        for rows in _row_groups(_infer(network, batches, device, args.attention is not None, progress)):
+            for writer, row_group in zip(writers, rows, strict=True):
+                writer.write_batch(pa.record_batch(row_group, schema=writer.schema))
+    progress.say()
+    timing = {
+        "segments": progress.done,
+        "seconds": round(progress.elapsed_s, 3),
+        "device": device_name(device),
+        "threads": args.threads,
+        "batch_size": batch_size,
+    }
+    with whole(args.timing) as temporary:
+        temporary.write_text(json.dumps(timing, indent=2) + "\n")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is a GPU where there is one.
+
+    Raises:
+        EcgpipeError: The device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in BATCH_SIZES:
+        raise EcgpipeError(f"inference.device: {name!r} is no device; give auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EcgpipeError(
+            f"inference.device: {name!r} is not there; PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs. "
+            "Give auto or cpu, or install a PyTorch that fits the driver"
+        )
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a person knows it, e.g. "NVIDIA H100 80GB HBM3" or "CPU (x86_64)"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.processor() or platform.machine()})"
+
+
+def read_segments(paths: Sequence[Path], leads: int, batch_size: int) -> Iterator[Segments]:
+    """Yield the segments of some shards in order, a batch at a time.
+
+    One record batch is in memory at a time. It is read rather than mapped: pages of a mapped file count as the
+    process's memory until it ends, so that a job would seem to need as much as its shards are large.
+    """
+    for path in paths:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+            for i in range(reader.num_record_batches):
+                batch = reader.get_batch(i)
+                signals = batch["signal"].flatten().to_numpy().reshape(batch.num_rows, leads, -1)  # (n, leads, samples)
+                ids = batch["record_id"].to_pylist()
+                numbers, starts = batch["segment"].to_numpy(), batch["start_s"].to_numpy()
+                for first in range(0, batch.num_rows, batch_size):
+                    rows = slice(first, first + batch_size)
+                    yield Segments(ids[rows], numbers[rows], starts[rows], signals[rows])
+
+
+def _look_at(paths: Sequence[Path]) -> tuple[dict[str, object], int, int, int]:
+    """What made the shards, and how many leads, samples and segments they have."""
+    total, preprocess = 0, None
+    for path in paths:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+            made_by = tables.origin(reader.schema)["preprocess"]
+            if preprocess not in (None, made_by):
+                raise EcgpipeError(f"{path} and {paths[0]} were preprocessed differently; delete one and run again")
+            preprocess = made_by
+            total += sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
+    assert preprocess is not None  # noqa: S101, argparse asks for at least one shard
+    return preprocess, len(preprocess["leads"]), preprocess["segment_samples"], total
+
+
+def _infer(
+    network: model.Network, batches: Iterator[Segments], device: torch.device, with_attention: bool, progress: Progress
+) -> Iterator[tuple[Segments, list[np.ndarray]]]:
+    """Yield each batch with the logits (n, labels), embeddings (n, width) and attention (n, tokens) where asked for."""
+    for segments in batches:
+        with torch.inference_mode():
+            output = network(torch.tensor(segments.signals, device=device), with_attention)
+        logits = output.logits if output.logits is not None else output.embedding[:, :0]  # (n, 0) without a head
+        tensors = [logits, output.embedding] + ([output.attention] if output.attention is not None else [])
+        arrays = [tensor.cpu().numpy() for tensor in tensors]
+        progress.add(len(segments.record_ids))
+        yield segments, arrays
+
+
+def _row_groups(results: Iterator[tuple[Segments, list[np.ndarray]]]) -> Iterator[list[list[pa.Array]]]:
+    """Gather batches into row groups: for each file its columns, in the order of its schema."""
+    held: list[tuple[Segments, list[np.ndarray]]] = []
+    rows = 0
+    for result in results:
+        held.append(result)
+        rows += len(result[0].record_ids)
+        if rows >= ROW_GROUP:
+            yield _columns(held)
+            held, rows = [], 0
+    if held:
+        yield _columns(held)
+
+
+def _columns(held: list[tuple[Segments, list[np.ndarray]]]) -> list[list[pa.Array]]:
+    ids = pa.array([record_id for segments, _ in held for record_id in segments.record_ids], pa.string())
+    numbers = pa.array(np.concatenate([segments.numbers for segments, _ in held]), pa.int32())
+    starts = pa.array(np.concatenate([segments.starts_s for segments, _ in held]), pa.float32())
+    logits, *vectors = (np.concatenate(arrays) for arrays in zip(*(arrays for _, arrays in held), strict=True))
+    return [
+        [ids, numbers, starts, *(pa.array(column) for column in logits.T)],
+        *([ids, numbers, pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])] for rows in vectors),
+    ]

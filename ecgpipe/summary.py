@@ -1,0 +1,136 @@
+"""Count what became of the inputs, and write run.json: versions, settings, checkpoint, hardware, counts, throughput."""
+
+import argparse
+import json
+import logging
+import os
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ecgpipe import __version__, checkpoint
+from ecgpipe.atomic import whole
+from ecgpipe.errors import EcgpipeError
+
+logger = logging.getLogger(__name__)
+
+# The packages whose version can change a number.
+PACKAGES = ("torch", "numpy", "scipy", "pyarrow", "ecg-transform", "wfdb", "umap-learn", "safetensors", "snakemake")
+
+# Reasons listed in run.json; the others are summed up.
+MOST_REASONS = 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m ecgpipe summary`."""
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest/manifest.json")
+    parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
+    parser.add_argument("--records", type=Path, nargs="+", required=True, help="all records/shard-*.parquet")
+    parser.add_argument("--timings", type=Path, nargs="+", required=True, help="all timing/part-*.json")
+    parser.add_argument("--settings", type=json.loads, default={}, help="the resolved settings as JSON")
+    parser.add_argument("--output", type=Path, required=True, help="run.json to write")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write run.json."""
+    manifest = json.loads(args.manifest.read_text())
+    description = checkpoint.describe(args.description)
+    counts, reasons = account(args.records)
+    if not counts["ok"]:
+        raise EcgpipeError(
+            f"input: not one of {counts['recordings']} recordings could be used: "
+            + "; ".join(f"{reason['count']} {reason['status']}: {reason['reason']}" for reason in reasons[:5])
+            + f". {args.records[0].parent} says why for each"
+        )
+    timings = [json.loads(path.read_text()) for path in args.timings]
+    seconds, segments = sum(t["seconds"] for t in timings), sum(t["segments"] for t in timings)
+    content = {
+        "ecgpipe": __version__,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "counts": {**counts, "other_files": sum(manifest["ignored"].values())},
+        "reasons": reasons,
+        "other_files": manifest["ignored"],
+        "checkpoint": {
+            "uri": description.uri,
+            "revision": description.revision,
+            "sha256": description.sha256,
+            "random_weights": description.random_weights,
+            "labels": list(description.labels),
+        },
+        "throughput": {
+            "segments": segments,
+            "seconds": round(seconds, 3),
+            "segments_per_s": round(segments / seconds, 3) if seconds else None,
+        },
+        "precision": {"used": "float32", "drift": None},
+        "hardware": {
+            "inference": sorted({t["device"] for t in timings}),
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "config": args.settings,
+    }
+    with whole(args.output) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for line in closing_lines(content):
+        logger.info("%s", line)
+
+
+def account(records: Sequence[Path]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Count the recordings by what became of them.
+
+    Args:
+        records: The `records/shard-*.parquet` files.
+
+    Returns:
+        Counts (recordings, ok, skipped, failed, segments, hours of used signal), and the reasons with their counts, most
+        frequent first. What a reason has in brackets at its end, the particulars of one file, is left out of these.
+    """
+    counts: Counter[str] = Counter({"recordings": 0, "ok": 0, "skipped": 0, "failed": 0, "segments": 0})
+    reasons: Counter[tuple[str, str]] = Counter()
+    hours = 0.0
+    for path in records:
+        table = pq.read_table(path, columns=["status", "reason", "duration_s", "n_segments"])
+        status, reason = table["status"].to_pylist(), table["reason"].to_pylist()
+        counts["recordings"] += len(table)
+        counts["segments"] += pc.sum(table["n_segments"]).as_py() or 0
+        counts.update(status)
+        reasons.update((s, r.split(" (")[0]) for s, r in zip(status, reason, strict=True) if r)
+        hours += (pc.sum(table.filter(pc.field("status") == "ok")["duration_s"]).as_py() or 0.0) / 3600
+    most = [{"status": s, "reason": r, "count": n} for (s, r), n in reasons.most_common(MOST_REASONS)]
+    rest = sum(n for _, n in reasons.most_common()[MOST_REASONS:])
+    if rest:
+        most.append({"status": "skipped or failed", "reason": "other reasons", "count": rest})
+    return {**counts, "hours": round(hours, 3)}, most
+
+
+def closing_lines(content: dict[str, Any]) -> list[str]:
+    """What a run says at its end: how many recordings were used, and why the others were not.
+
+    Args:
+        content: What run.json holds.
+
+    Returns:
+        Lines of text.
+    """
+    counts = content["counts"]
+    lines = [
+        f"{counts['recordings']:,} recordings: {counts['ok']:,} used ({counts['segments']:,} segments), "
+        f"{counts['skipped']:,} skipped, {counts['failed']:,} failed"
+    ]
+    lines += [f"    {reason['count']:,} {reason['status']}: {reason['reason']}" for reason in content["reasons"]]
+    if counts["other_files"]:
+        endings = ", ".join(f"{n:,} {ending or 'without ending'}" for ending, n in content["other_files"].items())
+        lines.append(f"{counts['other_files']:,} other files, not recordings: {endings}")
+    if content["checkpoint"]["random_weights"]:
+        lines.append("The checkpoint's weights are RANDOM: the predictions mean nothing.")
+    return lines

@@ -1,0 +1,99 @@
+"""The columns of every result file, in one place, and what its metadata says of its making."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ecgpipe import __version__
+from ecgpipe.atomic import whole
+from ecgpipe.errors import EcgpipeError
+
+MANIFEST = pa.schema([("record_id", pa.string()), ("path", pa.string()), ("format", pa.string())])
+
+RECORDS = pa.schema(
+    [
+        ("record_id", pa.string()),
+        ("path", pa.string()),
+        ("status", pa.string()),  # ok, skipped (the settings exclude it) or failed (it could not be read)
+        ("reason", pa.string()),
+        ("format", pa.string()),
+        ("sample_rate", pa.float64()),
+        ("duration_s", pa.float64()),
+        ("n_segments", pa.int32()),
+        ("discarded_s", pa.float64()),
+        ("constant_leads", pa.list_(pa.string())),
+    ]
+)
+
+UMAP = pa.schema([("record_id", pa.string()), ("segment", pa.int32()), ("x", pa.float32()), ("y", pa.float32())])
+
+_SEGMENT_KEY = [("record_id", pa.string()), ("segment", pa.int32())]
+
+
+def segments_schema(leads: int, samples: int) -> pa.Schema:
+    """A preprocessed shard: each row's `signal` is (leads, samples) float32, flattened lead by lead."""
+    return pa.schema([*_SEGMENT_KEY, ("start_s", pa.float32()), ("signal", pa.list_(pa.float32(), leads * samples))])
+
+
+def logits_schema(labels: Sequence[str]) -> pa.Schema:
+    """One float32 column per label, in the model's order; none for a model without a head."""
+    return pa.schema([*_SEGMENT_KEY, ("start_s", pa.float32()), *((label, pa.float32()) for label in labels)])
+
+
+def embeddings_schema(width: int) -> pa.Schema:
+    """The mean over a segment's tokens."""
+    return pa.schema([*_SEGMENT_KEY, ("embedding", pa.list_(pa.float32(), width))])
+
+
+def attention_schema(tokens: int) -> pa.Schema:
+    """The last layer's attention: mean over heads, max over keys."""
+    return pa.schema([*_SEGMENT_KEY, ("attention", pa.list_(pa.float32(), tokens))])
+
+
+def predictions_schema(labels: Sequence[str]) -> pa.Schema:
+    """One float64 probability per label and recording."""
+    return pa.schema(
+        [("record_id", pa.string()), ("n_segments", pa.int32()), *((label, pa.float64()) for label in labels)]
+    )
+
+
+def with_origin(schema: pa.Schema, stage: str, **facts: Any) -> pa.Schema:
+    """The schema with metadata under the key `ecgpipe`: a JSON object of the version, the stage and `facts`."""
+    origin = {"version": __version__, "stage": stage, **facts}
+    return schema.with_metadata({"ecgpipe": json.dumps(origin, sort_keys=True)})
+
+
+def origin(schema: pa.Schema) -> dict[str, Any]:
+    """What `with_origin` wrote; an empty dict where nothing did."""
+    content: dict[str, Any] = json.loads((schema.metadata or {}).get(b"ecgpipe", b"{}"))
+    return content
+
+
+@contextmanager
+def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A Parquet writer whose file appears under `path` only when the block ends well."""
+    with whole(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        yield writer
+
+
+def write(path: Path, table: pa.Table) -> None:
+    """Write a whole table as Parquet."""
+    with parquet_writer(path, table.schema) as writer:
+        writer.write_table(table)
+
+
+def parts(folder: Path, kind: str = "part") -> list[Path]:
+    """The files `part-00000.parquet`, `part-00001.parquet`, ... of a result folder, in order.
+
+    Raises:
+        EcgpipeError: There are none.
+    """
+    found = sorted(folder.glob(f"{kind}-*.parquet"))
+    if not found:
+        raise EcgpipeError(f"no {kind}-*.parquet in {folder}; run the stage that writes them first")
+    return found

@@ -1,0 +1,127 @@
+"""A two-dimensional map of the embeddings: fitted on a bounded sample, applied to the rest."""
+
+import argparse
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import umap
+
+from ecgpipe import tables
+from ecgpipe.log import Progress
+
+logger = logging.getLogger(__name__)
+
+# Where "few segments" ends: below it 3 neighbours, as ECG-FM's tutorial takes for 14 segments; from it on 15.
+FEW_SEGMENTS = 100
+
+# With fewer there is nothing for UMAP to map.
+LEAST_SEGMENTS = 5
+
+BATCH_ROWS = 10_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m ecgpipe umap`."""
+    parser.add_argument(
+        "--embeddings", type=Path, nargs="+", required=True, help="all embeddings/part-*.parquet, in order"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    parser.add_argument("--neighbors", type=int, help="(default: 15, or 3 below 100 segments)")
+    parser.add_argument("--min-dist", type=float, default=0.1, help="(default %(default)s)")
+    parser.add_argument("--random-state", type=int, default=42, help="(default %(default)s)")
+    parser.add_argument(
+        "--fit-segments", type=int, default=20_000, help="at most so many are fitted (default %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Map all embeddings."""
+    files = [pq.ParquetFile(path) for path in args.embeddings]
+    total = sum(file.metadata.num_rows for file in files)
+    origin = tables.origin(files[0].schema_arrow)
+    facts = {key: origin[key] for key in ("checkpoint", "checkpoint_sha256", "preprocess", "precision") if key in origin}
+    settings = {
+        "neighbors": args.neighbors or (15 if total >= FEW_SEGMENTS else 3),
+        "min_dist": args.min_dist,
+        "random_state": args.random_state,
+        "fit_segments": args.fit_segments,
+    }
+    schema = tables.with_origin(tables.UMAP, "umap", umap=settings, **facts)
+    progress = Progress("umap", total, "segments")
+
+    fitted = np.arange(total)
+    if total > args.fit_segments:
+        # Sorted, so that the sample is taken in one pass over the files.
+        fitted = np.sort(np.random.default_rng(args.random_state).choice(total, args.fit_segments, replace=False))
+    logger.info("fitting %d of %d segments", len(fitted), total)
+    sample = _rows(files, fitted)
+    if total < LEAST_SEGMENTS:
+        coordinates, reducer = principal_components(sample), None
+    else:
+        reducer = umap.UMAP(
+            n_neighbors=min(settings["neighbors"], total - 1),
+            min_dist=args.min_dist,
+            random_state=args.random_state,
+            n_jobs=1,  # what a fixed random state needs; said here, umap does not warn of it
+        )
+        coordinates = reducer.fit_transform(sample)  # (fitted, 2)
+    del sample
+    progress.add(len(fitted))
+
+    done = 0
+    with tables.parquet_writer(args.output, schema) as writer:
+        for batch in _batches(files):
+            rows = np.arange(done, done + len(batch))
+            done += len(batch)
+            positions = np.searchsorted(fitted, rows)
+            known = np.isin(rows, fitted)
+            places = np.empty((len(batch), 2), np.float32)
+            places[known] = coordinates[positions[known]]
+            if reducer is not None and not known.all():
+                places[~known] = reducer.transform(_vectors(batch)[~known])
+                progress.add(int((~known).sum()))
+            columns = [batch["record_id"], batch["segment"], pa.array(places[:, 0]), pa.array(places[:, 1])]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    progress.say()
+
+
+def principal_components(vectors: np.ndarray) -> np.ndarray:
+    """Place a handful of points, too few for UMAP, by their first two principal components.
+
+    Args:
+        vectors: (n, width) float32.
+
+    Returns:
+        (n, 2) float32.
+    """
+    centred = vectors - vectors.mean(axis=0) if len(vectors) else vectors
+    left, scale, _ = np.linalg.svd(centred, full_matrices=False)
+    places = np.zeros((len(vectors), 2), np.float32)
+    found = (left * scale)[:, :2]  # (n, 2), or fewer columns than 2 for a single point
+    places[:, : found.shape[1]] = found
+    return places
+
+
+def _batches(files: Sequence[pq.ParquetFile]) -> Iterator[pa.RecordBatch]:
+    for file in files:
+        yield from file.iter_batches(batch_size=BATCH_ROWS)
+
+
+def _vectors(batch: pa.RecordBatch) -> np.ndarray:
+    values: np.ndarray = batch["embedding"].flatten().to_numpy().reshape(batch.num_rows, -1)  # (n, width)
+    return values
+
+
+def _rows(files: Sequence[pq.ParquetFile], wanted: np.ndarray) -> np.ndarray:
+    """The embeddings at the row numbers `wanted`, which are sorted, counted over all files: (wanted, width)."""
+    width = files[0].schema_arrow.field("embedding").type.list_size
+    rows, done = np.empty((len(wanted), width), np.float32), 0
+    for batch in _batches(files):
+        first, last = np.searchsorted(wanted, [done, done + len(batch)])
+        rows[first:last] = _vectors(batch)[wanted[first:last] - done]
+        done += len(batch)
+    return rows

@@ -1,0 +1,15 @@
+rule aggregate:
+    input:
+        logits=f"{OUT}/logits/part-{{part}}.parquet",
+        labels=SETTINGS.labels,
+    output:
+        f"{OUT}/predictions/part-{{part}}.parquet",
+    log:
+        f"{OUT}/logs/aggregate/part-{{part}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/aggregate/part-{{part}}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    shell:
+        "{ECGPIPE} aggregate --logits {input.logits:q} --labels {input.labels:q} --predictions {output:q} --log {log:q}"

@@ -1,0 +1,50 @@
+# What all rules share: the validated settings, where things are, and how many shards and parts there are.
+import json
+import sys
+
+from ecgpipe import config as ecgpipe_config
+from ecgpipe.errors import EcgpipeError
+from ecgpipe.labels import read as read_labels
+
+try:
+    SETTINGS = ecgpipe_config.load(config, Path(workflow.basedir))
+except EcgpipeError as error:
+    raise WorkflowError(str(error))
+
+OUT = SETTINGS.outdir.rstrip("/")
+LABELS = read_labels(Path(SETTINGS.labels))
+
+# The interpreter that runs Snakemake: `python` on PATH may be another one, without ecgpipe.
+ECGPIPE = f"{sys.executable} -m ecgpipe"
+
+
+def n_shards():
+    """How many shards the manifest has, once it is there."""
+    manifest = Path(checkpoints.manifest.get().output[0]) / "manifest.json"
+    return json.loads(manifest.read_text())["n_shards"]
+
+
+def shards_of(part):
+    """The names of a part's shards: a fixed range, so that new recordings leave the parts before theirs alone."""
+    first = int(part) * SETTINGS.inference.shards_per_part
+    return [f"{shard:05d}" for shard in range(first, min(first + SETTINGS.inference.shards_per_part, n_shards()))]
+
+
+def all_shards(pattern):
+    return lambda wildcards: [f"{OUT}/{pattern}".format(shard=f"{shard:05d}") for shard in range(n_shards())]
+
+
+def all_parts(kind, suffix="parquet"):
+    def paths(wildcards):
+        n_parts = -(-n_shards() // SETTINGS.inference.shards_per_part)
+        return [f"{OUT}/{kind}/part-{part:05d}.{suffix}" for part in range(n_parts)]
+
+    return paths
+
+
+def closing_words():
+    """The run's last lines: what became of the recordings, and where the report is."""
+    from ecgpipe.summary import closing_lines
+
+    summary = json.loads(Path(OUT, "run.json").read_text())
+    return "\n".join([*closing_lines(summary), f"Report: {Path(OUT, 'report.html').resolve()}"])

@@ -1,0 +1,31 @@
+def shard_of_manifest(wildcards):
+    return f"{checkpoints.manifest.get().output[0]}/shard-{wildcards.shard}.parquet"
+
+
+def assumptions(wildcards):
+    rate, leads = SETTINGS.preprocess.assume_sample_rate, SETTINGS.preprocess.assume_leads
+    return [*(["--assume-sample-rate", rate] if rate else []), *(["--assume-leads", *leads] if leads else [])]
+
+
+rule preprocess:
+    input:
+        shard_of_manifest,
+    output:
+        segments=(
+            f"{OUT}/segments/shard-{{shard}}.arrow"
+            if SETTINGS.preprocess.keep_segments
+            else temp(f"{OUT}/segments/shard-{{shard}}.arrow")
+        ),
+        records=f"{OUT}/records/shard-{{shard}}.parquet",
+    log:
+        f"{OUT}/logs/preprocess/shard-{{shard}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/preprocess/shard-{{shard}}.tsv"
+    params:
+        assumptions=assumptions,
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        "{ECGPIPE} preprocess --shard {input:q} --segments {output.segments:q} --records {output.records:q} "
+        "{params.assumptions:q} --log {log:q}"

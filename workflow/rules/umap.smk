@@ -1,0 +1,20 @@
+rule umap:
+    input:
+        all_parts("embeddings"),
+    output:
+        f"{OUT}/umap/umap.parquet",
+    log:
+        f"{OUT}/logs/umap.log",
+    benchmark:
+        f"{OUT}/benchmarks/umap.tsv"
+    params:
+        neighbors=f"--neighbors {SETTINGS.umap.neighbors}" if SETTINGS.umap.neighbors else "",
+        min_dist=SETTINGS.umap.min_dist,
+        random_state=SETTINGS.umap.random_state,
+        fit_segments=SETTINGS.umap.fit_segments,
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    shell:
+        "{ECGPIPE} umap --embeddings {input:q} --output {output:q} {params.neighbors} --min-dist {params.min_dist} "
+        "--random-state {params.random_state} --fit-segments {params.fit_segments} --log {log:q}"
