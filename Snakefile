@@ -5,6 +5,7 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
+
 configfile: Path(workflow.basedir) / "config" / "config.yaml"
 
 

@@ -1,4 +1,4 @@
-"""Write the files that are generated from the settings' definition: config/config.yaml, its JSON schema, docs/config.md.
+"""Write the files generated from the settings' definition: config/config.yaml, its JSON schema, docs/config.md.
 
 `Config` is the only source of the settings' keys, types, defaults and help. The Snakefile validates what the user gave
 with `load` before any job starts.
@@ -59,7 +59,9 @@ class Umap(Section):
     neighbors: int | None = Field(None, gt=1, description="null: 15, or 3 below 100 segments")
     min_dist: float = Field(0.1, ge=0, lt=1, description="how tightly the map packs its points")
     random_state: int = Field(42, ge=0, description="seed of the map")
-    fit_segments: int = Field(20_000, ge=5, description="fit at most so many segments, place the rest by what was fitted")
+    fit_segments: int = Field(
+        20_000, ge=5, description="fit at most so many segments, place the rest by what was fitted"
+    )
 
 
 class Report(Section):
@@ -83,10 +85,14 @@ class Config(Section):
         description="a local path, or hf://OWNER/REPO@REVISION/FILE on the Hugging Face hub",
     )
     sha256: str | None = Field(
-        None, pattern="^[0-9a-fA-F]{64}$", description="what the checkpoint file's SHA-256 must be; null: as the hub states"
+        None,
+        pattern="^[0-9a-fA-F]{64}$",
+        description="what the checkpoint file's SHA-256 must be; null: as the hub states",
     )
     labels: str = Field(
-        "config/labels/mimic_iv_ecg.csv", min_length=1, description="names and aggregation of the model's outputs, in order"
+        "config/labels/mimic_iv_ecg.csv",
+        min_length=1,
+        description="names and aggregation of the model's outputs, in order",
     )
     manifest: Manifest = Field(default_factory=Manifest, description="how the inputs are cut")
     preprocess: Preprocess = Field(default_factory=Preprocess, description="recordings to segments")
@@ -209,9 +215,10 @@ def _markdown() -> str:
     lines = [
         "# Settings",
         "",
-        "Give them on the command line (`--config input=/data/ecgs umap='{neighbors: 30}'`) or in a YAML file of your own",
-        "(`--configfile mine.yaml`). Anything else than these keys is refused. Written by `make docs` from",
-        "`ecgpipe/config.py`.",
+        "Give them on the command line (`--config input=/data/ecgs umap='{neighbors: 30}'`) or in a YAML file of",
+        "your own (`--configfile mine.yaml`). Anything else than these keys is refused.",
+        "",
+        "Written by `make docs` from `ecgpipe/config.py`.",
         "",
         "| key | default | meaning |",
         "| --- | --- | --- |",

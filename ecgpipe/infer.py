@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     preprocess, leads, samples, total = _look_at(args.segments)
     if leads != arch.in_leads or not arch.tokens(samples):
         raise EcgpipeError(
-            f"checkpoint: {description.uri} takes {arch.in_leads} leads, but the segments are {leads} leads x {samples} "
+            f"checkpoint: {description.uri} takes {arch.in_leads} leads, but a segment is {leads} leads x {samples} "
             "samples; only checkpoints of ECG-FM's kind can be run"
         )
     facts = {"checkpoint_sha256": description.sha256, "checkpoint": description.uri, "preprocess": preprocess}
@@ -115,9 +115,10 @@ def choose_device(name: str) -> torch.device:
     if device.type not in BATCH_SIZES:
         raise EcgpipeError(f"inference.device: {name!r} is no device; give auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        sees = f"PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs"
         raise EcgpipeError(
-            f"inference.device: {name!r} is not there; PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs. "
-            "Give auto or cpu, or install a PyTorch that fits the driver"
+            f"inference.device: {name!r} is not there, {sees}; "
+            "give auto or cpu, or install a PyTorch that fits the driver"
         )
     return device
 

@@ -43,8 +43,8 @@ def read(path: Path) -> tuple[Label, ...]:
     missing = {"name", "aggregation"} - set(columns)
     if missing:
         raise EcgpipeError(
-            f"labels: {path} has the columns {', '.join(columns) or '(none)'} but needs {', '.join(sorted(missing))} too; "
-            "config/labels/mimic_iv_ecg.csv shows the form"
+            f"labels: {path} has the columns {', '.join(columns) or '(none)'} but needs {', '.join(sorted(missing))} "
+            "too; config/labels/mimic_iv_ecg.csv shows the form"
         )
     labels = tuple(_label(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1))
     seen: set[str] = set()

@@ -54,5 +54,5 @@ class Progress:
     def say(self) -> None:
         """Log the line now: done, total, rate, time left."""
         self.next_line = time.monotonic() + self.every_s
-        meter = tqdm.format_meter(self.done, self.total, self.elapsed_s, unit=f" {self.unit}", ncols=0)
+        meter = tqdm.format_meter(self.done, self.total or 0, self.elapsed_s, unit=f" {self.unit}", ncols=0)
         logger.info("%s: %s", self.what, meter.strip())

@@ -135,7 +135,8 @@ def _scan_table(table_path: Path) -> Iterator[Found]:
         raise EcgpipeError(f"input: {table_path} cannot be read as a table: {error}") from error
     if "path" not in table.column_names:
         raise EcgpipeError(
-            f"input: {table_path} has no column `path`, only {', '.join(table.column_names)}; rename the one with the files"
+            f"input: {table_path} has no column `path`, only {', '.join(table.column_names)}; "
+            "rename the one with the files"
         )
     paths = table["path"].cast(pa.string()).to_pylist()
     ids = table["record_id"].cast(pa.string()).to_pylist() if "record_id" in table.column_names else [None] * len(paths)

@@ -3,7 +3,7 @@
 Read from top to bottom: four strided convolutions turn 2,500 samples of 12 leads into 156 tokens, a convolution over
 the tokens adds where they stand, twelve transformer layers mix them, their mean is the embedding, and a linear head
 gives the logits. Everything that has a size is read from the checkpoint; the tensor names here are those of
-`model.safetensors`, and `checkpoint.py` is the one place that knows fairseq-signals' own names.
+`model.safetensors`, and `fairseq_signals.py` is the one place that knows fairseq-signals' own names.
 
 Upstream: fairseq_signals/models/ecg_transformer.py, modules/{conv_feature_extraction,conv_positional_encoding,
 transformer_encoder,transformer_encoder_layer}.py of https://github.com/Jwoo5/fairseq-signals.
@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812, the name that PyTorch code u
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes that make one network, named after what they are; see `checkpoint.architecture` for upstream's names."""
+    """The sizes that make one network; `fairseq_signals.architecture` knows upstream's names for them."""
 
     in_leads: int
     conv_layers: tuple[tuple[int, int, int], ...]  # (channels, kernel, stride) of each
@@ -125,11 +125,12 @@ class Position(nn.Module):
             kernel = torch.fft.rfft(conv.weight, n=length).conj()  # (width, width of a group, frequencies)
             kernel = kernel.view(groups, width // groups, width // groups, -1).permute(0, 3, 2, 1)
             self._spectrum = length, kernel.contiguous()  # (groups, frequencies, in, out)
-        left = conv.padding[0]
+        left = conv.kernel_size[0] // 2
         spectrum = torch.fft.rfft(F.pad(x, (0, 0, left, length - tokens - left)), dim=1)  # (batch, frequencies, width)
         spectrum = spectrum.view(batch, -1, groups, width // groups).permute(2, 1, 0, 3)
         product = (spectrum @ self._spectrum[1]).permute(2, 1, 0, 3).reshape(batch, -1, width)
-        return torch.fft.irfft(product, n=length, dim=1)[:, :tokens] + conv.bias
+        positions: Tensor = torch.fft.irfft(product, n=length, dim=1)[:, :tokens] + conv.bias
+        return positions  # (batch, tokens, width)
 
 
 class Layer(nn.Module):

@@ -128,7 +128,7 @@ def prepare(recording: Recording) -> Prepared:
 
 
 def _lead_names(leads: tuple[str, ...]) -> list[str]:
-    """The file's names of leads in the model's spelling, where they are one of the twelve but for capitals and blanks."""
+    """The file's names, in the model's spelling where they are one of the twelve but for capitals and blanks."""
     spelling = {lead.casefold(): lead for lead in LEADS}
     names = [spelling.get(lead.strip().casefold(), lead) for lead in leads]
     twice = sorted({name for name in names if name in LEADS and names.count(name) > 1})

@@ -92,8 +92,8 @@ def account(records: Sequence[Path]) -> tuple[dict[str, Any], list[dict[str, Any
         records: The `records/shard-*.parquet` files.
 
     Returns:
-        Counts (recordings, ok, skipped, failed, segments, hours of used signal), and the reasons with their counts, most
-        frequent first. What a reason has in brackets at its end, the particulars of one file, is left out of these.
+        Counts (recordings, ok, skipped, failed, segments, hours of used signal), and the reasons with their counts,
+        most frequent first, without what a reason has in brackets at its end: the particulars of one file.
     """
     counts: Counter[str] = Counter({"recordings": 0, "ok": 0, "skipped": 0, "failed": 0, "segments": 0})
     reasons: Counter[tuple[str, str]] = Counter()

@@ -62,7 +62,7 @@ def predictions_schema(labels: Sequence[str]) -> pa.Schema:
     )
 
 
-def with_origin(schema: pa.Schema, stage: str, **facts: Any) -> pa.Schema:
+def with_origin(schema: pa.Schema, stage: str, **facts: object) -> pa.Schema:
     """The schema with metadata under the key `ecgpipe`: a JSON object of the version, the stage and `facts`."""
     origin = {"version": __version__, "stage": stage, **facts}
     return schema.with_metadata({"ecgpipe": json.dumps(origin, sort_keys=True)})

@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> None:
     files = [pq.ParquetFile(path) for path in args.embeddings]
     total = sum(file.metadata.num_rows for file in files)
     origin = tables.origin(files[0].schema_arrow)
-    facts = {key: origin[key] for key in ("checkpoint", "checkpoint_sha256", "preprocess", "precision") if key in origin}
+    facts = {
+        key: origin[key] for key in ("checkpoint", "checkpoint_sha256", "preprocess", "precision") if key in origin
+    }
     settings = {
         "neighbors": args.neighbors or (15 if total >= FEW_SEGMENTS else 3),
         "min_dist": args.min_dist,

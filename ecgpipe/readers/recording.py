@@ -56,6 +56,8 @@ def from_array(
         raise UnreadableError(f"the array is not (leads, samples) of numbers ({array.dtype} of shape {array.shape})")
     if array.shape[0] != len(leads):
         if array.shape[1] != len(leads):
-            raise UnreadableError(f"the array's shape does not fit the number of leads ({array.shape}, {len(leads)} leads)")
+            raise UnreadableError(
+                f"the array's shape does not fit the number of leads ({array.shape}, {len(leads)} leads)"
+            )
         array = array.T  # (leads, samples)
     return Recording(array.astype(np.float64), float(sample_rate), leads, unit)

@@ -8,8 +8,10 @@ rule aggregate:
         f"{OUT}/logs/aggregate/part-{{part}}.log",
     benchmark:
         f"{OUT}/benchmarks/aggregate/part-{{part}}.tsv"
+    conda:
+        "../envs/ecgpipe.yaml"
     resources:
         mem_mb=2000,
         runtime=20,
     shell:
-        "{ECGPIPE} aggregate --logits {input.logits:q} --labels {input.labels:q} --predictions {output:q} --log {log:q}"
+        "python3 -m ecgpipe aggregate --logits {input.logits:q} --labels {input.labels:q} --predictions {output:q} --log {log:q}"

@@ -1,5 +1,6 @@
 # What all rules share: the validated settings, where things are, and how many shards and parts there are.
 import json
+import os
 import sys
 
 from ecgpipe import config as ecgpipe_config
@@ -14,8 +15,10 @@ except EcgpipeError as error:
 OUT = SETTINGS.outdir.rstrip("/")
 LABELS = read_labels(Path(SETTINGS.labels))
 
-# The interpreter that runs Snakemake: `python` on PATH may be another one, without ecgpipe.
-ECGPIPE = f"{sys.executable} -m ecgpipe"
+# `python3` in a rule is whatever PATH says first: the interpreter that runs Snakemake, which has ecgpipe, or that of the
+# rule's own software environment, whose activation comes later and which finds ecgpipe here.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["PYTHONPATH"] = os.pathsep.join([str(workflow.basedir), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 
 
 def n_shards():
@@ -26,8 +29,9 @@ def n_shards():
 
 def shards_of(part):
     """The names of a part's shards: a fixed range, so that new recordings leave the parts before theirs alone."""
-    first = int(part) * SETTINGS.inference.shards_per_part
-    return [f"{shard:05d}" for shard in range(first, min(first + SETTINGS.inference.shards_per_part, n_shards()))]
+    per_part = SETTINGS.inference.shards_per_part
+    first = int(part) * per_part
+    return [f"{shard:05d}" for shard in range(first, min(first + per_part, n_shards()))]
 
 
 def all_shards(pattern):

@@ -2,7 +2,9 @@ def segments_of_part(wildcards):
     return [f"{OUT}/segments/shard-{shard}.arrow" for shard in shards_of(wildcards.part)]
 
 
-ATTENTION = {"attention": f"{OUT}/attention/part-{{part}}.parquet"} if SETTINGS.inference.attention else {}
+ATTENTION = {}
+if SETTINGS.inference.attention:
+    ATTENTION["attention"] = f"{OUT}/attention/part-{{part}}.parquet"
 
 
 rule infer:
@@ -11,24 +13,26 @@ rule infer:
         description=f"{OUT}/checkpoint/model.json",
         segments=segments_of_part,
     output:
+        **ATTENTION,
         logits=f"{OUT}/logits/part-{{part}}.parquet",
         embeddings=f"{OUT}/embeddings/part-{{part}}.parquet",
         timing=f"{OUT}/timing/part-{{part}}.json",
-        **ATTENTION,
     log:
         f"{OUT}/logs/infer/part-{{part}}.log",
     benchmark:
         f"{OUT}/benchmarks/infer/part-{{part}}.tsv"
-    params:
-        attention=lambda wildcards, output: ["--attention", output.attention] if ATTENTION else [],
+    conda:
+        "../envs/ecgpipe.yaml"
     threads: 64
     resources:
         gpu=1,
         mem_mb=8000,
         runtime=240,
         device=SETTINGS.inference.device,
-        batch_size=f"--batch-size {SETTINGS.inference.batch_size}" if SETTINGS.inference.batch_size else "",
+        batch_size=(f"--batch-size {SETTINGS.inference.batch_size}" if SETTINGS.inference.batch_size else ""),
+    params:
+        attention=lambda wildcards, output: (["--attention", output.attention] if ATTENTION else []),
     shell:
-        "{ECGPIPE} infer --weights {input.weights:q} --description {input.description:q} --segments {input.segments:q} "
+        "python3 -m ecgpipe infer --weights {input.weights:q} --description {input.description:q} --segments {input.segments:q} "
         "--logits {output.logits:q} --embeddings {output.embeddings:q} {params.attention:q} --timing {output.timing:q} "
         "--device {resources.device} {resources.batch_size} --threads {threads} --log {log:q}"

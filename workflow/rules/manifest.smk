@@ -8,11 +8,13 @@ checkpoint manifest:
         f"{OUT}/logs/manifest.log",
     benchmark:
         f"{OUT}/benchmarks/manifest.tsv"
-    params:
-        inputs=SETTINGS.inputs,
-        shard_size=SETTINGS.manifest.shard_size,
+    conda:
+        "../envs/ecgpipe.yaml"
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        inputs=SETTINGS.inputs,
+        shard_size=SETTINGS.manifest.shard_size,
     shell:
-        "{ECGPIPE} manifest --input {params.inputs:q} --shard-size {params.shard_size} --outdir {output:q} --log {log:q}"
+        "python3 -m ecgpipe manifest --input {params.inputs:q} --shard-size {params.shard_size} --outdir {output:q} --log {log:q}"

@@ -3,8 +3,14 @@ def shard_of_manifest(wildcards):
 
 
 def assumptions(wildcards):
-    rate, leads = SETTINGS.preprocess.assume_sample_rate, SETTINGS.preprocess.assume_leads
-    return [*(["--assume-sample-rate", rate] if rate else []), *(["--assume-leads", *leads] if leads else [])]
+    rate, leads = (
+        SETTINGS.preprocess.assume_sample_rate,
+        SETTINGS.preprocess.assume_leads,
+    )
+    return [
+        *(["--assume-sample-rate", rate] if rate else []),
+        *(["--assume-leads", *leads] if leads else []),
+    ]
 
 
 rule preprocess:
@@ -21,11 +27,13 @@ rule preprocess:
         f"{OUT}/logs/preprocess/shard-{{shard}}.log",
     benchmark:
         f"{OUT}/benchmarks/preprocess/shard-{{shard}}.tsv"
-    params:
-        assumptions=assumptions,
+    conda:
+        "../envs/ecgpipe.yaml"
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        assumptions=assumptions,
     shell:
-        "{ECGPIPE} preprocess --shard {input:q} --segments {output.segments:q} --records {output.records:q} "
+        "python3 -m ecgpipe preprocess --shard {input:q} --segments {output.segments:q} --records {output.records:q} "
         "{params.assumptions:q} --log {log:q}"

@@ -10,11 +10,13 @@ rule summary:
         f"{OUT}/logs/summary.log",
     benchmark:
         f"{OUT}/benchmarks/summary.tsv"
-    params:
-        settings=SETTINGS.model_dump_json(),
+    conda:
+        "../envs/ecgpipe.yaml"
     resources:
         mem_mb=2000,
         runtime=20,
+    params:
+        settings=SETTINGS.model_dump_json(),
     shell:
-        "{ECGPIPE} summary --manifest {input.manifest:q} --description {input.description:q} --records {input.records:q} "
+        "python3 -m ecgpipe summary --manifest {input.manifest:q} --description {input.description:q} --records {input.records:q} "
         "--timings {input.timings:q} --settings {params.settings:q} --output {output:q} --log {log:q}"

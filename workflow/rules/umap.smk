@@ -7,14 +7,16 @@ rule umap:
         f"{OUT}/logs/umap.log",
     benchmark:
         f"{OUT}/benchmarks/umap.tsv"
-    params:
-        neighbors=f"--neighbors {SETTINGS.umap.neighbors}" if SETTINGS.umap.neighbors else "",
-        min_dist=SETTINGS.umap.min_dist,
-        random_state=SETTINGS.umap.random_state,
-        fit_segments=SETTINGS.umap.fit_segments,
+    conda:
+        "../envs/ecgpipe.yaml"
     resources:
         mem_mb=8000,
         runtime=240,
+    params:
+        neighbors=(f"--neighbors {SETTINGS.umap.neighbors}" if SETTINGS.umap.neighbors else ""),
+        min_dist=SETTINGS.umap.min_dist,
+        random_state=SETTINGS.umap.random_state,
+        fit_segments=SETTINGS.umap.fit_segments,
     shell:
-        "{ECGPIPE} umap --embeddings {input:q} --output {output:q} {params.neighbors} --min-dist {params.min_dist} "
+        "python3 -m ecgpipe umap --embeddings {input:q} --output {output:q} {params.neighbors} --min-dist {params.min_dist} "
         "--random-state {params.random_state} --fit-segments {params.fit_segments} --log {log:q}"

@@ -1,0 +1,45 @@
+"""What the tests of the checkpoint stage share."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import checkpoints
+import pytest
+
+from ecgpipe import checkpoint
+
+
+@pytest.fixture
+def labels_csv(tmp_path: Path) -> Path:
+    path = tmp_path / "labels.csv"
+    path.write_text("name,aggregation\nPoor data quality,max\nSinus rhythm,mean\nÉlectrode,mean\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, labels_csv: Path) -> Callable[..., checkpoint.Description]:
+    """Run the stage in this process; the results are in tmp_path / "out"."""
+
+    def run_stage(source: str | Path, labels: Path = labels_csv, sha256: str | None = None) -> checkpoint.Description:
+        weights, description = tmp_path / "out" / "model.safetensors", tmp_path / "out" / "model.json"
+        checkpoint.run(
+            argparse.Namespace(
+                source=str(source), sha256=sha256, labels=labels, weights=weights, description=description
+            )
+        )
+        return checkpoint.describe(description)
+
+    return run_stage
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """Save a checkpoint to tmp_path / "x.pt"."""
+
+    def save_file(content: object, **options: bool) -> Path:
+        path = tmp_path / "x.pt"
+        path.write_bytes(checkpoints.saved(content, **options))
+        return path
+
+    return save_file
