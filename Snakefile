@@ -20,10 +20,14 @@ include: "workflow/rules/summary.smk"
 include: "workflow/rules/report.smk"
 
 
+# Every result is named, not the last ones alone: one that goes missing is made again.
 rule all:
     input:
+        all_shards("records/shard-{shard}.parquet"),
+        *(all_parts(kind) for kind in ["logits", "embeddings", *ATTENTION, "predictions"]),
+        f"{OUT}/umap/umap.parquet",
+        f"{OUT}/run.json",
         f"{OUT}/report.html",
-        all_parts("predictions"),
     localrule: True
 
 

@@ -8,22 +8,26 @@ from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, from_
 
 SUFFIXES = (".npy", ".npz")
 
+_NAMES = ("signal", "sample_rate", "leads", "unit")
+
 
 def read(path: Path, assumed: Assumed) -> Recording:
     """Read an NPY or NPZ file; see `readers.read`."""
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
-            return from_array(content, None, None, None, assumed)
-        with content as archive:
-            arrays = {name: archive[name] for name in ("signal", "sample_rate", "leads", "unit") if name in archive}
-            names = ", ".join(archive.files) or "nothing"
+            arrays = None
+        else:
+            with content as archive:
+                arrays = {name: archive[name] for name in _NAMES if name in archive}
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # numpy, zipfile and zlib raise many kinds on a broken file
         raise UnreadableError(f"not a readable NumPy file ({error})") from error
+    if arrays is None:
+        return from_array(content, None, None, None, assumed)
     if "signal" not in arrays:
-        raise UnreadableError(f"the NPZ file has no array `signal` (only {names})")
+        raise UnreadableError(f"the NPZ file has no array `signal` (only {', '.join(content.files) or 'nothing'})")
     return from_array(
         arrays["signal"],
         float(np.ravel(arrays["sample_rate"])[0]) if "sample_rate" in arrays else None,

@@ -47,8 +47,10 @@ def all_parts(kind, suffix="parquet"):
 
 
 def closing_words():
-    """The run's last lines: what became of the recordings, and where the report is."""
+    """The run's last lines: what became of the recordings, and where the report is. Nothing after a part of the run."""
+    page, summary = Path(OUT, "report.html"), Path(OUT, "run.json")
+    if not (page.exists() and summary.exists()):
+        return ""
     from ecgpipe.summary import closing_lines
 
-    summary = json.loads(Path(OUT, "run.json").read_text())
-    return "\n".join([*closing_lines(summary), f"Report: {Path(OUT, 'report.html').resolve()}"])
+    return "\n".join([*closing_lines(json.loads(summary.read_text())), f"Report: {page.resolve()}"])

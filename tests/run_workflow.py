@@ -1,0 +1,53 @@
+"""Running the real Snakemake on small data, for the end-to-end tests."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import scipy.io
+
+ROOT = Path(__file__).parents[1]
+
+
+class Ran(NamedTuple):
+    """What a run of Snakemake said and did."""
+
+    status: int
+    output: str
+
+    @property
+    def jobs(self) -> Counter[str]:
+        """How many jobs of each rule ran, or would run in a dry run."""
+        return Counter(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):$", self.output, re.MULTILINE))
+
+
+def snakemake(folder: Path, *options: str, **settings: object) -> Ran:
+    """Run the workflow in `folder`, which keeps Snakemake's own state, with `settings` as --config."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", *options]
+    command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
+    done = subprocess.run(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=600
+    )
+    return Ran(done.returncode, done.stdout)
+
+
+def table(folder: Path) -> pd.DataFrame:
+    """All parts of a result, in order."""
+    frame: pd.DataFrame = pd.concat(
+        [pq.read_table(path).to_pandas() for path in sorted(folder.glob("*.parquet"))], ignore_index=True
+    )
+    return frame
+
+
+def write_recordings(folder: Path, count: int, seconds: float = 10) -> None:
+    """Write recordings of noise as fairseq-signals' MAT files, 500 Hz."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        signal = np.random.default_rng(i).standard_normal((12, int(500 * seconds))).astype(np.float32)
+        scipy.io.savemat(folder / f"recording{i:03d}.mat", {"feats": signal, "curr_sample_rate": np.array([[500]])})

@@ -1,0 +1,117 @@
+"""Running again: nothing is done twice, and what is missing or changed is made with all that follows from it."""
+
+import json
+from pathlib import Path
+
+import checkpoints
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from run_workflow import Ran, snakemake, table, write_recordings
+
+LABELS = "name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n"
+
+
+def run(folder: Path, *options: str, **settings: object) -> Ran:
+    """Run in `folder`: six recordings in three shards and two parts."""
+    given = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out"}
+    given |= {"manifest": "{shard_size: 2}", "inference": "{shards_per_part: 2}"}
+    return snakemake(folder, *options, **(given | settings))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run. A test that changes something leaves a finished run behind again."""
+    folder = tmp_path_factory.mktemp("run")
+    write_recordings(folder / "input", 6)
+    (folder / "labels.csv").write_text(LABELS)
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    ran = run(folder)
+    assert ran.status == 0, ran.output
+    return folder
+
+
+def test_every_rule_leaves_a_log_and_a_benchmark(finished: Path) -> None:
+    rules = {"checkpoint", "manifest", "preprocess", "infer", "aggregate", "umap", "summary", "report"}
+    for kind in ("logs", "benchmarks"):
+        assert {path.name.partition(".")[0] for path in (finished / "out" / kind).iterdir()} == rules
+
+
+def test_the_segments_are_gone_and_the_counts_add_up(finished: Path) -> None:
+    assert not list((finished / "out").glob("segments/*"))
+    records, logits = table(finished / "out" / "records"), table(finished / "out" / "logits")
+    assert list(records["status"]) == ["ok"] * 6
+    assert records.set_index("record_id")["n_segments"].to_dict() == logits.groupby("record_id").size().to_dict()
+    counts = json.loads((finished / "out" / "run.json").read_text())["counts"]
+    assert (counts["recordings"], counts["ok"], counts["segments"]) == (6, 6, 12)
+
+
+def test_every_result_names_the_checkpoint_and_the_preprocessing(finished: Path) -> None:
+    sha256 = json.loads((finished / "out" / "checkpoint" / "model.json").read_text())["source"]["sha256"]
+    for kind in ("logits", "embeddings", "attention", "predictions", "umap"):
+        for path in (finished / "out" / kind).glob("*.parquet"):
+            origin = json.loads(pq.read_schema(path).metadata[b"ecgpipe"])
+            assert origin["checkpoint_sha256"] == sha256
+            assert origin["preprocess"]["segment_samples"] == 2500
+
+
+def test_running_again_does_nothing(finished: Path) -> None:
+    ran = run(finished)
+    assert ran.status == 0
+    assert "Nothing to be done" in ran.output
+    assert not ran.jobs
+
+
+def test_deleting_one_part_recomputes_that_part_and_what_follows(finished: Path) -> None:
+    before = table(finished / "out" / "predictions")
+    untouched = finished / "out" / "logits" / "part-00000.parquet"
+    changed_at = untouched.stat().st_mtime_ns
+    (finished / "out" / "logits" / "part-00001.parquet").unlink()
+    ran = run(finished)
+    assert ran.status == 0, ran.output
+    # Part 1 holds the third shard alone; its segments were removed after inference.
+    assert ran.jobs == {"preprocess": 1, "infer": 1, "aggregate": 1, "umap": 1, "summary": 1, "report": 1, "all": 1}
+    assert untouched.stat().st_mtime_ns == changed_at
+    pd.testing.assert_frame_equal(table(finished / "out" / "predictions"), before)
+
+
+def test_a_changed_threshold_infers_nothing_again(finished: Path) -> None:
+    (finished / "labels.csv").write_text(LABELS.replace("0.5", "0.7"))
+    jobs = run(finished, "--dry-run").jobs
+    (finished / "labels.csv").write_text(LABELS)
+    assert jobs["report"] == 1
+    assert not jobs.keys() & {"checkpoint", "preprocess", "infer"}
+    ran = run(finished)  # the file's time is new, so that the cheap rules run once more
+    assert ran.status == 0, ran.output
+    assert not ran.jobs.keys() & {"checkpoint", "preprocess", "infer"}
+
+
+def test_a_changed_name_of_a_label_infers_again(finished: Path) -> None:
+    (finished / "labels.csv").write_text(LABELS.replace("First", "Foremost"))
+    jobs = run(finished, "--dry-run").jobs
+    (finished / "labels.csv").write_text(LABELS)
+    assert jobs["checkpoint"] == 1
+    assert jobs["infer"] == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "rules"),
+    [
+        ({"umap": "{min_dist: 0.2}"}, {"umap", "summary", "report"}),
+        (
+            {"preprocess": "{assume_sample_rate: 250}"},
+            {"preprocess", "infer", "aggregate", "umap", "summary", "report"},
+        ),
+        ({"inference": "{shards_per_part: 2, attention: false}"}, {"summary", "report"}),
+        ({"report": "{title: Other}"}, {"summary", "report"}),
+    ],
+)
+def test_a_changed_setting_recomputes_from_its_stage_on(
+    finished: Path, settings: dict[str, str], rules: set[str]
+) -> None:
+    assert run(finished, "--dry-run", **settings).jobs.keys() == rules | {"all"}
+
+
+def test_settings_that_change_no_number_infer_nothing_again(finished: Path) -> None:
+    jobs = run(finished, "--dry-run", inference="{shards_per_part: 2, batch_size: 3, device: cpu}").jobs
+    assert not jobs.keys() & {"checkpoint", "manifest", "preprocess", "infer", "aggregate", "umap"}
