@@ -27,13 +27,12 @@ BATCH_SIZES = {"cpu": 8, "cuda": 256}
 ROW_GROUP = 4096
 
 
-class Segments(NamedTuple):
-    """A few segments as a shard file holds them."""
+class Keys(NamedTuple):
+    """Which segments the rows of a batch are."""
 
     record_ids: list[str]
     numbers: np.ndarray  # (n,) int32
     starts_s: np.ndarray  # (n,) float32
-    signals: np.ndarray  # (n, leads, samples) float32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,8 +129,8 @@ def device_name(device: torch.device) -> str:
     return f"CPU ({platform.processor() or platform.machine()})"
 
 
-def read_segments(paths: Sequence[Path], leads: int, batch_size: int) -> Iterator[Segments]:
-    """Yield the segments of some shards in order, a batch at a time.
+def read_segments(paths: Sequence[Path], leads: int, batch_size: int) -> Iterator[tuple[Keys, np.ndarray]]:
+    """Yield the segments of some shards in order, a batch at a time, and their signals (n, leads, samples) float32.
 
     One record batch is in memory at a time. It is read rather than mapped: pages of a mapped file count as the
     process's memory until it ends, so that a job would seem to need as much as its shards are large.
@@ -142,10 +141,11 @@ def read_segments(paths: Sequence[Path], leads: int, batch_size: int) -> Iterato
                 batch = reader.get_batch(i)
                 signals = batch["signal"].flatten().to_numpy().reshape(batch.num_rows, leads, -1)  # (n, leads, samples)
                 ids = batch["record_id"].to_pylist()
-                numbers, starts = batch["segment"].to_numpy(), batch["start_s"].to_numpy()
+                # Copies: a view would keep the whole batch, signals and all, for as long as the keys are held.
+                numbers, starts = batch["segment"].to_numpy().copy(), batch["start_s"].to_numpy().copy()
                 for first in range(0, batch.num_rows, batch_size):
                     rows = slice(first, first + batch_size)
-                    yield Segments(ids[rows], numbers[rows], starts[rows], signals[rows])
+                    yield Keys(ids[rows], numbers[rows], starts[rows]), signals[rows]
 
 
 def _look_at(paths: Sequence[Path]) -> tuple[dict[str, object], int, int, int]:
@@ -163,22 +163,27 @@ def _look_at(paths: Sequence[Path]) -> tuple[dict[str, object], int, int, int]:
 
 
 def _infer(
-    network: model.Network, batches: Iterator[Segments], device: torch.device, with_attention: bool, progress: Progress
-) -> Iterator[tuple[Segments, list[np.ndarray]]]:
+    network: model.Network,
+    batches: Iterator[tuple[Keys, np.ndarray]],
+    device: torch.device,
+    with_attention: bool,
+    progress: Progress,
+) -> Iterator[tuple[Keys, list[np.ndarray]]]:
     """Yield each batch with the logits (n, labels), embeddings (n, width) and attention (n, tokens) where asked for."""
-    for segments in batches:
+    for keys, signals in batches:
         with torch.inference_mode():
-            output = network(torch.tensor(segments.signals, device=device), with_attention)
+            output = network(torch.tensor(signals, device=device), with_attention)
         logits = output.logits if output.logits is not None else output.embedding[:, :0]  # (n, 0) without a head
         tensors = [logits, output.embedding] + ([output.attention] if output.attention is not None else [])
-        arrays = [tensor.cpu().numpy() for tensor in tensors]
-        progress.add(len(segments.record_ids))
-        yield segments, arrays
+        # Copies: small tensors that stay between large ones that go leave the heap in pieces, and it grows and grows.
+        arrays = [tensor.cpu().numpy().copy() for tensor in tensors]
+        progress.add(len(keys.record_ids))
+        yield keys, arrays
 
 
-def _row_groups(results: Iterator[tuple[Segments, list[np.ndarray]]]) -> Iterator[list[list[pa.Array]]]:
+def _row_groups(results: Iterator[tuple[Keys, list[np.ndarray]]]) -> Iterator[list[list[pa.Array]]]:
     """Gather batches into row groups: for each file its columns, in the order of its schema."""
-    held: list[tuple[Segments, list[np.ndarray]]] = []
+    held: list[tuple[Keys, list[np.ndarray]]] = []
     rows = 0
     for result in results:
         held.append(result)
@@ -190,10 +195,10 @@ def _row_groups(results: Iterator[tuple[Segments, list[np.ndarray]]]) -> Iterato
         yield _columns(held)
 
 
-def _columns(held: list[tuple[Segments, list[np.ndarray]]]) -> list[list[pa.Array]]:
-    ids = pa.array([record_id for segments, _ in held for record_id in segments.record_ids], pa.string())
-    numbers = pa.array(np.concatenate([segments.numbers for segments, _ in held]), pa.int32())
-    starts = pa.array(np.concatenate([segments.starts_s for segments, _ in held]), pa.float32())
+def _columns(held: list[tuple[Keys, list[np.ndarray]]]) -> list[list[pa.Array]]:
+    ids = pa.array([record_id for keys, _ in held for record_id in keys.record_ids], pa.string())
+    numbers = pa.array(np.concatenate([keys.numbers for keys, _ in held]), pa.int32())
+    starts = pa.array(np.concatenate([keys.starts_s for keys, _ in held]), pa.float32())
     logits, *vectors = (np.concatenate(arrays) for arrays in zip(*(arrays for _, arrays in held), strict=True))
     return [
         [ids, numbers, starts, *(pa.array(column) for column in logits.T)],

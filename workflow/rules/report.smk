@@ -1,7 +1,31 @@
 rule report:
     input:
         run=f"{OUT}/run.json",
+        description=f"{OUT}/checkpoint/model.json",
+        labels=SETTINGS.labels,
+        records=all_shards("records/shard-{shard}.parquet"),
+        predictions=all_parts("predictions"),
+        attention=all_parts("attention") if ATTENTION else [],
+        umap=f"{OUT}/umap/umap.parquet",
     output:
         f"{OUT}/report.html",
+    log:
+        f"{OUT}/logs/report.log",
+    benchmark:
+        f"{OUT}/benchmarks/report.tsv"
+    conda:
+        "../envs/ecgpipe.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        attention=lambda wildcards, input: ["--attention", *input.attention] if ATTENTION else [],
+        assumptions=assumptions,
+        title=SETTINGS.report.title,
+        recordings=SETTINGS.report.recordings,
+        map_points=SETTINGS.report.map_points,
     shell:
-        "touch {output}"
+        "python3 -m ecgpipe report --run {input.run:q} --description {input.description:q} --labels {input.labels:q} "
+        "--records {input.records:q} --predictions {input.predictions:q} {params.attention:q} --umap {input.umap:q} "
+        "{params.assumptions:q} --title {params.title:q} --recordings {params.recordings} "
+        "--map-points {params.map_points} --output {output:q} --log {log:q}"
