@@ -25,7 +25,7 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
-	$(BIN)/snakemake --lint --configfile config/demo.yaml
+	$(BIN)/snakemake --lint --config input=tests
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/forward.py

@@ -23,7 +23,7 @@ include: "workflow/rules/report.smk"
 # Every result is named, not the last ones alone: one that goes missing is made again.
 rule all:
     input:
-        all_shards("records/shard-{shard}.parquet"),
+        all_records,
         *(all_parts(kind) for kind in ["logits", "embeddings", *ATTENTION, "predictions"]),
         f"{OUT}/umap/umap.parquet",
         f"{OUT}/run.json",
@@ -33,3 +33,7 @@ rule all:
 
 onsuccess:
     print(closing_words())
+
+
+onerror:
+    print(mistakes())

@@ -54,27 +54,30 @@ def peaks(folder: Path, recordings: int, shard_size: int) -> dict[str, float]:
     found["manifest"] = peak_mb(
         "manifest", "--input", folder / "input", "--outdir", manifest, "--shard-size", str(shard_size)
     )
-    segments, records = [], []
+    segments, records = [], folder / "records"
     for shard in sorted(manifest.glob("shard-*.parquet")):
         segments.append(folder / "segments" / f"{shard.stem}.arrow")
-        records.append(folder / "records" / shard.name)
-        peak = peak_mb("preprocess", "--shard", shard, "--segments", segments[-1], "--records", records[-1])
+        peak = peak_mb("preprocess", "--shard", shard, "--segments", segments[-1], "--records", records / shard.name)
         found["preprocess"] = max(peak, found.get("preprocess", 0.0))
-    logits, embeddings, attention = (folder / f"{kind}.parquet" for kind in ("logits", "embeddings", "attention"))
-    predictions, places, timing = folder / "predictions.parquet", folder / "umap.parquet", folder / "timing.json"
+    part = "part-00000.parquet"
+    logits, embeddings, attention = folder / "logits", folder / "embeddings", folder / "attention"
+    predictions, places, timing = folder / "predictions", folder / "umap.parquet", folder / "timing"
     found["infer"] = peak_mb(
-        "infer", *model, "--segments", *segments, "--logits", logits,
-        "--embeddings", embeddings, "--attention", attention, "--timing", timing, "--threads", str(os.cpu_count()),
+        "infer", *model, "--segments", *segments, "--logits", logits / part,
+        "--embeddings", embeddings / part, "--attention", attention / part,
+        "--timing", timing / "part-00000.json", "--threads", str(os.cpu_count()),
     )  # fmt: skip
-    found["aggregate"] = peak_mb("aggregate", "--logits", logits, "--labels", LABELS, "--predictions", predictions)
+    found["aggregate"] = peak_mb(
+        "aggregate", "--logits", logits / part, "--labels", LABELS, "--predictions", predictions / part
+    )
     found["umap"] = peak_mb("umap", "--embeddings", embeddings, "--output", places)
     run = folder / "run.json"
     found["summary"] = peak_mb(
-        "summary", "--manifest", manifest / "manifest.json", "--description", description, "--records", *records,
+        "summary", "--manifest", manifest / "manifest.json", "--description", description, "--records", records,
         "--timings", timing, "--output", run,
     )  # fmt: skip
     found["report"] = peak_mb(
-        "report", "--run", run, "--description", description, "--labels", LABELS, "--records", *records,
+        "report", "--run", run, "--description", description, "--labels", LABELS, "--records", records,
         "--predictions", predictions, "--attention", attention, "--umap", places, "--output", folder / "report.html",
     )  # fmt: skip
     return found

@@ -1,9 +1,9 @@
 """The command line: python -m ecgpipe STAGE [OPTION ...]."""
 
 import argparse
+import errno
 import importlib
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -26,8 +26,12 @@ STAGES = {
 }
 
 
+# What the disk says when it cannot be written to: full, over quota, read-only, not ours.
+SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run one stage and return the exit status: 0 done, 2 a mistake that the user can mend."""
+    """Run one stage and return the exit status: 0 done, 2 a mistake that the user can mend, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m ecgpipe",
         description="ECG-FM over whole datasets, one stage at a time. `snakemake` runs them all.",
@@ -56,9 +60,15 @@ def main(argv: list[str] | None = None) -> int:
     except EcgpipeError as error:
         logging.getLogger("ecgpipe").error("error: %s", error)
         return 2
-    except BrokenPipeError:
-        # The reader of our output, e.g. `head`, has gone: nothing to tell it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        logging.getLogger("ecgpipe").error("stopped")
+        return 130  # what a shell says of a command that an interrupt ended
+    except OSError as error:
+        if error.errno not in SURROUNDINGS:
+            raise
+        logging.getLogger("ecgpipe").error("error: %s; make room, or choose another outdir", error)
+        return 2
+
     return 0
 
 

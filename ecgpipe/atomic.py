@@ -21,6 +21,9 @@ def whole(path: str | Path) -> Iterator[Path]:
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        mask = os.umask(0)  # there is no way to ask for it alone
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # some libraries write files for their owner only
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(final)

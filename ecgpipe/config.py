@@ -8,6 +8,7 @@ import argparse
 import difflib
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class Umap(Section):
 
     neighbors: int | None = Field(None, gt=1, description="null: 15, or 3 below 100 segments")
     min_dist: float = Field(0.1, ge=0, lt=1, description="how tightly the map packs its points")
-    random_state: int = Field(42, ge=0, description="seed of the map")
+    random_state: int = Field(42, ge=0, lt=2**32, description="seed of the map")
     fit_segments: int = Field(
         20_000, ge=5, description="fit at most so many segments, place the rest by what was fitted"
     )
@@ -125,15 +126,16 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         settings = Config.model_validate(dict(given))
     except ValidationError as error:
         raise EcgpipeError("\n".join(_mistake(dict(item)) for item in error.errors())) from error
+    # os.path, not pathlib: a text that the system takes for no path at all, e.g. one too long, is not there either.
     for path in settings.inputs:
-        if not any(character in path for character in "*?[") and not Path(path).exists():
+        if not any(character in path for character in "*?[") and not os.path.exists(path):  # noqa: PTH110
             raise EcgpipeError(f"input: {path!r} does not exist; check the path")
-    if not settings.checkpoint.startswith("hf://") and not Path(settings.checkpoint).is_file():
+    if not settings.checkpoint.startswith("hf://") and not os.path.isfile(settings.checkpoint):  # noqa: PTH113
         raise EcgpipeError(
             f"checkpoint: {settings.checkpoint!r} is not a file; give a local .pt file or hf://OWNER/REPO/FILE"
         )
     candidates = [Path(settings.labels), root / settings.labels]
-    found = next((path for path in candidates if path.is_file()), candidates[0])
+    found = next((path for path in candidates if os.path.isfile(path)), candidates[0])  # noqa: PTH113
     labels.read(found)
     return settings.model_copy(update={"labels": str(found)})
 

@@ -86,7 +86,7 @@ def fetch(source: str, expected: str | None = None) -> Source:
         EcgpipeError: It cannot be had, or it is not the file that was expected.
     """
     if expected is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", expected):
-        raise EcgpipeError(f"checkpoint: --sha256 {expected} is not a sha256; give its 64 hexadecimal digits")
+        raise EcgpipeError(f"checkpoint: {expected!r} is not a sha256; give its 64 hexadecimal digits")
     expected = expected and expected.lower()
     if source.startswith(constants.HF_PROTOCOL):
         fetched = _fetch_from_hub(source, expected)
@@ -99,7 +99,7 @@ def fetch(source: str, expected: str | None = None) -> Source:
         fetched = Source(path, source, None, _sha256(path))
     if expected and fetched.sha256 != expected:
         raise EcgpipeError(
-            f"checkpoint: {source} has the sha256 {fetched.sha256}, not {expected} as --sha256 says; "
+            f"checkpoint: {source} has the sha256 {fetched.sha256}, not {expected} as the setting `sha256` says; "
             "name the file that is meant (an hf:// URI takes @REVISION), or correct the sha256"
         )
     return fetched

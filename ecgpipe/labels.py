@@ -38,7 +38,7 @@ def read(path: Path) -> tuple[Label, ...]:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or []
             rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise EcgpipeError(f"labels: cannot read {path}: {error}") from error
     missing = {"name", "aggregation"} - set(columns)
     if missing:

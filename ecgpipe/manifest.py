@@ -92,8 +92,12 @@ def scan(inputs: Sequence[str], ignored: Counter[str]) -> Iterator[Found]:
                     f"input: {text!r} is not a file or folder, and no pattern that matches any; check the path"
                 )
             root = _fixed_part(text)
+            headers = {Path(match).with_suffix("") for match in matches if match.endswith(".hea")}
             for match in map(Path, matches):
-                if match.is_file():
+                if match.is_dir() and "**" not in text:  # with ** its content matches too
+                    below = PurePosixPath(match.relative_to(root).as_posix())
+                    yield from _scan_folder(match, below, ignored, frozenset())
+                elif match.is_file() and (match.suffix == ".hea" or match.with_suffix("") not in headers):
                     yield from _scan_file(match, PurePosixPath(match.relative_to(root).as_posix()), ignored)
 
 
@@ -101,17 +105,23 @@ def _scan_folder(
     folder: Path, below: PurePosixPath, ignored: Counter[str], ancestors: frozenset[tuple[int, int]]
 ) -> Iterator[Found]:
     """Depth first, by name. Links to folders are followed, but not back into a folder that we come from."""
-    status = folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in ancestors:
-        logger.warning("%s leads back to a folder above it: not followed", folder)
-        return
-    with os.scandir(folder) as entries:
-        visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    try:
+        status = folder.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in ancestors:
+            logger.warning("%s leads back to a folder above it: not followed", folder)
+            return
+        with os.scandir(folder) as entries:
+            visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise EcgpipeError(
+            f"input: cannot look into the folder {str(folder)!r}: {error.strerror}; see to it, or give others"
+        ) from error
     headers = {entry.name[:-4] for entry in visible if entry.name.endswith(".hea")}
     for entry in visible:
         relative = below / entry.name
-        if entry.is_dir():
+        # DirEntry.is_dir follows a link too, but fails on one that leads to itself.
+        if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_dir()):
             yield from _scan_folder(Path(entry.path), relative, ignored, ancestors | {identity})
         elif not entry.name.endswith(".hea") and relative.stem in headers:
             continue  # a signal or annotation file of a WFDB record, which its header stands for
@@ -122,24 +132,30 @@ def _scan_folder(
 def _scan_file(path: Path, relative: PurePosixPath, ignored: Counter[str]) -> Iterator[Found]:
     format_name = readers.SUFFIXES.get(path.suffix.lower())
     if format_name is None:
-        ignored[path.suffix.lower()] += 1
+        ignored[path.suffix.lower().encode(errors="replace").decode()] += 1
         return
-    yield Found(str(relative.with_suffix("")), os.path.abspath(path), format_name)  # noqa: PTH100, keeps links
+    absolute = os.path.abspath(path)  # noqa: PTH100, keeps links
+    try:
+        absolute.encode()
+    except UnicodeEncodeError as error:
+        raise EcgpipeError(f"input: the name of {os.fsencode(absolute)!r} is not UTF-8; rename it") from error
+    yield Found(str(relative.with_suffix("")), absolute, format_name)
 
 
 def _scan_table(table_path: Path) -> Iterator[Found]:
     """The rows of a table: `path`, relative to the table's folder or absolute, and `record_id` if there is one."""
     try:
-        table = pq.read_table(table_path) if table_path.suffix.lower() == ".parquet" else pa.csv.read_csv(table_path)
-    except (OSError, pa.ArrowInvalid) as error:
+        table = pq.read_table(table_path) if table_path.suffix.lower() == ".parquet" else _read_csv(table_path)
+        names = table.column_names
+        columns = {name: table[name].cast(pa.string()).to_pylist() for name in ("path", "record_id") if name in names}
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise EcgpipeError(f"input: {table_path} cannot be read as a table: {error}") from error
-    if "path" not in table.column_names:
+    if "path" not in columns:
         raise EcgpipeError(
-            f"input: {table_path} has no column `path`, only {', '.join(table.column_names)}; "
-            "rename the one with the files"
+            f"input: {table_path} has no column `path`, only {', '.join(names)}; rename the one with the files"
         )
-    paths = table["path"].cast(pa.string()).to_pylist()
-    ids = table["record_id"].cast(pa.string()).to_pylist() if "record_id" in table.column_names else [None] * len(paths)
+    paths = columns["path"]
+    ids = columns.get("record_id", [None] * len(paths))
     for row, (path, record_id) in enumerate(zip(paths, ids, strict=True), start=1):
         if not path:
             raise EcgpipeError(f"input: {table_path}, row {row}: `path` is empty")
@@ -151,6 +167,15 @@ def _scan_table(table_path: Path) -> Iterator[Found]:
         default_id = PurePosixPath(path).with_suffix("").as_posix().lstrip("/")
         absolute = os.path.abspath(table_path.parent / path)  # noqa: PTH100, keeps links
         yield Found(record_id or default_id, absolute, readers.SUFFIXES[suffix])
+
+
+def _read_csv(path: Path) -> pa.Table:
+    """A CSV whose ids stay as they are written: 007 is not 7."""
+    return pa.csv.read_csv(
+        path,
+        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pa.csv.ConvertOptions(column_types={"path": pa.string(), "record_id": pa.string()}),
+    )
 
 
 def _unique(recordings: Iterator[Found]) -> Iterator[Found]:

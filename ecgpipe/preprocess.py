@@ -111,11 +111,15 @@ def prepare(recording: Recording) -> Prepared:
         raise UnusableError(f"leads missing ({' '.join(missing)})")
     duration_s = recording.signal.shape[1] / rate
     if int(recording.signal.shape[1] * (SAMPLE_RATE / rate)) < SEGMENT_SAMPLES:
-        raise UnusableError(f"shorter than one segment of {SEGMENT_S:g} s ({duration_s:.2f} s)")
+        raise UnusableError(f"shorter than one segment of {SEGMENT_S:g} s ({duration_s:.3f} s)")
     signal = recording.signal[[names.index(lead) for lead in LEADS]]  # (12, samples)
     unfinished = [lead for lead, finite in zip(LEADS, np.isfinite(signal).all(axis=1), strict=True) if not finite]
     if unfinished:
         raise UnusableError(f"NaN or infinite samples ({' '.join(unfinished)})")
+    with np.errstate(over="ignore", invalid="ignore"):
+        endless = [lead for lead, spread in zip(LEADS, signal.std(axis=1), strict=True) if not math.isfinite(spread)]
+    if endless:
+        raise UnusableError(f"samples too large to be meant ({' '.join(endless)})")
 
     metadata = ECGMetadata(rate, signal.shape[1], list(LEADS), recording.unit, 0, signal.shape[1])
     pieces = [ECGInput(signal, metadata)]

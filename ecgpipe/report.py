@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ecgpipe import checkpoint, figures, labels, readers
+from ecgpipe import checkpoint, figures, labels, readers, tables
 from ecgpipe.aggregate import label_columns
 from ecgpipe.atomic import whole
 from ecgpipe.readers import Assumed, UnreadableError
@@ -56,9 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, help="run.json")
     parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
     parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
-    parser.add_argument("--records", type=Path, nargs="+", required=True, help="all records/shard-*.parquet, in order")
-    parser.add_argument("--predictions", type=Path, nargs="+", required=True, help="all predictions/part-*.parquet")
-    parser.add_argument("--attention", type=Path, nargs="+", default=[], help="all attention/part-*.parquet, if any")
+    parser.add_argument("--records", type=Path, required=True, help="the folder records/")
+    parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
+    parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
+    parser.add_argument("--attention", type=Path, help="the folder attention/, unless it was switched off")
+    parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
     parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
     parser.add_argument("--assume-sample-rate", type=float, help="in Hz, for files that state none")
     parser.add_argument("--assume-leads", nargs="+", help="in order, for files that name none")
@@ -74,12 +76,15 @@ def run(args: argparse.Namespace) -> None:
     description = checkpoint.describe(args.description)
     assumed = Assumed(args.assume_sample_rate, tuple(args.assume_leads) if args.assume_leads else None)
     given = {label.name: label.threshold for label in labels.read(args.labels)} if description.labels else {}
-    total = sum(pq.ParquetFile(path).metadata.num_rows for path in args.predictions)
-    summaries = summarise(args.predictions, given)
+    record_files = tables.numbered(args.records, "shard", args.shards)
+    prediction_files = tables.numbered(args.predictions, "part", args.parts)
+    attention_files = tables.numbered(args.attention, "part", args.parts) if args.attention else []
+    total = sum(pq.ParquetFile(path).metadata.num_rows for path in prediction_files)
+    summaries = summarise(prediction_files, given)
     chosen = choose(total, summaries, args.recordings)
-    predictions = rows_at(args.predictions, list(chosen))
-    problems, n_problems = unused(args.records)
-    the_map, n_points = draw_map(args.umap, args.predictions, summaries, args.map_points)
+    predictions = rows_at(prediction_files, list(chosen))
+    problems, n_problems = unused(record_files)
+    the_map, n_points = draw_map(args.umap, prediction_files, summaries, args.map_points)
     logger.info("drawing %d recordings and %d points of the map", len(chosen), len(the_map["data"][0]["customdata"]))
     page = (
         _environment()
@@ -99,8 +104,8 @@ def run(args: argparse.Namespace) -> None:
             map_points=len(the_map["data"][0]["customdata"]),
             recordings=draw_recordings(
                 [(predictions[row], why) for row, why in chosen.items()],
-                args.records,
-                args.attention,
+                record_files,
+                attention_files,
                 summaries,
                 description.architecture.token_samples,
                 assumed,

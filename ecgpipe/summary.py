@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import __version__, checkpoint
+from ecgpipe import __version__, checkpoint, tables
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
 
@@ -32,8 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe summary`."""
     parser.add_argument("--manifest", type=Path, required=True, help="manifest/manifest.json")
     parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
-    parser.add_argument("--records", type=Path, nargs="+", required=True, help="all records/shard-*.parquet")
-    parser.add_argument("--timings", type=Path, nargs="+", required=True, help="all timing/part-*.json")
+    parser.add_argument("--records", type=Path, required=True, help="the folder records/")
+    parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
+    parser.add_argument("--timings", type=Path, required=True, help="the folder timing/")
+    parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
     parser.add_argument("--settings", type=json.loads, default={}, help="the resolved settings as JSON")
     parser.add_argument("--output", type=Path, required=True, help="run.json to write")
 
@@ -42,14 +44,14 @@ def run(args: argparse.Namespace) -> None:
     """Write run.json."""
     manifest = json.loads(args.manifest.read_text())
     description = checkpoint.describe(args.description)
-    counts, reasons = account(args.records)
+    counts, reasons = account(tables.numbered(args.records, "shard", args.shards))
     if not counts["ok"]:
         raise EcgpipeError(
             f"input: not one of {counts['recordings']} recordings could be used: "
             + "; ".join(f"{reason['count']} {reason['status']}: {reason['reason']}" for reason in reasons[:5])
-            + f". {args.records[0].parent} says why for each"
+            + f". {args.records} says why for each"
         )
-    timings = [json.loads(path.read_text()) for path in args.timings]
+    timings = [json.loads(path.read_text()) for path in tables.numbered(args.timings, "part", args.parts, "json")]
     seconds, segments = sum(t["seconds"] for t in timings), sum(t["segments"] for t in timings)
     content = {
         "ecgpipe": __version__,

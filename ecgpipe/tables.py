@@ -87,13 +87,27 @@ def write(path: Path, table: pa.Table) -> None:
         writer.write_table(table)
 
 
-def parts(folder: Path, kind: str = "part") -> list[Path]:
-    """The files `part-00000.parquet`, `part-00001.parquet`, ... of a result folder, in order.
+def numbered(folder: Path, name: str, count: int | None, suffix: str = "parquet") -> list[Path]:
+    """The files of a result folder in order, e.g. part-00000.parquet, part-00001.parquet, ...
+
+    A folder is named on the command line rather than its files, whose names would outgrow the line in a large run.
+
+    Args:
+        folder: Where they lie.
+        name: "part" or "shard".
+        count: How many belong to the run, since an earlier one may have left more; None for all that are there.
+        suffix: Their ending, without the dot.
+
+    Returns:
+        Their paths.
 
     Raises:
-        EcgpipeError: There are none.
+        EcgpipeError: One is not there.
     """
-    found = sorted(folder.glob(f"{kind}-*.parquet"))
-    if not found:
-        raise EcgpipeError(f"no {kind}-*.parquet in {folder}; run the stage that writes them first")
-    return found
+    if count is None:
+        count = len(list(folder.glob(f"{name}-*.{suffix}")))
+    paths = [folder / f"{name}-{number:05d}.{suffix}" for number in range(max(count, 1))]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise EcgpipeError(f"{missing[0]} is not there; run the stage that writes it first")
+    return paths

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import umap
 
 from ecgpipe import tables
 from ecgpipe.log import Progress
@@ -26,9 +25,8 @@ BATCH_ROWS = 10_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe umap`."""
-    parser.add_argument(
-        "--embeddings", type=Path, nargs="+", required=True, help="all embeddings/part-*.parquet, in order"
-    )
+    parser.add_argument("--embeddings", type=Path, required=True, help="the folder embeddings/")
+    parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--neighbors", type=int, help="(default: 15, or 3 below 100 segments)")
     parser.add_argument("--min-dist", type=float, default=0.1, help="(default %(default)s)")
@@ -40,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Map all embeddings."""
-    files = [pq.ParquetFile(path) for path in args.embeddings]
+    files = [pq.ParquetFile(path) for path in tables.numbered(args.embeddings, "part", args.parts)]
     total = sum(file.metadata.num_rows for file in files)
     origin = tables.origin(files[0].schema_arrow)
     facts = {
@@ -64,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
     if total < LEAST_SEGMENTS:
         coordinates, reducer = principal_components(sample), None
     else:
+        import umap  # here, because it takes seconds
+
         reducer = umap.UMAP(
             n_neighbors=min(settings["neighbors"], total - 1),
             min_dist=args.min_dist,

@@ -98,21 +98,17 @@ def signal(number: int) -> np.ndarray:
 def report(folder: Path, *options: str, attention: bool = True) -> Path:
     """Run the report stage on what `write` wrote, and return the page's path."""
     page = folder / "report.html"
-    given = ["--attention", *_files(folder / "attention")] if attention else []
+    given = ["--attention", str(folder / "attention")] if attention else []
     status = main(
         [
             *("report", "--run", str(folder / "run.json"), "--description", str(folder / "checkpoint/model.json")),
-            *("--labels", str(folder / "labels.csv"), "--records", *_files(folder / "records")),
-            *("--predictions", *_files(folder / "predictions"), *given, "--umap", str(folder / "umap/umap.parquet")),
+            *("--labels", str(folder / "labels.csv"), "--records", str(folder / "records")),
+            *("--predictions", str(folder / "predictions"), *given, "--umap", str(folder / "umap/umap.parquet")),
             *("--output", str(page), *options),
         ]
     )
     assert status == 0
     return page
-
-
-def _files(folder: Path) -> list[str]:
-    return [str(path) for path in sorted(folder.glob("*.parquet"))]
 
 
 def _segments(ids: Sequence[str]) -> list[pa.Array]:

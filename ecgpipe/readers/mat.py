@@ -5,10 +5,9 @@ Upstream: scripts/preprocess/ecg of https://github.com/Jwoo5/fairseq-signals, wh
 
 from pathlib import Path
 
-import numpy as np
 import scipy.io
 
-from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError, from_array
+from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError, from_array, rate_of
 
 SUFFIXES = (".mat",)
 
@@ -19,7 +18,8 @@ _SAMPLE_RATES = ("curr_sample_rate", "org_sample_rate")
 def read(path: Path, assumed: Assumed) -> Recording:
     """Read a MAT file; see `readers.read`."""
     try:
-        content = scipy.io.loadmat(path, variable_names=("feats", *_SAMPLE_RATES))
+        with path.open("rb") as file:
+            content = scipy.io.loadmat(file, variable_names=("feats", *_SAMPLE_RATES))
     except (FileNotFoundError, PermissionError):
         raise
     except NotImplementedError as error:
@@ -29,5 +29,5 @@ def read(path: Path, assumed: Assumed) -> Recording:
     if "feats" not in content:
         names = ", ".join(name for name, *_ in scipy.io.whosmat(path)) or "nothing"
         raise UnreadableError(f"the MATLAB file has no array `feats` (only {names})")
-    rates = [float(np.ravel(content[name])[0]) for name in _SAMPLE_RATES if np.size(content.get(name, ()))]
+    rates = [rate for name in _SAMPLE_RATES if (rate := rate_of(content.get(name)))]
     return from_array(content["feats"], rates[0] if rates else None, LEADS, None, assumed)

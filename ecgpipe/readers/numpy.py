@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, from_array
+from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, from_array, rate_of
 
 SUFFIXES = (".npy", ".npz")
 
@@ -30,7 +30,7 @@ def read(path: Path, assumed: Assumed) -> Recording:
         raise UnreadableError(f"the NPZ file has no array `signal` (only {', '.join(content.files) or 'nothing'})")
     return from_array(
         arrays["signal"],
-        float(np.ravel(arrays["sample_rate"])[0]) if "sample_rate" in arrays else None,
+        rate_of(arrays.get("sample_rate")),
         tuple(str(lead) for lead in np.ravel(arrays["leads"])) if "leads" in arrays else None,
         "mV" if "unit" in arrays and str(arrays["unit"]) == "mV" else None,
         assumed,

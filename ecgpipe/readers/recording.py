@@ -28,8 +28,16 @@ class Assumed(NamedTuple):
     leads: tuple[str, ...] | None = None
 
 
+def rate_of(value: object) -> float | None:
+    """The sample rate that a file's array holds; None where it holds no number, or where there is no array."""
+    try:
+        return float(np.ravel(np.asarray(value))[0])
+    except (IndexError, TypeError, ValueError):
+        return None
+
+
 def from_array(
-    array: np.ndarray, sample_rate: float | None, leads: tuple[str, ...] | None, unit: str | None, assumed: Assumed
+    array: object, sample_rate: float | None, leads: tuple[str, ...] | None, unit: str | None, assumed: Assumed
 ) -> Recording:
     """Make a recording of an array whose file may leave out what its rows are.
 
@@ -52,6 +60,8 @@ def from_array(
         raise UnreadableError("the file states no sample rate; set preprocess.assume_sample_rate if you know it")
     if leads is None:
         raise UnreadableError("the file names no leads; set preprocess.assume_leads to their names in order")
+    if not isinstance(array, np.ndarray):
+        raise UnreadableError(f"the array is not (leads, samples) of numbers ({type(array).__name__})")
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise UnreadableError(f"the array is not (leads, samples) of numbers ({array.dtype} of shape {array.shape})")
     if array.shape[0] != len(leads):

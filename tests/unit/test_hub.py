@@ -149,9 +149,9 @@ def test_the_users_sha256_must_be_the_files(hub: Hub, run: Callable[..., checkpo
     content = checkpoints.saved(checkpoints.classifier())
     sha256 = hashlib.sha256(content).hexdigest()
     hub.publish(REPO, FILE, content)
-    with pytest.raises(EcgpipeError, match=f"has the sha256 {sha256}, not {'0' * 64} as --sha256 says"):
+    with pytest.raises(EcgpipeError, match=f"has the sha256 {sha256}, not {'0' * 64} as the setting"):
         run(URI, sha256="0" * 64)
-    with pytest.raises(EcgpipeError, match="--sha256 abc is not a sha256; give its 64 hexadecimal digits"):
+    with pytest.raises(EcgpipeError, match="'abc' is not a sha256; give its 64 hexadecimal digits"):
         run(URI, sha256="abc")
     assert run(URI, sha256=sha256).sha256 == sha256
     assert len(hub.downloads) == 1  # a whole file stays in the cache

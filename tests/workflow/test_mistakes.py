@@ -90,7 +90,7 @@ def test_nothing_usable_is_an_error_and_the_account_is_there(folder: Path) -> No
     assert (
         "error: input: not one of 2 recordings could be used: 2 skipped: shorter than one segment of 5 s" in ran.output
     )
-    assert list(table(folder / "out" / "records")["reason"]) == ["shorter than one segment of 5 s (4.00 s)"] * 2
+    assert list(table(folder / "out" / "records")["reason"]) == ["shorter than one segment of 5 s (4.000 s)"] * 2
 
 
 @pytest.mark.slow

@@ -86,6 +86,12 @@ def test_a_changed_threshold_infers_nothing_again(finished: Path) -> None:
     assert not ran.jobs.keys() & {"checkpoint", "preprocess", "infer"}
 
 
+def test_the_same_labels_in_another_file_infer_nothing_again(finished: Path) -> None:
+    (finished / "mine.csv").write_text(LABELS.replace("0.5", "0.7"))
+    jobs = run(finished, "--dry-run", labels="mine.csv").jobs
+    assert jobs.keys() == {"aggregate", "summary", "report", "all"}
+
+
 def test_a_changed_name_of_a_label_infers_again(finished: Path) -> None:
     (finished / "labels.csv").write_text(LABELS.replace("First", "Foremost"))
     jobs = run(finished, "--dry-run").jobs

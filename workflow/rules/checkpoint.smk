@@ -1,7 +1,5 @@
 rule checkpoint:
     input:
-        # A changed threshold or aggregation alone must not convert the checkpoint, and so infer everything, again.
-        labels=ancient(SETTINGS.labels),
         file=[] if SETTINGS.checkpoint.startswith("hf://") else SETTINGS.checkpoint,
     output:
         weights=f"{OUT}/checkpoint/model.safetensors",
@@ -13,12 +11,15 @@ rule checkpoint:
     conda:
         "../envs/ecgpipe.yaml"
     resources:
+        # Neither input nor params: another threshold or aggregation, or the same labels in another file, must not convert
+        # the checkpoint, and so infer everything, again. The names are a param.
+        labels=SETTINGS.labels,
         mem_mb=4000,
         runtime=60,
     params:
-        source=SETTINGS.checkpoint,
+        source=lambda wildcards: SETTINGS.checkpoint,
         sha256=f"--sha256 {SETTINGS.sha256}" if SETTINGS.sha256 else "",
         label_names=[label.name for label in LABELS],
     shell:
-        "python3 -m ecgpipe checkpoint --source {params.source:q} {params.sha256} --labels {input.labels:q} "
+        "python3 -m ecgpipe checkpoint --source {params.source:q} {params.sha256} --labels {resources.labels:q} "
         "--weights {output.weights:q} --description {output.description:q} --log {log:q}"

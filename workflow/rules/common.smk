@@ -2,6 +2,7 @@
 import json
 import os
 import sys
+import time
 
 from ecgpipe import config as ecgpipe_config
 from ecgpipe.errors import EcgpipeError
@@ -13,18 +14,29 @@ except EcgpipeError as error:
     raise WorkflowError(str(error))
 
 OUT = SETTINGS.outdir.rstrip("/")
+STARTED = time.time()
 LABELS = read_labels(Path(SETTINGS.labels))
 
-# `python3` in a rule is whatever PATH says first: the interpreter that runs Snakemake, which has ecgpipe, or that of the
-# rule's own software environment, whose activation comes later and which finds ecgpipe here.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-os.environ["PYTHONPATH"] = os.pathsep.join([str(workflow.basedir), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+# `python3` in a shell line is whatever PATH says first. That is to be the interpreter that runs Snakemake, which has
+# ecgpipe, or that of a software environment, whose activation comes later and which finds ecgpipe here.
+for variable, folder in {"PATH": Path(sys.executable).parent, "PYTHONPATH": workflow.basedir}.items():
+    os.environ[variable] = os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
+
+# Attention may be switched off: the rules then do without the file.
+ATTENTION = {}
+if SETTINGS.inference.attention:
+    ATTENTION["attention"] = f"{OUT}/attention/part-{{part}}.parquet"
 
 
 def n_shards():
     """How many shards the manifest has, once it is there."""
     manifest = Path(checkpoints.manifest.get().output[0]) / "manifest.json"
     return json.loads(manifest.read_text())["n_shards"]
+
+
+def n_parts():
+    """How many parts these make."""
+    return -(-n_shards() // SETTINGS.inference.shards_per_part)
 
 
 def shards_of(part):
@@ -34,16 +46,29 @@ def shards_of(part):
     return [f"{shard:05d}" for shard in range(first, min(first + per_part, n_shards()))]
 
 
-def all_shards(pattern):
-    return lambda wildcards: [f"{OUT}/{pattern}".format(shard=f"{shard:05d}") for shard in range(n_shards())]
+def all_records(wildcards):
+    return [f"{OUT}/records/shard-{shard:05d}.parquet" for shard in range(n_shards())]
 
 
 def all_parts(kind, suffix="parquet"):
     def paths(wildcards):
-        n_parts = -(-n_shards() // SETTINGS.inference.shards_per_part)
-        return [f"{OUT}/{kind}/part-{part:05d}.{suffix}" for part in range(n_parts)]
+        return [f"{OUT}/{kind}/part-{part:05d}.{suffix}" for part in range(n_parts())]
 
     return paths
+
+
+def shard_of_manifest(wildcards):
+    return f"{checkpoints.manifest.get().output[0]}/shard-{wildcards.shard}.parquet"
+
+
+def assumptions(wildcards):
+    """The options for files that state no sample rate or name no leads; the report reads some of them again."""
+    rate, leads = SETTINGS.preprocess.assume_sample_rate, SETTINGS.preprocess.assume_leads
+    return [*(["--assume-sample-rate", rate] if rate else []), *(["--assume-leads", *leads] if leads else [])]
+
+
+def segments_of_part(wildcards):
+    return [f"{OUT}/segments/shard-{shard}.arrow" for shard in shards_of(wildcards.part)]
 
 
 def closing_words():
@@ -54,3 +79,9 @@ def closing_words():
     from ecgpipe.summary import closing_lines
 
     return "\n".join([*closing_lines(json.loads(summary.read_text())), f"Report: {page.resolve()}"])
+
+
+def mistakes():
+    """What the jobs that failed said, again at the end, where a person looks."""
+    logs = (path for path in Path(OUT, "logs").rglob("*.log") if path.stat().st_mtime >= STARTED)
+    return "\n".join(line for path in sorted(logs) for line in path.read_text().splitlines() if "] error: " in line)

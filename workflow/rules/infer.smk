@@ -1,12 +1,3 @@
-def segments_of_part(wildcards):
-    return [f"{OUT}/segments/shard-{shard}.arrow" for shard in shards_of(wildcards.part)]
-
-
-ATTENTION = {}
-if SETTINGS.inference.attention:
-    ATTENTION["attention"] = f"{OUT}/attention/part-{{part}}.parquet"
-
-
 rule infer:
     input:
         weights=f"{OUT}/checkpoint/model.safetensors",

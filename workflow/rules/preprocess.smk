@@ -1,18 +1,3 @@
-def shard_of_manifest(wildcards):
-    return f"{checkpoints.manifest.get().output[0]}/shard-{wildcards.shard}.parquet"
-
-
-def assumptions(wildcards):
-    rate, leads = (
-        SETTINGS.preprocess.assume_sample_rate,
-        SETTINGS.preprocess.assume_leads,
-    )
-    return [
-        *(["--assume-sample-rate", rate] if rate else []),
-        *(["--assume-leads", *leads] if leads else []),
-    ]
-
-
 rule preprocess:
     input:
         shard_of_manifest,

@@ -3,7 +3,7 @@ rule report:
         run=f"{OUT}/run.json",
         description=f"{OUT}/checkpoint/model.json",
         labels=SETTINGS.labels,
-        records=all_shards("records/shard-{shard}.parquet"),
+        records=all_records,
         predictions=all_parts("predictions"),
         attention=all_parts("attention") if ATTENTION else [],
         umap=f"{OUT}/umap/umap.parquet",
@@ -19,13 +19,18 @@ rule report:
         mem_mb=4000,
         runtime=60,
     params:
-        attention=lambda wildcards, input: ["--attention", *input.attention] if ATTENTION else [],
+        records=f"{OUT}/records",
+        shards=lambda wildcards: n_shards(),
+        predictions=f"{OUT}/predictions",
+        attention=["--attention", f"{OUT}/attention"] if ATTENTION else [],
+        parts=lambda wildcards: n_parts(),
         assumptions=assumptions,
         title=SETTINGS.report.title,
         recordings=SETTINGS.report.recordings,
         map_points=SETTINGS.report.map_points,
     shell:
         "python3 -m ecgpipe report --run {input.run:q} --description {input.description:q} --labels {input.labels:q} "
-        "--records {input.records:q} --predictions {input.predictions:q} {params.attention:q} --umap {input.umap:q} "
-        "{params.assumptions:q} --title {params.title:q} --recordings {params.recordings} "
-        "--map-points {params.map_points} --output {output:q} --log {log:q}"
+        "--records {params.records:q} --shards {params.shards} --predictions {params.predictions:q} "
+        "{params.attention:q} --parts {params.parts} --umap {input.umap:q} {params.assumptions:q} "
+        "--title {params.title:q} --recordings {params.recordings} --map-points {params.map_points} "
+        "--output {output:q} --log {log:q}"

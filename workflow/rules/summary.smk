@@ -2,7 +2,7 @@ rule summary:
     input:
         manifest=lambda wildcards: f"{checkpoints.manifest.get().output[0]}/manifest.json",
         description=f"{OUT}/checkpoint/model.json",
-        records=all_shards("records/shard-{shard}.parquet"),
+        records=all_records,
         timings=all_parts("timing", "json"),
     output:
         f"{OUT}/run.json",
@@ -16,7 +16,12 @@ rule summary:
         mem_mb=2000,
         runtime=20,
     params:
+        records=f"{OUT}/records",
+        shards=lambda wildcards: n_shards(),
+        timings=f"{OUT}/timing",
+        parts=lambda wildcards: n_parts(),
         settings=SETTINGS.model_dump_json(),
     shell:
-        "python3 -m ecgpipe summary --manifest {input.manifest:q} --description {input.description:q} --records {input.records:q} "
-        "--timings {input.timings:q} --settings {params.settings:q} --output {output:q} --log {log:q}"
+        "python3 -m ecgpipe summary --manifest {input.manifest:q} --description {input.description:q} "
+        "--records {params.records:q} --shards {params.shards} --timings {params.timings:q} --parts {params.parts} "
+        "--settings {params.settings:q} --output {output:q} --log {log:q}"

@@ -13,10 +13,13 @@ rule umap:
         mem_mb=8000,
         runtime=240,
     params:
+        embeddings=f"{OUT}/embeddings",
+        parts=lambda wildcards: n_parts(),
         neighbors=(f"--neighbors {SETTINGS.umap.neighbors}" if SETTINGS.umap.neighbors else ""),
         min_dist=SETTINGS.umap.min_dist,
         random_state=SETTINGS.umap.random_state,
         fit_segments=SETTINGS.umap.fit_segments,
     shell:
-        "python3 -m ecgpipe umap --embeddings {input:q} --output {output:q} {params.neighbors} --min-dist {params.min_dist} "
-        "--random-state {params.random_state} --fit-segments {params.fit_segments} --log {log:q}"
+        "python3 -m ecgpipe umap --embeddings {params.embeddings:q} --parts {params.parts} --output {output:q} "
+        "{params.neighbors} --min-dist {params.min_dist} --random-state {params.random_state} "
+        "--fit-segments {params.fit_segments} --log {log:q}"

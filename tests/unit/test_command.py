@@ -1,0 +1,168 @@
+"""The command line, what it says where, and files that appear whole or not at all."""
+
+import logging
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ecgpipe import __version__, log
+from ecgpipe.__main__ import STAGES, main
+from ecgpipe.atomic import whole
+
+
+def python(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=timeout)
+
+
+# Options
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_tells_its_options(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([stage, "--help"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: python -m ecgpipe {stage}")
+    assert "--log LOG" in said
+
+
+def test_the_list_of_stages_comes_at_once_and_loads_none() -> None:
+    began = time.monotonic()
+    done = python("-X", "importtime", "-m", "ecgpipe", "--help")
+    assert time.monotonic() - began < 5
+    assert all(f"\n  {stage} " in done.stdout for stage in STAGES)
+    assert not re.search(r"\| +(torch|numpy|pyarrow|umap|pandas)$", done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize("stage", ["manifest", "preprocess", "aggregate", "umap", "config"])
+def test_help_of_what_needs_no_network_does_not_load_torch_or_umap(stage: str) -> None:
+    done = python("-X", "importtime", "-m", "ecgpipe", stage, "--help")
+    assert done.returncode == 0
+    assert not re.search(r"\| +(torch|umap|numba)$", done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize("argv", [[], ["train"], ["manifest"], ["manifest", "--inptu", "x"], ["--verbose", "manifest"]])
+def test_a_command_that_cannot_be_meant_says_how_it_is_used(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(argv)
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: python -m ecgpipe")
+    if argv == ["train"]:
+        assert "invalid choice: 'train'" in said
+        assert all(stage in said for stage in STAGES)
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"ecgpipe {__version__}\n"
+
+
+# Mistakes and messages
+
+
+def test_a_mistake_is_one_line_and_status_2(tmp_path: Path) -> None:
+    done = python("-m", "ecgpipe", "manifest", "--input", "nowhere", "--outdir", str(tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (2, "")
+    says = "'nowhere' is not a file or folder, and no pattern that matches any; check the path"
+    assert done.stderr == f"[manifest] error: input: {says}\n"
+
+
+def test_a_bug_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    done = python("-m", "ecgpipe", "aggregate", "--logits", str(tmp_path / "x"), "--labels", "x", "--predictions", "y")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_the_log_file_holds_what_is_said_and_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "logs" / "manifest" / "x.log"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "心电图.npz").touch()
+    arguments = ["manifest", "--outdir", str(tmp_path / "out"), "--log", str(file)]
+    assert main([*arguments, "--input", str(tmp_path / "心")]) == 2
+    assert file.read_text(encoding="utf-8") == capsys.readouterr().err
+    assert "心" in file.read_text(encoding="utf-8")
+    assert main([*arguments, "--input", str(tmp_path / "in")]) == 0
+    assert file.read_text(encoding="utf-8") == "[manifest] 1 recordings in 1 shards\n"
+
+
+def test_progress_says_done_total_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "ecgpipe"):
+        progress = log.Progress("part-00003", 200, "segments", every_s=0)
+        progress.add(20)
+        progress = log.Progress("part-00003", 200, "segments", every_s=60)
+        progress.add(20)
+        progress.say()
+        log.Progress("part-00004", 0, "segments").say()
+        log.Progress("part-00005", None, "segments").say()
+    first, second, *_ = (record.getMessage() for record in caplog.records)
+    assert len(caplog.records) == 4
+    for said in (first, second):
+        assert re.match(r"part-00003: +10%.* 20/200 \[00:00<.* segments/s\]", said)
+
+
+# Whole files
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    final = tmp_path / "new" / "folder" / "x.txt"
+    with whole(final) as temporary:
+        temporary.write_text("half")
+        assert temporary.parent == final.parent
+        assert not final.exists()
+        temporary.write_text("all of it")
+    assert final.read_text() == "all of it"
+    assert list(final.parent.iterdir()) == [final]
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
+    final = tmp_path / "x.txt"
+    final.write_text("old")
+    with final.open() as reader, whole(str(final)) as temporary:
+        temporary.write_text("new")
+        assert final.read_text() == "old"
+        assert reader.read() == "old"
+    assert final.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("existed", [True, False])
+def test_on_failure_nothing_changes_and_nothing_is_left(
+    error: type[BaseException], existed: bool, tmp_path: Path
+) -> None:
+    final = tmp_path / "x.txt"
+    if existed:
+        final.write_text("old")
+
+    def fail() -> None:
+        with whole(final) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"] * existed
+
+
+def test_a_block_that_writes_nothing_fails_and_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("old")
+    with pytest.raises(FileNotFoundError), whole(tmp_path / "x.txt"):
+        pass
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_the_half_file_is_hidden_from_a_scan_of_its_folder(tmp_path: Path) -> None:
+    with whole(tmp_path / "part-00000.parquet") as temporary:
+        temporary.touch()
+        assert not list(tmp_path.glob("*.parquet"))
+        assert temporary.name.startswith(".")

@@ -1,0 +1,180 @@
+"""The settings: the generated files are those of the definition, and a mistake names key, value and mend."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecgpipe import config
+from ecgpipe.__main__ import main
+from ecgpipe.config import Config
+from ecgpipe.errors import EcgpipeError
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(given: Mapping[str, Any]) -> Config:
+    return config.load(given, ROOT)
+
+
+def mistake(**given: object) -> str:
+    with pytest.raises(EcgpipeError) as caught:
+        load({"input": "."} | given)
+    return str(caught.value)
+
+
+# The generated files
+
+
+@pytest.mark.parametrize("name", config.generated())
+def test_what_is_generated_is_what_is_there(name: str) -> None:
+    assert (ROOT / name).read_text(encoding="utf-8") == config.generated()[name], "make docs writes it anew"
+
+
+def test_the_command_writes_the_same_files(tmp_path: Path) -> None:
+    assert main(["config", "--root", str(tmp_path)]) == 0
+    written = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*") if path.is_file()}
+    assert {name: path.read_text(encoding="utf-8") for name, path in written.items()} == config.generated()
+
+
+def test_config_yaml_holds_the_defaults_and_they_load() -> None:
+    written = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+    assert written.pop("input") is None
+    loaded = load({**written, "input": "."})
+    assert loaded.model_copy(update={"labels": written["labels"]}) == Config(input=".")
+    assert loaded.inputs == ["."]
+
+
+def test_every_key_is_documented_once() -> None:
+    table = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    schema = json.loads((ROOT / "config" / "config.schema.json").read_text(encoding="utf-8"))
+    sections = {name.lower(): fields["properties"] for name, fields in schema["$defs"].items()}
+    keys = [key for key in schema["properties"] if key not in sections]
+    keys += [f"{section}.{key}" for section, fields in sections.items() for key in fields]
+    assert [table.count(f"| `{key}` |") for key in keys] == [1] * len(keys)
+
+
+def test_the_demos_settings_are_known() -> None:
+    demo = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text(encoding="utf-8"))
+    assert Config.model_validate(demo).input
+
+
+def test_the_conda_environment_lists_exactly_the_packages_dependencies() -> None:
+    environment = yaml.safe_load((ROOT / "workflow" / "envs" / "ecgpipe.yaml").read_text(encoding="utf-8"))
+    packages = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert packages == [project["dependencies"]]
+
+
+# What the user gives
+
+
+def test_the_labels_are_looked_for_here_first_and_then_beside_the_snakefile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load({"input": "."}).labels == str(ROOT / "config" / "labels" / "mimic_iv_ecg.csv")
+    (tmp_path / "mine.csv").write_text("name,aggregation\nA,max\n")
+    assert load({"input": ".", "labels": "mine.csv"}).labels == "mine.csv"
+
+
+def test_numbers_from_the_command_line_may_come_as_text() -> None:
+    loaded = load({"input": ".", "outdir": 2024, "umap": {"neighbors": "30", "min_dist": "0"}})
+    assert (loaded.outdir, loaded.umap.neighbors, loaded.umap.min_dist) == ("2024", 30, 0)
+
+
+def test_inputs_may_be_several_and_patterns(tmp_path: Path) -> None:
+    given = [str(tmp_path), str(tmp_path / "*.mat"), str(tmp_path / "a[bc]?" / "**")]
+    assert load({"input": given}).inputs == given
+
+
+@pytest.mark.parametrize("nothing", [None, "", []])
+def test_without_an_input_it_shows_how_to_give_one(nothing: object) -> None:
+    assert mistake(input=nothing) == (
+        "input: not given; say which recordings, e.g. snakemake --cores 8 --config input=/data/ecgs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"outdr": "x"}, "outdr: no such setting; did you mean 'outdir'?"),
+        ({"zzz": 1}, "zzz: no such setting; known keys are input, outdir, checkpoint, sha256, labels, manifest,"),
+        ({"umap": {"neighbours": 5}}, "umap.neighbours: no such setting; did you mean 'neighbors'?"),
+        ({"report": {"zzz": 5}}, "report.zzz: no such setting; known keys are title, recordings, map_points"),
+        ({"umap": 5}, "umap: 5 won't do: input should be a valid dictionary"),
+        ({"umap": {"min_dist": 1}}, "umap.min_dist: 1 won't do: input should be less than 1"),
+        ({"umap": {"neighbors": 1}}, "umap.neighbors: 1 won't do: input should be greater than 1"),
+        ({"umap": {"random_state": 2**32}}, "umap.random_state: 4294967296 won't do: input should be less than"),
+        ({"umap": {"random_state": -1}}, "umap.random_state: -1 won't do: input should be greater than or equal to 0"),
+        ({"umap": {"fit_segments": 4}}, "umap.fit_segments: 4 won't do: input should be greater than or equal to 5"),
+        ({"manifest": {"shard_size": 0}}, "manifest.shard_size: 0 won't do: input should be greater than 0"),
+        ({"manifest": {"shard_size": "many"}}, "manifest.shard_size: 'many' won't do: input should be a valid integer"),
+        ({"manifest": {"shard_size": 1.5}}, "manifest.shard_size: 1.5 won't do: input should be a valid integer"),
+        (
+            {"inference": {"attention": "perhaps"}},
+            "inference.attention: 'perhaps' won't do: input should be a valid bo",
+        ),
+        ({"inference": {"batch_size": 0}}, "inference.batch_size: 0 won't do: input should be greater than 0"),
+        (
+            {"preprocess": {"assume_leads": "I II"}},
+            "preprocess.assume_leads: 'I II' won't do: input should be a valid l",
+        ),
+        (
+            {"preprocess": {"assume_sample_rate": 0}},
+            "preprocess.assume_sample_rate: 0 won't do: input should be greater",
+        ),
+        ({"outdir": ""}, "outdir: '' won't do: string should have at least 1 character"),
+        ({"sha256": "abc"}, "sha256: 'abc' won't do: string should match pattern"),
+        ({"input": {"path": "x"}}, "input: {'path': 'x'} won't do: input should be a valid string"),
+        ({"input": [None]}, "input.0: None won't do: input should be a valid string"),
+        ({"input": "nowhere"}, "input: 'nowhere' does not exist; check the path"),
+        ({"input": [".", "nowhere"]}, "input: 'nowhere' does not exist; check the path"),
+        ({"input": [""]}, "input: '' does not exist; check the path"),
+        ({"input": "x" * 5000}, "' does not exist; check the path"),
+        ({"checkpoint": "no.pt"}, "checkpoint: 'no.pt' is not a file; give a local .pt file or hf://OWNER/REPO/FILE"),
+        ({"checkpoint": "."}, "checkpoint: '.' is not a file"),
+        ({"checkpoint": "x" * 5000}, "' is not a file"),
+        ({"labels": "no.csv"}, "labels: cannot read no.csv"),
+        ({"labels": "x" * 5000}, "labels: cannot read "),
+        ({"labels": "a\0b"}, "labels: cannot read "),
+        ({3: "x"}, "3: 3 won't do: keys should be strings"),
+    ],
+)
+def test_a_mistake_names_the_key_the_value_and_the_mend(given: dict[Any, object], says: str) -> None:
+    with pytest.raises(EcgpipeError) as caught:
+        load({"input": "."} | given)
+    assert says in str(caught.value)
+
+
+def test_every_mistake_is_told_at_once_on_a_line_of_its_own() -> None:
+    said = mistake(outdr="x", umap={"neighbors": 0}, manifest={"shard_size": -1}).splitlines()
+    assert [line.partition(":")[0] for line in said] == ["manifest.shard_size", "umap.neighbors", "outdr"]
+
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=10), st.just("."), st.binary()
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
+KEYS = st.sampled_from([*Config.model_fields]) | st.text(max_size=8) | st.integers()
+INNER = [key.rpartition(".")[2] for key, _, _ in config._keys()]
+SECTION = st.dictionaries(st.sampled_from(INNER) | st.text(max_size=5), VALUES, max_size=3)
+
+
+@given(st.dictionaries(KEYS, VALUES | SECTION, max_size=5), st.booleans())
+@settings(deadline=None, max_examples=300)
+def test_whatever_is_given_loads_or_is_a_mistake_that_is_told(given: dict[Any, Any], with_input: bool) -> None:
+    try:
+        loaded = load({**given, "input": "."} if with_input else given)
+    except EcgpipeError:
+        pass
+    else:
+        assert loaded.inputs

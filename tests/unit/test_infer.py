@@ -1,0 +1,258 @@
+"""Inference: every segment's outputs stand in its row, whatever the batches, and shards that do not fit are refused."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ecgpipe import checkpoint, infer, model, tables
+from ecgpipe.__main__ import main
+from ecgpipe.errors import EcgpipeError
+from ecgpipe.readers import LEADS
+
+SAMPLES = 400
+TOKENS = 100  # of the small checkpoint
+LABELS = ["Poor data quality", "Sinus rhythm", "Électrode"]
+SETTINGS: dict[str, Any] = {"leads": list(LEADS), "segment_samples": SAMPLES, "sample_rate": 500}
+
+# Three shards of a part; of the second no recording could be used.
+SHARDS: tuple[dict[str, int], ...] = ({"z": 3, "a": 1, "m/x": 2}, {}, {"b": 1, "ü": 4})
+ROWS = [(name, number) for shard in SHARDS for name, count in shard.items() for number in range(count)]
+
+
+def signals(count: int, seed: int = 0) -> np.ndarray:
+    """(count, 12, samples) float32."""
+    return np.random.default_rng(seed).standard_normal((count, 12, SAMPLES), dtype=np.float32)
+
+
+SIGNALS = signals(len(ROWS))
+
+
+def write_shard(
+    path: Path,
+    rows: Sequence[tuple[str, int]],
+    values: np.ndarray,
+    batch: int = 4,
+    **settings: Any,  # noqa: ANN401, goes into JSON
+) -> Path:
+    """Write a shard of segments as the preprocess stage does, in record batches of `batch` rows."""
+    schema = tables.segments_schema(12, SAMPLES)
+    schema = tables.with_origin(schema, "preprocess", preprocess=SETTINGS | settings)
+    with pa.ipc.new_file(str(path), schema) as writer:
+        for first in range(0, len(rows), batch):
+            some = rows[first : first + batch]
+            flat = pa.array(values[first : first + batch].ravel())
+            columns = [
+                pa.array([name for name, _ in some], pa.string()),
+                pa.array([number for _, number in some], pa.int32()),
+                pa.array([5.0 * number for _, number in some], pa.float32()),
+                pa.FixedSizeListArray.from_arrays(flat, 12 * SAMPLES),
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    return path
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Path]:
+    """The three shards that `ROWS` and `SIGNALS` make up."""
+    paths, done = [], 0
+    for number, shard in enumerate(SHARDS):
+        count = sum(shard.values())
+        path = tmp_path / f"shard-{number:05d}.arrow"
+        paths.append(write_shard(path, ROWS[done : done + count], SIGNALS[done : done + count]))
+        done += count
+    return paths
+
+
+@pytest.fixture
+def converted(tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path]) -> Path:
+    """The folder of a small converted checkpoint."""
+    run(save(checkpoints.classifier()))
+    return tmp_path / "out"
+
+
+def command(converted: Path, shards: Sequence[Path], *options: str, attention: bool = True) -> int:
+    out = converted.parent
+    written = ["--attention", str(out / "attention.parquet")] if attention else []
+    return main(
+        [
+            *("infer", "--weights", str(converted / "model.safetensors")),
+            *("--description", str(converted / "model.json"), "--segments", *map(str, shards)),
+            *("--logits", str(out / "logits.parquet"), "--embeddings", str(out / "embeddings.parquet"), *written),
+            *("--timing", str(out / "timing.json"), "--device", "cpu", *options),
+        ]
+    )
+
+
+def results(converted: Path) -> dict[str, pd.DataFrame]:
+    names = ("logits", "embeddings", "attention")
+    paths = [converted.parent / f"{name}.parquet" for name in names]
+    return {path.stem: pq.read_table(path).to_pandas() for path in paths if path.exists()}
+
+
+def numbers(frames: dict[str, pd.DataFrame]) -> list[np.ndarray]:
+    """Logits, embeddings and attention, a row per segment."""
+    vectors = [
+        np.stack(list(frames[name][column]))
+        for name, column in (("embeddings", "embedding"), ("attention", "attention"))
+    ]
+    return [frames["logits"][LABELS].to_numpy(), *vectors]
+
+
+def test_every_segments_outputs_stand_in_its_row(converted: Path, shards: list[Path]) -> None:
+    assert command(converted, shards) == 0
+    frames = results(converted)
+    for frame in frames.values():
+        assert list(zip(frame["record_id"], frame["segment"], strict=True)) == ROWS
+    assert list(frames["logits"].columns) == ["record_id", "segment", "start_s", *LABELS]
+    assert list(frames["logits"]["start_s"]) == [5.0 * number for _, number in ROWS]
+    description = checkpoint.describe(converted / "model.json")
+    network = model.load(description.architecture, converted / "model.safetensors")
+    for row, signal in enumerate(SIGNALS):
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(signal[None]))
+        for actual, tensor in zip(numbers(frames), expected, strict=True):
+            np.testing.assert_allclose(actual[row], tensor[0], rtol=0, atol=1e-5)
+
+
+def test_the_columns_have_the_types_that_the_contract_says(converted: Path, shards: list[Path]) -> None:
+    assert command(converted, shards) == 0
+    written = {
+        name: pq.read_schema(converted.parent / f"{name}.parquet").remove_metadata() for name in results(converted)
+    }
+    assert written["logits"].types == [pa.string(), pa.int32(), *[pa.float32()] * 4]
+    assert written["embeddings"].field("embedding").type.list_size == 8
+    assert written["attention"].field("attention").type.list_size == TOKENS
+    assert all(written[name].field(2).type.value_type == pa.float32() for name in ("embeddings", "attention"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 256])
+@pytest.mark.parametrize("row_group", [1, 4, 4096])
+def test_batches_and_row_groups_do_not_matter(
+    batch_size: int, row_group: int, converted: Path, shards: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command(converted, shards) == 0
+    expected = results(converted)
+    monkeypatch.setattr(infer, "ROW_GROUP", row_group)
+    assert command(converted, shards, "--batch-size", str(batch_size)) == 0
+    made = results(converted)
+    for one, other in zip(numbers(expected), numbers(made), strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
+    for name, frame in made.items():
+        pd.testing.assert_frame_equal(frame[["record_id", "segment"]], expected[name][["record_id", "segment"]])
+
+
+def test_how_recordings_are_cut_into_shards_does_not_matter(converted: Path, shards: list[Path]) -> None:
+    assert command(converted, shards, "--batch-size", "2") == 0
+    expected = numbers(results(converted))
+    whole = write_shard(converted.parent / "whole.arrow", ROWS, SIGNALS, batch=5)
+    assert command(converted, [whole], "--batch-size", "2") == 0
+    for one, other in zip(expected, numbers(results(converted)), strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_an_empty_shard_may_stand_first_or_last(first: int, converted: Path, shards: list[Path]) -> None:
+    order = [shards[1], shards[first]] if first == 2 else [shards[0], shards[1]]
+    assert command(converted, order) == 0
+    assert len(results(converted)["logits"]) == sum(SHARDS[first].values())
+
+
+def test_a_part_without_any_segment_has_files_with_columns_and_no_rows(converted: Path, shards: list[Path]) -> None:
+    assert command(converted, [shards[1], shards[1]]) == 0
+    frames = results(converted)
+    assert {name: len(frame) for name, frame in frames.items()} == {"logits": 0, "embeddings": 0, "attention": 0}
+    assert list(frames["logits"].columns) == ["record_id", "segment", "start_s", *LABELS]
+    assert json.loads((converted.parent / "timing.json").read_text())["segments"] == 0
+
+
+def test_without_attention_there_is_no_such_file_and_the_rest_is_the_same(converted: Path, shards: list[Path]) -> None:
+    assert command(converted, shards) == 0
+    asked = results(converted)
+    (converted.parent / "attention.parquet").unlink()
+    assert command(converted, shards, attention=False) == 0
+    made = results(converted)
+    assert sorted(made) == ["embeddings", "logits"]
+    for one, other in zip(numbers(asked)[:2], numbers(made | {"attention": asked["attention"]})[:2], strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
+
+
+def test_a_network_without_a_head_gives_embeddings_and_logits_without_labels(
+    tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path], shards: list[Path]
+) -> None:
+    run(save(checkpoints.pretrained()))
+    assert command(tmp_path / "out", shards) == 0
+    frames = results(tmp_path / "out")
+    assert list(frames["logits"].columns) == ["record_id", "segment", "start_s"]
+    assert [len(frame) for frame in frames.values()] == [len(ROWS)] * 3
+
+
+def test_every_file_names_its_checkpoint_and_preprocessing_and_the_time_it_took(
+    converted: Path, shards: list[Path]
+) -> None:
+    assert command(converted, shards, "--batch-size", "3", "--threads", "2") == 0
+    description = checkpoint.describe(converted / "model.json")
+    for name in results(converted):
+        origin = tables.origin(pq.read_schema(converted.parent / f"{name}.parquet"))
+        assert origin["checkpoint_sha256"] == description.sha256
+        assert origin["checkpoint"] == description.uri
+        assert origin["preprocess"] == SETTINGS
+        assert (origin["stage"], origin["precision"]) == ("infer", "float32")
+    timing = json.loads((converted.parent / "timing.json").read_text())
+    assert (timing["segments"], timing["batch_size"], timing["threads"]) == (len(ROWS), 3, 2)
+    assert timing["seconds"] > 0
+    assert timing["device"].startswith("CPU")
+
+
+def test_shards_that_were_preprocessed_differently_are_refused(
+    converted: Path, shards: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_shard(converted.parent / "other.arrow", ROWS[:2], SIGNALS[:2], sample_rate=250)
+    assert command(converted, [*shards, other]) == 2
+    said = capsys.readouterr().err
+    assert f"error: {other} and {shards[0]} were preprocessed differently; delete one and run again" in said
+    assert not results(converted)
+
+
+@pytest.mark.parametrize("settings", [{"leads": ["I"]}, {"segment_samples": 3}])
+def test_segments_that_the_network_cannot_take_are_refused(
+    settings: dict[str, Any], converted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = write_shard(converted.parent / "odd.arrow", [], SIGNALS[:0], **settings)
+    assert command(converted, [shard]) == 2
+    assert "takes 12 leads, but a segment is" in capsys.readouterr().err
+    assert not results(converted)
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "meta", "cpu:x", "", "cuda:x"])
+def test_a_device_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(EcgpipeError) as caught:
+        infer.choose_device(name)
+    assert str(caught.value) == f"inference.device: {name!r} is no device; give auto, cpu, cuda or cuda:N"
+
+
+def test_a_gpu_that_is_not_there_is_told_with_what_pytorch_sees() -> None:
+    with pytest.raises(EcgpipeError, match=r"inference.device: 'cuda:99' is not there, PyTorch .* sees \d+ GPUs"):
+        infer.choose_device("cuda:99")
+
+
+def test_auto_is_a_gpu_where_there_is_one() -> None:
+    assert infer.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert infer.choose_device("cpu") == torch.device("cpu")
+
+
+def test_nothing_appears_when_the_weights_do_not_fit(converted: Path, shards: list[Path]) -> None:
+    content = json.loads((converted / "model.json").read_text())
+    content["architecture"]["width"] = 16
+    (converted / "model.json").write_text(json.dumps(content))
+    with pytest.raises(RuntimeError):
+        command(converted, shards)
+    assert not results(converted)

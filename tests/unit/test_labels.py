@@ -1,0 +1,126 @@
+"""The label sets: what a CSV may say, and which row is to be mended where it may not."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecgpipe import labels
+from ecgpipe.errors import EcgpipeError
+from ecgpipe.labels import Label
+
+SHIPPED = Path(__file__).parents[2] / "config" / "labels"
+MAX_OF_MIMIC = {
+    "Poor data quality",
+    "Premature ventricular contraction",
+    "Ventricular tachycardia",
+    "Supraventricular tachycardia with aberrancy",
+    "Electronic pacemaker",
+}
+
+
+def written(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    path = folder / "labels.csv"
+    path.write_text(text, encoding=encoding)
+    return path
+
+
+def test_rows_keep_their_order_and_the_threshold_may_be_left_out(tmp_path: Path) -> None:
+    path = written(tmp_path, 'name,aggregation,threshold\n"Block, 1st degree",mean,0.25\nÉlectrode,max,\n')
+    assert labels.read(path) == (Label("Block, 1st degree", "mean", 0.25), Label("Électrode", "max", None))
+    assert labels.read(written(tmp_path, "name,aggregation\nA,max\n")) == (Label("A", "max", None),)
+
+
+def test_further_columns_their_order_blanks_and_excels_mark_do_not_matter(tmp_path: Path) -> None:
+    path = written(tmp_path, "note,aggregation,name\nx, max , A \n", encoding="utf-8-sig")
+    assert labels.read(path) == (Label("A", "max", None),)
+    path = written(tmp_path, "name,aggregation\r\nA,max\r\n", encoding="utf-8-sig")
+    assert labels.read(path) == (Label("A", "max", None),)
+
+
+def test_the_17_of_mimic_are_aggregated_as_ecg_fm_does(reference: Path) -> None:
+    read = labels.read(SHIPPED / "mimic_iv_ecg.csv")
+    definition = (reference / "mimic_iv_ecg_label_def.csv").read_text().splitlines()
+    position = definition[0].split(",").index("name")
+    assert [label.name for label in read] == [line.split(",")[position] for line in definition[1:]]
+    assert {label.name for label in read if label.aggregation == "max"} == MAX_OF_MIMIC
+    assert len(read) == 17
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.csv")), ids=lambda path: path.name)
+def test_every_shipped_set_is_valid(path: Path) -> None:
+    assert labels.read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "has the columns (none) but needs aggregation, name too"),
+        ("label;aggregation\n", "has the columns label;aggregation but needs aggregation, name too"),
+        ("name\nA\n", "has the columns name but needs aggregation too; config/labels/mimic_iv_ecg.csv shows the form"),
+        ("name,aggregation\n", "has no rows; it needs one for each output of the model, in the model's order"),
+        ("name,aggregation\nA,mean\n,mean\n", "row 2: '' cannot be a label's name; give another"),
+        ("name,aggregation\nrecord_id,mean\n", "row 1: 'record_id' cannot be a label's name"),
+        ("name,aggregation\nA,median\n", "row 1: aggregation is 'median'; give mean or max"),
+        ("name,aggregation\nA\n", "row 1: aggregation is ''; give mean or max"),
+        ("name,aggregation\nA,mean\nB,max\nA,max\n", "row 3: 'A' stands there twice; each output needs a name"),
+        ("name,aggregation,threshold\nA,max,high\n", "row 1: threshold is 'high'; give a probability from 0 to 1"),
+        ("name,aggregation,threshold\nA,max,1.5\n", "row 1: threshold is '1.5'; give a probability from 0 to 1"),
+        ("name,aggregation,threshold\nA,max,-0.1\n", "row 1: threshold is '-0.1'; give"),
+        ("name,aggregation,threshold\nA,max,nan\n", "row 1: threshold is 'nan'; give"),
+    ],
+)
+def test_a_mistake_names_the_file_the_row_the_value_and_the_mend(text: str, says: str, tmp_path: Path) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(EcgpipeError) as caught:
+        labels.read(path)
+    assert str(caught.value).startswith(f"labels: {path}")
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["none.csv", "", "a\0b", "x" * 5000])
+def test_a_path_that_is_no_file(name: str, tmp_path: Path) -> None:
+    with pytest.raises(EcgpipeError, match=r"^labels: cannot read "):
+        labels.read(tmp_path / name)
+
+
+def test_a_file_that_is_not_utf_8(tmp_path: Path) -> None:
+    with pytest.raises(EcgpipeError, match="cannot read"):
+        labels.read(written(tmp_path, "name,aggregation\nÉlectrode,max\n", encoding="latin-1"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("any")
+
+
+FIELD = st.one_of(st.sampled_from(["A", "B", "mean", "max", "0.5", "2", "nan", '"', ""]), st.text(max_size=5))
+
+
+@given(
+    head=st.sampled_from(["", "name,aggregation\n", "name,aggregation,threshold\n"]),
+    rows=st.lists(st.lists(FIELD, max_size=4).map(",".join), max_size=5).map("\n".join),
+)
+@settings(deadline=None)
+def test_any_text_is_a_set_of_labels_or_a_mistake(head: str, rows: str, folder: Path) -> None:
+    (folder / "x.csv").write_bytes((head + rows).encode(errors="surrogatepass"))
+    try:
+        read = labels.read(folder / "x.csv")
+    except EcgpipeError:
+        return
+    assert len({label.name for label in read}) == len(read) > 0
+    assert all(label.aggregation in ("mean", "max") for label in read)
+    assert all(label.threshold is None or 0 <= label.threshold <= 1 for label in read)
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).map(str.strip).filter(bool)
+
+
+@given(names=st.lists(NAMES.filter(lambda name: name not in labels.RESERVED), min_size=1, unique=True))
+@settings(deadline=None)
+def test_any_name_survives_a_csv(names: list[str], folder: Path) -> None:
+    quoted = ["name,aggregation"] + ['"' + name.replace('"', '""') + '",mean' for name in names]
+    with (folder / "x.csv").open("w", newline="", encoding="utf-8") as file:
+        file.write("\n".join(quoted))
+    assert [label.name for label in labels.read(folder / "x.csv")] == names

@@ -1,0 +1,229 @@
+"""The network: each part against PyTorch's own, and the whole the same however segments are batched."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
+
+from ecgpipe.model import Architecture, Convolutions, Layer, Linear, Network, Output, Position
+
+POST_NORM = Architecture(
+    in_leads=12,
+    conv_layers=((16, 2, 2),) * 4,
+    conv_bias=False,
+    width=24,
+    layers=3,
+    heads=3,
+    hidden=48,
+    layer_norm_first=False,
+    position_kernel=128,
+    position_groups=4,
+    labels=5,
+)
+PRE_NORM = replace(POST_NORM, layer_norm_first=True, conv_bias=True, conv_layers=((24, 5, 4), (24, 3, 2)), labels=2)
+BOTH = pytest.mark.parametrize("arch", [POST_NORM, PRE_NORM], ids=["post-norm", "pre-norm"])
+
+
+def network(arch: Architecture) -> Network:
+    """A network with random numbers in every tensor, also where PyTorch would put ones and zeros."""
+    made = Network(arch).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for tensor in made.parameters():
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) / max(1, tensor[0].numel()) ** 0.5)
+    return made
+
+
+def noise(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def run(made: Network, signal: Tensor, with_attention: bool = True) -> Output:
+    with torch.inference_mode():
+        output: Output = made(signal, with_attention)
+    return output
+
+
+def assert_close(actual: Tensor | None, expected: Tensor | None, tolerance: float = 1e-5) -> None:
+    assert actual is not None
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+# The whole
+
+
+@BOTH
+@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+def test_a_segment_gets_the_same_in_any_batch(arch: Architecture, batch: int) -> None:
+    made, signal = network(arch), noise(7, 12, 2500)
+    alone = [run(made, signal[i : i + 1]) for i in range(7)]
+    batched = [run(made, signal[i : i + batch]) for i in range(0, 7, batch)]
+    for key in Output._fields:
+        one, other = (torch.cat([getattr(output, key) for output in outputs]) for outputs in (alone, batched))
+        assert_close(other, one)
+
+
+@BOTH
+def test_neighbours_in_the_batch_do_not_matter(arch: Architecture) -> None:
+    made, signal = network(arch), noise(3, 12, 2500)
+    other = signal.clone()
+    other[1:] = 1e3 * noise(2, 12, 2500, seed=2)
+    for key in Output._fields:
+        assert_close(getattr(run(made, other), key)[0], getattr(run(made, signal), key)[0])
+
+
+@BOTH
+def test_without_attention_the_rest_is_the_same(arch: Architecture) -> None:
+    made, signal = network(arch), noise(2, 12, 2500)
+    asked, not_asked = run(made, signal), run(made, signal, with_attention=False)
+    assert not_asked.attention is None
+    assert_close(not_asked.logits, asked.logits)
+    assert_close(not_asked.embedding, asked.embedding)
+
+
+@BOTH
+def test_without_a_head_there_are_no_logits_and_the_rest_is_the_same(arch: Architecture) -> None:
+    made, headless, signal = network(arch), Network(replace(arch, labels=0)).eval(), noise(2, 12, 2500)
+    headless.load_state_dict({key: tensor for key, tensor in made.state_dict().items() if not key.startswith("head.")})
+    expected, output = run(made, signal), run(headless, signal)
+    assert output.logits is None
+    assert_close(output.embedding, expected.embedding, 0)
+    assert_close(output.attention, expected.attention, 0)
+
+
+@BOTH
+def test_outputs_have_the_shapes_that_the_architecture_says(arch: Architecture) -> None:
+    for samples in (2500, 1000, 333):
+        output = run(network(arch), noise(2, 12, samples))
+        assert output.logits is not None
+        assert output.attention is not None
+        shapes = [tuple(tensor.shape) for tensor in (output.logits, output.embedding, output.attention)]
+        assert shapes == [(2, arch.labels), (2, arch.width), (2, arch.tokens(samples))]
+
+
+@BOTH
+def test_the_logits_are_the_head_of_the_embedding_and_attention_is_a_share(arch: Architecture) -> None:
+    made = network(arch)
+    output = run(made, noise(2, 12, 2500))
+    assert made.head is not None
+    assert_close(output.logits, made.head(output.embedding))
+    assert output.attention is not None
+    assert bool(((output.attention > 0) & (output.attention <= 1)).all())
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_features_are_projected_only_where_their_number_differs_from_the_width(same: bool) -> None:
+    arch = replace(POST_NORM, conv_layers=((POST_NORM.width if same else 16, 2, 2),) * 2)
+    assert isinstance(Network(arch).project, nn.Identity) == same
+
+
+# Its parts
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_a_layer_is_pytorchs_transformer_layer(norm_first: bool) -> None:
+    arch = replace(POST_NORM, layer_norm_first=norm_first)
+    layer = network(arch).layers[1]
+    assert isinstance(layer, Layer)
+    theirs = nn.TransformerEncoderLayer(
+        arch.width, arch.heads, arch.hidden, dropout=0, activation="gelu", norm_first=norm_first, batch_first=True
+    )
+    names = {
+        "qkv.": "self_attn.in_proj_", "out.": "self_attn.out_proj.", "fc1.": "linear1.", "fc2.": "linear2.",
+        "attention_norm.": "norm1.", "final_norm.": "norm2.",
+    }  # fmt: skip
+    state = layer.state_dict()
+    theirs.load_state_dict({new + kind: state[old + kind] for old, new in names.items() for kind in ("weight", "bias")})
+    theirs = theirs.eval().requires_grad_(False)
+    x = noise(2, 19, arch.width)
+    mixed, attention = layer(x, with_attention=True)
+    assert_close(mixed, theirs(x))
+    assert_close(layer(x)[0], theirs(x))
+    asked = theirs.norm1(x) if norm_first else x
+    _, weights = theirs.self_attn(asked, asked, asked)  # (batch, tokens, keys), mean over heads
+    assert_close(attention, weights.amax(dim=-1))
+
+
+def directly(position: Position, x: Tensor) -> Tensor:
+    """What upstream does: an ordinary convolution, whose last token an even kernel has too many."""
+    wide = position.conv(x.transpose(1, 2))
+    if position.conv.kernel_size[0] % 2 == 0:
+        wide = wide[..., :-1]
+    return x + F.gelu(wide.transpose(1, 2))
+
+
+@given(
+    kernel=st.integers(1, 140), tokens=st.integers(1, 200), groups=st.sampled_from([1, 2, 4, 8]),
+    batch=st.integers(1, 3),
+)  # fmt: skip
+@settings(deadline=None, max_examples=50)
+def test_the_positions_by_fourier_are_those_of_the_convolution(
+    kernel: int, tokens: int, groups: int, batch: int
+) -> None:
+    position = Position(replace(POST_NORM, width=8, position_kernel=kernel, position_groups=groups))
+    with torch.inference_mode():
+        for length in (tokens, tokens + 40, tokens):  # the kernel's spectrum is kept from one to the next
+            x = noise(batch, length, 8)
+            assert_close(position(x), directly(position, x))
+
+
+@pytest.mark.parametrize("kernel", [127, 128])
+def test_the_positions_of_ecg_fms_size_are_those_of_the_convolution(kernel: int) -> None:
+    position = Position(replace(POST_NORM, width=64, position_kernel=kernel, position_groups=16))
+    with torch.inference_mode():
+        x = noise(2, 156, 64)
+        assert_close(position(x), directly(position, x))
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (7, 5), (2, 3, 5), (2, 3, 4, 5)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_is_pytorchs_linear(shape: tuple[int, ...], bias: bool) -> None:
+    linear = Linear(5, 3, bias=bias)
+    for x in (noise(*shape), noise(*shape[::-1]).permute(*range(len(shape))[::-1])):
+        assert_close(linear(x), F.linear(x, linear.weight, linear.bias))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolutions_normalise_each_channel_after_the_first_and_only_there(bias: bool) -> None:
+    convolutions = Convolutions(replace(PRE_NORM, conv_bias=bias)).requires_grad_(False)
+    first, second = convolutions.layers
+    x = noise(2, 12, 100)
+    wide = first(x)  # (batch, channels, tokens)
+    mean, variance = wide.mean(dim=2, keepdim=True), wide.var(dim=2, keepdim=True, unbiased=False)
+    assert_close(convolutions(x), F.gelu(second(F.gelu((wide - mean) / (variance + 1e-5).sqrt()))))
+    assert (first.bias is not None) == bias
+
+
+# Where a token stands
+
+
+@given(
+    st.lists(st.tuples(st.just(1), st.integers(1, 5), st.integers(1, 4)), min_size=1, max_size=4),
+    st.integers(1, 80),
+)
+@settings(deadline=None, max_examples=60)
+def test_tokens_and_the_samples_they_see_are_those_of_the_convolutions(
+    layers: list[tuple[int, int, int]], samples: int
+) -> None:
+    arch = replace(POST_NORM, in_leads=1, conv_layers=tuple(layers))
+    seen: Tensor | None = torch.eye(samples)[:, None]  # each sample alone: (sample, 1, samples)
+    for _, kernel, stride in layers:
+        too_short = seen is None or seen.shape[2] < kernel
+        seen = None if seen is None or too_short else F.conv1d(seen, torch.ones(1, 1, kernel), stride=stride)
+    assert arch.tokens(samples) == (0 if seen is None else seen.shape[2])
+    step, span = arch.token_samples
+    for token in range(arch.tokens(samples)):
+        assert seen is not None
+        hit = torch.nonzero(seen[:, 0, token]).flatten()
+        # With a stride wider than the kernel a token skips samples within what it spans.
+        assert (int(hit[0]), int(hit[-1]) + 1) == (step * token, step * token + span)
+
+
+def test_ecg_fms_tokens() -> None:
+    arch = replace(POST_NORM, conv_layers=((256, 2, 2),) * 4)
+    assert arch.token_samples == (16, 16)
+    assert arch.tokens(2500) == 156
+    assert [arch.tokens(samples) for samples in (0, 15, 16, 31, 32)] == [0, 0, 1, 1, 2]
