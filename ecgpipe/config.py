@@ -51,7 +51,7 @@ class Inference(Section):
     shards_per_part: int = Field(20, gt=0, description="shards that one GPU job infers")
     attention: bool = Field(True, description="write the last layer's attention, which the report's traces show")
     device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N")
-    batch_size: int | None = Field(None, gt=0, description="segments at a time; null: 8 on a CPU, 256 on a GPU")
+    batch_size: int | None = Field(None, gt=0, description="segments at a time; null: 8 on a CPU, 128 on a GPU")
 
 
 class Umap(Section):

@@ -21,10 +21,10 @@ from ecgpipe.log import Progress
 logger = logging.getLogger(__name__)
 
 # What was fastest in benchmarks/forward.py on a CPU, whose caches a larger batch leaves; a GPU wants many at once.
-BATCH_SIZES = {"cpu": 8, "cuda": 256}
+BATCH_SIZES = {"cpu": 8, "cuda": 128}
 
-# Rows per row group: 13 MB of embeddings, what is held back before it is written.
-ROW_GROUP = 4096
+# Rows per row group: 3 MB of embeddings, what is held back before it is written.
+ROW_GROUP = 1024
 
 
 class Keys(NamedTuple):
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attention", type=Path, help="Parquet file to write; left out, no attention is computed")
     parser.add_argument("--timing", type=Path, required=True, help="JSON file to write: segments, seconds, device")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
-    parser.add_argument("--batch-size", type=int, help="segments at a time (default: 8 on a CPU, 256 on a GPU)")
+    parser.add_argument("--batch-size", type=int, help="segments at a time (default: 8 on a CPU, 128 on a GPU)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
 
 
@@ -146,6 +146,7 @@ def read_segments(paths: Sequence[Path], leads: int, batch_size: int) -> Iterato
                 for first in range(0, batch.num_rows, batch_size):
                     rows = slice(first, first + batch_size)
                     yield Keys(ids[rows], numbers[rows], starts[rows]), signals[rows]
+                del batch, signals  # before the next one is read
 
 
 def _look_at(paths: Sequence[Path]) -> tuple[dict[str, object], int, int, int]:
@@ -173,6 +174,7 @@ def _infer(
     for keys, signals in batches:
         with torch.inference_mode():
             output = network(torch.tensor(signals, device=device), with_attention)
+        del signals  # a view of the whole record batch, which may now be replaced by the next
         logits = output.logits if output.logits is not None else output.embedding[:, :0]  # (n, 0) without a head
         tensors = [logits, output.embedding] + ([output.attention] if output.attention is not None else [])
         # Copies: small tensors that stay between large ones that go leave the heap in pieces, and it grows and grows.

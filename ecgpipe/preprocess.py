@@ -36,8 +36,8 @@ TRANSFORMS = (
     SegmentNonoverlapping(SEGMENT_SAMPLES),
 )
 
-# Segments per record batch of a shard file: 31 MB, what preprocess and infer hold at a time.
-BATCH_SEGMENTS = 256
+# Segments per record batch of a shard file: 15 MB, what preprocess and infer hold at a time.
+BATCH_SEGMENTS = 128
 
 # A rate outside of this is a slip in the file, and resampling from it could ask for any amount of memory.
 PLAUSIBLE_RATES = (20.0, 50_000.0)

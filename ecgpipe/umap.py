@@ -2,8 +2,10 @@
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,15 +64,7 @@ def run(args: argparse.Namespace) -> None:
     if total < LEAST_SEGMENTS:
         coordinates, reducer = principal_components(sample), None
     else:
-        import umap  # here, because it takes seconds
-
-        reducer = umap.UMAP(
-            n_neighbors=min(settings["neighbors"], total - 1),
-            min_dist=args.min_dist,
-            random_state=args.random_state,
-            n_jobs=1,  # what a fixed random state needs; said here, umap does not warn of it
-        )
-        coordinates = reducer.fit_transform(sample)  # (fitted, 2)
+        coordinates, reducer = fit(sample, settings, transforms=total > len(fitted))
     del sample
     progress.add(len(fitted))
 
@@ -89,6 +83,41 @@ def run(args: argparse.Namespace) -> None:
             columns = [batch["record_id"], batch["segment"], pa.array(places[:, 0]), pa.array(places[:, 1])]
             writer.write_batch(pa.record_batch(columns, schema=schema))
     progress.say()
+
+
+def fit(sample: np.ndarray, settings: Mapping[str, Any], transforms: bool) -> tuple[np.ndarray, Any]:
+    """Fit UMAP, with the settings of ECG-FM's tutorial as defaults.
+
+    Args:
+        sample: (n, width) float32.
+        settings: `neighbors`, `min_dist`, `random_state`.
+        transforms: Whether others are to be placed by what was fitted.
+
+    Returns:
+        (n, 2) float32, and the fitted UMAP.
+    """
+    import umap  # here, because it takes seconds
+    from sklearn.neighbors import NearestNeighbors
+
+    neighbors = min(settings["neighbors"], len(sample) - 1)
+    given: dict[str, Any] = {}
+    if not transforms and len(sample) >= FEW_SEGMENTS:
+        # Exact neighbours, found piece by piece. UMAP itself takes all distances at once below 4,096 points, and an
+        # index from there on that it compiles for half a minute, and that only placing others needs.
+        distances, indices = NearestNeighbors(n_neighbors=neighbors, algorithm="brute").fit(sample).kneighbors(sample)
+        given["precomputed_knn"] = indices.astype(np.int32), distances.astype(np.float32)
+        given["force_approximation_algorithm"] = True  # which here means: do not take all distances
+    reducer = umap.UMAP(
+        n_neighbors=neighbors,
+        min_dist=settings["min_dist"],
+        random_state=settings["random_state"],
+        n_jobs=1,  # what a fixed random state needs; said here, umap does not warn of it
+        **given,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*transforming new data")
+        coordinates: np.ndarray = reducer.fit_transform(sample)
+    return coordinates, reducer
 
 
 def principal_components(vectors: np.ndarray) -> np.ndarray:
