@@ -135,8 +135,12 @@ def read_segments(paths: Sequence[Path], leads: int, batch_size: int) -> Iterato
     One record batch is in memory at a time. It is read rather than mapped: pages of a mapped file count as the
     process's memory until it ends, so that a job would seem to need as much as its shards are large.
     """
+    pool = pa.system_memory_pool()  # Arrow's own keeps for itself what was freed
     for path in paths:
-        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+        with (
+            pa.OSFile(str(path), memory_pool=pool) as file,
+            pa.ipc.open_file(file, memory_pool=pool) as reader,
+        ):
             for i in range(reader.num_record_batches):
                 batch = reader.get_batch(i)
                 signals = batch["signal"].flatten().to_numpy().reshape(batch.num_rows, leads, -1)  # (n, leads, samples)

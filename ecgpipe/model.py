@@ -62,8 +62,8 @@ class Output(NamedTuple):
 class Linear(nn.Linear):
     """A linear layer that a CPU runs as the 1x1 convolution that it also is.
 
-    PyTorch gives a float32 matrix product to MKL, but a convolution to oneDNN, whose kernels are 1.4 times as fast on
-    AMD's processors (docs/performance.md). The arithmetic is the same.
+    PyTorch gives a float32 matrix product to MKL, but a convolution to oneDNN, whose kernels are 1.3 times as fast on
+    the AMD processor of docs/performance.md. The arithmetic is the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class Position(nn.Module):
         return x + F.gelu(positions)  # (batch, tokens, width)
 
     def _by_fourier(self, x: Tensor) -> Tensor:
-        """The same convolution as a product of spectra: a kernel this wide costs a CPU a ninth of the direct way."""
+        """The same convolution as a product of spectra: a kernel this wide costs a CPU a seventh of the direct way."""
         batch, tokens, width = x.shape
         conv, groups = self.conv, self.conv.groups
         length = 32 * -(-(tokens + conv.kernel_size[0]) // 32)  # long enough not to wrap around, and quick to transform
