@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from run_workflow import Ran, snakemake, table, write_recordings
 
+pytestmark = pytest.mark.slow  # a minute and a half in all
+
 LABELS = "name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n"
 
 
