@@ -82,6 +82,7 @@ def test_two_recordings_with_one_id_are_both_named(folder: Path) -> None:
     assert f"{folder}/input/recording000.mat and {folder}/input/recording000.npy" in ran.output
 
 
+@pytest.mark.slow
 def test_nothing_usable_is_an_error_and_the_account_is_there(folder: Path) -> None:
     shutil.rmtree(folder / "input")
     write_recordings(folder / "input", 2, seconds=4)
