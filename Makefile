@@ -13,6 +13,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 demo: .venv/demo
 	$(BIN)/python -m ecgpipe demo --outdir demo
 	$(BIN)/snakemake --workflow-profile profiles/demo
+	@echo "Open $(CURDIR)/demo/results/report.html"
 
 test: .venv/dev
 	$(BIN)/python -m pytest
