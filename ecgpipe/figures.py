@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ecgpipe.preprocess import SAMPLE_RATE, SEGMENT_SAMPLES
-from ecgpipe.readers import LEADS, Recording, UnreadableError
+from ecgpipe.readers import LEADS, Recording, UnreadableError, spelled
 
 # A longer recording is drawn up to here, so that the page's size is bounded.
 DRAWN_S = 30.0
@@ -106,12 +106,12 @@ def traces(
     Raises:
         UnreadableError: The recording lacks leads.
     """
-    rows = {name.strip().casefold(): row for row, name in enumerate(recording.leads)}
-    missing = [lead for lead in LEADS if lead.casefold() not in rows]
+    names = spelled(recording.leads)
+    missing = [lead for lead in LEADS if lead not in names]
     if missing:
         raise UnreadableError(f"leads missing ({' '.join(missing)})")
     drawn = math.ceil(min(recording.signal.shape[1], DRAWN_S * recording.sample_rate))
-    signal = recording.signal[[rows[lead.casefold()] for lead in LEADS], :drawn]  # (12, drawn)
+    signal = recording.signal[[names.index(lead) for lead in LEADS], :drawn]  # (12, drawn)
     drawn_s = drawn / recording.sample_rate
     lines, shifts, top, bottom, box = _rows(signal, recording.unit == "mV")
     box_s, tick_s = (0.2, 1.0) if drawn_s <= 12 else (1.0, 5.0)

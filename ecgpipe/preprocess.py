@@ -19,7 +19,7 @@ from ecg_transform.t.scale import Standardize
 from ecgpipe import readers, tables
 from ecgpipe.atomic import whole
 from ecgpipe.log import Progress
-from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError
+from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, spelled
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +109,9 @@ def prepare(recording: Recording) -> Prepared:
     missing = [lead for lead in LEADS if lead not in names]
     if missing:
         raise UnusableError(f"leads missing ({' '.join(missing)})")
-    duration_s = recording.signal.shape[1] / rate
-    if int(recording.signal.shape[1] * (SAMPLE_RATE / rate)) < SEGMENT_SAMPLES:
-        raise UnusableError(f"shorter than one segment of {SEGMENT_S:g} s ({duration_s:.3f} s)")
+    resampled = int(recording.signal.shape[1] * (SAMPLE_RATE / rate))  # samples that LinearResample will give
+    if resampled < SEGMENT_SAMPLES:
+        raise UnusableError(f"shorter than one segment of {SEGMENT_S:g} s ({recording.signal.shape[1] / rate:.3f} s)")
     signal = recording.signal[[names.index(lead) for lead in LEADS]]  # (12, samples)
     unfinished = [lead for lead, finite in zip(LEADS, np.isfinite(signal).all(axis=1), strict=True) if not finite]
     if unfinished:
@@ -127,14 +127,12 @@ def prepare(recording: Recording) -> Prepared:
         pieces = transform(pieces)
     segments = np.stack([piece.signal for piece in pieces]).astype(np.float32)  # (segments, 12, 2500)
     constant = [lead for lead, row in zip(LEADS, signal, strict=True) if row.min() == row.max()]
-    resampled = int(signal.shape[1] * (SAMPLE_RATE / rate))
     return Prepared(segments, constant, (resampled - segments.shape[0] * SEGMENT_SAMPLES) / SAMPLE_RATE)
 
 
 def _lead_names(leads: tuple[str, ...]) -> list[str]:
-    """The file's names, in the model's spelling where they are one of the twelve but for capitals and blanks."""
-    spelling = {lead.casefold(): lead for lead in LEADS}
-    names = [spelling.get(lead.strip().casefold(), lead) for lead in leads]
+    """The file's names of leads in the model's spelling, each of the twelve at most once."""
+    names = spelled(leads)
     twice = sorted({name for name in names if name in LEADS and names.count(name) > 1})
     if twice:
         raise UnusableError(f"a lead is there twice ({' '.join(twice)})")

@@ -35,8 +35,6 @@ MOST_PROBLEMS = 200  # recordings skipped or failed that are listed one by one
 MOST_PROBABILITIES = 5  # listed beside a recording's traces
 MAP_SEED = 42
 
-BATCH_ROWS = 10_000
-
 
 class Summary(NamedTuple):
     """One label over all recordings."""
@@ -136,7 +134,7 @@ def summarise(predictions: Sequence[Path], thresholds: Mapping[str, float | None
     sums, squares, most = np.zeros(len(names)), np.zeros(len(names)), np.full(len(names), -1.0)
     bins = np.zeros((len(names), BINS), int)
     done = 0
-    for batch in _batches(predictions, names):
+    for batch in tables.batches(predictions, names):
         values = np.stack([batch[name].to_numpy() for name in names])  # (labels, rows)
         positive += (values >= limits[:, None]).sum(axis=1)
         sums += values.sum(axis=1)
@@ -196,7 +194,7 @@ def rows_at(predictions: Sequence[Path], rows: Collection[int]) -> dict[int, dic
     """Read single rows of the predictions, by their number over all parts."""
     found: dict[int, dict[str, Any]] = {}
     done = 0
-    for batch in _batches(predictions):
+    for batch in tables.batches(predictions):
         here = [row for row in rows if done <= row < done + batch.num_rows]
         found |= {row: batch.slice(row - done, 1).to_pylist()[0] for row in here}
         done += batch.num_rows
@@ -207,7 +205,7 @@ def unused(records: Sequence[Path]) -> tuple[list[dict[str, str]], int]:
     """The first recordings that were skipped or failed, and how many there are altogether."""
     first: list[dict[str, str]] = []
     count = 0
-    for batch in _batches(records, ["record_id", "status", "reason"]):
+    for batch in tables.batches(records, ["record_id", "status", "reason"]):
         rows = batch.filter(pc.not_equal(batch["status"], "ok"))
         count += rows.num_rows
         first += rows.slice(0, MOST_PROBLEMS - len(first)).to_pylist()
@@ -233,7 +231,7 @@ def draw_map(
     if total > most:
         drawn = np.sort(np.random.default_rng(MAP_SEED).choice(total, most, replace=False))
     pieces, done = [], 0
-    for batch in _batches([path]):
+    for batch in tables.batches([path]):
         first, last = np.searchsorted(drawn, [done, done + batch.num_rows])
         pieces.append(batch.take(pa.array(drawn[first:last] - done)))
         done += batch.num_rows
@@ -243,7 +241,7 @@ def draw_map(
     recording = pc.index_in(points["record_id"], known).to_numpy()  # (points,) row of `known`
     if summaries:
         probabilities = np.full((len(summaries), len(known)), np.nan)
-        for batch in _batches(predictions):
+        for batch in tables.batches(predictions):
             rows = pc.index_in(batch["record_id"], known)
             wanted = rows.is_valid()
             for i, summary in enumerate(summaries):
@@ -339,12 +337,6 @@ def _quartiles(counts: np.ndarray) -> tuple[float, float, float]:
     reached = np.cumsum(counts)
     first, second, third = (np.searchsorted(reached, share * reached[-1]) for share in (0.25, 0.5, 0.75))
     return (first + 0.5) / BINS, (second + 0.5) / BINS, (third + 0.5) / BINS
-
-
-def _batches(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
 
 
 def _rows_of(paths: Sequence[Path], record_ids: Sequence[str]) -> Iterator[pa.Table]:

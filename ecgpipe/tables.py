@@ -13,6 +13,9 @@ from ecgpipe import __version__
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
 
+# Rows that `batches` reads at a time: 31 MB of ECG-FM's embeddings.
+BATCH_ROWS = 10_000
+
 MANIFEST = pa.schema([("record_id", pa.string()), ("path", pa.string()), ("format", pa.string())])
 
 RECORDS = pa.schema(
@@ -72,6 +75,19 @@ def origin(schema: pa.Schema) -> dict[str, Any]:
     """What `with_origin` wrote; an empty dict where nothing did."""
     content: dict[str, Any] = json.loads((schema.metadata or {}).get(b"ecgpipe", b"{}"))
     return content
+
+
+def inherited(schema: pa.Schema) -> dict[str, Any]:
+    """What a file says of the model and the preprocessing behind it, to be said again by what is made of it."""
+    facts = origin(schema)
+    return {key: facts[key] for key in ("checkpoint", "checkpoint_sha256", "preprocess", "precision") if key in facts}
+
+
+def batches(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of some Parquet files in order, so many at a time that memory stays bounded."""
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ FEW_SEGMENTS = 100
 # With fewer there is nothing for UMAP to map.
 LEAST_SEGMENTS = 5
 
-BATCH_ROWS = 10_000
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe umap`."""
@@ -40,12 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Map all embeddings."""
-    files = [pq.ParquetFile(path) for path in tables.numbered(args.embeddings, "part", args.parts)]
-    total = sum(file.metadata.num_rows for file in files)
-    origin = tables.origin(files[0].schema_arrow)
-    facts = {
-        key: origin[key] for key in ("checkpoint", "checkpoint_sha256", "preprocess", "precision") if key in origin
-    }
+    paths = tables.numbered(args.embeddings, "part", args.parts)
+    total = sum(pq.read_metadata(path).num_rows for path in paths)
+    facts = tables.inherited(pq.read_schema(paths[0]))
     settings = {
         "neighbors": args.neighbors or (15 if total >= FEW_SEGMENTS else 3),
         "min_dist": args.min_dist,
@@ -60,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         # Sorted, so that the sample is taken in one pass over the files.
         fitted = np.sort(np.random.default_rng(args.random_state).choice(total, args.fit_segments, replace=False))
     logger.info("fitting %d of %d segments", len(fitted), total)
-    sample = _rows(files, fitted)
+    sample = _rows(paths, fitted)
     if total < LEAST_SEGMENTS:
         coordinates, reducer = principal_components(sample), None
     else:
@@ -70,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
     done = 0
     with tables.parquet_writer(args.output, schema) as writer:
-        for batch in _batches(files):
+        for batch in tables.batches(paths):
             rows = np.arange(done, done + len(batch))
             done += len(batch)
             positions = np.searchsorted(fitted, rows)
@@ -137,21 +132,16 @@ def principal_components(vectors: np.ndarray) -> np.ndarray:
     return places
 
 
-def _batches(files: Sequence[pq.ParquetFile]) -> Iterator[pa.RecordBatch]:
-    for file in files:
-        yield from file.iter_batches(batch_size=BATCH_ROWS)
-
-
 def _vectors(batch: pa.RecordBatch) -> np.ndarray:
     values: np.ndarray = batch["embedding"].flatten().to_numpy().reshape(batch.num_rows, -1)  # (n, width)
     return values
 
 
-def _rows(files: Sequence[pq.ParquetFile], wanted: np.ndarray) -> np.ndarray:
+def _rows(paths: Sequence[Path], wanted: np.ndarray) -> np.ndarray:
     """The embeddings at the row numbers `wanted`, which are sorted, counted over all files: (wanted, width)."""
-    width = files[0].schema_arrow.field("embedding").type.list_size
+    width = pq.read_schema(paths[0]).field("embedding").type.list_size
     rows, done = np.empty((len(wanted), width), np.float32), 0
-    for batch in _batches(files):
+    for batch in tables.batches(paths):
         first, last = np.searchsorted(wanted, [done, done + len(batch)])
         rows[first:last] = _vectors(batch)[wanted[first:last] - done]
         done += len(batch)

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 from ecgpipe.readers import mat, numpy, wfdb
-from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError
+from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError, spelled
 
-__all__ = ["FORMATS", "LEADS", "SUFFIXES", "Assumed", "Recording", "UnreadableError", "read"]
+__all__ = ["FORMATS", "LEADS", "SUFFIXES", "Assumed", "Recording", "UnreadableError", "read", "spelled"]
 
 FORMATS: dict[str, ModuleType] = {"mat": mat, "numpy": numpy, "wfdb": wfdb}
 

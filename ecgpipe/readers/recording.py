@@ -28,6 +28,12 @@ class Assumed(NamedTuple):
     leads: tuple[str, ...] | None = None
 
 
+def spelled(leads: tuple[str, ...]) -> list[str]:
+    """A file's names of leads, in the spelling of `LEADS` where they are one of these but for capitals and blanks."""
+    spelling = {lead.casefold(): lead for lead in LEADS}
+    return [spelling.get(lead.strip().casefold(), lead) for lead in leads]
+
+
 def rate_of(value: object) -> float | None:
     """The sample rate that a file's array holds; None where it holds no number, or where there is no array."""
     try:

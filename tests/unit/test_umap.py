@@ -139,7 +139,7 @@ def test_the_batches_in_which_files_are_read_do_not_mix_up_rows(
 ) -> None:
     values = vectors(150)
     whole = mapped(tmp_path, write(tmp_path, values))
-    monkeypatch.setattr(umap, "BATCH_ROWS", 7)
+    monkeypatch.setattr(tables, "BATCH_ROWS", 7)
     np.testing.assert_array_equal(mapped(tmp_path, write(tmp_path, values, [50])), whole)
     some = mapped(tmp_path, write(tmp_path, values, [50]), "--fit-segments", "120")
     assert np.isfinite(some).all()
