@@ -2,13 +2,14 @@
 # make test    the tests; make test-fast leaves out what takes minutes
 # make check   style and types
 # make bench   benchmarks
+# make fuzz    coverage-guided fuzzing of the readers, a minute each
 # make docs    write the files that are generated from the settings' definition
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast check bench docs clean
+.PHONY: demo test test-fast check bench fuzz docs clean
 
 demo: .venv/demo
 	$(BIN)/python -m ecgpipe demo --outdir demo
@@ -32,6 +33,14 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/memory.py
 
+# Each reader that parses by itself, for FUZZ_S seconds; what breaks one is left behind as crash-*.
+FUZZ_S ?= 60
+fuzz: .venv/dev
+	$(PIP) --editable '.[fuzz]'
+	for target in wfdb detect csv; do \
+	  $(BIN)/python tests/fuzz/readers.py $$target -max_total_time=$(FUZZ_S) -max_len=4096 -dict=tests/fuzz/dictionary || exit 1; \
+	done
+
 docs: .venv/dev
 	$(BIN)/python -m ecgpipe config
 
@@ -42,11 +51,11 @@ docs: .venv/dev
 	$(PYTHON) -m venv .venv
 
 .venv/demo: .venv/bin/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[demo]'
+	$(PIP) --editable '.[demo,formats]'
 	touch $@
 
 .venv/dev: .venv/bin/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[demo,dev,slurm]'
+	$(PIP) --editable '.[demo,dev,formats,slurm]'
 	touch $@ .venv/demo
 
 clean:

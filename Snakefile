@@ -18,6 +18,7 @@ include: "workflow/rules/aggregate.smk"
 include: "workflow/rules/umap.smk"
 include: "workflow/rules/summary.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/verdict.smk"
 
 
 # Every result is named, not the last ones alone: one that goes missing is made again.
@@ -27,7 +28,9 @@ rule all:
         *(all_parts(kind) for kind in ["logits", "embeddings", *ATTENTION, "predictions"]),
         f"{OUT}/umap/umap.parquet",
         f"{OUT}/run.json",
+        f"{OUT}/duplicates.parquet",
         f"{OUT}/report.html",
+        f"{OUT}/verdict.txt",
     localrule: True
 
 

@@ -21,6 +21,8 @@ STAGES = {
     "umap": "a two-dimensional map of the embeddings",
     "summary": "count what became of the inputs, and write run.json",
     "report": "write report.html",
+    "verdict": "end with an error when too many recordings could not be read",
+    "inspect": "show what a file or folder is, and what would be done with it",
     "demo": "write the demo's recordings and its checkpoint",
     "config": "write the files that are generated from the settings' definition",
 }

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -35,6 +35,9 @@ class Manifest(Section):
     """How the inputs are cut."""
 
     shard_size: int = Field(1000, gt=0, description="recordings that one CPU job preprocesses")
+    ptbxl: Literal["records500", "records100"] = Field(
+        "records500", description="which recordings of PTB-XL, at 500 or 100 Hz, where both are there"
+    )
 
 
 class Preprocess(Section):
@@ -42,6 +45,22 @@ class Preprocess(Section):
 
     assume_sample_rate: float | None = Field(None, gt=0, description="Hz, for files that state no sample rate (.npy)")
     assume_leads: list[str] | None = Field(None, description="lead names in order, for files that name none (.npy)")
+    assume_unit: Literal["mV", "uV", "V", "nV"] | None = Field(None, description="for files that state no unit")
+    segment_s: float = Field(5.0, ge=0.1, le=60, description="length of a segment in seconds; ECG-FM was trained on 5")
+    tail: Literal["drop", "overlap"] = Field(
+        "drop",
+        description="the end that fills no segment: drop it, or add a segment that ends where the recording ends",
+    )
+    short: Literal["skip", "pad"] = Field(
+        "skip", description="recordings shorter than a segment: skip, or pad with a mask (from 1 s on)"
+    )
+    missing_leads: Literal["error", "zero"] = Field(
+        "error",
+        description="leads that are neither there nor derivable: error skips the recording, zero fills in zeros",
+    )
+    min_leads: int = Field(
+        2, ge=1, le=12, description="leads of the twelve that a recording must have; 1 takes wearables, with zero above"
+    )
     keep_segments: bool = Field(False, description="keep segments/ after inference, 0.12 MB per segment")
 
 
@@ -51,7 +70,9 @@ class Inference(Section):
     shards_per_part: int = Field(20, gt=0, description="shards that one GPU job infers")
     attention: bool = Field(True, description="write the last layer's attention, which the report's traces show")
     device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N")
-    batch_size: int | None = Field(None, gt=0, description="segments at a time; null: 8 on a CPU, 128 on a GPU")
+    batch_size: int | None = Field(
+        None, gt=0, description="segments at a time; null: 8 on a CPU, 128 on a GPU, fewer if segments are longer"
+    )
 
 
 class Umap(Section):
@@ -94,6 +115,9 @@ class Config(Section):
         "config/labels/mimic_iv_ecg.csv",
         min_length=1,
         description="names and aggregation of the model's outputs, in order",
+    )
+    max_failed_fraction: float = Field(
+        0.05, ge=0, le=1, description="the run ends with an error, after all else, if more recordings could not be read"
     )
     manifest: Manifest = Field(default_factory=Manifest, description="how the inputs are cut")
     preprocess: Preprocess = Field(default_factory=Preprocess, description="recordings to segments")

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ecgpipe.preprocess import SAMPLE_RATE, SEGMENT_SAMPLES
-from ecgpipe.readers import LEADS, Recording, UnreadableError, spelled
+from ecgpipe.prepare import SAMPLE_RATE, Cut, Twelve
+from ecgpipe.readers import LEADS
 
 # A longer recording is drawn up to here, so that the page's size is bounded.
 DRAWN_S = 30.0
@@ -47,11 +47,15 @@ def plain(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def attention_per_sample(attention: np.ndarray, step: int, span: int, most: int) -> np.ndarray:
+def attention_per_sample(
+    attention: np.ndarray, starts: np.ndarray, samples: int, step: int, span: int, most: int
+) -> np.ndarray:
     """What the attention is at each of a recording's first samples, 0 to 1 from its least to its most in the recording.
 
     Args:
         attention: (segments, tokens).
+        starts: (segments,) the first sample of each; the last may overlap the one before, over which it then goes.
+        samples: Of each segment that are signal.
         step: Samples from one token to the next.
         span: Samples that a token sees; it is put at their middle.
         most: How many samples at most.
@@ -60,11 +64,15 @@ def attention_per_sample(attention: np.ndarray, step: int, span: int, most: int)
         (samples,) interpolated within each segment, up to the end of the last one. Before a segment's first and after
         its last token it stays as there: the neighbouring segment was a computation of its own.
     """
-    least, extent = attention.min(), np.ptp(attention) or 1.0
-    needed = attention[: math.ceil(most / SEGMENT_SAMPLES)]
-    centres = step * np.arange(attention.shape[1]) + (span - 1) / 2
-    samples = np.arange(SEGMENT_SAMPLES)
-    return np.concatenate([np.interp(samples, centres, (row - least) / extent) for row in needed])[:most]
+    seen = attention[:, : max((samples - span) // step + 1, 1)]  # (segments, tokens) without those of padding
+    least, extent = seen.min(), np.ptp(seen) or 1.0
+    centres = step * np.arange(seen.shape[1]) + (span - 1) / 2
+    inside = np.arange(samples)
+    values = np.zeros(min(most, int(starts[-1]) + samples))
+    for start, row in zip(starts[starts < most], seen, strict=False):
+        piece = np.interp(inside, centres, (row - least) / extent)
+        values[start : start + samples] = piece[: len(values) - start]
+    return values
 
 
 def thinned(values: np.ndarray, most: int) -> np.ndarray:
@@ -87,7 +95,13 @@ def thinned(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def traces(
-    recording: Recording, n_segments: int, attention: np.ndarray | None, token_samples: tuple[int, int]
+    twelve: Twelve,
+    sample_rate: float,
+    unit: str | None,
+    cut: Cut,
+    segment_samples: int,
+    attention: np.ndarray | None,
+    token_samples: tuple[int, int],
 ) -> Traces:
     """Draw a recording's twelve leads below one another, with the attention as colour behind them.
 
@@ -95,36 +109,34 @@ def traces(
     the grid runs through as on paper. The traces hold the values as they were read; the page adds `meta.shift`.
 
     Args:
-        recording: As it was read.
-        n_segments: How many segments of it the model saw.
+        twelve: As it was read, the leads by name.
+        sample_rate: Of it, in Hz.
+        unit: "mV", `MIXED` or None.
+        cut: Where its segments lie, at 500 Hz.
+        segment_samples: Of each of them.
         attention: (segments, tokens), or None.
         token_samples: (step, span) of the tokens.
 
     Returns:
         A figure of 12 or 13 traces, and what to say beside it.
-
-    Raises:
-        UnreadableError: The recording lacks leads.
     """
-    names = spelled(recording.leads)
-    missing = [lead for lead in LEADS if lead not in names]
-    if missing:
-        raise UnreadableError(f"leads missing ({' '.join(missing)})")
-    drawn = math.ceil(min(recording.signal.shape[1], DRAWN_S * recording.sample_rate))
-    signal = recording.signal[[names.index(lead) for lead in LEADS], :drawn]  # (12, drawn)
-    drawn_s = drawn / recording.sample_rate
-    lines, shifts, top, bottom, box = _rows(signal, recording.unit == "mV")
+    drawn = math.ceil(min(twelve.signal.shape[1], DRAWN_S * sample_rate))
+    signal = twelve.signal[:, :drawn]  # (12, drawn)
+    drawn_s = drawn / sample_rate
+    lines, shifts, top, bottom, box = _rows(signal, unit == "mV")
     box_s, tick_s = (0.2, 1.0) if drawn_s <= 12 else (1.0, 5.0)
-    unit = recording.unit or "arbitrary units"
+    shown_unit = "mV" if unit == "mV" else "arbitrary units"
 
     data: list[dict[str, Any]] = []
-    segment_s = SEGMENT_SAMPLES / SAMPLE_RATE
-    ends = segment_s * np.arange(1, n_segments + 1)
-    shapes = [{"type": "line", "x0": end, "x1": end} for end in ends[ends < drawn_s].tolist()]
-    if n_segments * segment_s < drawn_s:
-        shapes.append({"type": "rect", "x0": n_segments * segment_s, "x1": drawn_s})
+    seen_samples = segment_samples - cut.padded
+    borders = cut.starts[1:] / SAMPLE_RATE
+    shapes = [{"type": "line", "x0": at, "x1": at} for at in borders[borders < drawn_s].tolist()]
+    seen_s = (int(cut.starts[-1]) + seen_samples) / SAMPLE_RATE
+    if cut.discarded and seen_s < drawn_s:
+        shapes.append({"type": "rect", "x0": seen_s, "x1": drawn_s})
     if attention is not None:
-        values = attention_per_sample(attention, *token_samples, math.ceil(drawn_s * SAMPLE_RATE))
+        most = math.ceil(drawn_s * SAMPLE_RATE)
+        values = attention_per_sample(attention, cut.starts, seen_samples, *token_samples, most)
         data.append(
             {
                 "type": "heatmap",
@@ -143,9 +155,7 @@ def traces(
     for lead, values, shift in zip(LEADS, signal, shifts, strict=True):
         positions = thinned(values, MOST_POINTS)
         whole = len(positions) == len(values)
-        times = (
-            {"x0": 0, "dx": 1 / recording.sample_rate} if whole else {"x": encoded(positions / recording.sample_rate)}
-        )
+        times = {"x0": 0, "dx": 1 / sample_rate} if whole else {"x": encoded(positions / sample_rate)}
         data.append(
             {
                 "type": "scatter",
@@ -155,7 +165,7 @@ def traces(
                 "y": encoded(values[positions]),
                 "meta": {"shift": float(shift)},
                 "line": {"width": 1.1},
-                "hovertemplate": f"<b>{lead}</b> %{{x:.3f}} s<br>%{{customdata:.4~g}} {unit}<extra></extra>",
+                "hovertemplate": f"<b>{lead}</b> %{{x:.3f}} s<br>%{{customdata:.4~g}} {shown_unit}<extra></extra>",
             }
         )
     layout: dict[str, Any] = {
@@ -202,12 +212,17 @@ def _rows(signal: np.ndarray, in_mv: bool) -> tuple[np.ndarray, np.ndarray, floa
     return lines, lines - middles, 0.0, float(-rooms.sum()), box
 
 
+def _span(number: int, segment_s: float | None) -> str:
+    return "" if segment_s is None else f" ({number * segment_s:g} to {(number + 1) * segment_s:g} s)"
+
+
 def umap(
     record_ids: Sequence[str],
     segments: Sequence[int],
     places: np.ndarray,
     colours: Sequence[tuple[str, np.ndarray]],
     shown: int,
+    segment_s: float | None,
 ) -> dict[str, Any]:
     """Draw the map of the segments.
 
@@ -217,12 +232,12 @@ def umap(
         places: (points, 2) of each point.
         colours: What the points can be coloured by: a name and (points,) values each.
         shown: Which of `colours` is shown first.
+        segment_s: How long a segment is; None where they overlap, so that the number does not tell the time.
 
     Returns:
         A figure of one trace, with `colours` beside it for the page to choose from.
     """
     size = 10 if len(segments) < 500 else 6 if len(segments) < 5000 else 4
-    segment_s = SEGMENT_SAMPLES / SAMPLE_RATE
     names = [plain(record_id) for record_id in record_ids]
     trace = {
         "type": "scattergl",
@@ -230,11 +245,10 @@ def umap(
         "x": encoded(places[:, 0]),
         "y": encoded(places[:, 1]),
         "customdata": [
-            [name, number, f"{number * segment_s:g} to {(number + 1) * segment_s:g} s"]
-            for name, number in zip(names, segments, strict=True)
+            [name, f"{number}{_span(number, segment_s)}"] for name, number in zip(names, segments, strict=True)
         ],
         # A label's name comes from the data: as `meta` it is put in last, and nothing in it is taken for a field.
-        "hovertemplate": "<b>%{customdata[0]}</b><br>segment %{customdata[1]} (%{customdata[2]})"
+        "hovertemplate": "<b>%{customdata[0]}</b><br>segment %{customdata[1]}"
         "<br>%{meta}: %{marker.color:.3~f}<extra></extra>",
         "marker": {
             "size": size,

@@ -20,19 +20,22 @@ from ecgpipe.log import Progress
 
 logger = logging.getLogger(__name__)
 
-# What was fastest in benchmarks/forward.py on a CPU, whose caches a larger batch leaves; a GPU wants many at once.
+# Segments of five seconds at a time. What was fastest in benchmarks/forward.py on a CPU, whose caches a larger batch
+# leaves; a GPU wants many at once.
 BATCH_SIZES = {"cpu": 8, "cuda": 128}
+FIVE_SECONDS = 2500  # samples
 
 # Rows per row group: 3 MB of embeddings, what is held back before it is written.
 ROW_GROUP = 1024
 
 
 class Keys(NamedTuple):
-    """Which segments the rows of a batch are."""
+    """Which segments the rows of a batch are, and how much of each is signal."""
 
     record_ids: list[str]
     numbers: np.ndarray  # (n,) int32
     starts_s: np.ndarray  # (n,) float32
+    samples: np.ndarray  # (n,) int32, how many from the beginning are signal, not padding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attention", type=Path, help="Parquet file to write; left out, no attention is computed")
     parser.add_argument("--timing", type=Path, required=True, help="JSON file to write: segments, seconds, device")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
-    parser.add_argument("--batch-size", type=int, help="segments at a time (default: 8 on a CPU, 128 on a GPU)")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        help="segments at a time (default: 8 on a CPU, 128 on a GPU, fewer if longer than 5 s)",
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
 
 
@@ -62,10 +69,15 @@ def run(args: argparse.Namespace) -> None:
 
     arch = description.architecture
     preprocess, leads, samples, total = _look_at(args.segments)
-    if leads != arch.in_leads or not arch.tokens(samples):
+    if leads != arch.in_leads:
         raise EcgpipeError(
-            f"checkpoint: {description.uri} takes {arch.in_leads} leads, but a segment is {leads} leads x {samples} "
-            "samples; only checkpoints of ECG-FM's kind can be run"
+            f"checkpoint: {description.uri} takes {arch.in_leads} leads, but a segment has {leads}; "
+            "only checkpoints of ECG-FM's kind can be run"
+        )
+    if not arch.tokens(samples):
+        raise EcgpipeError(
+            f"checkpoint: {description.uri} needs {arch.token_samples[1]} samples for one token, but a segment has "
+            f"{samples}; make the segments longer"
         )
     facts = {"checkpoint_sha256": description.sha256, "checkpoint": description.uri, "preprocess": preprocess}
     schemas = {
@@ -82,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
             for path, schema in schemas.items()
             if path is not None
         ]
-        batch_size = args.batch_size or BATCH_SIZES[device.type]
+        batch_size = args.batch_size or default_batch_size(device, samples)
         batches = read_segments(args.segments, leads, batch_size)
         for rows in _row_groups(_infer(network, batches, device, args.attention is not None, progress)):
             for writer, row_group in zip(writers, rows, strict=True):
@@ -122,6 +134,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def default_batch_size(device: torch.device, samples: int) -> int:
+    """How many segments of so many samples to run at a time: fewer of longer ones, which need more memory."""
+    return max(1, BATCH_SIZES[device.type] * FIVE_SECONDS // max(FIVE_SECONDS, samples))
+
+
 def device_name(device: torch.device) -> str:
     """The device as a person knows it, e.g. "NVIDIA H100 80GB HBM3" or "CPU (x86_64)"."""
     if device.type == "cuda":
@@ -146,10 +163,10 @@ def read_segments(paths: Sequence[Path], leads: int, batch_size: int) -> Iterato
                 signals = batch["signal"].flatten().to_numpy().reshape(batch.num_rows, leads, -1)  # (n, leads, samples)
                 ids = batch["record_id"].to_pylist()
                 # Copies: a view would keep the whole batch, signals and all, for as long as the keys are held.
-                numbers, starts = batch["segment"].to_numpy().copy(), batch["start_s"].to_numpy().copy()
+                numbers, starts, counts = (batch[name].to_numpy().copy() for name in ("segment", "start_s", "samples"))
                 for first in range(0, batch.num_rows, batch_size):
                     rows = slice(first, first + batch_size)
-                    yield Keys(ids[rows], numbers[rows], starts[rows]), signals[rows]
+                    yield Keys(ids[rows], numbers[rows], starts[rows], counts[rows]), signals[rows]
                 del batch, signals  # before the next one is read
 
 
@@ -158,6 +175,10 @@ def _look_at(paths: Sequence[Path]) -> tuple[dict[str, object], int, int, int]:
     total, preprocess = 0, None
     for path in paths:
         with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+            if "samples" not in reader.schema.names:
+                raise EcgpipeError(
+                    f"{path} is of an older ecgpipe, without the column samples; delete it and run again"
+                )
             made_by = tables.origin(reader.schema)["preprocess"]
             if preprocess not in (None, made_by):
                 raise EcgpipeError(f"{path} and {paths[0]} were preprocessed differently; delete one and run again")
@@ -175,9 +196,16 @@ def _infer(
     progress: Progress,
 ) -> Iterator[tuple[Keys, list[np.ndarray]]]:
     """Yield each batch with the logits (n, labels), embeddings (n, width) and attention (n, tokens) where asked for."""
+    least = network.arch.token_samples[1]
     for keys, signals in batches:
+        shortest = int(keys.samples.argmin())
+        if keys.samples[shortest] < least:
+            raise EcgpipeError(
+                f"segment {keys.numbers[shortest]} of {keys.record_ids[shortest]} has {keys.samples[shortest]} samples "
+                f"of signal, but the network needs {least} for one token; leave out recordings that short"
+            )
         with torch.inference_mode():
-            output = network(torch.tensor(signals, device=device), with_attention)
+            output = network(torch.tensor(signals, device=device), torch.from_numpy(keys.samples), with_attention)
         del signals  # a view of the whole record batch, which may now be replaced by the next
         logits = output.logits if output.logits is not None else output.embedding[:, :0]  # (n, 0) without a head
         tensors = [logits, output.embedding] + ([output.attention] if output.attention is not None else [])

@@ -1,4 +1,7 @@
-"""Find the recordings under the inputs and cut them into shards: one row per recording, none of them opened."""
+"""Find the recordings under the inputs and cut them into shards; account for every file there.
+
+No signal is read. Files that hold many recordings are opened for their list, others at most for their first bytes.
+"""
 
 import argparse
 import glob
@@ -6,30 +9,33 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import islice
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import readers, tables
+from ecgpipe import folders, layouts, listed, tables
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.readers import FORMATS, detect
 
 logger = logging.getLogger(__name__)
 
-TABLE_SUFFIXES = (".csv", ".parquet")
+# Pairs of recordings with one id that an error names.
+_PAIRS = 5
 
 
-class Found(NamedTuple):
-    """A recording that the scan found."""
+class Scanned(NamedTuple):
+    """What the inputs hold."""
 
-    record_id: str
-    path: str  # absolute
-    format: str  # a key of readers.FORMATS
+    recordings: pa.Table  # tables.MANIFEST, then the metadata's columns
+    files: pa.Table  # tables.FILES
+    layouts: list[str]  # the datasets that folders were recognised as
+    not_on_disk: int  # recordings that those datasets' tables list, and that are not there
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,156 +44,154 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input", nargs="+", required=True, help="folders, files, globs, or CSV/Parquet tables with a `path` column"
     )
     parser.add_argument(
-        "--outdir", type=Path, required=True, help="the folder to write manifest.json and the shards to"
+        "--outdir", type=Path, required=True, help="the folder to write manifest.json, files.parquet and the shards to"
     )
     parser.add_argument("--shard-size", type=int, default=1000, help="recordings per shard (default %(default)s)")
+    parser.add_argument(
+        "--ptbxl",
+        choices=layouts.PTBXL_FOLDERS,
+        default="records500",
+        help="which recordings of PTB-XL, where both are there (default %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Scan the inputs and write `manifest.json` and one `shard-*.parquet` per shard."""
-    ignored: Counter[str] = Counter()
-    recordings = _unique(scan(args.input, ignored))
-    args.outdir.mkdir(parents=True, exist_ok=True)
-    n_shards = n_recordings = 0
-    while shard := list(islice(recordings, args.shard_size)):
-        table = pa.Table.from_pylist([found._asdict() for found in shard], schema=tables.MANIFEST)
-        tables.write(args.outdir / f"shard-{n_shards:05d}.parquet", table)
-        n_shards += 1
-        n_recordings += len(shard)
-    if not n_recordings:
-        raise EcgpipeError(_nothing_found(args.input, ignored))
-    logger.info("%d recordings in %d shards", n_recordings, n_shards)
-    if ignored:
-        logger.info("%d other files ignored: %s", ignored.total(), _endings(ignored))
-    content = {"n_recordings": n_recordings, "n_shards": n_shards, "ignored": dict(sorted(ignored.items()))}
+    """Scan the inputs and write `manifest.json`, `files.parquet` and one `shard-*.parquet` per shard."""
+    found = scan(args.input, args.ptbxl)
+    recordings, files = found.recordings, found.files
+    reasons = Counter(files.filter(pc.equal(files["role"], "ignored"))["reason"].to_pylist())
+    if not len(recordings):
+        raise EcgpipeError(_nothing_found(args.input, reasons))
+    _check_ids(recordings)
+
+    starts = range(0, len(recordings), args.shard_size)
+    for number, start in enumerate(starts):
+        tables.write(args.outdir / f"shard-{number:05d}.parquet", recordings.slice(start, args.shard_size))
+    tables.write(args.outdir / "files.parquet", files)
+    roles = Counter(files["role"].to_pylist())
+    content = {
+        "n_recordings": len(recordings),
+        "n_shards": len(starts),
+        "files": {role: roles[role] for role in ("recording", "part", "ignored")},
+        "ignored": _by_kind(reasons),
+        "layouts": found.layouts,
+        "metadata": recordings.column_names[len(tables.MANIFEST) :],
+        "not_on_disk": found.not_on_disk,
+    }
     with whole(args.outdir / "manifest.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    logger.info("%d recordings in %d shards", len(recordings), len(starts))
+    logger.info("%d files: %s", len(files), ", ".join(f"{roles[role]} {role}" for role in content["files"]))
+    if reasons:
+        logger.info("ignored: %s", _counts(_by_kind(reasons)))
+    problems = _by_kind(Counter(recordings["problem"].drop_null().to_pylist()))
+    if problems:
+        logger.warning("%d of the recordings cannot be read: %s", sum(problems.values()), _counts(problems))
 
 
-def scan(inputs: Sequence[str], ignored: Counter[str]) -> Iterator[Found]:
-    """Yield the recordings under the inputs, in the inputs' order and by name within each.
+def scan(inputs: Sequence[str], ptbxl: str = "records500") -> Scanned:
+    """Find the recordings under the inputs, in the inputs' order and by name within each.
 
     Args:
-        inputs: Folders, files, globs, or tables with a `path` column.
-        ignored: Counts, by ending, the files that are no recording nor part of one.
+        inputs: Folders, files, globs, or CSV/Parquet tables with a `path` column.
+        ptbxl: Which recordings of PTB-XL are wanted where both are there: "records500" or "records100".
 
-    Yields:
-        Each recording, with an id below its input folder.
+    Returns:
+        The recordings, under ids that may still be there twice, and every file, each once.
 
     Raises:
-        EcgpipeError: An input is not there.
+        EcgpipeError: An input is not there, or is a table that cannot be used.
     """
+    account = folders.Account(ptbxl)
     for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            yield from _scan_folder(path, PurePosixPath(), ignored, frozenset())
-        elif path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
-            yield from _scan_table(path)
-        elif path.is_file():
-            yield from _scan_file(path, PurePosixPath(path.name), ignored)
+        # os.path, not pathlib: a text that the system takes for no path at all is not there either.
+        absolute = os.path.abspath(text)  # noqa: PTH100, keeps links
+        if os.path.isdir(text):  # noqa: PTH112
+            folders.scan(account, absolute)
+        elif os.path.isfile(text):  # noqa: PTH113
+            _scan_file(account, Path(absolute))
+        elif "**" in Path(text).parts:
+            _scan_tree(account, text)
         else:
-            matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207, Path.glob takes no absolute pattern
-            if not matches:
-                raise EcgpipeError(
-                    f"input: {text!r} is not a file or folder, and no pattern that matches any; check the path"
-                )
-            root = _fixed_part(text)
-            headers = {Path(match).with_suffix("") for match in matches if match.endswith(".hea")}
-            for match in map(Path, matches):
-                if match.is_dir() and "**" not in text:  # with ** its content matches too
-                    below = PurePosixPath(match.relative_to(root).as_posix())
-                    yield from _scan_folder(match, below, ignored, frozenset())
-                elif match.is_file() and (match.suffix == ".hea" or match.with_suffix("") not in headers):
-                    yield from _scan_file(match, PurePosixPath(match.relative_to(root).as_posix()), ignored)
+            _scan_matches(account, text)
+    account.flush()
+    recordings = _merged([tables.MANIFEST.empty_table(), *account.recordings])
+    files = pa.concat_tables([tables.FILES.empty_table(), *account.files])
+    return Scanned(recordings, _once(files), account.layouts, account.not_on_disk)
 
 
-def _scan_folder(
-    folder: Path, below: PurePosixPath, ignored: Counter[str], ancestors: frozenset[tuple[int, int]]
-) -> Iterator[Found]:
-    """Depth first, by name. Links to folders are followed, but not back into a folder that we come from."""
-    try:
-        status = folder.stat()
-        identity = (status.st_dev, status.st_ino)
-        if identity in ancestors:
-            logger.warning("%s leads back to a folder above it: not followed", folder)
-            return
-        with os.scandir(folder) as entries:
-            visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
-    except OSError as error:
-        raise EcgpipeError(
-            f"input: cannot look into the folder {str(folder)!r}: {error.strerror}; see to it, or give others"
-        ) from error
-    headers = {entry.name[:-4] for entry in visible if entry.name.endswith(".hea")}
-    for entry in visible:
-        relative = below / entry.name
-        # DirEntry.is_dir follows a link too, but fails on one that leads to itself.
-        if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_dir()):
-            yield from _scan_folder(Path(entry.path), relative, ignored, ancestors | {identity})
-        elif not entry.name.endswith(".hea") and relative.stem in headers:
-            continue  # a signal or annotation file of a WFDB record, which its header stands for
-        else:
-            yield from _scan_file(Path(entry.path), relative, ignored)
-
-
-def _scan_file(path: Path, relative: PurePosixPath, ignored: Counter[str]) -> Iterator[Found]:
-    format_name = readers.SUFFIXES.get(path.suffix.lower())
-    if format_name is None:
-        ignored[path.suffix.lower().encode(errors="replace").decode()] += 1
+def _scan_file(account: folders.Account, path: Path) -> None:
+    """A file given as an input: a table of recordings, or one itself."""
+    if path.suffix.lower() not in listed.SUFFIXES:
+        folders.file(account, str(path), path.name)
         return
-    absolute = os.path.abspath(path)  # noqa: PTH100, keeps links
     try:
-        absolute.encode()
-    except UnicodeEncodeError as error:
-        raise EcgpipeError(f"input: the name of {os.fsencode(absolute)!r} is not UTF-8; rename it") from error
-    yield Found(str(relative.with_suffix("")), absolute, format_name)
-
-
-def _scan_table(table_path: Path) -> Iterator[Found]:
-    """The rows of a table: `path`, relative to the table's folder or absolute, and `record_id` if there is one."""
-    try:
-        table = pq.read_table(table_path) if table_path.suffix.lower() == ".parquet" else _read_csv(table_path)
-        names = table.column_names
-        columns = {name: table[name].cast(pa.string()).to_pylist() for name in ("path", "record_id") if name in names}
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise EcgpipeError(f"input: {table_path} cannot be read as a table: {error}") from error
-    if "path" not in columns:
-        raise EcgpipeError(
-            f"input: {table_path} has no column `path`, only {', '.join(names)}; rename the one with the files"
-        )
-    paths = columns["path"]
-    ids = columns.get("record_id", [None] * len(paths))
-    for row, (path, record_id) in enumerate(zip(paths, ids, strict=True), start=1):
-        if not path:
-            raise EcgpipeError(f"input: {table_path}, row {row}: `path` is empty")
-        suffix = PurePosixPath(path).suffix.lower()
-        if suffix not in readers.SUFFIXES:
-            raise EcgpipeError(
-                f"input: {table_path}, row {row}: {path!r} is in no known format; known are {_known_formats()}"
+        head = listed.head_of(str(path))
+        names = pq.read_schema(path).names if head.startswith(b"PAR1") else detect.csv_columns(head)
+        if "path" not in names and listed.format_of(str(path), head)[0] is not None:
+            folders.file(account, str(path), path.name)
+            return
+        table = listed.read(path, texts=listed.CONSUMED)
+        if "path" not in table.column_names:
+            raise ValueError(
+                f"has no column `path`, only {', '.join(table.column_names)}; rename the one with the files"
             )
-        default_id = PurePosixPath(path).with_suffix("").as_posix().lstrip("/")
-        absolute = os.path.abspath(table_path.parent / path)  # noqa: PTH100, keeps links
-        yield Found(record_id or default_id, absolute, readers.SUFFIXES[suffix])
+        found = listed.recordings(path, table)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        says = str(error) if type(error) is ValueError else f"cannot be read as a table: {error}"
+        raise EcgpipeError(f"input: {listed.printable(str(path))} {says}") from error
+    account.flush()
+    account.recordings.append(found)
+    n = len(found)
+    columns = [found["path"], pa.array(["recording"] * n, pa.string()), found["record_id"], pa.nulls(n, pa.string())]
+    files = pa.table(columns, schema=tables.FILES)
+    account.files.append(files.filter(pc.is_valid(files["path"])))
+    account.ignore(str(path), "the table of the recordings")
+    account.progress.add(n)
 
 
-def _read_csv(path: Path) -> pa.Table:
-    """A CSV whose ids stay as they are written: 007 is not 7."""
-    return pa.csv.read_csv(
-        path,
-        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa.csv.ConvertOptions(column_types={"path": pa.string(), "record_id": pa.string()}),
-    )
+def _scan_matches(account: folders.Account, pattern: str) -> None:
+    """The folders that a glob matches, and the files."""
+    matches = [Path(match) for match in sorted(glob.glob(pattern))]  # noqa: PTH207, Path.glob takes no absolute pattern
+    if not matches:
+        raise _not_there(pattern)
+    root = _fixed_part(pattern)
+    beside: dict[Path, set[str]] = {}
+    for match in matches:
+        if not os.path.isdir(match):  # noqa: PTH112, False also where one may not look
+            beside.setdefault(match.parent, set()).add(match.relative_to(root).as_posix())
+    for match in matches:
+        folder = match if os.path.isdir(match) else match.parent  # noqa: PTH112
+        below = folder.relative_to(root).as_posix()
+        below = "" if below == "." else f"{below}/"
+        absolute = os.path.abspath(folder)  # noqa: PTH100, keeps links
+        if folder is match:
+            folders.scan(account, absolute, below)
+        elif match.parent in beside:
+            # All of a folder at once: whose parts its files are shows only together.
+            folders.scan(account, absolute, below, beside.pop(match.parent).__contains__, deep=False)
 
 
-def _unique(recordings: Iterator[Found]) -> Iterator[Found]:
-    paths: dict[str, str] = {}
-    for found in recordings:
-        if found.record_id in paths:
-            raise EcgpipeError(
-                f"input: two recordings have the id {found.record_id!r}: {paths[found.record_id]} and {found.path}; "
-                "rename one, leave one out, or give a table with a `record_id` column"
-            )
-        paths[found.record_id] = found.path
-        yield found
+def _scan_tree(account: folders.Account, pattern: str) -> None:
+    """The files that a glob with ** matches, by going through the folder: Python's own goes round with its links."""
+    root = _fixed_part(pattern)
+    parts = Path(pattern).parts[len(root.parts) :]
+    before = account.progress.done
+    if os.path.isdir(root):  # noqa: PTH112
+        absolute = os.path.abspath(root)  # noqa: PTH100, keeps links
+        folders.scan(account, absolute, "", lambda relative: _matches(parts, relative.split("/")))
+    if account.progress.done == before:
+        raise _not_there(pattern)
+
+
+def _matches(pattern: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether a path's names match a glob's, or those of a folder that it lies in do."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_matches(pattern[1:], names[skipped:]) for skipped in range(len(names)))
+    return bool(names) and fnmatchcase(names[0], pattern[0]) and _matches(pattern[1:], names[1:])
 
 
 def _fixed_part(pattern: str) -> Path:
@@ -197,14 +201,98 @@ def _fixed_part(pattern: str) -> Path:
     return Path(*parts[:fixed])
 
 
-def _known_formats() -> str:
-    return ", ".join(sorted(readers.SUFFIXES))
+def _not_there(text: str) -> EcgpipeError:
+    return EcgpipeError(f"input: {text!r} is not a file or folder, and no pattern that matches any; check the path")
 
 
-def _endings(ignored: Counter[str]) -> str:
-    return ", ".join(f"{count} {ending or 'without ending'}" for ending, count in ignored.most_common(8))
+def _merged(found: list[pa.Table]) -> pa.Table:
+    """All rows, with the columns of all; a column whose types do not go together becomes text."""
+    fields: dict[str, list[pa.DataType]] = {}
+    for table in found:
+        for field in table.schema:
+            plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+            fields.setdefault(field.name, []).append(plain)
+    types = {name: _common(types) for name, types in fields.items()}
+    try:
+        parts = [_cast(table, types) for table in found]
+    except pa.ArrowException:  # e.g. an integer that no float is exactly
+        types |= {name: pa.string() for name in types.keys() - set(tables.MANIFEST.names) if len(set(fields[name])) > 1}
+        parts = [_cast(table, types) for table in found]
+    return pa.concat_tables(parts, promote_options="default").select(list(types))
 
 
-def _nothing_found(inputs: Sequence[str], ignored: Counter[str]) -> str:
-    what = f"{ignored.total()} files of other kinds ({_endings(ignored)})" if ignored else "no files at all"
-    return f"input: no recordings in {', '.join(map(repr, inputs))}, {what}; ecgpipe reads {_known_formats()}"
+def _common(types: list[pa.DataType]) -> pa.DataType:
+    schemas = [pa.schema([("", each)]) for each in dict.fromkeys(types)]
+    try:
+        common = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return pa.string()
+    return pa.string() if pa.types.is_null(common) else common
+
+
+def _cast(table: pa.Table, types: dict[str, pa.DataType]) -> pa.Table:
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_string(types[name]) and pa.types.is_nested(column.type):
+            texts = [None if value is None else str(value) for value in column.to_pylist()]
+            columns[name] = pa.array(texts, pa.string())
+        else:
+            columns[name] = column.cast(types[name])
+    return pa.table(columns)
+
+
+def _once(files: pa.Table) -> pa.Table:
+    """Each file once, also where several inputs have it: as a recording before as a part, as that before ignored."""
+    if pc.count_distinct(files["path"]).as_py() == len(files):
+        return files
+    frame = files.to_pandas()
+    order = frame["role"].map({"recording": 0, "part": 1, "ignored": 2}).sort_values(kind="stable").index
+    kept = frame.loc[order].drop_duplicates("path").index.sort_values()
+    return files.take(pa.array(kept))
+
+
+def _check_ids(recordings: pa.Table) -> None:
+    """Refuse recordings with one id.
+
+    Raises:
+        EcgpipeError: There are some; it names the first of them.
+    """
+    counts = pc.value_counts(recordings["record_id"])
+    several = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if not len(several):
+        return
+    pairs = []
+    for record_id in several[:_PAIRS].to_pylist():
+        same = recordings.filter(pc.equal(recordings["record_id"], record_id)).slice(0, 2)
+        pairs.append(f"two recordings have the id {record_id!r}: {' and '.join(map(_where, same.to_pylist()))}")
+    more = f"; {len(several)} ids in all" if len(several) > 1 else ""
+    raise EcgpipeError(
+        f"input: {'; '.join(pairs)}{more}; rename one, leave one out, or give a table with a `record_id` column"
+    )
+
+
+def _where(recording: dict[str, object]) -> str:
+    path, row = recording["path"], recording["row"]
+    return f"{path or 'a row without a path'}{'' if row is None else f', row {row}'}"
+
+
+def _by_kind(reasons: Counter[str]) -> dict[str, int]:
+    """How often each reason was given, without the particulars of the files, the most frequent first."""
+    kinds: Counter[str] = Counter()
+    for reason, count in sorted(reasons.items()):
+        kinds[listed.kind(reason)] += count
+    return dict(kinds.most_common())
+
+
+def _counts(kinds: dict[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def _nothing_found(inputs: Sequence[str], reasons: Counter[str]) -> str:
+    seen = _counts(dict(Counter(dict(sorted(reasons.items()))).most_common(8)))
+    what = f"{reasons.total()} other files ({seen})" if reasons else "no files at all"
+    endings, formats = ", ".join(sorted(detect.SUFFIXES)), ", ".join(FORMATS)
+    return (
+        f"input: no recordings in {', '.join(map(repr, inputs))}, {what}; "
+        f"ecgpipe reads {endings}, and by content {formats}"
+    )

@@ -5,8 +5,14 @@ the tokens adds where they stand, twelve transformer layers mix them, their mean
 gives the logits. Everything that has a size is read from the checkpoint; the tensor names here are those of
 `model.safetensors`, and `fairseq_signals.py` is the one place that knows fairseq-signals' own names.
 
-Upstream: fairseq_signals/models/ecg_transformer.py, modules/{conv_feature_extraction,conv_positional_encoding,
-transformer_encoder,transformer_encoder_layer}.py of https://github.com/Jwoo5/fairseq-signals.
+A segment may end in zeros that only fill it up. Its tokens that lie wholly in the signal are its own, and nothing
+attends to the others; but the group norm takes its mean and variance over the whole segment and the convolution over
+the tokens sees what the zeros gave, so that the outputs are not those of the shorter segment by itself. All this is as
+upstream has it, where such a segment is one that its data loader padded.
+
+Upstream: fairseq_signals/models/ecg_transformer.py, models/classification/ecg_transformer_classifier.py,
+modules/{conv_feature_extraction,conv_positional_encoding,transformer_encoder,transformer_encoder_layer}.py of
+https://github.com/Jwoo5/fairseq-signals.
 """
 
 from dataclasses import dataclass
@@ -56,7 +62,7 @@ class Output(NamedTuple):
 
     logits: Tensor | None  # (batch, labels); None where the network has no head
     embedding: Tensor  # (batch, width)
-    attention: Tensor | None  # (batch, tokens); None where it was not asked for
+    attention: Tensor | None  # (batch, tokens), 0 for tokens of padding; None where it was not asked for
 
 
 class Linear(nn.Linear):
@@ -147,9 +153,14 @@ class Layer(nn.Module):
         self.fc2 = Linear(arch.hidden, arch.width)
         self.final_norm = nn.LayerNorm(arch.width)
 
-    def forward(self, x: Tensor, with_attention: bool = False) -> tuple[Tensor, Tensor | None]:
-        """(batch, tokens, width) to the same, and the attention (batch, tokens) where it is asked for."""
-        mixed, attention = self._mix(self.attention_norm(x) if self.norm_first else x, with_attention)
+    def forward(
+        self, x: Tensor, with_attention: bool = False, padding: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(batch, tokens, width) to the same, and the attention (batch, tokens) where it is asked for.
+
+        No token attends to those that `padding`, (batch, tokens) bool, marks. What these get themselves is of no use.
+        """
+        mixed, attention = self._mix(self.attention_norm(x) if self.norm_first else x, with_attention, padding)
         x = x + mixed
         if not self.norm_first:
             x = self.attention_norm(x)
@@ -159,17 +170,21 @@ class Layer(nn.Module):
             x = self.final_norm(x)
         return x, attention
 
-    def _mix(self, x: Tensor, with_attention: bool) -> tuple[Tensor, Tensor | None]:
+    def _mix(self, x: Tensor, with_attention: bool, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
         batch, tokens, width = x.shape
+        masked = None if padding is None else padding[:, None, None]  # (batch, 1, 1, keys)
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, width of a head)
         attention = None
         if with_attention:
-            weights = torch.softmax((q @ k.transpose(-1, -2)).float() * (width // self.heads) ** -0.5, dim=-1)
+            scores = (q @ k.transpose(-1, -2)).float() * (width // self.heads) ** -0.5
+            if masked is not None:
+                scores = scores.masked_fill(masked, -torch.inf)
+            weights = torch.softmax(scores, dim=-1)
             attention = weights.mean(dim=1).amax(dim=-1)  # (batch, tokens): mean over heads, max over keys
             mixed = weights.to(v.dtype) @ v
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v)
+            mixed = F.scaled_dot_product_attention(q, k, v, None if masked is None else ~masked)
         return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width)), attention
 
 
@@ -188,28 +203,54 @@ class Network(nn.Module):
         self.layers = nn.ModuleList(Layer(arch) for _ in range(arch.layers))
         self.head = nn.Linear(arch.width, arch.labels) if arch.labels else None
 
-    def forward(self, signal: Tensor, with_attention: bool = True) -> Output:
+    def forward(self, signal: Tensor, samples: Tensor | None = None, with_attention: bool = True) -> Output:
         """Run a batch of segments.
 
         Args:
             signal: (batch, leads, samples), 500 Hz, each lead standardised over its recording.
+            samples: (batch,) integers, how many samples of each segment from its beginning are signal; the rest is
+                padding with zeros. It is read by Python, so best on the CPU. None where all are signal.
             with_attention: Whether to return the last layer's attention, mean over heads, max over keys.
 
         Returns:
-            Logits, embedding (the mean over tokens) and attention.
+            Logits, embedding (the mean over the tokens that are not padding) and attention (0 for those that are: a
+            share of 0 is none that softmax gives, while upstream gives what a token of padding attends to).
+
+        Raises:
+            ValueError: A segment has too little signal for one token.
         """
         x = self.convolutions(signal).transpose(1, 2)  # (batch, tokens, channels)
         x = self.position(self.project(self.feature_norm(x)))  # (batch, tokens, width)
+        # Upstream sets the tokens of padding to zero here; masked in every layer, they are seen by none that counts.
+        padding = None if samples is None else self._padding(samples, x)
         if not self.arch.layer_norm_first:
             x = self.norm(x)
         attention = None
         for i, layer in enumerate(self.layers):
-            x, attention = layer(x, with_attention and i == len(self.layers) - 1)
+            x, attention = layer(x, with_attention and i == len(self.layers) - 1, padding)
         if self.arch.layer_norm_first:
             x = self.norm(x)
-        embedding = x.float().mean(dim=1)  # (batch, width)
+        embedding = self._mean(x.float(), padding)
         logits = F.linear(embedding, self.head.weight.float(), self.head.bias.float()) if self.head else None
+        if padding is not None and attention is not None:
+            attention = attention.masked_fill(padding, 0)
         return Output(logits, embedding, attention)
+
+    def _padding(self, samples: Tensor, x: Tensor) -> Tensor | None:
+        """Which tokens of x are padding, (batch, tokens) bool; None where none is."""
+        counts = [self.arch.tokens(count) for count in samples.tolist()]
+        if min(counts) == 0:
+            raise ValueError(f"a segment needs {self.arch.token_samples[1]} samples of signal for one token")
+        if min(counts) >= x.shape[1]:
+            return None  # so that nothing is masked in vain
+        return torch.arange(x.shape[1], device=x.device) >= torch.tensor(counts, device=x.device)[:, None]
+
+    @staticmethod
+    def _mean(x: Tensor, padding: Tensor | None) -> Tensor:
+        """The mean over the tokens that are not padding, (batch, tokens, width) to (batch, width)."""
+        if padding is None:
+            return x.mean(dim=1)
+        return x.masked_fill(padding[..., None], 0).sum(dim=1) / (~padding).sum(dim=1, keepdim=True)
 
 
 def load(arch: Architecture, weights: Path, device: torch.device | str = "cpu") -> Network:

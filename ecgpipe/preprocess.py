@@ -3,56 +3,24 @@
 import argparse
 import logging
 import math
-from collections.abc import Iterator
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ecg_transform.inp import ECGInput, ECGMetadata
-from ecg_transform.t.common import HandleConstantLeads, LinearResample, ReorderLeads
-from ecg_transform.t.cut import SegmentNonoverlapping
-from ecg_transform.t.scale import Standardize
 
-from ecgpipe import readers, tables
+from ecgpipe import readers, survive, tables
 from ecgpipe.atomic import whole
 from ecgpipe.log import Progress
+from ecgpipe.prepare import SAMPLE_RATE, UnusableError, Windows, prepare
 from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, spelled
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_RATE = 500  # Hz
-SEGMENT_SAMPLES = 2500
-SEGMENT_S = SEGMENT_SAMPLES / SAMPLE_RATE
-
-# ECG-FM's own preprocessing, in its order: notebooks/infer_quickstart.ipynb of https://github.com/bowang-lab/ECG-FM.
-TRANSFORMS = (
-    ReorderLeads(list(LEADS), missing_lead_strategy="raise"),
-    LinearResample(SAMPLE_RATE),
-    HandleConstantLeads("zero"),
-    Standardize(),
-    SegmentNonoverlapping(SEGMENT_SAMPLES),
-)
-
 # Segments per record batch of a shard file: 15 MB, what preprocess and infer hold at a time.
 BATCH_SEGMENTS = 128
-
-# A rate outside of this is a slip in the file, and resampling from it could ask for any amount of memory.
-PLAUSIBLE_RATES = (20.0, 50_000.0)
-
-
-class UnusableError(Exception):
-    """A recording that can be read but not used; the message tells a person why, the file's particulars in brackets."""
-
-
-class Prepared(NamedTuple):
-    """A recording as the model takes it."""
-
-    segments: np.ndarray  # (segments, 12, 2500) float32
-    constant_leads: list[str]  # the leads that carry no signal and were set to zero
-    discarded_s: float  # the end of the recording that fills no segment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,133 +28,192 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard", type=Path, required=True, help="a manifest/shard-*.parquet")
     parser.add_argument("--segments", type=Path, required=True, help="the Arrow IPC file to write the segments to")
     parser.add_argument("--records", type=Path, required=True, help="the Parquet file to write the account to")
+    add_reading_arguments(parser)
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say how recordings are read and cut, of every command that does so."""
+    default = Windows()
+    parser.add_argument("--segment-s", type=float, default=default.segment_s, help="seconds (default %(default)s)")
+    parser.add_argument(
+        "--tail", choices=["drop", "overlap"], default=default.tail, help="what fills no segment (default %(default)s)"
+    )
+    parser.add_argument(
+        "--short", choices=["skip", "pad"], default=default.short, help="less than a segment (default %(default)s)"
+    )
+    parser.add_argument(
+        "--missing-leads", choices=["error", "zero"], default=default.missing_leads, help="(default %(default)s)"
+    )
+    parser.add_argument(
+        "--min-leads", type=int, default=default.min_leads, help="that a recording must have (default %(default)s)"
+    )
     parser.add_argument("--assume-sample-rate", type=float, help="in Hz, for files that state none")
     parser.add_argument("--assume-leads", nargs="+", help="in order, for files that name none")
+    parser.add_argument("--assume-unit", help="mV, uV, V or nV, for files that state none")
+
+
+def reading(args: argparse.Namespace) -> tuple[Windows, Assumed]:
+    """What `add_reading_arguments` was given."""
+    windows = Windows(args.segment_s, args.tail, args.short, args.missing_leads, args.min_leads)
+    leads = tuple(args.assume_leads) if args.assume_leads else None
+    return windows, Assumed(args.assume_sample_rate, leads, args.assume_unit)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Preprocess one shard."""
-    assumed = Assumed(args.assume_sample_rate, tuple(args.assume_leads) if args.assume_leads else None)
+    """Preprocess one shard, in a process of its own that may crash."""
+    windows, assumed = reading(args)
+    with whole(args.segments) as segments:  # here, because a process that crashed leaves behind what it began to write
+
+        def work(crashed: dict[int, str], begin: Callable[[int], None]) -> None:
+            _preprocess(args.shard, segments, args.records, windows, assumed, crashed, begin)
+
+        survive.crashes(work)
+
+
+def _preprocess(
+    shard_path: Path,
+    segments_path: Path,
+    records_path: Path,
+    windows: Windows,
+    assumed: Assumed,
+    crashed: dict[int, str],
+    begin: Callable[[int], None],
+) -> None:
+    """Preprocess one shard but for the rows that crashed, telling with `begin` which row comes next."""
     settings = {
-        "ecg_transform": version("ecg-transform"),
         "leads": list(LEADS),
         "sample_rate": SAMPLE_RATE,
-        "segment_samples": SEGMENT_SAMPLES,
-        "assume_sample_rate": assumed.sample_rate,
-        "assume_leads": list(assumed.leads) if assumed.leads else None,
+        "segment_samples": windows.segment_samples,
+        **windows._asdict(),
+        **{f"assume_{name}": value for name, value in assumed._asdict().items()},
     }
-    shard = pq.read_table(args.shard).to_pylist()
-    schema = tables.with_origin(tables.segments_schema(len(LEADS), SEGMENT_SAMPLES), "preprocess", preprocess=settings)
+    shard = pq.read_table(shard_path)
+    schema = tables.segments_schema(len(LEADS), windows.segment_samples)
+    schema = tables.with_origin(schema, "preprocess", preprocess=settings)
     records: list[dict[str, Any]] = []
-    progress = Progress(args.shard.stem, len(shard), "recordings")
-    with whole(args.segments) as temporary, pa.ipc.new_file(temporary, schema) as writer:
-        for batch in _batches(_segments_of(shard, assumed, records, progress), schema):
+    progress = Progress(shard_path.stem, len(shard), "recordings")
+
+    def prepared() -> Iterator[tuple[str, int, float, int, np.ndarray]]:
+        for number, row in enumerate(shard.to_pylist()):
+            begin(number)
+            record, segments = account(row, windows, assumed, crashed.get(number))
+            yield from segments
+            records.append(record)
+            progress.add(1)
+        begin(-1)
+
+    with pa.ipc.new_file(segments_path, schema) as writer:
+        for batch in _batches(prepared(), schema, windows.segment_samples):
             writer.write_batch(batch)
     progress.say()
-    table = pa.Table.from_pylist(records, schema=tables.with_origin(tables.RECORDS, "preprocess", preprocess=settings))
-    tables.write(args.records, table)
+    tables.write(records_path, _with_inputs_columns(records, shard, settings))
     for status in ("skipped", "failed"):
         count = sum(record["status"] == status for record in records)
         if count:
-            logger.warning("%s: %d of %d recordings %s", args.shard.stem, count, len(records), status)
+            logger.warning("%s: %d of %d recordings %s", shard_path.stem, count, len(records), status)
 
 
-def prepare(recording: Recording) -> Prepared:
-    """Apply ECG-FM's preprocessing to one recording.
+def account(
+    row: dict[str, Any], windows: Windows, assumed: Assumed, problem: str | None = None
+) -> tuple[dict[str, Any], list[tuple[str, int, float, int, np.ndarray]]]:
+    """Read and prepare one recording, whatever it is.
 
     Args:
-        recording: Its leads in any order, at any sample rate.
+        row: Of the manifest.
+        windows: What the settings say of segments and leads.
+        assumed: What they say of files that state nothing.
+        problem: Why it is not to be read at all.
 
     Returns:
-        The segments: leads I II III aVR aVL aVF V1-V6, 500 Hz, each lead standardised over the whole recording.
+        Its row of the records, and its segments: record id, number, start in seconds, samples that are signal,
+        (12, segment samples) float32.
+    """
+    record: dict[str, Any] = {name: row[name] for name in ("record_id", "path", "row", "format")}
+    record |= {"status": "ok", "n_segments": 0}
+    try:
+        if problem:
+            raise UnreadableError(problem)
+        recording = read(row, assumed)
+        record |= {"leads": recording.leads, "unit": recording.unit, "stripped_s": recording.stripped_s}
+        record["sample_rate"] = recording.sample_rate
+        if recording.sample_rate > 0 and math.isfinite(recording.sample_rate):
+            record["duration_s"] = recording.signal.shape[1] / recording.sample_rate
+        segments, starts_s, samples, changes = prepare(recording, windows, record)
+    except UnreadableError as error:
+        record |= {"status": "failed", "reason": str(error)}
+    except UnusableError as error:
+        record |= {"status": "skipped", "reason": str(error)}
+    except MemoryError:
+        record |= {"status": "failed", "reason": "takes more memory than one recording may"}
+    except Exception as error:  # one odd file must not stop the run
+        logger.exception("%s could not be read", row["path"])
+        record |= {"status": "failed", "reason": f"an error of ecgpipe's own ({type(error).__name__}: {error})"}
+    else:
+        record |= changes
+        ids = row["record_id"]
+        return record, [(ids, i, starts_s[i], samples, segment) for i, segment in enumerate(segments)]
+    return record, []
+
+
+def read(row: dict[str, Any], assumed: Assumed) -> Recording:
+    """Read the recording of a manifest's row.
+
+    Args:
+        row: Of the manifest. What its table states goes before what the settings assume.
+        assumed: What the settings say of files that state nothing.
+
+    Returns:
+        The recording. Lead names of the table take the place of the file's where the file has none that is known.
 
     Raises:
-        UnusableError: Leads are missing, there are NaN or infinite samples, or it is shorter than a segment.
+        UnreadableError: It cannot be read, or the file contradicts the table.
     """
-    names, rate = _lead_names(recording.leads), recording.sample_rate
-    if not PLAUSIBLE_RATES[0] <= rate <= PLAUSIBLE_RATES[1]:
-        raise UnusableError(f"the sample rate cannot be meant ({rate:g} Hz)")
-    missing = [lead for lead in LEADS if lead not in names]
-    if missing:
-        raise UnusableError(f"leads missing ({' '.join(missing)})")
-    resampled = int(recording.signal.shape[1] * (SAMPLE_RATE / rate))  # samples that LinearResample will give
-    if resampled < SEGMENT_SAMPLES:
-        raise UnusableError(f"shorter than one segment of {SEGMENT_S:g} s ({recording.signal.shape[1] / rate:.3f} s)")
-    signal = recording.signal[[names.index(lead) for lead in LEADS]]  # (12, samples)
-    unfinished = [lead for lead, finite in zip(LEADS, np.isfinite(signal).all(axis=1), strict=True) if not finite]
-    if unfinished:
-        raise UnusableError(f"NaN or infinite samples ({' '.join(unfinished)})")
-    with np.errstate(over="ignore", invalid="ignore"):
-        endless = [lead for lead, spread in zip(LEADS, signal.std(axis=1), strict=True) if not math.isfinite(spread)]
-    if endless:
-        raise UnusableError(f"samples too large to be meant ({' '.join(endless)})")
-
-    metadata = ECGMetadata(rate, signal.shape[1], list(LEADS), recording.unit, 0, signal.shape[1])
-    pieces = [ECGInput(signal, metadata)]
-    for transform in TRANSFORMS:
-        pieces = transform(pieces)
-    segments = np.stack([piece.signal for piece in pieces]).astype(np.float32)  # (segments, 12, 2500)
-    constant = [lead for lead, row in zip(LEADS, signal, strict=True) if row.min() == row.max()]
-    return Prepared(segments, constant, (resampled - segments.shape[0] * SEGMENT_SAMPLES) / SAMPLE_RATE)
-
-
-def _lead_names(leads: tuple[str, ...]) -> list[str]:
-    """The file's names of leads in the model's spelling, each of the twelve at most once."""
-    names = spelled(leads)
-    twice = sorted({name for name in names if name in LEADS and names.count(name) > 1})
-    if twice:
-        raise UnusableError(f"a lead is there twice ({' '.join(twice)})")
-    return names
-
-
-def _segments_of(
-    shard: list[dict[str, str]], assumed: Assumed, records: list[dict[str, Any]], progress: Progress
-) -> Iterator[tuple[str, int, np.ndarray]]:
-    """Yield (record id, number, (12, 2500)) of every segment, and add to `records` what became of each recording."""
-    for row in shard:
-        record: dict[str, Any] = {**row, "status": "ok", "n_segments": 0}
-        try:
-            recording = readers.read(Path(row["path"]), row["format"], assumed)
-            record["sample_rate"] = recording.sample_rate
-            if recording.sample_rate > 0 and math.isfinite(recording.sample_rate):
-                record["duration_s"] = recording.signal.shape[1] / recording.sample_rate
-            prepared = prepare(recording)
-        except UnreadableError as error:
-            record.update(status="failed", reason=str(error))
-        except UnusableError as error:
-            record.update(status="skipped", reason=str(error))
-        except Exception as error:  # one odd file must not stop the run
-            logger.exception("%s could not be read", row["path"])
-            record.update(status="failed", reason=f"an error of ecgpipe's own ({type(error).__name__}: {error})")
-        else:
-            record.update(
-                n_segments=len(prepared.segments),
-                discarded_s=prepared.discarded_s,
-                constant_leads=prepared.constant_leads,
+    if row["problem"]:
+        raise UnreadableError(row["problem"])
+    rate, leads, unit = row["stated_sample_rate"], row["stated_leads"], row["stated_unit"]
+    stated = Assumed(
+        rate or assumed.sample_rate, tuple(leads) if leads else assumed.leads, unit if unit else assumed.unit
+    )
+    recording = readers.read(Path(row["path"]), row["format"], stated, row["row"])
+    if rate and not math.isclose(rate, recording.sample_rate, rel_tol=1e-6):
+        raise UnreadableError(
+            f"the table's sample rate is not the file's own ({rate:g} Hz and {recording.sample_rate:g} Hz)"
+        )
+    if leads and spelled(recording.leads) != spelled(leads):
+        if len(leads) != len(recording.leads) or set(spelled(recording.leads)) & set(LEADS):
+            raise UnreadableError(
+                f"the table's leads are not the file's own ({' '.join(leads)} and {' '.join(recording.leads)})"
             )
-            yield from ((row["record_id"], i, segment) for i, segment in enumerate(prepared.segments))
-        records.append(record)
-        progress.add(1)
+        recording = recording._replace(leads=tuple(leads))
+    return recording
 
 
-def _batches(segments: Iterator[tuple[str, int, np.ndarray]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _with_inputs_columns(records: list[dict[str, Any]], shard: pa.Table, settings: dict[str, Any]) -> pa.Table:
+    """The account, followed by what the inputs' tables say besides."""
+    table = pa.Table.from_pylist(records, schema=tables.RECORDS)
+    for name in shard.column_names:
+        if name not in tables.MANIFEST.names:
+            table = table.append_column(shard.field(name), shard[name])
+    return table.cast(tables.with_origin(table.schema, "preprocess", preprocess=settings))
+
+
+def _batches(
+    segments: Iterator[tuple[str, int, float, int, np.ndarray]], schema: pa.Schema, length: int
+) -> Iterator[pa.RecordBatch]:
     """Gather segments into record batches of bounded size."""
-    ids: list[str] = []
-    numbers: list[int] = []
-    signals = np.empty((BATCH_SEGMENTS, len(LEADS) * SEGMENT_SAMPLES), np.float32)
+    keys: list[tuple[str, int, float, int]] = []
+    signals = np.empty((BATCH_SEGMENTS, len(LEADS) * length), np.float32)
 
     def batch() -> pa.RecordBatch:
-        starts = pa.array(np.array(numbers, np.float32) * np.float32(SEGMENT_S), pa.float32())
-        values = pa.array(signals[: len(ids)].ravel())
-        signal = pa.FixedSizeListArray.from_arrays(values, signals.shape[1])
-        return pa.record_batch([pa.array(ids), pa.array(numbers, pa.int32()), starts, signal], schema=schema)
+        columns = [pa.array(values, field.type) for values, field in zip(zip(*keys, strict=True), schema, strict=False)]
+        signal = pa.FixedSizeListArray.from_arrays(pa.array(signals[: len(keys)].ravel()), signals.shape[1])
+        return pa.record_batch([*columns, signal], schema=schema)
 
-    for record_id, number, segment in segments:
-        signals[len(ids)] = segment.ravel()
-        ids.append(record_id)
-        numbers.append(number)
-        if len(ids) == BATCH_SEGMENTS:
+    for record_id, number, start_s, samples, segment in segments:
+        signals[len(keys)] = segment.ravel()
+        keys.append((record_id, number, start_s, samples))
+        if len(keys) == BATCH_SEGMENTS:
             yield batch()
-            ids, numbers = [], []
-    if ids:
+            keys = []
+    if keys:
         yield batch()

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ecgpipe import checkpoint, figures, labels, readers, tables
+from ecgpipe import checkpoint, figures, labels, preprocess, tables
 from ecgpipe.aggregate import label_columns
 from ecgpipe.atomic import whole
+from ecgpipe.prepare import SAMPLE_RATE, UnusableError, Windows, choose_leads, cut_up, prepare
 from ecgpipe.readers import Assumed, UnreadableError
 
 logger = logging.getLogger(__name__)
@@ -54,14 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, help="run.json")
     parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
     parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
+    parser.add_argument("--manifest", type=Path, required=True, help="the folder manifest/")
     parser.add_argument("--records", type=Path, required=True, help="the folder records/")
     parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
     parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
     parser.add_argument("--attention", type=Path, help="the folder attention/, unless it was switched off")
     parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
     parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
-    parser.add_argument("--assume-sample-rate", type=float, help="in Hz, for files that state none")
-    parser.add_argument("--assume-leads", nargs="+", help="in order, for files that name none")
+    preprocess.add_reading_arguments(parser)
     parser.add_argument("--title", default="ECG-FM results", help="headline (default %(default)s)")
     parser.add_argument("--recordings", type=int, default=8, help="recordings to draw (default %(default)s)")
     parser.add_argument("--map-points", type=int, default=20_000, help="of the map at most (default %(default)s)")
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the report."""
     content = json.loads(args.run.read_text(encoding="utf-8"))
     description = checkpoint.describe(args.description)
-    assumed = Assumed(args.assume_sample_rate, tuple(args.assume_leads) if args.assume_leads else None)
+    windows, assumed = preprocess.reading(args)
     given = {label.name: label.threshold for label in labels.read(args.labels)} if description.labels else {}
     record_files = tables.numbered(args.records, "shard", args.shards)
     prediction_files = tables.numbered(args.predictions, "part", args.parts)
@@ -82,7 +83,8 @@ def run(args: argparse.Namespace) -> None:
     chosen = choose(total, summaries, args.recordings)
     predictions = rows_at(prediction_files, list(chosen))
     problems, n_problems = unused(record_files)
-    the_map, n_points = draw_map(args.umap, prediction_files, summaries, args.map_points)
+    segment_s = windows.segment_s if windows.tail == "drop" else None
+    the_map, n_points = draw_map(args.umap, prediction_files, summaries, args.map_points, segment_s)
     logger.info("drawing %d recordings and %d points of the map", len(chosen), len(the_map["data"][0]["customdata"]))
     page = (
         _environment()
@@ -92,6 +94,7 @@ def run(args: argparse.Namespace) -> None:
             run=content,
             finished=f"{datetime.fromisoformat(content['finished']):%d %B %Y, %H:%M %Z}".lstrip("0"),
             reasons=content["reasons"],
+            segment_s=windows.segment_s,
             problems=problems,
             n_problems=n_problems,
             total=total,
@@ -102,10 +105,12 @@ def run(args: argparse.Namespace) -> None:
             map_points=len(the_map["data"][0]["customdata"]),
             recordings=draw_recordings(
                 [(predictions[row], why) for row, why in chosen.items()],
+                tables.numbered(args.manifest, "shard", args.shards),
                 record_files,
                 attention_files,
                 summaries,
                 description.architecture.token_samples,
+                windows,
                 assumed,
             ),
             plotly_js=Markup(get_plotlyjs()),  # noqa: S704, Plotly's own
@@ -213,7 +218,7 @@ def unused(records: Sequence[Path]) -> tuple[list[dict[str, str]], int]:
 
 
 def draw_map(
-    path: Path, predictions: Sequence[Path], summaries: Sequence[Summary], most: int
+    path: Path, predictions: Sequence[Path], summaries: Sequence[Summary], most: int, segment_s: float | None
 ) -> tuple[dict[str, Any], int]:
     """Draw the map, or a random sample of it.
 
@@ -222,6 +227,7 @@ def draw_map(
         predictions: All `predictions/part-*.parquet`, in order.
         summaries: Of the labels, which the map can be coloured by; by recording where there are none.
         most: Points to draw at most.
+        segment_s: How long a segment is; None where they overlap.
 
     Returns:
         The figure, and how many segments there are.
@@ -251,25 +257,29 @@ def draw_map(
     else:
         colours, shown = [("recording", recording + 1)], 0
     ids, segments = points["record_id"].to_pylist(), points["segment"].to_pylist()
-    return figures.umap(ids, segments, places, colours, shown), total
+    return figures.umap(ids, segments, places, colours, shown, segment_s), total
 
 
 def draw_recordings(
     chosen: Sequence[tuple[dict[str, Any], str]],
+    manifest: Sequence[Path],
     records: Sequence[Path],
     attention: Sequence[Path],
     summaries: Sequence[Summary],
     token_samples: tuple[int, int],
+    windows: Windows,
     assumed: Assumed,
 ) -> list[dict[str, Any]]:
     """Read the chosen recordings again and draw them.
 
     Args:
         chosen: Rows of the predictions, each with why it was chosen.
+        manifest: All `manifest/shard-*.parquet`.
         records: All `records/shard-*.parquet`.
         attention: All `attention/part-*.parquet`; empty where it is switched off.
         summaries: Of the labels.
         token_samples: (step, span) of the model's tokens.
+        windows: How the recordings were cut.
         assumed: What holds for files that do not say it themselves.
 
     Returns:
@@ -278,6 +288,7 @@ def draw_recordings(
     """
     ids = [row["record_id"] for row, _ in chosen]
     accounts = {row["record_id"]: row for table in _rows_of(records, ids) for row in table.to_pylist()}
+    found = {row["record_id"]: row for table in _rows_of(manifest, ids) for row in table.to_pylist()}
     rows: dict[str, list[np.ndarray]] = {}
     for table in _rows_of(attention, ids):
         vectors = table["attention"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)  # (rows, tokens)
@@ -293,11 +304,17 @@ def draw_recordings(
         segments = np.stack(rows[record_id]) if record_id in rows else None  # (segments, tokens)
         view["attention"] = segments is not None
         try:
-            recording = readers.read(Path(account["path"]), account["format"], assumed)
-            if recording.signal.shape[1] / recording.sample_rate != account["duration_s"]:
+            recording = preprocess.read(found[record_id], assumed)
+            facts: dict[str, Any] = {}
+            prepare(recording, windows, facts)
+            if facts["signal_hash"] != account["signal_hash"]:
                 raise UnreadableError("the file has changed since the run")
-            view["traces"] = figures.traces(recording, account["n_segments"], segments, token_samples)
-        except UnreadableError as error:
+            twelve = choose_leads(recording, windows)
+            cut = cut_up(int(twelve.signal.shape[1] * (SAMPLE_RATE / recording.sample_rate)), windows)
+            view["traces"] = figures.traces(
+                twelve, recording.sample_rate, recording.unit, cut, windows.segment_samples, segments, token_samples
+            )
+        except (UnreadableError, UnusableError) as error:
             view["note"] = str(error)
         except Exception as error:  # one odd file must not stop the report
             logger.exception("%s could not be drawn", account["path"])

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -22,10 +24,26 @@ from ecgpipe.errors import EcgpipeError
 logger = logging.getLogger(__name__)
 
 # The packages whose version can change a number.
-PACKAGES = ("torch", "numpy", "scipy", "pyarrow", "ecg-transform", "wfdb", "umap-learn", "safetensors", "snakemake")
+PACKAGES = ("torch", "numpy", "scipy", "pyarrow", "wfdb", "umap-learn", "safetensors", "snakemake")
+
+# Columns of the records that say something about a recording that was used.
+FLAGS = ("derived_leads", "missing_leads", "constant_leads", "clipped_leads", "flat_leads", "lead_suspicion")
+
+# What is worth a look, by its name among the counts.
+WORDS = {
+    "lead_suspicion": "with leads that are probably swapped or inverted (column lead_suspicion of records/)",
+    "missing_leads": "with zeros for missing leads (missing_leads)",
+    "constant_leads": "with a lead that is constant (constant_leads)",
+    "clipped_leads": "with a clipped lead (clipped_leads)",
+    "flat_leads": "with a flat stretch in a lead (flat_leads)",
+    "duplicates": "with the same signal as another one (duplicates.parquet)",
+}
 
 # Reasons listed in run.json; the others are summed up.
 MOST_REASONS = 50
+
+# Kinds of other files in the closing lines.
+MOST_KINDS = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timings", type=Path, required=True, help="the folder timing/")
     parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
     parser.add_argument("--settings", type=json.loads, default={}, help="the resolved settings as JSON")
+    parser.add_argument("--duplicates", type=Path, required=True, help="Parquet file to write: the same signal twice")
     parser.add_argument("--output", type=Path, required=True, help="run.json to write")
 
 
@@ -44,7 +63,9 @@ def run(args: argparse.Namespace) -> None:
     """Write run.json."""
     manifest = json.loads(args.manifest.read_text())
     description = checkpoint.describe(args.description)
-    counts, reasons = account(tables.numbered(args.records, "shard", args.shards))
+    records = tables.numbered(args.records, "shard", args.shards)
+    counts, reasons = account(records)
+    counts["duplicates"] = write_duplicates(records, args.duplicates)
     if not counts["ok"]:
         raise EcgpipeError(
             f"input: not one of {counts['recordings']} recordings could be used: "
@@ -56,9 +77,11 @@ def run(args: argparse.Namespace) -> None:
     content = {
         "ecgpipe": __version__,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "counts": {**counts, "other_files": sum(manifest["ignored"].values())},
+        "counts": {**counts, "files": manifest["files"], "other_files": manifest["files"]["ignored"]},
         "reasons": reasons,
+        "warnings": warnings(counts),
         "other_files": manifest["ignored"],
+        "layouts": manifest["layouts"],
         "checkpoint": {
             "uri": description.uri,
             "revision": description.revision,
@@ -94,25 +117,70 @@ def account(records: Sequence[Path]) -> tuple[dict[str, Any], list[dict[str, Any
         records: The `records/shard-*.parquet` files.
 
     Returns:
-        Counts (recordings, ok, skipped, failed, segments, hours of used signal), and the reasons with their counts,
+        Counts (recordings, ok, skipped, failed, segments, hours of used signal; of those used: with derived, missing,
+        clipped or flat leads, and with limb leads that contradict one another), and the reasons with their counts,
         most frequent first, without what a reason has in brackets at its end: the particulars of one file.
     """
     counts: Counter[str] = Counter({"recordings": 0, "ok": 0, "skipped": 0, "failed": 0, "segments": 0})
     reasons: Counter[tuple[str, str]] = Counter()
     hours = 0.0
     for path in records:
-        table = pq.read_table(path, columns=["status", "reason", "duration_s", "n_segments"])
+        table = pq.read_table(path, columns=["status", "reason", "duration_s", "n_segments", *FLAGS])
         status, reason = table["status"].to_pylist(), table["reason"].to_pylist()
         counts["recordings"] += len(table)
         counts["segments"] += pc.sum(table["n_segments"]).as_py() or 0
         counts.update(status)
         reasons.update((s, r.split(" (")[0]) for s, r in zip(status, reason, strict=True) if r)
-        hours += (pc.sum(table.filter(pc.field("status") == "ok")["duration_s"]).as_py() or 0.0) / 3600
+        used = table.filter(pc.field("status") == "ok")
+        hours += (pc.sum(used["duration_s"]).as_py() or 0.0) / 3600
+        for name in FLAGS:
+            column = used[name]
+            is_list = pa.types.is_list(column.type)
+            flagged = pc.greater(pc.list_value_length(column), 0) if is_list else column.is_valid()
+            counts[name] += pc.sum(flagged).as_py() or 0
     most = [{"status": s, "reason": r, "count": n} for (s, r), n in reasons.most_common(MOST_REASONS)]
     rest = sum(n for _, n in reasons.most_common()[MOST_REASONS:])
     if rest:
         most.append({"status": "skipped or failed", "reason": "other reasons", "count": rest})
     return {**counts, "hours": round(hours, 3)}, most
+
+
+def write_duplicates(records: Sequence[Path], output: Path) -> int:
+    """Find the recordings whose signal another one before has too, and write them with that one's id.
+
+    Args:
+        records: The `records/shard-*.parquet` files.
+        output: The Parquet file to write.
+
+    Returns:
+        How many there are.
+    """
+    seen = pa.concat_tables(
+        pq.read_table(path, columns=["record_id", "signal_hash"], filters=pc.field("signal_hash").is_valid())
+        for path in records
+    )
+    first = seen.append_column("row", pa.array(np.arange(len(seen))))
+    first = first.group_by("signal_hash", use_threads=False).aggregate([("row", "min")])
+    places = pc.index_in(seen["signal_hash"], first["signal_hash"])
+    originals = first["row_min"].take(places)  # of each recording, the first with its signal
+    again = pc.not_equal(originals, pa.array(np.arange(len(seen))))
+    columns = [seen["record_id"].filter(again), seen["record_id"].take(originals.filter(again))]
+    table = pa.table(columns, schema=tables.with_origin(tables.DUPLICATES, "summary"))
+    tables.write(output, table)
+    return len(table)
+
+
+def warnings(counts: dict[str, Any]) -> list[str]:
+    """What a person should look at, in words.
+
+    Args:
+        counts: As `account` gives them, with `duplicates`.
+
+    Returns:
+        Sentences; none where there is nothing.
+    """
+    said = {name: (f"{counts[name]:,}", "recording" if counts[name] == 1 else "recordings") for name in WORDS}
+    return [f"{' '.join(said[name])} {words}" for name, words in WORDS.items() if counts[name]]
 
 
 def closing_lines(content: dict[str, Any]) -> list[str]:
@@ -130,9 +198,12 @@ def closing_lines(content: dict[str, Any]) -> list[str]:
         f"{counts['skipped']:,} skipped, {counts['failed']:,} failed"
     ]
     lines += [f"    {reason['count']:,} {reason['status']}: {reason['reason']}" for reason in content["reasons"]]
+    lines += content["warnings"]
     if counts["other_files"]:
-        endings = ", ".join(f"{n:,} {ending or 'without ending'}" for ending, n in content["other_files"].items())
-        lines.append(f"{counts['other_files']:,} other files, not recordings: {endings}")
+        kinds = [f"{n:,} {reason}" for reason, n in list(content["other_files"].items())[:MOST_KINDS]]
+        kinds += ["..."] if len(content["other_files"]) > MOST_KINDS else []
+        what = "other file, not a recording" if counts["other_files"] == 1 else "other files, not recordings"
+        lines.append(f"{counts['other_files']:,} {what}: {', '.join(kinds)}")
     if content["checkpoint"]["random_weights"]:
         lines.append("The checkpoint's weights are RANDOM: the predictions mean nothing.")
     return lines

@@ -12,26 +12,77 @@ import pyarrow.parquet as pq
 from ecgpipe import __version__
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.readers.recording import LEADS
 
 # Rows that `batches` reads at a time: 31 MB of ECG-FM's embeddings.
 BATCH_ROWS = 10_000
 
-MANIFEST = pa.schema([("record_id", pa.string()), ("path", pa.string()), ("format", pa.string())])
+# Further columns of the inputs' tables follow these.
+MANIFEST = pa.schema(
+    [
+        ("record_id", pa.string()),
+        ("path", pa.string()),  # absolute
+        ("format", pa.string()),  # a key of readers.FORMATS; null where there is a problem
+        ("row", pa.int64()),  # in a file of many recordings, else null
+        ("problem", pa.string()),  # what the scan knows to be wrong with it
+        # What a table states of its recordings.
+        ("stated_sample_rate", pa.float64()),
+        ("stated_leads", pa.list_(pa.string())),
+        ("stated_unit", pa.string()),
+    ]
+)
 
+# The inputs' files: each once, except that a recording that is in no file has none.
+FILES = pa.schema(
+    [
+        ("path", pa.string()),  # absolute
+        ("role", pa.string()),  # recording, part (of a recording) or ignored
+        ("record_id", pa.string()),  # of the recording; of a file that holds many, what their ids begin with
+        ("reason", pa.string()),  # why it is ignored
+    ]
+)
+
+_names = pa.list_(pa.string())
+
+# The inputs' own columns follow these. docs/outputs.md explains each.
 RECORDS = pa.schema(
     [
         ("record_id", pa.string()),
         ("path", pa.string()),
+        ("row", pa.int64()),
         ("status", pa.string()),  # ok, skipped (the settings exclude it) or failed (it could not be read)
         ("reason", pa.string()),
+        # What was read.
         ("format", pa.string()),
         ("sample_rate", pa.float64()),
         ("duration_s", pa.float64()),
+        ("leads", _names),
+        ("unit", pa.string()),
+        # What was done to it.
         ("n_segments", pa.int32()),
         ("discarded_s", pa.float64()),
-        ("constant_leads", pa.list_(pa.string())),
+        ("overlap_s", pa.float64()),
+        ("padded_s", pa.float64()),
+        ("stripped_s", pa.float64()),
+        ("resampled_from", pa.float64()),
+        ("leads_reordered", pa.bool_()),
+        ("derived_leads", _names),
+        ("missing_leads", _names),
+        # How good the signal is.
+        ("nan_share", pa.float64()),
+        ("constant_leads", _names),
+        ("clipped_leads", _names),
+        ("flat_leads", _names),
+        ("flat_s", pa.float64()),
+        ("einthoven_residual", pa.float64()),
+        ("goldberger_residual", pa.float64()),
+        ("lead_suspicion", pa.string()),
+        ("signal_hash", pa.string()),
+        *((f"amplitude_mv_{lead}", pa.float64()) for lead in LEADS),
     ]
 )
+
+DUPLICATES = pa.schema([("record_id", pa.string()), ("duplicate_of", pa.string())])
 
 UMAP = pa.schema([("record_id", pa.string()), ("segment", pa.int32()), ("x", pa.float32()), ("y", pa.float32())])
 
@@ -39,8 +90,12 @@ _SEGMENT_KEY = [("record_id", pa.string()), ("segment", pa.int32())]
 
 
 def segments_schema(leads: int, samples: int) -> pa.Schema:
-    """A preprocessed shard: each row's `signal` is (leads, samples) float32, flattened lead by lead."""
-    return pa.schema([*_SEGMENT_KEY, ("start_s", pa.float32()), ("signal", pa.list_(pa.float32(), leads * samples))])
+    """A preprocessed shard: each row's `signal` is (leads, samples) float32, flattened lead by lead.
+
+    Of its samples the first `samples` are signal, the rest is padding with zeros.
+    """
+    signal = pa.list_(pa.float32(), leads * samples)
+    return pa.schema([*_SEGMENT_KEY, ("start_s", pa.float32()), ("samples", pa.int32()), ("signal", signal)])
 
 
 def logits_schema(labels: Sequence[str]) -> pa.Schema:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe import tables
+from ecgpipe import preprocess, tables
 from ecgpipe.__main__ import main
-from ecgpipe.readers import LEADS
+from ecgpipe.prepare import Windows
+from ecgpipe.readers import LEADS, Assumed
 
 TOKENS = 156
 LABELS = ("Sinus rhythm", "Tachycardia", "Infarction")
@@ -37,18 +38,19 @@ def write(
     """
     random = np.random.default_rng(7)
     (folder / "recordings").mkdir(parents=True)
+    found: list[dict[str, Any]] = []
     records: list[dict[str, Any]] = []
     for number, record_id in enumerate(ids):
         path = folder / "recordings" / f"{number}.npz"
         np.savez(path, signal=signal(number), sample_rate=500, leads=LEADS, unit="mV")
-        facts = {"sample_rate": 500.0, "duration_s": 10.0, "n_segments": 2, "discarded_s": 0.0, "constant_leads": []}
-        records.append(
-            {"record_id": record_id, "path": str(path), "status": "ok", "reason": None, "format": "numpy", **facts}
-        )
+        found.append({"record_id": record_id, "path": str(path), "format": "numpy"})
+        row = dict.fromkeys(tables.MANIFEST.names) | found[-1]
+        records.append(preprocess.account(row, Windows(), Assumed())[0])
     records += [
         {"record_id": f"short/{i}", "path": f"{i}.npz", "status": "skipped", "reason": f"too short ({i} s)"}
         for i in range(unusable)
     ]
+    tables.write(folder / "manifest/shard-00000.parquet", pa.Table.from_pylist(found, schema=tables.MANIFEST))
     tables.write(folder / "records/shard-00000.parquet", pa.Table.from_pylist(records, schema=tables.RECORDS))
 
     half = len(ids) // 2
@@ -78,7 +80,8 @@ def write(
         "finished": "2026-11-22T12:38:13+00:00",
         "counts": {**counts, "hours": round(len(ids) * 10 / 3600, 3), "other_files": 1},
         "reasons": [{"status": "skipped", "reason": "too short", "count": unusable}] if unusable else [],
-        "other_files": {".csv": 1},
+        "warnings": [],
+        "other_files": {"table without a column for each lead": 1},
         "checkpoint": {**source, "random_weights": random_weights, "labels": labels},
         "throughput": {"segments": 2 * len(ids), "seconds": 2.0, "segments_per_s": float(len(ids))},
         "precision": {"used": "float32", "drift": None},
@@ -103,6 +106,7 @@ def report(folder: Path, *options: str, attention: bool = True) -> Path:
         [
             *("report", "--run", str(folder / "run.json"), "--description", str(folder / "checkpoint/model.json")),
             *("--labels", str(folder / "labels.csv"), "--records", str(folder / "records")),
+            *("--manifest", str(folder / "manifest")),
             *("--predictions", str(folder / "predictions"), *given, "--umap", str(folder / "umap/umap.parquet")),
             *("--output", str(page), *options),
         ]

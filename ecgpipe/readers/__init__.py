@@ -1,42 +1,117 @@
 """One module per input format, each behind the same small interface.
 
-A format module has `SUFFIXES`, the lower-case endings of the files that stand for a recording, and
-`read(path, assumed)`, which returns a `Recording` or raises an `UnreadableError` whose text tells a person why not. To
-add a format, write such a module and name it in `FORMATS`.
+A format module has `read(path, assumed, row)`, which returns a `Recording` or raises an `UnreadableError` whose text
+tells a person why not. One whose files may hold many recordings also has `contents(path)`, which names them. To add a
+format, write such a module, name it in `FORMATS`, and say in `detect` how its files are told.
 """
 
+import importlib
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
-from ecgpipe.readers import mat, numpy, wfdb
-from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError, spelled
+from ecgpipe.readers.files import size_of
+from ecgpipe.readers.leads import spelled
+from ecgpipe.readers.recording import LEADS, MIXED, Assumed, Content, Recording, UnreadableError
 
-__all__ = ["FORMATS", "LEADS", "SUFFIXES", "Assumed", "Recording", "UnreadableError", "read", "spelled"]
+__all__ = [
+    "FORMATS",
+    "LEADS",
+    "MIXED",
+    "Assumed",
+    "Content",
+    "Recording",
+    "UnreadableError",
+    "contents",
+    "read",
+    "spelled",
+]
 
-FORMATS: dict[str, ModuleType] = {"mat": mat, "numpy": numpy, "wfdb": wfdb}
 
-# ending -> name of the format
-SUFFIXES: dict[str, str] = {suffix: name for name, module in FORMATS.items() for suffix in module.SUFFIXES}
+class Format(NamedTuple):
+    """Where a format is read, and what that takes."""
+
+    module: str  # below ecgpipe.readers
+    needs: str | None = None  # the package that ecgpipe does not install by itself
+    extra: str | None = None  # ecgpipe's extra that installs it
+    many: bool = False  # a file may hold several recordings
 
 
-def read(path: Path, format_name: str, assumed: Assumed) -> Recording:
+FORMATS = {
+    "wfdb": Format("wfdb"),
+    "mat": Format("mat"),
+    "numpy": Format("numpy", many=True),
+    "csv": Format("csv"),
+    "parquet": Format("parquet"),
+    "hdf5": Format("hdf5", "h5py", "hdf5", many=True),
+    "edf": Format("edf", "edfio", "edf"),
+    "dicom": Format("dicom", "pydicom", "dicom"),
+    "muse-xml": Format("ecgdatakit", "ecgdatakit", "vendor"),
+    "sierra-xml": Format("ecgdatakit", "ecgdatakit", "vendor"),
+    "hl7-aecg": Format("ecgdatakit", "ecgdatakit", "vendor"),
+    "scp-ecg": Format("ecgdatakit", "ecgdatakit", "vendor"),
+}
+
+
+def read(path: Path, format_name: str, assumed: Assumed, row: int | None = None) -> Recording:
     """Read one recording.
 
     Args:
         path: The file that stands for it.
         format_name: A key of `FORMATS`.
         assumed: What holds for files that do not say it themselves.
+        row: Which recording of a file that holds many.
 
     Returns:
         The recording, its leads named as the file names them.
 
     Raises:
-        UnreadableError: The file is not what its ending promises, or does not say enough.
+        UnreadableError: The file is not what it seemed to be, does not say enough, or its package is not installed.
     """
     try:
-        recording: Recording = FORMATS[format_name].read(path, assumed)
+        size_of(path)  # no reader should wait for a pipe
+        recording: Recording = _module(format_name).read(path, assumed, row)
     except FileNotFoundError as error:
         raise UnreadableError(f"a file is not there ({Path(error.filename or path).name})") from error
     except PermissionError as error:
         raise UnreadableError(f"no permission to read a file ({Path(error.filename or path).name})") from error
     return recording
+
+
+def contents(path: Path, format_name: str) -> list[Content] | None:
+    """Name the recordings of a file.
+
+    Args:
+        path: The file.
+        format_name: A key of `FORMATS`.
+
+    Returns:
+        The recordings of a file that holds many, in order; None for one that is a single recording.
+
+    Raises:
+        UnreadableError: As `read`.
+    """
+    if not FORMATS[format_name].many:
+        return None
+    try:
+        size_of(path)
+        found: list[Content] | None = _module(format_name).contents(path)
+    except FileNotFoundError as error:
+        raise UnreadableError(f"a file is not there ({path.name})") from error
+    except PermissionError as error:
+        raise UnreadableError(f"no permission to read a file ({path.name})") from error
+    return found
+
+
+def _module(format_name: str) -> ModuleType:
+    """The format's module, imported only when a file asks for it."""
+    module, needs, extra, _ = FORMATS[format_name]
+    try:
+        return importlib.import_module(f"ecgpipe.readers.{module}")
+    except ModuleNotFoundError as error:
+        if error.name != needs:
+            raise
+        raise UnreadableError(
+            f"reading {format_name} takes the package {needs}, which is not installed; "
+            f"install it with: pip install 'ecgpipe[{extra}]'"
+        ) from error

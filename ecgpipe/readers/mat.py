@@ -1,33 +1,132 @@
-"""MATLAB files in fairseq-signals' layout: `feats` (12, samples) and a sample rate.
+"""MATLAB files: fairseq-signals' layout, `feats` (12, samples) and a sample rate, or one plain array with its rate.
 
 Upstream: scripts/preprocess/ecg of https://github.com/Jwoo5/fairseq-signals, whose README fixes the order of the rows.
 """
 
+import io
+import struct
+import zlib
 from pathlib import Path
 
 import scipy.io
 
-from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError, from_array, rate_of
-
-SUFFIXES = (".mat",)
+from ecgpipe.readers.files import brief, read_bytes, size_of
+from ecgpipe.readers.recording import (
+    LEADS,
+    MOST_VALUES,
+    Assumed,
+    Recording,
+    UnreadableError,
+    check_size,
+    from_array,
+    rate_of,
+)
 
 # `feats` is at the current rate, which differs from the original one in fairseq-signals' `preprocessed` folder.
-_SAMPLE_RATES = ("curr_sample_rate", "org_sample_rate")
+_FEATS_RATES = ("curr_sample_rate", "org_sample_rate")
+_RATES = ("fs", "sample_rate", "sampling_rate", *_FEATS_RATES)  # whatever their capitals
+
+# Which one is the ECG where a file has several arrays that could be, whatever its capitals.
+_ARRAYS = ("val", "ecg", "data", "signal")
+
+_NUMERIC = {"double", "single"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+
+_MOST_BYTES = 8 * MOST_VALUES
+_HEADER_BYTES = 128
+_COMPRESSED = 15  # miCOMPRESSED, the type of an element that holds another one compressed
 
 
-def read(path: Path, assumed: Assumed) -> Recording:
-    """Read a MAT file; see `readers.read`."""
+def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
+    """Read a MAT file; see `readers.read`.
+
+    `feats` has its leads by fairseq-signals' order; any other array takes theirs from `assumed`.
+    """
+    size = size_of(path)
+    if size > _MOST_BYTES:
+        raise UnreadableError(f"too long to read at once ({size} bytes)")
+    data = read_bytes(path, 0, size)
+    if data.startswith(b"MATLAB 7.3"):
+        return _read_7_3(path, assumed)
     try:
-        with path.open("rb") as file:
-            content = scipy.io.loadmat(file, variable_names=("feats", *_SAMPLE_RATES))
-    except (FileNotFoundError, PermissionError):
+        plain = _inflated(data)
+        listed = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(plain))}
+    except UnreadableError:
         raise
-    except NotImplementedError as error:
-        raise UnreadableError("a MATLAB 7.3 file; save it with -v7") from error
-    except Exception as error:  # scipy raises many kinds on a broken file
-        raise UnreadableError(f"not a readable MATLAB file ({error})") from error
-    if "feats" not in content:
-        names = ", ".join(name for name, *_ in scipy.io.whosmat(path)) or "nothing"
-        raise UnreadableError(f"the MATLAB file has no array `feats` (only {names})")
-    rates = [rate for name in _SAMPLE_RATES if (rate := rate_of(content.get(name)))]
-    return from_array(content["feats"], rates[0] if rates else None, LEADS, None, assumed)
+    except Exception as error:  # scipy and zlib raise many kinds on a broken file
+        raise UnreadableError(f"not a readable MATLAB file ({brief(error)})") from error
+    name = "feats" if "feats" in listed else _choose(listed, assumed)
+    shape, kind = listed[name]
+    if kind not in _NUMERIC or len(shape) != 2:
+        raise UnreadableError(f"the array is not (leads, samples) of numbers ({kind} of shape {shape})")
+    check_size(*shape)
+    rates = [name for name, (shape, kind) in listed.items() if kind in _NUMERIC and shape == (1, 1)]
+    rates = [name for name in rates if name.lower() in _RATES]
+    try:
+        content = scipy.io.loadmat(io.BytesIO(plain), variable_names=(name, *rates))
+    except Exception as error:
+        raise UnreadableError(f"not a readable MATLAB file ({brief(error)})") from error
+    rate = _rate({name.lower(): rate_of(content.get(name)) for name in rates})
+    return from_array(content.get(name), rate, LEADS if name == "feats" else None, None, assumed)
+
+
+def _choose(listed: dict[str, tuple[tuple[int, ...], str]], assumed: Assumed) -> str:
+    """The one array that can be an ECG by its shape."""
+    counts = {8, 12} if assumed.leads is None else {len(assumed.leads)}
+    fitting = [
+        name
+        for name, (shape, kind) in listed.items()
+        if kind in _NUMERIC and len(shape) == 2 and min(shape) > 0 and not counts.isdisjoint(shape)
+    ]
+    named = [name for name in fitting if name.lower() in _ARRAYS]
+    if len(fitting) == 1 or len(named) == 1:
+        return (named or fitting)[0]
+    names = ", ".join(listed)[:200] or "nothing"
+    if not fitting:
+        raise UnreadableError(f"the MATLAB file has no array `feats`, nor one with a row for each lead (only {names})")
+    raise UnreadableError(f"the MATLAB file has several arrays that could be the ECG ({', '.join(fitting)[:200]})")
+
+
+def _rate(stated: dict[str, float | None]) -> float | None:
+    rates = {name: rate for name, rate in stated.items() if rate}
+    if "curr_sample_rate" in rates:
+        rates.pop("org_sample_rate", None)
+    if len(set(rates.values())) > 1:
+        raise UnreadableError(f"the file states several sample rates ({', '.join(f'{r:g}' for r in rates.values())})")
+    return next(iter(rates.values()), None)
+
+
+def _inflated(data: bytes) -> bytes:
+    """The file as it would be without compression, which scipy would follow to any size.
+
+    Level 5 of the format: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf.
+    """
+    order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
+    if order is None:  # level 4, which knows no compression
+        return data
+    pieces, at, inflated = [data[:_HEADER_BYTES]], _HEADER_BYTES, 0
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from(f"{order}2I", data, at)
+        end = at + 8 + size
+        if kind == _COMPRESSED:
+            pieces.append(zlib.decompressobj().decompress(data[at + 8 : end], _MOST_BYTES - inflated + 1))
+            inflated += len(pieces[-1])
+            if inflated > _MOST_BYTES:
+                raise UnreadableError(f"too long to read at once (more than {_MOST_BYTES} bytes)")
+        else:
+            pieces.append(data[at:end])
+        at = end
+    return b"".join(pieces) if inflated else data
+
+
+def _read_7_3(path: Path, assumed: Assumed) -> Recording:
+    try:
+        from ecgpipe.readers.hdf5 import read_matlab
+    except ModuleNotFoundError as error:
+        if error.name != "h5py":
+            raise
+        raise UnreadableError(
+            "reading a file of MATLAB 7.3 takes the package h5py, which is not installed; "
+            "install it with: pip install 'ecgpipe[hdf5]'"
+        ) from error
+    recording: Recording = read_matlab(path, assumed)
+    return recording

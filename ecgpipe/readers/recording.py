@@ -7,6 +7,18 @@ import numpy as np
 # The twelve leads in the order that ECG-FM was trained on, which is also fairseq-signals' order of rows.
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
+# More values than this are not read: 800 MB as float64, four and a half hours of twelve leads at 500 Hz. A header can
+# promise any amount.
+MOST_VALUES = 100_000_000
+
+# In millivolts, by the unit's name in lower case. Both letters that look like a micro sign occur.
+TO_MV = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "\u03bcv": 1e-3, "nv": 1e-6}
+TO_MV |= {"volt": 1e3, "millivolt": 1.0, "microvolt": 1e-3, "nanovolt": 1e-6}
+TO_MV |= {f"{name}s": factor for name, factor in TO_MV.items() if name.endswith("volt")}
+
+# The unit of a recording whose leads do not share one: they can be standardised, but not combined.
+MIXED = "mixed"
+
 
 class UnreadableError(Exception):
     """A file that cannot be read as a recording; the message tells a person why, the file's particulars in brackets."""
@@ -15,23 +27,26 @@ class UnreadableError(Exception):
 class Recording(NamedTuple):
     """One ECG as its file has it."""
 
-    signal: np.ndarray  # (leads, samples) float64
+    signal: np.ndarray  # (leads, samples) float64, in mV where the unit is known
     sample_rate: float  # Hz
     leads: tuple[str, ...]  # as the file names them
-    unit: str | None  # "mV" where the file states a unit that can be turned into it, else None
+    unit: str | None  # "mV" where the file states what can be turned into it, MIXED, or None where it states nothing
+    stripped_s: float = 0.0  # padding at both ends that the reader knew to be no signal and left out
+
+
+class Content(NamedTuple):
+    """One recording of a file that holds many."""
+
+    row: int  # where it lies in the file
+    name: str  # what the file calls it, else its row
 
 
 class Assumed(NamedTuple):
-    """What the settings state of files that do not say it themselves, such as a bare array."""
+    """What the settings or a table state of files that do not say it themselves, such as a bare array."""
 
     sample_rate: float | None = None  # Hz
     leads: tuple[str, ...] | None = None
-
-
-def spelled(leads: tuple[str, ...]) -> list[str]:
-    """A file's names of leads, in the spelling of `LEADS` where they are one of these but for capitals and blanks."""
-    spelling = {lead.casefold(): lead for lead in LEADS}
-    return [spelling.get(lead.strip().casefold(), lead) for lead in leads]
+    unit: str | None = None  # a key of TO_MV, whatever its capitals
 
 
 def rate_of(value: object) -> float | None:
@@ -40,6 +55,36 @@ def rate_of(value: object) -> float | None:
         return float(np.ravel(np.asarray(value))[0])
     except (IndexError, TypeError, ValueError):
         return None
+
+
+def check_size(leads: int, samples: int) -> None:
+    """Refuse what would not fit into memory, before anything is read of it.
+
+    Raises:
+        UnreadableError: It has more than `MOST_VALUES` values.
+    """
+    if leads * samples > MOST_VALUES:
+        raise UnreadableError(f"too long to read at once ({leads} leads x {samples} samples)")
+
+
+def in_mv(signal: np.ndarray, units: list[str | None]) -> tuple[np.ndarray, str | None]:
+    """Turn each lead into millivolts where all units are known.
+
+    Args:
+        signal: (leads, samples).
+        units: Of each lead, as the file has it; None where it has none.
+
+    Returns:
+        The signal and its unit: in "mV"; as it was and None where no unit is known and all are alike; as it was and
+        `MIXED` where the leads differ in units of which some are unknown.
+    """
+    factors = [TO_MV.get((unit or "").strip().lower()) for unit in units]
+    known = [factor for factor in factors if factor is not None]
+    if known and len(known) == len(factors):
+        if any(factor != 1.0 for factor in known):
+            signal = signal * np.array(known)[:, None]
+        return signal, "mV"
+    return signal, None if len(set(units)) <= 1 else MIXED
 
 
 def from_array(
@@ -51,17 +96,18 @@ def from_array(
         array: (leads, samples) or (samples, leads), any real dtype.
         sample_rate: In Hz, or None where the file does not state it.
         leads: Names of the leads, or None where the file does not state them.
-        unit: "mV" or None.
+        unit: Of all leads as the file has it, or None.
         assumed: Taken for what is None.
 
     Returns:
-        The recording, its signal turned to (leads, samples).
+        The recording, its signal turned to (leads, samples), in mV where the unit is known.
 
     Raises:
         UnreadableError: Neither the file nor the settings say enough, or the array does not fit what they say.
     """
     sample_rate = sample_rate or assumed.sample_rate
     leads = leads or assumed.leads
+    unit = unit or assumed.unit
     if sample_rate is None:
         raise UnreadableError("the file states no sample rate; set preprocess.assume_sample_rate if you know it")
     if leads is None:
@@ -70,10 +116,12 @@ def from_array(
         raise UnreadableError(f"the array is not (leads, samples) of numbers ({type(array).__name__})")
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise UnreadableError(f"the array is not (leads, samples) of numbers ({array.dtype} of shape {array.shape})")
+    check_size(*array.shape)
     if array.shape[0] != len(leads):
         if array.shape[1] != len(leads):
             raise UnreadableError(
                 f"the array's shape does not fit the number of leads ({array.shape}, {len(leads)} leads)"
             )
         array = array.T  # (leads, samples)
-    return Recording(array.astype(np.float64), float(sample_rate), leads, unit)
+    signal, unit = in_mv(array.astype(np.float64), [unit] * len(leads))
+    return Recording(signal, float(sample_rate), leads, unit)

@@ -93,7 +93,7 @@ def test_the_log_file_holds_what_is_said_and_is_made_anew(tmp_path: Path, capsys
     assert file.read_text(encoding="utf-8") == capsys.readouterr().err
     assert "心" in file.read_text(encoding="utf-8")
     assert main([*arguments, "--input", str(tmp_path / "in")]) == 0
-    assert file.read_text(encoding="utf-8") == "[manifest] 1 recordings in 1 shards\n"
+    assert file.read_text(encoding="utf-8").startswith("[manifest] 1 recordings in 1 shards\n")
 
 
 def test_progress_says_done_total_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:

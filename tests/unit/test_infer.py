@@ -41,11 +41,17 @@ def write_shard(
     rows: Sequence[tuple[str, int]],
     values: np.ndarray,
     batch: int = 4,
+    counts: Sequence[int] | None = None,
     **settings: Any,  # noqa: ANN401, goes into JSON
 ) -> Path:
-    """Write a shard of segments as the preprocess stage does, in record batches of `batch` rows."""
-    schema = tables.segments_schema(12, SAMPLES)
-    schema = tables.with_origin(schema, "preprocess", preprocess=SETTINGS | settings)
+    """Write a shard of segments as the preprocess stage does, in record batches of `batch` rows.
+
+    The first `counts` samples of each are signal; None: all are.
+    """
+    samples = values.shape[2]
+    counts = [samples] * len(rows) if counts is None else counts
+    schema = tables.segments_schema(12, samples)
+    schema = tables.with_origin(schema, "preprocess", preprocess=SETTINGS | {"segment_samples": samples} | settings)
     with pa.ipc.new_file(str(path), schema) as writer:
         for first in range(0, len(rows), batch):
             some = rows[first : first + batch]
@@ -54,7 +60,8 @@ def write_shard(
                 pa.array([name for name, _ in some], pa.string()),
                 pa.array([number for _, number in some], pa.int32()),
                 pa.array([5.0 * number for _, number in some], pa.float32()),
-                pa.FixedSizeListArray.from_arrays(flat, 12 * SAMPLES),
+                pa.array(counts[first : first + batch], pa.int32()),
+                pa.FixedSizeListArray.from_arrays(flat, 12 * samples),
             ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
     return path
@@ -132,6 +139,52 @@ def test_the_columns_have_the_types_that_the_contract_says(converted: Path, shar
     assert written["embeddings"].field("embedding").type.list_size == 8
     assert written["attention"].field("attention").type.list_size == TOKENS
     assert all(written[name].field(2).type.value_type == pa.float32() for name in ("embeddings", "attention"))
+
+
+def padded() -> tuple[np.ndarray, list[int]]:
+    """The signals with zeros at the end of every second one, and how many samples of each are signal."""
+    counts = [SAMPLES if row % 2 else 60 + 20 * row for row in range(len(ROWS))]
+    values = SIGNALS.copy()
+    for row, count in enumerate(counts):
+        values[row, :, count:] = 0
+    return values, counts
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 256])
+def test_padded_segments_stand_in_their_rows_beside_others(
+    batch_size: int, converted: Path, shards: list[Path]
+) -> None:
+    assert command(converted, shards) == 0
+    without = numbers(results(converted))
+    values, counts = padded()
+    shard = write_shard(converted.parent / "padded.arrow", ROWS, values, counts=counts)
+    assert command(converted, [shard], "--batch-size", str(batch_size)) == 0
+    made = numbers(results(converted))
+    network = model.load(checkpoint.describe(converted / "model.json").architecture, converted / "model.safetensors")
+    for row, count in enumerate(counts):
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(values[row][None]), torch.tensor([count]))
+        for actual, plain, tensor in zip(made, without, expected, strict=True):
+            np.testing.assert_allclose(actual[row], tensor[0], rtol=0, atol=1e-5)
+            if count == SAMPLES:
+                np.testing.assert_allclose(actual[row], plain[row], rtol=0, atol=1e-5)
+    assert np.count_nonzero(made[2], axis=1).tolist() == [count // 4 for count in counts]
+
+
+@pytest.mark.parametrize("samples", [4, 500, 1250, 5000, 15000])
+def test_segments_of_any_length_that_gives_a_token_can_be_run(samples: int, converted: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((3, 12, samples), dtype=np.float32)
+    shard = write_shard(converted.parent / "odd.arrow", ROWS[:3], values, counts=[samples, samples, 4])
+    assert command(converted, [shard]) == 0
+    frames = results(converted)
+    assert pq.read_schema(converted.parent / "attention.parquet").field("attention").type.list_size == samples // 4
+    assert np.isfinite(np.concatenate(numbers(frames), axis=1)).all()
+
+
+def test_fewer_segments_at_a_time_where_they_are_long() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [infer.default_batch_size(cpu, samples) for samples in (500, 2500, 5000, 15000, 10**6)] == [8, 8, 4, 1, 1]
+    assert [infer.default_batch_size(cuda, samples) for samples in (500, 2500, 5000, 15000)] == [128, 128, 64, 21]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 256])
@@ -222,14 +275,44 @@ def test_shards_that_were_preprocessed_differently_are_refused(
     assert not results(converted)
 
 
-@pytest.mark.parametrize("settings", [{"leads": ["I"]}, {"segment_samples": 3}])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"leads": ["I"]}, "takes 12 leads, but a segment has 1; only checkpoints of ECG-FM's kind can be run"),
+        ({"segment_samples": 3}, "needs 4 samples for one token, but a segment has 3; make the segments longer"),
+    ],
+)
 def test_segments_that_the_network_cannot_take_are_refused(
-    settings: dict[str, Any], converted: Path, capsys: pytest.CaptureFixture[str]
+    settings: dict[str, Any], message: str, converted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shard = write_shard(converted.parent / "odd.arrow", [], SIGNALS[:0], **settings)
     assert command(converted, [shard]) == 2
-    assert "takes 12 leads, but a segment is" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not results(converted)
+
+
+@pytest.mark.parametrize("count", [3, 0, -1])
+def test_a_segment_with_too_little_signal_for_a_token_is_named(
+    count: int, converted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = write_shard(converted.parent / "short.arrow", ROWS[:3], SIGNALS[:3], counts=[SAMPLES, count, 4])
+    assert command(converted, [shard]) == 2
+    name, number = ROWS[1]
+    assert f"segment {number} of {name} has {count} samples of signal, but the network needs 4" in (
+        capsys.readouterr().err
+    )
+    assert not results(converted)
+
+
+def test_a_shard_of_an_older_ecgpipe_is_refused(
+    converted: Path, shards: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pa.ipc.open_file(pa.OSFile(str(shards[0]), "rb")) as reader:
+        table = reader.read_all().drop_columns("samples")
+    with pa.ipc.new_file(str(shards[0]), table.schema) as writer:
+        writer.write_table(table)
+    assert command(converted, shards) == 2
+    assert f"{shards[0]} is of an older ecgpipe, without the column samples; delete it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["gpu", "mps", "meta", "cpu:x", "", "cuda:x"])

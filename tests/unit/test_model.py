@@ -1,7 +1,11 @@
-"""The network: each part against PyTorch's own, and the whole the same however segments are batched."""
+"""The network: each part against PyTorch's own, and the whole the same however segments are batched and padded."""
 
+import runpy
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
+from ecgpipe import fairseq_signals
 from ecgpipe.model import Architecture, Convolutions, Layer, Linear, Network, Output, Position
 
 POST_NORM = Architecture(
@@ -41,10 +46,15 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def run(made: Network, signal: Tensor, with_attention: bool = True) -> Output:
+def run(made: Network, signal: Tensor, samples: Sequence[int] | None = None, *, with_attention: bool = True) -> Output:
     with torch.inference_mode():
-        output: Output = made(signal, with_attention)
+        output: Output = made(signal, None if samples is None else torch.tensor(samples), with_attention)
     return output
+
+
+def padded(signal: Tensor, samples: Sequence[int]) -> Tensor:
+    """The segments with zeros from the sample on that is given for each."""
+    return torch.where(torch.arange(signal.shape[2]) < torch.tensor(samples)[:, None, None], signal, 0)
 
 
 def assert_close(actual: Tensor | None, expected: Tensor | None, tolerance: float = 1e-5) -> None:
@@ -114,13 +124,144 @@ def test_the_logits_are_the_head_of_the_embedding_and_attention_is_a_share(arch:
     assert bool(((output.attention > 0) & (output.attention <= 1)).all())
 
 
+# Padding
+
+# What fairseq-signals' own classes (commit 6b9e1375bbe6bc2e55ff4d9b95eabe8eee3adec7, PyTorch 2.13.0, CPU, float32,
+# `saliency` on) give for the first five golden segments in one batch, cut off after so many samples and padded with
+# zeros and a padding_mask as RawECGDataset.collator pads: the tokens that are not padding, the first three logits, the
+# first three numbers of the embedding, and the last layer's attention (max over keys) of the first and last of these
+# tokens. Rows are (samples, tokens, logits, embedding, attention).
+UPSTREAM: dict[str, list[tuple[int, int, list[float], list[float], list[float]]]] = {
+    "tiny": [
+        (1000, 62, [0.8207226, 0.2904688, -0.4751735], [0.1727411, 0.1173684, -1.2085731], [0.1646968, 0.3418055]),
+        (1999, 124, [-0.5902378, -0.4557589, 2.2651470], [0.6194274, -0.5277112, -0.2846520], [0.1951414, 0.1394095]),
+        (2499, 156, [-0.4348100, -0.0793051, 1.2439142], [0.4101291, -0.3761814, -0.4143504], [0.1221117, 0.0821289]),
+        (17, 1, [-0.9544467, -2.2470069, -0.3713949], [2.0180962, -1.4906404, 0.6519883], [1, 1]),
+        (2500, 156, [-0.4105880, -0.2612245, 2.0275955], [0.4507575, -0.2176139, 0.0322903], [0.1802415, 0.0839930]),
+    ],
+    "prenorm": [
+        (1000, 62, [-0.6790439, 1.3076496, 1.6866614], [0.2336189, -0.6549464, 0.0821392], [0.2307197, 0.4807403]),
+        (1999, 124, [-1.0429956, 0.2437580, 0.4011272], [0.1485932, -0.4704382, -0.1600186], [0.0932649, 0.1377800]),
+        (2499, 156, [-1.0565016, 0.8814295, 0.9152058], [0.1751611, -0.5632106, -0.1950306], [0.0955840, 0.3158942]),
+        (17, 1, [0.4392355, 4.2758384, 1.3827978], [0.0930912, -1.6611154, -0.0549379], [1, 1]),
+        (2500, 156, [-0.6407926, 0.6146119, 1.2089134], [0.3166491, -0.3725694, -0.1835225], [0.3070602, 0.3145416]),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(UPSTREAM))
+def test_padded_segments_get_what_fairseq_signals_gives(name: str, reference: Path) -> None:
+    state = runpy.run_path(str(reference / "make_checkpoint.py"))["state"](name)
+    arch = fairseq_signals.architecture(state["cfg"]["model"])
+    made = Network(arch).eval()
+    made.load_state_dict(fairseq_signals.convert(state["model"], arch, name))
+    samples, tokens, logits, embedding, attention = (list(column) for column in zip(*UPSTREAM[name], strict=True))
+    signal = torch.from_numpy(np.load(reference / "golden" / "segments.npz")["signal"][: len(samples)])
+    output = run(made, padded(signal, samples), samples)
+    assert output.logits is not None
+    assert output.attention is not None
+    assert_close(output.logits[:, :3], torch.tensor(logits))
+    assert_close(output.embedding[:, :3], torch.tensor(embedding))
+    rows, ends = torch.arange(len(samples))[:, None], torch.tensor([[0, count - 1] for count in tokens])
+    assert_close(output.attention[rows, ends], torch.tensor(attention))
+    assert (output.attention != 0).sum(dim=1).tolist() == tokens
+
+
+@BOTH
+def test_a_segment_gets_the_same_beside_padded_ones(arch: Architecture) -> None:
+    made, signal = network(arch), noise(4, 12, 2500)
+    samples = [2500, 800, 2500, 60]
+    alone, beside = run(made, signal), run(made, padded(signal, samples), samples)
+    for key in Output._fields:
+        assert_close(getattr(beside, key)[::2], getattr(alone, key)[::2], 1e-6)
+
+
+@BOTH
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_a_padded_segment_gets_the_same_in_any_batch(arch: Architecture, batch: int) -> None:
+    samples = [2500, 800, 2500, 60, 2400, 1999, 31]
+    made, signal = network(arch), padded(noise(7, 12, 2500), samples)
+    together = run(made, signal, samples)
+    batched = [run(made, signal[i : i + batch], samples[i : i + batch]) for i in range(0, 7, batch)]
+    for key in Output._fields:
+        assert_close(torch.cat([getattr(output, key) for output in batched]), getattr(together, key))
+
+
+@BOTH
+def test_where_no_token_is_padding_nothing_changes_not_even_the_rounding(arch: Architecture) -> None:
+    made, signal = network(arch), noise(2, 12, 2500)
+    last = arch.token_samples[0] * (arch.tokens(2500) - 1) + arch.token_samples[1]  # where the last token's samples end
+    for samples in ([2500, 2500], [2500, last]):
+        for expected, output in zip(run(made, signal), run(made, signal, samples), strict=True):
+            assert_close(output, expected, 0)
+
+
+@BOTH
+def test_the_padding_counts_for_the_group_norm_and_for_nothing_after_the_positions(arch: Architecture) -> None:
+    made, samples = network(arch), [1000, 333]
+    signal = padded(noise(2, 12, 2500), samples)
+    output = run(made, signal, samples)
+    for row, count in enumerate(samples):
+        tokens = arch.tokens(count)
+        x = made.convolutions(signal[row : row + 1]).transpose(1, 2)  # (1, tokens, channels)
+        x = made.position(made.project(made.feature_norm(x)))[:, :tokens]  # from here on as if there were no padding
+        x = x if arch.layer_norm_first else made.norm(x)
+        for layer in made.layers:
+            x, attention = layer(x, with_attention=True)
+        x = made.norm(x) if arch.layer_norm_first else x
+        assert_close(output.embedding[row], x[0].mean(dim=0))
+        assert output.attention is not None
+        assert_close(output.attention[row, :tokens], attention[0])
+
+
+@BOTH
+def test_attention_is_a_share_where_there_is_signal_and_zero_at_padding(arch: Architecture) -> None:
+    samples = [2500, 1000, 40]
+    attention = run(network(arch), padded(noise(3, 12, 2500), samples), samples).attention
+    assert attention is not None
+    for row, count in zip(attention, samples, strict=True):
+        tokens = arch.tokens(count)
+        assert bool(((row[:tokens] > 0) & (row[:tokens] <= 1)).all())
+        assert bool((row[tokens:] == 0).all())
+
+
+@BOTH
+def test_without_attention_padded_segments_get_the_same(arch: Architecture) -> None:
+    made, samples = network(arch), [2500, 1000, 40]
+    signal = padded(noise(3, 12, 2500), samples)
+    asked, not_asked = run(made, signal, samples), run(made, signal, samples, with_attention=False)
+    assert not_asked.attention is None
+    assert_close(not_asked.logits, asked.logits)
+    assert_close(not_asked.embedding, asked.embedding)
+
+
+@BOTH
+@pytest.mark.parametrize("seconds", [1, 2.5, 10, 30])
+def test_segments_of_other_lengths_with_and_without_padding(arch: Architecture, seconds: float) -> None:
+    length = int(500 * seconds)
+    made, samples = network(arch), [length, length // 3]
+    output = run(made, padded(noise(2, 12, length), samples), samples)
+    assert output.attention is not None
+    assert (output.attention != 0).sum(dim=1).tolist() == [arch.tokens(count) for count in samples]
+    assert bool(output.embedding.isfinite().all())
+    assert_close(output.embedding[:1], run(made, noise(2, 12, length)[:1]).embedding)
+
+
+@BOTH
+def test_a_segment_with_too_little_signal_for_a_token_is_refused(arch: Architecture) -> None:
+    made, least = network(arch), arch.token_samples[1]
+    run(made, noise(2, 12, 100), [100, least])
+    with pytest.raises(ValueError, match=f"a segment needs {least} samples of signal for one token"):
+        run(made, noise(2, 12, 100), [100, least - 1])
+
+
+# Its parts
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_features_are_projected_only_where_their_number_differs_from_the_width(same: bool) -> None:
     arch = replace(POST_NORM, conv_layers=((POST_NORM.width if same else 16, 2, 2),) * 2)
     assert isinstance(Network(arch).project, nn.Identity) == same
-
-
-# Its parts
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
@@ -145,6 +286,11 @@ def test_a_layer_is_pytorchs_transformer_layer(norm_first: bool) -> None:
     asked = theirs.norm1(x) if norm_first else x
     _, weights = theirs.self_attn(asked, asked, asked)  # (batch, tokens, keys), mean over heads
     assert_close(attention, weights.amax(dim=-1))
+
+    padding = torch.arange(19) >= torch.tensor([[19], [7]])  # (batch, tokens)
+    expected = theirs(x, src_key_padding_mask=padding)[~padding]
+    assert_close(layer(x, with_attention=True, padding=padding)[0][~padding], expected)
+    assert_close(layer(x, padding=padding)[0][~padding], expected)
 
 
 def directly(position: Position, x: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ import small_run
 from small_run import HOSTILE, LABELS, TOKENS
 
 from ecgpipe import figures, tables
-from ecgpipe.readers import LEADS, Recording, UnreadableError
+from ecgpipe.prepare import Windows, choose_leads, cut_up
+from ecgpipe.readers import LEADS, Recording
 from ecgpipe.report import Summary, choose, script_json, summarise
 
 STEP, SPAN = 16, 16  # of ECG-FM
@@ -71,9 +72,26 @@ def recording(samples: int = 5000, rate: float = 500.0) -> Recording:
     return Recording(signal, rate, LEADS, "mV")
 
 
+WINDOWS = Windows()
+
+
+def spread(attention: np.ndarray, most: int) -> np.ndarray:
+    """The attention over the samples of segments of 2,500 samples that follow one another."""
+    starts = 2500 * np.arange(len(attention))
+    return figures.attention_per_sample(attention, starts, 2500, STEP, SPAN, most)
+
+
+def draw(shown: Recording, attention: np.ndarray | None = None, windows: Windows = WINDOWS) -> figures.Traces:
+    """The figure of a recording that was cut as the settings say."""
+    cut = cut_up(int(shown.signal.shape[1] * 500 / shown.sample_rate), windows)
+    twelve = choose_leads(shown, windows)
+    samples = windows.segment_samples
+    return figures.traces(twelve, shown.sample_rate, shown.unit, cut, samples, attention, (STEP, SPAN))
+
+
 def test_token_t_lies_at_sample_16t_plus_7_5() -> None:
     ramp = np.arange(float(TOKENS))[None]  # token t has the value t
-    values = figures.attention_per_sample(ramp, STEP, SPAN, 2500)
+    values = spread(ramp, 2500)
     samples = np.arange(8, 2488)  # from the first token's middle, 7.5, to the last one's, 2487.5
     np.testing.assert_allclose(values[samples], (samples - 7.5) / 16 / (TOKENS - 1), rtol=1e-12)
     assert (values[:8] == 0).all()
@@ -83,7 +101,7 @@ def test_token_t_lies_at_sample_16t_plus_7_5() -> None:
 def test_a_segment_starts_anew_at_2500() -> None:
     spikes = np.zeros((3, TOKENS))
     spikes[1, 10] = 1
-    values = figures.attention_per_sample(spikes, STEP, SPAN, 10_000)
+    values = spread(spikes, 10_000)
     assert values.shape == (7500,)
     peak = 2500 + 16 * 10 + 7.5
     np.testing.assert_allclose(values[[int(peak - 0.5), int(peak + 0.5)]], 1 - 0.5 / 16)
@@ -92,46 +110,63 @@ def test_a_segment_starts_anew_at_2500() -> None:
 
 def test_attention_is_scaled_over_the_recording() -> None:
     attention = np.stack([np.linspace(2, 3, TOKENS), np.linspace(3, 6, TOKENS)])
-    values = figures.attention_per_sample(attention, STEP, SPAN, 5000)
+    values = spread(attention, 5000)
     assert values[:2500].min() == 0
     assert values[:2500].max() == pytest.approx(0.25)
     assert values[2500:].min() == pytest.approx(0.25)
     assert values[2500:].max() == 1
     # What lies beyond the drawn part counts too.
-    np.testing.assert_array_equal(figures.attention_per_sample(attention, STEP, SPAN, 100), values[:100])
-    assert (figures.attention_per_sample(np.full((1, TOKENS), 0.3), STEP, SPAN, 2500) == 0).all()
+    np.testing.assert_array_equal(spread(attention, 100), values[:100])
+    assert (spread(np.full((1, TOKENS), 0.3), 2500) == 0).all()
 
 
 def test_heatmap_lies_on_the_time_axis_and_ends_with_the_last_segment() -> None:
     attention = np.random.default_rng(1).random((1, TOKENS))
-    drawn = figures.traces(recording(3500), 1, attention, (STEP, SPAN))
+    drawn = draw(recording(3500), attention)
     heatmap, *leads = drawn.figure["data"]
     assert [trace["name"] for trace in leads] == list(LEADS)
     assert drawn.drawn_s == 7
     z = decoded(heatmap["z"])[0]
     times = heatmap["x0"] + heatmap["dx"] * np.arange(len(z))
     assert 5 - heatmap["dx"] <= times[-1] < 5
-    expected = figures.attention_per_sample(attention, STEP, SPAN, 2500)
+    expected = spread(attention, 2500)
     np.testing.assert_allclose(z, expected[np.round(times * 500).astype(int)], rtol=1e-6)
     rect = drawn.figure["layout"]["shapes"][-1]
     assert (rect["type"], rect["x0"], rect["x1"]) == ("rect", 5, 7)
+
+
+def test_an_overlapping_last_segment_goes_over_the_one_before() -> None:
+    attention = np.stack([np.full(TOKENS, 0.0), np.full(TOKENS, 1.0), np.full(TOKENS, 0.5)])
+    drawn = draw(recording(6000), attention, Windows(tail="overlap"))
+    z = decoded(drawn.figure["data"][0]["z"])[0]
+    times = np.arange(len(z)) * figures.ATTENTION_STRIDE
+    np.testing.assert_array_equal(z, np.select([times < 2500, times < 3500], [0.0, 1.0], 0.5))
+    assert [shape["x0"] for shape in drawn.figure["layout"]["shapes"]] == [5, 7]
+    assert times[-1] == 5996
+
+
+def test_padding_is_neither_drawn_nor_part_of_the_scale() -> None:
+    attention = np.concatenate([np.linspace(0.2, 0.4, 93), np.zeros(TOKENS - 93)])[None]
+    drawn = draw(recording(1500), attention, Windows(short="pad"))
+    z = decoded(drawn.figure["data"][0]["z"])[0]
+    assert len(z) * figures.ATTENTION_STRIDE == 1500
+    assert (z.min(), z.max()) == (0, 1)
+    assert not drawn.figure["layout"]["shapes"]
 
 
 def test_leads_are_found_by_name() -> None:
     plain = recording()
     order = np.random.default_rng(2).permutation(12)
     mixed = Recording(plain.signal[order], 500.0, tuple(f" {LEADS[i].upper()}" for i in order), "mV")
-    traces = figures.traces(mixed, 2, None, (STEP, SPAN)).figure["data"]
+    traces = draw(mixed).figure["data"]
     assert [trace["name"] for trace in traces] == list(LEADS)
     for trace, row in zip(traces, plain.signal, strict=True):
         np.testing.assert_allclose(decoded(trace["y"]), row, rtol=1e-6)
         assert trace["dx"] == 1 / 500
-    with pytest.raises(UnreadableError, match=r"leads missing \(V6\)"):
-        figures.traces(Recording(plain.signal[:11], 500.0, LEADS[:11], "mV"), 2, None, (STEP, SPAN))
 
 
 def test_rows_do_not_overlap_and_lie_on_the_grid() -> None:
-    drawn = figures.traces(recording(), 2, None, (STEP, SPAN))
+    drawn = draw(recording())
     assert drawn.box_mv == 0.5
     low = np.inf
     for trace in drawn.figure["data"]:
@@ -140,20 +175,20 @@ def test_rows_do_not_overlap_and_lie_on_the_grid() -> None:
         low = values.min()
     lines = drawn.figure["layout"]["yaxis"]["tickvals"]
     np.testing.assert_allclose(np.array(lines) / 0.5 % 1, 0)
-    assert figures.traces(recording()._replace(unit=None), 2, None, (STEP, SPAN)).box_mv is None
+    assert draw(recording()._replace(unit=None)).box_mv is None
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0])
 def test_a_recording_of_constant_leads_is_drawn(value: float) -> None:
     flat = Recording(np.full((12, 5000), value), 500.0, LEADS, "mV")
-    figure = figures.traces(flat, 2, None, (STEP, SPAN)).figure
+    figure = draw(flat).figure
     assert len(set(figure["layout"]["yaxis"]["tickvals"])) == 12
 
 
 def test_a_long_recording_is_drawn_in_part_and_thinned_without_losing_peaks() -> None:
     long = recording(1000 * 60, 1000.0)
     long.signal[3, 12_345] = 40.0
-    drawn = figures.traces(long, 12, None, (STEP, SPAN))
+    drawn = draw(long)
     assert drawn.drawn_s == figures.DRAWN_S
     for trace in drawn.figure["data"]:
         times = decoded(trace["x"])
@@ -203,8 +238,11 @@ def test_numbers_are_those_of_the_tables(tmp_path: Path) -> None:
         np.testing.assert_allclose(decoded(colour["values"]), np.repeat(table[label].to_numpy(), 2), rtol=1e-6)
     umap = pq.read_table(tmp_path / "umap/umap.parquet")
     np.testing.assert_array_equal(decoded(the_map["data"][0]["x"]), umap["x"].to_numpy())
-    assert [row[:2] for row in the_map["data"][0]["customdata"][:3]] == [["a/0", 0], ["a/0", 1], ["a/1", 0]]
-    assert the_map["data"][0]["customdata"][1][2] == "5 to 10 s"
+    assert [row[:2] for row in the_map["data"][0]["customdata"][:3]] == [
+        ["a/0", "0 (0 to 5 s)"],
+        ["a/0", "1 (5 to 10 s)"],
+        ["a/1", "0 (0 to 5 s)"],
+    ]
 
 
 def test_drawn_recordings_have_their_own_signal_attention_and_probabilities(tmp_path: Path) -> None:
@@ -219,7 +257,7 @@ def test_drawn_recordings_have_their_own_signal_attention_and_probabilities(tmp_
         heatmap, *leads = figure["data"]
         np.testing.assert_allclose(decoded(leads[5]["y"]), small_run.signal(number)[5], rtol=1e-6)
         rows = attention.filter(pa.compute.equal(attention["record_id"], f"a/{number}"))["attention"].to_pylist()
-        expected = figures.attention_per_sample(np.array(rows), STEP, SPAN, 5000)[:: figures.ATTENTION_STRIDE]
+        expected = spread(np.array(rows), 5000)[:: figures.ATTENTION_STRIDE]
         np.testing.assert_allclose(decoded(heatmap["z"])[0], expected, atol=1e-6)
         row = table.slice(number, 1).to_pylist()[0]
         for label in LABELS:
@@ -315,7 +353,7 @@ def test_attention_switched_off(tmp_path: Path) -> None:
 def test_a_file_that_is_gone_or_changed_gives_a_note(tmp_path: Path) -> None:
     small_run.write(tmp_path, IDS)
     (tmp_path / "recordings/3.npz").unlink()
-    np.savez(tmp_path / "recordings/4.npz", signal=np.zeros((12, 4000)), sample_rate=500, leads=LEADS)
+    np.savez(tmp_path / "recordings/4.npz", signal=small_run.signal(9), sample_rate=500, leads=LEADS)
     (tmp_path / "recordings/5.npz").write_bytes(b"not an archive")
     page = Page(small_run.report(tmp_path, "--recordings", "10"))
     text = words(page.text)

@@ -68,10 +68,9 @@ def test_a_folder_of_pictures(folder: Path) -> None:
         (folder / "input" / f"scan{i}.JPG").write_bytes(b"\xff\xd8\xff")
     ran = run(folder)
     assert ran.status != 0
-    says = (
-        "error: input: no recordings in 'input', 3 files of other kinds (3 .jpg); ecgpipe reads .hea, .mat, .npy, .npz"
+    assert (
+        "error: input: no recordings in 'input', 3 other files (3 no known format, .jpg); ecgpipe reads" in ran.output
     )
-    assert says in ran.output
 
 
 def test_two_recordings_with_one_id_are_both_named(folder: Path) -> None:
@@ -102,17 +101,32 @@ def test_unusable_recordings_are_told_and_do_not_stop_the_run(folder: Path) -> N
     np.savez(folder / "input" / "eight.npz", signal=np.zeros((8, 5000)), sample_rate=500, leads=LEADS[:8])
     np.save(folder / "input" / "bare.npy", np.zeros((12, 5000)))
     (folder / "input" / "notes.txt").write_text("not a recording")
-    ran = run(folder)
+    ran = run(folder, max_failed_fraction=0.3)
     assert ran.status == 0, ran.output
     closing = ran.output[ran.output.rindex("9 recordings: 2 used (4 segments), 5 skipped, 2 failed") :]
     assert "3 skipped: shorter than one segment of 5 s" in closing
     assert "1 failed: not a readable MATLAB file" in closing
-    assert "1 other files, not recordings: 1 .txt" in closing
+    assert "1 other file, not a recording: 1 no known format, .txt" in closing
     reasons = table(folder / "out" / "records").set_index("record_id")["reason"]
     assert reasons["eight"] == "leads missing (V3 V4 V5 V6)"
     assert reasons["nan"] == "NaN or infinite samples (I II III aVR aVL aVF V1 V2 V3 V4 V5 V6)"
     assert reasons["bare"].startswith("the file states no sample rate; set preprocess.assume_sample_rate")
     assert reasons["recording000"] is None
+
+
+@pytest.mark.slow
+def test_too_many_failures_end_the_run_with_an_error_after_everything_is_there(folder: Path) -> None:
+    (folder / "input" / "garbage.mat").write_bytes(b"garbage" * 1000)
+    ran = run(folder)
+    assert ran.status != 0
+    says = "error: max_failed_fraction: 1 of 3 recordings could not be read (33.3%), more than 5.0%"
+    assert f"{says}: 1 not a readable MATLAB file" in ran.output
+    assert "3 recordings: 2 used (4 segments), 0 skipped, 1 failed" in ran.output
+    assert "not a readable MATLAB file" in (folder / "out" / "report.html").read_text()
+    assert len(table(folder / "out" / "predictions")) == 2
+    ran = run(folder, max_failed_fraction=0.5)
+    assert ran.status == 0, ran.output
+    assert ran.jobs.keys() == {"summary", "report", "verdict", "all"}
 
 
 @pytest.mark.slow

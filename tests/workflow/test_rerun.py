@@ -34,7 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_rule_leaves_a_log_and_a_benchmark(finished: Path) -> None:
-    rules = {"checkpoint", "manifest", "preprocess", "infer", "aggregate", "umap", "summary", "report"}
+    rules = {"checkpoint", "manifest", "preprocess", "infer", "aggregate", "umap", "summary", "report", "verdict"}
     for kind in ("logs", "benchmarks"):
         assert {path.name.partition(".")[0] for path in (finished / "out" / kind).iterdir()} == rules
 
@@ -72,7 +72,16 @@ def test_deleting_one_part_recomputes_that_part_and_what_follows(finished: Path)
     ran = run(finished)
     assert ran.status == 0, ran.output
     # Part 1 holds the third shard alone; its segments were removed after inference.
-    assert ran.jobs == {"preprocess": 1, "infer": 1, "aggregate": 1, "umap": 1, "summary": 1, "report": 1, "all": 1}
+    assert ran.jobs == {
+        "preprocess": 1,
+        "infer": 1,
+        "aggregate": 1,
+        "umap": 1,
+        "summary": 1,
+        "report": 1,
+        "verdict": 1,
+        "all": 1,
+    }
     assert untouched.stat().st_mtime_ns == changed_at
     pd.testing.assert_frame_equal(table(finished / "out" / "predictions"), before)
 
@@ -91,7 +100,7 @@ def test_a_changed_threshold_infers_nothing_again(finished: Path) -> None:
 def test_the_same_labels_in_another_file_infer_nothing_again(finished: Path) -> None:
     (finished / "mine.csv").write_text(LABELS.replace("0.5", "0.7"))
     jobs = run(finished, "--dry-run", labels="mine.csv").jobs
-    assert jobs.keys() == {"aggregate", "summary", "report", "all"}
+    assert jobs.keys() == {"aggregate", "summary", "report", "verdict", "all"}
 
 
 def test_a_changed_name_of_a_label_infers_again(finished: Path) -> None:
@@ -105,13 +114,13 @@ def test_a_changed_name_of_a_label_infers_again(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "rules"),
     [
-        ({"umap": "{min_dist: 0.2}"}, {"umap", "summary", "report"}),
+        ({"umap": "{min_dist: 0.2}"}, {"umap", "summary", "report", "verdict"}),
         (
             {"preprocess": "{assume_sample_rate: 250}"},
-            {"preprocess", "infer", "aggregate", "umap", "summary", "report"},
+            {"preprocess", "infer", "aggregate", "umap", "summary", "report", "verdict"},
         ),
-        ({"inference": "{shards_per_part: 2, attention: false}"}, {"summary", "report"}),
-        ({"report": "{title: Other}"}, {"summary", "report"}),
+        ({"inference": "{shards_per_part: 2, attention: false}"}, {"summary", "report", "verdict"}),
+        ({"report": "{title: Other}"}, {"summary", "report", "verdict"}),
     ],
 )
 def test_a_changed_setting_recomputes_from_its_stage_on(

@@ -61,10 +61,18 @@ def shard_of_manifest(wildcards):
     return f"{checkpoints.manifest.get().output[0]}/shard-{wildcards.shard}.parquet"
 
 
-def assumptions(wildcards):
-    """The options for files that state no sample rate or name no leads; the report reads some of them again."""
-    rate, leads = SETTINGS.preprocess.assume_sample_rate, SETTINGS.preprocess.assume_leads
-    return [*(["--assume-sample-rate", rate] if rate else []), *(["--assume-leads", *leads] if leads else [])]
+def reading(wildcards):
+    """The options that say how recordings are read and cut; the report reads some of them again."""
+    given = SETTINGS.preprocess
+    options = ["--segment-s", given.segment_s, "--tail", given.tail, "--short", given.short]
+    options += ["--missing-leads", given.missing_leads, "--min-leads", given.min_leads]
+    if given.assume_sample_rate:
+        options += ["--assume-sample-rate", given.assume_sample_rate]
+    if given.assume_leads:
+        options += ["--assume-leads", *given.assume_leads]
+    if given.assume_unit:
+        options += ["--assume-unit", given.assume_unit]
+    return options
 
 
 def segments_of_part(wildcards):

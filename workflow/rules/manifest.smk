@@ -16,5 +16,6 @@ checkpoint manifest:
     params:
         inputs=SETTINGS.inputs,
         shard_size=SETTINGS.manifest.shard_size,
+        ptbxl=SETTINGS.manifest.ptbxl,
     shell:
-        "python3 -m ecgpipe manifest --input {params.inputs:q} --shard-size {params.shard_size} --outdir {output:q} --log {log:q}"
+        "python3 -m ecgpipe manifest --input {params.inputs:q} --shard-size {params.shard_size} --ptbxl {params.ptbxl} --outdir {output:q} --log {log:q}"

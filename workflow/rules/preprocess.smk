@@ -18,7 +18,7 @@ rule preprocess:
         mem_mb=2000,
         runtime=60,
     params:
-        assumptions=assumptions,
+        reading=reading,
     shell:
         "python3 -m ecgpipe preprocess --shard {input:q} --segments {output.segments:q} --records {output.records:q} "
-        "{params.assumptions:q} --log {log:q}"
+        "{params.reading:q} --log {log:q}"

@@ -19,18 +19,19 @@ rule report:
         mem_mb=4000,
         runtime=60,
     params:
+        manifest=f"{OUT}/manifest",
         records=f"{OUT}/records",
         shards=lambda wildcards: n_shards(),
         predictions=f"{OUT}/predictions",
         attention=["--attention", f"{OUT}/attention"] if ATTENTION else [],
         parts=lambda wildcards: n_parts(),
-        assumptions=assumptions,
+        reading=reading,
         title=SETTINGS.report.title,
         recordings=SETTINGS.report.recordings,
         map_points=SETTINGS.report.map_points,
     shell:
         "python3 -m ecgpipe report --run {input.run:q} --description {input.description:q} --labels {input.labels:q} "
-        "--records {params.records:q} --shards {params.shards} --predictions {params.predictions:q} "
-        "{params.attention:q} --parts {params.parts} --umap {input.umap:q} {params.assumptions:q} "
+        "--manifest {params.manifest:q} --records {params.records:q} --shards {params.shards} --predictions {params.predictions:q} "
+        "{params.attention:q} --parts {params.parts} --umap {input.umap:q} {params.reading:q} "
         "--title {params.title:q} --recordings {params.recordings} --map-points {params.map_points} "
         "--output {output:q} --log {log:q}"

@@ -5,7 +5,8 @@ rule summary:
         records=all_records,
         timings=all_parts("timing", "json"),
     output:
-        f"{OUT}/run.json",
+        run=f"{OUT}/run.json",
+        duplicates=f"{OUT}/duplicates.parquet",
     log:
         f"{OUT}/logs/summary.log",
     benchmark:
@@ -24,4 +25,4 @@ rule summary:
     shell:
         "python3 -m ecgpipe summary --manifest {input.manifest:q} --description {input.description:q} "
         "--records {params.records:q} --shards {params.shards} --timings {params.timings:q} --parts {params.parts} "
-        "--settings {params.settings:q} --output {output:q} --log {log:q}"
+        "--settings {params.settings:q} --duplicates {output.duplicates:q} --output {output.run:q} --log {log:q}"

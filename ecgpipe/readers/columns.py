@@ -1,0 +1,129 @@
+"""What tables with a column for each lead have in common, whichever file they come from."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from ecgpipe.readers.leads import spelled
+from ecgpipe.readers.recording import LEADS, TO_MV, Assumed, Recording, UnreadableError, in_mv
+
+_TIME = re.compile(
+    r"(?:time|timestamp|t|(?P<name>s|sec|seconds|ms|milliseconds))"
+    r"(?:[ _]*[(\[]?(?P<unit>s|sec|seconds|ms|milliseconds)[)\]]?)?"
+)
+_UNIT = re.compile(r"[ _]*[(\[]([^)\]]+)[)\]]$|[ _]([mu\u00b5\u03bcn]?v)$", re.IGNORECASE)
+
+# A step this long in a column of which nobody says whether it is in seconds or milliseconds.
+_LONG_STEP = 0.1
+
+
+def wanted(names: Sequence[str]) -> list[str]:
+    """The names of the columns that are read: the leads, and the times if there are some.
+
+    Raises:
+        UnreadableError: No column is a lead, or two have the same name.
+    """
+    time = time_column(names)
+    chosen = [names[number] for number in lead_columns(names)] + ([names[time]] if time is not None else [])
+    if any(names.count(name) > 1 for name in chosen):
+        raise UnreadableError(f"the table has several columns of one name ({', '.join(chosen)[:200]})")
+    return chosen
+
+
+def lead_columns(names: Sequence[str]) -> list[int]:
+    """The numbers of the columns that are leads of the twelve by their names.
+
+    Raises:
+        UnreadableError: None is.
+    """
+    numbers = [number for number, lead in enumerate(spelled(names)) if lead in LEADS]
+    if not numbers:
+        raise UnreadableError(f"the table has no column for a lead ({', '.join(names)[:200]})")
+    return numbers
+
+
+def time_column(names: Sequence[str]) -> int | None:
+    """The number of the column that has the times of the samples, by its name."""
+    return next((number for number, name in enumerate(names) if _TIME.fullmatch(name.strip().lower())), None)
+
+
+def recording(table: pa.Table, rate: float | None, unit: str | None, assumed: Assumed) -> Recording:
+    """Make a recording of a table's columns.
+
+    Args:
+        table: A row per sample.
+        rate: What the file states besides its columns, in Hz.
+        unit: The same of all leads whose columns name none.
+        assumed: For what the file does not say.
+
+    Returns:
+        The recording, with the columns that are leads; an empty cell is NaN.
+
+    Raises:
+        UnreadableError: The file does not say enough, or its times or cells are none.
+    """
+    names, column = table.column_names, table.column
+    leads, time = lead_columns(names), time_column(names)
+    if time is not None:
+        with np.errstate(all="ignore"):  # of infinite times nothing comes but the refusal
+            timed = _rate(names[time], column(time))
+        if rate and abs(timed - rate) > 0.01 * rate:
+            raise UnreadableError(f"the file states another sample rate than its times have ({rate:g}, {timed:g} Hz)")
+        rate = rate or timed
+    rate = rate or assumed.sample_rate
+    if not rate:
+        raise UnreadableError("the file states no sample rate; set preprocess.assume_sample_rate if you know it")
+    signal = np.stack([_numbers(names[number], column(number)) for number in leads])  # (leads, samples)
+    units = [_unit(names[number]) or unit or assumed.unit for number in leads]
+    signal, known = in_mv(signal, units)
+    return Recording(signal, float(rate), tuple(names[number] for number in leads), known)
+
+
+def _unit(name: str) -> str | None:
+    match = _UNIT.search(name.strip())
+    inner = (match[1] or match[2]).strip() if match else ""
+    return inner if inner.lower() in TO_MV else None  # else it is whose lead it is: "I (Einthoven)"
+
+
+def _numbers(name: str, column: pa.ChunkedArray) -> np.ndarray:
+    kind = column.type
+    if pa.types.is_null(kind):
+        return np.full(len(column), np.nan)
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        raise UnreadableError(f"a lead's column holds something else than numbers ({name[:80]}: {kind})")
+    values: np.ndarray = column.cast(pa.float64(), safe=False).to_numpy()
+    return values
+
+
+def _rate(name: str, column: pa.ChunkedArray) -> float:
+    """The sample rate by the times of the samples."""
+    match = _TIME.fullmatch(name.strip().lower())
+    unit = (match["unit"] or match["name"]) if match else None
+    if pa.types.is_timestamp(column.type):
+        column, per_second, unit = column.cast(pa.timestamp("ns")).cast(pa.int64()), 1e9, "ns"
+    else:
+        per_second = 1e3 if unit and unit.startswith("m") else 1.0
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise UnreadableError(f"the time column holds something else than numbers ({name[:80]}: {column.type})")
+    if len(column) < 2:
+        raise UnreadableError(f"the table has too few rows for a recording ({len(column)})")
+    # Counted from the first before they become floats: a clock's nanoseconds need 61 bits.
+    integers = pa.types.is_integer(column.type) and not column.null_count
+    times = column.to_numpy()
+    times = (times - times[0] if integers else times.astype(np.float64) - float(times[0])) / per_second
+    steps = np.diff(times)
+    step = times[-1] / (len(times) - 1)
+    if not (np.isfinite(times).all() and step > 0 and steps.min() > 0):
+        raise UnreadableError(f"the times do not rise from row to row ({name[:80]})")
+    # Times rounded to milliseconds do not rise evenly, but never are half a sample off; a lost sample is a double step.
+    off = np.abs(times - step * np.arange(len(times))).max()
+    if off > 0.5 * step or steps.max() > 1.6 * step:
+        raise UnreadableError(f"the times have gaps (of up to {steps.max():g} s where {step:g} s is usual)")
+    if unit is None and step >= _LONG_STEP:
+        raise UnreadableError(f"the times seem to be no seconds; is their column meant to be time_ms? ({name[:80]})")
+    rate = 1 / step
+    whole = round(rate)
+    # The whole number, where the times do not speak against it.
+    return float(whole) if abs(rate - whole) <= rate * (2 * off / times[-1] + 1e-6) else float(rate)

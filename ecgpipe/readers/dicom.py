@@ -1,0 +1,245 @@
+"""DICOM ECG waveforms, read by pydicom.
+
+The format: https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_C.10.9.html (the waveform module) and
+sect_A.34.3.html (the 12-lead ECG).
+"""
+
+import math
+import os
+import warnings
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom import uid
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_partial
+from pydicom.waveforms.numpy_handler import WAVEFORM_DTYPES, multiplex_array
+
+from ecgpipe.readers.files import brief, size_of
+from ecgpipe.readers.leads import spelled
+from ecgpipe.readers.recording import LEADS, MOST_VALUES, Assumed, Recording, UnreadableError, check_size, in_mv
+
+_ECG = (
+    uid.TwelveLeadECGWaveformStorage,
+    uid.GeneralECGWaveformStorage,
+    uid.AmbulatoryECGWaveformStorage,
+    uid.General32bitECGWaveformStorage,
+)
+
+# So much of a file is looked at to learn what it is. The meta information takes a few hundred bytes.
+_HEAD_BYTES = 65_536
+
+# The leads' codes end alike in both schemes in use: "2:1" (MDC) and "5.6.3-9-1" (SCPECG). CID 3001,
+# https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_3001.html. 65 is -aVR, 31 to 38 are derived.
+_CODES = {"1": "I", "2": "II", "61": "III", "62": "aVR", "63": "aVL", "64": "aVF"}
+_CODES |= {str(n + 2): f"V{n}" for n in range(1, 7)}
+_SCHEMES = {"MDC": "2:", "SCPECG": "5.6.3-9-"}
+
+# What the groups are called that hold one beat, averaged from all, rather than what was recorded.
+_BEATS = ("median", "beat", "average", "representative", "template")
+
+
+def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
+    """Read a DICOM ECG's rhythm; see `readers.read`.
+
+    Args:
+        path: The file.
+        assumed: For the unit where the file states none.
+        row: None, since a file is one recording.
+
+    Raises:
+        UnreadableError: It is another kind of DICOM file, it holds median beats alone, or its parts do not fit.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return _recording(_dataset(path), assumed)
+    except (UnreadableError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # pydicom raises many kinds on a broken file
+        raise UnreadableError(f"not a readable DICOM file ({brief(error)})") from error
+
+
+def _dataset(path: Path) -> Dataset:
+    """The waveforms of a file, once it is known to have some and to fit into memory."""
+    size_of(path)
+    with path.open("rb") as file:
+        meta = _meta(file.read(_HEAD_BYTES))
+        stored = meta.get("MediaStorageSOPClassUID")
+        if stored and stored not in _ECG:
+            raise UnreadableError(f"a DICOM file of another kind than ECG ({uid.UID(stored).name})")
+        # 16 bits each, and some room for what else there is. An image without its class is not read to find out.
+        most = 2 * MOST_VALUES + 10_000_000
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise UnreadableError(f"too long to read at once ({size} bytes)")
+        file.seek(0)
+        content = file.read(size)
+    tags = ["SOPClassUID", "WaveformSequence", "SpecificCharacterSet"]
+    dataset = pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=tags)
+    kind = dataset.get("SOPClassUID")
+    if kind is not None and kind not in _ECG:
+        raise UnreadableError(f"a DICOM file of another kind than ECG ({kind.name})")
+    if not dataset.get("WaveformSequence"):
+        raise UnreadableError("the DICOM file has no waveforms")
+    return dataset
+
+
+def _meta(head: bytes) -> Dataset:
+    """A file's meta information, which says what it is."""
+    deflated = "a deflated DICOM file, which is not read"  # pydicom would inflate it to whatever it holds
+    try:
+        meta = read_partial(BytesIO(head), stop_when=lambda tag, vr, length: tag.group > 2).file_meta
+    except zlib.error as error:
+        raise UnreadableError(deflated) from error
+    if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
+        raise UnreadableError(deflated)
+    return meta
+
+
+def _recording(dataset: Dataset, assumed: Assumed) -> Recording:
+    groups = list(dataset.WaveformSequence)
+    index = _rhythm(groups)
+    group = groups[index]
+    rate = float(group.SamplingFrequency)
+    raw = _raw(dataset, index)  # (channels, samples)
+    channels = list(group.ChannelDefinitionSequence)
+    if len(channels) != len(raw):
+        raise UnreadableError(f"the DICOM file does not describe each channel ({len(channels)} of {len(raw)})")
+    names = [_name(channel, n) for n, channel in enumerate(channels)]
+    signal = np.empty(raw.shape)
+    for n, channel in enumerate(channels):
+        signal[n] = _scaled(raw[n], channel, names[n])
+    padding = _padding(group, raw.dtype)
+    stripped = 0
+    if padding is not None:
+        signal[raw == padding] = np.nan
+        signal, stripped = _without_padding(signal)
+    signal, unit = in_mv(signal, [_unit(channel) or assumed.unit for channel in channels])
+    return Recording(signal, rate, tuple(names), unit, stripped / rate if rate > 0 else 0.0)
+
+
+def _rhythm(groups: list[Dataset]) -> int:
+    """Which of the multiplex groups is the recording.
+
+    A resting ECG often comes with a second group: one median beat of each lead. Labels are free text that not every
+    device writes, and WaveformOriginality calls a rhythm DERIVED where a device computes the limb leads; so a label
+    that tells decides, then the originality, then how many of the twelve leads there are, then the duration.
+    """
+
+    def rank(index: int) -> tuple[bool, bool, int, float]:
+        group = groups[index]
+        rate = float(group.get("SamplingFrequency") or 0)
+        return (
+            "rhythm" in _label(group),
+            group.get("WaveformOriginality") == "ORIGINAL",
+            len(_leads(group)),
+            int(group.get("NumberOfWaveformSamples") or 0) / rate if rate > 0 else 0.0,
+        )
+
+    candidates = [index for index, group in enumerate(groups) if not any(word in _label(group) for word in _BEATS)]
+    if not candidates:
+        raise UnreadableError("the DICOM file holds median beats alone, no rhythm")
+    best = max(candidates, key=rank)
+    originals = [groups[index] for index in candidates if rank(index)[:2] == rank(best)[:2]]
+    apart = set().union(*map(_leads, originals)) - _leads(groups[best])
+    if apart:
+        # As of a paper print-out: 2.5 seconds of three leads, then of the next three.
+        raise UnreadableError(
+            f"the DICOM file's leads were not recorded together ({len(originals)} groups of channels)"
+        )
+    return best
+
+
+def _label(group: Dataset) -> str:
+    return str(group.get("MultiplexGroupLabel") or "").lower()
+
+
+def _leads(group: Dataset) -> set[str]:
+    """Which of the twelve leads are in a group."""
+    names = [_name(channel, n) for n, channel in enumerate(group.get("ChannelDefinitionSequence") or [])]
+    return set(spelled(names)) & set(LEADS)
+
+
+def _raw(dataset: Dataset, index: int) -> np.ndarray:
+    """The samples as they are stored, (channels, samples)."""
+    group = dataset.WaveformSequence[index]
+    channels, samples = int(group.NumberOfWaveformChannels), int(group.NumberOfWaveformSamples)
+    bits, kind = int(group.WaveformBitsAllocated), str(group.WaveformSampleInterpretation)
+    if channels < 1 or samples < 1:
+        raise UnreadableError(f"the DICOM file's waveform is empty ({channels} channels x {samples} samples)")
+    check_size(channels, samples)
+    if (bits, kind) not in WAVEFORM_DTYPES or kind in ("MB", "AB"):  # these two are audio's logarithmic scales
+        raise UnreadableError(f"the DICOM file's samples are of a kind that is not read ({bits} bits, {kind})")
+    if len(group.WaveformData or b"") < channels * samples * bits // 8:
+        raise UnreadableError("the DICOM file has fewer samples than it states")
+    raw: np.ndarray = multiplex_array(dataset, index, as_raw=True).T
+    if dataset.original_encoding[1] is False:  # pydicom takes the bytes for little-endian
+        raw = raw.byteswap()
+    return raw
+
+
+def _scaled(raw: np.ndarray, channel: Dataset, name: str) -> np.ndarray:
+    """The samples of a channel in its unit, (samples,): PS3.3 C.10.9.1.4."""
+    sensitivity, correction, baseline = (
+        float(default if channel.get(key) is None else channel.get(key))
+        for key, default in (
+            ("ChannelSensitivity", 1.0),
+            ("ChannelSensitivityCorrectionFactor", 1.0),
+            ("ChannelBaseline", 0.0),
+        )
+    )
+    gain = sensitivity * correction
+    if gain == 0 or not math.isfinite(gain) or not math.isfinite(baseline):
+        raise UnreadableError(f"a channel's sensitivity in the DICOM file is none ({name}: {gain:g})")
+    scaled: np.ndarray = raw * gain + baseline
+    return scaled
+
+
+def _unit(channel: Dataset) -> str | None:
+    """The unit that the samples are in: its UCUM code. Without a sensitivity they are in none."""
+    units = channel.get("ChannelSensitivityUnitsSequence")
+    if channel.get("ChannelSensitivity") is None or not units:
+        return None
+    return str(units[0].get("CodeValue") or units[0].get("CodeMeaning") or "") or None
+
+
+def _name(channel: Dataset, number: int) -> str:
+    """What a channel is called: its source in words, else by the code, else its label.
+
+    Raises:
+        UnreadableError: Code and words are different leads of the twelve.
+    """
+    sources = channel.get("ChannelSourceSequence")
+    source = sources[0] if sources else Dataset()
+    value, meaning = str(source.get("CodeValue") or ""), str(source.get("CodeMeaning") or "").strip()
+    prefix = _SCHEMES.get(str(source.get("CodingSchemeDesignator") or "").upper())
+    coded = _CODES.get(value.removeprefix(prefix)) if prefix and value.startswith(prefix) else None
+    label = str(channel.get("ChannelLabel") or "").strip()
+    lead = spelled([meaning])[0]
+    if coded and lead in LEADS and lead != coded:
+        raise UnreadableError(f"a channel of the DICOM file is two leads at once ({meaning}, code {value})")
+    # "aVR, augmented voltage, right" is the standard's own name, and no other file's.
+    if coded and lead not in LEADS:
+        return coded
+    return meaning or value or label or f"channel {number + 1}"
+
+
+def _padding(group: Dataset, dtype: np.dtype) -> np.generic | None:
+    """The stored value that stands for no sample."""
+    value = group.get("WaveformPaddingValue")
+    if not isinstance(value, bytes) or len(value) < dtype.itemsize:
+        return None
+    found: np.generic = np.frombuffer(value, dtype, 1)[0]
+    return found
+
+
+def _without_padding(signal: np.ndarray) -> tuple[np.ndarray, int]:
+    """The signal without the samples at both ends that no lead has, and how many these were."""
+    kept = np.flatnonzero(~np.isnan(signal).all(axis=0))
+    if len(kept) == 0:
+        return signal, 0
+    start, stop = kept[0], kept[-1] + 1
+    return signal[:, start:stop], int(signal.shape[1] - (stop - start))

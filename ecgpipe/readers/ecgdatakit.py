@@ -1,0 +1,340 @@
+"""Vendors' files: GE MUSE XML, Philips Sierra XML, HL7 aECG and SCP-ECG, decoded by the ecgdatakit package.
+
+What ecgdatakit reads past with a warning, or without one, is judged here: a recording is whole, in its true rate and on
+one time axis, or it is refused with the reason.
+"""
+
+import base64
+import codecs
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree.ElementTree import Element
+
+import numpy as np
+from ecgdatakit.models import ECGRecord, Lead
+from ecgdatakit.parsing.helpers.xml import parse_xml_root
+from ecgdatakit.parsing.parser import Parser
+from ecgdatakit.parsing.parsers.ge_muse_xml import GEMuseXMLParser
+from ecgdatakit.parsing.parsers.hl7_aecg import HL7aECGParser
+from ecgdatakit.parsing.parsers.scp_ecg import SCPECGParser
+from ecgdatakit.parsing.parsers.sierra_xml import SierraXMLParser
+
+from ecgpipe.readers.detect import HEAD_BYTES, format_of
+from ecgpipe.readers.leads import spelled
+from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError, check_size, in_mv
+
+# Elements and attributes of an XML file; real ones have some thousands.
+_MOST_MARKS = 200_000
+# In these a declaration can be found by its bytes. ecgdatakit reads no multi-byte one but UTF-8 and UTF-16.
+_ENCODINGS = re.compile(r"utf-?(?:8|16)(?:-sig|-[bl]e)?|ascii|iso8859-\d+|cp125\d")
+
+# The leads that XLI stores as residuals of the first two; sierra-ecg-tools, DecodedLead.cs.
+_XLI_RESIDUALS = {"III", "aVR", "aVL", "aVF"}
+
+# What all leads have in common after the ECG, for at least this long and up to this far, is a calibration mark.
+_MARK_SECONDS = 0.2
+_MARK_SPREAD_MV = 0.02
+
+# Warnings after which part of the signal would be missing or changed. The others are of what is not read here.
+_REFUSED = {
+    "rhythm waveform ignored": "the file holds several rhythm waveforms",
+    "rhythm series found": "the file holds several rhythm series",
+    "sequence sets in the rhythm series": "the rhythm series is in several pieces",
+    "is non-zero for": "the file states an offset of its samples whose meaning is not documented",
+}
+
+
+class _Sierra(SierraXMLParser):
+    """Without the search of the physician's signature, which takes quadratic time on a long run of spaces."""
+
+    @staticmethod
+    def _parse_signature(signature: str) -> tuple[str, None]:
+        return "", None
+
+
+class _Format(NamedTuple):
+    """How a format is read."""
+
+    name: str  # as people know it
+    parser: Callable[[], Parser]
+    # What is read within some seconds and a gigabyte, whatever is in it. Ten seconds of ECG take 0.03 MB to 0.5 MB.
+    most_bytes: int
+    exact_rate: Callable[[Element], float | None] | None  # of XML: what ecgdatakit rounds to a whole number
+
+
+def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
+    """Read the rhythm leads of a vendor's file; see `readers.read`. Median beats are left out."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+        found = _FORMATS.get(format_of(path, head) or "")
+        if found is None:
+            raise UnreadableError("no MUSE XML, Sierra XML, aECG or SCP-ECG file")
+        name, parser, most_bytes, exact_rate = found
+        data = head + file.read(most_bytes)
+    if len(data) > most_bytes:
+        raise UnreadableError(f"too large for its format (over {most_bytes} bytes of {name})")
+    rate = exact_rate(_root(data, name)) if exact_rate else None
+    record = _record(path, name, parser())
+    keys = [
+        (lead.sampling_rate, len(lead.samples), int(lead.annotations.get("start_sample", 1))) for lead in record.leads
+    ]
+    labels = _labels(record.leads)
+    kept = _together(labels, keys)
+    leads = [record.leads[index] for index in kept]
+    labels = [labels[index] for index in kept]
+    check_size(len(leads), len(leads[0].samples))
+    signal = np.stack([_physical(lead) for lead in leads])  # (leads, samples)
+    # A unit that the file states and nobody knows is not for the settings to replace.
+    units = [lead.resolution_unit or lead.adc_resolution_unit or assumed.unit for lead in leads]
+    signal, unit = in_mv(signal, units)
+    rate = rate or _scp_rate(record) or float(leads[0].sampling_rate)
+    samples = signal.shape[1]
+    if unit == "mV":
+        signal = _without_mark(signal, labels, rate)
+    return Recording(signal, rate, tuple(labels), unit, (samples - signal.shape[1]) / rate)
+
+
+def _root(data: bytes, name: str) -> Element:
+    """The XML's root, after a look at what would take the parsers' time or memory."""
+    # UTF-16 has a zero beside each of these characters; the other encodings that are read here have none.
+    plain = data.replace(b"\0", b"")
+    if re.search(rb"<!(?:ENTITY|ATTLIST)", plain):
+        raise UnreadableError("the XML declares entities or attributes of its own, which none of these formats has")
+    if plain.count(b"<") + plain.count(b"=") > _MOST_MARKS:
+        raise UnreadableError(f"more elements than an ECG has (over {_MOST_MARKS})")
+    start = plain.find(b"<?xml", 0, HEAD_BYTES)
+    end = plain.find(b"?>", start, start + HEAD_BYTES)
+    if start >= 0:
+        declared = re.search(rb"encoding\s{0,9}=\s{0,9}[\"']([\w.-]{1,40})", plain[start:end] if end > 0 else b"")
+        encoding = declared[1].decode("ascii", errors="replace") if declared else "utf-8"
+        try:
+            known = _ENCODINGS.fullmatch(codecs.lookup(encoding).name)
+        except LookupError:
+            known = None
+        if end < 0 or known is None:
+            raise UnreadableError(f"the XML is in an encoding that is not read ({encoding})")
+    try:
+        return parse_xml_root(data)
+    except Exception as error:  # expat's, defusedxml's and ecgdatakit's own
+        raise _unreadable(name, error) from error
+
+
+def _record(path: Path, name: str, parser: Parser) -> ECGRecord:
+    """What ecgdatakit makes of the file, its warnings turned into refusals where they matter."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            record = parser.parse(path)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # on broken files, of many kinds
+            raise _unreadable(name, error, path) from error
+    for message in (str(warning.message) for warning in caught):
+        for part, reason in _REFUSED.items():
+            if part in message:
+                raise UnreadableError(f"{reason} ({_short(message, path)})")
+        # Sections 2 to 6 are what the signal is made of, by the pointers in section 0. Others are texts and
+        # measurements; changing those is what programs do that remove names.
+        if "CRC mismatch in:" in message and not re.search(r"Section [02-6]\b", message):
+            continue
+        if "CRC" in message:
+            raise UnreadableError(f"a checksum does not fit: the file is damaged ({_short(message, path)})")
+    if not record.leads or not any(len(lead.samples) for lead in record.leads):
+        raise UnreadableError(f"the {name} file has no rhythm leads")
+    if record.raw_metadata.get("rhythm_avm_nv") == 0:
+        raise UnreadableError("a lead's scale is no positive number (an amplitude multiplier of 0)")
+    if "bimodal" in record.recording.acquisition.signal.compression:
+        raise UnreadableError("bimodal compression is not read")
+    for lead in record.leads:
+        if late := lead.annotations.get("LeadTimeOffset"):
+            raise UnreadableError(f"the leads do not begin at the same time ({lead.label}: {late})")
+        if not (lead.resolution > 0 and math.isfinite(lead.resolution) and math.isfinite(lead.offset)):
+            raise UnreadableError(f"a lead's scale is no positive number ({lead.label}: {lead.resolution})")
+    return record
+
+
+def _labels(leads: list[Lead]) -> list[str]:
+    """The leads' names, without the numbers that ecgdatakit gives to those that occur twice."""
+    labels = [lead.label for lead in leads]
+    stems = [re.sub(r"_\d+$", "", label) for label in labels]
+    return [stem if stem in labels else label for label, stem in zip(labels, stems, strict=True)]
+
+
+def _together(labels: list[str], keys: list[tuple[int, int, int]]) -> list[int]:
+    """Which leads share their rate, length and begin with those of the twelve that there are."""
+    wanted = {key for name, key in zip(spelled(labels), keys, strict=True) if name in LEADS}
+    if len(wanted) > 1:
+        found = ", ".join(f"{rate} Hz x {samples} from {start}" for rate, samples, start in sorted(wanted))
+        raise UnreadableError(f"the leads differ in sample rate, length or begin ({found})")
+    chosen = wanted.pop() if wanted else Counter(keys).most_common(1)[0][0]
+    if chosen[0] <= 0:
+        raise UnreadableError(f"the file's sample rate is no positive number ({chosen[0]})")
+    return [index for index, key in enumerate(keys) if key == chosen]
+
+
+def _physical(lead: Lead) -> np.ndarray:
+    """(samples,) in the lead's unit; ecgdatakit hands out what the file stores."""
+    samples: np.ndarray = np.asarray(lead.samples, dtype=np.float64) * lead.resolution
+    return samples + lead.offset if lead.offset else samples
+
+
+def _without_mark(signal: np.ndarray, labels: list[str], rate: float) -> np.ndarray:
+    """The signal without the calibration mark that Philips' machines append: 0 mV, 1 mV, 0 mV, the same in all leads.
+
+    Seen in every file of sierra-ecg-tools' examples: 11 s, of which the last 0.4 s are the mark. BRAVEHEART's
+    load_philipsxml.m cuts these files at 10 s. It is no ECG: where I and aVR are alike, Goldberger's -(I + II) / 2
+    makes all limb leads zero.
+    """
+    if not {"I", "II", "aVR"} <= set(spelled(labels)):
+        return signal
+    differ = np.flatnonzero(np.ptp(signal, axis=0) > _MARK_SPREAD_MV)
+    end = int(differ[-1]) + 1 if differ.size else 0
+    tail = signal[0, end:]  # (samples,)
+    if end == 0 or len(tail) < _MARK_SECONDS * rate or not 0.9 < tail.max() < 1.1:
+        return signal
+    return np.ascontiguousarray(signal[:, :end])
+
+
+def _muse_rate(root: Element) -> float | None:
+    """SampleBase * 10 ** SampleExponent of the rhythm waveform, restecg.dtd."""
+    for waveform in root.findall("Waveform"):
+        if (waveform.findtext("WaveformType") or "rhythm").strip().lower() == "rhythm":
+            base, exponent = _number(waveform.findtext("SampleBase")), _number(waveform.findtext("SampleExponent"))
+            if base is not None and abs(exponent or 0) < 20:
+                return _rate(base * 10 ** (exponent or 0))
+    return None
+
+
+def _aecg_rate(root: Element) -> float | None:
+    """One over the increment of the rhythm series' time sequence, a GLIST of PORT_MT020001."""
+    for series in root.findall("component/series"):
+        code = series.find("code")
+        if code is not None and code.get("code", "").upper() == "REPRESENTATIVE_BEAT":
+            continue
+        for sequence in series.findall("component/sequenceSet/component/sequence"):
+            code, increment = sequence.find("code"), sequence.find("value/increment")
+            if code is None or increment is None or not code.get("code", "").upper().startswith("TIME_"):
+                continue
+            per_second = {"s": 1.0, "ms": 1e3, "us": 1e6, "\u00b5s": 1e6}.get(increment.get("unit", ""))
+            step = _number(increment.get("value"))
+            return _rate(per_second / step) if per_second and step else None
+    return None
+
+
+def _sierra_rate(root: Element) -> float | None:
+    """Of <parsedwaveforms>, else of <signalcharacteristics>, with a look at whether its data has the stated length."""
+    waveforms = root.find(".//parsedwaveforms")
+    signal = root.find(".//signalcharacteristics")
+    if waveforms is None:
+        return None
+    offset = waveforms.get("signaloffset") or (signal.findtext("signaloffset") if signal is not None else None)
+    if _number(offset):
+        raise UnreadableError(f"the file states an offset of its samples whose meaning is not documented ({offset})")
+    rate = _number(waveforms.get("samplespersecond")) or _number(
+        signal.findtext("samplingrate") if signal is not None else None
+    )
+    rate = rate or 0
+    if rate != int(rate):
+        # ecgdatakit would round it, and then cut the leads apart in the wrong places.
+        raise UnreadableError(f"a Sierra XML file's sample rate has to be a whole number ({rate})")
+    exact = (_number(waveforms.get("durationperchannel")) or 0) * rate / 1000
+    names = waveforms.get("leadlabels", "").split()
+    check_size(max(len(names), 12), int(min(exact, 1e18)))
+    samples = round(exact)
+    method = waveforms.get("compression") or waveforms.get("compressmethod") or ""
+    packed = method.upper() == "XLI" and waveforms.get("compressflag", "").lower() != "false"
+    stored = spelled(names)
+    if packed and names and stored[:6] != list(LEADS[:6]) and _XLI_RESIDUALS & set(stored):
+        raise UnreadableError(f"leads in an order for which XLI is not documented ({' '.join(names)[:80]})")
+    words = (waveforms.text or "").split()
+    if waveforms.get("dataencoding") != "Base64":
+        fits = samples > 0 and len(words) % samples == 0
+    else:
+        try:
+            data = base64.b64decode("".join(words))
+        except ValueError as error:
+            raise _unreadable("Philips Sierra XML", error) from error
+        fits = samples > 0 and (_xli_fits(data, samples) if packed else len(data) % (2 * samples) == 0)
+    if not fits:
+        raise UnreadableError(f"the leads do not have the duration that the file states ({samples} samples)")
+    return rate
+
+
+def _xli_fits(data: bytes, samples: int) -> bool:
+    """Whether each lead's chunk unpacks to two bytes a sample; 10 bits can stand for 768 bytes."""
+    at = 0
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        chunk = data[at + 8 : at + 8 + size]
+        at += 8 + size
+        # Without any compression 10 bits stand for one byte.
+        if not 0 < len(chunk) <= 3 * samples + 1000 or abs(_lzw_length(chunk, 3 * samples) - 2 * samples) > 1:
+            return False
+    return True
+
+
+def _lzw_length(packed: bytes, most: int) -> int:
+    """How many bytes ecgdatakit's LzwDecoder makes of 10-bit codes; not counted on after `most`."""
+    bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8))
+    codes = bits[: len(bits) // 10 * 10].reshape(-1, 10) @ (1 << np.arange(9, -1, -1))
+    lengths = dict.fromkeys(range(256), 1)
+    previous, upcoming, total = 0, 256, 0
+    for code in codes.tolist():
+        if code > 1022:
+            break
+        length = lengths.setdefault(code, previous + 1)
+        if previous and upcoming <= 1022:
+            lengths[upcoming] = previous + 1
+            upcoming += 1
+        previous = length
+        total += length
+        if total > most:
+            break
+    return total
+
+
+def _scp_rate(record: ECGRecord) -> float | None:
+    """Of an SCP-ECG file, whose interval is in whole microseconds: 1667 of them stand for 600 Hz, not for 599.88."""
+    interval = record.raw_metadata.get("rhythm_sample_interval_us")
+    if not interval:
+        return None
+    nearest = round(1e6 / interval)
+    return float(nearest) if nearest and abs(1e6 / nearest - interval) <= 0.5 else 1e6 / interval
+
+
+def _rate(rate: float) -> float:
+    """A rate that decimal fractions have moved off a whole number by less than one in a hundred thousand, put back."""
+    return float(round(rate)) if abs(rate - round(rate)) < 1e-5 * abs(rate) else rate
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float((text or "").replace(",", "."))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _unreadable(name: str, error: Exception, path: Path | None = None) -> UnreadableError:
+    return UnreadableError(f"not a readable {name} file ({_short(str(error) or type(error).__name__, path)})")
+
+
+def _short(message: str, path: Path | None) -> str:
+    """A message of a library, in one line, without the folder that it may name."""
+    if path is not None:
+        message = message.replace(str(path), path.name)
+    return " ".join(message.split())[:200]
+
+
+_FORMATS: dict[str, _Format] = {
+    "muse-xml": _Format("GE MUSE XML", GEMuseXMLParser, 24_000_000, _muse_rate),
+    "sierra-xml": _Format("Philips Sierra XML", _Sierra, 6_000_000, _sierra_rate),
+    "hl7-aecg": _Format("HL7 aECG", HL7aECGParser, 24_000_000, _aecg_rate),
+    # A lead's bytes are counted in 16 bits, so that twelve never take more than 0.8 MB; it is decoded bit by bit.
+    "scp-ecg": _Format("SCP-ECG", SCPECGParser, 1_000_000, None),
+}

@@ -1,0 +1,176 @@
+"""EDF, EDF+, BDF and BDF+ files, read by edfio.
+
+The format: https://www.edfplus.info/specs/edf.html, https://www.edfplus.info/specs/edfplus.html and
+https://www.biosemi.com/faq/file_format.htm. edfio takes a header as it comes, with dates that are none and letters
+beyond ASCII, as real devices write them. It also makes do with a file that is cut and with a range that is none, by
+dropping samples and by leaving them unscaled: so the header is checked here first.
+"""
+
+import math
+import os
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import edfio
+import numpy as np
+
+from ecgpipe.readers.files import brief, size_of
+from ecgpipe.readers.leads import spelled
+from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError, check_size, in_mv
+
+_HEADER_BYTES = 256  # and as many for each channel
+_BDF = b"\xffBIOSEMI"
+_SAMPLE_BYTES = {"EDF": 2, "BDF": 3}
+
+# An annotation, and BioSemi's triggers, are no signal.
+_NO_SIGNALS = ("edf annotations", "bdf annotations", "status")
+
+# At which byte of a channel's header, times the number of channels, the samples in a record begin.
+_SAMPLES_AT = 16 + 80 + 8 + 8 + 8 + 8 + 8 + 80
+
+
+class _Layout(NamedTuple):
+    """What the header says of where the samples are."""
+
+    kind: str  # "EDF" or "BDF"
+    channels: int
+    records: int
+    record_s: float
+    size: int  # of header and records, in bytes
+
+
+def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
+    """Read an EDF or BDF file; see `readers.read`.
+
+    Where some channels are leads of the twelve, their sample rate and unit decide which others belong to them.
+
+    Args:
+        path: The file.
+        assumed: For the unit of channels that state none.
+        row: None, since a file is one recording.
+
+    Raises:
+        UnreadableError: It is cut or its header makes no sense, it has gaps (EDF+D), or its leads differ in rate.
+    """
+    try:
+        size_of(path)
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+            if len(header) < _HEADER_BYTES:
+                raise UnreadableError("the EDF file is shorter than its header")
+            count = _number(header[252:256].strip(b" \0"), "number of channels", whole=True)
+            if not 1 <= count <= 9_999:
+                raise UnreadableError(f"the EDF header has no possible number of channels ({count:g})")
+            header += file.read(_HEADER_BYTES * int(count))
+            header = header.replace(b"\0", b" ")  # some devices fill with these
+            layout = _layout(header, os.fstat(file.fileno()).st_size)
+            # Read rather than mapped into memory, as edfio would: a file that is cut meanwhile would end the process.
+            content = header + file.read(layout.size - len(header))
+        if len(content) < layout.size:
+            raise UnreadableError("the EDF file is shorter than its header says")
+        return _recording(content, layout, assumed)
+    except (UnreadableError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # edfio raises many kinds on a broken file
+        raise UnreadableError(f"not a readable EDF file ({brief(error)})") from error
+
+
+def _layout(header: bytes, file_bytes: int) -> _Layout:
+    """Check what the header says of the file's size."""
+    kind = "BDF" if header.startswith(_BDF) else "EDF"
+    channels = len(header) // _HEADER_BYTES - 1
+    if _number(header[184:192], "header size", whole=True) != _HEADER_BYTES * (channels + 1) or len(header) % 256:
+        raise UnreadableError("the EDF header's size does not fit its number of channels")
+    if header[192:197] in (b"EDF+D", b"BDF+D"):
+        raise UnreadableError("the EDF+ file has gaps (EDF+D), so what is on both sides of one is not one recording")
+    records = _number(header[236:244], "number of records", whole=True)
+    record_s = _number(header[244:252], "record duration")
+    at = _HEADER_BYTES + _SAMPLES_AT * channels
+    samples = [_number(header[at + 8 * n : at + 8 * (n + 1)], "number of samples", whole=True) for n in range(channels)]
+    if record_s <= 0 or min(samples) < 0 or not any(samples) or (records < 1 and records != -1):
+        raise UnreadableError("the EDF header's durations or numbers of samples are not positive")
+    record_bytes = int(sum(samples)) * _SAMPLE_BYTES[kind]
+    if records == -1:  # not known when the recording began, and never written
+        records = (file_bytes - len(header)) // record_bytes
+    size = len(header) + int(records) * record_bytes
+    if size > file_bytes or records < 1:
+        raise UnreadableError(f"the EDF file is shorter than its header says ({file_bytes} of {size} bytes)")
+    if file_bytes - size >= record_bytes:
+        raise UnreadableError(f"the EDF file is longer than its header says ({file_bytes}, not {size} bytes)")
+    check_size(channels, int(records) * math.ceil(sum(samples) / channels))
+    return _Layout(kind, channels, int(records), record_s, size)
+
+
+def _recording(content: bytes, layout: _Layout, assumed: Assumed) -> Recording:
+    header = content[: _HEADER_BYTES * (layout.channels + 1)]
+    read_content = edfio.read_bdf if layout.kind == "BDF" else edfio.read_edf
+    with warnings.catch_warnings(action="ignore"):
+        file = read_content(_buffer(content, layout), header_encoding=_encoding(header))
+    signals: list[edfio.EdfSignal | edfio.BdfSignal] = [
+        signal for signal in file.signals if signal.label.strip().lower() not in _NO_SIGNALS
+    ]
+    if not signals:
+        raise UnreadableError("the EDF file has no signals")
+    names = [signal.label.strip() for signal in signals]
+    is_lead = [name in LEADS for name in spelled(names)]
+    leads = [signal for signal, wanted in zip(signals, is_lead, strict=True) if wanted]
+    rates = Counter(signal.samples_per_data_record for signal in leads or signals)
+    samples, _ = rates.most_common(1)[0]
+    if leads and len(rates) > 1:
+        listed = ", ".join(f"{count} x {per_record / layout.record_s:g} Hz" for per_record, count in rates.items())
+        raise UnreadableError(f"the EDF file's leads differ in their sample rates ({listed})")
+    units = [_unit(signal.physical_dimension) or assumed.unit for signal in signals]
+    lead_units = {unit for unit, wanted in zip(units, is_lead, strict=True) if wanted}
+    chosen = [
+        n
+        for n, signal in enumerate(signals)
+        # Respiration or pressure would be no lead, and leave the recording without one unit.
+        if signal.samples_per_data_record == samples and (not leads or is_lead[n] or units[n] in lead_units)
+    ]
+    values = np.empty((len(chosen), samples * layout.records))  # (leads, samples)
+    for at, n in enumerate(chosen):
+        values[at] = _scaled(signals[n], names[n])
+    values, unit = in_mv(values, [units[n] for n in chosen])
+    return Recording(values, samples / layout.record_s, tuple(names[n] for n in chosen), unit)
+
+
+def _buffer(content: bytes, layout: _Layout) -> bytes:
+    """What edfio is given: the samples as they are, the number of records as it was found."""
+    return content[:236] + f"{layout.records:<8}".encode() + content[244:]
+
+
+def _scaled(signal: edfio.EdfSignal | edfio.BdfSignal, name: str) -> np.ndarray:
+    """The samples of a channel in its unit, (samples,), by its digital and physical range."""
+    try:
+        physical, digital = signal.physical_range, signal.digital_range
+    except ValueError as error:
+        raise UnreadableError(f"a channel's range in the EDF header is no number ({name})") from error
+    if not digital.min < digital.max or physical.min == physical.max or not all(map(math.isfinite, physical)):
+        raise UnreadableError(f"a channel's range in the EDF header is empty ({name})")
+    scaled: np.ndarray = signal.data
+    return scaled
+
+
+def _number(field: bytes, what: str, whole: bool = False) -> float:
+    try:
+        number = float(int(field) if whole else float(field))
+    except ValueError as error:
+        raise UnreadableError(f"the EDF header's {what} is no number ({field!r})") from error
+    if not math.isfinite(number):
+        raise UnreadableError(f"the EDF header's {what} is no number ({field!r})")
+    return number
+
+
+def _unit(dimension: str) -> str | None:
+    return dimension.strip() or None
+
+
+def _encoding(header: bytes) -> str:
+    """The format knows ASCII alone; a micro sign comes as UTF-8 or, from most devices, as Latin-1."""
+    try:
+        header[8:].decode("utf-8")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8"

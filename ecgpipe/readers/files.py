@@ -1,0 +1,55 @@
+"""Reading files of which nobody knows what they are: never waits for a pipe, never reads a device."""
+
+import os
+import stat
+from pathlib import Path
+
+from ecgpipe.readers.recording import UnreadableError
+
+
+def size_of(path: Path) -> int:
+    """The size of a regular file in bytes.
+
+    Raises:
+        UnreadableError: It is none, or cannot be looked at.
+        FileNotFoundError, PermissionError: As they are, for `readers.read` to tell.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (OSError, ValueError) as error:  # links in a loop, a name too long or with a null character
+        raise UnreadableError(f"not a file that can be opened ({brief(error)})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableError(f"not a file that holds anything ({path.name})")
+    return status.st_size
+
+
+def read_bytes(path: Path, start: int, size: int) -> bytes:
+    """So many bytes of a regular file, or what there is of them.
+
+    Raises:
+        UnreadableError: It is no regular file, or reading it fails.
+        FileNotFoundError, PermissionError: As they are, for `readers.read` to tell.
+    """
+    try:
+        with open(path, "rb", buffering=0, opener=_open) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableError(f"not a file that holds anything ({path.name})")
+            file.seek(start)
+            # Memory is taken for all that is asked for, so no more is than there is.
+            return file.read(max(0, min(size, status.st_size - start))) or b""
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"not a file that can be opened ({brief(error)})") from error
+
+
+def brief(error: Exception) -> str:
+    """A library's message in one line, for the brackets of a reason."""
+    return " ".join(str(error).split())[:200]
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,0 +1,114 @@
+"""Work row by row in a process of its own, so that a row whose file crashes it is named instead of ending the run.
+
+Readers call compiled libraries, and some of these crash on damaged files: scipy.io.loadmat 1.17 with a segmentation
+fault on flipped bits of a MATLAB file. No check in Python comes before that.
+"""
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+from typing import Protocol
+
+from ecgpipe.errors import EcgpipeError
+
+logger = logging.getLogger(__name__)
+
+# A row that takes longer hangs. Ten times what the longest recording took that `readers.recording.MOST_VALUES` allows.
+SECONDS_PER_ROW = 120.0
+
+# Memory that the working process may fill. Whatever a file makes a library ask for ends there, as a MemoryError.
+MOST_BYTES = 4 * 2**30
+
+# What ends a process that a library crashed, by the signal's number; abort is what C++ and allocators do.
+CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+
+
+# The rows that are not to be touched, each with the reason; a function to be called with the number of the row that
+# comes next, and with -1 when none does.
+Work = Callable[[dict[int, str], Callable[[int], None]], None]
+
+
+class Row(Protocol):
+    """A number that two processes share."""
+
+    value: int
+
+
+def crashes(work: Work, seconds_per_row: float = SECONDS_PER_ROW) -> None:
+    """Run `work` in a process of its own, again from the beginning when a row crashed it.
+
+    Args:
+        work: What to do.
+        seconds_per_row: After which a row counts as hanging.
+
+    Raises:
+        Exception: What `work` raised, or a RuntimeError if its process ended without a word.
+    """
+    context = multiprocessing.get_context("fork")
+    row = context.Value("q", -1, lock=False)
+    crashed: dict[int, str] = {}
+    while True:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_run, args=(work, crashed, row, seconds_per_row, theirs, os.getpid()))
+        row.value = -1
+        process.start()
+        theirs.close()
+        try:
+            _ends(process, ours)
+        finally:
+            process.kill()  # no more than a formality for one that has ended
+            process.join()
+        if process.exitcode == 0:
+            return
+        died_of = -(process.exitcode or 0)
+        if row.value < 0 or row.value in crashed or died_of not in {*CRASHES, signal.SIGALRM}:
+            raise RuntimeError(f"the process that reads the recordings ended with {process.exitcode}")
+        why = f"reading it took longer than {seconds_per_row:g} s"
+        if died_of in CRASHES:
+            why = f"so damaged that reading it crashed ({signal.Signals(died_of).name})"
+        logger.warning("row %d: %s; beginning again without it", row.value, why)
+        crashed[row.value] = why
+
+
+def _run(
+    work: Work, crashed: dict[int, str], row: Row, seconds_per_row: float, errors: Connection, parent: int
+) -> None:
+    """What the process does: `work`, and send what it raises."""
+
+    def begin(number: int) -> None:
+        if os.getppid() != parent:
+            os._exit(1)  # nobody waits for this any more
+        row.value = number
+        # The system ends the process when this runs out, also amid compiled code and when the parent is gone.
+        signal.setitimer(signal.ITIMER_REAL, seconds_per_row if number >= 0 else 0)
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        allowed = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        most = MOST_BYTES if allowed == resource.RLIM_INFINITY else min(MOST_BYTES, allowed)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, allowed))
+    try:
+        work(crashed, begin)
+    except (EcgpipeError, OSError, KeyboardInterrupt) as error:
+        errors.send(error)
+    except Exception as error:
+        logger.exception("in the process that reads the recordings")
+        errors.send(error)
+
+
+def _ends(process: ForkProcess, errors: Connection) -> None:
+    """Wait for the process to end and raise what it sends."""
+    if errors in multiprocessing.connection.wait([process.sentinel, errors]):
+        try:
+            error = errors.recv()
+        except EOFError:  # it ended and said nothing
+            process.join()
+        else:
+            raise error

@@ -1,0 +1,47 @@
+"""End the run with an error when too many recordings could not be read, after all of them have been accounted for."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ecgpipe.atomic import whole
+from ecgpipe.errors import EcgpipeError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m ecgpipe verdict`."""
+    parser.add_argument("--run", type=Path, required=True, help="run.json")
+    parser.add_argument("--max-failed-fraction", type=float, required=True, help="of the recordings, 0 to 1")
+    parser.add_argument("--output", type=Path, required=True, help="file to write when the run is good")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the output, or say why not."""
+    content = json.loads(args.run.read_text(encoding="utf-8"))
+    judge(content, args.max_failed_fraction, args.run)
+    counts = content["counts"]
+    with whole(args.output) as temporary:
+        temporary.write_text(f"{counts['failed']} of {counts['recordings']} recordings failed\n", encoding="utf-8")
+
+
+def judge(content: dict[str, Any], most: float, where: Path) -> None:
+    """Hold the share of failed recordings against what is allowed.
+
+    Args:
+        content: Of run.json.
+        most: Share of the recordings that may fail.
+        where: run.json, whose folder holds the results.
+
+    Raises:
+        EcgpipeError: More failed.
+    """
+    failed, total = content["counts"]["failed"], content["counts"]["recordings"]
+    if failed > most * total:
+        reasons = [item for item in content["reasons"] if item["status"] == "failed"]
+        why = "; ".join(f"{item['count']:,} {item['reason']}" for item in reasons[:5])
+        raise EcgpipeError(
+            f"max_failed_fraction: {failed:,} of {total:,} recordings could not be read ({failed / total:.1%}), more "
+            f"than {most:.1%}: {why}. The results are complete for the others: {where.parent / 'report.html'}, and "
+            f"{where.parent / 'records'} says why for each. Mend the files, leave them out, or allow more"
+        )

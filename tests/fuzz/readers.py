@@ -1,0 +1,82 @@
+"""Coverage-guided fuzzing of the readers that parse by themselves: python tests/fuzz/readers.py TARGET [OPTION ...].
+
+A target is `wfdb`, `detect` or `csv`; the options are libFuzzer's. Whatever the bytes, a reader gives a recording or an
+UnreadableError; anything else ends the fuzzing with the bytes in a file named crash-*. `make fuzz` runs each target for
+a minute.
+"""
+
+import contextlib
+import math
+import sys
+import tempfile
+from pathlib import Path, PurePath
+
+import atheris
+
+with atheris.instrument_imports(include=["ecgpipe"]):
+    from ecgpipe import readers
+    from ecgpipe.readers import Assumed, UnreadableError, detect, spelled
+    from ecgpipe.readers import wfdb as wfdb_reader
+
+FOLDER = Path(tempfile.mkdtemp(prefix="ecgpipe-fuzz-"))
+
+
+def wfdb(data: bytes) -> None:
+    """A header, and 4 KB of signals beside it under the names that headers of the corpus use."""
+    (FOLDER / "x.hea").write_bytes(data)
+    if not (FOLDER / "x.dat").exists():
+        (FOLDER / "x.dat").write_bytes(bytes(range(256)) * 16)
+    names = wfdb_reader.parts(FOLDER / "x.hea")
+    assert all("/" not in name and "\\" not in name for name in names), names
+    wfdb_reader.comments(FOLDER / "x.hea")
+    _read(FOLDER / "x.hea", "wfdb")
+
+
+def detect_format(data: bytes) -> None:
+    """The first bytes of a file."""
+    for name in ("x", "x.xml", "x.csv"):
+        found = detect.format_of(PurePath(name), data)
+        assert found is None or found in readers.FORMATS
+        assert found or detect.what_else(PurePath(name), data)
+    detect.is_header(data)
+    spelled(detect.csv_columns(data))
+
+
+def csv(data: bytes) -> None:
+    """A recording as a CSV file."""
+    (FOLDER / "x.csv").write_bytes(data)
+    _read(FOLDER / "x.csv", "csv")
+
+
+def _read(path: Path, format_name: str) -> None:
+    with contextlib.suppress(UnreadableError):
+        recording = readers.read(path, format_name, Assumed(500.0, None, None))
+        assert recording.signal.shape[0] == len(recording.leads)
+        assert recording.signal.dtype == "float64"
+        assert recording.sample_rate > 0
+        assert math.isfinite(recording.sample_rate)
+
+
+LEADS = "I,II,III,aVR,aVL,aVF,V1,V2,V3,V4,V5,V6"
+SEEDS = {
+    "wfdb": [
+        "x 12 500 170\n" + "".join(f"x.dat 16 200/mV 16 0 0 0 0 {lead}\n" for lead in LEADS.split(",")) + "# Age: 74\n",
+        "x 2 250 100\nx.dat 212 100(5)/uV 12 0 0 0 0 I\nx.dat 212 100(5)/uV 12 0 0 0 0 II\n",
+        "x/2 2 250 200\nx_1 100\n~ 100\n",
+    ],
+    "detect": ["<?xml version='1.0'?><!-- a --><RestingECG>", LEADS + "\n1,2", "x 12 500 5000\n"],
+    "csv": [
+        "time," + LEADS + "\n" + "".join(f"{i / 500},{i}" + ",1.5" * 11 + "\n" for i in range(4)),
+        "I (mV);II\n1,5;2\n",
+    ],
+}
+TARGETS = {"wfdb": wfdb, "detect": detect_format, "csv": csv}
+
+if __name__ == "__main__":
+    chosen = sys.argv.pop(1)
+    seeds = FOLDER / "seeds"
+    seeds.mkdir()
+    for number, seed in enumerate(SEEDS[chosen]):
+        (seeds / str(number)).write_text(seed)
+    atheris.Setup([*sys.argv, str(seeds)], TARGETS[chosen])
+    atheris.Fuzz()

@@ -1,0 +1,237 @@
+"""Files of ECG vendors' formats as their published schemas have them, which no library writes.
+
+Each function takes a signal of (leads, samples) in millivolts and returns what the file holds of it after quantisation,
+in millivolts too. Layouts: MUSE's restecg.dtd; Philips' SierraECGSchema_1_04_01.xsd and, for XLI, sierra-ecg-tools;
+HL7's PORT_MT020001 of 2003-12; EN 1064:2005 for SCP-ECG.
+"""
+
+import base64
+import binascii
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+# EN 1064, table of section 3.
+SCP_LEADS = {name: code for code, name in enumerate(("I", "II", "V1", "V2", "V3", "V4", "V5", "V6"), start=1)}
+SCP_LEADS |= {name: code for code, name in enumerate(("III", "aVR", "aVL", "aVF"), start=61)}
+
+
+def quantised(signal_mv: np.ndarray, lsb_uv: float) -> np.ndarray:
+    """Counts, int64."""
+    return np.rint(np.asarray(signal_mv, np.float64) * 1000 / lsb_uv).astype(np.int64)
+
+
+def muse_xml(path: Path, signal_mv: np.ndarray, sample_rate: float, leads: Sequence[str]) -> np.ndarray:
+    """GE MUSE XML at 4.88 uV a count, with a median beat before the rhythm, as MUSE 9 writes it."""
+    counts = quantised(signal_mv, 4.88)
+    exponent = 0 if sample_rate == int(sample_rate) else -3
+
+    def waveform(kind: str, rows: np.ndarray) -> str:
+        parts = [
+            f"<Waveform><WaveformType>{kind}</WaveformType><WaveformStartTime>0</WaveformStartTime>",
+            f"<NumberofLeads>{len(leads)}</NumberofLeads><SampleType>CONTINUOUS_SAMPLES</SampleType>",
+            f"<SampleBase>{round(sample_rate * 10**-exponent)}</SampleBase><SampleExponent>{exponent}</SampleExponent>",
+        ]
+        for name, row in zip(leads, rows, strict=True):
+            payload = row.astype("<i2").tobytes()
+            parts.append(
+                f"<LeadData><LeadByteCountTotal>{len(payload)}</LeadByteCountTotal><LeadTimeOffset>0</LeadTimeOffset>"
+                f"<LeadSampleCountTotal>{len(row)}</LeadSampleCountTotal>"
+                "<LeadAmplitudeUnitsPerBit>4.88</LeadAmplitudeUnitsPerBit>"
+                f"<LeadAmplitudeUnits>MICROVOLTS</LeadAmplitudeUnits><LeadID>{name}</LeadID>"
+                "<LeadOffsetFirstSample>0</LeadOffsetFirstSample><FirstSampleBaseline>0</FirstSampleBaseline>"
+                f"<LeadSampleSize>2</LeadSampleSize><LeadDataCRC32>{zlib.crc32(payload)}</LeadDataCRC32>"
+                f"<WaveFormData>{base64.encodebytes(payload).decode()}</WaveFormData></LeadData>"
+            )
+        return "\n".join([*parts, "</Waveform>"])
+
+    text = (
+        '<?xml version="1.0" encoding="ISO-8859-1"?>\n<!DOCTYPE RestingECG SYSTEM "restecg.dtd">\n<RestingECG>\n'
+        "<MuseInfo><MuseVersion>9.0.7.17363</MuseVersion></MuseInfo>\n"
+        "<PatientDemographics><PatientLastName>Müller</PatientLastName></PatientDemographics>\n"
+        f"{waveform('Median', -counts[:, :600])}\n{waveform('Rhythm', counts)}\n</RestingECG>\n"
+    )
+    path.write_bytes(text.encode("iso8859-1"))
+    return counts * 4.88e-3
+
+
+def sierra_xml(
+    path: Path, signal_mv: np.ndarray, sample_rate: int, leads: Sequence[str], *, compressed: bool = True
+) -> np.ndarray:
+    """Philips Sierra XML 1.04.01 at 5 uV a count, in UTF-16 as PageWriter writes it, XLI-compressed or plain."""
+    counts = quantised(signal_mv, 5.0)
+    stored = _xli(counts, leads) if compressed else counts.astype("<i2").tobytes()
+    compression = 'compression="XLI"' if compressed else ""
+    text = (
+        '<?xml version="1.0" encoding="utf-16"?>\n<restingecgdata xmlns="http://www3.medical.philips.com">\n'
+        "<documentinfo><documenttype>PhilipsECG</documenttype><documentversion>1.04.01</documentversion></documentinfo>"
+        "<dataacquisition><signalcharacteristics>"
+        f"<samplingrate>{sample_rate}</samplingrate><resolution>5</resolution><signaloffset>0</signaloffset>"
+        "<signalsigned>True</signalsigned><acquisitiontype>10-WIRE</acquisitiontype><bitspersample>16</bitspersample>"
+        f"<numberchannelsallocated>{len(leads)}</numberchannelsallocated></signalcharacteristics></dataacquisition>\n"
+        f'<waveforms><parsedwaveforms dataencoding="Base64" {compression}'
+        f' numberofleads="{len(leads)}" leadlabels="{" ".join(leads)}" samplespersecond="{sample_rate}" resolution="5"'
+        f' durationperchannel="{counts.shape[1] * 1000 / sample_rate:g}" signaloffset="0" signalsigned="True">\n'
+        f"{base64.encodebytes(stored).decode()}</parsedwaveforms>\n"
+        '<repbeats dataencoding="Base64" samplespersec="1000" resolution="1.0">'
+        f'<repbeat leadname="I"><waveform duration="2">{base64.b64encode(bytes(4)).decode()}</waveform></repbeat>'
+        "</repbeats></waveforms></restingecgdata>\n"
+    )
+    path.write_bytes(text.encode("utf-16"))
+    return counts * 5e-3
+
+
+def hl7_aecg(path: Path, signal_mv: np.ndarray, sample_rate: float, leads: Sequence[str]) -> np.ndarray:
+    """HL7 aECG at 2.5 uV a count, with a representative beat derived from the rhythm."""
+    counts = quantised(signal_mv, 2.5)
+
+    def component(code: str, value: str) -> str:
+        return f'<component><sequence><code code="{code}"/>{value}</sequence></component>'
+
+    def sequences(rows: np.ndarray, time: str, head: str) -> str:
+        increment = f'<head {head}/><increment value="{1 / sample_rate:.12g}" unit="s"/>'
+        parts = [component(time, f'<value xsi:type="GLIST_TS">{increment}</value>')]
+        for name, row in zip(leads, rows, strict=True):
+            digits = " ".join(map(str, row.tolist()))
+            parts.append(
+                component(
+                    f"MDC_ECG_LEAD_{name.upper()}",
+                    '<value xsi:type="SLIST_PQ"><origin value="0" unit="uV"/><scale value="2.5" unit="uV"/>'
+                    f"<digits>{digits}</digits></value>",
+                )
+            )
+        return f"<component><sequenceSet>{''.join(parts)}</sequenceSet></component>"
+
+    rhythm = sequences(counts, "TIME_ABSOLUTE", 'value="20021122091000"')
+    beat = sequences(-counts[:, :300], "TIME_RELATIVE", 'value="0" unit="s"')
+    path.write_text(
+        '<?xml version="1.0" encoding="utf-8"?>\n<!-- <AnnotatedECG> follows -->\n'
+        '<AnnotatedECG xmlns="urn:hl7-org:v3" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">\n'
+        '<id root="61d1a24f-b47e-41aa-ae95-f8ac302f4eeb"/><code code="93000"/>\n'
+        '<component><series><code code="RHYTHM"/>'
+        f"{rhythm}\n"
+        f'<derivation><derivedSeries><code code="REPRESENTATIVE_BEAT"/>{beat}</derivedSeries></derivation>'
+        "</series></component></AnnotatedECG>\n",
+        encoding="utf-8",
+    )
+    return counts * 2.5e-3
+
+
+def scp_ecg(
+    path: Path,
+    signal_mv: np.ndarray,
+    sample_rate: float,
+    leads: Sequence[str],
+    *,
+    compressed: bool = True,
+    beats: Sequence[int] = (),
+) -> np.ndarray:
+    """SCP-ECG 2.0 at 1 uV a count.
+
+    Args:
+        path: Where to write it.
+        signal_mv: (leads, samples).
+        sample_rate: In Hz.
+        leads: Their names, keys of `SCP_LEADS`.
+        compressed: As second differences in the default Huffman code; otherwise plain 16-bit numbers.
+        beats: Samples of R peaks, around which the first beat is subtracted as the reference beat.
+    """
+    counts = quantised(signal_mv, 1.0)
+    interval = round(1e6 / sample_rate)
+    samples = counts.shape[1]
+    before, after = 40, 80  # samples of the reference beat around its fiducial point
+    beat = -counts[:, : before + after]  # not of this signal: nobody should return it
+    residual = counts.copy()
+    zones = [(peak - before, peak, peak + after) for peak in beats]
+    if zones:
+        beat = counts[:, zones[0][0] : zones[0][2]]
+        for start, _, end in zones:
+            residual[:, start:end] -= beat
+
+    def data(rows: np.ndarray) -> bytes:
+        coded = [_huffman(row) if compressed else row.astype("<i2").tobytes() for row in rows]
+        sizes = struct.pack(f"<{len(coded)}H", *map(len, coded))
+        return struct.pack("<HHBB", 1000, interval, 2 if compressed else 0, 0) + sizes + b"".join(coded)
+
+    span = [struct.pack("<IIB", 1, samples, SCP_LEADS[name]) for name in leads]
+    quality = 0x04 | (len(leads) << 3 & 0xF8) | bool(zones)
+    location = [struct.pack("<HIII", 0, start + 1, peak + 1, end) for start, peak, end in zones]
+    length_ms = (before + after) * interval // 1000
+    bodies = {
+        1: b"\xff\0\0",
+        2: struct.pack("<H", 19999) if compressed else b"",
+        3: bytes([len(leads), quality]) + b"".join(span),
+        4: struct.pack("<HHH", length_ms, before + 1, len(zones)) + b"".join(location) + bytes(8 * len(zones)),
+        5: data(beat),
+        6: data(residual),
+    }
+    pointers, sections, at = [], [], 7 + 16 + 10 * 12
+    pointers.append(struct.pack("<HII", 0, 16 + 10 * 12, 7))
+    for number in range(1, 12):
+        section = _scp_section(number, bodies[number]) if bodies.get(number) else b""
+        pointers.append(struct.pack("<HII", number, len(section), at if section else 0))
+        sections.append(section)
+        at += len(section)
+    rest = _scp_section(0, b"".join(pointers)) + b"".join(sections)
+    rest = struct.pack("<I", 6 + len(rest)) + rest
+    path.write_bytes(struct.pack("<H", binascii.crc_hqx(rest, 0xFFFF)) + rest)
+    return counts * 1e-3
+
+
+def _scp_section(number: int, body: bytes) -> bytes:
+    body += bytes(len(body) % 2)
+    rest = struct.pack("<HIBB6s", number, 16 + len(body), 20, 20, b"SCPECG" if number == 0 else b"") + body
+    return struct.pack("<H", binascii.crc_hqx(rest, 0xFFFF)) + rest
+
+
+def _huffman(row: np.ndarray) -> bytes:
+    """Second differences in the default code of EN 1064."""
+    values = [*row[:2].tolist(), *np.diff(row, 2).tolist()]
+    words = []
+    for value in values:
+        size = abs(value)
+        if size <= 8:
+            words.append("0" if value == 0 else "1" * size + "0" + ("1" if value < 0 else "0"))
+        elif size < 128:
+            words.append("1" * 9 + "0" + format(value & 0xFF, "08b"))
+        else:
+            words.append("1" * 10 + format(value & 0xFFFF, "016b"))
+    bits = "".join(words)
+    bits += "0" * (-len(bits) % 16)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+def _xli(counts: np.ndarray, leads: Sequence[str]) -> bytes:
+    """Each lead's second differences, high bytes before low ones, in LZW; the limb leads as residuals of I and II."""
+    rows = counts.copy()
+    if list(leads[:6]) == ["I", "II", "III", "aVR", "aVL", "aVF"]:
+        one, two, three, avr, avl, avf = counts[:6]
+        rows[2:6] = two - one - three, -avr - (one + two) // 2, (one - three) // 2 - avl, (two + three) // 2 - avf
+    return b"".join(map(_xli_chunk, rows))
+
+
+def _xli_chunk(row: np.ndarray) -> bytes:
+    bends = 2 * row[1:-1] - row[:-2] - row[2:]
+    words = np.concatenate([row[:2], bends[1:] + 64, [64]]).astype(">i2").view(np.uint8).reshape(-1, 2)
+    packed = _lzw(words.T.tobytes())
+    return struct.pack("<iHh", len(packed), 0, int(bends[0])) + packed
+
+
+def _lzw(data: bytes) -> bytes:
+    """10-bit codes; the table stays as it is when 1022 is reached."""
+    table = {bytes([value]): value for value in range(256)}
+    codes, known = [], b""
+    for value in data:
+        longer = known + bytes([value])
+        if longer not in table:
+            codes.append(table[known])
+            if len(table) <= 1022:
+                table[longer] = len(table)
+            longer = bytes([value])
+        known = longer
+    bits = "".join(format(code, "010b") for code in [*codes, table[known]])
+    bits += "1" * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
