@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -117,12 +118,12 @@ def rows_of(paths: Sequence[Path], kind: str) -> list[dict[str, Any]]:
     return table
 
 
-def ours(row: dict[str, Any]) -> np.ndarray:
-    """What the stage does with a recording, without writing it: (segments, 12, 2500)."""
+def ours(row: dict[str, Any]) -> list[np.ndarray]:
+    """What the stage does with a recording, without writing it: segments of (12, 2500)."""
     record, segments = preprocess.account(row, Windows(), Assumed())
     if record["status"] != "ok":
         raise RuntimeError(f"{row['path']}: {record['reason']}")
-    return np.stack([signal for *_, signal in segments])
+    return [signal for *_, signal in segments]
 
 
 def in_process(paths: Sequence[Path], kind: str, repeats: int) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def in_process(paths: Sequence[Path], kind: str, repeats: int) -> dict[str, Any]
     rows = rows_of(paths, kind)
     apart = max(float(np.abs(tutorial(p) - ours(row)).max()) for p, row in zip(paths, rows, strict=True))
     times = [
-        (seconds(lambda: [tutorial(path) for path in paths]), seconds(lambda: [ours(row) for row in rows]))
+        (seconds(lambda: deque(map(tutorial, paths), 0)), seconds(lambda: deque(map(ours, rows), 0)))
         for _ in range(repeats)
     ]
     return {**ratio_of(times, len(paths)), "largest_difference": apart}
@@ -222,11 +223,11 @@ def main() -> None:
     print(f"{'milliseconds per recording':<44} {'tutorial':>9} {'ecgpipe':>9} {'ratio':>6} {'target':>6}")
     rows = []
 
-    def tell(what: str, kind: str, found: dict[str, Any], target: float) -> None:
+    def tell(what: str, kind: str, found: dict[str, Any], target: float | None) -> None:
         rows.append({"what": what, "format": kind, "target": target, **found})
         print(
             f"{kind + ', ' + what:<44} {found['before_ms']:>9.2f} {found['after_ms']:>9.2f} {found['ratio']:>6.2f} "
-            f"{target:>6.1f}",
+            f"{target or '':>6}",
             flush=True,
         )
 
@@ -239,7 +240,7 @@ def main() -> None:
             tell("in one process", kind, in_process(paths, kind, args.repeats), TARGETS[kind])
         for kind, paths in written.items():
             found = as_command(paths, kind, args.recordings, args.repeats, folder)
-            tell(f"as a command, {args.recordings} recordings", kind, found, TARGETS[kind])
+            tell(f"as a command, {args.recordings} recordings", kind, found, None)
         largest = max(row.get("largest_difference", 0) for row in rows)
         if len(CORES) > 1:
             print(f"\n{'':<44} {'one core':>9} {'two cores':>9}")

@@ -27,6 +27,9 @@ SHORTEST_PADDED_S = 1.0
 # so on): Malmivuo and Plonsey, Bioelectromagnetism, 1995, sections 15.2 and 15.3.
 DERIVED = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
 
+# Most files of a dataset have the same names.
+_spelled = lru_cache(maxsize=8)(spelled)
+
 # Samples of a resampling whose places are kept for the next recording of the same length.
 _KEPT_SAMPLES = 100_000
 
@@ -140,7 +143,7 @@ def choose_leads(recording: Recording, windows: Windows) -> Twelve:
     Raises:
         UnusableError: A lead is there twice, or one is missing and the settings take no zeros for it.
     """
-    names = spelled(recording.leads)
+    names = _spelled(recording.leads)
     twice = sorted({name for name in names if name in LEADS and names.count(name) > 1})
     if twice:
         raise UnusableError(f"a lead is there twice ({' '.join(twice)})")
@@ -225,10 +228,10 @@ def linearly_resampled(signal: np.ndarray, samples: int) -> np.ndarray:
     """
     places = _places if max(samples, signal.shape[1]) <= _KEPT_SAMPLES else _places.__wrapped__
     before, after, weight = places(signal.shape[1], samples)
-    resampled = np.empty((len(signal), samples))
+    resampled, left = np.empty((len(signal), samples)), np.empty(samples)
     with np.errstate(over="ignore", invalid="ignore"):
         for lead, row in zip(signal, resampled, strict=True):  # one at a time stays in the processor's cache
-            left = lead.take(before)  # (samples,)
+            lead.take(before, out=left, mode="clip")  # the usual mode writes to a copy first
             lead.take(after, out=row, mode="clip")
             row -= left
             row *= weight
@@ -260,7 +263,7 @@ def standardised(signal: np.ndarray) -> np.ndarray:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         centred = signal - signal.mean(axis=1, keepdims=True)
-        spread = np.sqrt(np.einsum("ls,ls->l", centred, centred) / signal.shape[1])  # (leads,)
+        spread = np.sqrt(np.vecdot(centred, centred) / signal.shape[1])  # (leads,)
     endless = [lead for lead, value in zip(LEADS, spread, strict=True) if not math.isfinite(value)]
     if endless:
         raise UnusableError(f"samples too large to be meant ({' '.join(endless)})")

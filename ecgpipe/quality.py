@@ -122,10 +122,9 @@ def longest_flat(signal: np.ndarray, least: int) -> np.ndarray:
 def _may_be_held(signal: np.ndarray, least: np.ndarray, most: np.ndarray) -> list[bool]:
     """(leads,) False where `_held` cannot be True: whatever is held meets every third sample."""
     every_third = np.ascontiguousarray(signal[:, ::HELD_SAMPLES])
-    return [
-        bool(np.count_nonzero(lead == low) >= HELD_TIMES or np.count_nonzero(lead == high) >= HELD_TIMES)
-        for lead, low, high in zip(every_third, least, most, strict=True)
-    ]
+    low, high = every_third == least[:, None], every_third == most[:, None]
+    counts = [max(np.count_nonzero(a), np.count_nonzero(b)) for a, b in zip(low, high, strict=True)]
+    return [bool(count >= HELD_TIMES) for count in counts]
 
 
 def _held(lead: np.ndarray, extreme: float, rate: float) -> bool:
