@@ -110,17 +110,14 @@ def _clear(outdir: Path, *markers: Path) -> None:
 # Formats
 
 
-def write_wfdb(
-    path: Path, signal: Array, rate: int, names: tuple[str, ...] = LEADS, gain: float = 1000, comment: str = ""
-) -> None:
-    """Write PATH.hea and PATH.dat, format 16.
+def write_wfdb(path: Path, signal: Array, rate: int, names: tuple[str, ...] = LEADS, comment: str = "") -> None:
+    """Write PATH.hea and PATH.dat, format 16, in whole microvolts.
 
     Args:
         path: Where, without an ending.
         signal: (leads, samples), mV.
         rate: Samples per second.
         names: The leads, in the order of `signal`.
-        gain: Steps per mV.
         comment: Goes into the header.
     """
     wfdb.wrsamp(
@@ -128,9 +125,9 @@ def write_wfdb(
         fs=rate,
         units=["mV"] * len(names),
         sig_name=list(names),
-        d_signal=np.round(signal.T * gain).astype(np.int16),
+        d_signal=np.round(signal.T * 1000).astype(np.int16),
         fmt=["16"] * len(names),
-        adc_gain=[gain] * len(names),
+        adc_gain=[1000] * len(names),
         baseline=[0] * len(names),
         comments=[comment] if comment else [],
         write_dir=str(path.parent),
@@ -200,7 +197,7 @@ def _plan(recordings: int) -> list[tuple[str, str, int]]:
 def _recording_files(recordings: int) -> list[str]:
     """Every file below recordings/, whatever wrote it."""
     named = [(name, FORMATS[form][2]) for _, name, form in _plan(recordings)]
-    named += [(REAL, (".hea", ".dat")), *UNUSABLE.items()]
+    named += [(REAL, (".dcm",)), *UNUSABLE.items()]
     return sorted([NOTES, *(name + ending for name, endings in named for ending in endings)])
 
 
@@ -218,7 +215,7 @@ def _write_recordings(folder: Path, recordings: int, seed: int) -> None:
 
 
 def _write_real(path: Path) -> None:
-    """The ten seconds of a real heart that pydicom carries as test data, as WFDB."""
+    """The ten seconds of a real heart that pydicom carries as test data, with a median beat besides."""
     import pydicom
     import pydicom.data
 
@@ -228,14 +225,7 @@ def _write_real(path: Path) -> None:
             f"demo: pydicom {pydicom.__version__} at {Path(pydicom.__file__).parent} lacks its test file "
             "waveform_ecg.dcm; install pydicom from PyPI"
         )
-    dataset = pydicom.dcmread(source)
-    # The first group is the rhythm; the second is a median beat, which is a computation and no recording.
-    group = dataset.WaveformSequence[0]
-    channels = group.ChannelDefinitionSequence
-    names = tuple(str(channel.ChannelSourceSequence[0].CodeMeaning).split()[1] for channel in channels)  # "Lead II"
-    microvolts = dataset.waveform_array(0)  # (samples, leads): sensitivity and baseline are applied
-    steps = 1000 / float(channels[0].ChannelSensitivity)  # per mV, the file's own: nothing is rounded
-    write_wfdb(path, microvolts.T / 1000, int(group.SamplingFrequency), names, steps, "waveform_ecg.dcm of pydicom")
+    path.with_suffix(".dcm").write_bytes(Path(source).read_bytes())
 
 
 def _write_unusable(folder: Path, rng: np.random.Generator) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
+from pathlib import Path
 from typing import Protocol
 
 from ecgpipe.errors import EcgpipeError
@@ -23,7 +24,8 @@ logger = logging.getLogger(__name__)
 # A row that takes longer hangs. Ten times what the longest recording took that `readers.recording.MOST_VALUES` allows.
 SECONDS_PER_ROW = 120.0
 
-# Memory that the working process may fill. Whatever a file makes a library ask for ends there, as a MemoryError.
+# Memory that the working process may fill besides what it begins with, which Arrow and the threads of many cores make
+# a gigabyte and more on paper. Whatever a file makes a library ask for ends there, as a MemoryError.
 MOST_BYTES = 4 * 2**30
 
 # What ends a process that a library crashed, by the signal's number; abort is what C++ and allocators do.
@@ -92,7 +94,8 @@ def _run(
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     if sys.platform == "linux":
         allowed = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        most = MOST_BYTES if allowed == resource.RLIM_INFINITY else min(MOST_BYTES, allowed)
+        most = MOST_BYTES + int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
         resource.setrlimit(resource.RLIMIT_DATA, (most, allowed))
     try:
         work(crashed, begin)

@@ -7,9 +7,9 @@ import numpy as np
 # The twelve leads in the order that ECG-FM was trained on, which is also fairseq-signals' order of rows.
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
-# More values than this are not read: 800 MB as float64, four and a half hours of twelve leads at 500 Hz. A header can
+# More values than this are not read: 200 MB as float64, over an hour of twelve leads at 500 Hz. A header can
 # promise any amount.
-MOST_VALUES = 100_000_000
+MOST_VALUES = 25_000_000
 
 # In millivolts, by the unit's name in lower case. Both letters that look like a micro sign occur.
 TO_MV = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "\u03bcv": 1e-3, "nv": 1e-6}

@@ -106,3 +106,37 @@ def test_wfdb_in_mimics_lead_order_gives_the_same_predictions(
     assert set(predictions.index) == set(expected.index)
     # wfdb scales each lead to the 16 bits: a step is 2e-5 of a lead's range.
     np.testing.assert_allclose(predictions.loc[expected.index], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_overlapping_and_padded_segments_leave_the_others_alone(
+    reference: Path, make_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    golden = np.load(reference / "golden" / "tiny.npz")
+    (tmp_path / "in").mkdir()
+    for path in (reference / "code15").glob("*.mat"):
+        (tmp_path / "in" / path.name).symlink_to(path)
+    feats = scipy.io.loadmat(next(iter((reference / "code15").glob("*.mat"))))["feats"]
+    scipy.io.savemat(tmp_path / "in" / "short.mat", {"feats": feats[:, :1200], "curr_sample_rate": np.array([[400]])})
+    ran = snakemake(
+        tmp_path, input="in", checkpoint=make_checkpoint("tiny"), outdir="out",
+        preprocess="{tail: overlap, short: pad, keep_segments: true}",
+    )  # fmt: skip
+    assert ran.status == 0, ran.output
+    names = list(pd.read_csv(ROOT / "config" / "labels" / "mimic_iv_ecg.csv")["name"])
+    logits = table(tmp_path / "out" / "logits")
+    records = table(tmp_path / "out" / "records").set_index("record_id")
+    rows = {
+        (record, segment): i
+        for i, (record, segment) in enumerate(zip(logits["record_id"], logits["segment"], strict=True))
+    }
+    numbers = pd.Series(golden["record"]).groupby(golden["record"]).cumcount()
+    same = [rows[key] for key in zip(golden["record"], numbers, strict=True)]
+    np.testing.assert_allclose(logits[names].to_numpy()[same], golden["logits"], rtol=0, atol=TOLERANCE["logits"])
+    last = logits.groupby("record_id").tail(1).set_index("record_id")["start_s"]
+    for record in set(golden["record"]):
+        assert last[record] == pytest.approx(records["duration_s"][record] - 5, abs=1 / 500)
+        assert records["discarded_s"][record] == 0
+    assert (records["n_segments"]["short"], records["padded_s"]["short"]) == (1, 2)
+    attention = table(tmp_path / "out" / "attention").set_index("record_id")["attention"]["short"]
+    assert [token for token, value in enumerate(attention) if value == 0] == list(range(93, 156))  # 1,500 samples
