@@ -32,12 +32,14 @@ check: .venv/dev
 bench: .venv/dev
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/preprocess.py
+	$(BIN)/python benchmarks/scan.py
 
 # Each reader that parses by itself, for FUZZ_S seconds; what breaks one is left behind as crash-*.
 FUZZ_S ?= 60
 fuzz: .venv/dev
 	$(PIP) --editable '.[fuzz]'
-	for target in wfdb detect csv; do \
+	for target in wfdb detect csv mat; do \
 	  $(BIN)/python tests/fuzz/readers.py $$target -max_total_time=$(FUZZ_S) -max_len=4096 -dict=tests/fuzz/dictionary || exit 1; \
 	done
 

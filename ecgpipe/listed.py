@@ -281,8 +281,8 @@ def format_of(path: str, head: bytes) -> tuple[str | None, str | None]:
 
 
 def names_leads(names: Sequence[str]) -> bool:
-    """Whether a table's columns are the leads of a recording."""
-    return len(names) > 1 and bool(set(readers.spelled(names)) & set(readers.LEADS))
+    """Whether a table's columns are the leads of a recording; as in `detect`, chest leads alone are not enough."""
+    return len(names) > 1 and bool(set(readers.spelled(names)) & set(readers.LEADS[:6]))
 
 
 def printable(text: str) -> str:

@@ -27,9 +27,6 @@ SHORTEST_PADDED_S = 1.0
 # so on): Malmivuo and Plonsey, Bioelectromagnetism, 1995, sections 15.2 and 15.3.
 DERIVED = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
 
-# Most files of a dataset have the same names.
-_spelled = lru_cache(maxsize=8)(spelled)
-
 # Samples of a resampling whose places are kept for the next recording of the same length.
 _KEPT_SAMPLES = 100_000
 
@@ -80,13 +77,14 @@ class Prepared(NamedTuple):
     changes: dict[str, Any]  # what was done to the recording, by column of the records
 
 
-def prepare(recording: Recording, windows: Windows, facts: dict[str, Any]) -> Prepared:
+def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overwrite: bool = False) -> Prepared:
     """Turn a recording into segments.
 
     Args:
         recording: Its leads in any order, at any sample rate.
         windows: What the settings say.
         facts: Gets what is found out about the signal, by column of the records, also of one that cannot be used.
+        overwrite: Whether the recording's signal may be overwritten, which takes less time.
 
     Returns:
         The segments: leads I II III aVR aVL aVF V1-V6, 500 Hz, each lead standardised over the whole recording.
@@ -100,17 +98,28 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any]) -> Pr
     if recording.signal.shape[1] == 0:
         raise UnusableError("the recording has no samples")
     twelve = choose_leads(recording, windows)
-    # Arrays of some files lie column by column, over which everything below would take twice as long.
-    signal = np.ascontiguousarray(twelve.signal)
-    facts.update(quality.look(signal, rate, recording.unit, [*twelve.derived, *twelve.missing]))
-    if facts["nan_share"]:
-        unfinished = [lead for lead, finite in zip(LEADS, np.isfinite(signal).all(axis=1), strict=True) if not finite]
+    made = [*twelve.derived, *twelve.missing]
+    single = quality.in_single_precision(twelve.signal)
+    facts["signal_hash"] = quality.fingerprint(single, made)
+    means = _means(twelve.signal)  # (12, 1)
+    if not np.isfinite(means).all() and not np.isfinite(twelve.signal).all():
+        finite = np.isfinite(twelve.signal).all(axis=1)
+        facts["nan_share"] = quality.nan_share(twelve.signal, made)
+        unfinished = [lead for lead, whole in zip(LEADS, finite, strict=True) if not whole]
         raise UnusableError(f"NaN or infinite samples ({' '.join(unfinished)})")
+    # Arrays of some files lie column by column, over which everything below would take twice as long.
+    own = overwrite and twelve.signal.flags.writeable and twelve.signal.flags.c_contiguous
+    centred = twelve.signal if own else np.array(twelve.signal, order="C")  # (12, samples)
+    centred -= means
+    facts.update(quality.look(centred, single, rate, recording.unit, made))
     if len(facts["constant_leads"]) + len(twelve.derived) + len(twelve.missing) == len(LEADS):
         raise UnusableError("no signal, every lead is constant")
-    resampled = int(signal.shape[1] * (SAMPLE_RATE / rate))
+    resampled = int(centred.shape[1] * (SAMPLE_RATE / rate))
     cut = cut_up(resampled, windows)
-    standard = standardised(linearly_resampled(signal, resampled) if rate != SAMPLE_RATE else signal)
+    if rate != SAMPLE_RATE:
+        centred = linearly_resampled(centred, resampled)
+        centred -= _means(centred)
+    standard = standardised(centred)
     length = windows.segment_samples
     segments = (np.zeros if cut.padded else np.empty)((len(cut.starts), len(LEADS), length), np.float32)
     for segment, start in zip(segments, cut.starts, strict=True):
@@ -143,14 +152,12 @@ def choose_leads(recording: Recording, windows: Windows) -> Twelve:
     Raises:
         UnusableError: A lead is there twice, or one is missing and the settings take no zeros for it.
     """
-    names = _spelled(recording.leads)
-    twice = sorted({name for name in names if name in LEADS and names.count(name) > 1})
+    place, twice = _places_of(recording.leads)
     if twice:
         raise UnusableError(f"a lead is there twice ({' '.join(twice)})")
-    place = {name: i for i, name in enumerate(names) if name in LEADS}
     if len(place) == len(LEADS):
         order = [place[lead] for lead in LEADS]
-        straight = order == list(range(len(names)))
+        straight = order == list(range(len(recording.leads)))
         return Twelve(recording.signal if straight else recording.signal[order], not straight, [], [])
     limbs = _limbs(recording, place)
     derived = [lead for lead in LEADS if lead not in place and lead in limbs]
@@ -164,7 +171,15 @@ def choose_leads(recording: Recording, windows: Windows) -> Twelve:
         elif lead in limbs:
             row[:] = limbs[lead]
     present = [place[lead] for lead in LEADS if lead in place]
-    return Twelve(signal, present != list(range(len(names))), derived, missing)
+    return Twelve(signal, present != list(range(len(recording.leads))), derived, missing)
+
+
+@lru_cache(maxsize=64)  # most files of a dataset have the same names
+def _places_of(leads: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:
+    """Where each of the twelve leads stands among a file's, and which are there twice."""
+    names = spelled(leads)
+    twice = sorted({name for name in names if name in LEADS and names.count(name) > 1})
+    return {name: i for i, name in enumerate(names) if name in LEADS}, twice
 
 
 def _refuse(names: Sequence[str], present: int, missing: list[str], windows: Windows) -> None:
@@ -247,13 +262,20 @@ def _places(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return before, np.minimum(before + 1, old - 1), position - before
 
 
-def standardised(signal: np.ndarray) -> np.ndarray:
-    """Subtract each lead's mean and divide by its population standard deviation + 1e-8; a constant lead becomes zero.
+def _means(signal: np.ndarray) -> np.ndarray:
+    """(leads, 1) the mean of each lead."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is told of later
+        means: np.ndarray = np.add.reduce(signal, axis=1, keepdims=True) / signal.shape[1]
+    return means
+
+
+def standardised(centred: np.ndarray) -> np.ndarray:
+    """Divide each lead by its population standard deviation + 1e-8; a constant lead stays zero.
 
     The constant is ecg-transform's.
 
     Args:
-        signal: (leads, samples), finite.
+        centred: (leads, samples), finite, the mean taken off each lead. It becomes the result.
 
     Returns:
         (leads, samples).
@@ -262,10 +284,9 @@ def standardised(signal: np.ndarray) -> np.ndarray:
         UnusableError: A lead's spread is more than a number can hold.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        centred = signal - signal.mean(axis=1, keepdims=True)
-        spread = np.sqrt(np.vecdot(centred, centred) / signal.shape[1])  # (leads,)
-    endless = [lead for lead, value in zip(LEADS, spread, strict=True) if not math.isfinite(value)]
-    if endless:
+        spread = np.sqrt(np.vecdot(centred, centred) / centred.shape[1])  # (leads,)
+    if not np.isfinite(spread).all():
+        endless = [lead for lead, value in zip(LEADS, spread, strict=True) if not math.isfinite(value)]
         raise UnusableError(f"samples too large to be meant ({' '.join(endless)})")
     centred *= (1 / (spread + 1e-8))[:, None]
-    return centred  # type: ignore[no-any-return]
+    return centred

@@ -138,7 +138,7 @@ def account(
         record["sample_rate"] = recording.sample_rate
         if recording.sample_rate > 0 and math.isfinite(recording.sample_rate):
             record["duration_s"] = recording.signal.shape[1] / recording.sample_rate
-        segments, starts_s, samples, changes = prepare(recording, windows, record)
+        segments, starts_s, samples, changes = prepare(recording, windows, record, overwrite=True)
     except UnreadableError as error:
         record |= {"status": "failed", "reason": str(error)}
     except UnusableError as error:

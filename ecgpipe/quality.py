@@ -15,11 +15,14 @@ HELD_S = 0.1
 
 # A converter at its limit gives its extreme several samples in a row, beat after beat.
 HELD_SAMPLES, HELD_TIMES = 3, 3
+HELD_LEAST = HELD_SAMPLES * HELD_TIMES
 
 # Of a small lead in coarse steps the rounded peaks are held too, but then the next two values occur about as often as
 # the extreme. Tried on shared/reference's recordings at 250 to 1,000 Hz in steps of 1 to 10 microvolts: no false alarm
 # in 1,920 leads, of which 171 hold their extreme.
 CROWDED = 2.0
+
+AMPLITUDES = [f"amplitude_mv_{lead}" for lead in LEADS]
 
 # The limb leads in order, and what is zero of them: Einthoven's law and Goldberger's leads, as in `prepare.DERIVED`.
 LIMBS = LEADS[:6]
@@ -39,64 +42,79 @@ CONTRADICTION = 0.25
 EXPLAINED = 1 / 3
 
 
-def look(signal: np.ndarray, rate: float, unit: str | None, made: Collection[str]) -> dict[str, Any]:
+def look(
+    centred: np.ndarray, single: np.ndarray, rate: float, unit: str | None, made: Collection[str]
+) -> dict[str, Any]:
     """Measure a recording.
 
     Args:
-        signal: (12, samples) in the order of `LEADS`, as read, before any change.
+        centred: (12, samples) in the order of `LEADS`, as read but for the mean taken off each lead; finite.
+        single: The same as read, in single precision. It takes half the time, and says where to look closer.
         rate: In Hz.
         unit: "mV", `MIXED` or None.
         made: Leads that were not recorded but derived, or zeros.
 
     Returns:
-        Values by column of the records; what needs finite samples is left out where some are not.
+        Values by column of the records.
     """
-    recorded = [i for i, lead in enumerate(LEADS) if lead not in made]
+    recorded = _recorded(made)
     names = [LEADS[i] for i in recorded]
-    own = signal if len(recorded) == len(LEADS) else signal[recorded]  # (leads, samples)
-    # Single precision takes half the time. Where rounding could make a difference, what it finds is looked at again.
-    single = _single(own)
-    facts: dict[str, Any] = {"signal_hash": _hash(single, names), "nan_share": 0.0, "constant_leads": []}
-    least, most = single.min(axis=1), single.max(axis=1)  # (leads,) NaN where one is among them
-    if not (np.isfinite(least) & np.isfinite(most)).all():
-        facts["nan_share"] = float(1 - np.isfinite(own).mean())
-        return facts
+    own, rough = (a if len(recorded) == len(LEADS) else a[recorded] for a in (centred, single))  # (leads, samples)
+    least, most = rough.min(axis=1), rough.max(axis=1)  # (leads,)
+    if not (np.isfinite(least) & np.isfinite(most)).all():  # beyond single precision, and so no signal of a heart
+        return {"nan_share": 0.0, "constant_leads": []}
     constant = [i for i in np.flatnonzero(least == most) if own[i].min() == own[i].max()]
-    facts["constant_leads"] = [names[i] for i in constant]
-    facts["clipped_leads"] = [
+    clipped = [
         names[i]
-        for i in np.flatnonzero(_may_be_held(single, least, most))
+        for i in np.flatnonzero(_at_extremes(rough, least, most) >= HELD_LEAST)
         if i not in constant and (_held(own[i], own[i].min(), rate) or _held(own[i], own[i].max(), rate))
     ]
     flat = longest_flat(own, max(int(FLAT_S * rate), 4)) / rate  # (leads,)
     flat[constant] = 0
-    facts["flat_leads"] = [names[i] for i in np.flatnonzero(flat)]
-    facts["flat_s"] = float(flat.max())
+    facts: dict[str, Any] = {
+        "nan_share": 0.0,
+        "constant_leads": [names[i] for i in constant],
+        "clipped_leads": clipped,
+        "flat_leads": [names[i] for i in np.flatnonzero(flat)],
+        "flat_s": float(flat.max()),
+    }
     if unit == "mV":
-        size = (most.astype(np.float64) - least).tolist()  # (leads,)
-        facts |= {f"amplitude_mv_{name}": value for name, value in zip(names, size, strict=True)}
+        sizes = most.astype(np.float64) - least
+        facts |= zip((AMPLITUDES[i] for i in recorded), sizes.tolist(), strict=True)
     if unit != MIXED and not {*LIMBS} & {*made}:
-        facts |= agreement(single[: len(LIMBS)])
+        facts |= agreement(centred[: len(LIMBS)])
     return facts
 
 
-def fingerprint(signal: np.ndarray, names: Collection[str]) -> str:
-    """The same text for the same samples of the same leads, whatever the file they lie in: 32 hexadecimal digits."""
-    return _hash(_single(signal), names)
+def nan_share(signal: np.ndarray, made: Collection[str]) -> float:
+    """The share of the samples of (12, samples) that are NaN or infinite, those of `made` leads left out."""
+    return float(1 - np.isfinite(signal[_recorded(made)]).mean())
 
 
-def _single(signal: np.ndarray) -> np.ndarray:
-    """A copy in single precision, row by row in memory, in which -0 is 0."""
+def in_single_precision(signal: np.ndarray) -> np.ndarray:
+    """A float32 copy, row by row in memory, in which -0 is 0; infinite where a value is too large."""
     with np.errstate(over="ignore", invalid="ignore"):
         single: np.ndarray = signal.astype(np.float32, order="C")
         single += np.float32(0)
     return single
 
 
-def _hash(single: np.ndarray, names: Collection[str]) -> str:
-    digest = xxhash.xxh3_128(" ".join(names).encode())
-    digest.update(single.data)
+def fingerprint(single: np.ndarray, made: Collection[str]) -> str:
+    """The same text for the same samples of the same leads, whatever the file they lie in: 32 hexadecimal digits.
+
+    Args:
+        single: (12, samples) by `in_single_precision`, which is what many files hold of others.
+        made: Leads that were not recorded but derived, or zeros.
+    """
+    recorded = _recorded(made)
+    digest = xxhash.xxh3_128(bytes(recorded))
+    digest.update((single if len(recorded) == len(LEADS) else single[recorded]).data)
     return digest.hexdigest()
+
+
+def _recorded(made: Collection[str]) -> list[int]:
+    """The rows of the leads that were not made."""
+    return [i for i, lead in enumerate(LEADS) if lead not in made]
 
 
 def longest_flat(signal: np.ndarray, least: int) -> np.ndarray:
@@ -119,19 +137,18 @@ def longest_flat(signal: np.ndarray, least: int) -> np.ndarray:
     return np.where(longest >= least, longest, 0)
 
 
-def _may_be_held(signal: np.ndarray, least: np.ndarray, most: np.ndarray) -> list[bool]:
-    """(leads,) False where `_held` cannot be True: whatever is held meets every third sample."""
-    every_third = np.ascontiguousarray(signal[:, ::HELD_SAMPLES])
-    low, high = every_third == least[:, None], every_third == most[:, None]
-    counts = [max(np.count_nonzero(a), np.count_nonzero(b)) for a, b in zip(low, high, strict=True)]
-    return [bool(count >= HELD_TIMES) for count in counts]
+def _at_extremes(signal: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """(leads,) how many samples of each lead have its lowest or its highest value."""
+    there = signal == least[:, None]
+    there |= signal == most[:, None]
+    return np.bincount(np.flatnonzero(there) // signal.shape[1], minlength=len(signal))
 
 
 def _held(lead: np.ndarray, extreme: float, rate: float) -> bool:
     """Whether a lead, which is not constant, stays at its highest or lowest value again and again, or for long."""
     at = np.flatnonzero(lead == extreme)
     runs = np.diff(np.flatnonzero(np.concatenate([[True], np.diff(at) != 1, [True]])))  # samples of each run
-    long = max(HELD_S * rate, HELD_SAMPLES * HELD_TIMES)
+    long = max(HELD_S * rate, HELD_LEAST)
     if (runs >= HELD_SAMPLES).sum() < HELD_TIMES and runs.max() < long:
         return False
     with np.errstate(over="ignore"):
@@ -145,23 +162,22 @@ def agreement(limbs: np.ndarray) -> dict[str, Any]:
     """How far the six limb leads are from Einthoven's and Goldberger's equations, and what may explain it.
 
     Args:
-        limbs: (6, samples) I II III aVR aVL aVF in one unit, finite.
+        limbs: (6, samples) I II III aVR aVL aVF in one unit, finite, its mean taken off each.
 
     Returns:
         `einthoven_residual` and `goldberger_residual` (the largest of three): the equation's root mean square over that
-        of the six leads, their means taken off; and `lead_suspicion`, what is wrong in words, None where nothing is.
+        of the six leads; and `lead_suspicion`, what is wrong in words, None where nothing is.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        centred = limbs - limbs.mean(axis=1, keepdims=True)
-        left = EQUATIONS.astype(limbs.dtype) @ centred  # (4, samples)
-        size = float(np.vecdot(centred, centred).mean())
+        left = EQUATIONS @ limbs  # (4, samples)
+        size = float(np.vecdot(limbs, limbs).mean())
         squares = np.vecdot(left, left)  # (4,)
     if not (np.isfinite(squares).all() and 0 < size < np.inf):
         return {}
     residuals = np.sqrt(squares / size)
     suspicion = None
     if residuals.max() >= CONTRADICTION:
-        suspicion = _suspicion((centred @ centred.T).astype(np.float64) / size, float(residuals.max()))
+        suspicion = _suspicion(limbs @ limbs.T / size, float(residuals.max()))
     return {
         "einthoven_residual": float(residuals[0]),
         "goldberger_residual": float(residuals[1:].max()),

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ecgpipe import checkpoint, figures, labels, preprocess, tables
+from ecgpipe import checkpoint, figures, labels, preprocess, quality, tables
 from ecgpipe.aggregate import label_columns
 from ecgpipe.atomic import whole
-from ecgpipe.prepare import SAMPLE_RATE, UnusableError, Windows, choose_leads, cut_up, prepare
+from ecgpipe.prepare import SAMPLE_RATE, UnusableError, Windows, choose_leads, cut_up
 from ecgpipe.readers import Assumed, UnreadableError
 
 logger = logging.getLogger(__name__)
@@ -305,11 +305,10 @@ def draw_recordings(
         view["attention"] = segments is not None
         try:
             recording = preprocess.read(found[record_id], assumed)
-            facts: dict[str, Any] = {}
-            prepare(recording, windows, facts)
-            if facts["signal_hash"] != account["signal_hash"]:
-                raise UnreadableError("the file has changed since the run")
             twelve = choose_leads(recording, windows)
+            single = quality.in_single_precision(twelve.signal)
+            if quality.fingerprint(single, [*twelve.derived, *twelve.missing]) != account["signal_hash"]:
+                raise UnreadableError("the file has changed since the run")
             cut = cut_up(int(twelve.signal.shape[1] * (SAMPLE_RATE / recording.sample_rate)), windows)
             view["traces"] = figures.traces(
                 twelve, recording.sample_rate, recording.unit, cut, windows.segment_samples, segments, token_samples

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from ecgpipe.readers.files import size_of
 from ecgpipe.readers.leads import spelled
 from ecgpipe.readers.recording import LEADS, MIXED, Assumed, Content, Recording, UnreadableError
 
@@ -69,7 +68,6 @@ def read(path: Path, format_name: str, assumed: Assumed, row: int | None = None)
         UnreadableError: The file is not what it seemed to be, does not say enough, or its package is not installed.
     """
     try:
-        size_of(path)  # no reader should wait for a pipe
         recording: Recording = _module(format_name).read(path, assumed, row)
     except FileNotFoundError as error:
         raise UnreadableError(f"a file is not there ({Path(error.filename or path).name})") from error
@@ -94,7 +92,6 @@ def contents(path: Path, format_name: str) -> list[Content] | None:
     if not FORMATS[format_name].many:
         return None
     try:
-        size_of(path)
         found: list[Content] | None = _module(format_name).contents(path)
     except FileNotFoundError as error:
         raise UnreadableError(f"a file is not there ({path.name})") from error

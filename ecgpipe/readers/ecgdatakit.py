@@ -25,6 +25,7 @@ from ecgdatakit.parsing.parsers.scp_ecg import SCPECGParser
 from ecgdatakit.parsing.parsers.sierra_xml import SierraXMLParser
 
 from ecgpipe.readers.detect import HEAD_BYTES, format_of
+from ecgpipe.readers.files import size_of
 from ecgpipe.readers.leads import spelled
 from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError, check_size, in_mv
 
@@ -69,6 +70,7 @@ class _Format(NamedTuple):
 
 def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     """Read the rhythm leads of a vendor's file; see `readers.read`. Median beats are left out."""
+    size_of(path)  # a pipe would be waited for
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
         found = _FORMATS.get(format_of(path, head) or "")

@@ -37,11 +37,14 @@ def read_bytes(path: Path, start: int, size: int) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise UnreadableError(f"not a file that holds anything ({path.name})")
-            file.seek(start)
+            if start:
+                file.seek(start)
             # Memory is taken for all that is asked for, so no more is than there is.
             return file.read(max(0, min(size, status.st_size - start))) or b""
     except (FileNotFoundError, PermissionError):
         raise
+    except IsADirectoryError as error:
+        raise UnreadableError(f"not a file that holds anything ({path.name})") from error
     except (OSError, ValueError) as error:
         raise UnreadableError(f"not a file that can be opened ({brief(error)})") from error
 

@@ -8,6 +8,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import scipy.io
 
 from ecgpipe.readers.files import brief, read_bytes, size_of
@@ -22,9 +23,9 @@ from ecgpipe.readers.recording import (
     rate_of,
 )
 
-# `feats` is at the current rate, which differs from the original one in fairseq-signals' `preprocessed` folder.
-_FEATS_RATES = ("curr_sample_rate", "org_sample_rate")
-_RATES = ("fs", "sample_rate", "sampling_rate", *_FEATS_RATES)  # whatever their capitals
+# Whatever their capitals. `feats` is at the current rate, which differs from the original one in fairseq-signals'
+# `preprocessed` folder.
+_RATES = ("fs", "sample_rate", "sampling_rate", "curr_sample_rate", "org_sample_rate")
 
 # Which one is the ECG where a file has several arrays that could be, whatever its capitals.
 _ARRAYS = ("val", "ecg", "data", "signal")
@@ -33,6 +34,8 @@ _NUMERIC = {"double", "single"} | {f"{sign}int{bits}" for sign in ("", "u") for 
 
 _MOST_BYTES = 8 * MOST_VALUES
 _HEADER_BYTES = 128
+# The format's numbers for the types of values: level 5, table 1-1.
+_NUMBERS = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
 _COMPRESSED = 15  # miCOMPRESSED, the type of an element that holds another one compressed
 
 
@@ -41,12 +44,17 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
 
     `feats` has its leads by fairseq-signals' order; any other array takes theirs from `assumed`.
     """
-    size = size_of(path)
-    if size > _MOST_BYTES:
-        raise UnreadableError(f"too long to read at once ({size} bytes)")
-    data = read_bytes(path, 0, size)
+    data = read_bytes(path, 0, _MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise UnreadableError(f"too long to read at once ({size_of(path)} bytes)")
     if data.startswith(b"MATLAB 7.3"):
         return _read_7_3(path, assumed)
+    arrays = _plain(data)
+    if arrays and "feats" in arrays:
+        stated = {name.lower(): rate_of(array) for name, array in arrays.items() if array.shape == (1, 1)}
+        rate = _rate({name: stated[name] for name in _RATES if name in stated})
+        return from_array(arrays["feats"], rate, LEADS, None, assumed)
+    # Compressed, or another layout, of which has to be found out what it holds.
     try:
         plain = _inflated(data)
         listed = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(plain))}
@@ -67,6 +75,49 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         raise UnreadableError(f"not a readable MATLAB file ({brief(error)})") from error
     rate = _rate({name.lower(): rate_of(content.get(name)) for name in rates})
     return from_array(content.get(name), rate, LEADS if name == "feats" else None, None, assumed)
+
+
+def _plain(data: bytes) -> dict[str, np.ndarray] | None:
+    """The arrays of a file of uncompressed matrices of real numbers, as fairseq-signals writes them; else None.
+
+    Level 5 of the format: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf. scipy takes three times as
+    long, and is asked about everything that is the least bit different.
+    """
+    if data[124:128] != b"\0\1IM":
+        return None
+    arrays: dict[str, np.ndarray] = {}
+    at = _HEADER_BYTES
+    try:
+        while at < len(data):
+            kind, size = struct.unpack_from("<2I", data, at)
+            flags_kind, flags_at, flags_size, shape_tag = _part(data, at + 8)
+            shape_kind, shape_at, shape_size, name_tag = _part(data, shape_tag)
+            name_kind, name_at, name_size, values_tag = _part(data, name_tag)
+            values_kind, values_at, values_size, _ = _part(data, values_tag)
+            at += 8 + size
+            (flags,) = struct.unpack_from("<I", data, flags_at)
+            rows, columns = struct.unpack_from("<2i", data, shape_at)
+            tags = (kind, flags_kind, flags_size, shape_kind, shape_size, name_kind)
+            if tags != (14, 6, 8, 5, 8, 1) or not 6 <= flags <= 15 or values_kind not in _NUMBERS:
+                return None
+            dtype = np.dtype(_NUMBERS[values_kind])
+            name = data[name_at : name_at + name_size].decode("ascii")
+            fits = min(rows, columns) >= 0 and values_size == rows * columns * dtype.itemsize
+            if not fits or values_at + values_size > at or at > len(data) or name in arrays:
+                return None
+            values = np.frombuffer(data, dtype, rows * columns, values_at)
+            arrays[name] = values.reshape(columns, rows).T  # (rows, columns), stored column by column
+    except (struct.error, UnicodeDecodeError):
+        return None
+    return arrays
+
+
+def _part(data: bytes, at: int) -> tuple[int, int, int, int]:
+    """The kind, beginning and size of a part, and where the next one begins. A small one stands in its own tag."""
+    kind, size = struct.unpack_from("<2I", data, at)
+    if kind >> 16:
+        return kind & 0xFFFF, at + 4, kind >> 16, at + 8
+    return kind, at + 8, size, at + 8 + -(-size // 8) * 8
 
 
 def _choose(listed: dict[str, tuple[tuple[int, ...], str]], assumed: Assumed) -> str:

@@ -123,5 +123,5 @@ def from_array(
                 f"the array's shape does not fit the number of leads ({array.shape}, {len(leads)} leads)"
             )
         array = array.T  # (leads, samples)
-    signal, unit = in_mv(array.astype(np.float64), [unit] * len(leads))
+    signal, unit = in_mv(array.astype(np.float64, order="C"), [unit] * len(leads))
     return Recording(signal, float(sample_rate), leads, unit)

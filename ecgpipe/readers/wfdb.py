@@ -9,6 +9,7 @@ The format: https://www.physionet.org/physiotools/wag/header-5.htm and signal-5.
 
 import math
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from ecgpipe.readers.files import brief, read_bytes, size_of
 from ecgpipe.readers.leads import spelled
-from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError, check_size, in_mv
+from ecgpipe.readers.recording import LEADS, MOST_VALUES, Assumed, Recording, UnreadableError, check_size, in_mv
 
 # A master header has one line per segment: this is room for 40,000 of them.
 _MOST_HEADER_BYTES = 1_000_000
@@ -43,6 +44,7 @@ _SIGNAL_LINE = re.compile(
     r"(?: +(?P<name>.*))?",
     re.ASCII,
 )
+_CHANGING = re.compile(r"[-+]?\d{1,18} [-+]?\d{1,18}", re.ASCII)
 _SEGMENT_LINE = re.compile(r"(\S+) +(\d{1,15})", re.ASCII)
 _COMMENT = re.compile(r"#\s*([^:]{1,80}?)\s*:\s*(.*)")
 
@@ -137,6 +139,17 @@ def _header(path: Path) -> _Header:
 
 
 def _signal(line: str) -> _Signal:
+    # Of the lines of a dataset's headers only the file, the first value and the checksum differ.
+    tokens = line.split(" ", 8)
+    if len(tokens) == 9 and _CHANGING.fullmatch(f"{tokens[5]} {tokens[6]}") and _is_name(tokens[0]):
+        file, *same = tokens
+        same[4] = same[5] = "0"
+        return _Signal(file, *_parsed(" ".join(("x", *same)))[1:])
+    return _parsed(line)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(line: str) -> _Signal:
     match = _SIGNAL_LINE.fullmatch(line)
     name = match["name"] if match else ""
     # What stands where a number should is no name: wfdb would take "1,000/mV 16 0 0 0 0 I" for a gain of 1.
@@ -199,6 +212,9 @@ def _values(path: Path, header: _Header, chosen: list[int]) -> np.ndarray:
     """The chosen signals of a record of one segment, (signals, samples) in their physical units."""
     signals, frames = header.signals, header.frames
     files = list(dict.fromkeys(signal.file for signal in signals))
+    plain = len(files) == 1 and all((s.format, s.frame, s.skew) == ("16", 1, 0) for s in signals)
+    if plain and frames and len(signals) * frames <= MOST_VALUES and len({signal.offset for signal in signals}) == 1:
+        return _plain(path.with_name(files[0]), signals, frames)  # without a look at the file's size before
     for file in files:
         kinds = {(signal.format, signal.offset) for signal in signals if signal.file == file}
         if len(kinds) > 1:
@@ -217,18 +233,18 @@ def _values(path: Path, header: _Header, chosen: list[int]) -> np.ndarray:
     if not frames:
         raise UnreadableError("the record has no samples")
     check_size(sum(signal.frame for signal in signals), frames)
-    plain = len(files) == 1 and all((s.format, s.frame, s.skew) == ("16", 1, 0) for s in signals)
     return _plain(path.with_name(files[0]), signals, frames) if plain else _by_wfdb(path, header, chosen)
 
 
 def _plain(path: Path, signals: list[_Signal], frames: int) -> np.ndarray:
     data = read_bytes(path, signals[0].offset, 2 * len(signals) * frames)
     if len(data) < 2 * len(signals) * frames:
-        raise UnreadableError(f"a signal file is shorter than the header says ({path.name}, {len(data)} bytes)")
+        raise UnreadableError(f"a signal file is shorter than the header says ({path.name}, {size_of(path)} bytes)")
     samples = np.frombuffer(data, "<i2").reshape(frames, len(signals))
     # A copy in the new order before the conversion is faster than both at once.
-    values = np.ascontiguousarray(samples.T).astype(np.float64)  # (signals, samples)
-    missing = values == _NOT_A_SAMPLE if samples.min() == _NOT_A_SAMPLE else None
+    turned = np.ascontiguousarray(samples.T)  # (signals, samples)
+    missing = turned == _NOT_A_SAMPLE if turned.min() == _NOT_A_SAMPLE else None
+    values = turned.astype(np.float64)
     baselines = [signal.baseline for signal in signals]
     if any(baselines):
         values -= np.array(baselines, np.float64)[:, None]
@@ -331,6 +347,7 @@ def _named(path: Path) -> tuple[list[str], list[str]]:
     return (names, []) if match[1] else ([], names)
 
 
+@lru_cache(maxsize=16)
 def _is_name(name: str) -> bool:
     """Whether this names something in the same folder: no path, no address, nothing that wfdb would fetch."""
     return name not in (".", "..") and re.search(r"[/\\:\0]", name) is None

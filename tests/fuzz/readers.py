@@ -1,12 +1,13 @@
 """Coverage-guided fuzzing of the readers that parse by themselves: python tests/fuzz/readers.py TARGET [OPTION ...].
 
-A target is `wfdb`, `detect` or `csv`; the options are libFuzzer's. Whatever the bytes, a reader gives a recording or an
-UnreadableError; anything else ends the fuzzing with the bytes in a file named crash-*. `make fuzz` runs each target for
-a minute.
+A target is `wfdb`, `detect`, `csv` or `mat`; the options are libFuzzer's. Whatever the bytes, a reader gives a recording
+or an UnreadableError; anything else ends the fuzzing with the bytes in a file named crash-*. `make fuzz` runs each
+target for a minute.
 """
 
 import contextlib
 import math
+import struct
 import sys
 import tempfile
 from pathlib import Path, PurePath
@@ -16,6 +17,7 @@ import atheris
 with atheris.instrument_imports(include=["ecgpipe"]):
     from ecgpipe import readers
     from ecgpipe.readers import Assumed, UnreadableError, detect, spelled
+    from ecgpipe.readers import mat as mat_reader
     from ecgpipe.readers import wfdb as wfdb_reader
 
 FOLDER = Path(tempfile.mkdtemp(prefix="ecgpipe-fuzz-"))
@@ -58,25 +60,38 @@ def _read(path: Path, format_name: str) -> None:
 
 
 LEADS = "I,II,III,aVR,aVL,aVF,V1,V2,V3,V4,V5,V6"
-SEEDS = {
+SEEDS: dict[str, list[str | bytes]] = {
     "wfdb": [
         "x 12 500 170\n" + "".join(f"x.dat 16 200/mV 16 0 0 0 0 {lead}\n" for lead in LEADS.split(",")) + "# Age: 74\n",
         "x 2 250 100\nx.dat 212 100(5)/uV 12 0 0 0 0 I\nx.dat 212 100(5)/uV 12 0 0 0 0 II\n",
         "x/2 2 250 200\nx_1 100\n~ 100\n",
     ],
     "detect": ["<?xml version='1.0'?><!-- a --><RestingECG>", LEADS + "\n1,2", "x 12 500 5000\n"],
+    "mat": [
+        # feats, 2 x 3 of int16: matrix, flags, shape, name, values.
+        struct.pack("<2I 4I 2I2i 2I8s 2I6h4x", 14, 72, 6, 8, 10, 0, 5, 8, 2, 3, 1, 5, b"feats", 3, 12, *range(6)),
+        struct.pack("<2I 4I 2I2i I4s Id4x", 14, 56, 6, 8, 6, 0, 5, 8, 1, 1, 2 << 16 | 1, b"fs", 9, 500.0),
+    ],
     "csv": [
         "time," + LEADS + "\n" + "".join(f"{i / 500},{i}" + ",1.5" * 11 + "\n" for i in range(4)),
         "I (mV);II\n1,5;2\n",
     ],
 }
-TARGETS = {"wfdb": wfdb, "detect": detect_format, "csv": csv}
+
+
+def mat(data: bytes) -> None:
+    """The matrices of an uncompressed MATLAB file; scipy is not asked, which crashes on some."""
+    for array in (mat_reader._plain(b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + data) or {}).values():
+        assert array.nbytes <= len(data)
+
+
+TARGETS = {"wfdb": wfdb, "detect": detect_format, "csv": csv, "mat": mat}
 
 if __name__ == "__main__":
     chosen = sys.argv.pop(1)
     seeds = FOLDER / "seeds"
     seeds.mkdir()
     for number, seed in enumerate(SEEDS[chosen]):
-        (seeds / str(number)).write_text(seed)
+        (seeds / str(number)).write_bytes(seed if isinstance(seed, bytes) else seed.encode())
     atheris.Setup([*sys.argv, str(seeds)], TARGETS[chosen])
     atheris.Fuzz()

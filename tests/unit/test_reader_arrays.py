@@ -18,6 +18,8 @@ import numpy.typing as npt
 import pytest
 import scipy.io
 import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ecgpipe import readers
 from ecgpipe.readers import LEADS, Assumed, Content, Recording, UnreadableError, mat
@@ -72,6 +74,57 @@ def test_real_recordings_are_read_as_scipy_reads_them(reference: Path) -> None:
         recording = read(path)
         assert recording[1:] == (400, LEADS, None, 0.0)
         np.testing.assert_array_equal(recording.signal, scipy.io.loadmat(path)["feats"])
+
+
+KINDS = ("f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
+
+
+@given(
+    kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4),
+    shapes=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=4, max_size=4),
+    length=st.integers(1, 20),
+)
+@settings(deadline=None, max_examples=100)
+def test_plain_matrices_are_read_as_scipy_reads_them(
+    kinds: list[str], shapes: list[tuple[int, int]], length: int
+) -> None:
+    random = np.random.default_rng(0)
+    arrays = {
+        f"{'n' * length}{i}": (100 * random.random(shape)).astype(kind)
+        for i, (kind, shape) in enumerate(zip(kinds, shapes, strict=False))
+    }
+    file = io.BytesIO()
+    scipy.io.savemat(file, arrays)
+    read_here, content = mat._plain(file.getvalue()), scipy.io.loadmat(file)
+    assert read_here is not None
+    assert list(read_here) == list(arrays)
+    for name, array in read_here.items():
+        np.testing.assert_array_equal(array, content[name])
+
+
+@pytest.mark.parametrize("content", [1 + 2j, "text", {"a": 1.0}, [[True]], scipy.sparse.eye(3), np.zeros((2, 2, 2))])
+def test_other_matrices_are_left_to_scipy(content: object) -> None:
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"feats": SIGNAL, "x": content})
+    assert mat._plain(file.getvalue()) is None
+    scipy.io.savemat(compressed := io.BytesIO(), {"feats": SIGNAL}, do_compression=True)
+    assert mat._plain(compressed.getvalue()) is None
+
+
+@given(
+    damage=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), min_size=1, max_size=6),
+    cut=st.integers(0, 700),
+)
+@settings(deadline=None, max_examples=300)
+def test_damaged_matrices_are_read_or_left_to_scipy(damage: list[tuple[int, int]], cut: int) -> None:
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"feats": np.zeros((12, 4)), "fs": 500.0})
+    data = bytearray(file.getvalue())
+    for position, byte in damage:
+        data[position % len(data)] = byte
+    for some in (bytes(data), bytes(data[:cut])):
+        for array in (mat._plain(some) or {}).values():
+            assert array.nbytes <= len(some)
 
 
 def test_the_current_rate_of_a_mat_file_counts_and_the_original_one_where_there_is_none(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_every_file_is_there_exactly_once(ran: tuple[Path, Ran]) -> None:
     assert sorted(files["path"]) == sorted(shown)
     assert files["role"].value_counts().to_dict() == {"recording": 42, "part": 14, "ignored": 7}
     reasons = files[files["role"] == "ignored"].set_index("path")["reason"]
-    assert {path.removeprefix(f"{folder}/in/"): reason for path, reason in reasons.items()} == {
+    assert {str(path).removeprefix(f"{folder}/in/"): reason for path, reason in reasons.items()} == {
         "notes.txt": "no known format, .txt",
         "page.xml": "XML of another kind (html)",
         "results.csv": "table without a column for each lead",
@@ -163,9 +163,9 @@ def test_what_is_odd_is_named(records: pd.DataFrame) -> None:
     assert records["lead_suspicion"].dropna().to_dict() == {
         "swapped": "aVL and aVF swapped", "inverted": "III inverted",
     }  # fmt: skip
-    assert list(records.loc["flat", "flat_leads"]) == ["V3"]
-    assert list(records.loc["clipped", "clipped_leads"]) == ["II"]
-    assert list(records.loc["eight", "derived_leads"]) == ["III", "aVR", "aVL", "aVF"]
+    assert list(records["flat_leads"]["flat"]) == ["V3"]
+    assert list(records["clipped_leads"]["clipped"]) == ["II"]
+    assert list(records["derived_leads"]["eight"]) == ["III", "aVR", "aVL", "aVF"]
     skipped = records[records["status"] == "skipped"]["reason"]
     assert skipped["nan"] == "NaN or infinite samples (aVR)"
     assert skipped["short"] == "shorter than one segment of 5 s (2.000 s)"
