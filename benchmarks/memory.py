@@ -74,10 +74,11 @@ def peaks(folder: Path, recordings: int, shard_size: int) -> dict[str, float]:
     run = folder / "run.json"
     found["summary"] = peak_mb(
         "summary", "--manifest", manifest / "manifest.json", "--description", description, "--records", records,
-        "--timings", timing, "--output", run,
+        "--timings", timing, "--duplicates", folder / "duplicates.parquet", "--output", run,
     )  # fmt: skip
     found["report"] = peak_mb(
-        "report", "--run", run, "--description", description, "--labels", LABELS, "--records", records,
+        "report", "--run", run, "--description", description, "--labels", LABELS, "--manifest", manifest,
+        "--records", records,
         "--predictions", predictions, "--attention", attention, "--umap", places, "--output", folder / "report.html",
     )  # fmt: skip
     return found

@@ -195,6 +195,21 @@ def scaling(paths: Sequence[Path], kind: str, recordings: int, repeats: int, fol
     return ratio_of(times, 2 * recordings)
 
 
+def preparing_alone(paths: Sequence[Path], recordings: int, repeats: int) -> dict[str, Any]:
+    """Two programs that read and prepare without writing, one after the other on one core, and at once on two."""
+    program = [__file__, "--prepare", str(recordings), *map(str, paths)]
+
+    def one_by_one() -> None:
+        finish(on_core(0, program))
+        finish(on_core(0, program))
+
+    def together() -> None:
+        finish(on_core(0, program), on_core(1, program))
+
+    times = [(seconds(one_by_one), seconds(together)) for _ in range(repeats)]
+    return ratio_of(times, 2 * recordings)
+
+
 def ratio_of(times: Sequence[tuple[float, float]], recordings: int) -> dict[str, Any]:
     """Milliseconds per recording of either side, and the ratio of both."""
     before, after = (median(column) * 1000 / recordings for column in zip(*times, strict=True))
@@ -212,11 +227,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="(default %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--tutorial", nargs="+", metavar=("N", "PATH"), help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", nargs="+", metavar=("N", "PATH"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.tutorial:
         count, paths = int(args.tutorial[0]), args.tutorial[1:]
         for number in range(count):
             tutorial(Path(paths[number % len(paths)]))
+        return
+    if args.prepare:
+        count, paths = int(args.prepare[0]), [Path(path) for path in args.prepare[1:]]
+        rows = rows_of(paths, "mat" if paths[0].suffix == ".mat" else "wfdb")
+        for number in range(count):
+            ours(rows[number % len(rows)])
         return
 
     print(f"{platform.machine()}, {len(CORES)} cores, numpy {np.__version__}, medians of {args.repeats} pairs")
@@ -246,7 +268,9 @@ def main() -> None:
             print(f"\n{'':<44} {'one core':>9} {'two cores':>9}")
             for kind, paths in written.items():
                 found = scaling(paths, kind, args.recordings, args.repeats, folder)
-                tell("two shards", kind, found, SCALING_TARGET)
+                tell("two shards, segments written", kind, found, SCALING_TARGET)
+                found = preparing_alone(paths, 2 * args.recordings, args.repeats)
+                tell("the same without writing", kind, found, SCALING_TARGET)
     print(f"\nlargest difference between the two ways' segments: {largest:.1e} (1e-6 allowed)")
     if args.json:
         args.json.write_text(json.dumps({"cores": len(CORES), "rows": rows}, indent=2) + "\n")

@@ -257,9 +257,9 @@ def _folder(
         account.recordings[start:] = [inside]
         account.layouts += [] if layout.name in account.layouts else [layout.name]
         account.not_on_disk += missing
-        logger.info("%s is %s: %d recordings", listed.printable(folder), layout.name, len(inside))
+        logger.info("%s is %s, recordings: %d", listed.printable(folder), layout.name, len(inside))
         if missing:
-            logger.warning("%d recordings that its table lists are not there", missing)
+            logger.warning("recordings that its table lists and that are not there: %d", missing)
 
 
 def _mode(entry: os.DirEntry[str]) -> int:

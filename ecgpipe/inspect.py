@@ -68,7 +68,7 @@ def overview(found: manifest.Scanned) -> list[str]:
     lines += [f"    {n:,} {name or 'with a problem that the scan sees'}" for name, n in formats.most_common()]
     lines += [f"recognised: {name}" for name in found.layouts]
     if found.not_on_disk:
-        lines.append(f"{found.not_on_disk:,} recordings that its table lists are not on this disk")
+        lines.append(f"{_counted(found.not_on_disk, 'recording')} of its table not on this disk")
     columns = [name for name in found.recordings.column_names if name not in tables.MANIFEST.names]
     if columns:
         lines.append(f"further columns: {', '.join(columns)}")

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ecgpipe import quality
-from ecgpipe.readers import LEADS, MIXED, Recording, spelled
+from ecgpipe.readers import LEADS, MIXED, MOST_VALUES, Recording, spelled
 
 SAMPLE_RATE = 500  # Hz
 
@@ -97,6 +97,9 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
         raise UnusableError(f"the sample rate cannot be meant ({rate:g} Hz)")
     if recording.signal.shape[1] == 0:
         raise UnusableError("the recording has no samples")
+    resampled = int(recording.signal.shape[1] * (SAMPLE_RATE / rate))
+    if len(LEADS) * resampled > MOST_VALUES:
+        raise UnusableError(f"too long to be prepared at once ({recording.signal.shape[1] / rate:.0f} s)")
     twelve = choose_leads(recording, windows)
     made = [*twelve.derived, *twelve.missing]
     single = quality.in_single_precision(twelve.signal)
@@ -114,7 +117,6 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
     facts.update(quality.look(centred, single, rate, recording.unit, made))
     if len(facts["constant_leads"]) + len(twelve.derived) + len(twelve.missing) == len(LEADS):
         raise UnusableError("no signal, every lead is constant")
-    resampled = int(centred.shape[1] * (SAMPLE_RATE / rate))
     cut = cut_up(resampled, windows)
     if rate != SAMPLE_RATE:
         centred = linearly_resampled(centred, resampled)

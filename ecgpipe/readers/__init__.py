@@ -11,12 +11,13 @@ from types import ModuleType
 from typing import NamedTuple
 
 from ecgpipe.readers.leads import spelled
-from ecgpipe.readers.recording import LEADS, MIXED, Assumed, Content, Recording, UnreadableError
+from ecgpipe.readers.recording import LEADS, MIXED, MOST_VALUES, Assumed, Content, Recording, UnreadableError
 
 __all__ = [
     "FORMATS",
     "LEADS",
     "MIXED",
+    "MOST_VALUES",
     "Assumed",
     "Content",
     "Recording",

@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of the readers that parse by themselves: python tests/fuzz/readers.py TARGET [OPTION ...].
 
-A target is `wfdb`, `detect`, `csv` or `mat`; the options are libFuzzer's. Whatever the bytes, a reader gives a recording
-or an UnreadableError; anything else ends the fuzzing with the bytes in a file named crash-*. `make fuzz` runs each
-target for a minute.
+A target is `wfdb`, `detect`, `csv` or `mat`; the options are libFuzzer's. Whatever the bytes, a reader gives a
+recording or an UnreadableError; anything else ends the fuzzing with the bytes in a file named crash-*. `make fuzz` runs
+each target for a minute.
 """
 
 import contextlib

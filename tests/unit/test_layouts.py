@@ -134,8 +134,8 @@ def test_the_command_says_what_it_recognised(ptbxl: Path, tmp_path: Path, capsys
     assert content["n_shards"] == 2
     assert content["ignored"]["the same recordings at 500 Hz"] == 4
     said = capsys.readouterr().err
-    assert f"{ptbxl} is PTB-XL: 2 recordings" in said
-    assert "1 recordings that its table lists are not there" in said
+    assert f"{ptbxl} is PTB-XL, recordings: 2" in said
+    assert "recordings that its table lists and that are not there: 1" in said
 
 
 # MIMIC-IV-ECG

@@ -19,7 +19,7 @@ from ecgpipe.prepare import (
     prepare,
     standardised,
 )
-from ecgpipe.readers import LEADS, MIXED, Recording
+from ecgpipe.readers import LEADS, MIXED, MOST_VALUES, Recording
 
 EIGHT = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 CHEST = LEADS[6:]
@@ -288,6 +288,12 @@ def test_or_it_is_standardised_by_itself_and_padded_with_zeros() -> None:
     np.testing.assert_array_equal(made.segments[0, :, :900], standard_of(noise(900)).astype(np.float32))
     assert not made.segments[0, :, 900:].any()
     assert (made.samples, made.changes["padded_s"], made.changes["discarded_s"]) == (900, 3.2, 0)
+
+
+def test_what_would_be_too_long_at_500_hz_is_refused() -> None:
+    signal = np.zeros((12, MOST_VALUES // 12 // 25))
+    assert refusal(recorded(signal, rate=20)) == "no signal, every lead is constant"
+    assert refusal(recorded(np.zeros((12, signal.shape[1] + 1)), rate=20)) == "too long to be prepared at once (4167 s)"
 
 
 def test_what_hardly_holds_a_heartbeat_is_not_padded() -> None:
