@@ -245,6 +245,20 @@ def test_resampling_goes_from_end_to_end(old: int, new: int) -> None:
     np.testing.assert_allclose(made[:, [0, -1]], signal[:, [0, -1]], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("rate", [400, 500])
+def test_the_signal_is_left_alone_unless_it_may_be_overwritten(rate: int) -> None:
+    signal = noise(6200)
+    kept = prepare(recorded(signal, rate=rate), Windows(), {})
+    np.testing.assert_array_equal(signal, noise(6200))
+    overwritten = prepare(recorded(signal, rate=rate), Windows(), {}, overwrite=True)
+    np.testing.assert_array_equal(overwritten.segments, kept.segments)
+    fixed = noise(6200)
+    fixed.flags.writeable = False
+    np.testing.assert_array_equal(
+        prepare(recorded(fixed, rate=rate), Windows(), {}, overwrite=True).segments, kept.segments
+    )
+
+
 # Windows
 
 
