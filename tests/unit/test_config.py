@@ -65,11 +65,14 @@ def test_the_demos_settings_are_known() -> None:
     assert Config.model_validate(demo).input
 
 
-def test_the_conda_environment_lists_exactly_the_packages_dependencies() -> None:
+def test_the_conda_environment_lists_exactly_the_packages_dependencies_and_those_of_all_formats() -> None:
     environment = yaml.safe_load((ROOT / "workflow" / "envs" / "ecgpipe.yaml").read_text(encoding="utf-8"))
     packages = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert packages == [project["dependencies"]]
+    extras = project["optional-dependencies"]
+    assert extras["formats"] == ["ecgpipe[dicom,edf,hdf5,vendor]"]
+    formats = sorted(package for extra in ("dicom", "edf", "hdf5", "vendor") for package in extras[extra])
+    assert packages == [[*project["dependencies"], *formats]]
 
 
 # What the user gives
