@@ -200,7 +200,8 @@ def _rows(signal: np.ndarray, in_mv: bool) -> tuple[np.ndarray, np.ndarray, floa
     middles = np.nan_to_num(np.median(signal, axis=1))  # (12,) a lead may lie off zero as a whole
     above = np.nan_to_num(signal.max(axis=1) - middles)
     below = np.nan_to_num(middles - signal.min(axis=1))
-    usual = float(np.median(above + below)) or 1.0
+    spans = above + below
+    usual = float(np.median(spans[spans > 0])) if spans.any() else 1.0  # missing leads are zeros and have none
     # A lead with an artefact may run into its neighbours rather than flatten all of them; a flat one gets room too.
     above, below = np.clip(above, 0.3 * usual, 2 * usual), np.clip(below, 0.1 * usual, 2 * usual)
     rooms = np.append(above, 0.0) + np.append(0.0, below) + 0.1 * usual  # (13,) over, between and under the leads

@@ -185,6 +185,14 @@ def test_a_recording_of_constant_leads_is_drawn(value: float) -> None:
     assert len(set(figure["layout"]["yaxis"]["tickvals"])) == 12
 
 
+def test_one_lead_among_missing_ones_has_room_for_its_peaks() -> None:
+    single = Recording(10 * np.sin(np.arange(5000) / 50)[None], 500.0, ("I",), "mV")
+    drawn = draw(single, windows=Windows(missing_leads="zero", min_leads=1))
+    lead = decoded(drawn.figure["data"][0]["y"]) + drawn.figure["data"][0]["meta"]["shift"]
+    bottom, top = drawn.figure["layout"]["yaxis"]["range"]
+    assert bottom < lead.min() < lead.max() < top
+
+
 def test_a_long_recording_is_drawn_in_part_and_thinned_without_losing_peaks() -> None:
     long = recording(1000 * 60, 1000.0)
     long.signal[3, 12_345] = 40.0
