@@ -62,14 +62,6 @@ def what_else(name: PurePath, head: bytes) -> str:
     return f"no known format, {suffix or 'without ending'}"
 
 
-def is_header(head: bytes) -> bool:
-    """Whether this is a WFDB header: its first line that is no comment has a record's name and its signals' number."""
-    text = _text(head)
-    lines = [line.strip() for line in (text or "").splitlines()]
-    first = next((line for line in lines if line and not line.startswith("#")), "")
-    return re.match(r"\S+(?:/\d+)?[ \t]+\d+(?:[ \t]|$)", first) is not None
-
-
 def csv_columns(head: bytes) -> list[str]:
     """The names in the first line of a CSV file; numbers, as text, where it has no names."""
     text = _text(head) or ""

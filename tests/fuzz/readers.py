@@ -40,7 +40,6 @@ def detect_format(data: bytes) -> None:
         found = detect.format_of(PurePath(name), data)
         assert found is None or found in readers.FORMATS
         assert found or detect.what_else(PurePath(name), data)
-    detect.is_header(data)
     spelled(detect.csv_columns(data))
 
 

@@ -1,17 +1,16 @@
 """Which format a file has: by its first bytes, and by its ending only where these don't tell."""
 
 import io
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import numpy as np
 import pytest
 import scipy.io
-import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgpipe.readers import FORMATS, LEADS
-from ecgpipe.readers.detect import HEAD_BYTES, SUFFIXES, csv_columns, format_of, is_header, what_else
+from ecgpipe.readers.detect import HEAD_BYTES, SUFFIXES, csv_columns, format_of, what_else
 
 AECG = '<?xml version="1.0"?>\n<!-- a comment -->\n<AnnotatedECG xmlns="urn:hl7-org:v3">'
 MUSE = '<?xml version="1.0" encoding="ISO-8859-1"?>\n<!DOCTYPE RestingECG SYSTEM "restecg.dtd">\n<RestingECG>'
@@ -97,19 +96,6 @@ def test_what_is_no_recording_is_told_in_words(name: str, content: bytes, words:
     assert what_else(PurePath(name), content) == words
 
 
-def test_wfdb_headers_are_told_by_their_first_line(tmp_path: Path) -> None:
-    wfdb.wrsamp("x", 500, ["mV"], ["I"], np.ones((9, 1)), fmt=["16"], write_dir=str(tmp_path))
-    assert is_header((tmp_path / "x.hea").read_bytes())
-    assert is_header(b"#a comment\r\n\r\nx 12 500 5000 10:00:00 1/1/2020\r\n")
-    assert is_header(b"x/3 12 500\nl 0")
-    assert is_header(b"x\t12\t500")
-    assert is_header(b"x 12")
-    assert not is_header(b"")
-    assert not is_header(b"x twelve 500")
-    assert not is_header(b"x 12.5 500")
-    assert not is_header(bytes(range(256)))
-
-
 def test_columns_are_the_cells_of_the_first_line_that_holds_something() -> None:
     assert csv_columns(b'\n"I (mV)", II ,x\n1,2,3') == ["I (mV)", "II", "x"]
     assert csv_columns(b"I;II\n1,2;3") == ["I", "II"]
@@ -126,4 +112,3 @@ def test_any_bytes_have_a_format_or_words(content: bytes, start: bytes) -> None:
     name = PurePath("x.dat")
     assert format_of(name, start + content) in {*FORMATS, None}
     assert what_else(name, start + content)
-    assert is_header(start + content) in (True, False)
