@@ -76,7 +76,7 @@ def overview(found: manifest.Scanned) -> list[str]:
     lines.append(
         f"{_counted(len(found.files), 'file')}: " + ", ".join(f"{roles[role]:,} {_ROLES[role]}" for role in _ROLES)
     )
-    reasons = Counter((reason or "").split(" (")[0] for reason in found.files["reason"].to_pylist() if reason)
+    reasons = Counter(map(tables.kind, found.files["reason"].drop_null().to_pylist()))
     lines += [f"    {n:,} {reason}" for reason, n in reasons.most_common()]
     return [printable(line) for line in lines]
 

@@ -1,7 +1,6 @@
 """Tables: reading a CSV or Parquet file with nothing lost, and the recordings that a table given as an input lists."""
 
 import os
-import re
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -293,11 +292,6 @@ def printable(text: str) -> str:
         return os.fsencode(text).decode(errors="backslashreplace")
     except UnicodeEncodeError:  # not from the file system, but from within a file
         return text.encode(errors="backslashreplace").decode()
-
-
-def kind(reason: str) -> str:
-    """A reason without the particulars of the one file, which stand in its last bracket."""
-    return re.sub(r"(?s) \(.*\)$", "", reason)
 
 
 def _where(values: pa.Array, mask: pa.Array, replacements: Sequence[object]) -> pa.Array:

@@ -280,7 +280,7 @@ def _by_kind(reasons: Counter[str]) -> dict[str, int]:
     """How often each reason was given, without the particulars of the files, the most frequent first."""
     kinds: Counter[str] = Counter()
     for reason, count in sorted(reasons.items()):
-        kinds[listed.kind(reason)] += count
+        kinds[tables.kind(reason)] += count
     return dict(kinds.most_common())
 
 

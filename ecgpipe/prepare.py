@@ -58,6 +58,11 @@ class Twelve(NamedTuple):
     derived: list[str]  # computed from leads I, II and III
     missing: list[str]  # not in the file: zeros
 
+    @property
+    def made(self) -> list[str]:
+        """The leads that were not recorded."""
+        return [*self.derived, *self.missing]
+
 
 class Cut(NamedTuple):
     """Where a recording's segments lie."""
@@ -97,25 +102,24 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
         raise UnusableError(f"the sample rate cannot be meant ({rate:g} Hz)")
     if recording.signal.shape[1] == 0:
         raise UnusableError("the recording has no samples")
-    resampled = int(recording.signal.shape[1] * (SAMPLE_RATE / rate))
+    resampled = resampled_samples(recording)
     if len(LEADS) * resampled > MOST_VALUES:
         raise UnusableError(f"too long to be prepared at once ({recording.signal.shape[1] / rate:.0f} s)")
     twelve = choose_leads(recording, windows)
-    made = [*twelve.derived, *twelve.missing]
     single = quality.in_single_precision(twelve.signal)
-    facts["signal_hash"] = quality.fingerprint(single, made)
+    facts["signal_hash"] = quality.fingerprint(single, twelve.made)
     means = _means(twelve.signal)  # (12, 1)
     if not np.isfinite(means).all() and not np.isfinite(twelve.signal).all():
         finite = np.isfinite(twelve.signal).all(axis=1)
-        facts["nan_share"] = quality.nan_share(twelve.signal, made)
+        facts["nan_share"] = quality.nan_share(twelve.signal, twelve.made)
         unfinished = [lead for lead, whole in zip(LEADS, finite, strict=True) if not whole]
         raise UnusableError(f"NaN or infinite samples ({' '.join(unfinished)})")
     # Arrays of some files lie column by column, over which everything below would take twice as long.
     own = overwrite and twelve.signal.flags.writeable and twelve.signal.flags.c_contiguous
     centred = twelve.signal if own else np.array(twelve.signal, order="C")  # (12, samples)
     centred -= means
-    facts.update(quality.look(centred, single, rate, recording.unit, made))
-    if len(facts["constant_leads"]) + len(twelve.derived) + len(twelve.missing) == len(LEADS):
+    facts.update(quality.look(centred, single, rate, recording.unit, twelve.made))
+    if len(facts["constant_leads"]) + len(twelve.made) == len(LEADS):
         raise UnusableError("no signal, every lead is constant")
     cut = cut_up(resampled, windows)
     if rate != SAMPLE_RATE:
@@ -139,6 +143,11 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
     }
     starts_s = (cut.starts / SAMPLE_RATE).astype(np.float32)
     return Prepared(segments, starts_s, length - cut.padded, changes)
+
+
+def resampled_samples(recording: Recording) -> int:
+    """How many samples a recording has at 500 Hz, as ecg-transform's LinearResample counts them."""
+    return int(recording.signal.shape[1] * (SAMPLE_RATE / recording.sample_rate))
 
 
 def choose_leads(recording: Recording, windows: Windows) -> Twelve:

@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from ecgpipe import checkpoint, figures, labels, preprocess, quality, tables
 from ecgpipe.aggregate import label_columns
 from ecgpipe.atomic import whole
-from ecgpipe.prepare import SAMPLE_RATE, UnusableError, Windows, choose_leads, cut_up
+from ecgpipe.prepare import UnusableError, Windows, choose_leads, cut_up, resampled_samples
 from ecgpipe.readers import Assumed, UnreadableError
 
 logger = logging.getLogger(__name__)
@@ -307,9 +307,9 @@ def draw_recordings(
             recording = preprocess.read(found[record_id], assumed)
             twelve = choose_leads(recording, windows)
             single = quality.in_single_precision(twelve.signal)
-            if quality.fingerprint(single, [*twelve.derived, *twelve.missing]) != account["signal_hash"]:
+            if quality.fingerprint(single, twelve.made) != account["signal_hash"]:
                 raise UnreadableError("the file has changed since the run")
-            cut = cut_up(int(twelve.signal.shape[1] * (SAMPLE_RATE / recording.sample_rate)), windows)
+            cut = cut_up(resampled_samples(recording), windows)
             view["traces"] = figures.traces(
                 twelve, recording.sample_rate, recording.unit, cut, windows.segment_samples, segments, token_samples
             )

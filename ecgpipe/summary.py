@@ -130,7 +130,7 @@ def account(records: Sequence[Path]) -> tuple[dict[str, Any], list[dict[str, Any
         counts["recordings"] += len(table)
         counts["segments"] += pc.sum(table["n_segments"]).as_py() or 0
         counts.update(status)
-        reasons.update((s, r.split(" (")[0]) for s, r in zip(status, reason, strict=True) if r)
+        reasons.update((s, tables.kind(r)) for s, r in zip(status, reason, strict=True) if r)
         used = table.filter(pc.field("status") == "ok")
         hours += (pc.sum(used["duration_s"]).as_py() or 0.0) / 3600
         for name in FLAGS:
@@ -159,11 +159,11 @@ def write_duplicates(records: Sequence[Path], output: Path) -> int:
         pq.read_table(path, columns=["record_id", "signal_hash"], filters=pc.field("signal_hash").is_valid())
         for path in records
     )
-    first = seen.append_column("row", pa.array(np.arange(len(seen))))
-    first = first.group_by("signal_hash", use_threads=False).aggregate([("row", "min")])
+    rows = pa.array(np.arange(len(seen)))
+    first = seen.append_column("row", rows).group_by("signal_hash", use_threads=False).aggregate([("row", "min")])
     places = pc.index_in(seen["signal_hash"], first["signal_hash"])
     originals = first["row_min"].take(places)  # of each recording, the first with its signal
-    again = pc.not_equal(originals, pa.array(np.arange(len(seen))))
+    again = pc.not_equal(originals, rows)
     columns = [seen["record_id"].filter(again), seen["record_id"].take(originals.filter(again))]
     table = pa.table(columns, schema=tables.with_origin(tables.DUPLICATES, "summary"))
     tables.write(output, table)

@@ -21,7 +21,7 @@ from ecgpipe.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
 
-# A row that takes longer hangs. Ten times what the longest recording took that `readers.recording.MOST_VALUES` allows.
+# A row that takes longer hangs: the longest that `readers.recording.MOST_VALUES` allows takes about a second.
 SECONDS_PER_ROW = 120.0
 
 # Memory that the working process may fill besides what it begins with, which Arrow and the threads of many cores make

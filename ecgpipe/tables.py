@@ -1,6 +1,7 @@
 """The columns of every result file, in one place, and what its metadata says of its making."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,6 +119,11 @@ def predictions_schema(labels: Sequence[str]) -> pa.Schema:
     return pa.schema(
         [("record_id", pa.string()), ("n_segments", pa.int32()), *((label, pa.float64()) for label in labels)]
     )
+
+
+def kind(reason: str) -> str:
+    """A reason without the particulars of the one file, which stand in brackets at its end."""
+    return re.sub(r"(?s) \(.*\)$", "", reason)
 
 
 def with_origin(schema: pa.Schema, stage: str, **facts: object) -> pa.Schema:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from ecgpipe.readers.leads import spelled
-from ecgpipe.readers.recording import LEADS, TO_MV, Assumed, Recording, UnreadableError, in_mv
+from ecgpipe.readers.recording import LEADS, TO_MV, Assumed, Recording, UnreadableError, assumed_rate, in_mv
 
 _TIME = re.compile(
     r"(?:time|timestamp|t|(?P<name>s|sec|seconds|ms|milliseconds))"
@@ -72,9 +72,7 @@ def recording(table: pa.Table, rate: float | None, unit: str | None, assumed: As
         if rate and abs(timed - rate) > 0.01 * rate:
             raise UnreadableError(f"the file states another sample rate than its times have ({rate:g}, {timed:g} Hz)")
         rate = rate or timed
-    rate = rate or assumed.sample_rate
-    if not rate:
-        raise UnreadableError("the file states no sample rate; set preprocess.assume_sample_rate if you know it")
+    rate = rate or assumed_rate(assumed)
     signal = np.stack([_numbers(names[number], column(number)) for number in leads])  # (leads, samples)
     units = [_unit(names[number]) or unit or assumed.unit for number in leads]
     signal, known = in_mv(signal, units)

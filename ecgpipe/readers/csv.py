@@ -10,7 +10,7 @@ import pyarrow.csv
 from ecgpipe.readers import columns
 from ecgpipe.readers.detect import separator_of
 from ecgpipe.readers.files import brief, read_bytes, size_of
-from ecgpipe.readers.recording import Assumed, Recording, UnreadableError
+from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, assumed_leads
 
 # An hour and a half of twelve leads at 500 Hz.
 _MOST_BYTES = 256_000_000
@@ -61,13 +61,12 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
 
 
 def _assumed(count: int, assumed: Assumed) -> list[str]:
-    if assumed.leads is None:
-        raise UnreadableError("the file names no leads; set preprocess.assume_leads to their names in order")
-    if len(assumed.leads) != count:
+    leads = assumed_leads(assumed)
+    if len(leads) != count:
         raise UnreadableError(
-            f"the table's columns do not fit the number of leads ({count} columns, {len(assumed.leads)} leads)"
+            f"the table's columns do not fit the number of leads ({count} columns, {len(leads)} leads)"
         )
-    return list(assumed.leads)
+    return list(leads)
 
 
 def _text(head: bytes) -> tuple[str, str]:

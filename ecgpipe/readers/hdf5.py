@@ -65,7 +65,7 @@ _MOST_SPARSE = 5_000
 # hundred rows each; without this, each row would inflate as many chunks again.
 _CACHE_BYTES = 128 * 2**20
 
-# What the process that reads may take. The longest recording is 800 MB; a row takes a millisecond.
+# What the process that reads may take. The longest recording is 200 MB; a row takes a millisecond.
 _MOST_BYTES = 3 * 2**30
 _MOST_S = 10.0
 _START_S = 120.0  # importing from a cluster's file system may be slow

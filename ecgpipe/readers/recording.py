@@ -87,6 +87,20 @@ def in_mv(signal: np.ndarray, units: list[str | None]) -> tuple[np.ndarray, str 
     return signal, None if len(set(units)) <= 1 else MIXED
 
 
+def assumed_rate(assumed: Assumed) -> float:
+    """The sample rate of a file that states none; an UnreadableError where the settings know none either."""
+    if not assumed.sample_rate:
+        raise UnreadableError("the file states no sample rate; set preprocess.assume_sample_rate if you know it")
+    return assumed.sample_rate
+
+
+def assumed_leads(assumed: Assumed) -> tuple[str, ...]:
+    """The leads of a file that names none; an UnreadableError where the settings know none either."""
+    if assumed.leads is None:
+        raise UnreadableError("the file names no leads; set preprocess.assume_leads to their names in order")
+    return assumed.leads
+
+
 def from_array(
     array: object, sample_rate: float | None, leads: tuple[str, ...] | None, unit: str | None, assumed: Assumed
 ) -> Recording:
@@ -105,13 +119,9 @@ def from_array(
     Raises:
         UnreadableError: Neither the file nor the settings say enough, or the array does not fit what they say.
     """
-    sample_rate = sample_rate or assumed.sample_rate
-    leads = leads or assumed.leads
+    sample_rate = sample_rate or assumed_rate(assumed)
+    leads = leads or assumed_leads(assumed)
     unit = unit or assumed.unit
-    if sample_rate is None:
-        raise UnreadableError("the file states no sample rate; set preprocess.assume_sample_rate if you know it")
-    if leads is None:
-        raise UnreadableError("the file names no leads; set preprocess.assume_leads to their names in order")
     if not isinstance(array, np.ndarray):
         raise UnreadableError(f"the array is not (leads, samples) of numbers ({type(array).__name__})")
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):

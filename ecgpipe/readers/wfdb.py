@@ -17,7 +17,16 @@ import numpy as np
 
 from ecgpipe.readers.files import brief, read_bytes, size_of
 from ecgpipe.readers.leads import spelled
-from ecgpipe.readers.recording import LEADS, MOST_VALUES, Assumed, Recording, UnreadableError, check_size, in_mv
+from ecgpipe.readers.recording import (
+    LEADS,
+    MOST_VALUES,
+    Assumed,
+    Recording,
+    UnreadableError,
+    assumed_leads,
+    check_size,
+    in_mv,
+)
 
 # A master header has one line per segment: this is room for 40,000 of them.
 _MOST_HEADER_BYTES = 1_000_000
@@ -199,13 +208,12 @@ def _of_one_rate(signals: list[_Signal]) -> list[int]:
 def _names(signals: list[_Signal], assumed: Assumed) -> tuple[str, ...]:
     if any(signal.name for signal in signals):
         return tuple(signal.name or f"signal {number}" for number, signal in enumerate(signals))
-    if assumed.leads is None:
-        raise UnreadableError("the file names no leads; set preprocess.assume_leads to their names in order")
-    if len(assumed.leads) != len(signals):
+    leads = assumed_leads(assumed)
+    if len(leads) != len(signals):
         raise UnreadableError(
-            f"the number of signals does not fit the number of leads ({len(signals)}, {len(assumed.leads)} leads)"
+            f"the number of signals does not fit the number of leads ({len(signals)}, {len(leads)} leads)"
         )
-    return assumed.leads
+    return leads
 
 
 def _values(path: Path, header: _Header, chosen: list[int]) -> np.ndarray:
