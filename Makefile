@@ -1,7 +1,7 @@
 # make demo    simulated recordings through the whole workflow, and a report to open
 # make test    the tests; make test-fast leaves out what takes minutes
 # make check   style and types
-# make bench   benchmarks
+# make bench   benchmarks of this machine: one table, and JSON in benchmarks/results
 # make fuzz    coverage-guided fuzzing of the readers, a minute each
 # make docs    write the files that are generated from the settings' definition
 
@@ -30,10 +30,7 @@ check: .venv/dev
 	$(BIN)/snakemake --lint --config input=tests
 
 bench: .venv/dev
-	$(BIN)/python benchmarks/forward.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/preprocess.py
-	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python -m benchmarks.run
 
 # Each reader that parses by itself, for FUZZ_S seconds; what breaks one is left behind as crash-*.
 FUZZ_S ?= 60

@@ -1,6 +1,6 @@
 """Whether the memory of each stage depends on the number of recordings: its peak over few and over many.
 
-    python benchmarks/memory.py [--recordings 200 2000] [--shard-size N]
+    python -m benchmarks.memory [--recordings 200 2000] [--shard-size N]
 
 Recordings of noise, ten seconds at 500 Hz, and the demo's small checkpoint: with ECG-FM itself, the model adds the same
 to both sides. The peak is what the operating system counted for the stage's process, the largest where several ran.

@@ -1,6 +1,6 @@
 """How much faster recordings are read and prepared than in ECG-FM's tutorial, and whether two cores do twice as much.
 
-    python benchmarks/preprocess.py [--recordings N] [--files N] [--repeats N] [--json FILE]
+    python -m benchmarks.preprocess [--recordings N] [--files N] [--repeats N] [--json FILE]
 
 Simulated recordings of ten seconds: WFDB, 12 x 5,000 samples of 16 bits at 500 Hz, and MAT in fairseq-signals' layout,
 12 x 4,096 at 400 Hz. The tutorial's way is wfdb.rdsamp or scipy.io.loadmat, then five transforms of ecg-transform, one
@@ -23,19 +23,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# Before numpy is imported: its libraries ask once.
-ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
-os.environ.update(ONE_THREAD)
+from benchmarks.sides import Row, Work, call, side
 
-import numpy as np  # noqa: E402
-import pyarrow as pa  # noqa: E402
+# Whatever is large is imported where it is needed: the process that compares stays small, and the tutorial's program
+# imports nothing of ours.
+if TYPE_CHECKING:
+    import numpy as np
 
-from ecgpipe import preprocess, tables  # noqa: E402
-from ecgpipe.prepare import Windows  # noqa: E402
-from ecgpipe.readers import LEADS, Assumed  # noqa: E402
-
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}  # read when numpy is imported
+LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 RATES = {"wfdb": 500, "mat": 400}
 SAMPLES = {"wfdb": 5000, "mat": 4096}
 TARGETS = {"wfdb": 5.0, "mat": 2.0}
@@ -51,6 +49,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def write_recordings(folder: Path, kind: str, count: int) -> list[Path]:
     """Write some simulated recordings; each file stands for one."""
+    import numpy as np
     import scipy.io
     import wfdb
 
@@ -78,7 +77,7 @@ def write_recordings(folder: Path, kind: str, count: int) -> list[Path]:
     return paths
 
 
-def tutorial(path: Path) -> np.ndarray:
+def tutorial(path: Path) -> "np.ndarray":
     """What ECG-FM's notebook (infer_quickstart.ipynb) does with a recording: (segments, 12, 2500)."""
     from ecg_transform.inp import ECGInput, ECGInputSchema, ECGMetadata
     from ecg_transform.sample import ECGSample
@@ -113,13 +112,21 @@ def tutorial(path: Path) -> np.ndarray:
 
 def rows_of(paths: Sequence[Path], kind: str) -> list[dict[str, Any]]:
     """The files as rows of a manifest."""
+    import pyarrow as pa
+
+    from ecgpipe import tables
+
     rows = [{"record_id": f"{i:06d}", "path": str(path), "format": kind} for i, path in enumerate(paths)]
     table: list[dict[str, Any]] = pa.Table.from_pylist(rows, schema=tables.MANIFEST).to_pylist()
     return table
 
 
-def ours(row: dict[str, Any]) -> list[np.ndarray]:
+def ours(row: dict[str, Any]) -> "list[np.ndarray]":
     """What the stage does with a recording, without writing it: segments of (12, 2500)."""
+    from ecgpipe import preprocess
+    from ecgpipe.prepare import Windows
+    from ecgpipe.readers import Assumed
+
     record, segments = preprocess.account(row, Windows(), Assumed())
     if record["status"] != "ok":
         raise RuntimeError(f"{row['path']}: {record['reason']}")
@@ -128,6 +135,8 @@ def ours(row: dict[str, Any]) -> list[np.ndarray]:
 
 def in_process(paths: Sequence[Path], kind: str, repeats: int) -> dict[str, Any]:
     """Both ways over the files in this process: seconds per recording, their ratio, and how far apart results are."""
+    import numpy as np
+
     rows = rows_of(paths, kind)
     apart = max(float(np.abs(tutorial(p) - ours(row)).max()) for p, row in zip(paths, rows, strict=True))
     times = [
@@ -137,10 +146,43 @@ def in_process(paths: Sequence[Path], kind: str, repeats: int) -> dict[str, Any]
     return {**ratio_of(times, len(paths)), "largest_difference": apart}
 
 
+def works(kind: str, way: str, paths: Sequence[Path]) -> dict[str, Work]:
+    """One way over the files, in recordings."""
+    given: Sequence[Any] = paths if way == "tutorial" else rows_of(paths, kind)
+    step: Callable[[Any], object] = tutorial if way == "tutorial" else ours
+    return {"": Work(lambda: deque(map(step, given), 0), len(paths))}
+
+
+def measure(folder: Path, files: int, repeats: int, round_s: float) -> list[Row]:
+    """Both ways on one core, each in a process of its own: recordings per second, and their ratio."""
+    found = []
+    for kind in RATES:
+        paths = call("benchmarks.preprocess", "write_recordings", folder=folder / f"in-{kind}", kind=kind, count=files)
+        given = {"environment": ONE_THREAD, "kind": kind, "paths": paths}
+        with (
+            side("benchmarks.preprocess", "works", round_s, way="tutorial", **given) as before,
+            side("benchmarks.preprocess", "works", round_s, way="ours", **given) as after,
+        ):
+            pairs = [(before(""), after("")) for _ in range(repeats)]
+        rounds = [(a, b) for a, b in pairs if a and b]
+        left, right = (median(one.rate for one in column) for column in zip(*rounds, strict=True))
+        peaks = (rounds[-1][0].peak_mb, rounds[-1][1].peak_mb)
+        size = ("cpu", "", files, "recordings")
+        of = f"the tutorial's, {kind}"
+        found.append(Row(of, *size, left, "recordings/s", None, "", peaks[0], None, repeats))
+        ratio = median(b.rate / a.rate for a, b in rounds)
+        found.append(Row(f"preparing, {kind}", *size, right, "recordings/s", ratio, of, peaks[1], None, repeats))
+    return found
+
+
 class Stage:
     """The stage's command over a shard."""
 
     def __init__(self, folder: Path, paths: Sequence[Path], kind: str, recordings: int) -> None:
+        import pyarrow as pa
+
+        from ecgpipe import tables
+
         self.folder, self.recordings = folder, recordings
         rows = rows_of([paths[i % len(paths)] for i in range(recordings)], kind)
         tables.write(folder / "shard-00000.parquet", pa.Table.from_pylist(rows, schema=tables.MANIFEST))
@@ -175,7 +217,7 @@ def finish(*processes: subprocess.Popen[bytes]) -> None:
 def as_command(paths: Sequence[Path], kind: str, recordings: int, repeats: int, folder: Path) -> dict[str, Any]:
     """Both ways as a program, from its start to its end."""
     stage = Stage(folder, paths, kind, recordings)
-    program = [__file__, "--tutorial", str(recordings), *map(str, paths)]
+    program = ["-m", "benchmarks.preprocess", "--tutorial", str(recordings), *map(str, paths)]
     times = [(seconds(lambda: finish(on_core(0, program))), seconds(stage.run)) for _ in range(repeats)]
     return ratio_of(times, recordings)
 
@@ -197,7 +239,7 @@ def scaling(paths: Sequence[Path], kind: str, recordings: int, repeats: int, fol
 
 def preparing_alone(paths: Sequence[Path], recordings: int, repeats: int) -> dict[str, Any]:
     """Two programs that read and prepare without writing, one after the other on one core, and at once on two."""
-    program = [__file__, "--prepare", str(recordings), *map(str, paths)]
+    program = ["-m", "benchmarks.preprocess", "--prepare", str(recordings), *map(str, paths)]
 
     def one_by_one() -> None:
         finish(on_core(0, program))
@@ -229,6 +271,7 @@ def main() -> None:
     parser.add_argument("--tutorial", nargs="+", metavar=("N", "PATH"), help=argparse.SUPPRESS)
     parser.add_argument("--prepare", nargs="+", metavar=("N", "PATH"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    os.environ.update(ONE_THREAD)
     if args.tutorial:
         count, paths = int(args.tutorial[0]), args.tutorial[1:]
         for number in range(count):
@@ -240,6 +283,8 @@ def main() -> None:
         for number in range(count):
             ours(rows[number % len(rows)])
         return
+
+    import numpy as np
 
     print(f"{platform.machine()}, {len(CORES)} cores, numpy {np.__version__}, medians of {args.repeats} pairs")
     print(f"{'milliseconds per recording':<44} {'tutorial':>9} {'ecgpipe':>9} {'ratio':>6} {'target':>6}")

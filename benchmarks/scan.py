@@ -3,7 +3,7 @@
 And for a table of a million rows, against Arrow's own reading of it.
 
 Usage:
-    python benchmarks/scan.py [--files 200000] [--folder /tmp]
+    python -m benchmarks.scan [--files 200000] [--folder /tmp]
 """
 
 import argparse

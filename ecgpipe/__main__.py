@@ -16,6 +16,7 @@ STAGES = {
     "checkpoint": "fetch a checkpoint and convert it to safetensors and JSON",
     "manifest": "find the recordings under the inputs and cut them into shards",
     "preprocess": "turn one shard of recordings into segments ready for the model",
+    "precision": "choose the precision of the inference, and measure what it changes",
     "infer": "run the model over one part: logits, embeddings, attention",
     "aggregate": "one prediction per recording of a part",
     "umap": "a two-dimensional map of the embeddings",

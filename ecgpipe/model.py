@@ -17,12 +17,19 @@ https://github.com/Jwoo5/fairseq-signals.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
+
+# oneDNN's linear layer, which PyTorch has for what torch.compile makes of a network. PyTorch's usual way takes MKL for
+# float32, slower on AMD's processors, and makes passes over memory of its own for the bias and the GELU.
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
+
+# On a CPU, bfloat16 attention is a third faster where the tokens fill its registers: 160 instead of 156 of them.
+EVEN_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -66,19 +73,23 @@ class Output(NamedTuple):
 
 
 class Linear(nn.Linear):
-    """A linear layer that a CPU runs as the 1x1 convolution that it also is.
+    """A linear layer and, where asked for, the exact GELU of it; on a CPU one call of oneDNN."""
 
-    PyTorch gives a float32 matrix product to MKL, but a convolution to oneDNN, whose kernels are 1.3 times as fast on
-    the AMD processor of docs/performance.md. The arithmetic is the same.
-    """
+    _packed: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         """(..., in) to (..., out)."""
-        if x.device.type != "cpu":
-            return super().forward(x)
-        pixels = x.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)  # (1, in, rows, 1), channels last
-        out = F.conv2d(pixels, self.weight[:, :, None, None], self.bias)  # (1, out, rows, 1), channels last
-        return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
+        if self._packed is None and not (ONEDNN and x.device.type == "cpu"):
+            return F.gelu(super().forward(x)) if gelu else super().forward(x)
+        weight = self.weight if self._packed is None else self._packed
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, "gelu" if gelu else "none", [], "none")
+        return out
+
+    def pack(self) -> None:
+        """Lay the weights out as oneDNN reads them best; only `forward` can use them then."""
+        if ONEDNN and self.weight.device.type == "cpu":
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)
+            self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
 
 class Convolutions(nn.Module):
@@ -95,13 +106,28 @@ class Convolutions(nn.Module):
         self.norm = nn.GroupNorm(first, first)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, leads, samples) to (batch, channels, tokens)."""
-        for i, conv in enumerate(self.layers):
-            x = conv(x)  # (batch, channels, about half as long)
+        """(batch, leads, samples) to (batch, tokens, channels)."""
+        x = x.transpose(1, 2)  # (batch, samples, leads)
+        for i, conv in enumerate(cast(list[nn.Conv1d], self.layers)):
+            weight = conv.weight.permute(0, 2, 1).flatten(1)  # (out, kernel * in)
+            x = F.linear(_windows(x.to(weight.dtype), conv.kernel_size[0], conv.stride[0]), weight, conv.bias)
             if i == 0:
-                x = self.norm(x)
-            x = F.gelu(x)
+                x = self._normalise(x)
+            x = F.gelu(x)  # (batch, about half as long, out)
         return x
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        """The group norm, (batch, samples, channels) to the same."""
+        x = x - x.mean(dim=1, keepdim=True)
+        variance = x.square().mean(dim=1, keepdim=True)  # (batch, 1, channels)
+        return torch.addcmul(self.norm.bias, x, self.norm.weight * torch.rsqrt(variance + self.norm.eps))
+
+
+def _windows(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """What each step of a convolution sees, (batch, samples, channels) to (batch, steps, kernel * channels)."""
+    if kernel == stride:  # no sample twice: another view of the same numbers
+        return x[:, : x.shape[1] // stride * stride].reshape(x.shape[0], -1, stride * x.shape[2])
+    return x.unfold(1, kernel, stride).transpose(2, 3).flatten(2)
 
 
 class Position(nn.Module):
@@ -115,24 +141,23 @@ class Position(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same."""
-        # An even kernel gives one token too many: the last is dropped, as upstream's SamePad does.
-        if x.device.type == "cpu":
-            positions = self._by_fourier(x)
-        else:
-            positions = self.conv(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
-        return x + F.gelu(positions)  # (batch, tokens, width)
+        return x + F.gelu(self._by_fourier(x).to(x.dtype))  # (batch, tokens, width)
 
     def _by_fourier(self, x: Tensor) -> Tensor:
-        """The same convolution as a product of spectra: a kernel this wide costs a CPU a seventh of the direct way."""
+        """The convolution as a product of spectra, float32: a kernel this wide costs a seventh of the direct way.
+
+        An even kernel gives one token too many: the last is dropped, as upstream's SamePad does.
+        """
         batch, tokens, width = x.shape
         conv, groups = self.conv, self.conv.groups
         length = 32 * -(-(tokens + conv.kernel_size[0]) // 32)  # long enough not to wrap around, and quick to transform
         if self._spectrum is None or self._spectrum[0] != length:
-            kernel = torch.fft.rfft(conv.weight, n=length).conj()  # (width, width of a group, frequencies)
+            kernel = torch.fft.rfft(conv.weight.float(), n=length).conj()  # (width, width of a group, frequencies)
             kernel = kernel.view(groups, width // groups, width // groups, -1).permute(0, 3, 2, 1)
             self._spectrum = length, kernel.contiguous()  # (groups, frequencies, in, out)
         left = conv.kernel_size[0] // 2
-        spectrum = torch.fft.rfft(F.pad(x, (0, 0, left, length - tokens - left)), dim=1)  # (batch, frequencies, width)
+        padded = F.pad(x.float(), (0, 0, left, length - tokens - left))  # (batch, length, width)
+        spectrum = torch.fft.rfft(padded, dim=1)  # (batch, frequencies, width)
         spectrum = spectrum.view(batch, -1, groups, width // groups).permute(2, 1, 0, 3)
         product = (spectrum @ self._spectrum[1]).permute(2, 1, 0, 3).reshape(batch, -1, width)
         positions: Tensor = torch.fft.irfft(product, n=length, dim=1)[:, :tokens] + conv.bias
@@ -161,27 +186,30 @@ class Layer(nn.Module):
         No token attends to those that `padding`, (batch, tokens) bool, marks. What these get themselves is of no use.
         """
         mixed, attention = self._mix(self.attention_norm(x) if self.norm_first else x, with_attention, padding)
-        x = x + mixed
+        x = mixed.add_(x)
         if not self.norm_first:
             x = self.attention_norm(x)
-        transformed = self.fc2(F.gelu(self.fc1(self.final_norm(x) if self.norm_first else x)))
-        x = x + transformed
+        transformed = self.fc2(self.fc1(self.final_norm(x) if self.norm_first else x, gelu=True))
+        x = transformed.add_(x)
         if not self.norm_first:
             x = self.final_norm(x)
         return x, attention
 
     def _mix(self, x: Tensor, with_attention: bool, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
         batch, tokens, width = x.shape
-        masked = None if padding is None else padding[:, None, None]  # (batch, 1, 1, keys)
+        masked = None if padding is None else padding[:, None, None]  # (batch or 1, 1, 1, keys)
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, width of a head)
         attention = None
-        if with_attention:
-            scores = (q @ k.transpose(-1, -2)).float() * (width // self.heads) ** -0.5
+        # A CPU is faster in float32 with all weights at once than with PyTorch's kernel, which never has them together.
+        if with_attention or (x.device.type == "cpu" and x.dtype == torch.float32):
+            # The softmax of rounded scores would be far off, so that these are computed in float32.
+            scores = (q.float() * (width // self.heads) ** -0.5) @ k.float().transpose(-1, -2)
             if masked is not None:
-                scores = scores.masked_fill(masked, -torch.inf)
-            weights = torch.softmax(scores, dim=-1)
-            attention = weights.mean(dim=1).amax(dim=-1)  # (batch, tokens): mean over heads, max over keys
+                scores = scores.masked_fill_(masked, -torch.inf)
+            weights = torch.softmax(scores, dim=-1)  # (batch, heads, tokens, keys)
+            if with_attention:
+                attention = weights.mean(dim=1).amax(dim=-1)  # (batch, tokens): mean over heads, max over keys
             mixed = weights.to(v.dtype) @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, None if masked is None else ~masked)
@@ -219,15 +247,22 @@ class Network(nn.Module):
         Raises:
             ValueError: A segment has too little signal for one token.
         """
-        x = self.convolutions(signal).transpose(1, 2)  # (batch, tokens, channels)
-        x = self.position(self.project(self.feature_norm(x)))  # (batch, tokens, width)
+        x = self.convolutions(signal)  # (batch, tokens, channels)
+        x = self.position(
+            self.project(self.feature_norm(x.to(self.feature_norm.weight.dtype)))
+        )  # (batch, tokens, width)
         # Upstream sets the tokens of padding to zero here; masked in every layer, they are seen by none that counts.
-        padding = None if samples is None else self._padding(samples, x)
+        padding = given = None if samples is None else self._padding(samples, x)
         if not self.arch.layer_norm_first:
             x = self.norm(x)
-        attention = None
+        tokens, attention = x.shape[1], None
+        if x.device.type == "cpu" and x.dtype != torch.float32 and tokens % EVEN_TOKENS:
+            x, padding = self._even(x, padding)
         for i, layer in enumerate(self.layers):
             x, attention = layer(x, with_attention and i == len(self.layers) - 1, padding)
+        if x.shape[1] > tokens:
+            x, padding = x[:, :tokens], given
+            attention = None if attention is None else attention[:, :tokens]
         if self.arch.layer_norm_first:
             x = self.norm(x)
         embedding = self._mean(x.float(), padding)
@@ -246,6 +281,14 @@ class Network(nn.Module):
         return torch.arange(x.shape[1], device=x.device) >= torch.tensor(counts, device=x.device)[:, None]
 
     @staticmethod
+    def _even(x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Append tokens of padding up to a multiple of EVEN_TOKENS."""
+        more = -x.shape[1] % EVEN_TOKENS
+        if padding is None:
+            padding = torch.zeros(1, x.shape[1], dtype=torch.bool, device=x.device)
+        return F.pad(x, (0, 0, 0, more)), F.pad(padding, (0, more), value=True)
+
+    @staticmethod
     def _mean(x: Tensor, padding: Tensor | None) -> Tensor:
         """The mean over the tokens that are not padding, (batch, tokens, width) to (batch, width)."""
         if padding is None:
@@ -253,13 +296,17 @@ class Network(nn.Module):
         return x.masked_fill(padding[..., None], 0).sum(dim=1) / (~padding).sum(dim=1, keepdim=True)
 
 
-def load(arch: Architecture, weights: Path, device: torch.device | str = "cpu") -> Network:
+def load(
+    arch: Architecture, weights: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Network:
     """The network with the weights of a `model.safetensors`, ready for inference.
 
     Args:
         arch: What `model.json` says of it.
-        weights: The safetensors file that the checkpoint stage wrote.
+        weights: The safetensors file that the checkpoint stage wrote; it is mapped, not read as a whole.
         device: Where the weights go.
+        dtype: Of the layers' arithmetic. The first convolution with its norm, the positions, the softmax with its
+            scores where the attention is kept, the mean over the tokens and the head are float32 in any case.
 
     Returns:
         The network in evaluation mode, without gradients.
@@ -267,4 +314,10 @@ def load(arch: Architecture, weights: Path, device: torch.device | str = "cpu") 
     with torch.device("meta"):
         network = Network(arch)  # no memory is filled with numbers that the file replaces
     network.load_state_dict(safetensors.torch.load_file(weights, device=str(device)), strict=True, assign=True)
-    return network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
+    for part in (network.convolutions.layers[1:], network.feature_norm, network.project, network.norm, network.layers):
+        part.to(dtype)
+    for module in network.modules():
+        if isinstance(module, Linear):
+            module.pack()
+    return network

@@ -1,3 +1,8 @@
+# The run's cores, shared between as many jobs as it has GPUs (`--resources gpu=4`). On a cluster nobody gives the cores,
+# nor a total of GPUs: eight, as in profiles/slurm.
+CORES_PER_GPU = max(1, (workflow.resource_settings.cores or 8) // (workflow.global_resources.get("gpu").value or 1))
+
+
 rule infer:
     input:
         weights=f"{OUT}/checkpoint/model.safetensors",
@@ -14,7 +19,7 @@ rule infer:
         f"{OUT}/benchmarks/infer/part-{{part}}.tsv"
     conda:
         "../envs/ecgpipe.yaml"
-    threads: 64
+    threads: CORES_PER_GPU
     resources:
         gpu=1,
         mem_mb=8000,

@@ -1,0 +1,56 @@
+"""How long an infer job takes until its first segment.
+
+    python -m benchmarks.startup [--threads N] [--repeats N]
+
+An upper bound: the whole command over a single segment, from the start of Python to its end, against `import torch` in
+a process of its own, measured in turn. What is told beyond the import contains the model's loading, one segment, and
+the writing of the files.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+from benchmarks.sides import CORES, Row, Setup, call, run, show
+from benchmarks.stage import arguments
+
+
+def measure(setup: Setup, precision: str) -> list[Row]:
+    """The import, the job, and the job beyond the import."""
+    shards = call("benchmarks.stage", "write_shards", folder=setup.folder / "one-segment", segments=1)
+    job = [sys.executable, "-m", "ecgpipe", *arguments(setup, precision, shards)]
+    load = [sys.executable, "-c", "import torch"]
+    run(job)  # so that every file is in memory, on both sides
+    pairs = [(run(load), run(job)) for _ in range(setup.repeats)]
+    loaded, whole, rest = (
+        median(values)
+        for values in zip(*((a.seconds, b.seconds, b.seconds - a.seconds) for a, b in pairs), strict=True)
+    )
+    size = (setup.device, precision, 1, "segment")
+    peaks = [max(pair[i].peak_mb for pair in pairs) for i in range(2)]
+    return [
+        Row("import torch", "cpu", "", None, "", loaded, "s", None, "", peaks[0], None, setup.repeats),
+        Row("infer, one segment", *size, whole, "s", None, "", peaks[1], None, setup.repeats),
+        Row("the same beyond import torch", *size, rest, "s", None, "", None, None, setup.repeats),
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=CORES)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        call("benchmarks.ecg_fm", "write", folder=Path(name))
+        for device, batches in call("benchmarks.machine", "devices").items():
+            for precision in batches:
+                rows += measure(Setup(Path(name), device, args.threads, args.repeats, 0.0), precision)
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()

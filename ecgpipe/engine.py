@@ -1,0 +1,288 @@
+"""Run the network over a stream of batches, while the batches to come are read and on their way to the device."""
+
+import ctypes
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ecgpipe import shards
+from ecgpipe.checkpoint import Description
+from ecgpipe.errors import EcgpipeError
+from ecgpipe.model import Network
+from ecgpipe.shards import Contents, Keys
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+# Segments of five seconds at a time. On a CPU what was fastest in benchmarks/forward.py; larger batches leave its
+# caches. A GPU wants many at once; twice as many are no faster there by the arithmetic, though none has been measured.
+BATCH_SIZES = {("cpu", torch.float32): 8, ("cpu", torch.bfloat16): 16}
+GPU_BATCH_SIZE = 256
+FIVE_SECONDS = 2500  # samples
+
+# Batches that are read before their turn. A buffer each, and one for the batch being computed and for the one before,
+# whose results may still be on their way.
+AHEAD = 2
+
+
+class Results(NamedTuple):
+    """What the network said of the segments of a batch, float32."""
+
+    logits: np.ndarray  # (n, labels), with 0 labels where the network has no head
+    embedding: np.ndarray  # (n, width)
+    attention: np.ndarray | None  # (n, tokens)
+
+
+def check(description: Description, contents: Contents) -> None:
+    """Refuse segments that the network cannot take.
+
+    Raises:
+        EcgpipeError: They have another number of leads, or are too short for one token.
+    """
+    arch = description.architecture
+    if contents.leads != arch.in_leads:
+        raise EcgpipeError(
+            f"checkpoint: {description.uri} takes {arch.in_leads} leads, but a segment has {contents.leads}; "
+            "only checkpoints of ECG-FM's kind can be run"
+        )
+    if not arch.tokens(contents.samples):
+        raise EcgpipeError(
+            f"checkpoint: {description.uri} needs {arch.token_samples[1]} samples for one token, but a segment has "
+            f"{contents.samples}; make the segments longer"
+        )
+
+
+def usable(precision: str, device: torch.device) -> str:
+    """That precision, or float32 where the device cannot compute in it, and then a line in the log says so."""
+    reason = None
+    if device.type == "cpu" and precision == "float16":
+        reason = "a CPU computes in float32 or bfloat16"
+    elif device.type == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported(False):
+        reason = "the GPU is older than bfloat16; it could float16"
+    if reason is None:
+        return precision
+    logger.warning("inference.precision: %s becomes float32: %s", precision, reason)
+    return "float32"
+
+
+def configure(threads: int, deterministic: bool) -> None:
+    """Set up PyTorch for this process, before it touches a device.
+
+    Args:
+        threads: Of the CPU, for one operation.
+        deterministic: Whether a run is to give the same bits again, on the same kind of machine with as many threads.
+    """
+    keep_memory()
+    torch.set_num_threads(threads)
+    # TF32 would round float32 products to ten bits.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    if deterministic:
+        # What cuBLAS wants for it, https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True)
+
+
+def least_bytes(weights: Path) -> int:
+    """How much memory a GPU needs at least: the weights, once more while they are converted, and 0.2 GB to work in."""
+    return 2 * weights.stat().st_size + 200_000_000
+
+
+Stream = Iterator[tuple[Keys, Results]]  # batch by batch, in the order of the segments
+
+
+def default_batch_size(device: torch.device, dtype: torch.dtype, samples: int) -> int:
+    """How many segments of so many samples to run at a time: fewer of longer ones, which need more memory."""
+    most = GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZES[device.type, dtype]
+    return max(1, most * FIVE_SECONDS // max(FIVE_SECONDS, samples))
+
+
+def run(
+    network: Network,
+    paths: Sequence[Path],
+    shape: tuple[int, int],
+    device: torch.device,
+    batch_size: int,
+    with_attention: bool,
+    deterministic: bool = False,
+) -> Stream:
+    """Run the network over all segments of some shards, in order.
+
+    Args:
+        network: On `device`.
+        paths: The shards.
+        shape: (leads, samples) of each segment.
+        device: Where the network is.
+        batch_size: Segments at a time. Where memory runs out they are halved, for this batch and all that follow.
+        with_attention: Whether to compute the attention.
+        deterministic: Whether to give up rather than to halve: other products round otherwise.
+
+    Yields:
+        The keys of a batch, and what the network said of it.
+
+    Raises:
+        EcgpipeError: A segment is too short for one token, or a single one needs more memory than there is.
+    """
+    on_gpu = device.type == "cuda"
+    buffers = [torch.empty(batch_size, *shape, pin_memory=on_gpu) for _ in range(AHEAD + 2)]
+    batches = _checked(_ahead(shards.read(paths, buffers)), network.arch.token_samples[1])
+    compute = Halving(network, batch_size, with_attention, deterministic)
+    yield from _on_gpu(compute, batches, device) if on_gpu else _on_cpu(compute, batches)
+
+
+class Halving:
+    """The network, run on as many segments at a time as memory turned out to allow."""
+
+    def __init__(self, network: Network, limit: int, with_attention: bool, deterministic: bool) -> None:
+        self.network, self.limit = network, limit
+        self.with_attention, self.deterministic = with_attention, deterministic
+
+    def __call__(self, signals: Tensor, samples: np.ndarray) -> list[Tensor]:
+        """Logits, embedding and, where asked for, attention of a batch, on its device."""
+        pieces, first = [], 0
+        while first < len(signals):
+            last = first + self.limit
+            try:
+                with torch.inference_mode():
+                    output = self.network(
+                        signals[first:last], torch.from_numpy(samples[first:last]), self.with_attention
+                    )
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._halve(min(self.limit, len(signals) - first), signals)
+                continue
+            logits = output.logits if output.logits is not None else output.embedding[:, :0]  # (n, 0) without a head
+            pieces.append([logits, output.embedding, *([output.attention] if self.with_attention else [])])
+            first = last
+        return [torch.cat(parts) for parts in zip(*pieces, strict=True)] if len(pieces) > 1 else pieces[0]
+
+    def _halve(self, tried: int, signals: Tensor) -> None:
+        if tried == 1:
+            raise EcgpipeError(
+                f"inference.device: {signals.device} has too little memory for one segment of {signals.shape[2]} "
+                "samples; free some, or give another device or shorter segments"
+            )
+        if self.deterministic:
+            raise EcgpipeError(
+                f"inference.batch_size: {signals.device} has too little memory for {tried} segments at a time, and "
+                f"with inference.deterministic their number is not changed during a run; give {tried // 2} or fewer"
+            )
+        self.limit = tried // 2
+        logger.warning("out of memory with %d segments at a time; going on with %d", tried, self.limit)
+        if signals.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out: CUDA has a class for it, the code for CPUs only texts."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        text in str(error) for text in ("can't allocate memory", "not enough memory", "bad_alloc", "memory object")
+    )
+
+
+def _on_cpu(compute: Halving, batches: Iterator[tuple[Keys, Tensor]]) -> Stream:
+    for keys, signals in batches:
+        yield keys, _results([tensor.numpy() for tensor in compute(signals, keys.samples)])
+
+
+def _on_gpu(compute: Halving, batches: Iterator[tuple[Keys, Tensor]], device: torch.device) -> Stream:
+    """While the GPU computes a batch, the results before it are handed on and the next one is copied."""
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    computing = torch.cuda.current_stream(device)
+    under_way: tuple[Keys, list[Tensor], torch.cuda.Event] | None = None
+    for keys, staged in batches:
+        with torch.cuda.stream(copying):
+            signals = staged.to(device, non_blocking=True)
+        computing.wait_stream(copying)
+        signals.record_stream(computing)
+        tensors = [_to_host(tensor) for tensor in compute(signals, keys.samples)]
+        done = computing.record_event()
+        if under_way is not None:
+            yield _arrived(*under_way)
+        under_way = keys, tensors, done
+    if under_way is not None:
+        yield _arrived(*under_way)
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def _arrived(keys: Keys, tensors: list[Tensor], done: torch.cuda.Event) -> tuple[Keys, Results]:
+    done.synchronize()
+    return keys, _results([tensor.numpy() for tensor in tensors])
+
+
+def _results(arrays: list[np.ndarray]) -> Results:
+    # Copies: small tensors that stay between large ones that go leave the heap in pieces, and it grows and grows.
+    logits, embedding, *attention = (array.copy() for array in arrays)
+    return Results(logits, embedding, attention[0] if attention else None)
+
+
+def _checked(batches: Iterator[tuple[Keys, Tensor]], least: int) -> Iterator[tuple[Keys, Tensor]]:
+    """Refuse segments with too little signal for one token."""
+    for keys, signals in batches:
+        shortest = int(keys.samples.argmin())
+        if keys.samples[shortest] < least:
+            raise EcgpipeError(
+                f"segment {keys.numbers[shortest]} of {keys.record_ids[shortest]} has {keys.samples[shortest]} samples "
+                f"of signal, but the network needs {least} for one token; leave out recordings that short"
+            )
+        yield keys, signals
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, of which the next AHEAD are made in a thread meanwhile."""
+    end: Any = object()
+    with ThreadPoolExecutor(1, "read") as thread:
+        coming = deque(thread.submit(next, items, end) for _ in range(AHEAD))
+        while (item := coming.popleft().result()) is not end:
+            coming.append(thread.submit(next, items, end))
+            yield item
+
+
+@contextmanager
+def behind(work: Callable[[T], None]) -> Iterator[Callable[[T], None]]:
+    """A function that has `work` done in a thread, and waits only when more than AHEAD are not done yet.
+
+    What `work` raises is raised by one of the next calls, or at the end of the block, which waits for all.
+    """
+    waiting: deque[Future[None]] = deque()
+
+    def later(item: T) -> None:
+        waiting.append(thread.submit(work, item))
+        while len(waiting) > AHEAD:
+            waiting.popleft().result()
+
+    with ThreadPoolExecutor(1, "write") as thread:
+        yield later
+        for future in waiting:
+            future.result()
+
+
+def keep_memory() -> None:
+    """Let the process keep the memory that it frees: given back after each layer, it would be cleared for the next.
+
+    Costs a tenth of the time of a forward pass in float32 otherwise. Only glibc has this; elsewhere nothing happens.
+    Source of the two numbers: malloc.h of glibc.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: arrays below are not mapped one by one
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: what is free at the end of the heap stays

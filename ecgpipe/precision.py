@@ -1,0 +1,152 @@
+"""Choose the precision of a run's inference, and measure what it changes before it is used.
+
+Half precision rounds to 11 bits (float16) or 8 (bfloat16) where float32 has 24. What that does to a network's answers
+depends on its weights and on the recordings, so that the first segments of each run are computed both ways.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from ecgpipe import checkpoint, devices, engine, model, shards
+from ecgpipe.atomic import whole
+
+logger = logging.getLogger(__name__)
+
+# What auto takes on a GPU. As fast as bfloat16 and eight times as fine; whether its range of 65,504 suffices, the
+# comparison tells.
+HALF = "float16"
+
+SEGMENTS = 256  # to compare
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m ecgpipe precision`."""
+    parser.add_argument("--weights", type=Path, required=True, help="checkpoint/model.safetensors")
+    parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
+    parser.add_argument("--segments", type=Path, nargs="+", required=True, help="shards to take segments from")
+    parser.add_argument("--precision", choices=["auto", *engine.DTYPES], default="auto", help="(default %(default)s)")
+    parser.add_argument(
+        "--max-drift", type=float, default=0.01, help="beyond which auto takes float32 (default %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
+    parser.add_argument("--deterministic", action="store_true", help="the same bits from run to run")
+    parser.add_argument("--choice", type=Path, required=True, help="text file to write: the name of the precision")
+    parser.add_argument("--drift", type=Path, required=True, help="JSON file to write: what was compared and found")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Choose for one run."""
+    description = checkpoint.describe(args.description)
+    contents = shards.look_at(args.segments)
+    engine.check(description, contents)
+    engine.configure(args.threads, args.deterministic)
+    with devices.claim(args.device, engine.least_bytes(args.weights)) as device:
+        wanted = args.precision if args.precision != "auto" else HALF if device.type == "cuda" else "float32"
+        wanted = engine.usable(wanted, device)
+        found: dict[str, Any] = {"asked": args.precision, "used": wanted, "device": devices.describe(device)}
+        if wanted != "float32":
+            numbers = []
+            for name in ("float32", wanted):
+                dtype = engine.DTYPES[name]
+                network = model.load(description.architecture, args.weights, device, dtype)
+                size = engine.default_batch_size(device, dtype, contents.samples)
+                shape = (contents.leads, contents.samples)
+                batches = engine.run(network, args.segments, shape, device, size, False, args.deterministic)
+                numbers.append(first(batches, SEGMENTS))
+                del network, batches
+            found |= {"compared": wanted, "bound": args.max_drift} | drift(numbers[0], numbers[1], description.labels)
+    found["used"] = decide(found, args.precision)
+    with whole(args.drift) as temporary:
+        temporary.write_text(json.dumps(found, indent=2) + "\n")
+    with whole(args.choice) as temporary:
+        temporary.write_text(found["used"] + "\n")
+
+
+def first(batches: engine.Stream, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The logits (n, labels) and embeddings (n, width) of the first segments, at most so many."""
+    logits, embeddings, rows = [], [], 0
+    for _, results in batches:
+        logits.append(results.logits)
+        embeddings.append(results.embedding)
+        rows += len(results.logits)
+        if rows >= most:
+            break
+    if not rows:
+        return np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
+    return np.concatenate(logits)[:most], np.concatenate(embeddings)[:most]
+
+
+def drift(
+    exact: tuple[np.ndarray, np.ndarray], rounded: tuple[np.ndarray, np.ndarray], labels: Sequence[str]
+) -> dict[str, Any]:
+    """How far rounded outputs are from exact ones.
+
+    Args:
+        exact: Logits (n, labels) and embeddings (n, width) in float32.
+        rounded: The same in half precision.
+        labels: Their names, in the model's order.
+
+    Returns:
+        `segments`; `probability`: for each label the largest and the mean difference; `embedding`: the largest and the
+        mean of 1 - cosine; `largest`: the largest of all of these. Numbers that are not finite are None.
+    """
+    (logits, embeddings), (other_logits, other_embeddings) = exact, rounded
+    difference = np.abs(expit(logits.astype(np.float64)) - expit(other_logits.astype(np.float64)))  # (n, labels)
+    a, b = embeddings.astype(np.float64), other_embeddings.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    angle = 1 - (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)  # (n,)
+    columns = [*difference.T, angle]
+    found = [_summary(column) for column in columns]
+    largest = [summary["largest"] for summary in found if summary["largest"] is not None]
+    return {
+        "segments": len(embeddings),
+        "probability": dict(zip(labels, found[:-1], strict=True)) if len(embeddings) else {},
+        "embedding": found[-1],
+        "largest": max(largest) if len(largest) == len(found) else None,
+    }
+
+
+def decide(found: dict[str, Any], asked: str) -> str:
+    """The precision to use, and a line in the log where what was compared is beyond its bound.
+
+    Args:
+        found: What is known of the one that is wanted, with what `drift` says if it was compared.
+        asked: What the settings say; a name is kept whatever it does, `auto` is not.
+
+    Returns:
+        The name of a precision.
+    """
+    wanted: str = found["used"]
+    if wanted == "float32":
+        return wanted
+    if found["segments"] and found["largest"] is not None and found["largest"] <= found["bound"]:
+        most, segments = found["largest"], found["segments"]
+        logger.info("%s differs from float32 by at most %g over %d segments", wanted, most, segments)
+        return wanted
+    by = "a number that is not finite" if found["largest"] is None else f"{found['largest']:g}"
+    why = f"by {by} over {found['segments']} segments, and inference.max_drift is {found['bound']:g}"
+    if not found["segments"]:
+        why = "unknown, as there are no segments to compare"
+    if asked == "auto":
+        logger.warning("float32 instead of %s, whose difference from it is %s", wanted, why)
+        return "float32"
+    logger.warning("%s, as the settings say, though its difference from float32 is %s", wanted, why)
+    return wanted
+
+
+def _summary(values: np.ndarray) -> dict[str, float | None]:
+    """The largest and the mean, to three digits."""
+    if not len(values):
+        return {"largest": 0.0, "mean": 0.0}
+    return {
+        name: float(f"{value:.3g}") if np.isfinite(value) else None
+        for name, value in (("largest", values.max()), ("mean", values.mean()))
+    }

@@ -1,0 +1,92 @@
+"""The benchmarks: the tutorial's stand-in computes what ecgpipe does; the table, the JSON and the plots come out."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from benchmarks import ecg_fm, sides, stand_in
+
+ROOT = Path(__file__).parents[2]
+
+
+def stand_in_of(folder: Path) -> stand_in.StandIn:
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    return stand_in.StandIn(ecg_fm.TINY, state).eval()
+
+
+def rows(device: str) -> list[sides.Row]:
+    """What plots need: the model at two batch sizes, the stage over two numbers of segments."""
+    found = []
+    for size in (1, 8):
+        found.append(
+            sides.Row("model alone", device, "float32", size, "a batch", 5.0, "segments/s", 0.9, "torch.matmul")
+        )
+        for what in ("infer, first to last", "infer, whole command"):
+            found.append(sides.Row(what, device, "float32", size, "segments", 4.0, "segments/s", 0.8, "model alone"))
+    return found
+
+
+def test_the_tutorials_stand_in_computes_what_the_network_does(tmp_path: Path) -> None:
+    ecg_fm.write(tmp_path, tiny=True)
+    network = ecg_fm.network(tmp_path, "cpu", "float32", threads=1)
+    assert stand_in.apart(network, stand_in_of(tmp_path)) < stand_in.AGREE
+
+
+def test_a_stand_in_that_computes_something_else_is_noticed(tmp_path: Path) -> None:
+    ecg_fm.write(tmp_path, tiny=True)
+    network = ecg_fm.network(tmp_path, "cpu", "float32", threads=1)
+    other = stand_in_of(tmp_path)
+    other.layers[0].attention.k.weight.data *= 1.5  # type: ignore[union-attr, operator]
+    assert stand_in.apart(network, other) > stand_in.AGREE
+
+
+def test_a_segment_of_ecg_fm_takes_29_gflop() -> None:
+    assert round(ecg_fm.flops(ecg_fm.ECG_FM, ecg_fm.SAMPLES) / 1e9, 1) == 29.2
+
+
+def test_a_command_that_fails_says_why() -> None:
+    with pytest.raises(RuntimeError, match="no such thing"):
+        sides.run([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def test_the_process_that_compares_stays_small() -> None:
+    # Or else what it holds would count as every command's and side's peak memory.
+    loaded = "import sys, benchmarks.run; print(sorted({'torch', 'numpy', 'pyarrow'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", loaded], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_plots_are_small_and_the_same_for_the_same_figures(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    machine = {"cpu": "Some(R) CPU", "cores": 2, "gpus": [{"name": "Some GPU"}]}
+    sides.save(path, rows("cpu") + rows("cuda"), machine=machine)
+    drawn = []
+    for _ in range(2):
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.plots", path, "--outdir", tmp_path], check=True, cwd=ROOT, stdout=-3
+        )
+        drawn.append([(tmp_path / f"performance-{name}.svg").read_text() for name in ("batch", "segments")])
+    assert drawn[0] == drawn[1]
+    assert all(len(svg) < 60_000 and "Some CPU, 2 cores, float32" in svg and "Some GPU" in svg for svg in drawn[0])
+
+
+@pytest.mark.slow
+def test_everything_runs_and_is_told_in_one_table_and_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "this.json"
+    sizes = ["--batch-sizes", "1", "4", "--segments", "4", "8", "--recordings", "2", "--files", "2"]
+    short = ["--tiny", "--repeats", "1", "--round-s", "0.02", "--precisions", "float32", "--devices", "cpu"]
+    command = [sys.executable, "-m", "benchmarks.run", *sizes, *short, "--json", str(path)]
+    said = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    content = json.loads(path.read_text())
+    assert [line for line in content["missing"] if not line.startswith("cuda")] == []
+    assert "cuda is missing" in said
+    measured = {row["what"] for row in content["rows"]}
+    assert measured >= {"torch.matmul", "model alone", "the tutorial's loop", "infer, first to last", "import torch"}
+    assert all(row["what"] in said for row in content["rows"])
+    assert all(row["value"] > 0 for row in content["rows"])
+    peaks = {row["what"]: row["peak_mb"] for row in content["rows"]}
+    assert peaks["the tutorial's, mat"] < peaks["import torch"]  # nothing large was inherited
