@@ -2,7 +2,7 @@
 
 The network computes as upstream's does: three projections, attention by an explicit softmax whose weights are returned
 as their mean over the heads, the positional convolution done directly with its weight norm computed at each call. It is
-checked against ecgpipe's network on the same weights before it is measured.
+checked against ecgpipe's network on the same weights before it is measured, in a process of its own.
 
 Upstream: fairseq_signals/modules/{multi_head_attention,transformer_encoder,conv_positional_encoding}.py of
 https://github.com/Jwoo5/fairseq-signals, and notebooks/infer_quickstart.ipynb of https://github.com/bowang-lab/ECG-FM.
@@ -188,16 +188,28 @@ def infer(stand_in: StandIn, paths: Sequence[Path], device: str) -> dict[str, ob
         }
 
 
+def check(folder: Path) -> float:
+    """How far the stand-in is from ecgpipe's network on the weights of a folder, float32 on the CPU.
+
+    Raises:
+        RuntimeError: It is further than `AGREE`, so that it would be no stand-in.
+    """
+    arch = checkpoint.describe(folder / "model.json").architecture
+    difference = apart(model.load(arch, folder / "model.safetensors"), load(folder))
+    if not difference <= AGREE:
+        raise RuntimeError(f"the stand-in differs from ecgpipe's network by {difference:.1e} ({AGREE:.0e} allowed)")
+    return difference
+
+
+def load(folder: Path) -> StandIn:
+    """The stand-in with the weights of a folder."""
+    arch = checkpoint.describe(folder / "model.json").architecture
+    return StandIn(arch, safetensors.torch.load_file(folder / "model.safetensors")).eval()
+
+
 def works(setup: Setup, recordings: Sequence[Path]) -> dict[str, Work]:
     """The loop over all recordings, in segments."""
     torch.set_num_threads(setup.threads)
-    weights = setup.folder / "model.safetensors"
-    ours = model.load(checkpoint.describe(setup.folder / "model.json").architecture, weights)
-    stand_in = StandIn(ours.arch, safetensors.torch.load_file(weights)).eval()
-    difference = apart(ours, stand_in)
-    if not difference <= AGREE:
-        raise RuntimeError(f"the stand-in differs from ecgpipe's network by {difference:.1e} ({AGREE:.0e} allowed)")
-    del ours
-    stand_in.to(setup.device)
+    stand_in = load(setup.folder).to(setup.device)
     segments = sum(len(prepared(path)) for path in recordings)
     return {"": Work(lambda: infer(stand_in, recordings, setup.device), segments)}

@@ -28,13 +28,12 @@ def measure(setup: Setup, batches: Mapping[str, int], recordings: int) -> list[R
     """The loop, and against it the model alone in each precision, with that precision's batch size."""
     device, inputs = setup.device, setup.folder / f"tutorial-{setup.device}"
     files = call("benchmarks.preprocess", "write_recordings", folder=inputs, kind="mat", count=recordings)
+    call("benchmarks.stand_in", "check", folder=setup.folder)
     loops: list[Round] = []
     pairs: dict[str, list[tuple[Round, Round]]] = {precision: [] for precision in batches}
     with ExitStack() as sides:
         loop = sides.enter_context(side("benchmarks.stand_in", "works", setup.round_s, setup=setup, recordings=files))
-        models = {
-            precision: sides.enter_context(alone(setup, precision, [batch])) for precision, batch in batches.items()
-        }
+        models = {one: sides.enter_context(alone(setup, one, [batch])) for one, batch in batches.items()}
         for _ in range(setup.repeats):
             slow = loop("")
             if slow is None:

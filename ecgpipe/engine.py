@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ecgpipe import shards
+from ecgpipe import model, shards
 from ecgpipe.checkpoint import Description
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.model import Network
@@ -36,6 +36,12 @@ FIVE_SECONDS = 2500  # samples
 # Batches that are read before their turn. A buffer each, and one for the batch being computed and for the one before,
 # whose results may still be on their way.
 AHEAD = 2
+
+# Names of what can be set, in glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+# What PyTorch's allocator and oneDNN say on a CPU when memory has run out; the latter cannot even make its code then.
+EXHAUSTED = ("can't allocate memory", "not enough memory", "bad_alloc", "memory object", "could not create a primitive")
 
 
 class Results(NamedTuple):
@@ -65,11 +71,18 @@ def check(description: Description, contents: Contents) -> None:
         )
 
 
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies matrices in bfloat16: AVX-512 or newer on x86. It takes AMX to be fast."""
+    return model.ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def usable(precision: str, device: torch.device) -> str:
     """That precision, or float32 where the device cannot compute in it, and then a line in the log says so."""
     reason = None
     if device.type == "cpu" and precision == "float16":
         reason = "a CPU computes in float32 or bfloat16"
+    elif device.type == "cpu" and precision == "bfloat16" and not has_bfloat16():
+        reason = "this CPU has no instructions for it"
     elif device.type == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported(False):
         reason = "the GPU is older than bfloat16; it could float16"
     if reason is None:
@@ -94,6 +107,8 @@ def configure(threads: int, deterministic: bool) -> None:
         # What cuBLAS wants for it, https://docs.nvidia.com/cuda/cublas/#results-reproducibility
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True)
+        # Costs time, and nothing here reads such memory.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def least_bytes(weights: Path) -> int:
@@ -113,7 +128,7 @@ def default_batch_size(device: torch.device, dtype: torch.dtype, samples: int) -
 def run(
     network: Network,
     paths: Sequence[Path],
-    shape: tuple[int, int],
+    contents: Contents,
     device: torch.device,
     batch_size: int,
     with_attention: bool,
@@ -124,7 +139,7 @@ def run(
     Args:
         network: On `device`.
         paths: The shards.
-        shape: (leads, samples) of each segment.
+        contents: What they hold, by `shards.look_at`.
         device: Where the network is.
         batch_size: Segments at a time. Where memory runs out they are halved, for this batch and all that follow.
         with_attention: Whether to compute the attention.
@@ -136,8 +151,9 @@ def run(
     Raises:
         EcgpipeError: A segment is too short for one token, or a single one needs more memory than there is.
     """
+    shape, segments = (contents.leads, contents.samples), max(1, contents.segments)
     on_gpu = device.type == "cuda"
-    buffers = [torch.empty(batch_size, *shape, pin_memory=on_gpu) for _ in range(AHEAD + 2)]
+    buffers = [torch.empty(min(batch_size, segments), *shape, pin_memory=on_gpu) for _ in range(AHEAD + 2)]
     batches = _checked(_ahead(shards.read(paths, buffers)), network.arch.token_samples[1])
     compute = Halving(network, batch_size, with_attention, deterministic)
     yield from _on_gpu(compute, batches, device) if on_gpu else _on_cpu(compute, batches)
@@ -149,32 +165,40 @@ class Halving:
     def __init__(self, network: Network, limit: int, with_attention: bool, deterministic: bool) -> None:
         self.network, self.limit = network, limit
         self.with_attention, self.deterministic = with_attention, deterministic
+        self.said = ""  # by what ran out of memory last
 
     def __call__(self, signals: Tensor, samples: np.ndarray) -> list[Tensor]:
         """Logits, embedding and, where asked for, attention of a batch, on its device."""
         pieces, first = [], 0
         while first < len(signals):
             last = first + self.limit
-            try:
-                with torch.inference_mode():
-                    output = self.network(
-                        signals[first:last], torch.from_numpy(samples[first:last]), self.with_attention
-                    )
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
+            tensors = self._try(signals[first:last], samples[first:last])
+            # Not where the error is caught: as long as it is, it holds on to the arrays that filled the memory.
+            if tensors is None:
                 self._halve(min(self.limit, len(signals) - first), signals)
-                continue
-            logits = output.logits if output.logits is not None else output.embedding[:, :0]  # (n, 0) without a head
-            pieces.append([logits, output.embedding, *([output.attention] if self.with_attention else [])])
-            first = last
+            else:
+                pieces.append(tensors)
+                first = last
         return [torch.cat(parts) for parts in zip(*pieces, strict=True)] if len(pieces) > 1 else pieces[0]
+
+    def _try(self, signals: Tensor, samples: np.ndarray) -> list[Tensor] | None:
+        """The outputs, or None where memory ran out."""
+        try:
+            with torch.inference_mode():
+                output = self.network(signals, torch.from_numpy(samples), self.with_attention)
+        except (RuntimeError, MemoryError) as error:
+            if out_of_memory(error):
+                self.said = str(error).partition("\n")[0]
+                return None
+            raise
+        logits = output.logits if output.logits is not None else output.embedding[:, :0]  # (n, 0) without a head
+        return [logits, output.embedding, *([output.attention] if output.attention is not None else [])]
 
     def _halve(self, tried: int, signals: Tensor) -> None:
         if tried == 1:
             raise EcgpipeError(
                 f"inference.device: {signals.device} has too little memory for one segment of {signals.shape[2]} "
-                "samples; free some, or give another device or shorter segments"
+                f"samples ({self.said}); free some, or give another device or shorter segments"
             )
         if self.deterministic:
             raise EcgpipeError(
@@ -185,13 +209,13 @@ class Halving:
         logger.warning("out of memory with %d segments at a time; going on with %d", tried, self.limit)
         if signals.device.type == "cuda":
             torch.cuda.empty_cache()
+        else:
+            return_memory()
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out: CUDA has a class for it, the code for CPUs only texts."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        text in str(error) for text in ("can't allocate memory", "not enough memory", "bad_alloc", "memory object")
-    )
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in EXHAUSTED)
 
 
 def _on_cpu(compute: Halving, batches: Iterator[tuple[Keys, Tensor]]) -> Stream:
@@ -277,12 +301,22 @@ def behind(work: Callable[[T], None]) -> Iterator[Callable[[T], None]]:
 def keep_memory() -> None:
     """Let the process keep the memory that it frees: given back after each layer, it would be cleared for the next.
 
-    Costs a tenth of the time of a forward pass in float32 otherwise. Only glibc has this; elsewhere nothing happens.
-    Source of the two numbers: malloc.h of glibc.
+    Costs 9 % of the time of a forward pass in float32 otherwise. Only glibc has this; elsewhere nothing happens.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: arrays below are not mapped one by one
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: what is free at the end of the heap stays
+    if mallopt := _glibc("mallopt"):
+        # Arrays below this size are not mapped one by one. An older glibc takes no more than the second.
+        _ = mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # what is free at the end of the heap stays
+
+
+def return_memory() -> None:
+    """Give back to the system what is free, from now on too: others than the heap need memory, oneDNN for its code."""
+    if (mallopt := _glibc("mallopt")) and (malloc_trim := _glibc("malloc_trim")):
+        mallopt(M_MMAP_THRESHOLD, 2**17)
+        mallopt(M_TRIM_THRESHOLD, 2**17)
+        malloc_trim(0)
+
+
+def _glibc(name: str) -> Callable[..., int] | None:
+    """A function of glibc, where there is one."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -13,6 +13,7 @@ import pyarrow as pa
 from ecgpipe import checkpoint, devices, engine, model, shards, tables
 from ecgpipe.atomic import whole
 from ecgpipe.engine import Results
+from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress
 from ecgpipe.shards import Keys
 
@@ -49,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Infer one part."""
+    if args.batch_size is not None and args.batch_size < 1:
+        raise EcgpipeError(f"inference.batch_size: {args.batch_size} segments at a time are none; give 1 or more")
     description = checkpoint.describe(args.description)
     contents = shards.look_at(args.segments)
     engine.check(description, contents)
@@ -58,8 +61,8 @@ def run(args: argparse.Namespace) -> None:
         logger.info("%s in %s on %s, %d threads", description.uri, name, devices.describe(device), args.threads)
         network = model.load(description.architecture, args.weights, device, engine.DTYPES[name])
         size = args.batch_size or engine.default_batch_size(device, engine.DTYPES[name], contents.samples)
-        shape, with_attention = (contents.leads, contents.samples), args.attention is not None
-        results = engine.run(network, args.segments, shape, device, size, with_attention, args.deterministic)
+        with_attention = args.attention is not None
+        results = engine.run(network, args.segments, contents, device, size, with_attention, args.deterministic)
         progress = Progress(args.logits.stem, contents.segments, "segments")
         write(args, description, contents, name, _counted(results, progress))
         progress.say()

@@ -204,13 +204,15 @@ class Layer(nn.Module):
         # A CPU is faster in float32 with all weights at once than with PyTorch's kernel, which never has them together.
         if with_attention or (x.device.type == "cpu" and x.dtype == torch.float32):
             # The softmax of rounded scores would be far off, so that these are computed in float32.
-            scores = (q.float() * (width // self.heads) ** -0.5) @ k.float().transpose(-1, -2)
+            q, k, v = (heads.contiguous().flatten(0, 1) for heads in (q.float(), k.float(), v))
+            scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=(width // self.heads) ** -0.5)
+            scores = scores.view(batch, self.heads, tokens, tokens)
             if masked is not None:
-                scores = scores.masked_fill_(masked, -torch.inf)
+                scores.masked_fill_(masked, -torch.inf)
             weights = torch.softmax(scores, dim=-1)  # (batch, heads, tokens, keys)
             if with_attention:
                 attention = weights.mean(dim=1).amax(dim=-1)  # (batch, tokens): mean over heads, max over keys
-            mixed = weights.to(v.dtype) @ v
+            mixed = (weights.to(v.dtype).flatten(0, 1) @ v).view(batch, self.heads, tokens, -1)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, None if masked is None else ~masked)
         return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width)), attention
@@ -266,7 +268,7 @@ class Network(nn.Module):
         if self.arch.layer_norm_first:
             x = self.norm(x)
         embedding = self._mean(x.float(), padding)
-        logits = F.linear(embedding, self.head.weight.float(), self.head.bias.float()) if self.head else None
+        logits = self.head(embedding) if self.head is not None else None
         if padding is not None and attention is not None:
             attention = attention.masked_fill(padding, 0)
         return Output(logits, embedding, attention)
@@ -320,4 +322,6 @@ def load(
     for module in network.modules():
         if isinstance(module, Linear):
             module.pack()
+    for parameter in network.parameters():
+        parameter.data = parameter.data.clone()  # the few that were not packed, so that nothing holds on to the file
     return network

@@ -58,8 +58,7 @@ def run(args: argparse.Namespace) -> None:
                 dtype = engine.DTYPES[name]
                 network = model.load(description.architecture, args.weights, device, dtype)
                 size = engine.default_batch_size(device, dtype, contents.samples)
-                shape = (contents.leads, contents.samples)
-                batches = engine.run(network, args.segments, shape, device, size, False, args.deterministic)
+                batches = engine.run(network, args.segments, contents, device, size, False, args.deterministic)
                 numbers.append(first(batches, SEGMENTS))
                 del network, batches
             found |= {"compared": wanted, "bound": args.max_drift} | drift(numbers[0], numbers[1], description.labels)
@@ -102,7 +101,8 @@ def drift(
     difference = np.abs(expit(logits.astype(np.float64)) - expit(other_logits.astype(np.float64)))  # (n, labels)
     a, b = embeddings.astype(np.float64), other_embeddings.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    angle = 1 - (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)  # (n,)
+    with np.errstate(invalid="ignore"):  # what overflowed gives NaN, and that is told
+        angle = 1 - (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)  # (n,)
     columns = [*difference.T, angle]
     found = [_summary(column) for column in columns]
     largest = [summary["largest"] for summary in found if summary["largest"] is not None]

@@ -1,6 +1,7 @@
 """Read preprocessed segments: what some shards hold, and their signals batch by batch."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -46,11 +47,11 @@ def look_at(paths: Sequence[Path]) -> Contents:
     """What made the shards, and how many leads, samples and segments they have.
 
     Raises:
-        EcgpipeError: A shard is of an older ecgpipe, or two were preprocessed differently.
+        EcgpipeError: A shard is missing, cut short or of an older ecgpipe, or two were preprocessed differently.
     """
     total, preprocess = 0, None
     for path in paths:
-        with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+        with _opened(path) as (_, reader):
             if "samples" not in reader.schema.names:
                 raise EcgpipeError(
                     f"{path} is of an older ecgpipe, without the column samples; delete it and run again"
@@ -78,14 +79,14 @@ def read(paths: Sequence[Path], buffers: Sequence[Tensor]) -> Iterator[tuple[Key
         The keys of a batch, and the part of a buffer that holds its signals, (n, leads, samples) float32.
 
     Raises:
-        EcgpipeError: A shard ends before it should.
+        EcgpipeError: A shard is missing or ends before it should.
     """
     size = len(buffers[0])
     turns = cycle(buffers)
     buffer, held, filled = next(turns), [], 0
     for path in paths:
-        with path.open("rb") as file:
-            for keys, offset in _record_batches(path):
+        with _opened(path) as (mapped, reader), path.open("rb") as file:
+            for keys, offset in _record_batches(mapped, reader):
                 rows, row_bytes = len(keys.record_ids), buffer[0].nbytes
                 done = 0
                 while done < rows:
@@ -100,17 +101,27 @@ def read(paths: Sequence[Path], buffers: Sequence[Tensor]) -> Iterator[tuple[Key
         yield Keys.joined(held), buffer[:filled]
 
 
-def _record_batches(path: Path) -> Iterator[tuple[Keys, int]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[pa.MemoryMappedFile, pa.ipc.RecordBatchFileReader]]:
+    """A shard, mapped, and what reads it; what goes wrong meanwhile is told with the shard's name."""
+    try:
+        with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
+            yield mapped, reader
+    except FileNotFoundError as error:
+        raise EcgpipeError(f"{path} is not there; run again") from error
+    except (OSError, pa.ArrowInvalid) as error:  # Arrow's table of contents is at a file's end
+        raise EcgpipeError(f"{path} is not a whole file of segments ({error}); delete it and run again") from error
+
+
+def _record_batches(mapped: pa.MemoryMappedFile, reader: pa.ipc.RecordBatchFileReader) -> Iterator[tuple[Keys, int]]:
     """The keys of each record batch, and at which byte of the file its signals begin."""
-    with pa.memory_map(str(path)) as file:
-        start = file.read_buffer(1).address if file.size() else 0
-        with pa.ipc.open_file(file) as reader:
-            for i in range(reader.num_record_batches):
-                batch = reader.get_batch(i)
-                signals = batch["signal"].flatten()  # (n * leads * samples,)
-                offset = signals.buffers()[1].address + 4 * signals.offset - start
-                numbers, starts, counts = (batch[name].to_numpy() for name in ("segment", "start_s", "samples"))
-                yield Keys(batch["record_id"].to_pylist(), numbers, starts, counts), offset
+    start = mapped.read_buffer(1).address
+    for i in range(reader.num_record_batches):
+        batch = reader.get_batch(i)
+        signals = batch["signal"].flatten()  # (n * leads * samples,)
+        offset = signals.buffers()[1].address + 4 * signals.offset - start
+        numbers, starts, counts = (batch[name].to_numpy() for name in ("segment", "start_s", "samples"))
+        yield Keys(batch["record_id"].to_pylist(), numbers, starts, counts), offset
 
 
 def _fill(buffer: Tensor, file: BinaryIO, offset: int) -> None:

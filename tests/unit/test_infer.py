@@ -12,59 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from segment_files import SAMPLES, SETTINGS, signals, write_shard
 
-from ecgpipe import checkpoint, infer, model, tables
+from ecgpipe import checkpoint, engine, infer, model, tables
 from ecgpipe.__main__ import main
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.readers import LEADS
 
-SAMPLES = 400
 TOKENS = 100  # of the small checkpoint
 LABELS = ["Poor data quality", "Sinus rhythm", "Électrode"]
-SETTINGS: dict[str, Any] = {"leads": list(LEADS), "segment_samples": SAMPLES, "sample_rate": 500}
 
 # Three shards of a part; of the second no recording could be used.
 SHARDS: tuple[dict[str, int], ...] = ({"z": 3, "a": 1, "m/x": 2}, {}, {"b": 1, "ü": 4})
+HALF = pytest.mark.skipif(not engine.has_bfloat16(), reason="this CPU has no instructions for bfloat16")
 ROWS = [(name, number) for shard in SHARDS for name, count in shard.items() for number in range(count)]
 
 
-def signals(count: int, seed: int = 0) -> np.ndarray:
-    """(count, 12, samples) float32."""
-    return np.random.default_rng(seed).standard_normal((count, 12, SAMPLES), dtype=np.float32)
-
-
 SIGNALS = signals(len(ROWS))
-
-
-def write_shard(
-    path: Path,
-    rows: Sequence[tuple[str, int]],
-    values: np.ndarray,
-    batch: int = 4,
-    counts: Sequence[int] | None = None,
-    **settings: Any,  # noqa: ANN401, goes into JSON
-) -> Path:
-    """Write a shard of segments as the preprocess stage does, in record batches of `batch` rows.
-
-    The first `counts` samples of each are signal; None: all are.
-    """
-    samples = values.shape[2]
-    counts = [samples] * len(rows) if counts is None else counts
-    schema = tables.segments_schema(12, samples)
-    schema = tables.with_origin(schema, "preprocess", preprocess=SETTINGS | {"segment_samples": samples} | settings)
-    with pa.ipc.new_file(str(path), schema) as writer:
-        for first in range(0, len(rows), batch):
-            some = rows[first : first + batch]
-            flat = pa.array(values[first : first + batch].ravel())
-            columns = [
-                pa.array([name for name, _ in some], pa.string()),
-                pa.array([number for _, number in some], pa.int32()),
-                pa.array([5.0 * number for _, number in some], pa.float32()),
-                pa.array(counts[first : first + batch], pa.int32()),
-                pa.FixedSizeListArray.from_arrays(flat, 12 * samples),
-            ]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
-    return path
 
 
 @pytest.fixture
@@ -181,12 +143,6 @@ def test_segments_of_any_length_that_gives_a_token_can_be_run(samples: int, conv
     assert np.isfinite(np.concatenate(numbers(frames), axis=1)).all()
 
 
-def test_fewer_segments_at_a_time_where_they_are_long() -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert [infer.default_batch_size(cpu, samples) for samples in (500, 2500, 5000, 15000, 10**6)] == [8, 8, 4, 1, 1]
-    assert [infer.default_batch_size(cuda, samples) for samples in (500, 2500, 5000, 15000)] == [128, 128, 64, 21]
-
-
 @pytest.mark.parametrize("batch_size", [1, 3, 256])
 @pytest.mark.parametrize("row_group", [1, 4, 4096])
 def test_batches_and_row_groups_do_not_matter(
@@ -265,6 +221,42 @@ def test_every_file_names_its_checkpoint_and_preprocessing_and_the_time_it_took(
     assert timing["device"].startswith("CPU")
 
 
+def test_float16_on_a_cpu_becomes_float32_and_everything_says_so(
+    converted: Path, shards: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(converted, shards) == 0
+    expected = numbers(results(converted))
+    assert "inference.precision" not in capsys.readouterr().err
+    assert command(converted, shards, "--precision", "float16") == 0
+    said = capsys.readouterr().err
+    assert "inference.precision: float16 becomes float32: a CPU computes in float32 or bfloat16" in said
+    for one, other in zip(expected, numbers(results(converted)), strict=True):
+        np.testing.assert_array_equal(other, one)
+    assert precisions(converted) == {"float32"}
+
+
+@HALF
+def test_in_bfloat16_too_every_segments_outputs_stand_in_its_row(converted: Path, shards: list[Path]) -> None:
+    assert command(converted, shards, "--precision", "bfloat16", "--batch-size", "1") == 0
+    frames = results(converted)
+    assert all(list(zip(frame["record_id"], frame["segment"], strict=True)) == ROWS for frame in frames.values())
+    architecture = checkpoint.describe(converted / "model.json").architecture
+    network = model.load(architecture, converted / "model.safetensors", dtype=torch.bfloat16)
+    for row, signal in enumerate(SIGNALS):
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(signal[None]))
+        for actual, tensor in zip(numbers(frames), expected, strict=True):
+            np.testing.assert_allclose(actual[row], tensor[0], rtol=0, atol=1e-5)
+    assert precisions(converted) == {"bfloat16"}
+
+
+def precisions(converted: Path) -> set[str]:
+    """What the files of a part say that they were computed in."""
+    schemas = [pq.read_schema(converted.parent / f"{name}.parquet") for name in results(converted)]
+    timing = json.loads((converted.parent / "timing.json").read_text())
+    return {timing["precision"], *(tables.origin(schema)["precision"] for schema in schemas)}
+
+
 def test_shards_that_were_preprocessed_differently_are_refused(
     converted: Path, shards: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -315,21 +307,12 @@ def test_a_shard_of_an_older_ecgpipe_is_refused(
     assert f"{shards[0]} is of an older ecgpipe, without the column samples; delete it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["gpu", "mps", "meta", "cpu:x", "", "cuda:x"])
-def test_a_device_that_is_none_is_refused(name: str) -> None:
-    with pytest.raises(EcgpipeError) as caught:
-        infer.choose_device(name)
-    assert str(caught.value) == f"inference.device: {name!r} is no device; give auto, cpu, cuda or cuda:N"
-
-
-def test_a_gpu_that_is_not_there_is_told_with_what_pytorch_sees() -> None:
-    with pytest.raises(EcgpipeError, match=r"inference.device: 'cuda:99' is not there, PyTorch .* sees \d+ GPUs"):
-        infer.choose_device("cuda:99")
-
-
-def test_auto_is_a_gpu_where_there_is_one() -> None:
-    assert infer.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert infer.choose_device("cpu") == torch.device("cpu")
+def test_a_device_that_is_none_is_refused(
+    converted: Path, shards: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(converted, shards, "--device", "mps") == 2
+    assert "inference.device: 'mps' is no device; give auto, cpu, cuda or cuda:N" in capsys.readouterr().err
+    assert not results(converted)
 
 
 def test_nothing_appears_when_the_weights_do_not_fit(converted: Path, shards: list[Path]) -> None:

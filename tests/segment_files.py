@@ -1,0 +1,59 @@
+"""Shards of segments as the preprocess stage writes them, for the tests of what reads them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ecgpipe import tables
+from ecgpipe.readers import LEADS
+
+SAMPLES = 400
+SETTINGS: dict[str, Any] = {"leads": list(LEADS), "segment_samples": SAMPLES, "sample_rate": 500}
+
+
+def signals(count: int, seed: int = 0, samples: int = SAMPLES) -> np.ndarray:
+    """(count, 12, samples) float32 noise."""
+    return np.random.default_rng(seed).standard_normal((count, 12, samples), dtype=np.float32)
+
+
+def write_shard(
+    path: Path,
+    rows: Sequence[tuple[str, int]],
+    values: np.ndarray,
+    batch: int = 4,
+    counts: Sequence[int] | None = None,
+    **settings: Any,  # noqa: ANN401, goes into JSON
+) -> Path:
+    """Write a shard in record batches of `batch` rows.
+
+    Args:
+        path: The file to write.
+        rows: Record id and number of each segment.
+        values: Their signals, (n, leads, samples) float32.
+        batch: Rows of a record batch.
+        counts: How many of each segment's samples are signal; None: all are.
+        settings: Of the preprocessing, where they differ from SETTINGS.
+
+    Returns:
+        The path.
+    """
+    _, leads, samples = values.shape
+    counts = [samples] * len(rows) if counts is None else counts
+    schema = tables.segments_schema(leads, samples)
+    schema = tables.with_origin(schema, "preprocess", preprocess=SETTINGS | {"segment_samples": samples} | settings)
+    with pa.ipc.new_file(str(path), schema) as writer:
+        for first in range(0, len(rows), batch):
+            some = rows[first : first + batch]
+            flat = pa.array(values[first : first + batch].ravel())
+            columns = [
+                pa.array([name for name, _ in some], pa.string()),
+                pa.array([number for _, number in some], pa.int32()),
+                pa.array([5.0 * number for _, number in some], pa.float32()),
+                pa.array(counts[first : first + batch], pa.int32()),
+                pa.FixedSizeListArray.from_arrays(flat, leads * samples),
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    return path

@@ -1,0 +1,514 @@
+"""The engine: ahead and behind but bounded, less at a time where memory runs out, and clean after any error."""
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import checkpoints
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from segment_files import signals, write_shard
+
+from ecgpipe import checkpoint, engine, infer, model, shards
+from ecgpipe.__main__ import main
+from ecgpipe.errors import EcgpipeError
+from ecgpipe.log import Progress
+
+SOON = 60.0  # seconds, for what is awaited and does come
+ROWS = [("a", number) for number in range(12)]
+
+
+@pytest.fixture
+def converted(tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path]) -> Path:
+    """The folder of a small converted checkpoint."""
+    run(save(checkpoints.classifier()))
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    """Three shards of four segments each."""
+    values = signals(len(ROWS))
+    return [
+        write_shard(tmp_path / f"shard-{i}.arrow", ROWS[4 * i : 4 * i + 4], values[4 * i : 4 * i + 4]) for i in range(3)
+    ]
+
+
+def options(converted: Path, paths: Sequence[Path], out: Path, *more: str) -> list[str]:
+    """The options of the infer stage, with results in `out`."""
+    return [
+        *("--weights", str(converted / "model.safetensors"), "--description", str(converted / "model.json")),
+        *("--segments", *map(str, paths), "--logits", str(out / "logits.parquet")),
+        *("--embeddings", str(out / "embeddings.parquet"), "--attention", str(out / "attention.parquet")),
+        *("--timing", str(out / "timing.json"), "--device", "cpu", *more),
+    ]
+
+
+def vectors(out: Path) -> list[np.ndarray]:
+    """Logits, embeddings and attention of a run, a row per segment."""
+    logits = pq.read_table(out / "logits.parquet").to_pandas().iloc[:, 3:].to_numpy()
+    columns = [pq.read_table(out / f"{name}.parquet").column(2).to_pylist() for name in ("embeddings", "attention")]
+    return [logits, *map(np.array, columns)]
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def threads_left() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("read", "write"))]
+
+
+# How many at a time
+
+
+def test_fewer_segments_at_a_time_where_they_are_long() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+
+    def sizes(device: torch.device, dtype: torch.dtype) -> list[int]:
+        return [engine.default_batch_size(device, dtype, samples) for samples in (500, 2500, 5000, 15000, 10**7)]
+
+    for device, dtype in ((cpu, torch.float32), (cpu, torch.bfloat16), (cuda, torch.float16), (cuda, torch.float32)):
+        shorter, five_seconds, twice, six_times, endless = sizes(device, dtype)
+        assert shorter == five_seconds
+        assert (twice, six_times, endless) == (five_seconds // 2, max(1, five_seconds // 6), 1)
+
+
+# Out of memory
+
+
+class Died(NamedTuple):
+    """A run of infer with little memory."""
+
+    status: int
+    said: str  # its log
+    out: Path
+
+
+SEGMENTS = 8
+LONG = 5000  # samples, 1,250 tokens
+SCORES = 4 * 1250 * 1250 * 4  # bytes that one segment's attention scores take, by far the largest array
+
+# Twice the scores of a segment are there at a time. Room for those of two and for 40 MB beside: buffers, the stacks of
+# two threads. Not for once the scores of eight, nor for twice those of four.
+ROOM = 6 * SCORES + 16_000_000
+
+
+@pytest.fixture(scope="module")
+def with_little_memory(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Died]:
+    """Runs of eight segments, and one, `expected`, with all the memory that it wants."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux limits a process's memory")
+    folder = tmp_path_factory.mktemp("little")
+    content = checkpoints.classifier()
+    content["cfg"]["model"]["encoder_attention_heads"] = 4
+    (folder / "x.pt").write_bytes(checkpoints.saved(content))
+    (folder / "labels.csv").write_text("name,aggregation\na,max\nb,mean\nc,mean\n")
+    given = ("--source", str(folder / "x.pt"), "--labels", str(folder / "labels.csv"))
+    written = ("--weights", str(folder / "model.safetensors"), "--description", str(folder / "model.json"))
+    assert main(["checkpoint", *given, *written]) == 0
+    shard = write_shard(folder / "shard.arrow", ROWS[:SEGMENTS], signals(SEGMENTS, samples=LONG))
+
+    def wanted(name: str, room: int, first: Sequence[int], *more: str) -> dict[str, object]:
+        log = ("--log", str(folder / name / "log"))
+        return {
+            "options": options(folder, [shard], folder / name, *log, *more),
+            "first": first, "bytes": room, "samples": LONG,
+        }  # fmt: skip
+
+    runs = {
+        "halved": wanted("halved", ROOM, [1, 2], "--batch-size", "8"),
+        "deterministic": wanted("deterministic", ROOM, [1, 2], "--batch-size", "8", "--deterministic"),
+        "none": wanted("none", SCORES * 4 // 5, [1], "--batch-size", "1"),
+        "expected": wanted("expected", 10 * SEGMENTS * SCORES, [], "--batch-size", "1"),
+    }
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parents[1] / "little_memory.py"), json.dumps(list(runs.values()))],
+        capture_output=True, text=True, check=True, timeout=300,
+        env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"},  # Arrow's own takes a gigabyte in advance
+    )  # fmt: skip
+    statuses = json.loads(done.stdout)
+    print(done.stderr)
+    return {
+        name: Died(status, (folder / name / "log").read_text(), folder / name)
+        for name, status in zip(runs, statuses, strict=True)
+    }
+
+
+def test_where_memory_runs_out_fewer_segments_run_at_a_time(with_little_memory: dict[str, Died]) -> None:
+    ran, expected = with_little_memory["halved"], with_little_memory["expected"]
+    assert (ran.status, expected.status) == (0, 0)
+    assert "out of memory" not in expected.said
+    assert "out of memory with 8 segments at a time; going on with 4" in ran.said
+    assert pq.read_table(ran.out / "logits.parquet")["segment"].to_pylist() == list(range(SEGMENTS))
+    for one, other in zip(vectors(expected.out), vectors(ran.out), strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
+
+
+def test_a_deterministic_run_that_is_out_of_memory_says_what_batch_size_to_give(
+    with_little_memory: dict[str, Died],
+) -> None:
+    ran = with_little_memory["deterministic"]
+    assert ran.status == 2
+    assert "error: inference.batch_size: cpu has too little memory for 8 segments at a time" in ran.said
+    assert "give 4 or fewer" in ran.said
+    assert names(ran.out) == ["log"]
+
+
+def test_a_segment_that_does_not_fit_by_itself_is_an_error(with_little_memory: dict[str, Died]) -> None:
+    ran = with_little_memory["none"]
+    assert ran.status == 2
+    assert "error: inference.device: cpu has too little memory for one segment of 5000 samples" in ran.said
+    assert names(ran.out) == ["log"]
+
+
+def test_after_memory_ran_out_the_batches_that_follow_are_small_from_the_start(
+    converted: Path, paths: list[Path]
+) -> None:
+    network = model.load(checkpoint.describe(converted / "model.json").architecture, converted / "model.safetensors")
+    tried = []
+
+    def limited(signals: torch.Tensor, samples: torch.Tensor, with_attention: bool) -> model.Output:
+        tried.append(len(signals))
+        if len(signals) > 2:
+            raise torch.OutOfMemoryError
+        return run_network(signals, samples, with_attention)
+
+    run_network, network.forward = network.forward, limited  # type: ignore[assignment]
+    stream = list(engine.run(network, paths, shards.look_at(paths), torch.device("cpu"), 6, True))
+    assert tried == [6, 3, 1, *[1] * 11]
+    assert [len(results.logits) for _, results in stream] == [6, 6]
+    assert [row for keys, _ in stream for row in zip(keys.record_ids, keys.numbers.tolist(), strict=True)] == ROWS
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("memory")])
+def test_an_error_that_is_not_of_memory_is_no_reason_to_halve(error: Exception) -> None:
+    assert not engine.out_of_memory(error)
+
+
+def test_what_pytorch_says_on_a_cpu_when_memory_runs_out_is_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**58)
+    assert engine.out_of_memory(caught.value)
+    with pytest.raises(MemoryError) as caught_in_numpy:
+        np.empty(2**58)
+    assert engine.out_of_memory(caught_in_numpy.value)
+
+
+# Errors while reading and writing
+
+
+def test_a_segment_too_short_for_a_token_ends_the_stream(converted: Path, paths: list[Path]) -> None:
+    write_shard(paths[2], ROWS[:2], signals(2), counts=[400, 3])
+    network = model.load(checkpoint.describe(converted / "model.json").architecture, converted / "model.safetensors")
+    with pytest.raises(EcgpipeError, match="segment 1 of a has 3 samples of signal, but the network needs 4"):
+        list(engine.run(network, paths, shards.look_at(paths), torch.device("cpu"), 2, False))
+
+
+@pytest.mark.parametrize("what", ["gone", "cut short"])
+def test_a_shard_that_breaks_midway_ends_the_command_and_leaves_nothing(
+    what: str, converted: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Breaking(Progress):
+        """Breaks the last shard as soon as the first segment is computed."""
+
+        def add(self, n: int) -> None:
+            if not self.done:
+                paths[2].unlink() if what == "gone" else os.truncate(paths[2], 1000)
+            super().add(n)
+
+    monkeypatch.setattr(infer, "Progress", Breaking)
+    monkeypatch.setattr(infer, "ROW_GROUP", 1)  # so that something is written before
+    out = converted.parent / "results"
+    assert main(["infer", *options(converted, paths, out, "--batch-size", "1")]) == 2
+    problem = "is not there" if what == "gone" else "is not a whole file of segments"
+    assert f"error: {paths[2]} {problem}" in capsys.readouterr().err
+    assert not names(out)
+    assert not threads_left()
+
+
+def test_a_full_disk_ends_the_command_and_leaves_nothing(
+    converted: Path,
+    paths: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out = converted.parent / "results"
+    out.mkdir()
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if os.geteuid() or not mount or not umount:
+        pytest.skip("only root can mount a small disk")
+    mounted = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(out)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
+    try:
+        monkeypatch.setattr(infer, "ROW_GROUP", 1)  # full long before the end
+        assert main(["infer", *options(converted, paths, out, "--batch-size", "1")]) == 2
+        said = capsys.readouterr().err
+        caplog.clear()  # it holds the error, and that all that ran
+        left, threads = names(out), threads_left()
+    finally:
+        subprocess.run([umount, "--lazy", str(out)], check=True)
+    assert "No space left on device" in said
+    assert "make room, or choose another outdir" in said
+    assert not left
+    assert not threads
+
+
+def test_an_error_of_writing_ends_the_command_and_leaves_nothing(
+    converted: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[pa.RecordBatch] = []
+
+    class Broken(pq.ParquetWriter):  # type: ignore[misc]
+        """Fails after the first row group of each file."""
+
+        def write_batch(self, batch: pa.RecordBatch) -> None:
+            if len(written) == 4:
+                raise ValueError("a bug")
+            written.append(batch)
+            super().write_batch(batch)
+
+    monkeypatch.setattr(pq, "ParquetWriter", Broken)
+    monkeypatch.setattr(infer, "ROW_GROUP", 1)
+    out = converted.parent / "results"
+
+    def command() -> str:
+        try:
+            main(["infer", *options(converted, paths, out, "--batch-size", "1")])
+        except ValueError as error:
+            return str(error)  # the exception itself would hold on to all that ran
+        return ""
+
+    assert command() == "a bug"
+    assert not names(out)
+    assert not threads_left()
+
+
+def test_a_stream_that_is_left_early_leaves_no_thread(converted: Path, paths: list[Path]) -> None:
+    network = model.load(checkpoint.describe(converted / "model.json").architecture, converted / "model.safetensors")
+    stream = engine.run(network, paths, shards.look_at(paths), torch.device("cpu"), 1, False)
+    next(stream)
+    assert threads_left()
+    del stream
+    assert not threads_left()
+
+
+# Ahead
+
+
+class Made:
+    """Numbers, each made only when its gate is open."""
+
+    def __init__(self, count: int) -> None:
+        self.begun = [threading.Event() for _ in range(count)]
+        self.gates = [threading.Event() for _ in range(count)]
+        self.closed = threading.Event()
+
+    def __iter__(self) -> Iterator[int]:
+        try:
+            for number, (begun, gate) in enumerate(zip(self.begun, self.gates, strict=True)):
+                begun.set()
+                assert gate.wait(SOON)
+                yield number
+        finally:
+            self.closed.set()
+
+
+def test_items_to_come_are_made_meanwhile_but_not_more_than_are_asked_for() -> None:
+    made = Made(engine.AHEAD + 4)
+    for gate in made.gates:
+        gate.set()
+    ahead = engine._ahead(iter(made))
+    assert not made.begun[0].is_set()
+    for number in range(len(made.gates)):
+        assert next(ahead) == number
+        for begun in made.begun[number : number + 1 + engine.AHEAD]:
+            assert begun.wait(SOON)
+        assert not any(begun.wait(0.01) for begun in made.begun[number + 1 + engine.AHEAD :])
+    assert next(ahead, None) is None
+    assert not threads_left()
+
+
+def test_an_item_waits_for_nothing_but_itself() -> None:
+    made = Made(2)
+    made.gates[0].set()
+    ahead = engine._ahead(iter(made))
+    assert next(ahead) == 0
+    assert made.begun[1].wait(SOON)
+    made.gates[1].set()
+    assert list(ahead) == [1]
+
+
+def test_an_error_comes_after_the_items_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise EcgpipeError("broken")
+
+    seen: list[int] = []
+
+    def take() -> None:
+        for number in engine._ahead(items()):
+            seen.append(number)
+
+    with pytest.raises(EcgpipeError, match="broken"):
+        take()
+    assert seen == [1, 2]
+    assert not threads_left()
+
+
+def test_who_leaves_early_waits_for_what_is_being_made_and_closes_it() -> None:
+    made = Made(10)
+    made.gates[0].set()
+    ahead = engine._ahead(iter(made))
+    next(ahead)
+    assert made.begun[1].wait(SOON)
+    for gate in made.gates:
+        gate.set()
+    del ahead
+    assert not threads_left()
+    assert made.closed.wait(SOON)
+    assert not made.begun[1 + engine.AHEAD].is_set()
+
+
+@pytest.mark.parametrize("count", [0, 1, engine.AHEAD, engine.AHEAD + 1])
+def test_few_items_are_all_there(count: int) -> None:
+    assert list(engine._ahead(iter(range(count)))) == list(range(count))
+
+
+# Behind
+
+
+def test_work_is_done_behind_in_order_and_only_so_much_may_wait() -> None:
+    gate, done, through = threading.Event(), list[int](), threading.Event()
+
+    def work(number: int) -> None:
+        assert gate.wait(SOON)
+        done.append(number)
+
+    def go() -> None:
+        with engine.behind(work) as later:
+            for number in range(engine.AHEAD):
+                later(number)
+            through.set()
+            later(engine.AHEAD)  # too many
+            through_too.set()
+            for number in range(engine.AHEAD + 1, 20):
+                later(number)
+                assert len(done) >= number - engine.AHEAD
+
+    through_too = threading.Event()
+    caller = threading.Thread(target=go)
+    caller.start()
+    assert through.wait(SOON)
+    assert not through_too.wait(0.05)
+    assert not done
+    gate.set()
+    caller.join(SOON)
+    assert done == list(range(20))
+    assert not threads_left()
+
+
+def test_what_work_raises_is_raised_by_a_later_call() -> None:
+    done: list[int] = []
+    given: list[int] = []
+
+    def work(number: int) -> None:
+        if number == 3:
+            raise OSError(28, "No space left on device")
+        done.append(number)
+
+    def give() -> None:
+        with engine.behind(work) as later:
+            for number in range(100):
+                given.append(number)
+                later(number)
+
+    with pytest.raises(OSError, match="No space left"):
+        give()
+    assert given[-1] == 3 + engine.AHEAD
+    assert done[:3] == [0, 1, 2]
+    assert not threads_left()
+
+
+def test_what_the_last_work_raises_is_raised_at_the_end() -> None:
+    def work(_: int) -> None:
+        raise OSError("broken")
+
+    with pytest.raises(OSError, match="broken"), engine.behind(work) as later:
+        later(1)
+    assert not threads_left()
+
+
+def test_an_error_of_the_block_itself_comes_first() -> None:
+    def work(_: int) -> None:
+        raise OSError("broken")
+
+    def fail(later: Callable[[int], None]) -> None:
+        later(1)
+        raise EcgpipeError("mine")
+
+    with pytest.raises(EcgpipeError, match="mine"), engine.behind(work) as later:
+        fail(later)
+    assert not threads_left()
+
+
+# Settings of the process
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_nothing_is_asked_of_another_system_than_linux(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.delattr(ctypes, "CDLL")
+    engine.keep_memory()
+
+
+def test_a_libc_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    engine.keep_memory()
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "used"),
+    [
+        ("float32", "cpu", "float32"),
+        ("float16", "cpu", "float32"),
+        ("float16", "cuda", "float16"),
+        ("float32", "cuda", "float32"),
+    ],
+)
+def test_a_device_computes_in_what_it_can(precision: str, device: str, used: str) -> None:
+    assert engine.usable(precision, torch.device(device)) == used
+
+
+def test_a_cpu_without_bfloat16_computes_in_float32_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for able, used in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(engine, "has_bfloat16", lambda able=able: able)
+        assert engine.usable("bfloat16", torch.device("cpu")) == used
+        assert ("inference.precision: bfloat16 becomes float32: this CPU has no" in caplog.text) == (not able)
+
+
+def test_a_gpu_older_than_bfloat16_computes_in_float32_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for able, used in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, able=able: able)
+        assert engine.usable("bfloat16", torch.device("cuda")) == used
+        assert ("inference.precision: bfloat16 becomes float32: the GPU is older" in caplog.text) == (not able)
