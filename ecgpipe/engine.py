@@ -153,9 +153,15 @@ def run(
     """
     shape, segments = (contents.leads, contents.samples), max(1, contents.segments)
     on_gpu = device.type == "cuda"
-    buffers = [torch.empty(min(batch_size, segments), *shape, pin_memory=on_gpu) for _ in range(AHEAD + 2)]
+    size = min(batch_size, segments)
+    try:
+        buffers = [torch.empty(size, *shape, pin_memory=on_gpu) for _ in range(AHEAD + 2)]
+    except RuntimeError as error:
+        raise EcgpipeError(
+            f"inference.batch_size: there is no memory to read {size} segments at a time; give fewer"
+        ) from error
     batches = _checked(_ahead(shards.read(paths, buffers)), network.arch.token_samples[1])
-    compute = Halving(network, batch_size, with_attention, deterministic)
+    compute = Halving(network, size, with_attention, deterministic)
     yield from _on_gpu(compute, batches, device) if on_gpu else _on_cpu(compute, batches)
 
 

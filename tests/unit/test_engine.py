@@ -512,3 +512,11 @@ def test_a_gpu_older_than_bfloat16_computes_in_float32_and_the_log_says_so(
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, able=able: able)
         assert engine.usable("bfloat16", torch.device("cuda")) == used
         assert ("inference.precision: bfloat16 becomes float32: the GPU is older" in caplog.text) == (not able)
+
+
+def test_a_batch_too_large_to_be_read_is_refused(converted: Path, paths: list[Path]) -> None:
+    network = model.load(checkpoint.describe(converted / "model.json").architecture, converted / "model.safetensors")
+    contents = shards.look_at(paths)._replace(segments=10**12)
+    stream = engine.run(network, paths, contents, torch.device("cpu"), 10**11, False)
+    with pytest.raises(EcgpipeError, match="no memory to read 100000000000 segments at a time; give fewer"):
+        next(stream)
