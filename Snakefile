@@ -13,6 +13,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/checkpoint.smk"
 include: "workflow/rules/manifest.smk"
 include: "workflow/rules/preprocess.smk"
+include: "workflow/rules/precision.smk"
 include: "workflow/rules/infer.smk"
 include: "workflow/rules/aggregate.smk"
 include: "workflow/rules/umap.smk"
@@ -26,6 +27,7 @@ rule all:
     input:
         all_records,
         *(all_parts(kind) for kind in ["logits", "embeddings", *ATTENTION, "predictions"]),
+        *DRIFT,
         f"{OUT}/umap/umap.parquet",
         f"{OUT}/run.json",
         f"{OUT}/duplicates.parquet",

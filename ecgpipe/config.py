@@ -71,7 +71,24 @@ class Inference(Section):
     attention: bool = Field(True, description="write the last layer's attention, which the report's traces show")
     device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N")
     batch_size: int | None = Field(
-        None, gt=0, description="segments at a time; null: 8 on a CPU, 128 on a GPU, fewer if segments are longer"
+        None,
+        gt=0,
+        description="segments at a time; null: 8 on a CPU, 16 in bfloat16, 256 on a GPU, fewer if segments are longer; "
+        "halved where memory runs out",
+    )
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto",
+        description="auto: float32 on a CPU; on a GPU float16, if the run's first segments come out within max_drift "
+        "of float32",
+    )
+    max_drift: float = Field(
+        0.01,
+        gt=0,
+        description="largest difference of a probability, or of 1 - cosine of an embedding, that auto accepts",
+    )
+    deterministic: bool = Field(
+        False,
+        description="the same bits from run to run on one kind of machine with as many threads",
     )
 
 

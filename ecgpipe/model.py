@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
 # oneDNN's linear layer, which PyTorch has for what torch.compile makes of a network. PyTorch's usual way takes MKL for
-# float32, slower on AMD's processors, and makes passes over memory of its own for the bias and the GELU.
+# float32, slower on AMD's processors, and makes a pass over memory of its own for the GELU.
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
 
 # On a CPU, bfloat16 attention is a third faster where the tokens fill its registers: 160 instead of 156 of them.
@@ -73,20 +73,20 @@ class Output(NamedTuple):
 
 
 class Linear(nn.Linear):
-    """A linear layer and, where asked for, the exact GELU of it; on a CPU one call of oneDNN."""
+    """A linear layer and, where asked for, the exact GELU of it; once packed, one call of oneDNN without gradients."""
 
     _packed: Tensor | None = None
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         """(..., in) to (..., out)."""
-        if self._packed is None and not (ONEDNN and x.device.type == "cpu"):
+        if self._packed is None:
             return F.gelu(super().forward(x)) if gelu else super().forward(x)
-        weight = self.weight if self._packed is None else self._packed
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, "gelu" if gelu else "none", [], "none")
+        attr = "gelu" if gelu else "none"
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, attr, [], "none")
         return out
 
     def pack(self) -> None:
-        """Lay the weights out as oneDNN reads them best; only `forward` can use them then."""
+        """On a CPU, lay the weights out as oneDNN reads them best; `forward` alone can use them then."""
         if ONEDNN and self.weight.device.type == "cpu":
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)
             self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
@@ -249,10 +249,8 @@ class Network(nn.Module):
         Raises:
             ValueError: A segment has too little signal for one token.
         """
-        x = self.convolutions(signal)  # (batch, tokens, channels)
-        x = self.position(
-            self.project(self.feature_norm(x.to(self.feature_norm.weight.dtype)))
-        )  # (batch, tokens, width)
+        x = self.convolutions(signal).to(self.feature_norm.weight.dtype)  # (batch, tokens, channels)
+        x = self.position(self.project(self.feature_norm(x)))  # (batch, tokens, width)
         # Upstream sets the tokens of padding to zero here; masked in every layer, they are seen by none that counts.
         padding = given = None if samples is None else self._padding(samples, x)
         if not self.arch.layer_norm_first:

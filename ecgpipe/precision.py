@@ -37,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
-    parser.add_argument("--deterministic", action="store_true", help="the same bits from run to run")
     parser.add_argument("--choice", type=Path, required=True, help="text file to write: the name of the precision")
     parser.add_argument("--drift", type=Path, required=True, help="JSON file to write: what was compared and found")
 
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     description = checkpoint.describe(args.description)
     contents = shards.look_at(args.segments)
     engine.check(description, contents)
-    engine.configure(args.threads, args.deterministic)
+    engine.configure(args.threads, deterministic=False)
     with devices.claim(args.device, engine.least_bytes(args.weights)) as device:
         wanted = args.precision if args.precision != "auto" else HALF if device.type == "cuda" else "float32"
         wanted = engine.usable(wanted, device)
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
                 dtype = engine.DTYPES[name]
                 network = model.load(description.architecture, args.weights, device, dtype)
                 size = engine.default_batch_size(device, dtype, contents.samples)
-                batches = engine.run(network, args.segments, contents, device, size, False, args.deterministic)
+                batches = engine.run(network, args.segments, contents, device, size, with_attention=False)
                 numbers.append(first(batches, SEGMENTS))
                 del network, batches
             found |= {"compared": wanted, "bound": args.max_drift} | drift(numbers[0], numbers[1], description.labels)

@@ -339,6 +339,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["script_json"] = script_json
     environment.filters["grouped"] = "{:,}".format
     environment.filters["two"] = "{:.2f}".format
+    environment.filters["digits"] = lambda number: "not finite" if number is None else f"{number:g}"
     environment.filters["hours"] = lambda hours: f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     return environment

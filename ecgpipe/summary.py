@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
     parser.add_argument("--timings", type=Path, required=True, help="the folder timing/")
     parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
+    parser.add_argument("--drift", type=Path, help="precision/drift.json, where precisions were compared")
     parser.add_argument("--settings", type=json.loads, default={}, help="the resolved settings as JSON")
     parser.add_argument("--duplicates", type=Path, required=True, help="Parquet file to write: the same signal twice")
     parser.add_argument("--output", type=Path, required=True, help="run.json to write")
@@ -73,13 +74,15 @@ def run(args: argparse.Namespace) -> None:
             + f". {args.records} says why for each"
         )
     timings = [json.loads(path.read_text()) for path in tables.numbered(args.timings, "part", args.parts, "json")]
+    drift = json.loads(args.drift.read_text()) if args.drift else None
+    used = Counter(t.get("precision", "float32") for t in timings)  # 0.1 had no other and did not say it
     seconds, segments = sum(t["seconds"] for t in timings), sum(t["segments"] for t in timings)
     content = {
         "ecgpipe": __version__,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "counts": {**counts, "files": manifest["files"], "other_files": manifest["files"]["ignored"]},
         "reasons": reasons,
-        "warnings": warnings(counts),
+        "warnings": warnings(counts) + precision_warnings(used, drift),
         "other_files": manifest["ignored"],
         "layouts": manifest["layouts"],
         "checkpoint": {
@@ -94,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
             "seconds": round(seconds, 3),
             "segments_per_s": round(segments / seconds, 3) if seconds else None,
         },
-        "precision": {"used": "float32", "drift": None},
+        "precision": {"used": next(iter(used)) if len(used) == 1 else sorted(used), "drift": drift},
         "hardware": {
             "inference": sorted({t["device"] for t in timings}),
             "system": platform.platform(),
@@ -181,6 +184,41 @@ def warnings(counts: dict[str, Any]) -> list[str]:
     """
     said = {name: (f"{counts[name]:,}", "recording" if counts[name] == 1 else "recordings") for name in WORDS}
     return [f"{' '.join(said[name])} {words}" for name, words in WORDS.items() if counts[name]]
+
+
+def precision_warnings(used: Mapping[str, int], drift: dict[str, Any] | None) -> list[str]:
+    """What a person should know of the precision, in words.
+
+    Args:
+        used: How many parts were inferred in each.
+        drift: What the precision stage found; None where float32 was certain.
+
+    Returns:
+        Sentences; none where the precision is the chosen one and within its bound.
+    """
+    said = []
+    if drift and "compared" in drift:
+        compared, bound, segments = drift["compared"], drift["bound"], drift["segments"]
+        kept = "but was asked for" if drift["used"] == compared else f"so that {drift['used']} was chosen"
+        if not segments:
+            said.append(f"{compared} could not be compared with float32 for want of segments, {kept}")
+        elif drift["largest"] is None:
+            said.append(f"{compared} gives numbers that are not finite, {kept}")
+        elif drift["largest"] > bound:
+            said.append(
+                f"{compared} differs from float32 by up to {drift['largest']:g}, more than inference.max_drift = "
+                f"{bound:g}, {kept}"
+            )
+    elif drift and drift["asked"] not in ("auto", drift["used"]):
+        said.append(f"{drift['asked']} was asked for, but {drift['device']} cannot, so that {drift['used']} was chosen")
+    chosen = drift["used"] if drift else "float32"
+    total = sum(used.values())
+    said += [
+        f"{n:,} of {total:,} parts {'was' if n == 1 else 'were'} inferred in {name} instead of {chosen} (timing/)"
+        for name, n in sorted(used.items())
+        if name != chosen
+    ]
+    return said
 
 
 def closing_lines(content: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """The report in a real browser: it draws, asks the network for nothing, and runs nothing that the data brought."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,18 @@ def browser() -> Iterator[Browser]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     small_run.write(folder, IDS, random_weights=True, unusable=2)
+    difference = {"largest": 0.00234, "mean": 1.23e-05}
+    drift = {
+        "asked": "auto",
+        "used": "float16",
+        "device": "NVIDIA H100 80GB HBM3",
+        "compared": "float16",
+        "bound": 0.01,
+    }
+    drift |= {"segments": 16, "probability": dict.fromkeys(LABELS, difference), "embedding": difference}
+    precision = {"used": "float16", "drift": drift | {"largest": 0.00234}}
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(run | {"precision": precision}))
     return small_run.report(folder)
 
 
@@ -143,6 +156,12 @@ def test_random_weights_are_said_large_at_the_top(page: Page) -> None:
     assert "RANDOM WEIGHTS" in banner.inner_text()
     assert page.evaluate("document.querySelector('.banner').getBoundingClientRect().top + scrollY") == 0
     assert page.evaluate("parseFloat(getComputedStyle(document.querySelector('.banner')).fontSize)") > 40
+
+
+def test_the_precision_has_a_row_for_each_label_and_the_embedding(page: Page) -> None:
+    table = page.locator("#making .drift")
+    assert table.locator("tbody th").all_inner_texts() == [*LABELS, "Embedding, 1 \N{MINUS SIGN} cosine"]
+    assert table.is_visible()
 
 
 def test_no_button_uploads_a_chart(page: Page) -> None:

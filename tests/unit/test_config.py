@@ -124,6 +124,11 @@ def test_without_an_input_it_shows_how_to_give_one(nothing: object) -> None:
             {"inference": {"attention": "perhaps"}},
             "inference.attention: 'perhaps' won't do: input should be a valid bo",
         ),
+        ({"inference": {"max_drift": 0}}, "inference.max_drift: 0 won't do: input should be greater than 0"),
+        (
+            {"inference": {"precision": "half"}},
+            "inference.precision: 'half' won't do: input should be 'auto', 'float32'",
+        ),
         ({"inference": {"batch_size": 0}}, "inference.batch_size: 0 won't do: input should be greater than 0"),
         (
             {"preprocess": {"assume_leads": "I II"}},

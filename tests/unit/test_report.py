@@ -358,6 +358,60 @@ def test_attention_switched_off(tmp_path: Path) -> None:
         assert [shape["x0"] for shape in figure["layout"]["shapes"]] == [5]  # the segments are marked all the same
 
 
+DRIFT: dict[str, Any] = {
+    "asked": "auto",
+    "used": "float16",
+    "device": "NVIDIA H100 80GB HBM3",
+    "compared": "float16",
+    "bound": 0.01,
+    "segments": 1256,
+    "probability": {name: {"largest": 0.0025, "mean": 3e-05} for name in LABELS},
+    "embedding": {"largest": 2.5e-06, "mean": 1e-07},
+    "largest": 0.0025,
+}
+
+
+def with_precision(folder: Path, used: object, drift: dict[str, Any] | None) -> str:
+    """The source of the page where the run says so of its precision."""
+    small_run.write(folder, IDS)
+    path = folder / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": {"used": used, "drift": drift}}))
+    return Page(small_run.report(folder, "--recordings", "0")).source.partition('id="making"')[2]
+
+
+def test_what_a_precision_changed_is_shown_for_each_label(tmp_path: Path) -> None:
+    source = with_precision(tmp_path, "float16", DRIFT)
+    text = words(re.sub("<[^>]*>", " ", source))
+    assert "precision float16 throughput" in text
+    assert (
+        "Inferred in float16. On NVIDIA H100 80GB HBM3, the first 1,256 segments were computed in float32 and in "
+        "float16: the largest difference is 0.0025, within the bound of 0.01 ( inference.max_drift )."
+    ) in text
+    assert "Sinus rhythm 0.0025 3e-05 Tachycardia 0.0025 3e-05 Infarction 0.0025 3e-05" in text
+    assert "Embedding, 1 \N{MINUS SIGN} cosine 2.5e-06 1e-07" in text
+    assert 'class="number warn"' not in source
+
+
+def test_what_is_beyond_the_bound_is_marked(tmp_path: Path) -> None:
+    probability = DRIFT["probability"] | {LABELS[1]: {"largest": None, "mean": None}}
+    drift = DRIFT | {"used": "float32", "probability": probability, "largest": None}
+    source = with_precision(tmp_path, "float32", drift)
+    assert '<strong class="warn">the largest difference is not finite</strong>, beyond the bound of 0.01' in source
+    assert source.count('<td class="number warn">not finite</td>') == 2
+
+
+def test_where_nothing_was_compared_it_says_so(tmp_path: Path) -> None:
+    asked = {"asked": "auto", "used": "float32", "device": "CPU"}
+    for number, drift in enumerate([None, asked, DRIFT | {"used": "float32", "segments": 0, "probability": {}}]):
+        source = with_precision(tmp_path / str(number), "float32", drift)
+        assert "<dd>float32, nothing to compare</dd>" in source
+        assert "max_drift" not in source
+
+
+def test_parts_of_different_precision_name_both(tmp_path: Path) -> None:
+    assert "<dd>float16 and float32</dd>" in with_precision(tmp_path, ["float16", "float32"], DRIFT)
+
+
 def test_a_file_that_is_gone_or_changed_gives_a_note(tmp_path: Path) -> None:
     small_run.write(tmp_path, IDS)
     (tmp_path / "recordings/3.npz").unlink()

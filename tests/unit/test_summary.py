@@ -75,6 +75,107 @@ def test_the_same_signal_under_another_name_is_told_across_shards(tmp_path: Path
     ]
 
 
+def drift(asked: str, used: str, **found: object) -> dict[str, Any]:
+    """What the precision stage found."""
+    return {"asked": asked, "used": used, "device": "some GPU", **found}
+
+
+BEYOND = "float16 differs from float32 by up to 0.02, more than inference.max_drift = 0.01"
+
+
+def compared(largest: float | None, segments: int = 256) -> dict[str, Any]:
+    return {"compared": "float16", "bound": 0.01, "segments": segments, "largest": largest}
+
+
+@pytest.mark.parametrize(
+    ("used", "found", "says"),
+    [
+        ({"float32": 3}, None, []),
+        ({"float32": 3}, drift("auto", "float32"), []),
+        ({"float16": 3}, drift("auto", "float16", **compared(0.01)), []),
+        (
+            {"float32": 3},
+            drift("auto", "float32", **compared(0.02)),
+            [f"{BEYOND}, so that float32 was chosen"],
+        ),
+        (
+            {"float16": 3},
+            drift("float16", "float16", **compared(0.02)),
+            [f"{BEYOND}, but was asked for"],
+        ),
+        (
+            {"float32": 3},
+            drift("auto", "float32", **compared(None)),
+            ["float16 gives numbers that are not finite, so that float32 was chosen"],
+        ),
+        (
+            {"float32": 3},
+            drift("auto", "float32", **compared(0.0, segments=0)),
+            ["float16 could not be compared with float32 for want of segments, so that float32 was chosen"],
+        ),
+        (
+            {"float32": 3},
+            drift("float16", "float32"),
+            ["float16 was asked for, but some GPU cannot, so that float32 was chosen"],
+        ),
+        (
+            {"float16": 2, "float32": 1},
+            drift("auto", "float16", **compared(0.001)),
+            ["1 of 3 parts was inferred in float32 instead of float16 (timing/)"],
+        ),
+        ({"float16": 3}, None, ["3 of 3 parts were inferred in float16 instead of float32 (timing/)"]),
+    ],
+)
+def test_a_precision_that_is_not_as_it_should_be_is_told(
+    used: dict[str, int], found: dict[str, Any] | None, says: list[str]
+) -> None:
+    assert summary.precision_warnings(used, found) == says
+
+
+def summarise(folder: Path, precisions: list[str], found: dict[str, Any] | None) -> dict[str, Any]:
+    """Run the stage over a recording, and parts of those precisions, and read what it writes."""
+    write(folder / "records", [row("a", signal_hash="1")])
+    files: dict[str, object] = {
+        f"timing/part-{i:05d}.json": {"segments": 2, "seconds": 1.0, "device": "CPU", "precision": name}
+        for i, name in enumerate(precisions)
+    }
+    files["manifest.json"] = {"files": {"recording": 1, "part": 0, "ignored": 0}, "ignored": {}, "layouts": []}
+    sizes = {"width": 8, "layers": 1, "heads": 1, "hidden": 8, "position_kernel": 4, "position_groups": 1}
+    layers = {"in_leads": 12, "conv_layers": [[8, 2, 2]], "conv_bias": False, "layer_norm_first": False, "labels": 1}
+    source = {"uri": "x.pt", "revision": None, "sha256": "0" * 64}
+    files["model.json"] = {
+        "architecture": sizes | layers, "labels": ["A"], "source": source, "random_weights": False,
+    }  # fmt: skip
+    if found:
+        files["drift.json"] = found
+    (folder / "timing").mkdir()
+    for name, value in files.items():
+        (folder / name).write_text(json.dumps(value))
+    options = {"manifest": "manifest.json", "description": "model.json", "records": "records", "timings": "timing"}
+    options |= {"duplicates": "duplicates.parquet", "output": "run.json"} | ({"drift": "drift.json"} if found else {})
+    given = [text for name, path in options.items() for text in (f"--{name}", str(folder / path))]
+    assert main(["summary", *given]) == 0
+    content: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return content
+
+
+def test_run_json_has_the_precision_of_all_parts_and_what_was_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = drift("auto", "float16", **compared(0.001))
+    content = summarise(tmp_path, ["float16", "float32", "float16"], found)
+    assert content["precision"] == {"used": ["float16", "float32"], "drift": found}
+    (warning,) = content["warnings"]
+    assert warning == "1 of 3 parts was inferred in float32 instead of float16 (timing/)"
+    assert warning in capsys.readouterr().err
+
+
+def test_run_json_without_a_choice_says_float32(tmp_path: Path) -> None:
+    content = summarise(tmp_path, ["float32", "float32"], None)
+    assert content["precision"] == {"used": "float32", "drift": None}
+    assert content["warnings"] == []
+
+
 @pytest.mark.parametrize(("most", "status"), [("0.05", 2), ("0.24", 2), ("0.25", 0), ("1", 0)])
 def test_the_run_ends_with_an_error_when_more_failed_than_allowed(
     most: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]

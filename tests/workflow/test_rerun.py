@@ -1,7 +1,10 @@
 """Running again: nothing is done twice, and what is missing or changed is made with all that follows from it."""
 
 import json
+import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import pandas as pd
@@ -9,32 +12,43 @@ import pyarrow.parquet as pq
 import pytest
 from run_workflow import Ran, snakemake, table, write_recordings
 
-pytestmark = pytest.mark.slow  # a minute and a half in all
+pytestmark = pytest.mark.slow  # three minutes in all
 
 LABELS = "name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n"
+
+
+def write_inputs(folder: Path) -> Path:
+    write_recordings(folder / "input", 6)
+    (folder / "labels.csv").write_text(LABELS)
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    return folder
+
+
+def inference(**settings: object) -> str:
+    """The section, on a CPU unless it says otherwise: then float32 is certain, and nothing is compared."""
+    given = {"shards_per_part": 2, "device": "cpu"} | settings
+    return "{" + ", ".join(f"{key}: {value}" for key, value in given.items()) + "}"
 
 
 def run(folder: Path, *options: str, **settings: object) -> Ran:
     """Run in `folder`: six recordings in three shards and two parts."""
     given = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out"}
-    given |= {"manifest": "{shard_size: 2}", "inference": "{shards_per_part: 2}"}
+    given |= {"manifest": "{shard_size: 2}", "inference": inference()}
     return snakemake(folder, *options, **(given | settings))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run. A test that changes something leaves a finished run behind again."""
-    folder = tmp_path_factory.mktemp("run")
-    write_recordings(folder / "input", 6)
-    (folder / "labels.csv").write_text(LABELS)
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    folder = write_inputs(tmp_path_factory.mktemp("run"))
     ran = run(folder)
     assert ran.status == 0, ran.output
     return folder
 
 
 def test_every_rule_leaves_a_log_and_a_benchmark(finished: Path) -> None:
-    rules = {"checkpoint", "manifest", "preprocess", "infer", "aggregate", "umap", "summary", "report", "verdict"}
+    rules = {"checkpoint", "manifest", "preprocess", "precision", "infer", "aggregate", "umap", "summary"}
+    rules |= {"report", "verdict"}
     for kind in ("logs", "benchmarks"):
         assert {path.name.partition(".")[0] for path in (finished / "out" / kind).iterdir()} == rules
 
@@ -119,7 +133,11 @@ def test_a_changed_name_of_a_label_infers_again(finished: Path) -> None:
             {"preprocess": "{assume_sample_rate: 250}"},
             {"preprocess", "infer", "aggregate", "umap", "summary", "report", "verdict"},
         ),
-        ({"inference": "{shards_per_part: 2, attention: false}"}, {"summary", "report", "verdict"}),
+        ({"inference": inference(attention="false")}, {"summary", "report", "verdict"}),
+        (
+            {"inference": inference(deterministic="true")},
+            {"preprocess", "infer", "aggregate", "umap", "summary", "report", "verdict"},
+        ),
         ({"report": "{title: Other}"}, {"summary", "report", "verdict"}),
     ],
 )
@@ -130,5 +148,82 @@ def test_a_changed_setting_recomputes_from_its_stage_on(
 
 
 def test_settings_that_change_no_number_infer_nothing_again(finished: Path) -> None:
-    jobs = run(finished, "--dry-run", inference="{shards_per_part: 2, batch_size: 3, device: cpu}").jobs
+    jobs = run(finished, "--dry-run", inference=inference(batch_size=3, max_drift=0.5)).jobs
     assert not jobs.keys() & {"checkpoint", "manifest", "preprocess", "infer", "aggregate", "umap"}
+
+
+# The precision: a rule chooses it where there is a choice, and what it chose decides what is inferred.
+
+
+def infer(folder: Path, *targets: str, **settings: object) -> Counter[str]:
+    """Run as far as run.json, and say which jobs it took."""
+    given = inference(**({"device": "auto"} | settings))
+    ran = run(folder, "out/run.json", "out/precision/choice.txt", *targets, inference=given)
+    assert ran.status == 0, ran.output
+    return ran.jobs
+
+
+def precision(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "out" / "run.json").read_text())["precision"]
+    return content
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run in which the precision was chosen."""
+    folder = write_inputs(tmp_path_factory.mktemp("chosen"))
+    expected = {"checkpoint": 1, "manifest": 1, "preprocess": 3, "sample": 1, "precision": 1, "infer": 2, "summary": 1}
+    assert infer(folder) == expected
+    assert not [*folder.glob("out/segments/*"), *folder.glob("out/precision/sample.*")]
+    assert infer(folder) == {}
+    return folder
+
+
+@pytest.fixture
+def copied(chosen: Path, tmp_path: Path) -> Path:
+    """A copy of that run. Another manifest would have all recordings elsewhere."""
+    return shutil.copytree(chosen, tmp_path / "run")
+
+
+def test_the_same_precision_chosen_anew_infers_nothing_again(copied: Path) -> None:
+    anew = {"sample": 1, "precision": 1, "summary": 1}
+    assert infer(copied, max_drift=0.5) == anew
+    assert infer(copied, precision="float16", device="cpu") == anew  # float32 all the same: a CPU has no float16
+    assert precision(copied)["used"] == "float32"
+    assert precision(copied)["drift"]["asked"] == "float16"
+
+
+def test_where_float32_is_certain_nothing_is_compared_nor_inferred_again(copied: Path) -> None:
+    assert infer(copied, device="cpu") == {"precision": 1, "summary": 1}
+    assert precision(copied) == {"used": "float32", "drift": None}
+    assert infer(copied, precision="float32") == {"summary": 1}
+
+
+def test_another_precision_infers_everything_again(copied: Path) -> None:
+    jobs = infer(copied, precision="bfloat16", device="cpu")
+    if precision(copied)["drift"]["used"] == "float32":
+        pytest.skip("this CPU has no bfloat16")
+    assert jobs == {"sample": 1, "precision": 1, "preprocess": 3, "infer": 2, "summary": 1}
+    assert precision(copied)["used"] == "bfloat16"
+    assert precision(copied)["drift"]["segments"] == 4  # of the first shard
+    assert not [*copied.glob("out/segments/*"), *copied.glob("out/precision/sample.*")]
+
+
+def test_deleting_the_first_part_infers_it_alone_in_the_precision_chosen_before(copied: Path) -> None:
+    part = "out/logits/part-00000.parquet"
+    (copied / part).unlink()
+    assert infer(copied, part) == {"preprocess": 2, "infer": 1, "summary": 1}
+
+
+def test_a_choice_that_was_lost_is_made_again_and_infers_nothing(copied: Path) -> None:
+    shutil.rmtree(copied / "out" / "precision")
+    assert infer(copied).keys() - {"summary"} == {"sample", "precision"}
+
+
+def test_other_recordings_have_it_chosen_anew_only_if_they_come_first(tmp_path: Path) -> None:
+    folder = write_inputs(tmp_path)
+    infer(folder)
+    write_recordings(folder / "input", 8)  # two more in a fourth shard, of the same part as the third
+    assert infer(folder) == {"manifest": 1, "preprocess": 2, "infer": 1, "summary": 1}
+    (folder / "input" / "recording000.mat").unlink()  # all others move up
+    assert infer(folder) == {"manifest": 1, "preprocess": 4, "sample": 1, "precision": 1, "infer": 2, "summary": 1}

@@ -27,6 +27,16 @@ ATTENTION = {}
 if SETTINGS.inference.attention:
     ATTENTION["attention"] = f"{OUT}/attention/part-{{part}}.parquet"
 
+# The run's cores, shared between as many jobs as it has GPUs (`--resources gpu=4`). On a cluster nobody gives the cores,
+# nor a total of GPUs: eight, as in profiles/slurm.
+CORES_PER_GPU = max(1, (workflow.resource_settings.cores or 8) // (workflow.global_resources.get("gpu").value or 1))
+
+# What comparing precisions finds. There is nothing to compare where float32 is certain.
+CERTAIN = SETTINGS.inference.precision == "float32"
+CERTAIN |= SETTINGS.inference.precision == "auto" and SETTINGS.inference.device == "cpu"
+DRIFT = [] if CERTAIN else [f"{OUT}/precision/drift.json"]
+DETERMINISTIC = "--deterministic" if SETTINGS.inference.deterministic else ""
+
 
 def n_shards():
     """How many shards the manifest has, once it is there."""
@@ -52,6 +62,7 @@ def all_records(wildcards):
 
 def all_parts(kind, suffix="parquet"):
     def paths(wildcards):
+        choice(wildcards)
         return [f"{OUT}/{kind}/part-{part:05d}.{suffix}" for part in range(n_parts())]
 
     return paths
@@ -73,6 +84,22 @@ def reading(wildcards):
     if given.assume_unit:
         options += ["--assume-unit", given.assume_unit]
     return options
+
+
+def segments_to_compare(wildcards):
+    """After the manifest, so that nothing is chosen anew for a new one in which the first shard is the same."""
+    checkpoints.manifest.get()
+    return f"{OUT}/precision/sample.arrow"
+
+
+def choice(wildcards):
+    """The file that says in which precision to infer. After the manifest, as Snakemake resolves one checkpoint by one."""
+    checkpoints.manifest.get()
+    return checkpoints.precision.get().output.choice
+
+
+def chosen_precision(wildcards):
+    return Path(choice(wildcards)).read_text().strip()
 
 
 def segments_of_part(wildcards):

@@ -4,6 +4,7 @@ rule summary:
         description=f"{OUT}/checkpoint/model.json",
         records=all_records,
         timings=all_parts("timing", "json"),
+        drift=DRIFT,
     output:
         run=f"{OUT}/run.json",
         duplicates=f"{OUT}/duplicates.parquet",
@@ -21,8 +22,9 @@ rule summary:
         shards=lambda wildcards: n_shards(),
         timings=f"{OUT}/timing",
         parts=lambda wildcards: n_parts(),
+        drift=["--drift", *DRIFT] if DRIFT else [],
         settings=SETTINGS.model_dump_json(),
     shell:
         "python3 -m ecgpipe summary --manifest {input.manifest:q} --description {input.description:q} "
-        "--records {params.records:q} --shards {params.shards} --timings {params.timings:q} --parts {params.parts} "
+        "--records {params.records:q} --shards {params.shards} --timings {params.timings:q} --parts {params.parts} {params.drift:q} "
         "--settings {params.settings:q} --duplicates {output.duplicates:q} --output {output.run:q} --log {log:q}"

@@ -1,0 +1,58 @@
+# A checkpoint, so that infer's params are looked at again when the precision is chosen: another one infers again, and the
+# same one, though chosen anew, does not.
+if CERTAIN:
+
+    checkpoint precision:
+        output:
+            choice=f"{OUT}/precision/choice.txt",
+        log:
+            f"{OUT}/logs/precision.log",
+        benchmark:
+            f"{OUT}/benchmarks/precision.tsv"
+        localrule: True
+        conda:
+            "../envs/ecgpipe.yaml"
+        shell:
+            "echo float32 > {output.choice:q} 2> {log:q}"
+
+else:
+
+    # The first shard by itself: that its segments are made again for this must not infer its part again.
+    use rule preprocess as sample with:
+        input:
+            lambda wildcards: f"{checkpoints.manifest.get().output[0]}/shard-00000.parquet",
+        output:
+            segments=temp(f"{OUT}/precision/sample.arrow"),
+            records=temp(f"{OUT}/precision/sample.parquet"),
+        log:
+            f"{OUT}/logs/sample.log",
+        benchmark:
+            f"{OUT}/benchmarks/sample.tsv"
+
+    checkpoint precision:
+        input:
+            weights=f"{OUT}/checkpoint/model.safetensors",
+            description=f"{OUT}/checkpoint/model.json",
+            segments=segments_to_compare,
+        output:
+            choice=f"{OUT}/precision/choice.txt",
+            drift=f"{OUT}/precision/drift.json",
+        log:
+            f"{OUT}/logs/precision.log",
+        benchmark:
+            f"{OUT}/benchmarks/precision.tsv"
+        conda:
+            "../envs/ecgpipe.yaml"
+        threads: CORES_PER_GPU
+        resources:
+            gpu=1,
+            mem_mb=8000,
+            runtime=60,
+            device=SETTINGS.inference.device,
+        params:
+            precision=SETTINGS.inference.precision,
+            max_drift=SETTINGS.inference.max_drift,
+        shell:
+            "python3 -m ecgpipe precision --weights {input.weights:q} --description {input.description:q} "
+            "--segments {input.segments:q} --precision {params.precision} --max-drift {params.max_drift} "
+            "--choice {output.choice:q} --drift {output.drift:q} --device {resources.device} --threads {threads} --log {log:q}"
