@@ -53,10 +53,7 @@ def devices() -> dict[str, dict[str, int]]:
     if torch.cuda.is_available():
         found["cuda"] = ["float32", "float16"] + (["bfloat16"] if torch.cuda.is_bf16_supported(False) else [])
     return {
-        device: {
-            precision: engine.default_batch_size(torch.device(device), engine.DTYPES[precision], SAMPLES)
-            for precision in precisions
-        }
+        device: dict.fromkeys(precisions, engine.default_batch_size(torch.device(device), SAMPLES))
         for device, precisions in found.items()
     }
 

@@ -73,7 +73,7 @@ class Inference(Section):
     batch_size: int | None = Field(
         None,
         gt=0,
-        description="segments at a time; null: 8 on a CPU, 16 in bfloat16, 256 on a GPU, fewer if segments are longer; "
+        description="segments at a time; null: 16 on a CPU, 256 on a GPU, fewer if segments are longer; "
         "halved where memory runs out",
     )
     precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(

@@ -27,10 +27,9 @@ T = TypeVar("T")
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-# Segments of five seconds at a time. On a CPU what was fastest in benchmarks/forward.py; larger batches leave its
-# caches. A GPU wants many at once; twice as many are no faster there by the arithmetic, though none has been measured.
-BATCH_SIZES = {("cpu", torch.float32): 8, ("cpu", torch.bfloat16): 16}
-GPU_BATCH_SIZE = 256
+# Segments of five seconds at a time. On a CPU what was fastest in benchmarks/forward.py; more leave its caches. A GPU
+# wants many at once; by the arithmetic twice as many are no faster there, though none has been measured.
+BATCH_SIZES = {"cpu": 16, "cuda": 256}
 FIVE_SECONDS = 2500  # samples
 
 # Batches that are read before their turn. A buffer each, and one for the batch being computed and for the one before,
@@ -119,10 +118,9 @@ def least_bytes(weights: Path) -> int:
 Stream = Iterator[tuple[Keys, Results]]  # batch by batch, in the order of the segments
 
 
-def default_batch_size(device: torch.device, dtype: torch.dtype, samples: int) -> int:
+def default_batch_size(device: torch.device, samples: int) -> int:
     """How many segments of so many samples to run at a time: fewer of longer ones, which need more memory."""
-    most = GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZES[device.type, dtype]
-    return max(1, most * FIVE_SECONDS // max(FIVE_SECONDS, samples))
+    return max(1, BATCH_SIZES[device.type] * FIVE_SECONDS // max(FIVE_SECONDS, samples))
 
 
 def run(

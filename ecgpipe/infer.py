@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size",
         type=int,
-        help="segments at a time (default: 8 on a CPU, 16 in bfloat16, 256 on a GPU, fewer if longer than 5 s)",
+        help="segments at a time (default: 16 on a CPU, 256 on a GPU, fewer if longer than 5 s)",
     )
     parser.add_argument("--deterministic", action="store_true", help="the same bits from run to run")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         name = engine.usable(args.precision, device)
         logger.info("%s in %s on %s, %d threads", description.uri, name, devices.describe(device), args.threads)
         network = model.load(description.architecture, args.weights, device, engine.DTYPES[name])
-        size = args.batch_size or engine.default_batch_size(device, engine.DTYPES[name], contents.samples)
+        size = args.batch_size or engine.default_batch_size(device, contents.samples)
         with_attention = args.attention is not None
         results = engine.run(network, args.segments, contents, device, size, with_attention, args.deterministic)
         progress = Progress(args.logits.stem, contents.segments, "segments")

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
             for name in ("float32", wanted):
                 dtype = engine.DTYPES[name]
                 network = model.load(description.architecture, args.weights, device, dtype)
-                size = engine.default_batch_size(device, dtype, contents.samples)
+                size = engine.default_batch_size(device, contents.samples)
                 batches = engine.run(network, args.segments, contents, device, size, with_attention=False)
                 numbers.append(first(batches, SEGMENTS))
                 del network, batches

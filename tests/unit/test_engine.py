@@ -74,15 +74,12 @@ def threads_left() -> list[str]:
 
 
 def test_fewer_segments_at_a_time_where_they_are_long() -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-
-    def sizes(device: torch.device, dtype: torch.dtype) -> list[int]:
-        return [engine.default_batch_size(device, dtype, samples) for samples in (500, 2500, 5000, 15000, 10**7)]
-
-    for device, dtype in ((cpu, torch.float32), (cpu, torch.bfloat16), (cuda, torch.float16), (cuda, torch.float32)):
-        shorter, five_seconds, twice, six_times, endless = sizes(device, dtype)
+    for name in ("cpu", "cuda"):
+        shorter, five_seconds, twice, six_times, endless = (
+            engine.default_batch_size(torch.device(name), samples) for samples in (500, 2500, 5000, 15000, 10**7)
+        )
         assert shorter == five_seconds
-        assert (twice, six_times, endless) == (five_seconds // 2, max(1, five_seconds // 6), 1)
+        assert (twice, six_times, endless) == (five_seconds // 2, five_seconds // 6, 1)
 
 
 # Out of memory
