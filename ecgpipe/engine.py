@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-# Segments of five seconds at a time. On a CPU what was fastest in benchmarks/forward.py; more leave its caches. A GPU
+# Segments of five seconds at a time. On a CPU what was fastest in benchmarks/forward.py, more leave its caches. A GPU
 # wants many at once; by the arithmetic twice as many are no faster there, though none has been measured.
 BATCH_SIZES = {"cpu": 16, "cuda": 256}
 FIVE_SECONDS = 2500  # samples
