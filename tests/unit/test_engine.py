@@ -143,6 +143,7 @@ def with_little_memory(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Di
     }
 
 
+@pytest.mark.slow
 def test_where_memory_runs_out_fewer_segments_run_at_a_time(with_little_memory: dict[str, Died]) -> None:
     ran, expected = with_little_memory["halved"], with_little_memory["expected"]
     assert (ran.status, expected.status) == (0, 0)
@@ -153,6 +154,7 @@ def test_where_memory_runs_out_fewer_segments_run_at_a_time(with_little_memory: 
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_deterministic_run_that_is_out_of_memory_says_what_batch_size_to_give(
     with_little_memory: dict[str, Died],
 ) -> None:
@@ -163,6 +165,7 @@ def test_a_deterministic_run_that_is_out_of_memory_says_what_batch_size_to_give(
     assert names(ran.out) == ["log"]
 
 
+@pytest.mark.slow
 def test_a_segment_that_does_not_fit_by_itself_is_an_error(with_little_memory: dict[str, Died]) -> None:
     ran = with_little_memory["none"]
     assert ran.status == 2

@@ -22,8 +22,9 @@ from ecgpipe.__main__ import main
 LABELS_CSV = ROOT / "config" / "labels" / "mimic_iv_ecg.csv"
 LABELS = list(pd.read_csv(LABELS_CSV)["name"])
 KINDS = {"logits": LABELS, "embeddings": ["embedding"], "attention": ["attention"], "predictions": LABELS}
-FLOAT32 = 1e-5  # what the issue allows
+FLOAT32 = 1e-5  # beyond this it is no rounding
 
+pytestmark = pytest.mark.slow
 needs_bfloat16 = pytest.mark.skipif(not engine.has_bfloat16(), reason="this CPU has no instructions for bfloat16")
 
 
@@ -156,7 +157,6 @@ def test_however_a_run_is_cut_up_each_segment_gets_the_same_numbers(
     assert_same(results, plain)
 
 
-@pytest.mark.slow
 def test_through_snakemake_too(folder: Path, plain: Results, tmp_path: Path) -> None:
     ran = snakemake(
         tmp_path, input=shuffled(folder, 3), checkpoint=folder / "x.pt", labels=LABELS_CSV, outdir="out",
@@ -231,7 +231,6 @@ def test_bfloat16_is_as_far_from_float32_as_the_precision_stage_says(
 # The same bits
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
 def test_deterministic_runs_write_the_same_bytes(precision: str, folder: Path, tmp_path: Path) -> None:
     segments = prepared(folder, Way())

@@ -53,6 +53,7 @@ def test_without_an_input_the_message_shows_how_to_give_one(folder: Path) -> Non
     assert not ran.jobs
 
 
+@pytest.mark.slow
 def test_labels_for_another_number_of_outputs(folder: Path) -> None:
     (folder / "labels.csv").write_text(LABELS.replace("Third,mean\n", ""))
     ran = run(folder)
@@ -61,6 +62,7 @@ def test_labels_for_another_number_of_outputs(folder: Path) -> None:
     assert not ran.jobs["infer"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures(folder: Path) -> None:
     shutil.rmtree(folder / "input")
     (folder / "input").mkdir()
@@ -73,6 +75,7 @@ def test_a_folder_of_pictures(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_two_recordings_with_one_id_are_both_named(folder: Path) -> None:
     np.save(folder / "input" / "recording000.npy", np.zeros((12, 5000)))
     ran = run(folder)
