@@ -1,12 +1,14 @@
 """ECG-FM over whole datasets.
 
 A stage of the workflow is the module of its name, with `add_arguments` and `run`: `python -m ecgpipe STAGE`. In the
-order in which they run: checkpoint, manifest, preprocess, infer, aggregate, umap, summary, report, verdict; besides
-them demo, inspect and config. What they are made of:
+order in which they run: checkpoint, manifest, preprocess, precision, infer, aggregate, umap, summary, report, verdict;
+besides them demo, inspect and config. What they are made of:
 
     checkpoint   hub (download), fairseq_signals (its files and names), model (the network)
     manifest     folders (every file of a folder), listed (tables), layouts (known datasets)
     preprocess   readers (one module per format), prepare (leads, resampling, windows), quality, survive (crashes)
+    precision    engine (as infer)
+    infer        shards (reading segments), engine (the stream over a device), devices (a GPU of its own), model
     report       figures, templates
     demo         simulator
     all          config (settings), labels, tables (columns of the results), atomic (whole files), log, errors
