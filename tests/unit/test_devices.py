@@ -335,6 +335,7 @@ def test_the_cpu_is_described_by_its_model() -> None:
     assert not models or described[1] in models
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here")
 def test_a_real_gpu_is_claimed_and_described() -> None:
     with claim("cuda", GB) as device:
