@@ -8,14 +8,12 @@ needs it (29.2 GFLOP), also where the model takes a shorter one, so that a ratio
 """
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from statistics import median
 
 from benchmarks.limit import fastest, limit, row
-from benchmarks.sides import CORES, Measure, Round, Row, Setup, Work, call, show, side
+from benchmarks.sides import CORES, Measure, Round, Row, Setup, Work, call, setups, show, side
 
 BATCH_SIZES = {"cpu": (1, 4, 8, 16, 32), "cuda": (1, 8, 32, 128, 512, 1024)}
 
@@ -81,12 +79,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        call("benchmarks.ecg_fm", "write", folder=Path(name))
-        for device, precisions in call("benchmarks.machine", "devices").items():
-            for precision in precisions:
-                sizes = sorted(args.batch_sizes or BATCH_SIZES[device])
-                rows += measure(Setup(Path(name), device, args.threads, args.repeats, 1.5), precision, sizes)
+    for setup, precisions in setups(args.threads, args.repeats, 1.5):
+        for precision in precisions:
+            rows += measure(setup, precision, sorted(args.batch_sizes or BATCH_SIZES[setup.device]))
     show(rows)
 
 

@@ -21,11 +21,10 @@ def works(setup: Setup, precision: str) -> dict[str, Work]:
     """Each product, in GFLOP; float32 without TF32, whose ten bits are no float32."""
     import torch
 
-    from ecgpipe.engine import DTYPES
+    from ecgpipe.engine import DTYPES, configure
 
-    torch.set_num_threads(setup.threads)
+    configure(setup.threads, deterministic=False)
     torch.set_grad_enabled(False)
-    torch.backends.cuda.matmul.allow_tf32 = False
     finish = torch.cuda.synchronize if setup.device == "cuda" else lambda: None
 
     def work(rows: int, inner: int, columns: int) -> Work:

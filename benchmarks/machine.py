@@ -12,6 +12,7 @@ import torch
 from benchmarks.ecg_fm import SAMPLES
 from benchmarks.sides import CORES
 from ecgpipe import __version__, engine
+from ecgpipe.devices import cpu_name
 
 # What decides how fast a processor multiplies matrices, as Linux names it.
 INSTRUCTIONS = (
@@ -26,7 +27,7 @@ def facts() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "cpu": cpu_name(),
         "family_model_stepping": [_cpuinfo(key) for key in ("cpu family", "model", "stepping")],
         "cores": CORES,
         "instructions": instructions(),

@@ -18,14 +18,13 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.sides import Row, Work, call, side
+from benchmarks.sides import Row, Work, call, seconds, side
 
 # Whatever is large is imported where it is needed: the process that compares stays small, and the tutorial's program
 # imports nothing of ours.
@@ -38,13 +37,6 @@ RATES = {"wfdb": 500, "mat": 400}
 SAMPLES = {"wfdb": 5000, "mat": 4096}
 TARGETS = {"wfdb": 5.0, "mat": 2.0}
 SCALING_TARGET = 1.8
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long the work takes, once."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def write_recordings(folder: Path, kind: str, count: int) -> list[Path]:

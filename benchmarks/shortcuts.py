@@ -7,7 +7,6 @@
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -18,16 +17,9 @@ from torch.nn import functional as F  # noqa: N812, the name that PyTorch code u
 
 from benchmarks.ecg_fm import SAMPLES, network, write
 from benchmarks.machine import devices
-from benchmarks.sides import CORES
+from benchmarks.sides import CORES, seconds
 from ecgpipe.engine import DTYPES
 from ecgpipe.model import Layer
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long the work takes, once."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def show(precision: str, what: str, usual: Callable[[], object], ours: Callable[[], object], repeats: int) -> None:

@@ -126,6 +126,21 @@ def run(command: Sequence[str | Path]) -> Finished:
     return Finished(took, usage.ru_maxrss / MAXRSS_PER_MB)
 
 
+def setups(threads: int, repeats: int, round_s: float) -> Iterator[tuple[Setup, dict[str, int]]]:
+    """What each device that is there is measured with, and its precisions with the stage's batch sizes."""
+    with tempfile.TemporaryDirectory() as name:
+        call("benchmarks.ecg_fm", "write", folder=Path(name))
+        for device, batches in call("benchmarks.machine", "devices").items():
+            yield Setup(Path(name), device, threads, repeats, round_s), batches
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long the work takes, once."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
 def show(rows: Sequence[Row]) -> None:
     """Print rows as one table."""
     heads = ("", "device", "precision", "size", "", "", "ratio", "of", "MB", "GPU MB")

@@ -11,13 +11,12 @@ the device already, is measured before each run of the stage.
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 from benchmarks.forward import alone
-from benchmarks.sides import CORES, Row, Setup, call, run, show
+from benchmarks.sides import CORES, Row, Setup, call, run, setups, show
 
 SEGMENTS = {"cpu": (32, 128, 256), "cuda": (1024, 8192, 32768)}
 SHARD_SEGMENTS = 2048  # about a thousand recordings of ten seconds
@@ -116,14 +115,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        call("benchmarks.ecg_fm", "write", folder=folder)
-        for device, batches in call("benchmarks.machine", "devices").items():
-            sizes = sorted(args.segments or SEGMENTS[device])
-            setup = Setup(folder, device, args.threads, args.repeats, 3.0)
-            for precision, batch in batches.items():
-                rows += measure(setup, precision, batch, sizes)
+    for setup, batches in setups(args.threads, args.repeats, 3.0):
+        for precision, batch in batches.items():
+            rows += measure(setup, precision, batch, sorted(args.segments or SEGMENTS[setup.device]))
     show(rows)
 
 

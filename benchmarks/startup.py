@@ -9,11 +9,9 @@ the writing of the files.
 
 import argparse
 import sys
-import tempfile
-from pathlib import Path
 from statistics import median
 
-from benchmarks.sides import CORES, Row, Setup, call, run, show
+from benchmarks.sides import CORES, Row, Setup, call, run, setups, show
 from benchmarks.stage import arguments
 
 
@@ -44,11 +42,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        call("benchmarks.ecg_fm", "write", folder=Path(name))
-        for device, batches in call("benchmarks.machine", "devices").items():
-            for precision in batches:
-                rows += measure(Setup(Path(name), device, args.threads, args.repeats, 0.0), precision)
+    for setup, precisions in setups(args.threads, args.repeats, 0.0):
+        for precision in precisions:
+            rows += measure(setup, precision)
     show(rows)
 
 

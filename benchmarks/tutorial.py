@@ -11,14 +11,12 @@ keeping of activations.
 """
 
 import argparse
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from statistics import median
 
 from benchmarks.forward import alone
-from benchmarks.sides import CORES, Round, Row, Setup, call, show, side
+from benchmarks.sides import CORES, Round, Row, Setup, call, setups, show, side
 
 LOOP = "the tutorial's loop"
 RECORDINGS = {"cpu": 16, "cuda": 256}
@@ -62,11 +60,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        call("benchmarks.ecg_fm", "write", folder=Path(name))
-        for device, batches in call("benchmarks.machine", "devices").items():
-            setup = Setup(Path(name), device, args.threads, args.repeats, 1.0)
-            rows += measure(setup, batches, args.recordings or RECORDINGS[device])
+    for setup, batches in setups(args.threads, args.repeats, 1.0):
+        rows += measure(setup, batches, args.recordings or RECORDINGS[setup.device])
     show(rows)
 
 

@@ -100,16 +100,16 @@ def claim(name: str, least_bytes: int) -> Iterator[torch.device]:
 
 
 def describe(device: torch.device) -> str:
-    """The device as a person knows it, e.g. "NVIDIA H100 80GB HBM3" or "CPU (Intel(R) Xeon(R) Processor)".
+    """The device as a person knows it, e.g. "NVIDIA H100 80GB HBM3" or "CPU (Intel(R) Xeon(R) Processor)"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({cpu_name()})"
 
-    Linux on x86 names the CPU's model in /proc/cpuinfo. Elsewhere it is what Python knows, e.g. "CPU (aarch64)".
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+
+def cpu_name() -> str:
+    """The CPU's model, which Linux on x86 has in /proc/cpuinfo; elsewhere what Python knows, e.g. "aarch64"."""
     with suppress(OSError):
         if model := re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
-            return f"CPU ({' '.join(model[1].split())})"
-    return f"CPU ({platform.processor() or platform.machine()})"
+            return " ".join(model[1].split())
+    return platform.processor() or platform.machine()
 
 
 def visible_gpus() -> list[Gpu]:

@@ -320,6 +320,7 @@ def load(
     for module in network.modules():
         if isinstance(module, Linear):
             module.pack()
-    for parameter in network.parameters():
-        parameter.data = parameter.data.clone()  # the few that were not packed, so that nothing holds on to the file
+    if torch.device(device).type == "cpu":
+        for parameter in network.parameters():  # the few that were not packed: nothing is to keep the file mapped
+            parameter.data = parameter.data.clone()
     return network

@@ -1,4 +1,4 @@
-"""Shards of segments as the preprocess stage writes them, for the tests of what reads them."""
+"""Shards of segments as the preprocess stage writes them, and how infer is called on them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,3 +57,14 @@ def write_shard(
             ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
     return path
+
+
+def infer_options(converted: Path, shards: Sequence[Path], out: Path, *more: str, attention: bool = True) -> list[str]:
+    """The options of the infer stage on the CPU, with results in `out`; a later option overrides an earlier one."""
+    return [
+        *("--weights", str(converted / "model.safetensors"), "--description", str(converted / "model.json")),
+        *("--segments", *map(str, shards), "--logits", str(out / "logits.parquet")),
+        *("--embeddings", str(out / "embeddings.parquet")),
+        *(["--attention", str(out / "attention.parquet")] if attention else []),
+        *("--timing", str(out / "timing.json"), "--device", "cpu", *more),
+    ]

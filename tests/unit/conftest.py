@@ -1,4 +1,4 @@
-"""What the tests of the checkpoint stage share."""
+"""What the tests of a converted checkpoint share."""
 
 import argparse
 from collections.abc import Callable
@@ -43,3 +43,10 @@ def save(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return save_file
+
+
+@pytest.fixture
+def converted(tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path]) -> Path:
+    """The folder of a small converted checkpoint."""
+    run(save(checkpoints.classifier()))
+    return tmp_path / "out"

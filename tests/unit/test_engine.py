@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from segment_files import signals, write_shard
+from segment_files import infer_options, signals, write_shard
 
 from ecgpipe import checkpoint, engine, infer, model, shards
 from ecgpipe.__main__ import main
@@ -29,28 +29,11 @@ ROWS = [("a", number) for number in range(12)]
 
 
 @pytest.fixture
-def converted(tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path]) -> Path:
-    """The folder of a small converted checkpoint."""
-    run(save(checkpoints.classifier()))
-    return tmp_path / "out"
-
-
-@pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
     """Three shards of four segments each."""
     values = signals(len(ROWS))
     return [
         write_shard(tmp_path / f"shard-{i}.arrow", ROWS[4 * i : 4 * i + 4], values[4 * i : 4 * i + 4]) for i in range(3)
-    ]
-
-
-def options(converted: Path, paths: Sequence[Path], out: Path, *more: str) -> list[str]:
-    """The options of the infer stage, with results in `out`."""
-    return [
-        *("--weights", str(converted / "model.safetensors"), "--description", str(converted / "model.json")),
-        *("--segments", *map(str, paths), "--logits", str(out / "logits.parquet")),
-        *("--embeddings", str(out / "embeddings.parquet"), "--attention", str(out / "attention.parquet")),
-        *("--timing", str(out / "timing.json"), "--device", "cpu", *more),
     ]
 
 
@@ -120,7 +103,7 @@ def with_little_memory(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Di
     def wanted(name: str, room: int, first: Sequence[int], *more: str) -> dict[str, object]:
         log = ("--log", str(folder / name / "log"))
         return {
-            "options": options(folder, [shard], folder / name, *log, *more),
+            "options": infer_options(folder, [shard], folder / name, *log, *more),
             "first": first, "bytes": room, "samples": LONG,
         }  # fmt: skip
 
@@ -231,7 +214,7 @@ def test_a_shard_that_breaks_midway_ends_the_command_and_leaves_nothing(
     monkeypatch.setattr(infer, "Progress", Breaking)
     monkeypatch.setattr(infer, "ROW_GROUP", 1)  # so that something is written before
     out = converted.parent / "results"
-    assert main(["infer", *options(converted, paths, out, "--batch-size", "1")]) == 2
+    assert main(["infer", *infer_options(converted, paths, out, "--batch-size", "1")]) == 2
     problem = "is not there" if what == "gone" else "is not a whole file of segments"
     assert f"error: {paths[2]} {problem}" in capsys.readouterr().err
     assert not names(out)
@@ -257,7 +240,7 @@ def test_a_full_disk_ends_the_command_and_leaves_nothing(
         pytest.skip(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
     try:
         monkeypatch.setattr(infer, "ROW_GROUP", 1)  # full long before the end
-        assert main(["infer", *options(converted, paths, out, "--batch-size", "1")]) == 2
+        assert main(["infer", *infer_options(converted, paths, out, "--batch-size", "1")]) == 2
         said = capsys.readouterr().err
         caplog.clear()  # it holds the error, and that all that ran
         left, threads = names(out), threads_left()
@@ -289,7 +272,7 @@ def test_an_error_of_writing_ends_the_command_and_leaves_nothing(
 
     def command() -> str:
         try:
-            main(["infer", *options(converted, paths, out, "--batch-size", "1")])
+            main(["infer", *infer_options(converted, paths, out, "--batch-size", "1")])
         except ValueError as error:
             return str(error)  # the exception itself would hold on to all that ran
         return ""

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy.special import expit
-from segment_files import signals, write_shard
+from segment_files import infer_options, signals, write_shard
 
 from ecgpipe import checkpoint, tables
 from ecgpipe.__main__ import main
@@ -51,12 +51,8 @@ def shards(tmp_path: Path) -> list[Path]:
 def infer(converted: Path, shards: list[Path], name: str, *options: str) -> list[np.ndarray]:
     """Run the stage; probabilities, embeddings and attention, a row per segment."""
     out = converted.parent / name
+    assert main(["infer", *infer_options(converted, shards, out, *options)]) == 0
     kinds = ("logits", "embeddings", "attention")
-    command = ["infer", "--weights", converted / "model.safetensors", "--description", converted / "model.json"]
-    command += ["--segments", *shards, "--timing", out / "timing.json"]
-    for kind in kinds:
-        command += [f"--{kind}", out / f"{kind}.parquet"]
-    assert main([*map(str, command), *options]) == 0
     frames = [pq.read_table(out / f"{kind}.parquet").to_pandas() for kind in kinds]
     for frame in frames:
         assert list(zip(frame["record_id"], frame["segment"], strict=True)) == ROWS[: len(frame)]

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from segment_files import SAMPLES, SETTINGS, signals, write_shard
+from processor import needs_bfloat16
+from segment_files import SAMPLES, SETTINGS, infer_options, signals, write_shard
 
-from ecgpipe import checkpoint, engine, infer, model, tables
+from ecgpipe import checkpoint, infer, model, tables
 from ecgpipe.__main__ import main
 
 TOKENS = 100  # of the small checkpoint
@@ -22,7 +23,6 @@ LABELS = ["Poor data quality", "Sinus rhythm", "Électrode"]
 
 # Three shards of a part; of the second no recording could be used.
 SHARDS: tuple[dict[str, int], ...] = ({"z": 3, "a": 1, "m/x": 2}, {}, {"b": 1, "ü": 4})
-HALF = pytest.mark.skipif(not engine.has_bfloat16(), reason="this CPU has no instructions for bfloat16")
 ROWS = [(name, number) for shard in SHARDS for name, count in shard.items() for number in range(count)]
 
 
@@ -41,24 +41,9 @@ def shards(tmp_path: Path) -> list[Path]:
     return paths
 
 
-@pytest.fixture
-def converted(tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path]) -> Path:
-    """The folder of a small converted checkpoint."""
-    run(save(checkpoints.classifier()))
-    return tmp_path / "out"
-
-
 def command(converted: Path, shards: Sequence[Path], *options: str, attention: bool = True) -> int:
-    out = converted.parent
-    written = ["--attention", str(out / "attention.parquet")] if attention else []
-    return main(
-        [
-            *("infer", "--weights", str(converted / "model.safetensors")),
-            *("--description", str(converted / "model.json"), "--segments", *map(str, shards)),
-            *("--logits", str(out / "logits.parquet"), "--embeddings", str(out / "embeddings.parquet"), *written),
-            *("--timing", str(out / "timing.json"), "--device", "cpu", *options),
-        ]
-    )
+    given = infer_options(converted, shards, converted.parent, *options, attention=attention)
+    return main(["infer", *given])
 
 
 def results(converted: Path) -> dict[str, pd.DataFrame]:
@@ -235,7 +220,7 @@ def test_float16_on_a_cpu_becomes_float32_and_everything_says_so(
     assert precisions(converted) == {"float32"}
 
 
-@HALF
+@needs_bfloat16
 def test_in_bfloat16_too_every_segments_outputs_stand_in_its_row(converted: Path, shards: list[Path]) -> None:
     assert command(converted, shards, "--precision", "bfloat16", "--batch-size", "1") == 0
     frames = results(converted)

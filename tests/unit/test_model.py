@@ -11,10 +11,11 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processor import needs_bfloat16
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
-from ecgpipe import engine, fairseq_signals, model
+from ecgpipe import fairseq_signals, model
 from ecgpipe.model import Architecture, Convolutions, Layer, Linear, Network, Output, Position
 
 POST_NORM = Architecture(
@@ -32,7 +33,6 @@ POST_NORM = Architecture(
 )
 PRE_NORM = replace(POST_NORM, layer_norm_first=True, conv_bias=True, conv_layers=((24, 5, 4), (24, 3, 2)), labels=2)
 BOTH = pytest.mark.parametrize("arch", [POST_NORM, PRE_NORM], ids=["post-norm", "pre-norm"])
-HALF = pytest.mark.skipif(not engine.has_bfloat16(), reason="this CPU has no instructions for bfloat16")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -353,7 +353,7 @@ def test_linear_is_pytorchs_linear(
         assert_close(linear(x, gelu=True), F.gelu(expected))
 
 
-@HALF
+@needs_bfloat16
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("onednn", [True, False])
 def test_linear_in_bfloat16_rounds_once(packed: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +444,7 @@ def test_the_network_from_a_file_gives_the_same_with_and_without_onednn(
 
 # What bfloat16 changed on an Intel Xeon with AMX: 1 - cosine of the embeddings at most 1.2e-5 for the first two,
 # probabilities 2.2e-3, attention 1.6 % of its largest. The bounds leave room for other processors.
-@HALF
+@needs_bfloat16
 @THREE
 @pytest.mark.parametrize("tokens", [32, 64, 156, 1, 33])
 @pytest.mark.parametrize("with_padding", [True, False])
@@ -470,7 +470,7 @@ def test_bfloat16_is_close_to_float32(
         assert torch.equal(rounded.attention == 0, exact.attention == 0)  # at padding, and nowhere else
 
 
-@HALF
+@needs_bfloat16
 @BOTH
 def test_in_bfloat16_a_segment_gets_nearly_the_same_in_any_batch(arch: Architecture, weights: Path) -> None:
     made, samples = model.load(arch, weights, dtype=torch.bfloat16), [2500, 800, 2500, 60, 2400, 1999, 31]
@@ -488,7 +488,7 @@ def test_in_bfloat16_a_segment_gets_nearly_the_same_in_any_batch(arch: Architect
             assert_close(row, expected, 0.05 * float(expected.max()))
 
 
-@HALF
+@needs_bfloat16
 @THREE
 def test_in_bfloat16_what_needs_float32_has_it_and_so_have_the_outputs(arch: Architecture, weights: Path) -> None:
     made = model.load(arch, weights, dtype=torch.bfloat16)

@@ -2,23 +2,22 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from processor import needs_bfloat16
 from segment_files import signals, write_shard
 
-from ecgpipe import checkpoint, engine, precision
+from ecgpipe import engine, precision
 from ecgpipe.__main__ import main
 from ecgpipe.engine import Results
 from ecgpipe.shards import Keys
 
-HALF = pytest.mark.skipif(not engine.has_bfloat16(), reason="this CPU has no instructions for bfloat16")
 LABELS = ("Poor data quality", "Sinus rhythm", "Électrode")
 Outputs = tuple[np.ndarray, np.ndarray]
 
@@ -200,13 +199,6 @@ def test_auto_falls_back_from_drift_that_was_really_found() -> None:
 # The command
 
 
-@pytest.fixture
-def converted(tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path]) -> Path:
-    """The folder of a small converted checkpoint."""
-    run(save(checkpoints.classifier()))
-    return tmp_path / "out"
-
-
 def command(converted: Path, segments: int, *options: str) -> tuple[str, dict[str, Any]]:
     """Run the stage over two shards, and read what it wrote."""
     folder = converted.parent
@@ -249,7 +241,7 @@ def test_float16_on_a_cpu_becomes_float32_with_a_warning(converted: Path, capsys
     )
 
 
-@HALF
+@needs_bfloat16
 @pytest.mark.parametrize(("segments", "compared"), [(300, 256), (10, 10)])
 def test_bfloat16_on_a_cpu_is_compared_over_the_first_segments(
     segments: int, compared: int, converted: Path, capsys: pytest.CaptureFixture[str]
@@ -265,7 +257,7 @@ def test_bfloat16_on_a_cpu_is_compared_over_the_first_segments(
     )
 
 
-@HALF
+@needs_bfloat16
 def test_bfloat16_beyond_the_bound_is_kept_where_it_was_asked_for_but_warned_of(
     converted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,7 +268,7 @@ def test_bfloat16_beyond_the_bound_is_kept_where_it_was_asked_for_but_warned_of(
     assert said in capsys.readouterr().err
 
 
-@HALF
+@needs_bfloat16
 def test_where_auto_would_take_half_precision_it_falls_back_to_float32_beyond_the_bound(
     converted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,7 +281,7 @@ def test_where_auto_would_take_half_precision_it_falls_back_to_float32_beyond_th
     assert (choice, drift["used"]) == ("bfloat16", "bfloat16")
 
 
-@HALF
+@needs_bfloat16
 @pytest.mark.parametrize(("asked", "used"), [("bfloat16", "bfloat16"), ("auto", "float32")])
 def test_a_run_without_segments_says_that_nothing_could_be_compared(
     asked: str, used: str, converted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

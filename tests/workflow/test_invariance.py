@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.io
 import torch
+from processor import needs_bfloat16
 from run_workflow import ROOT, snakemake, table
 
-from ecgpipe import engine
 from ecgpipe.__main__ import main
 
 LABELS_CSV = ROOT / "config" / "labels" / "mimic_iv_ecg.csv"
@@ -25,7 +25,6 @@ KINDS = {"logits": LABELS, "embeddings": ["embedding"], "attention": ["attention
 FLOAT32 = 1e-5  # beyond this it is no rounding
 
 pytestmark = pytest.mark.slow
-needs_bfloat16 = pytest.mark.skipif(not engine.has_bfloat16(), reason="this CPU has no instructions for bfloat16")
 
 
 class Way(NamedTuple):
