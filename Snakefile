@@ -36,6 +36,10 @@ rule all:
     localrule: True
 
 
+onstart:
+    take_outdir()
+
+
 onsuccess:
     print(closing_words())
 

@@ -6,6 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+# The names of files that are being written, and of those that a process left behind which was killed.
+UNFINISHED = ".*.tmp"
+
+
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path` in one step, on failure it goes away.

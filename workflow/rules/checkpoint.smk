@@ -14,8 +14,8 @@ rule checkpoint:
         # Neither input nor params: another threshold or aggregation, or the same labels in another file, must not convert
         # the checkpoint, and so infer everything, again. The names are a param.
         labels=SETTINGS.labels,
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         source=lambda wildcards: SETTINGS.checkpoint,
         sha256=f"--sha256 {SETTINGS.sha256}" if SETTINGS.sha256 else "",

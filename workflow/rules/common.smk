@@ -5,6 +5,7 @@ import sys
 import time
 
 from ecgpipe import config as ecgpipe_config
+from ecgpipe import outdir
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.labels import read as read_labels
 
@@ -31,11 +32,19 @@ if SETTINGS.inference.attention:
 # nor a total of GPUs: eight, as in profiles/slurm.
 CORES_PER_GPU = max(1, (workflow.resource_settings.cores or 8) // (workflow.global_resources.get("gpu").value or 1))
 
+# Of the last part there may be fewer.
+RECORDINGS_PER_PART = SETTINGS.manifest.shard_size * SETTINGS.inference.shards_per_part
+
 # What comparing precisions finds. There is nothing to compare where float32 is certain.
 CERTAIN = SETTINGS.inference.precision == "float32"
 CERTAIN |= SETTINGS.inference.precision == "auto" and SETTINGS.inference.device == "cpu"
 DRIFT = [] if CERTAIN else [f"{OUT}/precision/drift.json"]
 DETERMINISTIC = "--deterministic" if SETTINGS.inference.deterministic else ""
+
+
+def growing(amount):
+    """Megabytes or minutes of a job on a cluster: twice as many each time that it is tried again."""
+    return lambda wildcards, attempt: amount * 2 ** (attempt - 1)
 
 
 def n_shards():
@@ -104,6 +113,18 @@ def chosen_precision(wildcards):
 
 def segments_of_part(wildcards):
     return [f"{OUT}/segments/shard-{shard}.arrow" for shard in shards_of(wildcards.part)]
+
+
+def take_outdir():
+    """Keep other runs out of the results while this one lives, and remove what a killed one left unfinished."""
+    global LOCK
+    try:
+        LOCK = outdir.take(Path(OUT))
+        left = outdir.clear_up(Path(OUT)) if LOCK else 0
+    except EcgpipeError as error:
+        raise WorkflowError(str(error))
+    if left:
+        print(f"removed {left} unfinished files of a run that was killed")
 
 
 def closing_words():

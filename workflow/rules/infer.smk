@@ -18,8 +18,8 @@ rule infer:
     threads: CORES_PER_GPU
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=growing(8000),
+        runtime=growing(30 + RECORDINGS_PER_PART // 200),  # 0.3 s per recording
         device=SETTINGS.inference.device,
         batch_size=(f"--batch-size {SETTINGS.inference.batch_size}" if SETTINGS.inference.batch_size else ""),
     params:

@@ -11,8 +11,8 @@ checkpoint manifest:
     conda:
         "../envs/ecgpipe.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         inputs=SETTINGS.inputs,
         shard_size=SETTINGS.manifest.shard_size,

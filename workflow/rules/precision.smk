@@ -46,8 +46,8 @@ else:
         threads: CORES_PER_GPU
         resources:
             gpu=1,
-            mem_mb=8000,
-            runtime=60,
+            mem_mb=growing(8000),
+            runtime=growing(60),
             device=SETTINGS.inference.device,
         params:
             precision=SETTINGS.inference.precision,

@@ -15,8 +15,8 @@ rule preprocess:
     conda:
         "../envs/ecgpipe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=growing(2000),
+        runtime=growing(10 + SETTINGS.manifest.shard_size // 60),  # a second per recording
     params:
         reading=reading,
     shell:

@@ -16,8 +16,8 @@ rule report:
     conda:
         "../envs/ecgpipe.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         manifest=f"{OUT}/manifest",
         records=f"{OUT}/records",

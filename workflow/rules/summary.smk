@@ -15,8 +15,8 @@ rule summary:
     conda:
         "../envs/ecgpipe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=growing(2000),
+        runtime=growing(20),
     params:
         records=f"{OUT}/records",
         shards=lambda wildcards: n_shards(),

@@ -10,8 +10,8 @@ rule umap:
     conda:
         "../envs/ecgpipe.yaml"
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=growing(8000),
+        runtime=growing(240),
     params:
         embeddings=f"{OUT}/embeddings",
         parts=lambda wildcards: n_parts(),
