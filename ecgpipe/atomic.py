@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
 # The names of files that are being written, and of those that a process left behind which was killed.
 UNFINISHED = ".*.tmp"
 
