@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     if unknown:
         raise EcgpipeError(f"labels: {args.labels} has no row for {', '.join(unknown)}, which {args.logits} has")
     table = predict(logits, [by_name[name] for name in names])
-    facts = tables.inherited(logits.schema)
+    facts = tables.inherited([logits.schema])
     aggregation = {name: by_name[name].aggregation for name in names}
     schema = tables.with_origin(table.schema, "aggregate", aggregation=aggregation, **facts)
     tables.write(args.predictions, table.cast(schema))

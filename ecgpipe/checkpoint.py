@@ -17,6 +17,7 @@ from ecgpipe.fairseq_signals import architecture, convert, read
 from ecgpipe.hub import fetch
 from ecgpipe.log import logger
 from ecgpipe.model import Architecture
+from ecgpipe.provenance import MEANING
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Description:
     revision: str | None
     sha256: str  # of the original file
     random_weights: bool  # the outputs are numbers to look at, not diagnoses
+    ecgpipe: str  # the version that wrote it
+    meaning: int  # of this stage then, see provenance.MEANING
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
         },
         "random_weights": isinstance(marks, dict) and marks.get("random_weights") is True,
         "ecgpipe": __version__,
+        "meaning": MEANING["checkpoint"],
     }
     with atomic.whole(args.weights) as path:
         safetensors.torch.save_file(tensors, path)
@@ -96,6 +100,8 @@ def describe(path: Path) -> Description:
             source["revision"],
             source["sha256"],
             content["random_weights"],
+            content["ecgpipe"],
+            content["meaning"],
         )
     except OSError as error:
         raise EcgpipeError(

@@ -69,7 +69,11 @@ class Inference(Section):
 
     shards_per_part: int = Field(20, gt=0, description="shards that one GPU job infers")
     attention: bool = Field(True, description="write the last layer's attention, which the report's traces show")
-    device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
+        description="auto (a GPU where there is one), cpu, cuda or cuda:N",
+    )
     batch_size: int | None = Field(
         None,
         gt=0,
@@ -109,6 +113,9 @@ class Report(Section):
     title: str = Field("ECG-FM results", description="headline of the report")
     recordings: int = Field(8, ge=0, description="recordings to draw with their traces")
     map_points: int = Field(20_000, gt=0, description="points of the map at most; more are drawn as a sample")
+    paths: bool = Field(
+        True, description="false: the page names no record ids, files and folders, which may identify patients"
+    )
 
 
 class Config(Section):

@@ -159,7 +159,7 @@ def run(
             f"inference.batch_size: there is no memory to read {size} segments at a time; give fewer"
         ) from error
     batches = _checked(_ahead(shards.read(paths, buffers)), network.arch.token_samples[1])
-    compute = Halving(network, size, with_attention, deterministic)
+    compute = Halving(network, batch_size, with_attention, deterministic)
     yield from _on_gpu(compute, batches, device) if on_gpu else _on_cpu(compute, batches)
 
 
@@ -179,16 +179,24 @@ class Halving:
             tensors = self._try(signals[first:last], samples[first:last])
             # Not where the error is caught: as long as it is, it holds on to the arrays that filled the memory.
             if tensors is None:
-                self._halve(min(self.limit, len(signals) - first), signals)
+                self._halve(signals)
             else:
                 pieces.append(tensors)
                 first = last
         return [torch.cat(parts) for parts in zip(*pieces, strict=True)] if len(pieces) > 1 else pieces[0]
 
     def _try(self, signals: Tensor, samples: np.ndarray) -> list[Tensor] | None:
-        """The outputs, or None where memory ran out."""
+        """The outputs, or None where memory ran out.
+
+        A batch is filled up: one of another size rounds otherwise, and the numbers of the last ones in a part must not
+        depend on whether others follow them.
+        """
+        segments, missing = len(signals), self.limit - len(signals)
         try:
             with torch.inference_mode():
+                if missing:
+                    signals = torch.cat([signals, signals.new_zeros(missing, *signals.shape[1:])])
+                    samples = np.append(samples, np.full(missing, signals.shape[2], samples.dtype))
                 output = self.network(signals, torch.from_numpy(samples), self.with_attention)
         except (RuntimeError, MemoryError) as error:
             if out_of_memory(error):
@@ -196,9 +204,11 @@ class Halving:
                 return None
             raise
         logits = output.logits if output.logits is not None else output.embedding[:, :0]  # (n, 0) without a head
-        return [logits, output.embedding, *([output.attention] if output.attention is not None else [])]
+        tensors = [logits, output.embedding, *([output.attention] if output.attention is not None else [])]
+        return [tensor[:segments] for tensor in tensors]
 
-    def _halve(self, tried: int, signals: Tensor) -> None:
+    def _halve(self, signals: Tensor) -> None:
+        tried = self.limit
         if tried == 1:
             raise EcgpipeError(
                 f"inference.device: {signals.device} has too little memory for one segment of {signals.shape[2]} "

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe import checkpoint, devices, engine, model, shards, tables
+from ecgpipe import __version__, checkpoint, devices, engine, model, shards, tables
 from ecgpipe.atomic import whole
 from ecgpipe.engine import Results
 from ecgpipe.errors import EcgpipeError
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
         write(args, description, contents, name, _counted(results, progress))
         progress.say()
         timing = {
+            "ecgpipe": __version__,
             "segments": progress.done,
             "seconds": round(progress.elapsed_s, 3),
             "device": devices.describe(device),
@@ -87,8 +88,9 @@ def write(
     results: engine.Stream,
 ) -> None:
     """Write the files of a part, in a thread beside the computation."""
-    facts: dict[str, object] = {"checkpoint_sha256": description.sha256, "checkpoint": description.uri}
-    facts |= {"preprocess": contents.preprocess, "precision": precision_name}
+    facts = {**contents.origin, "checkpoint_sha256": description.sha256, "checkpoint": description.uri}
+    facts |= {"precision": precision_name, "deterministic": args.deterministic}
+    facts["meaning"] = {"checkpoint": description.meaning, **facts["meaning"]}
     schemas = {
         args.logits: tables.logits_schema(description.labels),
         args.embeddings: tables.embeddings_schema(description.architecture.width),

@@ -179,6 +179,7 @@ def recordings(path: Path, table: pa.Table) -> pa.Table:
         "stated_leads": _leads(table),
         "stated_unit": _strings(table, "unit"),
     }
+    columns |= {name: pa.nulls(len(paths), tables.MANIFEST.field(name).type) for name in ("bytes", "modified", "stamp")}
     others = carried(table.drop_columns([name for name in CONSUMED if name in table.column_names]))
     found = pa.table(columns, schema=tables.MANIFEST)
     for name, column in zip(others.column_names, others.columns, strict=True):

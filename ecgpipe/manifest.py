@@ -18,15 +18,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import folders, layouts, listed, tables
+from ecgpipe import folders, growth, layouts, listed, provenance, tables
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import FORMATS, detect
 
 logger = logging.getLogger(__name__)
 
-# Pairs of recordings with one id that an error names.
+# Pairs of recordings with one id that an error names, and recordings that a warning does.
 _PAIRS = 5
+
+# What a recording that was known can be now, and where that is kept.
+_CHANGES = ("changed", "removed")
+CHANGES = "changes.parquet"
+SCANS = "scans.json"
 
 
 class Scanned(NamedTuple):
@@ -56,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Scan the inputs and write `manifest.json`, `files.parquet` and one `shard-*.parquet` per shard."""
+    """Scan the inputs and write `manifest.json`, `files.parquet`, and each `shard-*.parquet` that is new or changed."""
     found = scan(args.input, args.ptbxl)
     recordings, files = found.recordings, found.files
     reasons = Counter(files.filter(pc.equal(files["role"], "ignored"))["reason"].to_pylist())
@@ -64,30 +69,74 @@ def run(args: argparse.Namespace) -> None:
         raise EcgpipeError(_nothing_found(args.input, reasons))
     _check_ids(recordings)
 
-    starts = range(0, len(recordings), args.shard_size)
-    for number, start in enumerate(starts):
-        tables.write(args.outdir / f"shard-{number:05d}.parquet", recordings.slice(start, args.shard_size))
+    recordings = growth.stamped(recordings, files)
+    before = growth.earlier(args.outdir, args.shard_size)
+    scans = _scans(args.outdir) if before else []
+    cut = growth.cut(recordings, before, args.shard_size)
+    changes = Counter(cut.changes["change"].to_pylist())
+    known = scans[-1]["recordings"] if scans else 0
+    added = len(recordings) - known + changes["removed"]
+    _say(changes, added if scans else 0, cut.changes)
+    if added or changes:
+        scans.append({"recordings": len(recordings), "added": added, **{what: changes[what] for what in _CHANGES}})
+
+    for number, shard in enumerate(cut.shards):
+        if shard is not None:  # one that is as it was keeps its time too, so that nothing is computed again
+            schema = tables.with_origin(shard.schema, "manifest", shard_size=args.shard_size)
+            tables.write(args.outdir / f"shard-{number:05d}.parquet", shard.cast(schema))
+    for number in range(len(cut.shards), len(list(args.outdir.glob("shard-*.parquet")))):
+        (args.outdir / f"shard-{number:05d}.parquet").unlink(missing_ok=True)  # of an earlier scan, cut otherwise
     tables.write(args.outdir / "files.parquet", files)
+    if changes or not (args.outdir / CHANGES).exists():
+        tables.write(args.outdir / CHANGES, cut.changes)
+    _write_json(args.outdir / SCANS, scans)
     roles = Counter(files["role"].to_pylist())
+    shards = [args.outdir / f"shard-{number:05d}.parquet" for number in range(len(cut.shards))]
     content = {
         "n_recordings": len(recordings),
-        "n_shards": len(starts),
+        "n_shards": len(shards),
         "files": {role: roles[role] for role in ("recording", "part", "ignored")},
         "ignored": _by_kind(reasons),
         "layouts": found.layouts,
         "metadata": recordings.column_names[len(tables.MANIFEST) :],
         "not_on_disk": found.not_on_disk,
+        "scans": scans,
+        "sha256": provenance.digest(map(provenance.file_sha256, shards)),
     }
-    with whole(args.outdir / "manifest.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_json(args.outdir / "manifest.json", content)
 
-    logger.info("%d recordings in %d shards", len(recordings), len(starts))
+    logger.info("%d recordings in %d shards", len(recordings), len(shards))
     logger.info("%d files: %s", len(files), ", ".join(f"{roles[role]} {role}" for role in content["files"]))
     if reasons:
         logger.info("ignored: %s", _counts(_by_kind(reasons)))
     problems = _by_kind(Counter(recordings["problem"].drop_null().to_pylist()))
     if problems:
         logger.warning("%d of the recordings cannot be read: %s", sum(problems.values()), _counts(problems))
+
+
+def _scans(folder: Path) -> list[dict[str, int]]:
+    """What each scan so far found; none where that is not known."""
+    try:
+        content: list[dict[str, int]] = json.loads((folder / SCANS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return content
+
+
+def _say(changes: Counter[str], added: int, which: pa.Table) -> None:
+    """Tell what is not as it was at the scan before."""
+    if added:
+        logger.info("%d recordings are new", added)
+    for what in _CHANGES:
+        if changes[what]:
+            ids = which.filter(pc.equal(which["change"], what))["record_id"]
+            some = ", ".join(ids[:_PAIRS].to_pylist()) + (", ..." if len(ids) > _PAIRS else "")
+            logger.warning("%d recordings were %s since the last run (%s)", changes[what], what, some)
+
+
+def _write_json(path: Path, content: object) -> None:
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def scan(inputs: Sequence[str], ptbxl: str = "records500") -> Scanned:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import socket
 from pathlib import Path
 
@@ -14,9 +15,14 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 
+# Which run was the last to begin.
+OWNER = ".owner"
+
 
 def take(outdir: Path) -> FileLock | None:
     """Have a folder for this process alone, as long as it lives: Snakemake's own locks outlive a run that is killed.
+
+    Jobs outlive it too. They finish no file any more once another run has begun (`atomic.refuse_if_superseded`).
 
     Args:
         outdir: The folder; it is made where it is missing.
@@ -25,10 +31,11 @@ def take(outdir: Path) -> FileLock | None:
         The lock, which holds while it is kept; None where the file system has no locks.
 
     Raises:
-        EcgpipeError: Another run has it.
+        EcgpipeError: Another run has it, or it cannot be written to.
     """
     outdir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(outdir / LOCK, mode=0o664)
+    locked = True
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -42,8 +49,16 @@ def take(outdir: Path) -> FileLock | None:
         logger.warning(
             "%s on %s cannot be locked (%s): see to it that no two runs share it", outdir, socket.gethostname(), error
         )
-        return None
-    return lock
+        locked = False
+    name, owner = secrets.token_hex(8), outdir.resolve() / OWNER
+    try:
+        owner.write_text(name)
+    except OSError as error:
+        raise EcgpipeError(
+            f"outdir: cannot write to {outdir}: {error.strerror}; make room, or give another one"
+        ) from error
+    os.environ[atomic.RUN] = f"{name} {owner}"
+    return lock if locked else None
 
 
 def clear_up(outdir: Path) -> int:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,20 @@ import pyarrow.parquet as pq
 
 from ecgpipe import readers, survive, tables
 from ecgpipe.atomic import whole
+from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress
 from ecgpipe.prepare import SAMPLE_RATE, UnusableError, Windows, prepare
+from ecgpipe.provenance import file_sha256
 from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, spelled
 
 logger = logging.getLogger(__name__)
 
 # Segments per record batch of a shard file: 15 MB, what preprocess and infer hold at a time.
 BATCH_SEGMENTS = 128
+
+
+# What the manifest's row says that the account says again.
+KEPT = ("record_id", "path", "row", "bytes", "modified", "format")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,10 +94,12 @@ def _preprocess(
         **windows._asdict(),
         **{f"assume_{name}": value for name, value in assumed._asdict().items()},
     }
+    facts: dict[str, Any] = {"preprocess": settings, "inputs_sha256": file_sha256(shard_path)}
     shard = pq.read_table(shard_path)
     schema = tables.segments_schema(len(LEADS), windows.segment_samples)
-    schema = tables.with_origin(schema, "preprocess", preprocess=settings)
+    schema = tables.with_origin(schema, "preprocess", **facts)
     records: list[dict[str, Any]] = []
+    gone: list[str] = []
     progress = Progress(shard_path.stem, len(shard), "recordings")
 
     def prepared() -> Iterator[tuple[str, int, float, int, np.ndarray]]:
@@ -99,6 +108,8 @@ def _preprocess(
             record, segments = account(row, windows, assumed, crashed.get(number))
             yield from segments
             records.append(record)
+            if record["status"] == "failed" and not row["problem"] and has_gone(row["path"]):
+                gone.append(row["path"])
             progress.add(1)
         begin(-1)
 
@@ -106,11 +117,47 @@ def _preprocess(
         for batch in _batches(prepared(), schema, windows.segment_samples):
             writer.write_batch(batch)
     progress.say()
-    tables.write(records_path, _with_inputs_columns(records, shard, settings))
+    back = [path for path in gone if not has_gone(path)]
+    if back:
+        raise EcgpipeError(f"input: {back[0]} was not there for a while ({len(back)} files in all); run again")
+    tables.write(records_path, _with_inputs_columns(records, shard, facts))
     for status in ("skipped", "failed"):
         count = sum(record["status"] == status for record in records)
         if count:
             logger.warning("%s: %d of %d recordings %s", shard_path.stem, count, len(records), status)
+
+
+def has_gone(path: str) -> bool:
+    """Whether a file that the scan of the inputs found is not there now.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Whether it alone has gone, so that the recording is one that could not be read.
+
+    Raises:
+        EcgpipeError: All of its folder has. That says nothing of the recording, and is not to be recorded of it.
+    """
+    try:
+        os.stat(path)  # noqa: PTH116, which says why it cannot
+    except PermissionError:
+        return False
+    except OSError:
+        folder = os.path.dirname(path)  # noqa: PTH120
+    else:
+        return False
+    try:
+        with os.scandir(folder) as left:
+            if next(left, None) is not None:
+                return True
+        what = "is empty now"  # as the place is where a disk or a share was
+    except OSError as error:
+        what = f"cannot be looked into now ({error.strerror})"
+    raise EcgpipeError(
+        f"input: {path} was there when the inputs were scanned, and the folder {folder} {what}; bring it back, or take "
+        "it out of `input`, and run again"
+    )
 
 
 def account(
@@ -128,7 +175,7 @@ def account(
         Its row of the records, and its segments: record id, number, start in seconds, samples that are signal,
         (12, segment samples) float32.
     """
-    record: dict[str, Any] = {name: row[name] for name in ("record_id", "path", "row", "format")}
+    record: dict[str, Any] = {name: row[name] for name in KEPT}
     record |= {"status": "ok", "n_segments": 0}
     try:
         if problem:
@@ -188,13 +235,13 @@ def read(row: dict[str, Any], assumed: Assumed) -> Recording:
     return recording
 
 
-def _with_inputs_columns(records: list[dict[str, Any]], shard: pa.Table, settings: dict[str, Any]) -> pa.Table:
+def _with_inputs_columns(records: list[dict[str, Any]], shard: pa.Table, facts: dict[str, Any]) -> pa.Table:
     """The account, followed by what the inputs' tables say besides."""
     table = pa.Table.from_pylist(records, schema=tables.RECORDS)
     for name in shard.column_names:
         if name not in tables.MANIFEST.names:
             table = table.append_column(shard.field(name), shard[name])
-    return table.cast(tables.with_origin(table.schema, "preprocess", preprocess=settings))
+    return table.cast(tables.with_origin(table.schema, "preprocess", **facts))
 
 
 def _batches(

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ BARS = 40  # of a label's histogram, each of BINS / BARS bins
 
 MOST_PROBLEMS = 200  # recordings skipped or failed that are listed one by one
 MOST_PROBABILITIES = 5  # listed beside a recording's traces
+MOST_SCANS = 10  # scans of the inputs that are listed, the last ones
 MAP_SEED = 42
 
 
@@ -66,12 +68,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", default="ECG-FM results", help="headline (default %(default)s)")
     parser.add_argument("--recordings", type=int, default=8, help="recordings to draw (default %(default)s)")
     parser.add_argument("--map-points", type=int, default=20_000, help="of the map at most (default %(default)s)")
+    parser.add_argument(
+        "--no-paths", dest="paths", action="store_false", help="number the recordings, and name no id, file or folder"
+    )
     parser.add_argument("--output", type=Path, required=True, help="HTML file to write")
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the report."""
     content = json.loads(args.run.read_text(encoding="utf-8"))
+    content = content if args.paths else without_paths(content)
     description = checkpoint.describe(args.description)
     windows, assumed = preprocess.reading(args)
     given = {label.name: label.threshold for label in labels.read(args.labels)} if description.labels else {}
@@ -82,9 +88,10 @@ def run(args: argparse.Namespace) -> None:
     summaries = summarise(prediction_files, given)
     chosen = choose(total, summaries, args.recordings)
     predictions = rows_at(prediction_files, list(chosen))
-    problems, n_problems = unused(record_files)
+    problems, n_problems = unused(record_files, args.paths)
     segment_s = windows.segment_s if windows.tail == "drop" else None
-    the_map, n_points = draw_map(args.umap, prediction_files, summaries, args.map_points, segment_s)
+    numbered = None if args.paths else record_files
+    the_map, n_points = draw_map(args.umap, prediction_files, summaries, args.map_points, segment_s, numbered)
     logger.info("drawing %d recordings and %d points of the map", len(chosen), len(the_map["data"][0]["customdata"]))
     page = (
         _environment()
@@ -92,6 +99,9 @@ def run(args: argparse.Namespace) -> None:
         .render(
             title=args.title,
             run=content,
+            paths=args.paths,
+            scans=changes(content),
+            made_by=list(dict.fromkeys(version for by in content.get("made_by", {}).values() for version in by)),
             finished=f"{datetime.fromisoformat(content['finished']):%d %B %Y, %H:%M %Z}".lstrip("0"),
             reasons=content["reasons"],
             segment_s=windows.segment_s,
@@ -112,6 +122,7 @@ def run(args: argparse.Namespace) -> None:
                 description.architecture.token_samples,
                 windows,
                 assumed,
+                args.paths,
             ),
             plotly_js=Markup(get_plotlyjs()),  # noqa: S704, Plotly's own
         )
@@ -206,19 +217,104 @@ def rows_at(predictions: Sequence[Path], rows: Collection[int]) -> dict[int, dic
     return found
 
 
-def unused(records: Sequence[Path]) -> tuple[list[dict[str, str]], int]:
-    """The first recordings that were skipped or failed, and how many there are altogether."""
+def without_paths(run: dict[str, Any]) -> dict[str, Any]:
+    """What run.json says, less what could name a patient: paths, and all that is made from them.
+
+    Args:
+        run: The content of run.json.
+
+    Returns:
+        The same keys. A checkpoint of the hub keeps its address.
+    """
+    others: Counter[str] = Counter()
+    for reason, count in run["other_files"].items():
+        others[general(reason).partition(", ")[0]] += count  # after the comma stands the ending of a file's name
+    checkpoint = dict(run["checkpoint"])
+    config = {key: value for key, value in run["config"].items() if key not in ("input", "outdir", "labels")}
+    if not checkpoint["uri"].startswith("hf://"):
+        checkpoint["uri"] = "a local file"
+        config.pop("checkpoint", None)
+    return {
+        **run,
+        "reasons": [{**reason, "reason": general(reason["reason"])} for reason in run["reasons"]],
+        "warnings": [general(warning) for warning in run["warnings"]],
+        "other_files": dict(others),
+        "checkpoint": checkpoint,
+        "config": config,
+        # A hash of the paths: who guesses them could see that the guess is right.
+        "inputs": {**run.get("inputs", {}), "sha256": None},
+    }
+
+
+def general(reason: str) -> str:
+    """A reason without anything in brackets, nor what follows: more than `tables.kind` leaves out of a foreign text."""
+    return reason.partition(" (")[0]
+
+
+def changes(run: Mapping[str, Any]) -> list[tuple[int, dict[str, int]]]:
+    """The last scans of the inputs that found something new, changed or gone, each with its number among all."""
+    scans = enumerate(run.get("inputs", {}).get("scans", []), start=1)
+    changed = [(number, scan) for number, scan in scans if scan["added"] or scan["changed"] or scan["removed"]]
+    return changed[-MOST_SCANS:]
+
+
+def unused(records: Sequence[Path], paths: bool = True) -> tuple[list[dict[str, str]], int]:
+    """The first recordings that were skipped or failed, and how many there are altogether.
+
+    Args:
+        records: All `records/shard-*.parquet`, in order.
+        paths: Whether they are called by their ids, and their reasons have particulars.
+
+    Returns:
+        `name`, `status` and `reason` of each of the first, and the count.
+    """
     first: list[dict[str, str]] = []
-    count = 0
+    count = done = 0
     for batch in tables.batches(records, ["record_id", "status", "reason"]):
-        rows = batch.filter(pc.not_equal(batch["status"], "ok"))
-        count += rows.num_rows
-        first += rows.slice(0, MOST_PROBLEMS - len(first)).to_pylist()
+        places = np.flatnonzero(pc.not_equal(batch["status"], "ok"))
+        count += len(places)
+        for place in places[: MOST_PROBLEMS - len(first)].tolist():
+            row = batch.slice(place, 1).to_pylist()[0]
+            name, reason = row["record_id"], row["reason"]
+            if not paths:
+                name, reason = called(done + place + 1), general(reason)
+            first.append({"name": name, "status": row["status"], "reason": reason})
+        done += batch.num_rows
     return first, count
 
 
+def called(number: int) -> str:
+    """What a recording is called where ids are left out: by its row in `records/`, from 1, over all shards."""
+    return f"recording {number}"
+
+
+def numbers(records: Sequence[Path], ids: pa.Array) -> list[int]:
+    """The row of each recording in `records/`, from 1, over all shards.
+
+    Args:
+        records: All `records/shard-*.parquet`, in order.
+        ids: Record ids, each once.
+
+    Returns:
+        A number for each of `ids`.
+    """
+    found = np.zeros(len(ids), int)
+    done = 0
+    for batch in tables.batches(records, ["record_id"]):
+        places = pc.index_in(batch["record_id"], ids)
+        here = np.flatnonzero(places.is_valid())
+        found[places.drop_null().to_numpy()] = done + here + 1
+        done += batch.num_rows
+    return [int(number) for number in found]
+
+
 def draw_map(
-    path: Path, predictions: Sequence[Path], summaries: Sequence[Summary], most: int, segment_s: float | None
+    path: Path,
+    predictions: Sequence[Path],
+    summaries: Sequence[Summary],
+    most: int,
+    segment_s: float | None,
+    numbered: Sequence[Path] | None = None,
 ) -> tuple[dict[str, Any], int]:
     """Draw the map, or a random sample of it.
 
@@ -228,6 +324,7 @@ def draw_map(
         summaries: Of the labels, which the map can be coloured by; by recording where there are none.
         most: Points to draw at most.
         segment_s: How long a segment is; None where they overlap.
+        numbered: All `records/shard-*.parquet`, in order, where recordings are called by their row there, not their id.
 
     Returns:
         The figure, and how many segments there are.
@@ -256,8 +353,9 @@ def draw_map(
         shown = max(range(len(summaries)), key=lambda i: summaries[i].spread)
     else:
         colours, shown = [("recording", recording + 1)], 0
-    ids, segments = points["record_id"].to_pylist(), points["segment"].to_pylist()
-    return figures.umap(ids, segments, places, colours, shown, segment_s), total
+    names = known.to_pylist() if numbered is None else [called(number) for number in numbers(numbered, known)]
+    segments = points["segment"].to_pylist()
+    return figures.umap([names[row] for row in recording], segments, places, colours, shown, segment_s), total
 
 
 def draw_recordings(
@@ -269,6 +367,7 @@ def draw_recordings(
     token_samples: tuple[int, int],
     windows: Windows,
     assumed: Assumed,
+    paths: bool,
 ) -> list[dict[str, Any]]:
     """Read the chosen recordings again and draw them.
 
@@ -281,12 +380,14 @@ def draw_recordings(
         token_samples: (step, span) of the model's tokens.
         windows: How the recordings were cut.
         assumed: What holds for files that do not say it themselves.
+        paths: Whether they are called by their ids, and their notes have particulars.
 
     Returns:
-        For each what the template shows: `id`, `why`, `account` (its row of the records), `probabilities` (the highest,
-        each with whether it is positive), and either `traces` or a `note` that says why there are none.
+        For each what the template shows: `name`, `why`, `account` (its row of the records), `probabilities` (the
+        highest, each with whether it is positive), and either `traces` or a `note` that says why there are none.
     """
     ids = [row["record_id"] for row, _ in chosen]
+    names = ids if paths else [called(number) for number in numbers(records, pa.array(ids, pa.string()))]
     accounts = {row["record_id"]: row for table in _rows_of(records, ids) for row in table.to_pylist()}
     found = {row["record_id"]: row for table in _rows_of(manifest, ids) for row in table.to_pylist()}
     rows: dict[str, list[np.ndarray]] = {}
@@ -295,10 +396,10 @@ def draw_recordings(
         for record_id, vector in zip(table["record_id"].to_pylist(), vectors, strict=True):
             rows.setdefault(record_id, []).append(vector)
     drawn = []
-    for row, why in chosen:
+    for name, (row, why) in zip(names, chosen, strict=True):
         record_id = row["record_id"]
         account = accounts[record_id]
-        view: dict[str, Any] = {"id": record_id, "why": why, "account": account, "traces": None, "note": None}
+        view: dict[str, Any] = {"name": name, "why": why, "account": account, "traces": None, "note": None}
         highest = sorted(summaries, key=lambda summary: -row[summary.name])[:MOST_PROBABILITIES]
         view["probabilities"] = [(s.name, row[s.name], row[s.name] >= s.threshold) for s in highest]
         segments = np.stack(rows[record_id]) if record_id in rows else None  # (segments, tokens)
@@ -318,6 +419,8 @@ def draw_recordings(
         except Exception as error:  # one odd file must not stop the report
             logger.exception("%s could not be drawn", account["path"])
             view["note"] = f"an error of ecgpipe's own ({type(error).__name__}: {error})"
+        if view["note"] and not paths:
+            view["note"] = general(view["note"])
         drawn.append(view)
     return drawn
 

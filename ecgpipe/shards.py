@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ class Contents(NamedTuple):
     leads: int
     samples: int  # of each segment
     segments: int
+    origin: dict[str, Any]  # what they say of their making, as `tables.inherited`
 
 
 class Keys(NamedTuple):
@@ -50,6 +51,7 @@ def look_at(paths: Sequence[Path]) -> Contents:
         EcgpipeError: A shard is missing, cut short or of an older ecgpipe, or two were preprocessed differently.
     """
     total, preprocess = 0, None
+    schemas = []
     for path in paths:
         with _opened(path) as (_, reader):
             if "samples" not in reader.schema.names:
@@ -60,9 +62,12 @@ def look_at(paths: Sequence[Path]) -> Contents:
             if preprocess not in (None, made_by):
                 raise EcgpipeError(f"{path} and {paths[0]} were preprocessed differently; delete one and run again")
             preprocess = made_by
+            schemas.append(reader.schema)
             total += sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
     assert preprocess is not None  # noqa: S101, argparse asks for at least one shard
-    return Contents(preprocess, len(preprocess["leads"]), preprocess["segment_samples"], total)
+    return Contents(
+        preprocess, len(preprocess["leads"]), preprocess["segment_samples"], total, tables.inherited(schemas)
+    )
 
 
 def read(paths: Sequence[Path], buffers: Sequence[Tensor]) -> Iterator[tuple[Keys, Tensor]]:

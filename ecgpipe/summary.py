@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import __version__, checkpoint, tables
+from ecgpipe import __version__, checkpoint, provenance, tables
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
 
@@ -54,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
     parser.add_argument("--timings", type=Path, required=True, help="the folder timing/")
     parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
+    parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
+    parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
     parser.add_argument("--drift", type=Path, help="precision/drift.json, where precisions were compared")
     parser.add_argument("--settings", type=json.loads, default={}, help="the resolved settings as JSON")
     parser.add_argument("--duplicates", type=Path, required=True, help="Parquet file to write: the same signal twice")
@@ -75,14 +77,33 @@ def run(args: argparse.Namespace) -> None:
         )
     timings = [json.loads(path.read_text()) for path in tables.numbered(args.timings, "part", args.parts, "json")]
     drift = json.loads(args.drift.read_text()) if args.drift else None
-    used = Counter(t.get("precision", "float32") for t in timings)  # 0.1 had no other and did not say it
+    used = Counter(t["precision"] for t in timings)
     seconds, segments = sum(t["seconds"] for t in timings), sum(t["segments"] for t in timings)
+    schemas = [pq.read_schema(path) for path in records]
+    predictions = tables.numbered(args.predictions, "part", args.parts)
+    made_by = {
+        "checkpoint": Counter([description.ecgpipe]),
+        "preprocess": _versions(schemas),
+        "infer": Counter(t["ecgpipe"] for t in timings),
+        "aggregate": _versions(map(pq.read_schema, predictions)),
+        "umap": _versions([pq.read_schema(args.umap)]),
+    }
     content = {
         "ecgpipe": __version__,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": {
+            "version": __version__,
+            "source_sha256": provenance.source_sha256(),
+            "commit": provenance.commit(),
+        },
+        "made_by": made_by,
+        "inputs": {
+            "sha256": tables.inherited(schemas)["inputs_sha256"],
+            "scans": manifest["scans"],
+        },
         "counts": {**counts, "files": manifest["files"], "other_files": manifest["files"]["ignored"]},
         "reasons": reasons,
-        "warnings": warnings(counts) + precision_warnings(used, drift),
+        "warnings": warnings(counts) + precision_warnings(used, drift) + older_versions(made_by),
         "other_files": manifest["ignored"],
         "layouts": manifest["layouts"],
         "checkpoint": {
@@ -184,6 +205,31 @@ def warnings(counts: dict[str, Any]) -> list[str]:
     """
     said = {name: (f"{counts[name]:,}", "recording" if counts[name] == 1 else "recordings") for name in WORDS}
     return [f"{' '.join(said[name])} {words}" for name, words in WORDS.items() if counts[name]]
+
+
+def older_versions(made_by: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Which results were made by another version of ecgpipe than this one, in words.
+
+    Args:
+        made_by: For each stage how many files each version wrote.
+
+    Returns:
+        Sentences; none where all are of this version.
+    """
+    said = []
+    for stage, versions in made_by.items():
+        others = {version: n for version, n in versions.items() if version != __version__}
+        if others:
+            counted = ", ".join(f"{n:,} by {version}" for version, n in others.items())
+            some = f"{sum(others.values()):,} of {sum(versions.values()):,} results of {stage}"
+            same = f"{stage} computes the same in {__version__}"
+            said.append(f"{some} were made by another version of ecgpipe ({counted}) and kept: {same}")
+    return said
+
+
+def _versions(schemas: Iterable[pa.Schema]) -> Counter[str]:
+    """How many files each version of ecgpipe wrote."""
+    return Counter(tables.origin(schema)["version"] for schema in schemas)
 
 
 def precision_warnings(used: Mapping[str, int], drift: dict[str, Any] | None) -> list[str]:

@@ -31,6 +31,8 @@ MOST_BYTES = 4 * 2**30
 # What ends a process that a library crashed, by the signal's number; abort is what C++ and allocators do.
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 
+# What ends one from outside.
+KILLED = {signal.SIGKILL, signal.SIGTERM}
 
 # The rows that are not to be touched, each with the reason; a function to be called with the number of the row that
 # comes next, and with -1 when none does.
@@ -51,6 +53,7 @@ def crashes(work: Work, seconds_per_row: float = SECONDS_PER_ROW) -> None:
         seconds_per_row: After which a row counts as hanging.
 
     Raises:
+        EcgpipeError: Its process was killed.
         Exception: What `work` raised, or a RuntimeError if its process ended without a word.
     """
     context = multiprocessing.get_context("fork")
@@ -71,6 +74,11 @@ def crashes(work: Work, seconds_per_row: float = SECONDS_PER_ROW) -> None:
             return
         died_of = -(process.exitcode or 0)
         if row.value < 0 or row.value in crashed or died_of not in {*CRASHES, signal.SIGALRM}:
+            if died_of in KILLED:
+                raise EcgpipeError(
+                    f"the process that reads the recordings was killed ({signal.Signals(died_of).name}), as the system "
+                    "does when memory runs out; run again, with more memory (mem_mb) or fewer jobs at a time (--cores)"
+                )
             raise RuntimeError(f"the process that reads the recordings ended with {process.exitcode}")
         why = f"reading it took longer than {seconds_per_row:g} s"
         if died_of in CRASHES:

@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -13,10 +14,16 @@ import pyarrow.parquet as pq
 from ecgpipe import __version__
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.provenance import MEANING, digest, source_sha256
 from ecgpipe.readers.recording import LEADS
+
+# Of a file's metadata, what holds for all that is made of it.
+_INHERITED = ("meaning", "checkpoint", "checkpoint_sha256", "preprocess", "precision", "deterministic")
 
 # Rows that `batches` reads at a time: 31 MB of ECG-FM's embeddings.
 BATCH_ROWS = 10_000
+
+_time = pa.timestamp("us", "UTC")
 
 # Further columns of the inputs' tables follow these.
 MANIFEST = pa.schema(
@@ -30,8 +37,15 @@ MANIFEST = pa.schema(
         ("stated_sample_rate", pa.float64()),
         ("stated_leads", pa.list_(pa.string())),
         ("stated_unit", pa.string()),
+        # Of its files together.
+        ("bytes", pa.int64()),
+        ("modified", _time),
+        ("stamp", pa.int64()),  # another one at the next scan: it was changed
     ]
 )
+
+# What a scan found of the recordings that the one before had found.
+CHANGES = pa.schema([("change", pa.string()), ("record_id", pa.string()), ("path", pa.string())])  # changed or removed
 
 # The inputs' files: each once, except that a recording that is in no file has none.
 FILES = pa.schema(
@@ -51,6 +65,8 @@ RECORDS = pa.schema(
         ("record_id", pa.string()),
         ("path", pa.string()),
         ("row", pa.int64()),
+        ("bytes", pa.int64()),
+        ("modified", _time),
         ("status", pa.string()),  # ok, skipped (the settings exclude it) or failed (it could not be read)
         ("reason", pa.string()),
         # What was read.
@@ -126,10 +142,23 @@ def kind(reason: str) -> str:
     return re.sub(r"(?s) \(.*\)$", "", reason)
 
 
-def with_origin(schema: pa.Schema, stage: str, **facts: object) -> pa.Schema:
-    """The schema with metadata under the key `ecgpipe`: a JSON object of the version, the stage and `facts`."""
-    origin = {"version": __version__, "stage": stage, **facts}
-    return schema.with_metadata({"ecgpipe": json.dumps(origin, sort_keys=True)})
+def with_origin(
+    schema: pa.Schema, stage: str, meaning: Mapping[str, int] = MappingProxyType({}), **facts: object
+) -> pa.Schema:
+    """The schema with metadata under the key `ecgpipe`: a JSON object of the code, the stage and `facts`.
+
+    Args:
+        schema: The columns.
+        stage: Which writes the file.
+        meaning: Of the stages before it, see `provenance.MEANING`.
+        facts: What else there is to say.
+
+    Returns:
+        The same columns.
+    """
+    told: dict[str, object] = {"version": __version__, "source_sha256": source_sha256(), "stage": stage}
+    told |= {"meaning": {**meaning, stage: MEANING[stage]}, **facts}
+    return schema.with_metadata({"ecgpipe": json.dumps(told, sort_keys=True)})
 
 
 def origin(schema: pa.Schema) -> dict[str, Any]:
@@ -138,10 +167,14 @@ def origin(schema: pa.Schema) -> dict[str, Any]:
     return content
 
 
-def inherited(schema: pa.Schema) -> dict[str, Any]:
-    """What a file says of the model and the preprocessing behind it, to be said again by what is made of it."""
-    facts = origin(schema)
-    return {key: facts[key] for key in ("checkpoint", "checkpoint_sha256", "preprocess", "precision") if key in facts}
+def inherited(schemas: Sequence[pa.Schema]) -> dict[str, Any]:
+    """What files say of the model, the preprocessing and the inputs behind them, for what is made of all of them."""
+    origins = [origin(schema) for schema in schemas]
+    facts = {key: origins[0][key] for key in _INHERITED if key in origins[0]}
+    made_of = [each["inputs_sha256"] for each in origins if "inputs_sha256" in each]
+    if made_of:
+        facts["inputs_sha256"] = made_of[0] if len(origins) == 1 else digest(made_of)
+    return facts
 
 
 def batches(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     """Map all embeddings."""
     paths = tables.numbered(args.embeddings, "part", args.parts)
     total = sum(pq.read_metadata(path).num_rows for path in paths)
-    facts = tables.inherited(pq.read_schema(paths[0]))
+    facts = tables.inherited([pq.read_schema(path) for path in paths])
     settings = {
         "neighbors": args.neighbors or (15 if total >= FEW_SEGMENTS else 3),
         "min_dist": args.min_dist,

@@ -20,9 +20,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgpipe import checkpoint, fairseq_signals, model
+from ecgpipe import __version__, checkpoint, fairseq_signals, model
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.model import Architecture, Output
+from ecgpipe.provenance import MEANING
 
 
 def outputs(folder: Path, segments: torch.Tensor | None = None) -> Output:
@@ -76,9 +77,11 @@ def test_the_description_says_what_the_weights_are_and_where_they_came_from(
         revision=None,
         sha256=sha256,
         random_weights=False,
+        ecgpipe=__version__,
+        meaning=MEANING["checkpoint"],
     )
     content = json.loads((tmp_path / "out" / "model.json").read_text(encoding="utf-8"))
-    assert sorted(content) == ["architecture", "ecgpipe", "labels", "random_weights", "source"]
+    assert sorted(content) == ["architecture", "ecgpipe", "labels", "meaning", "random_weights", "source"]
     assert content["source"]["bytes"] == path.stat().st_size
 
 

@@ -1,5 +1,6 @@
 """The manifest: every recording under the inputs once under its own id, and an account of every file there."""
 
+import hashlib
 import io
 import json
 import os
@@ -693,6 +694,7 @@ def test_shards_are_cut_in_order(shard_size: int, sizes: list[int], tmp_path: Pa
     assert all(table.schema == tables.MANIFEST for table in read)
     assert [record_id for table in read for record_id in table["record_id"].to_pylist()] == list("0123456")
     content = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    sha256s = "".join(hashlib.sha256(path.read_bytes()).hexdigest() + "\n" for path in shards)
     assert content == {
         "n_recordings": 7,
         "n_shards": len(sizes),
@@ -701,6 +703,8 @@ def test_shards_are_cut_in_order(shard_size: int, sizes: list[int], tmp_path: Pa
         "layouts": [],
         "metadata": [],
         "not_on_disk": 0,
+        "scans": [{"recordings": 7, "added": 7, "changed": 0, "removed": 0}],
+        "sha256": hashlib.sha256(sha256s.encode()).hexdigest(),
     }
 
 

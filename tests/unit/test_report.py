@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small_run
+from markupsafe import escape
 from small_run import HOSTILE, LABELS, TOKENS
 
 from ecgpipe import figures, tables
@@ -425,6 +426,133 @@ def test_a_file_that_is_gone_or_changed_gives_a_note(tmp_path: Path) -> None:
     assert text.count("No traces.") == 3
     assert len(page.figures) == 1 + 7
     assert text.count("Highest probabilities") == 10
+
+
+# Without paths: what may name a patient is nowhere in the page.
+
+PATIENTS = ("Müller-Anna/b19610517", "o'neil <b>/mrn0017", "zz")
+
+
+def with_patients(folder: Path) -> tuple[Path, list[str]]:
+    """A run in a folder, with ids, file names and messages that name patients, and all the names to look for."""
+    folder = folder / "clinic-of-dr-who"
+    small_run.write(folder, PATIENTS, unusable=1)
+    records = pq.read_table(folder / "records/shard-00000.parquet").to_pylist()
+    # Between the used ones lies one that failed, so that numbers are those of all recordings.
+    failed = {"status": "failed", "reason": "not a WFDB record (Kowalski.hea: bad line) at line 7 of Kowalski.hea"}
+    failed |= {"record_id": "Kowalski/3", "path": f"{folder}/recordings/Kowalski.hea"}
+    records.insert(1, dict.fromkeys(tables.RECORDS.names) | failed)
+    half = pa.Table.from_pylist(records[:2], schema=tables.RECORDS)
+    tables.write(folder / "records/shard-00000.parquet", half)
+    rest = pa.Table.from_pylist(records[2:], schema=tables.RECORDS)
+    tables.write(folder / "records/shard-00001.parquet", rest)
+    manifest = pq.read_table(folder / "manifest/shard-00000.parquet")
+    tables.write(folder / "manifest/shard-00000.parquet", manifest.slice(0, 1))
+    tables.write(folder / "manifest/shard-00001.parquet", manifest.slice(1))
+    (folder / "recordings/2.npz").rename(folder / "recordings/2.npz.gone")  # so that there is a note
+    run = json.loads((folder / "run.json").read_text())
+    run["reasons"] += [{"status": "failed", "reason": "not a WFDB record (Kowalski.hea) at line 7", "count": 1}]
+    run["other_files"] = {"no known format, .nowak": 2, "no known format, .jpg": 1, "a link to nothing": 1}
+    run["warnings"] = ["1 recording is gone (Nowak/9.hea)"]
+    run["checkpoint"]["uri"] = f"{folder}/secret-weights.pt"
+    run["config"] = {"input": [f"{folder}/recordings"], "outdir": f"{folder}/out", "labels": f"{folder}/mine.csv"} | {
+        "checkpoint": f"{folder}/secret-weights.pt",
+        "umap": {"min_dist": 0.125},
+        "report": {"paths": False},
+    }
+    (folder / "run.json").write_text(json.dumps(run))
+    names = [part for record_id in PATIENTS[:2] for part in (record_id, *record_id.split("/"))]
+    names += [str(folder), "clinic", "Kowalski", "Nowak", "nowak", "secret-weights", "mine.csv", "short/", ".npz"]
+    return folder, [*names, run["inputs"]["sha256"]]
+
+
+def spellings(name: str) -> set[str]:
+    """How a name can stand in a page: as text, as HTML, in JSON, and in JSON as Plotly reads it."""
+    return {name, str(escape(name)), *(str(script_json(text))[1:-1] for text in (name, figures.plain(name)))}
+
+
+def test_without_paths_no_name_of_a_recording_file_or_folder_is_in_the_page(tmp_path: Path) -> None:
+    folder, names = with_patients(tmp_path)
+    plain = small_run.report(folder, "--recordings", "3").read_text(encoding="utf-8")
+    page = Page(small_run.report(folder, "--recordings", "3", "--no-paths"))
+    for name in names:
+        assert any(spelling in plain for spelling in spellings(name)), name  # it is looked for in the right way
+        assert not [spelling for spelling in spellings(name) if spelling in page.source], name
+    assert [row[0] for row in page.figures[0]["data"][0]["customdata"][::2]] == [
+        "recording 1",
+        "recording 3",
+        "recording 4",
+    ]
+    text = words(page.text)
+    assert "recording 2 failed not a WFDB record " in text
+    assert "recording 5 skipped too short " in text
+    assert "A recording is called by its row in records/ , from 1" in text
+    assert "The file could not be read again: a file is not there." in text
+    assert "3 no known format, 1 a link to nothing" in text
+    assert "1 recording is gone " in text
+    assert "a local file" in text
+    assert '"min_dist": 0.125' in text  # the other settings stay
+    assert len(page.figures) == 1 + 2
+
+
+def test_without_paths_each_recording_has_the_number_of_its_row(tmp_path: Path) -> None:
+    folder, _ = with_patients(tmp_path)
+    page = Page(small_run.report(folder, "--recordings", "3", "--no-paths"))
+    table = predictions(folder)
+    records = [row for path in sorted(folder.glob("records/*")) for row in pq.read_table(path)["record_id"].to_pylist()]
+    blocks = re.findall(r'<details class="recording".*?</details>', page.source, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        number = int(re.findall(r"<strong>recording (\d+)</strong>", block)[0])
+        row = table.filter(pa.compute.equal(table["record_id"], records[number - 1])).to_pylist()[0]
+        for label in LABELS:
+            assert re.search(rf"<span>{label}</span><span>{row[label]:.2f}</span>", block)
+
+
+def test_without_paths_an_address_on_the_hub_stays(tmp_path: Path) -> None:
+    small_run.write(tmp_path, IDS)
+    text = Page(small_run.report(tmp_path, "--no-paths")).text
+    assert text.count("hf://wanglab/ecg-fm/tiny.pt") == 2
+    assert "a local file" not in text
+
+
+# Where the numbers came from
+
+
+def provenance(folder: Path, **facts: object) -> str:
+    """The words of the page's last section where run.json says so."""
+    small_run.write(folder, IDS)
+    path = folder / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    return words(Page(small_run.report(folder, "--recordings", "0")).text.rpartition("How it was made")[2])
+
+
+def test_the_code_and_the_inputs_that_made_the_numbers_are_named(tmp_path: Path) -> None:
+    text = provenance(tmp_path)
+    assert f"Code ecgpipe 0.1.0 commit c0ffee{'0' * 34} source sha256 {'fedcba9876543210' * 4}" in text
+    assert f"10 recordings in 1 scan of the inputs. The list of them has the sha256 {'89abcdef01234567' * 4}." in text
+    assert "All results were written by ecgpipe 0.1.0." in text
+    assert "Added" not in text
+
+
+def test_results_of_several_versions_are_told_apart_by_stage(tmp_path: Path) -> None:
+    made_by = {"preprocess": {"0.1.0": 3}, "infer": {"0.1.0": 1, "0.2.0": 1200}}
+    code = {"version": "0.2.0", "source_sha256": "ab" * 32, "commit": None}
+    text = provenance(tmp_path, made_by=made_by, code=code)
+    assert "commit none, not run from a repository" in text
+    assert "2 versions of ecgpipe wrote these results." in text
+    assert "Stage 0.1.0 0.2.0 preprocess 3 \N{EN DASH} infer 1 1,200" in text
+
+
+def test_scans_that_found_something_new_are_listed_with_their_numbers(tmp_path: Path) -> None:
+    scans = [{"recordings": 6, "added": 6, "changed": 0, "removed": 0}]
+    scans += [{"recordings": 6, "added": 0, "changed": 0, "removed": 0}] * 30
+    scans += [{"recordings": 7, "added": 3, "changed": 1, "removed": 2}]
+    text = provenance(tmp_path / "some", inputs={"sha256": "ab" * 32, "scans": scans})
+    assert "7 recordings in 32 scans of the inputs." in text
+    assert "Scan Recordings Added Changed Removed 1 6 6 0 0 32 7 3 1 2" in text
+    text = provenance(tmp_path / "many", inputs={"sha256": "ab" * 32, "scans": scans[-1:] * 50})
+    assert "Removed 41 7 3 1 2 42 7" in text
 
 
 def test_many_unusable_recordings_are_counted(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecgpipe import summary, tables
+from ecgpipe import __version__, provenance, summary, tables
 from ecgpipe.__main__ import main
 
 
@@ -80,6 +80,7 @@ def drift(asked: str, used: str, **found: object) -> dict[str, Any]:
     return {"asked": asked, "used": used, "device": "some GPU", **found}
 
 
+SCANS = [{"recordings": 1, "added": 1, "changed": 0, "removed": 0}]
 BEYOND = "float16 differs from float32 by up to 0.02, more than inference.max_drift = 0.01"
 
 
@@ -132,19 +133,29 @@ def test_a_precision_that_is_not_as_it_should_be_is_told(
     assert summary.precision_warnings(used, found) == says
 
 
-def summarise(folder: Path, precisions: list[str], found: dict[str, Any] | None) -> dict[str, Any]:
-    """Run the stage over a recording, and parts of those precisions, and read what it writes."""
-    write(folder / "records", [row("a", signal_hash="1")])
+def summarise(
+    folder: Path, precisions: list[str], found: dict[str, Any] | None, version: str = __version__
+) -> dict[str, Any]:
+    """Run the stage over a recording, and parts of those precisions inferred by a version, and read what it writes."""
+    records = pa.Table.from_pylist([row("a", signal_hash="1")], schema=tables.RECORDS)
+    schema = tables.with_origin(tables.RECORDS, "preprocess", inputs_sha256="5" * 64)
+    tables.write(folder / "records" / "shard-00000.parquet", records.cast(schema))
+    timing = {"ecgpipe": version, "segments": 2, "seconds": 1.0, "device": "CPU"}
     files: dict[str, object] = {
-        f"timing/part-{i:05d}.json": {"segments": 2, "seconds": 1.0, "device": "CPU", "precision": name}
-        for i, name in enumerate(precisions)
+        f"timing/part-{i:05d}.json": {**timing, "precision": name} for i, name in enumerate(precisions)
     }
-    files["manifest.json"] = {"files": {"recording": 1, "part": 0, "ignored": 0}, "ignored": {}, "layouts": []}
+    predictions = tables.with_origin(tables.predictions_schema(["A"]), "aggregate")
+    for i in range(len(precisions)):
+        tables.write(folder / "predictions" / f"part-{i:05d}.parquet", predictions.empty_table())
+    tables.write(folder / "umap.parquet", tables.with_origin(tables.UMAP, "umap").empty_table())
+    roles = {"recording": 1, "part": 0, "ignored": 0}
+    files["manifest.json"] = {"files": roles, "ignored": {}, "layouts": [], "scans": SCANS}
     sizes = {"width": 8, "layers": 1, "heads": 1, "hidden": 8, "position_kernel": 4, "position_groups": 1}
     layers = {"in_leads": 12, "conv_layers": [[8, 2, 2]], "conv_bias": False, "layer_norm_first": False, "labels": 1}
     source = {"uri": "x.pt", "revision": None, "sha256": "0" * 64}
     files["model.json"] = {
-        "architecture": sizes | layers, "labels": ["A"], "source": source, "random_weights": False,
+        "architecture": sizes | layers, "labels": ["A"], "source": source, "random_weights": False, "ecgpipe": __version__,
+        "meaning": 1,
     }  # fmt: skip
     if found:
         files["drift.json"] = found
@@ -152,6 +163,7 @@ def summarise(folder: Path, precisions: list[str], found: dict[str, Any] | None)
     for name, value in files.items():
         (folder / name).write_text(json.dumps(value))
     options = {"manifest": "manifest.json", "description": "model.json", "records": "records", "timings": "timing"}
+    options |= {"predictions": "predictions", "umap": "umap.parquet"}
     options |= {"duplicates": "duplicates.parquet", "output": "run.json"} | ({"drift": "drift.json"} if found else {})
     given = [text for name, path in options.items() for text in (f"--{name}", str(folder / path))]
     assert main(["summary", *given]) == 0
@@ -174,6 +186,26 @@ def test_run_json_without_a_choice_says_float32(tmp_path: Path) -> None:
     content = summarise(tmp_path, ["float32", "float32"], None)
     assert content["precision"] == {"used": "float32", "drift": None}
     assert content["warnings"] == []
+
+
+def test_run_json_says_which_code_and_which_inputs_made_the_numbers(tmp_path: Path) -> None:
+    content = summarise(tmp_path, ["float32", "float32"], None)
+    code = content["code"]
+    assert (code["version"], code["source_sha256"]) == (__version__, provenance.source_sha256())
+    assert content["inputs"] == {"sha256": "5" * 64, "scans": SCANS}
+    assert content["made_by"] == {
+        stage: {__version__: n}
+        for stage, n in {"checkpoint": 1, "preprocess": 1, "infer": 2, "aggregate": 2, "umap": 1}.items()
+    }
+
+
+def test_results_of_another_version_are_told(tmp_path: Path) -> None:
+    content = summarise(tmp_path, ["float32", "float32"], None, version="0.0.9")
+    assert content["made_by"]["infer"] == {"0.0.9": 2}
+    assert content["warnings"] == [
+        "2 of 2 results of infer were made by another version of ecgpipe (2 by 0.0.9) and kept: infer computes the same "
+        f"in {__version__}"
+    ]
 
 
 @pytest.mark.parametrize(("most", "status"), [("0.05", 2), ("0.24", 2), ("0.25", 0), ("1", 0)])

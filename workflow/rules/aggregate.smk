@@ -13,5 +13,7 @@ rule aggregate:
     resources:
         mem_mb=growing(2000),
         runtime=growing(20),
+    params:
+        meaning=MEANING["aggregate"],
     shell:
         "python3 -m ecgpipe aggregate --logits {input.logits:q} --labels {input.labels:q} --predictions {output:q} --log {log:q}"

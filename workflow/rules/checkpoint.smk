@@ -17,6 +17,7 @@ rule checkpoint:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
+        meaning=MEANING["checkpoint"],
         source=lambda wildcards: SETTINGS.checkpoint,
         sha256=f"--sha256 {SETTINGS.sha256}" if SETTINGS.sha256 else "",
         label_names=[label.name for label in LABELS],

@@ -7,7 +7,9 @@ import time
 from ecgpipe import config as ecgpipe_config
 from ecgpipe import outdir
 from ecgpipe.errors import EcgpipeError
+from ecgpipe import __version__ as VERSION
 from ecgpipe.labels import read as read_labels
+from ecgpipe.provenance import MEANING, file_sha256
 
 try:
     SETTINGS = ecgpipe_config.load(config, Path(workflow.basedir))
@@ -47,10 +49,27 @@ def growing(amount):
     return lambda wildcards, attempt: amount * 2 ** (attempt - 1)
 
 
+def asked(wildcards):
+    """A file that each real run writes anew, so that it looks for what is new in the inputs. A dry run does not look."""
+    path = Path(OUT, "manifest", ".asked")
+    if workflow.is_main_process and workflow.executor_plugin and not workflow.dryrun:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{STARTED}\n")
+    return str(path) if path.exists() else []
+
+
+def manifest(wildcards=None):
+    """What the scan of the inputs found, once it has."""
+    return checkpoints.manifest.get().output[0]
+
+
+def manifest_sha256(wildcards):
+    return file_sha256(Path(manifest()))
+
+
 def n_shards():
-    """How many shards the manifest has, once it is there."""
-    manifest = Path(checkpoints.manifest.get().output[0]) / "manifest.json"
-    return json.loads(manifest.read_text())["n_shards"]
+    """How many shards the manifest has."""
+    return json.loads(Path(manifest()).read_text())["n_shards"]
 
 
 def n_parts():
@@ -77,8 +96,8 @@ def all_parts(kind, suffix="parquet"):
     return paths
 
 
-def shard_of_manifest(wildcards):
-    return f"{checkpoints.manifest.get().output[0]}/shard-{wildcards.shard}.parquet"
+def shard_of_manifest(shard):
+    return str(Path(manifest()).with_name(f"shard-{shard}.parquet"))
 
 
 def reading(wildcards):
@@ -97,13 +116,13 @@ def reading(wildcards):
 
 def segments_to_compare(wildcards):
     """After the manifest, so that nothing is chosen anew for a new one in which the first shard is the same."""
-    checkpoints.manifest.get()
+    manifest()
     return f"{OUT}/precision/sample.arrow"
 
 
 def choice(wildcards):
     """The file that says in which precision to infer. After the manifest, as Snakemake resolves one checkpoint by one."""
-    checkpoints.manifest.get()
+    manifest()
     return checkpoints.precision.get().output.choice
 
 

@@ -23,6 +23,7 @@ rule infer:
         device=SETTINGS.inference.device,
         batch_size=(f"--batch-size {SETTINGS.inference.batch_size}" if SETTINGS.inference.batch_size else ""),
     params:
+        meaning=MEANING["infer"],
         attention=lambda wildcards, output: (["--attention", output.attention] if ATTENTION else []),
         precision=chosen_precision,
         deterministic=DETERMINISTIC,

@@ -2,8 +2,10 @@ checkpoint manifest:
     input:
         # Patterns are resolved in the job: on a cluster every job parses this file.
         [path for path in SETTINGS.inputs if Path(path).exists()],
+        asked=asked,
     output:
-        directory(f"{OUT}/manifest"),
+        # Beside it are the shards, and files that say what earlier scans found. Snakemake would delete an output.
+        f"{OUT}/manifest/manifest.json",
     log:
         f"{OUT}/logs/manifest.log",
     benchmark:
@@ -14,8 +16,10 @@ checkpoint manifest:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
+        meaning=MEANING["manifest"],
+        folder=lambda wildcards, output: str(Path(output[0]).parent),
         inputs=SETTINGS.inputs,
         shard_size=SETTINGS.manifest.shard_size,
         ptbxl=SETTINGS.manifest.ptbxl,
     shell:
-        "python3 -m ecgpipe manifest --input {params.inputs:q} --shard-size {params.shard_size} --ptbxl {params.ptbxl} --outdir {output:q} --log {log:q}"
+        "python3 -m ecgpipe manifest --input {params.inputs:q} --shard-size {params.shard_size} --ptbxl {params.ptbxl} --outdir {params.folder:q} --log {log:q}"

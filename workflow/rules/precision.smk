@@ -20,7 +20,7 @@ else:
     # The first shard by itself: that its segments are made again for this must not infer its part again.
     use rule preprocess as sample with:
         input:
-            lambda wildcards: f"{checkpoints.manifest.get().output[0]}/shard-00000.parquet",
+            lambda wildcards: shard_of_manifest("00000"),
         output:
             segments=temp(f"{OUT}/precision/sample.arrow"),
             records=temp(f"{OUT}/precision/sample.parquet"),
@@ -50,6 +50,7 @@ else:
             runtime=growing(60),
             device=SETTINGS.inference.device,
         params:
+            meaning=MEANING["precision"],
             precision=SETTINGS.inference.precision,
             max_drift=SETTINGS.inference.max_drift,
         shell:

@@ -1,6 +1,6 @@
 rule preprocess:
     input:
-        shard_of_manifest,
+        lambda wildcards: shard_of_manifest(wildcards.shard),
     output:
         segments=(
             f"{OUT}/segments/shard-{{shard}}.arrow"
@@ -18,6 +18,7 @@ rule preprocess:
         mem_mb=growing(2000),
         runtime=growing(10 + SETTINGS.manifest.shard_size // 60),  # a second per recording
     params:
+        meaning=MEANING["preprocess"],
         reading=reading,
     shell:
         "python3 -m ecgpipe preprocess --shard {input:q} --segments {output.segments:q} --records {output.records:q} "

@@ -19,6 +19,7 @@ rule report:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
+        meaning=MEANING["report"],
         manifest=f"{OUT}/manifest",
         records=f"{OUT}/records",
         shards=lambda wildcards: n_shards(),
@@ -26,12 +27,13 @@ rule report:
         attention=["--attention", f"{OUT}/attention"] if ATTENTION else [],
         parts=lambda wildcards: n_parts(),
         reading=reading,
-        title=SETTINGS.report.title,
+        title=lambda wildcards: SETTINGS.report.title,  # a text as it is: braces in it are no wildcards
         recordings=SETTINGS.report.recordings,
         map_points=SETTINGS.report.map_points,
+        paths="" if SETTINGS.report.paths else "--no-paths",
     shell:
         "python3 -m ecgpipe report --run {input.run:q} --description {input.description:q} --labels {input.labels:q} "
         "--manifest {params.manifest:q} --records {params.records:q} --shards {params.shards} --predictions {params.predictions:q} "
         "{params.attention:q} --parts {params.parts} --umap {input.umap:q} {params.reading:q} "
-        "--title {params.title:q} --recordings {params.recordings} --map-points {params.map_points} "
+        "--title={params.title:q} --recordings {params.recordings} --map-points {params.map_points} {params.paths} "
         "--output {output:q} --log {log:q}"

@@ -1,9 +1,11 @@
 rule summary:
     input:
-        manifest=lambda wildcards: f"{checkpoints.manifest.get().output[0]}/manifest.json",
+        manifest=ancient(manifest),  # written in each run; what counts is its content, below
         description=f"{OUT}/checkpoint/model.json",
         records=all_records,
         timings=all_parts("timing", "json"),
+        predictions=all_parts("predictions"),
+        umap=f"{OUT}/umap/umap.parquet",
         drift=DRIFT,
     output:
         run=f"{OUT}/run.json",
@@ -18,13 +20,18 @@ rule summary:
         mem_mb=growing(2000),
         runtime=growing(20),
     params:
+        meaning=MEANING["summary"],
+        version=VERSION,  # whose results are of an older one is said anew
+        found=manifest_sha256,
         records=f"{OUT}/records",
         shards=lambda wildcards: n_shards(),
         timings=f"{OUT}/timing",
+        predictions=f"{OUT}/predictions",
         parts=lambda wildcards: n_parts(),
         drift=["--drift", *DRIFT] if DRIFT else [],
         settings=SETTINGS.model_dump_json(),
     shell:
         "python3 -m ecgpipe summary --manifest {input.manifest:q} --description {input.description:q} "
         "--records {params.records:q} --shards {params.shards} --timings {params.timings:q} --parts {params.parts} {params.drift:q} "
+        "--predictions {params.predictions:q} --umap {input.umap:q} "
         "--settings {params.settings:q} --duplicates {output.duplicates:q} --output {output.run:q} --log {log:q}"

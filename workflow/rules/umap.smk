@@ -13,6 +13,7 @@ rule umap:
         mem_mb=growing(8000),
         runtime=growing(240),
     params:
+        meaning=MEANING["umap"],
         embeddings=f"{OUT}/embeddings",
         parts=lambda wildcards: n_parts(),
         neighbors=(f"--neighbors {SETTINGS.umap.neighbors}" if SETTINGS.umap.neighbors else ""),

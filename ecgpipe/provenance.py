@@ -1,0 +1,52 @@
+"""Which code and which inputs made a result: what is written beside the numbers, and what has them computed again."""
+
+import hashlib
+import subprocess
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+# Raise a stage's number when it computes something else than before from the same inputs and settings. It is a
+# parameter of the stage's rule: a run with a newer ecgpipe then computes from that stage on again, and keeps the rest.
+MEANING = {
+    "checkpoint": 1,
+    "manifest": 1,
+    "preprocess": 1,
+    "precision": 1,
+    "infer": 1,
+    "aggregate": 1,
+    "umap": 1,
+    "summary": 1,
+    "report": 1,
+}
+
+_PACKAGE = Path(__file__).parent
+
+
+@cache
+def source_sha256() -> str:
+    """The SHA-256 of the package's files, which tells code apart that calls itself by one version."""
+    files = sorted(path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".j2"))
+    lines = (f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(_PACKAGE)}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def commit() -> str | None:
+    """The commit that the package's clone is at; None where it is in no clone."""
+    command = ["git", "-C", str(_PACKAGE), "log", "-1", "--format=%H", "--", "."]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None  # a folder that some other repository happens to lie around
+
+
+def digest(sha256s: Iterable[str]) -> str:
+    """One SHA-256 for several: that of their hexadecimal digits, a line each."""
+    return hashlib.sha256("".join(f"{one}\n" for one in sha256s).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
