@@ -137,7 +137,8 @@ def _add(sizes: np.ndarray, times: np.ndarray, checks: np.ndarray, rows: np.ndar
 
 def _checks(sizes: np.ndarray, times: np.ndarray) -> np.ndarray:
     """A number for each file, to be added up; it overflows."""
-    return times * 31 + sizes
+    numbers: np.ndarray = times * 31 + sizes
+    return numbers
 
 
 def _ask(paths: pa.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -111,9 +111,10 @@ def test_a_recording_is_as_large_as_its_files_and_as_new_as_the_newest(tmp_path:
     assert (a["record_id"], a["bytes"]) == ("a", header + 400)
     assert (b["record_id"], b["bytes"]) == ("b", 7)
     assert [str(row["modified"]) for row in (a, b)] == ["2023-11-14 22:13:25+00:00", "2023-11-14 22:13:20+00:00"]
-    (tmp_path / "t.csv").write_text("path\nin/a.hea\nin/a\nin/none.mat\n")
+    (tmp_path / "t.csv").write_text("path,record_id\nin/a.hea,1\nin/a,2\nin/none.mat,3\n")
     of_a_table = scan(tmp_path, tmp_path / "t.csv", shard_size=5)
     assert [row["bytes"] for row in of_a_table] == [header + 400, header + 400, None]
+    assert of_a_table[0]["stamp"] == of_a_table[1]["stamp"] == a["stamp"]
 
 
 @pytest.mark.parametrize("name", ["a.hea", "a.dat"])

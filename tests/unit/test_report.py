@@ -486,7 +486,7 @@ def test_without_paths_no_name_of_a_recording_file_or_folder_is_in_the_page(tmp_
     text = words(page.text)
     assert "recording 2 failed not a WFDB record " in text
     assert "recording 5 skipped too short " in text
-    assert "A recording is called by its row in records/ , from 1" in text
+    assert "A recording is called by its row in records/, from 1" in text
     assert "The file could not be read again: a file is not there." in text
     assert "3 no known format, 1 a link to nothing" in text
     assert "1 recording is gone " in text

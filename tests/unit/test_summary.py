@@ -154,8 +154,8 @@ def summarise(
     layers = {"in_leads": 12, "conv_layers": [[8, 2, 2]], "conv_bias": False, "layer_norm_first": False, "labels": 1}
     source = {"uri": "x.pt", "revision": None, "sha256": "0" * 64}
     files["model.json"] = {
-        "architecture": sizes | layers, "labels": ["A"], "source": source, "random_weights": False, "ecgpipe": __version__,
-        "meaning": 1,
+        "architecture": sizes | layers, "labels": ["A"], "source": source, "random_weights": False,
+        "ecgpipe": __version__, "meaning": 1,
     }  # fmt: skip
     if found:
         files["drift.json"] = found
@@ -203,8 +203,8 @@ def test_results_of_another_version_are_told(tmp_path: Path) -> None:
     content = summarise(tmp_path, ["float32", "float32"], None, version="0.0.9")
     assert content["made_by"]["infer"] == {"0.0.9": 2}
     assert content["warnings"] == [
-        "2 of 2 results of infer were made by another version of ecgpipe (2 by 0.0.9) and kept: infer computes the same "
-        f"in {__version__}"
+        "2 of 2 results of infer were made by another version of ecgpipe (2 by 0.0.9) and kept: infer computes the "
+        f"same in {__version__}"
     ]
 
 

@@ -34,7 +34,7 @@ def write(folder: Path, name: str, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of six recordings: shards 0 and 1 in part 0, shard 2 in part 1. The tests follow on one another."""
+    """A finished run of six recordings: shards 0 and 1 in part 0, 2 in part 1. The tests follow on one another."""
     folder = tmp_path_factory.mktemp("run")
     write_recordings(folder / "input" / "deep" / "deeper", 6)
     (folder / "labels.csv").write_text("name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n")
