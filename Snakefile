@@ -41,6 +41,7 @@ onstart:
 
 
 onsuccess:
+    remove_surplus()
     print(closing_words())
 
 

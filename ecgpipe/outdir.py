@@ -74,3 +74,25 @@ def clear_up(outdir: Path) -> int:
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)
+
+
+def remove_surplus(outdir: Path, shards: int, parts: int) -> int:
+    """Remove shards and parts beyond those of the run, left by one that was cut otherwise: a folder is read as a whole.
+
+    Args:
+        outdir: The folder of the results.
+        shards: How many the run has.
+        parts: The same.
+
+    Returns:
+        How many files there were.
+    """
+    surplus = []
+    for path in outdir.glob("*/*-[0-9]*.*"):
+        kind, _, number = path.stem.rpartition("-")
+        counts = {"shard": shards, "part": parts}
+        if kind in counts and number.isdecimal() and int(number) >= counts[kind]:
+            surplus.append(path)
+    for path in surplus:
+        path.unlink(missing_ok=True)
+    return len(surplus)

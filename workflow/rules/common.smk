@@ -146,6 +146,16 @@ def take_outdir():
         print(f"removed {left} unfinished files of a run that was killed")
 
 
+def remove_surplus():
+    """After another shard_size or shards_per_part, what an earlier run left beyond the last shard and part of this one."""
+    found = Path(OUT, "manifest", "manifest.json")
+    if LOCK and found.exists():
+        count = json.loads(found.read_text())["n_shards"]
+        surplus = outdir.remove_surplus(Path(OUT), count, -(-count // SETTINGS.inference.shards_per_part))
+        if surplus:
+            print(f"removed {surplus} results of an earlier run that this one has no shards or parts for")
+
+
 def closing_words():
     """The run's last lines: what became of the recordings, and where the report is. Nothing after a part of the run."""
     page, summary = Path(OUT, "report.html"), Path(OUT, "run.json")
