@@ -9,6 +9,7 @@ import difflib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -185,7 +186,23 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
     candidates = [Path(settings.labels), root / settings.labels]
     found = next((path for path in candidates if os.path.isfile(path)), candidates[0])  # noqa: PTH113
     labels.read(found)
+    paths = {"outdir": settings.outdir, "checkpoint": settings.checkpoint, "labels": settings.labels}
+    for key, path in [*(("input", path) for path in settings.inputs), *paths.items()]:
+        _check_path(key, path)
     return settings.model_copy(update={"labels": str(found)})
+
+
+def _check_path(key: str, path: str) -> None:
+    """Refuse what would be taken for something else on its way through Snakemake and the commands."""
+    if "{" in path or "}" in path or any(character < " " for character in path):
+        raise EcgpipeError(
+            f"{key}: {path!r} has a brace or a control character, which Snakemake takes for something else; rename it, "
+            "or give a link to it"
+        )
+    if path.startswith("-"):
+        raise EcgpipeError(f"{key}: {path!r} begins with a dash, as options do; give its whole path, from / on")
+    if key == "outdir" and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", path):
+        raise EcgpipeError(f"outdir: {path!r} is an address; give the path of a folder on this machine, from / on")
 
 
 def _mistake(item: dict[str, Any]) -> str:

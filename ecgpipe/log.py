@@ -1,8 +1,11 @@
 """What a command says: to the terminal, to its log file, and how far long work has come."""
 
+import copy
 import logging
+import re
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,10 +19,32 @@ def start(stage: str, log_file: Path | None) -> None:
     if log_file:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log_file, mode="w", encoding="utf-8"))
-    logging.basicConfig(level=logging.INFO, format=f"[{stage}] %(message)s", handlers=handlers, force=True)
+    for handler in handlers:
+        handler.setFormatter(Visible(f"[{stage}] %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
     # The transport underneath the hub client says one line per request at INFO.
     for chatty in ("httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # The hub client has a handler of its own, which would say everything a second time, and addresses with passwords.
+    logging.getLogger("huggingface_hub").handlers.clear()
+
+
+class Visible(logging.Formatter):
+    """A message is one line, whatever names of files it has in it: they forge no line, nor do they steer a terminal.
+
+    Addresses lose the name and password that may stand before their host.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and those of a traceback, with an escape for each character that does not print."""
+        record = copy.copy(record)
+        record.msg, record.args = _visible(record.getMessage()), ()
+        return "\n".join(map(_visible, super().format(record).split("\n")))
+
+
+def _visible(text: str) -> str:
+    text = re.sub(r"(?<=://)[^/\s@]*@", "", text)
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text)
 
 
 class Progress:

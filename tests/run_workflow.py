@@ -1,5 +1,6 @@
 """Running the real Snakemake on small data, for the end-to-end tests."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -27,9 +28,9 @@ class Ran(NamedTuple):
         return Counter(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):$", self.output, re.MULTILINE))
 
 
-def snakemake(folder: Path, *options: str, **settings: object) -> Ran:
-    """Run the workflow in `folder`, which keeps Snakemake's own state, with `settings` as --config."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", *options]
+def snakemake(folder: Path, *options: str, root: Path = ROOT, **settings: object) -> Ran:
+    """Run the workflow of `root` in `folder`, which keeps Snakemake's own state, with `settings` as --config."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--cores", "2", *options]
     command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
     done = subprocess.run(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=600
@@ -45,9 +46,18 @@ def table(folder: Path) -> pd.DataFrame:
     return frame
 
 
+def sha256s(outdir: Path) -> dict[str, str]:
+    """Of each result that is the same in every run over the same inputs with the same settings."""
+    found = [path for kind in ("parquet", "arrow", "safetensors") for path in outdir.rglob(f"*.{kind}")]
+    found += outdir.glob("*/m*.json")  # of the manifest and of the model
+    return {
+        path.relative_to(outdir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(found)
+    }
+
+
 def write_recordings(folder: Path, count: int, seconds: float = 10) -> None:
-    """Write recordings of noise as fairseq-signals' MAT files, 500 Hz."""
+    """Write recordings of noise as fairseq-signals' MAT files, 500 Hz, but for those that are there already."""
     folder.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
+    for i in range(len(list(folder.glob("recording*.mat"))), count):
         signal = np.random.default_rng(i).standard_normal((12, int(500 * seconds))).astype(np.float32)
         scipy.io.savemat(folder / f"recording{i:03d}.mat", {"feats": signal, "curr_sample_rate": np.array([[500]])})

@@ -73,10 +73,17 @@ def write(
     layers = {"in_leads": 12, "conv_layers": [[8, 2, 2]] * 4, "conv_bias": False, "layer_norm_first": False}
     description = {"architecture": {**sizes, **layers, "labels": len(labels)}, "labels": labels, "source": source}
     (folder / "checkpoint").mkdir()
-    (folder / "checkpoint/model.json").write_text(json.dumps({**description, "random_weights": random_weights}))
+    made = {"random_weights": random_weights, "ecgpipe": "0.1.0", "meaning": 1}
+    (folder / "checkpoint/model.json").write_text(json.dumps({**description, **made}))
     counts = {"recordings": len(records), "ok": len(ids), "skipped": unusable, "failed": 0, "segments": 2 * len(ids)}
     run = {
         "ecgpipe": "0.1.0",
+        "code": {"version": "0.1.0", "source_sha256": "fedcba9876543210" * 4, "commit": "c0ffee" + "0" * 34},
+        "inputs": {
+            "sha256": "89abcdef01234567" * 4,
+            "scans": [{"recordings": len(records), "added": len(records), "changed": 0, "removed": 0}],
+        },
+        "made_by": {"preprocess": {"0.1.0": 1}, "infer": {"0.1.0": 2}, "aggregate": {"0.1.0": 2}, "umap": {"0.1.0": 1}},
         "finished": "2026-11-22T12:38:13+00:00",
         "counts": {**counts, "hours": round(len(ids) * 10 / 3600, 3), "other_files": 1},
         "reasons": [{"status": "skipped", "reason": "too short", "count": unusable}] if unusable else [],

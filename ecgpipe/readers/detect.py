@@ -58,7 +58,8 @@ def what_else(name: PurePath, head: bytes) -> str:
     if head.startswith(b"PAR1"):
         return "table without a column for each lead"
     # Not in brackets: files are counted by it. An ending that is longer is a name with a dot in it.
-    suffix = name.suffix.lower() if len(name.suffix) <= _LONGEST_SUFFIX else ""
+    plain = len(name.suffix) <= _LONGEST_SUFFIX and name.suffix.isprintable()
+    suffix = name.suffix.lower() if plain else ""
     return f"no known format, {suffix or 'without ending'}"
 
 

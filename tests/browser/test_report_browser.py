@@ -45,7 +45,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drift |= {"segments": 16, "probability": dict.fromkeys(LABELS, difference), "embedding": difference}
     precision = {"used": "float16", "drift": drift | {"largest": 0.00234}}
     run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(run | {"precision": precision}))
+    made_by = {"preprocess": {"0.1.0": 1}, "infer": {"0.1.0": 1, "0.2.0": 1}, "umap": {"0.2.0": 1}}
+    scan = {"recordings": 10, "added": 2, "changed": 1, "removed": 0}
+    inputs = {**run["inputs"], "scans": [*run["inputs"]["scans"], scan]}
+    facts = {"precision": precision, "made_by": made_by, "inputs": inputs}
+    (folder / "run.json").write_text(json.dumps(run | facts))
     return small_run.report(folder)
 
 
@@ -91,22 +95,28 @@ def test_the_map_has_every_segment_and_recolours(page: Page) -> None:
     assert len(seen) == len(LABELS)
 
 
-def test_pointing_at_a_segment_names_it_as_text(page: Page) -> None:
+def point_at(page: Page, point: int) -> float:
+    """Move the mouse to a point of the map, and return what it is coloured by."""
     page.locator("#map .plot").scroll_into_view_if_needed()
+    x, y, value = page.evaluate(
+        """(point) => {
+            const plot = document.querySelector("#map .plot"), { x, y, marker } = plot._fullData[0];
+            const { xaxis, yaxis } = plot._fullLayout, box = plot.getBoundingClientRect();
+            return [
+                box.left + xaxis._offset + xaxis.l2p(x[point]),
+                box.top + yaxis._offset + yaxis.l2p(y[point]),
+                marker.color[point],
+            ];
+        }""",
+        point,
+    )
+    page.mouse.move(x, y)
+    return float(value)
+
+
+def test_pointing_at_a_segment_names_it_as_text(page: Page) -> None:
     for number, record_id in enumerate([HOSTILE, BOLD]):
-        x, y, probability = page.evaluate(
-            """(point) => {
-                const plot = document.querySelector("#map .plot"), { x, y, marker } = plot._fullData[0];
-                const { xaxis, yaxis } = plot._fullLayout, box = plot.getBoundingClientRect();
-                return [
-                    box.left + xaxis._offset + xaxis.l2p(x[point]),
-                    box.top + yaxis._offset + yaxis.l2p(y[point]),
-                    marker.color[point],
-                ];
-            }""",
-            2 * number + 1,
-        )
-        page.mouse.move(x, y)
+        probability = point_at(page, 2 * number + 1)
         hover = page.locator("#map .hovertext", has_text=record_id)
         hover.wait_for()
         head, _, shown = (hover.text_content() or "").rpartition(": ")
@@ -162,6 +172,34 @@ def test_the_precision_has_a_row_for_each_label_and_the_embedding(page: Page) ->
     table = page.locator("#making .drift")
     assert table.locator("tbody th").all_inner_texts() == [*LABELS, "Embedding, 1 \N{MINUS SIGN} cosine"]
     assert table.is_visible()
+
+
+def test_the_page_says_which_code_and_inputs_made_the_numbers(page: Page) -> None:
+    code = page.locator("#code")
+    assert code.locator("dd").all_inner_texts() == ["0.1.0", "c0ffee" + "0" * 34, "fedcba9876543210" * 4]
+    versions = page.locator("#made-by")
+    assert versions.is_visible()
+    assert versions.locator("thead th").all_inner_texts() == ["Stage", "0.1.0", "0.2.0"]
+    assert versions.locator("tr", has_text="infer").locator("td").all_inner_texts() == ["1", "1"]
+    assert page.locator("#scans").locator("tbody tr").count() == 2
+
+
+def test_without_paths_the_page_works_and_pointing_at_a_segment_gives_a_number(
+    browser: Browser, tmp_path: Path
+) -> None:
+    small_run.write(tmp_path / "secret-folder", ["Jane-Doe/1", "Jane-Doe/2", "Jane-Doe/3"])
+    report = small_run.report(tmp_path / "secret-folder", "--no-paths")
+    report = report.rename(tmp_path / "report.html")
+    with opened(browser, report, {"viewport": {"width": 1440, "height": 900}}) as page:
+        point_at(page, 4)
+        page.locator("#map .hovertext", has_text="recording 3").wait_for()
+        names = page.locator(".recording summary strong").all_inner_texts()
+        assert sorted(names) == ["recording 1", "recording 2", "recording 3"]
+        page.locator(".recording summary").nth(1).click()
+        page.locator(".recording .main-svg").nth(3).wait_for()
+        shown = page.content()  # with all that the scripts have drawn
+    for name in ("Jane-Doe", "secret-folder"):
+        assert name not in shown
 
 
 def test_no_button_uploads_a_chart(page: Page) -> None:

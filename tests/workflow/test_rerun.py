@@ -10,7 +10,7 @@ import checkpoints
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from run_workflow import Ran, snakemake, table, write_recordings
+from run_workflow import Ran, sha256s, snakemake, table, write_recordings
 
 pytestmark = pytest.mark.slow  # three minutes in all
 
@@ -71,11 +71,21 @@ def test_every_result_names_the_checkpoint_and_the_preprocessing(finished: Path)
             assert origin["preprocess"]["segment_samples"] == 2500
 
 
-def test_running_again_does_nothing(finished: Path) -> None:
+def test_running_again_looks_at_the_inputs_and_does_nothing(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.glob("out/*/*-0*.*")}
     ran = run(finished)
     assert ran.status == 0
-    assert "Nothing to be done" in ran.output
-    assert not ran.jobs
+    # The verdict is planned before it is known that there is nothing to do; it reads one file.
+    assert ran.jobs == {"manifest": 1, "verdict": 1, "all": 1}
+    assert {path: path.stat().st_mtime_ns for path in finished.glob("out/*/*-0*.*")} == before
+    assert "Nothing to be done" in run(finished, "--dry-run").output
+
+
+def test_two_runs_give_the_same_bytes(finished: Path) -> None:
+    assert run(finished, outdir="again").status == 0
+    ours, again = (sha256s(finished / outdir) for outdir in ("out", "again"))
+    assert ours == again
+    shutil.rmtree(finished / "again")
 
 
 def test_deleting_one_part_recomputes_that_part_and_what_follows(finished: Path) -> None:
@@ -87,6 +97,7 @@ def test_deleting_one_part_recomputes_that_part_and_what_follows(finished: Path)
     assert ran.status == 0, ran.output
     # Part 1 holds the third shard alone; its segments were removed after inference.
     assert ran.jobs == {
+        "manifest": 1,
         "preprocess": 1,
         "infer": 1,
         "aggregate": 1,
@@ -155,6 +166,9 @@ def test_settings_that_change_no_number_infer_nothing_again(finished: Path) -> N
 # The precision: a rule chooses it where there is a choice, and what it chose decides what is inferred.
 
 
+ALWAYS = {"manifest": 1}
+
+
 def infer(folder: Path, *targets: str, **settings: object) -> Counter[str]:
     """Run as far as run.json, and say which jobs it took."""
     given = inference(**({"device": "auto"} | settings))
@@ -172,10 +186,10 @@ def precision(folder: Path) -> dict[str, Any]:
 def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run in which the precision was chosen."""
     folder = write_inputs(tmp_path_factory.mktemp("chosen"))
-    expected = {"checkpoint": 1, "manifest": 1, "preprocess": 3, "sample": 1, "precision": 1, "infer": 2, "summary": 1}
-    assert infer(folder) == expected
+    expected = {"checkpoint": 1, "preprocess": 3, "sample": 1, "precision": 1, "infer": 2, "aggregate": 2, "umap": 1}
+    assert infer(folder) == {**ALWAYS, **expected, "summary": 1}
     assert not [*folder.glob("out/segments/*"), *folder.glob("out/precision/sample.*")]
-    assert infer(folder) == {}
+    assert infer(folder) == ALWAYS
     return folder
 
 
@@ -186,7 +200,7 @@ def copied(chosen: Path, tmp_path: Path) -> Path:
 
 
 def test_the_same_precision_chosen_anew_infers_nothing_again(copied: Path) -> None:
-    anew = {"sample": 1, "precision": 1, "summary": 1}
+    anew = {**ALWAYS, "sample": 1, "precision": 1, "summary": 1}
     assert infer(copied, max_drift=0.5) == anew
     assert infer(copied, precision="float16", device="cpu") == anew  # float32 all the same: a CPU has no float16
     assert precision(copied)["used"] == "float32"
@@ -194,16 +208,17 @@ def test_the_same_precision_chosen_anew_infers_nothing_again(copied: Path) -> No
 
 
 def test_where_float32_is_certain_nothing_is_compared_nor_inferred_again(copied: Path) -> None:
-    assert infer(copied, device="cpu") == {"precision": 1, "summary": 1}
+    assert infer(copied, device="cpu") == {**ALWAYS, "precision": 1, "summary": 1}
     assert precision(copied) == {"used": "float32", "drift": None}
-    assert infer(copied, precision="float32") == {"summary": 1}
+    assert infer(copied, precision="float32") == {**ALWAYS, "summary": 1}
 
 
 def test_another_precision_infers_everything_again(copied: Path) -> None:
     jobs = infer(copied, precision="bfloat16", device="cpu")
     if precision(copied)["drift"]["used"] == "float32":
         pytest.skip("this CPU has no bfloat16")
-    assert jobs == {"sample": 1, "precision": 1, "preprocess": 3, "infer": 2, "summary": 1}
+    after = {"infer": 2, "aggregate": 2, "umap": 1, "summary": 1}
+    assert jobs == {**ALWAYS, "sample": 1, "precision": 1, "preprocess": 3, **after}
     assert precision(copied)["used"] == "bfloat16"
     assert precision(copied)["drift"]["segments"] == 4  # of the first shard
     assert not [*copied.glob("out/segments/*"), *copied.glob("out/precision/sample.*")]
@@ -212,18 +227,20 @@ def test_another_precision_infers_everything_again(copied: Path) -> None:
 def test_deleting_the_first_part_infers_it_alone_in_the_precision_chosen_before(copied: Path) -> None:
     part = "out/logits/part-00000.parquet"
     (copied / part).unlink()
-    assert infer(copied, part) == {"preprocess": 2, "infer": 1, "summary": 1}
+    after = {"infer": 1, "aggregate": 1, "umap": 1, "summary": 1}
+    assert infer(copied, part) == {**ALWAYS, "preprocess": 2, **after}
 
 
 def test_a_choice_that_was_lost_is_made_again_and_infers_nothing(copied: Path) -> None:
     shutil.rmtree(copied / "out" / "precision")
-    assert infer(copied).keys() - {"summary"} == {"sample", "precision"}
+    assert infer(copied).keys() - {"summary"} == {"manifest", "sample", "precision"}
 
 
-def test_other_recordings_have_it_chosen_anew_only_if_they_come_first(tmp_path: Path) -> None:
+def test_other_recordings_have_it_chosen_anew_only_if_they_are_in_the_first_shard(tmp_path: Path) -> None:
     folder = write_inputs(tmp_path)
     infer(folder)
     write_recordings(folder / "input", 8)  # two more in a fourth shard, of the same part as the third
-    assert infer(folder) == {"manifest": 1, "preprocess": 2, "infer": 1, "summary": 1}
-    (folder / "input" / "recording000.mat").unlink()  # all others move up
-    assert infer(folder) == {"manifest": 1, "preprocess": 4, "sample": 1, "precision": 1, "infer": 2, "summary": 1}
+    after = {"infer": 1, "aggregate": 1, "umap": 1, "summary": 1}
+    assert infer(folder) == {**ALWAYS, "preprocess": 2, **after}
+    (folder / "input" / "recording000.mat").unlink()  # of the first shard, in the first part
+    assert infer(folder) == {**ALWAYS, "preprocess": 2, "sample": 1, "precision": 1, **after}

@@ -8,6 +8,7 @@ rule checkpoint:
         f"{OUT}/logs/checkpoint.log",
     benchmark:
         f"{OUT}/benchmarks/checkpoint.tsv"
+    priority: URGENT
     conda:
         "../envs/ecgpipe.yaml"
     resources:
@@ -20,7 +21,7 @@ rule checkpoint:
         meaning=MEANING["checkpoint"],
         source=lambda wildcards: SETTINGS.checkpoint,
         sha256=f"--sha256 {SETTINGS.sha256}" if SETTINGS.sha256 else "",
-        label_names=[label.name for label in LABELS],
+        label_names=lambda wildcards: [label.name for label in LABELS],
     shell:
         "python3 -m ecgpipe checkpoint --source {params.source:q} {params.sha256} --labels {resources.labels:q} "
         "--weights {output.weights:q} --description {output.description:q} --log {log:q}"
