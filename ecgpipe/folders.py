@@ -1,5 +1,6 @@
 """Going through folders: every file of one is a recording, a part of one, or ignored for a reason."""
 
+import errno
 import logging
 import os
 import stat
@@ -21,6 +22,9 @@ _ROWS = 10_000
 _SIGNALS = ("dat", "mat")
 # Beside a header of the same name these may be recordings of their own, which then have the same id.
 _OWN = {*(suffix[1:] for suffix in detect.SUFFIXES), "xml", "csv", "tsv", "parquet"} - {"mat"}
+
+# What is said of a folder that was there a moment ago, when its disk or share is not any more.
+_GONE = {errno.ENOENT, errno.ESTALE, errno.ENOTCONN}
 
 _FOLDER, _FILE = stat.S_IFDIR, stat.S_IFREG
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
@@ -199,6 +203,10 @@ def _folder(
         with os.scandir(folder) as found:
             entries = sorted(found, key=attrgetter("name"))
     except OSError as error:
+        if error.errno in _GONE:
+            raise EcgpipeError(
+                f"input: the folder {folder!r} went away meanwhile ({error.strerror}); bring it back and run again"
+            ) from error
         name = listed.printable(folder.rpartition("/")[2])
         what = f"no permission to look into a folder ({name})"
         if not isinstance(error, PermissionError):

@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
 
     recordings = growth.stamped(recordings, files)
     before = growth.earlier(args.outdir, args.shard_size)
+    _check_inputs(args.input, before, recordings)
     scans = _scans(args.outdir) if before else []
     cut = growth.cut(recordings, before, args.shard_size)
     changes = Counter(cut.changes["change"].to_pylist())
@@ -112,6 +113,26 @@ def run(args: argparse.Namespace) -> None:
     problems = _by_kind(Counter(recordings["problem"].drop_null().to_pylist()))
     if problems:
         logger.warning("%d of the recordings cannot be read: %s", sum(problems.values()), _counts(problems))
+
+
+def _check_inputs(inputs: Sequence[str], before: Sequence[pa.Table], recordings: pa.Table) -> None:
+    """Refuse a folder in which nothing is left, as is where a disk or a share is not mounted.
+
+    Raises:
+        EcgpipeError: The scan before found recordings there, and this one none.
+    """
+
+    def count(table: pa.Table, folder: str) -> int:
+        return pc.sum(pc.starts_with(table["path"], folder)).as_py() or 0
+
+    for text in inputs:
+        folder = os.path.join(os.path.abspath(text), "")  # noqa: PTH100, PTH118, as the scan makes it
+        had = sum(count(table, folder) for table in before)
+        if had and not count(recordings, folder):
+            raise EcgpipeError(
+                f"input: {text!r} has no recordings any more, and the last run found {had:,}; mount it if it is a disk "
+                "or a share, or leave it out"
+            )
 
 
 def _scans(folder: Path) -> list[dict[str, int]]:

@@ -108,7 +108,8 @@ def _preprocess(
             record, segments = account(row, windows, assumed, crashed.get(number))
             yield from segments
             records.append(record)
-            if record["status"] == "failed" and not row["problem"] and has_gone(row["path"]):
+            # What the scan did not find either may fail: a table can list what is nowhere.
+            if record["status"] == "failed" and row["bytes"] is not None and has_gone(row["path"]):
                 gone.append(row["path"])
             progress.add(1)
         begin(-1)
@@ -174,6 +175,9 @@ def account(
     Returns:
         Its row of the records, and its segments: record id, number, start in seconds, samples that are signal,
         (12, segment samples) float32.
+
+    Raises:
+        EcgpipeError: There is less memory than a recording may take.
     """
     record: dict[str, Any] = {name: row[name] for name in KEPT}
     record |= {"status": "ok", "n_segments": 0}
@@ -190,7 +194,11 @@ def account(
         record |= {"status": "failed", "reason": str(error)}
     except UnusableError as error:
         record |= {"status": "skipped", "reason": str(error)}
-    except MemoryError:
+    except MemoryError as error:
+        if survive.is_confined():
+            raise EcgpipeError(
+                f"memory: {row['path']} does not fit into what a process may have here (ulimit -v, -d); allow more"
+            ) from error
         record |= {"status": "failed", "reason": "takes more memory than one recording may"}
     except Exception as error:  # one odd file must not stop the run
         logger.exception("%s could not be read", row["path"])

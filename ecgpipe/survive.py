@@ -87,6 +87,17 @@ def crashes(work: Work, seconds_per_row: float = SECONDS_PER_ROW) -> None:
         crashed[row.value] = why
 
 
+def is_confined() -> bool:
+    """Whether the surroundings (`ulimit`) give this process less memory than MOST_BYTES.
+
+    That it runs out then says nothing of a row.
+    """
+    limit, most = resource.getrlimit(resource.RLIMIT_DATA)
+    addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
+    infinite = resource.RLIM_INFINITY
+    return limit == most != infinite or (addresses != infinite and (limit == infinite or addresses <= limit))
+
+
 def _run(
     work: Work, crashed: dict[int, str], row: Row, seconds_per_row: float, errors: Connection, parent: int
 ) -> None:

@@ -58,7 +58,9 @@ def what_else(name: PurePath, head: bytes) -> str:
     if head.startswith(b"PAR1"):
         return "table without a column for each lead"
     # Not in brackets: files are counted by it. An ending that is longer is a name with a dot in it.
-    plain = len(name.suffix) <= _LONGEST_SUFFIX and name.suffix.isprintable()
+    # Bytes that are no UTF-8 are shown as \xfc later.
+    shown = all(letter.isprintable() or "\udc80" <= letter <= "\udcff" for letter in name.suffix)
+    plain = len(name.suffix) <= _LONGEST_SUFFIX and shown
     suffix = name.suffix.lower() if plain else ""
     return f"no known format, {suffix or 'without ending'}"
 

@@ -160,3 +160,18 @@ def test_a_folder_that_is_gone_leaves_the_manifest_as_it_was(tmp_path: Path) -> 
     (tmp_path / "in").mkdir()  # as a place to mount at
     assert main(["manifest", "--input", str(tmp_path / "in"), "--outdir", str(tmp_path / "out")]) == 2
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_one_of_several_folders_that_is_empty_now_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [tmp_path / "in", tmp_path / "mounted"]
+    for folder in folders:
+        touch(folder / f"{folder.name}.mat")
+    scan(tmp_path, *folders)
+    (folders[1] / "mounted.mat").unlink()
+    options = ["--outdir", str(tmp_path / "out"), "--shard-size", "2"]
+    assert main(["manifest", "--input", *map(str, folders), *options]) == 2
+    assert f"input: '{folders[1]}' has no recordings any more, and the last run found 1;" in capsys.readouterr().err
+    assert main(["manifest", "--input", str(folders[0]), *options]) == 0
+    assert changes(tmp_path) == [("removed", "mounted")]

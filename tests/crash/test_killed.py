@@ -1,0 +1,177 @@
+"""Processes that are killed at their work: the same command goes on, and ends with what it would have had anyway."""
+
+import signal
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+from crashing import (
+    REST,
+    RESULTS,
+    Start,
+    advance,
+    again,
+    assert_equal,
+    assert_no_file_is_torn,
+    contents,
+    resume,
+    unfinished,
+)
+
+pytestmark = pytest.mark.slow  # minutes in all
+
+
+def kill(process: psutil.Process) -> None:
+    process.kill()
+    gone, _ = psutil.wait_procs([process], timeout=60)
+    assert gone
+
+
+@pytest.mark.parametrize(
+    ("stage", "writing", "orphan"),
+    [
+        ("preprocess", "segments/shard-*.arrow", "dies too"),
+        ("preprocess", "segments/shard-*.arrow", "works on"),
+        ("infer", "embeddings/part-*.parquet", "works on"),
+    ],
+)
+def test_snakemake_is_killed_while_a_job_writes(
+    stage: str, writing: str, orphan: str, folder: Path, given: dict[str, str], start: Start, undisturbed: Path
+) -> None:
+    first = start(*RESULTS)
+    job = first.job(stage)
+    left = advance(job, folder / "out", writing)
+    first.kill()
+    assert_no_file_is_torn(folder / "out")
+    assert left.exists()
+    if orphan == "dies too":
+        kill(job)
+    else:
+        resume(job)
+    again(folder, given, *RESULTS)
+    if orphan == "works on":
+        psutil.wait_procs([job], timeout=60)
+    assert not job.is_running()
+    assert_equal(folder / "out", undisturbed, *REST)
+
+
+@pytest.mark.parametrize(
+    ("stage", "writing"),
+    [
+        ("preprocess", None),  # has not begun to write when the second run removes what is unfinished
+        ("infer", "embeddings/part-*.parquet"),
+    ],
+)
+def test_what_a_killed_run_left_behind_at_work_does_not_touch_the_results_of_the_next(
+    stage: str, writing: str | None, folder: Path, given: dict[str, str], start: Start, undisturbed: Path
+) -> None:
+    other = start(*RESULTS, preprocess="{segment_s: 0.4}")
+    job = other.job(stage)
+    if writing:
+        advance(job, folder / "out", writing)
+    other.kill()
+    again(folder, given, *RESULTS)
+    resume(job)
+    psutil.wait_procs([job], timeout=60)
+    assert not job.is_running()
+    assert_equal(folder / "out", undisturbed, *REST)
+    assert not unfinished(folder / "out")
+    again(folder, given, *RESULTS)
+    assert_equal(folder / "out", undisturbed, *REST)
+
+
+def test_a_whole_run_after_snakemake_was_killed(
+    folder: Path, given: dict[str, str], start: Start, undisturbed: Path
+) -> None:
+    first = start()
+    first.job("report")
+    first.kill()
+    assert_no_file_is_torn(folder / "out")
+    ran = again(folder, given)
+    assert not ran.jobs.keys() & {"checkpoint", "preprocess", "infer", "aggregate", "umap"}
+    assert_equal(folder / "out", undisturbed)
+    assert_no_file_is_torn(folder / "out")
+
+
+def test_a_second_run_beside_a_living_one_is_refused_and_does_no_harm(
+    folder: Path, start: Start, undisturbed: Path
+) -> None:
+    first = start(*RESULTS)
+    job = first.job("preprocess")
+    writes = advance(job, folder / "out", "segments/shard-*.arrow")
+    before = contents(folder / "out")
+    second = start(*RESULTS)
+    assert second.ends() != 0
+    assert "outdir: another run is at work in out; wait for it, or give another outdir" in second.output
+    assert writes.exists()
+    assert contents(folder / "out") == before
+    resume(job)
+    assert first.ends() == 0, first.output
+    assert not unfinished(folder / "out")
+    assert_equal(folder / "out", undisturbed, *REST)
+
+
+def test_preprocess_is_killed(folder: Path, given: dict[str, str], start: Start, undisturbed: Path) -> None:
+    writing = "segments/shard-*.arrow"
+
+    first = start(*RESULTS)
+    job = first.job("preprocess")
+    advance(job, folder / "out", writing)
+    children = job.children()
+    kill(job)  # the one that waits; the other one sees it at the next recording
+    for child in children:
+        child.resume()
+    assert first.ends() != 0
+    psutil.wait_procs(children, timeout=60)
+    assert "Error in rule preprocess:" in first.output
+    assert_no_file_is_torn(folder / "out")
+
+    second = start(*RESULTS)
+    job = second.job("preprocess")
+    advance(job, folder / "out", writing, 1_000_000)
+    [works] = job.children()
+    works.kill()
+    resume(job)
+    assert second.ends() != 0
+    assert "error: the process that reads the recordings was killed (SIGKILL)" in second.output
+    assert "Error in rule preprocess:" in second.output
+    assert "Traceback" not in second.output
+    assert_no_file_is_torn(folder / "out")
+
+    again(folder, given, *RESULTS)
+    assert_equal(folder / "out", undisturbed, *REST)
+
+
+def test_infer_is_killed_while_it_writes(folder: Path, given: dict[str, str], start: Start, undisturbed: Path) -> None:
+    for size in (1, 10_000):  # nothing but the file's beginning, and a row group
+        run = start(*RESULTS)
+        job = run.job("infer")
+        left = advance(job, folder / "out", "embeddings/part-*.parquet", size)
+        kill(job)
+        assert run.ends() != 0
+        assert "Error in rule infer:" in run.output
+        assert left.exists()
+        assert_no_file_is_torn(folder / "out")
+    again(folder, given, *RESULTS)
+    assert_equal(folder / "out", undisturbed, *REST)
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+def test_a_run_that_is_asked_to_stop_ends_its_jobs_and_the_next_goes_on(
+    how: str, folder: Path, given: dict[str, str], start: Start, undisturbed: Path
+) -> None:
+    run = start(*RESULTS)
+    job = run.job("preprocess")
+    advance(job, folder / "out", "segments/shard-*.arrow")
+    if how == "SIGINT":
+        run.interrupt()
+    else:
+        run.send(signal.SIGTERM)
+    resume(job)
+    assert run.ends() != 0
+    assert not job.is_running()
+    assert "Traceback" not in run.output
+    assert_no_file_is_torn(folder / "out")
+    assert not unfinished(folder / "out")
+    again(folder, given, *RESULTS)
+    assert_equal(folder / "out", undisturbed, *REST)
