@@ -37,13 +37,15 @@ rule all:
 
 
 onstart:
-    take_outdir()
+    take_outdir(log)
 
 
 onsuccess:
+    cluster.forget(Path(OUT))
     remove_surplus()
     print(closing_words())
 
 
 onerror:
+    cluster.forget(Path(OUT))
     print(mistakes())

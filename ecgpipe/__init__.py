@@ -5,13 +5,17 @@ order in which they run: checkpoint, manifest, preprocess, precision, infer, agg
 besides them demo, inspect and config. What they are made of:
 
     checkpoint   hub (download), fairseq_signals (its files and names), model (the network)
-    manifest     folders (every file of a folder), listed (tables), layouts (known datasets)
+    manifest     folders (every file of a folder), listed (tables), layouts (known datasets), growth (what was known
+                 before)
     preprocess   readers (one module per format), prepare (leads, resampling, windows), quality, survive (crashes)
     precision    engine (as infer)
     infer        shards (reading segments), engine (the stream over a device), devices (a GPU of its own), model
     report       figures, templates
     demo         simulator
-    all          config (settings), labels, tables (columns of the results), atomic (whole files), log, errors
+    all          config (settings), labels, tables (columns of the results), provenance (which code and inputs),
+                 atomic (whole files), log, errors
+
+Snakemake's own process calls config, outdir (one run at a time) and cluster (jobs that a killed run left in a queue).
 """
 
 __version__ = "0.1.0"

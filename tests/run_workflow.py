@@ -28,8 +28,13 @@ class Ran(NamedTuple):
         return Counter(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):$", self.output, re.MULTILINE))
 
 
-def snakemake(folder: Path, *options: str, root: Path = ROOT, **settings: object) -> Ran:
-    """Run the workflow of `root` in `folder`, which keeps Snakemake's own state, with `settings` as --config."""
+def snakemake(folder: Path, *options: str, **settings: object) -> Ran:
+    """Run the workflow in `folder`, which keeps Snakemake's own state, with `settings` as --config."""
+    return snakemake_of(ROOT, folder, *options, **settings)
+
+
+def snakemake_of(root: Path, folder: Path, *options: str, **settings: object) -> Ran:
+    """The same with the workflow of another copy of the project."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--cores", "2", *options]
     command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from ecgpipe.labels import Label
 NAMES = ["Worst", "Usual, mostly", "Électrode"]
 WANTED = [Label("Worst", "max", None), Label("Usual, mostly", "mean", 0.3), Label("Électrode", "max", None)]
 CSV = 'name,aggregation\nWorst,max\n"Usual, mostly",mean\nÉlectrode,max\nNot in the model,mean\n'
-FACTS = {"checkpoint": "x.pt", "checkpoint_sha256": "0" * 64, "preprocess": {"sample_rate": 500}}
+FACTS: dict[str, Any] = {"checkpoint": "x.pt", "checkpoint_sha256": "0" * 64, "preprocess": {"sample_rate": 500}}
 
 
 def logits(counts: Sequence[int], names: Sequence[str] = NAMES, scale: float = 3, seed: int = 0) -> pa.Table:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from ecgpipe import tables, umap
 from ecgpipe.__main__ import main
 
 WIDTH = 8
-FACTS = {"checkpoint": "x.pt", "checkpoint_sha256": "0" * 64, "preprocess": {"sample_rate": 500}}
+FACTS: dict[str, Any] = {"checkpoint": "x.pt", "checkpoint_sha256": "0" * 64, "preprocess": {"sample_rate": 500}}
 
 
 def vectors(count: int, clusters: int = 3) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A newer ecgpipe over the results of an older one: only what computes something else is computed again, all is said."""
+"""A newer ecgpipe over the results of an older one: what computes something else is computed again, and all is said."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import checkpoints
 import pytest
-from run_workflow import ROOT, Ran, sha256s, snakemake, write_recordings
+from run_workflow import ROOT, Ran, sha256s, snakemake_of, write_recordings
 
 from ecgpipe import __version__
 
@@ -19,7 +19,7 @@ def run(folder: Path, root: Path) -> Ran:
     """Run the workflow that lies in `root`: four recordings in two shards and one part."""
     settings = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out"}
     settings |= {"manifest": "{shard_size: 2}", "inference": "{device: cpu}"}
-    ran = snakemake(folder, root=root, **settings)
+    ran = snakemake_of(root, folder, **settings)
     assert ran.status == 0, ran.output
     return ran
 
