@@ -9,6 +9,7 @@ import torch
 
 from ecgpipe import __version__, checkpoint, engine, model
 from ecgpipe.model import Architecture, Network
+from ecgpipe.provenance import MEANING
 
 ECG_FM = Architecture(
     in_leads=12,
@@ -43,6 +44,7 @@ def write(folder: Path, tiny: bool = False) -> None:
         "source": {"uri": "benchmarks/ecg_fm.py", "revision": None, "sha256": "0" * 64, "bytes": 0},
         "random_weights": True,
         "ecgpipe": __version__,
+        "meaning": MEANING["checkpoint"],
     }
     (folder / "model.json").write_text(json.dumps(description) + "\n", encoding="utf-8")
 

@@ -752,6 +752,7 @@ def test_any_name_is_accounted_for_once(
             assert str(row["record_id"]) + Path(str(row["path"])).suffix == f"{below}/{name}{suffix}"
 
 
+@example(content=b"/", head=b"path\n")  # no name is left of it for an id
 @given(content=st.binary(max_size=60), head=st.sampled_from([b"", b"path\n", b"path,record_id\na.mat,"]))
 @settings(deadline=None, max_examples=150)
 def test_any_bytes_are_a_table_or_a_mistake(
