@@ -74,8 +74,8 @@ def peaks(folder: Path, recordings: int, shard_size: int) -> dict[str, float]:
     run = folder / "run.json"
     found["summary"] = peak_mb(
         "summary", "--manifest", manifest / "manifest.json", "--description", description, "--records", records,
-        "--timings", timing, "--predictions", predictions, "--umap", places, "--duplicates", folder / "duplicates.parquet", "--output",
-        run,
+        "--timings", timing, "--predictions", predictions, "--umap", places,
+        "--duplicates", folder / "duplicates.parquet", "--output", run,
     )  # fmt: skip
     found["report"] = peak_mb(
         "report", "--run", run, "--description", description, "--labels", LABELS, "--manifest", manifest,

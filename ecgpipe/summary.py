@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import __version__, checkpoint, provenance, tables
+from ecgpipe import __version__, provenance, tables
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
 
@@ -64,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write run.json."""
+    from ecgpipe import checkpoint  # here, because PyTorch takes a second and 200 MB, of Snakemake's process too
+
     manifest = json.loads(args.manifest.read_text())
     description = checkpoint.describe(args.description)
     records = tables.numbered(args.records, "shard", args.shards)

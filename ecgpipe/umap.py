@@ -50,8 +50,9 @@ def run(args: argparse.Namespace) -> None:
     schema = tables.with_origin(tables.UMAP, "umap", umap=settings, **facts)
     progress = Progress("umap", total, "segments")
 
-    fitted = np.arange(total)
-    if total > args.fit_segments:
+    if total <= args.fit_segments:
+        fitted = np.arange(total)
+    else:
         # Sorted, so that the sample is taken in one pass over the files.
         fitted = np.sort(np.random.default_rng(args.random_state).choice(total, args.fit_segments, replace=False))
     logger.info("fitting %d of %d segments", len(fitted), total)

@@ -8,6 +8,7 @@ rule aggregate:
         f"{OUT}/logs/aggregate/part-{{part}}.log",
     benchmark:
         f"{OUT}/benchmarks/aggregate/part-{{part}}.tsv"
+    priority: DOWNSTREAM
     conda:
         "../envs/ecgpipe.yaml"
     resources:

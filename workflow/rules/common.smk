@@ -5,7 +5,7 @@ import sys
 import time
 
 from ecgpipe import config as ecgpipe_config
-from ecgpipe import outdir
+from ecgpipe import atomic, cluster, outdir
 from ecgpipe.errors import EcgpipeError
 from ecgpipe import __version__ as VERSION
 from ecgpipe.labels import read as read_labels
@@ -13,6 +13,13 @@ from ecgpipe.provenance import MEANING, file_sha256
 
 try:
     SETTINGS = ecgpipe_config.load(config, Path(workflow.basedir))
+except EcgpipeError as error:
+    raise WorkflowError(str(error))
+
+# A job that waited in a cluster's queue while its run was killed must not delete what the next run has made.
+try:
+    if not workflow.is_main_process:
+        atomic.refuse_if_superseded()
 except EcgpipeError as error:
     raise WorkflowError(str(error))
 
@@ -34,6 +41,15 @@ if SETTINGS.inference.attention:
 # nor a total of GPUs: eight, as in profiles/slurm.
 CORES_PER_GPU = max(1, (workflow.resource_settings.cores or 8) // (workflow.global_resources.get("gpu").value or 1))
 
+# Snakemake holds no core free for a job that needs several: all preprocessing that is ready would go before one that takes
+# the whole machine, and a GPU would wait for the last of it. So inference counts as one core there, and a job computes
+# with its share of them all the same. On a cluster a job has its cores for itself.
+COUNTED_CORES = 1 if workflow.resource_settings.cores else CORES_PER_GPU
+
+# Which of the jobs that are ready goes first, the highest: what segments and GPUs wait for, then what takes segments
+# away again, then shards in the order of their parts (`part_by_part`), so that one part after the other can be inferred.
+URGENT, DOWNSTREAM = 2, 1
+
 # Of the last part there may be fewer.
 RECORDINGS_PER_PART = SETTINGS.manifest.shard_size * SETTINGS.inference.shards_per_part
 
@@ -44,17 +60,45 @@ DRIFT = [] if CERTAIN else [f"{OUT}/precision/drift.json"]
 DETERMINISTIC = "--deterministic" if SETTINGS.inference.deterministic else ""
 
 
-def growing(amount):
-    """Megabytes or minutes of a job on a cluster: twice as many each time that it is tried again."""
-    return lambda wildcards, attempt: amount * 2 ** (attempt - 1)
+def growing(amount, per_million=0):
+    """Megabytes or minutes of a job on a cluster: twice as many each time that it is tried again.
+
+    Some jobs need so many more for each million of recordings, as far as a scan of the inputs has counted them.
+    """
+
+    def needed(wildcards, attempt):
+        more = per_million * recordings() // 1_000_000 if per_million else 0
+        return (amount + more) * 2 ** (attempt - 1)
+
+    return needed
+
+
+def recordings():
+    """How many recordings the last scan found; 0 before the first."""
+    found = Path(OUT, "manifest", "manifest.json")
+    return json.loads(found.read_text())["n_recordings"] if found.exists() else 0
+
+
+def computing_threads(rule):
+    """How many threads a job that computes on a GPU, or instead of one, has: those of --set-threads, or its share."""
+    given = rule in workflow.resource_settings.overwrite_threads
+    return lambda wildcards, threads: threads if given else CORES_PER_GPU
+
+
+def part_by_part(wildcards):
+    """The priority of a shard: the earlier its part, the higher, and below everything else."""
+    return -(int(wildcards.shard) // SETTINGS.inference.shards_per_part)
 
 
 def asked(wildcards):
     """A file that each real run writes anew, so that it looks for what is new in the inputs. A dry run does not look."""
     path = Path(OUT, "manifest", ".asked")
     if workflow.is_main_process and workflow.executor_plugin and not workflow.dryrun:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{STARTED}\n")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{STARTED}\n")
+        except OSError as error:
+            raise WorkflowError(f"outdir: cannot write to {OUT}: {error.strerror}; make room, or give another one")
     return str(path) if path.exists() else []
 
 
@@ -134,14 +178,17 @@ def segments_of_part(wildcards):
     return [f"{OUT}/segments/shard-{shard}.arrow" for shard in shards_of(wildcards.part)]
 
 
-def take_outdir():
+def take_outdir(logs):
     """Keep other runs out of the results while this one lives, and remove what a killed one left unfinished."""
     global LOCK
     try:
         LOCK = outdir.take(Path(OUT))
+        cancelled = cluster.cancel_left(Path(OUT), [Path(log) for log in logs]) if LOCK else 0
         left = outdir.clear_up(Path(OUT)) if LOCK else 0
     except EcgpipeError as error:
         raise WorkflowError(str(error))
+    if cancelled:
+        print(f"cancelled {cancelled} jobs of a run that was killed")
     if left:
         print(f"removed {left} unfinished files of a run that was killed")
 

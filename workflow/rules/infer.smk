@@ -13,11 +13,13 @@ rule infer:
         f"{OUT}/logs/infer/part-{{part}}.log",
     benchmark:
         f"{OUT}/benchmarks/infer/part-{{part}}.tsv"
+    priority: DOWNSTREAM
     conda:
         "../envs/ecgpipe.yaml"
-    threads: CORES_PER_GPU
+    threads: COUNTED_CORES
     resources:
         gpu=1,
+        computing_threads=computing_threads("infer"),
         mem_mb=growing(8000),
         runtime=growing(30 + RECORDINGS_PER_PART // 200),  # 0.3 s per recording
         device=SETTINGS.inference.device,
@@ -30,5 +32,5 @@ rule infer:
     shell:
         "python3 -m ecgpipe infer --weights {input.weights:q} --description {input.description:q} --segments {input.segments:q} "
         "--logits {output.logits:q} --embeddings {output.embeddings:q} {params.attention:q} --timing {output.timing:q} "
-        "--precision {params.precision} {params.deterministic} --device {resources.device} {resources.batch_size} --threads {threads} "
+        "--precision {params.precision} {params.deterministic} --device {resources.device} {resources.batch_size} --threads {resources.computing_threads} "
         "--log {log:q}"

@@ -13,8 +13,8 @@ checkpoint manifest:
     conda:
         "../envs/ecgpipe.yaml"
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(60),
+        mem_mb=growing(4000, per_million=800),
+        runtime=growing(60, per_million=1),
     params:
         meaning=MEANING["manifest"],
         folder=lambda wildcards, output: str(Path(output[0]).parent),

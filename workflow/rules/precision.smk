@@ -28,6 +28,7 @@ else:
             f"{OUT}/logs/sample.log",
         benchmark:
             f"{OUT}/benchmarks/sample.tsv"
+        priority: URGENT
 
     checkpoint precision:
         input:
@@ -41,11 +42,13 @@ else:
             f"{OUT}/logs/precision.log",
         benchmark:
             f"{OUT}/benchmarks/precision.tsv"
+        priority: URGENT
         conda:
             "../envs/ecgpipe.yaml"
-        threads: CORES_PER_GPU
+        threads: COUNTED_CORES
         resources:
             gpu=1,
+            computing_threads=computing_threads("precision"),
             mem_mb=growing(8000),
             runtime=growing(60),
             device=SETTINGS.inference.device,
@@ -56,4 +59,4 @@ else:
         shell:
             "python3 -m ecgpipe precision --weights {input.weights:q} --description {input.description:q} "
             "--segments {input.segments:q} --precision {params.precision} --max-drift {params.max_drift} "
-            "--choice {output.choice:q} --drift {output.drift:q} --device {resources.device} --threads {threads} --log {log:q}"
+            "--choice {output.choice:q} --drift {output.drift:q} --device {resources.device} --threads {resources.computing_threads} --log {log:q}"

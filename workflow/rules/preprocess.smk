@@ -12,6 +12,7 @@ rule preprocess:
         f"{OUT}/logs/preprocess/shard-{{shard}}.log",
     benchmark:
         f"{OUT}/benchmarks/preprocess/shard-{{shard}}.tsv"
+    priority: part_by_part
     conda:
         "../envs/ecgpipe.yaml"
     resources:

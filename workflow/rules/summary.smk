@@ -17,8 +17,8 @@ rule summary:
     conda:
         "../envs/ecgpipe.yaml"
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(20),
+        mem_mb=growing(2000, per_million=400),
+        runtime=growing(20, per_million=1),
     params:
         meaning=MEANING["summary"],
         version=VERSION,  # whose results are of an older one is said anew

@@ -11,7 +11,7 @@ rule umap:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(8000),
-        runtime=growing(240),
+        runtime=growing(240, per_million=60),
     params:
         meaning=MEANING["umap"],
         embeddings=f"{OUT}/embeddings",
