@@ -166,7 +166,10 @@ def recordings(path: Path, table: pa.Table) -> pa.Table:
     rates, wrong = _rates(table)
     problems = pc.coalesce(problems, wrong)
     numbers = pc.cast(pa.array(range(1, len(paths) + 1), pa.int64()), pa.string())
-    ids = [_no_empty(pc.replace_substring_regex(stems, "^/+", "")), pc.binary_join_element_wise(path.stem, numbers, "/row ")]
+    ids = [
+        _no_empty(pc.replace_substring_regex(stems, "^/+", "")),
+        pc.binary_join_element_wise(path.stem, numbers, "/row "),
+    ]
     if "record_id" in table.column_names:
         ids.insert(0, _strings(table, "record_id"))
     columns = {

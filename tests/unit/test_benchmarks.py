@@ -84,3 +84,17 @@ def test_everything_runs_and_is_told_in_one_table_and_as_json(tmp_path: Path) ->
     assert all(row["value"] > 0 for row in content["rows"])
     peaks = {row["what"]: row["peak_mb"] for row in content["rows"]}
     assert peaks["the tutorial's, mat"] < peaks["import torch"]  # nothing large was inherited
+
+
+@pytest.mark.slow
+def test_a_run_with_a_stand_in_for_the_stages_takes_part_after_part(tmp_path: Path) -> None:
+    path = tmp_path / "scale.json"
+    command = [sys.executable, "-m", "benchmarks.scale", "--shards", "12", "--per-part", "3", "--cores", "2"]
+    command += ["--gpus", "1", "--device", "cpu", "--folder", str(tmp_path), "--json", str(path)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    (row,) = json.loads(path.read_text())["rows"]
+    assert (row["shards"], row["parts"]) == (12, 4)
+    # The checkpoint, the scan, all; shards, parts and their predictions; the map, the summary, the report, the verdict.
+    assert row["jobs"] == 2 + 1 + 12 + 2 * 4 + 4
+    assert row["most_segments"] < 1  # the first part's segments were gone before the last part's were there
+    assert row["peak_mb"] > 0

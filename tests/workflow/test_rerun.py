@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -194,46 +195,49 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copied(chosen: Path, tmp_path: Path) -> Path:
-    """A copy of that run. Another manifest would have all recordings elsewhere."""
-    return shutil.copytree(chosen, tmp_path / "run")
+def restored(chosen: Path, tmp_path: Path) -> Iterator[Path]:
+    """That run, which is put back afterwards as it was. A copy's recordings would be elsewhere, and so be others."""
+    before = shutil.copytree(chosen, tmp_path / "before")
+    yield chosen
+    shutil.rmtree(chosen)
+    before.rename(chosen)
 
 
-def test_the_same_precision_chosen_anew_infers_nothing_again(copied: Path) -> None:
+def test_the_same_precision_chosen_anew_infers_nothing_again(restored: Path) -> None:
     anew = {**ALWAYS, "sample": 1, "precision": 1, "summary": 1}
-    assert infer(copied, max_drift=0.5) == anew
-    assert infer(copied, precision="float16", device="cpu") == anew  # float32 all the same: a CPU has no float16
-    assert precision(copied)["used"] == "float32"
-    assert precision(copied)["drift"]["asked"] == "float16"
+    assert infer(restored, max_drift=0.5) == anew
+    assert infer(restored, precision="float16", device="cpu") == anew  # float32 all the same: a CPU has no float16
+    assert precision(restored)["used"] == "float32"
+    assert precision(restored)["drift"]["asked"] == "float16"
 
 
-def test_where_float32_is_certain_nothing_is_compared_nor_inferred_again(copied: Path) -> None:
-    assert infer(copied, device="cpu") == {**ALWAYS, "precision": 1, "summary": 1}
-    assert precision(copied) == {"used": "float32", "drift": None}
-    assert infer(copied, precision="float32") == {**ALWAYS, "summary": 1}
+def test_where_float32_is_certain_nothing_is_compared_nor_inferred_again(restored: Path) -> None:
+    assert infer(restored, device="cpu") == {**ALWAYS, "precision": 1, "summary": 1}
+    assert precision(restored) == {"used": "float32", "drift": None}
+    assert infer(restored, precision="float32") == {**ALWAYS, "summary": 1}
 
 
-def test_another_precision_infers_everything_again(copied: Path) -> None:
-    jobs = infer(copied, precision="bfloat16", device="cpu")
-    if precision(copied)["drift"]["used"] == "float32":
+def test_another_precision_infers_everything_again(restored: Path) -> None:
+    jobs = infer(restored, precision="bfloat16", device="cpu")
+    if precision(restored)["drift"]["used"] == "float32":
         pytest.skip("this CPU has no bfloat16")
     after = {"infer": 2, "aggregate": 2, "umap": 1, "summary": 1}
     assert jobs == {**ALWAYS, "sample": 1, "precision": 1, "preprocess": 3, **after}
-    assert precision(copied)["used"] == "bfloat16"
-    assert precision(copied)["drift"]["segments"] == 4  # of the first shard
-    assert not [*copied.glob("out/segments/*"), *copied.glob("out/precision/sample.*")]
+    assert precision(restored)["used"] == "bfloat16"
+    assert precision(restored)["drift"]["segments"] == 4  # of the first shard
+    assert not [*restored.glob("out/segments/*"), *restored.glob("out/precision/sample.*")]
 
 
-def test_deleting_the_first_part_infers_it_alone_in_the_precision_chosen_before(copied: Path) -> None:
+def test_deleting_the_first_part_infers_it_alone_in_the_precision_chosen_before(restored: Path) -> None:
     part = "out/logits/part-00000.parquet"
-    (copied / part).unlink()
+    (restored / part).unlink()
     after = {"infer": 1, "aggregate": 1, "umap": 1, "summary": 1}
-    assert infer(copied, part) == {**ALWAYS, "preprocess": 2, **after}
+    assert infer(restored, part) == {**ALWAYS, "preprocess": 2, **after}
 
 
-def test_a_choice_that_was_lost_is_made_again_and_infers_nothing(copied: Path) -> None:
-    shutil.rmtree(copied / "out" / "precision")
-    assert infer(copied).keys() - {"summary"} == {"manifest", "sample", "precision"}
+def test_a_choice_that_was_lost_is_made_again_and_infers_nothing(restored: Path) -> None:
+    shutil.rmtree(restored / "out" / "precision")
+    assert infer(restored).keys() - {"summary"} == {"manifest", "sample", "precision"}
 
 
 def test_other_recordings_have_it_chosen_anew_only_if_they_are_in_the_first_shard(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ rule infer:
         gpu=1,
         computing_threads=computing_threads("infer"),
         mem_mb=growing(8000),
-        runtime=growing(30 + RECORDINGS_PER_PART // 200),  # 0.3 s per recording
+        runtime=growing(30 + RECORDINGS_PER_PART // 600),  # 0.1 s per recording
         device=SETTINGS.inference.device,
         batch_size=(f"--batch-size {SETTINGS.inference.batch_size}" if SETTINGS.inference.batch_size else ""),
     params:

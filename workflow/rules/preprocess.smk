@@ -17,7 +17,7 @@ rule preprocess:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(2000),
-        runtime=growing(10 + SETTINGS.manifest.shard_size // 60),  # a second per recording
+        runtime=growing(10 + SETTINGS.manifest.shard_size // 240),  # 0.25 s per recording
     params:
         meaning=MEANING["preprocess"],
         reading=reading,
