@@ -10,7 +10,7 @@ besides them demo, inspect and config. What they are made of:
     preprocess   readers (one module per format), prepare (leads, resampling, windows), quality, survive (crashes)
     precision    engine (as infer)
     infer        shards (reading segments), engine (the stream over a device), devices (a GPU of its own), model
-    report       figures, templates
+    report       figures, nameless (without ids and paths), templates
     demo         simulator
     all          config (settings), labels, tables (columns of the results), provenance (which code and inputs),
                  atomic (whole files), log, errors

@@ -147,12 +147,12 @@ def _scans(folder: Path) -> list[dict[str, int]]:
 def _say(changes: Counter[str], added: int, which: pa.Table) -> None:
     """Tell what is not as it was at the scan before."""
     if added:
-        logger.info("%d recordings are new", added)
+        logger.info("new since the last run: %d", added)
     for what in _CHANGES:
         if changes[what]:
             ids = which.filter(pc.equal(which["change"], what))["record_id"]
             some = ", ".join(ids[:_PAIRS].to_pylist()) + (", ..." if len(ids) > _PAIRS else "")
-            logger.warning("%d recordings were %s since the last run (%s)", changes[what], what, some)
+            logger.warning("%s since the last run: %d (%s)", what, changes[what], some)
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import math
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ecgpipe import checkpoint, figures, labels, preprocess, quality, tables
+from ecgpipe import checkpoint, figures, labels, nameless, preprocess, quality, tables
 from ecgpipe.aggregate import label_columns
 from ecgpipe.atomic import whole
 from ecgpipe.prepare import UnusableError, Windows, choose_leads, cut_up, resampled_samples
@@ -77,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the report."""
     content = json.loads(args.run.read_text(encoding="utf-8"))
-    content = content if args.paths else without_paths(content)
+    content = content if args.paths else nameless.without_paths(content)
     description = checkpoint.describe(args.description)
     windows, assumed = preprocess.reading(args)
     given = {label.name: label.threshold for label in labels.read(args.labels)} if description.labels else {}
@@ -217,40 +216,6 @@ def rows_at(predictions: Sequence[Path], rows: Collection[int]) -> dict[int, dic
     return found
 
 
-def without_paths(run: dict[str, Any]) -> dict[str, Any]:
-    """What run.json says, less what could name a patient: paths, and all that is made from them.
-
-    Args:
-        run: The content of run.json.
-
-    Returns:
-        The same keys. A checkpoint of the hub keeps its address.
-    """
-    others: Counter[str] = Counter()
-    for reason, count in run["other_files"].items():
-        others[general(reason).partition(", ")[0]] += count  # after the comma stands the ending of a file's name
-    checkpoint = dict(run["checkpoint"])
-    config = {key: value for key, value in run["config"].items() if key not in ("input", "outdir", "labels")}
-    if not checkpoint["uri"].startswith("hf://"):
-        checkpoint["uri"] = "a local file"
-        config.pop("checkpoint", None)
-    return {
-        **run,
-        "reasons": [{**reason, "reason": general(reason["reason"])} for reason in run["reasons"]],
-        "warnings": [general(warning) for warning in run["warnings"]],
-        "other_files": dict(others),
-        "checkpoint": checkpoint,
-        "config": config,
-        # A hash of the paths: who guesses them could see that the guess is right.
-        "inputs": {**run.get("inputs", {}), "sha256": None},
-    }
-
-
-def general(reason: str) -> str:
-    """A reason without anything in brackets, nor what follows: more than `tables.kind` leaves out of a foreign text."""
-    return reason.partition(" (")[0]
-
-
 def changes(run: Mapping[str, Any]) -> list[tuple[int, dict[str, int]]]:
     """The last scans of the inputs that found something new, changed or gone, each with its number among all."""
     scans = enumerate(run.get("inputs", {}).get("scans", []), start=1)
@@ -277,35 +242,10 @@ def unused(records: Sequence[Path], paths: bool = True) -> tuple[list[dict[str, 
             row = batch.slice(place, 1).to_pylist()[0]
             name, reason = row["record_id"], row["reason"]
             if not paths:
-                name, reason = called(done + place + 1), general(reason)
+                name, reason = nameless.called(done + place + 1), nameless.general(reason)
             first.append({"name": name, "status": row["status"], "reason": reason})
         done += batch.num_rows
     return first, count
-
-
-def called(number: int) -> str:
-    """What a recording is called where ids are left out: by its row in `records/`, from 1, over all shards."""
-    return f"recording {number}"
-
-
-def numbers(records: Sequence[Path], ids: pa.Array) -> list[int]:
-    """The row of each recording in `records/`, from 1, over all shards.
-
-    Args:
-        records: All `records/shard-*.parquet`, in order.
-        ids: Record ids, each once.
-
-    Returns:
-        A number for each of `ids`.
-    """
-    found = np.zeros(len(ids), int)
-    done = 0
-    for batch in tables.batches(records, ["record_id"]):
-        places = pc.index_in(batch["record_id"], ids)
-        here = np.flatnonzero(places.is_valid())
-        found[places.drop_null().to_numpy()] = done + here + 1
-        done += batch.num_rows
-    return [int(number) for number in found]
 
 
 def draw_map(
@@ -353,7 +293,7 @@ def draw_map(
         shown = max(range(len(summaries)), key=lambda i: summaries[i].spread)
     else:
         colours, shown = [("recording", recording + 1)], 0
-    names = known.to_pylist() if numbered is None else [called(number) for number in numbers(numbered, known)]
+    names = known.to_pylist() if numbered is None else nameless.names(numbered, known)
     segments = points["segment"].to_pylist()
     return figures.umap([names[row] for row in recording], segments, places, colours, shown, segment_s), total
 
@@ -387,7 +327,7 @@ def draw_recordings(
         highest, each with whether it is positive), and either `traces` or a `note` that says why there are none.
     """
     ids = [row["record_id"] for row, _ in chosen]
-    names = ids if paths else [called(number) for number in numbers(records, pa.array(ids, pa.string()))]
+    names = ids if paths else nameless.names(records, pa.array(ids, pa.string()))
     accounts = {row["record_id"]: row for table in _rows_of(records, ids) for row in table.to_pylist()}
     found = {row["record_id"]: row for table in _rows_of(manifest, ids) for row in table.to_pylist()}
     rows: dict[str, list[np.ndarray]] = {}
@@ -420,7 +360,7 @@ def draw_recordings(
             logger.exception("%s could not be drawn", account["path"])
             view["note"] = f"an error of ecgpipe's own ({type(error).__name__}: {error})"
         if view["note"] and not paths:
-            view["note"] = general(view["note"])
+            view["note"] = nameless.general(view["note"])
         drawn.append(view)
     return drawn
 

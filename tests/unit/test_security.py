@@ -8,8 +8,8 @@ import pytest
 
 from ecgpipe import config, log
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.nameless import general
 from ecgpipe.readers import detect
-from ecgpipe.report import general
 
 
 @pytest.mark.parametrize(

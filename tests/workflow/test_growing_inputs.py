@@ -98,7 +98,7 @@ def test_a_changed_recording_is_said_and_computed_again_with_its_part_alone(fold
     changed = "deep/deeper/recording004"
     write(folder, f"{changed}.mat", seed=20)
     ran = run(folder)
-    assert f"1 recordings were changed since the last run ({changed})" in ran.output
+    assert f"changed since the last run: 1 ({changed})" in ran.output
     assert ran.jobs == {"manifest": 1, "preprocess": 1, "infer": 1, "aggregate": 1, **CHEAP}
     assert times(folder) == untouched
     after = results(folder)
@@ -113,7 +113,7 @@ def test_removed_recordings_are_said_and_their_rows_are_gone_while_all_others_st
     for name in ("deep/deeper/recording004.mat", "deep/deeper/recording005.mat"):  # the whole of shard 2
         (folder / "input" / name).unlink()
     ran = run(folder)
-    said = "2 recordings were removed since the last run (deep/deeper/recording004, deep/deeper/recording005)"
+    said = "removed since the last run: 2 (deep/deeper/recording004, deep/deeper/recording005)"
     assert said in ran.output
     assert ran.jobs == {"manifest": 1, "preprocess": 1, "infer": 1, "aggregate": 1, **CHEAP}
     assert times(folder) == untouched

@@ -67,16 +67,16 @@ def growing(amount, per_million=0):
     """
 
     def needed(wildcards, attempt):
-        more = per_million * recordings() // 1_000_000 if per_million else 0
+        more = per_million * last_scan().get("n_recordings", 0) // 1_000_000 if per_million else 0
         return (amount + more) * 2 ** (attempt - 1)
 
     return needed
 
 
-def recordings():
-    """How many recordings the last scan found; 0 before the first."""
+def last_scan():
+    """What the last scan of the inputs found, of this run or the one before; nothing before the first."""
     found = Path(OUT, "manifest", "manifest.json")
-    return json.loads(found.read_text())["n_recordings"] if found.exists() else 0
+    return json.loads(found.read_text()) if found.exists() else {}
 
 
 def computing_threads(rule):
@@ -195,10 +195,9 @@ def take_outdir(logs):
 
 def remove_surplus():
     """After another shard_size or shards_per_part, what an earlier run left beyond the last shard and part of this one."""
-    found = Path(OUT, "manifest", "manifest.json")
-    if LOCK and found.exists():
-        count = json.loads(found.read_text())["n_shards"]
-        surplus = outdir.remove_surplus(Path(OUT), count, -(-count // SETTINGS.inference.shards_per_part))
+    shards = last_scan().get("n_shards")
+    if LOCK and shards:
+        surplus = outdir.remove_surplus(Path(OUT), shards, -(-shards // SETTINGS.inference.shards_per_part))
         if surplus:
             print(f"removed {surplus} results of an earlier run that this one has no shards or parts for")
 
