@@ -87,9 +87,9 @@ def run(args: argparse.Namespace) -> None:
             tables.write(args.outdir / f"shard-{number:05d}.parquet", shard.cast(schema))
     for number in range(len(cut.shards), len(list(args.outdir.glob("shard-*.parquet")))):
         (args.outdir / f"shard-{number:05d}.parquet").unlink(missing_ok=True)  # of an earlier scan, cut otherwise
-    tables.write(args.outdir / "files.parquet", files)
+    tables.write(args.outdir / "files.parquet", files.cast(tables.with_origin(files.schema, "manifest")))
     if changes or not (args.outdir / CHANGES).exists():
-        tables.write(args.outdir / CHANGES, cut.changes)
+        tables.write(args.outdir / CHANGES, cut.changes.cast(tables.with_origin(tables.CHANGES, "manifest")))
     _write_json(args.outdir / SCANS, scans)
     roles = Counter(files["role"].to_pylist())
     shards = [args.outdir / f"shard-{number:05d}.parquet" for number in range(len(cut.shards))]

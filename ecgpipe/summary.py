@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
     description = checkpoint.describe(args.description)
     records = tables.numbered(args.records, "shard", args.shards)
     counts, reasons = account(records)
-    counts["duplicates"] = write_duplicates(records, args.duplicates)
+    facts = tables.inherited([pq.read_schema(path) for path in records])
+    counts["duplicates"] = write_duplicates(records, args.duplicates, facts)
     if not counts["ok"]:
         raise EcgpipeError(
             f"input: not one of {counts['recordings']} recordings could be used: "
@@ -81,11 +82,10 @@ def run(args: argparse.Namespace) -> None:
     drift = json.loads(args.drift.read_text()) if args.drift else None
     used = Counter(t["precision"] for t in timings)
     seconds, segments = sum(t["seconds"] for t in timings), sum(t["segments"] for t in timings)
-    schemas = [pq.read_schema(path) for path in records]
     predictions = tables.numbered(args.predictions, "part", args.parts)
     made_by = {
         "checkpoint": Counter([description.ecgpipe]),
-        "preprocess": _versions(schemas),
+        "preprocess": _versions(map(pq.read_schema, records)),
         "infer": Counter(t["ecgpipe"] for t in timings),
         "aggregate": _versions(map(pq.read_schema, predictions)),
         "umap": _versions([pq.read_schema(args.umap)]),
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
         },
         "made_by": made_by,
         "inputs": {
-            "sha256": tables.inherited(schemas)["inputs_sha256"],
+            "sha256": facts["inputs_sha256"],
             "scans": manifest["scans"],
         },
         "counts": {**counts, "files": manifest["files"], "other_files": manifest["files"]["ignored"]},
@@ -171,12 +171,13 @@ def account(records: Sequence[Path]) -> tuple[dict[str, Any], list[dict[str, Any
     return {**counts, "hours": round(hours, 3)}, most
 
 
-def write_duplicates(records: Sequence[Path], output: Path) -> int:
+def write_duplicates(records: Sequence[Path], output: Path, facts: Mapping[str, Any]) -> int:
     """Find the recordings whose signal another one before has too, and write them with that one's id.
 
     Args:
         records: The `records/shard-*.parquet` files.
         output: The Parquet file to write.
+        facts: What its metadata says of what the records are made of.
 
     Returns:
         How many there are.
@@ -191,7 +192,7 @@ def write_duplicates(records: Sequence[Path], output: Path) -> int:
     originals = first["row_min"].take(places)  # of each recording, the first with its signal
     again = pc.not_equal(originals, rows)
     columns = [seen["record_id"].filter(again), seen["record_id"].take(originals.filter(again))]
-    table = pa.table(columns, schema=tables.with_origin(tables.DUPLICATES, "summary"))
+    table = pa.table(columns, schema=tables.with_origin(tables.DUPLICATES, "summary", **facts))
     tables.write(output, table)
     return len(table)
 

@@ -67,7 +67,7 @@ def test_the_same_signal_under_another_name_is_told_across_shards(tmp_path: Path
         [row("d", signal_hash="2"), row("e", signal_hash="3"), row("f", "failed", "gone")],
         [row("g", "skipped", "too short", signal_hash="2"), row("h", signal_hash="1")],
     ]
-    assert summary.write_duplicates(write(tmp_path, *shards), tmp_path / "duplicates.parquet") == 3
+    assert summary.write_duplicates(write(tmp_path, *shards), tmp_path / "duplicates.parquet", {}) == 3
     assert pq.read_table(tmp_path / "duplicates.parquet").to_pylist() == [
         {"record_id": "d", "duplicate_of": "b"},
         {"record_id": "g", "duplicate_of": "b"},

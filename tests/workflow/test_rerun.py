@@ -1,5 +1,6 @@
 """Running again: nothing is done twice, and what is missing or changed is made with all that follows from it."""
 
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -12,6 +13,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from run_workflow import Ran, sha256s, snakemake, table, write_recordings
+
+from ecgpipe import provenance
 
 pytestmark = pytest.mark.slow  # three minutes in all
 
@@ -70,6 +73,25 @@ def test_every_result_names_the_checkpoint_and_the_preprocessing(finished: Path)
             origin = json.loads(pq.read_schema(path).metadata[b"ecgpipe"])
             assert origin["checkpoint_sha256"] == sha256
             assert origin["preprocess"]["segment_samples"] == 2500
+
+
+def test_every_parquet_file_says_which_code_and_which_inputs_made_it(finished: Path) -> None:
+    out = finished / "out"
+    shards = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.glob("manifest/shard-*.parquet"))]
+    run = json.loads((out / "run.json").read_text())
+    # Part 0 has two shards, part 1 the third; the map and the list of duplicates are of all.
+    expected = {f"shard-{i:05d}": shard for i, shard in enumerate(shards)}
+    expected |= {"part-00000": provenance.digest(shards[:2]), "part-00001": shards[2]}
+    expected["umap"] = provenance.digest([expected["part-00000"], expected["part-00001"]])
+    expected["duplicates"] = run["inputs"]["sha256"]
+    assert run["inputs"]["sha256"] == provenance.digest(shards)
+    for path in out.rglob("*.parquet"):
+        origin = json.loads(pq.read_schema(path).metadata[b"ecgpipe"])
+        assert origin["version"] == run["code"]["version"]
+        assert origin["source_sha256"] == run["code"]["source_sha256"] == provenance.source_sha256()
+        assert origin["meaning"][origin["stage"]] == provenance.MEANING[origin["stage"]]
+        if path.parent.name != "manifest":
+            assert origin["inputs_sha256"] == expected[path.stem]
 
 
 def test_running_again_looks_at_the_inputs_and_does_nothing(finished: Path) -> None:
