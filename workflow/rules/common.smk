@@ -184,13 +184,25 @@ def take_outdir(logs):
     try:
         LOCK = outdir.take(Path(OUT))
         cancelled = cluster.cancel_left(Path(OUT), [Path(log) for log in logs]) if LOCK else 0
-        left = outdir.clear_up(Path(OUT)) if LOCK else 0
+        left = outdir.clear_up(Path(OUT)) + remove_unrecorded() if LOCK else 0
     except EcgpipeError as error:
         raise WorkflowError(str(error))
     if cancelled:
         print(f"cancelled {cancelled} jobs of a run that was killed")
     if left:
         print(f"removed {left} unfinished files of a run that was killed")
+
+
+def remove_unrecorded():
+    """Remove results that came after their run was killed: with which settings they were made, Snakemake does not know.
+
+    What --rerun-incomplete does for the jobs that are known at the beginning. Those after the scan are known later.
+    """
+    there = [f"{OUT}/{path.relative_to(OUT)}" for path in Path(OUT).glob("*/*") if path.is_file()]
+    unrecorded = workflow.persistence._filter_incomplete_keys(there)
+    for path in unrecorded:
+        Path(path).unlink(missing_ok=True)
+    return len(unrecorded)
 
 
 def remove_surplus():
