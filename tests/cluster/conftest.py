@@ -1,4 +1,4 @@
-"""One SLURM for all tests of this folder."""
+"""One SLURM for the tests of a file, that others find the machine as it was."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from cluster import slurm
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def machine() -> Iterator[slurm.Slurm]:
     """A SLURM with the partitions cpu and gpu. Where CI is set, one that does not start is an error."""
     with ExitStack() as stack:
