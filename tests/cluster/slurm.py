@@ -15,11 +15,12 @@ PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "srun": "slurm-client"
 # Commands find a configuration elsewhere by SLURM_CONF, but the plugin takes that from the `srun` inside of a job.
 SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
 OUR_NAME = "ecgpipe-tests-slurm.conf"
+CLUSTER = "ecgpipe-tests"
 
 # MinJobAge: finished jobs are told of for long enough to be asked about. SlurmdTimeout: so long until a node that does
 # not answer is down. cred_expire: so long until a job of a dead node starts again. KillWait: from SIGTERM to SIGKILL.
 CONF = """\
-ClusterName=ecgpipe-tests
+ClusterName={cluster}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
 SlurmdPort={node_port}
@@ -68,7 +69,7 @@ class Slurm:
         for name in ("state", "spool"):
             (scratch / name).mkdir()
         ports = {"controller_port": _free_port(), "node_port": _free_port()}
-        self.conf.write_text(CONF.format(host=self.host, scratch=scratch, **ports))
+        self.conf.write_text(CONF.format(cluster=CLUSTER, host=self.host, scratch=scratch, **ports))
         (scratch / "gres.conf").write_text("Name=gpu Type=feigned File=/dev/zero\n")
 
     def start(self) -> None:
@@ -112,6 +113,9 @@ class Slurm:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        # A process whose parent was killed is nobody's for SLURM, as there are no cgroups.
+        mark = f"SLURM_CLUSTER_NAME={CLUSTER}".encode()
+        _kill([pid for pid in _all_processes() if mark in _of_process(pid, "environ").split(b"\0")])
 
     def jobs(self, *options: str) -> list[str]:
         """The ids of the jobs that the options of `squeue` choose."""
