@@ -71,8 +71,7 @@ def run(args: argparse.Namespace) -> None:
     }
     with atomic.whole(args.weights) as path:
         safetensors.torch.save_file(tensors, path)
-    with atomic.whole(args.description) as path:  # last: where it is, the weights are too
-        path.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    atomic.write_json(args.description, description)  # last: where it is, the weights are too
     parameters = sum(tensor.numel() for tensor in tensors.values())
     logger.info("wrote %s, %s parameters, %d outputs", args.weights, f"{parameters:,}", arch.labels)
 

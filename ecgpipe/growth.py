@@ -99,8 +99,8 @@ def cut(found: pa.Table, before: Sequence[pa.Table], size: int) -> Cut:
         The shards, and what became of the recordings that were known.
     """
     found = found.combine_chunks()  # each `take` of one in pieces would go through all of it
-    known = pa.concat_tables([tables.CHANGES.empty_table().select(["record_id", "path"])])
-    known = pa.concat_tables([known, *(table.select(["record_id", "path"]) for table in before)]).combine_chunks()
+    none = tables.CHANGES.empty_table()  # where nothing is known
+    known = pa.concat_tables(table.select(["record_id", "path"]) for table in (none, *before)).combine_chunks()
     ids = found["record_id"].combine_chunks()
     places = pc.index_in(known["record_id"], value_set=ids).combine_chunks()  # (known,) rows of `found`
     shards: list[pa.Table | None] = []

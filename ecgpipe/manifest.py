@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecgpipe import folders, growth, layouts, listed, provenance, tables
-from ecgpipe.atomic import whole
+from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import FORMATS, detect
 
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     tables.write(args.outdir / "files.parquet", files.cast(tables.with_origin(files.schema, "manifest")))
     if changes or not (args.outdir / CHANGES).exists():
         tables.write(args.outdir / CHANGES, cut.changes.cast(tables.with_origin(tables.CHANGES, "manifest")))
-    _write_json(args.outdir / SCANS, scans)
+    write_json(args.outdir / SCANS, scans)
     roles = Counter(files["role"].to_pylist())
     shards = [args.outdir / f"shard-{number:05d}.parquet" for number in range(len(cut.shards))]
     content = {
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         "scans": scans,
         "sha256": provenance.digest(map(provenance.file_sha256, shards)),
     }
-    _write_json(args.outdir / "manifest.json", content)
+    write_json(args.outdir / "manifest.json", content)
 
     logger.info("%d recordings in %d shards", len(recordings), len(shards))
     logger.info("%d files: %s", len(files), ", ".join(f"{roles[role]} {role}" for role in content["files"]))
@@ -125,7 +125,7 @@ def _check_inputs(inputs: Sequence[str], before: Sequence[pa.Table], recordings:
     def count(table: pa.Table, folder: str) -> int:
         return pc.sum(pc.starts_with(table["path"], folder)).as_py() or 0
 
-    for text in inputs:
+    for text in filter(os.path.isdir, inputs):
         folder = os.path.join(os.path.abspath(text), "")  # noqa: PTH100, PTH118, as the scan makes it
         had = sum(count(table, folder) for table in before)
         if had and not count(recordings, folder):
@@ -153,11 +153,6 @@ def _say(changes: Counter[str], added: int, which: pa.Table) -> None:
             ids = which.filter(pc.equal(which["change"], what))["record_id"]
             some = ", ".join(ids[:_PAIRS].to_pylist()) + (", ..." if len(ids) > _PAIRS else "")
             logger.warning("%s since the last run: %d (%s)", what, changes[what], some)
-
-
-def _write_json(path: Path, content: object) -> None:
-    with whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def scan(inputs: Sequence[str], ptbxl: str = "records500") -> Scanned:

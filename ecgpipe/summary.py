@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecgpipe import __version__, provenance, tables
-from ecgpipe.atomic import whole
+from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
     description = checkpoint.describe(args.description)
     records = tables.numbered(args.records, "shard", args.shards)
     counts, reasons = account(records)
-    facts = tables.inherited([pq.read_schema(path) for path in records])
+    schemas = [pq.read_schema(path) for path in records]
+    facts = tables.inherited(schemas)
     counts["duplicates"] = write_duplicates(records, args.duplicates, facts)
     if not counts["ok"]:
         raise EcgpipeError(
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     predictions = tables.numbered(args.predictions, "part", args.parts)
     made_by = {
         "checkpoint": Counter([description.ecgpipe]),
-        "preprocess": _versions(map(pq.read_schema, records)),
+        "preprocess": _versions(schemas),
         "infer": Counter(t["ecgpipe"] for t in timings),
         "aggregate": _versions(map(pq.read_schema, predictions)),
         "umap": _versions([pq.read_schema(args.umap)]),
@@ -130,8 +131,7 @@ def run(args: argparse.Namespace) -> None:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "config": args.settings,
     }
-    with whole(args.output) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(args.output, content)
     for line in closing_lines(content):
         logger.info("%s", line)
 

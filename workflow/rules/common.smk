@@ -13,11 +13,7 @@ from ecgpipe.provenance import MEANING, file_sha256
 
 try:
     SETTINGS = ecgpipe_config.load(config, Path(workflow.basedir))
-except EcgpipeError as error:
-    raise WorkflowError(str(error))
-
-# A job that waited in a cluster's queue while its run was killed must not delete what the next run has made.
-try:
+    # A job that waited in a cluster's queue while its run was killed must not delete what the next run has made.
     if not workflow.is_main_process:
         atomic.refuse_if_superseded()
 except EcgpipeError as error:
@@ -118,7 +114,12 @@ def n_shards():
 
 def n_parts():
     """How many parts these make."""
-    return -(-n_shards() // SETTINGS.inference.shards_per_part)
+    return parts_of(n_shards())
+
+
+def parts_of(shards):
+    """How many parts so many shards make."""
+    return -(-shards // SETTINGS.inference.shards_per_part)
 
 
 def shards_of(part):
@@ -209,7 +210,7 @@ def remove_surplus():
     """After another shard_size or shards_per_part, what an earlier run left beyond the last shard and part of this one."""
     shards = last_scan().get("n_shards")
     if LOCK and shards:
-        surplus = outdir.remove_surplus(Path(OUT), shards, -(-shards // SETTINGS.inference.shards_per_part))
+        surplus = outdir.remove_surplus(Path(OUT), shards, parts_of(shards))
         if surplus:
             print(f"removed {surplus} results of an earlier run that this one has no shards or parts for")
 
