@@ -2,14 +2,15 @@
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ecgpipe.errors import EcgpipeError
 
-# The environment variable that tells the jobs of a run which one it is: its name, and the file that has the name of the
-# last run to begin. outdir.take sets both.
+# The environment variable that tells the jobs of a run which one it is: its name, its process, the machine of that, and
+# the file that has the name of the last run to begin. Set by `begin_run`.
 RUN = "ECGPIPE_RUN"
 
 # The names of files that are being written, and of those that a process left behind which was killed.
@@ -27,14 +28,14 @@ def whole(path: str | Path) -> Iterator[Path]:
         The path to write to. It lies in the same folder, because a rename is atomic only within a file system.
 
     Raises:
-        EcgpipeError: This is a job of a run that was killed, and another run has begun since.
+        EcgpipeError: This is a job of a run that was killed.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        refuse_if_superseded()
+        refuse_if_orphaned()
         mask = os.umask(0)  # there is no way to ask for it alone
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # some libraries write files for their owner only
@@ -51,19 +52,61 @@ def write_json(path: Path, content: object) -> None:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def refuse_if_superseded() -> None:
-    """Keep what a killed run left behind at work, or waiting in a cluster's queue, from the results of the next run.
+def begin_run(name: str, owner: Path) -> None:
+    """Tell all jobs that this process starts from now on that they belong to a run, and that the run is this process.
+
+    Args:
+        name: Of the run, without spaces.
+        owner: The file to write it to, absolute.
+    """
+    owner.write_text(name)
+    os.environ[RUN] = f"{name} {os.getpid()} {_machine()} {owner}"
+
+
+def refuse_if_orphaned() -> None:
+    """Keep what a killed run left behind at work, or waiting in a cluster's queue, from the results.
+
+    Snakemake notes which files a job makes after it has started the job. So where it is killed in between, nobody knows
+    that a file is not of the settings that the next run has. It has long noted it when a file is whole; therefore whoever
+    outlives the run finishes none. On another machine than Snakemake's only the beginning of the next run tells.
 
     Raises:
         EcgpipeError: This is a job of such a run.
     """
-    name, _, path = os.environ.get(RUN, "").partition(" ")
+    run = os.environ.get(RUN)
+    if not run:
+        return
+    name, process, machine, path = run.split(" ", 3)
+    if not _lives(int(process), machine):
+        raise EcgpipeError("outdir: this job belongs to a run that was killed; there is nothing to do but to run again")
     try:
         last = Path(path).read_text()
-    except OSError:  # no run, or one whose jobs do not share its disk
+    except OSError:  # one whose jobs do not share its disk
         return
     if last != name:
         raise EcgpipeError(
             f"outdir: this job belongs to a run that was killed, and another has begun since in {Path(path).parent}; "
             "there is nothing to do, that one does this job's work"
         )
+
+
+def _machine() -> str:
+    """Where a process id holds good: a kernel from its start on, and a namespace of it, as containers have their own."""
+    try:
+        kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{kernel}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115, which would make a path of it
+    except OSError:
+        return socket.gethostname()
+
+
+def _lives(process: int, machine: str) -> bool:
+    """Whether a process lives, as far as can be told from here."""
+    if machine != _machine():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -22,7 +22,7 @@ OWNER = ".owner"
 def take(outdir: Path) -> FileLock | None:
     """Have a folder for this process alone, as long as it lives: Snakemake's own locks outlive a run that is killed.
 
-    Jobs outlive it too. They finish no file any more once another run has begun (`atomic.refuse_if_superseded`).
+    Jobs outlive it too. They finish no file any more (`atomic.refuse_if_orphaned`).
 
     Args:
         outdir: The folder; it is made where it is missing.
@@ -50,14 +50,12 @@ def take(outdir: Path) -> FileLock | None:
             "%s on %s cannot be locked (%s): see to it that no two runs share it", outdir, socket.gethostname(), error
         )
         locked = False
-    name, owner = secrets.token_hex(8), outdir.resolve() / OWNER
     try:
-        owner.write_text(name)
+        atomic.begin_run(secrets.token_hex(8), outdir.resolve() / OWNER)
     except OSError as error:
         raise EcgpipeError(
             f"outdir: cannot write to {outdir}: {error.strerror}; make room, or give another one"
         ) from error
-    os.environ[atomic.RUN] = f"{name} {owner}"
     return lock if locked else None
 
 

@@ -1,5 +1,6 @@
 """Processes that are killed at their work: the same command goes on, and ends with what it would have had anyway."""
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -16,9 +17,13 @@ from crashing import (
     contents,
     resume,
     unfinished,
+    until,
 )
 
 pytestmark = pytest.mark.slow  # minutes in all
+
+# Where Snakemake notes the files that jobs are making.
+NOTES = ".snakemake/incomplete"
 
 
 def kill(process: psutil.Process) -> None:
@@ -77,10 +82,42 @@ def test_what_a_killed_run_left_behind_at_work_does_not_touch_the_results_of_the
     resume(job)
     psutil.wait_procs([job], timeout=60)
     assert not job.is_running()
-    if ends == "before it":  # it has made whole files, of which nobody knows with which settings
+    if ends == "before it":
         again(folder, given, *RESULTS)
     assert_equal(folder / "out", undisturbed, *REST)
     assert not unfinished(folder / "out")
+    again(folder, given, *RESULTS)
+    assert_equal(folder / "out", undisturbed, *REST)
+
+
+def test_snakemake_is_killed_before_it_has_noted_what_the_jobs_make_that_it_has_started(
+    folder: Path, given: dict[str, str], start: Start, undisturbed: Path
+) -> None:
+    other = start(*RESULTS, preprocess="{segment_s: 0.4}")
+    job = other.job("preprocess")
+    other.kill()
+    shutil.rmtree(folder / NOTES)  # it is killed a few milliseconds earlier
+    resume(job)
+    psutil.wait_procs([job], timeout=60)
+    assert not job.is_running()
+    again(folder, given, *RESULTS)
+    assert_equal(folder / "out", undisturbed, *REST)
+
+
+@pytest.mark.parametrize(
+    ("stage", "n_files", "made"), [("preprocess", 4, "segments/*.arrow"), ("infer", 4, "logits/*.parquet")]
+)
+def test_snakemake_is_killed_before_it_has_noted_that_a_job_has_ended(
+    stage: str, n_files: int, made: str, folder: Path, given: dict[str, str], start: Start, undisturbed: Path
+) -> None:
+    other = start(*RESULTS, preprocess="{segment_s: 0.4}")
+    job = other.job(stage)
+    until(lambda: sum(path.is_file() for path in (folder / NOTES).rglob("*")) == n_files)
+    other.send(signal.SIGSTOP)
+    resume(job)
+    until(lambda: job.status() == psutil.STATUS_ZOMBIE)  # it has ended, and waits for Snakemake to look
+    other.kill()
+    assert list((folder / "out").glob(made))  # whole files, of which nobody knows with which settings
     again(folder, given, *RESULTS)
     assert_equal(folder / "out", undisturbed, *REST)
 

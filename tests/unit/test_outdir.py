@@ -18,7 +18,13 @@ def _no_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def other_process(folder: Path) -> subprocess.CompletedProcess[str]:
-    code = f"from pathlib import Path; from ecgpipe import outdir; outdir.take(Path({str(folder)!r}))"
+    code = f"""
+import os
+from pathlib import Path
+from ecgpipe import atomic, outdir
+lock = outdir.take(Path({str(folder)!r}))
+print(os.environ[atomic.RUN], end="")
+"""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
@@ -61,6 +67,26 @@ def test_a_job_of_a_run_that_another_has_followed_finishes_no_file(
     assert (tmp_path / "a").read_text() == "by the second"
     assert not list(tmp_path.glob("*.tmp"))
     assert second is not None
+
+
+def test_a_job_whose_run_lives_no_more_finishes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(atomic.RUN, other_process(tmp_path).stdout)
+    with (
+        pytest.raises(EcgpipeError, match="belongs to a run that was killed"),
+        atomic.whole(tmp_path / "a") as path,
+    ):
+        path.write_text("by nobody's job")
+    assert not list(tmp_path.glob("*a*"))
+
+
+def test_whether_a_run_on_another_machine_lives_is_not_guessed_from_its_process_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, process, _, owner = other_process(tmp_path).stdout.split(" ", 3)
+    monkeypatch.setenv(atomic.RUN, f"{name} {process} another {owner}")
+    with atomic.whole(tmp_path / "a") as path:
+        path.write_text("by a job on a node of a cluster")
+    assert (tmp_path / "a").exists()
 
 
 def test_what_killed_jobs_left_unfinished_is_removed_and_nothing_else(tmp_path: Path) -> None:

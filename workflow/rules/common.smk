@@ -15,7 +15,7 @@ try:
     SETTINGS = ecgpipe_config.load(config, Path(workflow.basedir))
     # A job that waited in a cluster's queue while its run was killed must not delete what the next run has made.
     if not workflow.is_main_process:
-        atomic.refuse_if_superseded()
+        atomic.refuse_if_orphaned()
 except EcgpipeError as error:
     raise WorkflowError(str(error))
 
