@@ -66,9 +66,10 @@ def begin_run(name: str, owner: Path) -> None:
 def refuse_if_orphaned() -> None:
     """Keep what a killed run left behind at work, or waiting in a cluster's queue, from the results.
 
-    Snakemake notes which files a job makes after it has started the job. So where it is killed in between, nobody knows
-    that a file is not of the settings that the next run has. It has long noted it when a file is whole; therefore whoever
-    outlives the run finishes none. On another machine than Snakemake's only the beginning of the next run tells.
+    Snakemake notes which files a job makes only after it has started the job. If it is killed in between, nothing says
+    that they are not of the settings that the next run has. So whoever outlives the run finishes none: by the time that
+    a file is whole, a living Snakemake has long noted it. On another machine than its own a job sees only that the next
+    run has begun.
 
     Raises:
         EcgpipeError: This is a job of such a run.
@@ -91,7 +92,7 @@ def refuse_if_orphaned() -> None:
 
 
 def _machine() -> str:
-    """Where a process id holds good: a kernel from its start on, and a namespace of it, as containers have their own."""
+    """Where a process id means something: a kernel since its start, and the namespace of a container."""
     try:
         kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{kernel}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115, which would make a path of it
