@@ -196,9 +196,7 @@ def account(
         record |= {"status": "skipped", "reason": str(error)}
     except MemoryError as error:
         if survive.is_confined():
-            raise EcgpipeError(
-                f"memory: {row['path']} does not fit into what a process may have here (ulimit -v, -d); allow more"
-            ) from error
+            raise EcgpipeError(f"memory: {row['path']} {survive.TOO_LITTLE}") from error
         record |= {"status": "failed", "reason": "takes more memory than one recording may"}
     except Exception as error:  # one odd file must not stop the run
         logger.exception("%s could not be read", row["path"])

@@ -34,6 +34,9 @@ CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.S
 # What ends one from outside.
 KILLED = {signal.SIGKILL, signal.SIGTERM}
 
+# What is said where memory has run out that the surroundings limit.
+TOO_LITTLE = "does not fit into what a process may have here (ulimit -v, -d); allow more"
+
 # The rows that are not to be touched, each with the reason; a function to be called with the number of the row that
 # comes next, and with -1 when none does.
 Work = Callable[[dict[int, str], Callable[[int], None]], None]
@@ -120,6 +123,8 @@ def _run(
         work(crashed, begin)
     except (EcgpipeError, OSError, KeyboardInterrupt) as error:
         errors.send(error)
+    except MemoryError:  # not of a row, which is told by its work
+        errors.send(EcgpipeError(f"memory: the work {TOO_LITTLE}"))
     except Exception as error:
         logger.exception("in the process that reads the recordings")
         errors.send(error)

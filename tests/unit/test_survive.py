@@ -134,7 +134,7 @@ def test_a_process_that_was_killed_is_an_error_and_blames_no_row(number: int, tm
 
 @pytest.mark.parametrize(
     "error",
-    [EcgpipeError("mend it"), OSError(errno.ENOSPC, "No space left on device", "/x"), ValueError("odd"), MemoryError()],
+    [EcgpipeError("mend it"), OSError(errno.ENOSPC, "No space left on device", "/x"), ValueError("odd")],
 )
 def test_what_the_work_raises_is_raised(error: Exception) -> None:
     def work(crashed: dict[int, str], begin: Begin) -> None:
@@ -146,6 +146,14 @@ def test_what_the_work_raises_is_raised(error: Exception) -> None:
     assert str(raised.value) == str(error)
     if isinstance(error, OSError):
         assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, "/x")  # type: ignore[attr-defined]
+
+
+def test_memory_that_runs_out_between_what_rows_take_is_a_mistake_that_the_user_can_mend() -> None:
+    def work(crashed: dict[int, str], begin: Begin) -> None:
+        raise MemoryError
+
+    with pytest.raises(EcgpipeError, match=r"what a process may have here \(ulimit -v, -d\); allow more"):
+        crashes(work)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit what a process fills")
