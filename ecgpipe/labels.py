@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -13,16 +14,21 @@ Aggregation = Literal["mean", "max"]
 RESERVED = frozenset({"record_id", "segment", "start_s", "n_segments"})
 
 
+# What counts as positive where the CSV gives no threshold.
+DEFAULT_THRESHOLD = 0.5
+
+
 class Label(NamedTuple):
     """One output of the model."""
 
     name: str
     aggregation: Aggregation  # over the probabilities of a recording's segments
     threshold: float | None  # a recording counts as positive from here on; None: 0.5, which is not calibrated
+    reference_share: float | None = None  # of positives in the data that the model was trained on, to compare with
 
 
 def read(path: Path) -> tuple[Label, ...]:
-    """Read a label CSV: columns `name`, `aggregation` (mean or max), and optionally `threshold` (0 to 1).
+    """Read a label CSV: columns `name`, `aggregation` (mean or max), and optionally `threshold`, `reference_share`.
 
     Args:
         path: The file. Its rows stand in the order of the model's outputs.
@@ -61,20 +67,30 @@ def read(path: Path) -> tuple[Label, ...]:
     return labels
 
 
+def thresholds(given: Sequence[Label]) -> dict[str, float]:
+    """By name, from where on a recording counts as positive: what the CSV says, or `DEFAULT_THRESHOLD`."""
+    return {label.name: DEFAULT_THRESHOLD if label.threshold is None else label.threshold for label in given}
+
+
 def _label(row: dict[str, str | None], where: str) -> Label:
     name = (row["name"] or "").strip()
     aggregation = (row["aggregation"] or "").strip()
-    threshold = (row.get("threshold") or "").strip()
     if not name or name in RESERVED:
         raise EcgpipeError(f"labels: {where}: {name!r} cannot be a label's name; give another")
     if aggregation not in get_args(Aggregation):
         raise EcgpipeError(f"labels: {where}: aggregation is {aggregation!r}; give mean or max")
+    threshold = _share(row, "threshold", "a probability", where)
+    reference_share = _share(row, "reference_share", "a share", where)
+    return Label(name, "max" if aggregation == "max" else "mean", threshold, reference_share)
+
+
+def _share(row: dict[str, str | None], column: str, what: str, where: str) -> float | None:
+    """A number from 0 to 1; None where the column is missing or empty."""
+    text = (row.get(column) or "").strip()
     try:
-        value = float(threshold) if threshold else None
+        value = float(text) if text else None
     except ValueError:
         value = math.nan
     if value is not None and not 0 <= value <= 1:
-        raise EcgpipeError(
-            f"labels: {where}: threshold is {threshold!r}; give a probability from 0 to 1, or leave it empty"
-        )
-    return Label(name, "max" if aggregation == "max" else "mean", value)
+        raise EcgpipeError(f"labels: {where}: {column} is {text!r}; give {what} from 0 to 1, or leave it empty")
+    return value

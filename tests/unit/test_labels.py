@@ -46,6 +46,9 @@ def test_the_17_of_mimic_are_aggregated_as_ecg_fm_does(reference: Path) -> None:
     assert [label.name for label in read] == [line.split(",")[position] for line in definition[1:]]
     assert {label.name for label in read if label.aggregation == "max"} == MAX_OF_MIMIC
     assert len(read) == 17
+    share = definition[0].split(",").index("pos_percent_all")
+    shares = [float(line.split(",")[share]) for line in definition[1:]]
+    assert [label.reference_share for label in read] == pytest.approx(shares, abs=5e-6)
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.csv")), ids=lambda path: path.name)
