@@ -152,9 +152,11 @@ class Position(nn.Module):
         conv, groups = self.conv, self.conv.groups
         length = 32 * -(-(tokens + conv.kernel_size[0]) // 32)  # long enough not to wrap around, and quick to transform
         if self._spectrum is None or self._spectrum[0] != length:
-            kernel = torch.fft.rfft(conv.weight.float(), n=length).conj()  # (width, width of a group, frequencies)
-            kernel = kernel.view(groups, width // groups, width // groups, -1).permute(0, 3, 2, 1)
-            self._spectrum = length, kernel.contiguous()  # (groups, frequencies, in, out)
+            # It is kept, and may be needed for gradients of the inputs later, whatever mode this call is in.
+            with torch.inference_mode(False), torch.no_grad():
+                kernel = torch.fft.rfft(conv.weight.float(), n=length).conj()  # (width, width of a group, frequencies)
+                kernel = kernel.view(groups, width // groups, width // groups, -1).permute(0, 3, 2, 1)
+                self._spectrum = length, kernel.contiguous()  # (groups, frequencies, in, out)
         left = conv.kernel_size[0] // 2
         padded = F.pad(x.float(), (0, 0, left, length - tokens - left))  # (batch, length, width)
         spectrum = torch.fft.rfft(padded, dim=1)  # (batch, frequencies, width)
@@ -297,7 +299,11 @@ class Network(nn.Module):
 
 
 def load(
-    arch: Architecture, weights: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    arch: Architecture,
+    weights: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    packed: bool = True,
 ) -> Network:
     """The network with the weights of a `model.safetensors`, ready for inference.
 
@@ -307,9 +313,10 @@ def load(
         device: Where the weights go.
         dtype: Of the layers' arithmetic. The first convolution with its norm, the positions, the softmax with its
             scores where the attention is kept, the mean over the tokens and the head are float32 in any case.
+        packed: Whether a CPU's linear layers are laid out for speed; they give no gradients of their inputs then.
 
     Returns:
-        The network in evaluation mode, without gradients.
+        The network in evaluation mode, its weights without gradients.
     """
     with torch.device("meta"):
         network = Network(arch)  # no memory is filled with numbers that the file replaces
@@ -318,7 +325,7 @@ def load(
     for part in (network.convolutions.layers[1:], network.feature_norm, network.project, network.norm, network.layers):
         part.to(dtype)
     for module in network.modules():
-        if isinstance(module, Linear):
+        if packed and isinstance(module, Linear):
             module.pack()
     if torch.device(device).type == "cpu":
         for parameter in network.parameters():  # the few that were not packed: nothing is to keep the file mapped
