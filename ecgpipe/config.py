@@ -108,12 +108,26 @@ class Umap(Section):
     )
 
 
+class Attribution(Section):
+    """Which leads and times speak for a label."""
+
+    recordings: int = Field(
+        6, ge=0, description="attribute so many of the highest probabilities, each to its label; 0: none"
+    )
+    steps: int = Field(32, gt=0, description="of the integral; more are more exact, and take longer")
+
+
 class Report(Section):
     """The page to open."""
 
     title: str = Field("ECG-FM results", description="headline of the report")
-    recordings: int = Field(8, ge=0, description="recordings to draw with their traces")
-    map_points: int = Field(20_000, gt=0, description="points of the map at most; more are drawn as a sample")
+    recordings: int = Field(80, ge=0, description="recordings that the page holds with their leads, chosen by rule")
+    map_points: int = Field(100_000, gt=0, description="points of the map at most; more are drawn as a sample")
+    columns: list[str] | None = Field(
+        None,
+        description="of the inputs' tables, to colour and filter by; null: all that are numbers or categories, none if "
+        "paths is false",
+    )
     paths: bool = Field(
         True, description="false: the page names no record ids, files and folders, which may identify patients"
     )
@@ -148,6 +162,9 @@ class Config(Section):
     preprocess: Preprocess = Field(default_factory=Preprocess, description="recordings to segments")
     inference: Inference = Field(default_factory=Inference, description="segments to logits, embeddings and attention")
     umap: Umap = Field(default_factory=Umap, description="the map of the embeddings")
+    attribution: Attribution = Field(
+        default_factory=Attribution, description="which leads and times speak for a label, by integrated gradients"
+    )
     report: Report = Field(default_factory=Report, description="the page to open")
 
     @property

@@ -16,7 +16,10 @@ MEANING = {
     "infer": 1,
     "aggregate": 1,
     "umap": 1,
+    "examples": 1,
+    "attribute": 1,
     "summary": 1,
+    "figures": 1,
     "report": 1,
 }
 
@@ -26,7 +29,7 @@ _PACKAGE = Path(__file__).parent
 @cache
 def source_sha256() -> str:
     """The SHA-256 of the package's files, which tells code apart that calls itself by one version."""
-    files = sorted(path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".j2"))
+    files = sorted(path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".j2", ".js", ".css"))
     lines = (f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(_PACKAGE)}\n" for path in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecgpipe import __version__
@@ -101,7 +102,22 @@ RECORDS = pa.schema(
 
 DUPLICATES = pa.schema([("record_id", pa.string()), ("duplicate_of", pa.string())])
 
+# The recordings that the report shows with their leads.
+_why = pa.struct([("kind", pa.string()), ("what", pa.string()), ("rank", pa.int32())])
+_neighbor = pa.struct([("record_id", pa.string()), ("similarity", pa.float64())])
+EXAMPLES = pa.schema([("record_id", pa.string()), ("why", pa.list_(_why)), ("neighbors", pa.list_(_neighbor))])
+
 UMAP = pa.schema([("record_id", pa.string()), ("segment", pa.int32()), ("x", pa.float32()), ("y", pa.float32())])
+
+# What an attribution is to be judged by.
+JUDGED = ("logit", "baseline_logit", "error", "drop", "random_change")
+
+ATTRIBUTION_LEADS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("record_id", "label", "lead")),
+        *((name, pa.float64()) for name in ("share", "favour", "against")),
+    ]
+)
 
 _SEGMENT_KEY = [("record_id", pa.string()), ("segment", pa.int32())]
 
@@ -128,6 +144,19 @@ def embeddings_schema(width: int) -> pa.Schema:
 def attention_schema(tokens: int) -> pa.Schema:
     """The last layer's attention: mean over heads, max over keys."""
     return pa.schema([*_SEGMENT_KEY, ("attention", pa.list_(pa.float32(), tokens))])
+
+
+def attribution_schema(leads: int, samples: int) -> pa.Schema:
+    """What each sample of each lead adds to a label's logit, (leads, samples) float32, flattened lead by lead."""
+    return pa.schema(
+        [
+            *_SEGMENT_KEY,
+            ("start_s", pa.float32()),
+            ("label", pa.string()),
+            *((name, pa.float64()) for name in JUDGED),
+            ("attribution", pa.list_(pa.float32(), leads * samples)),
+        ]
+    )
 
 
 def predictions_schema(labels: Sequence[str]) -> pa.Schema:
@@ -182,6 +211,17 @@ def batches(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iter
     for path in paths:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+
+
+def rows_of(paths: Sequence[Path], record_ids: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of some recordings, row group by row group. Only those that hold one are read beyond the ids."""
+    wanted = pa.array(record_ids, pa.string())
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                known = pc.is_in(file.read_row_group(group, columns=["record_id"])["record_id"], wanted)
+                if pc.any(known).as_py():
+                    yield file.read_row_group(group).filter(known)
 
 
 @contextmanager
