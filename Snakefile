@@ -6,6 +6,9 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 
+report: "workflow/report/workflow.rst"
+
+
 configfile: Path(workflow.basedir) / "config" / "config.yaml"
 
 
@@ -17,7 +20,10 @@ include: "workflow/rules/precision.smk"
 include: "workflow/rules/infer.smk"
 include: "workflow/rules/aggregate.smk"
 include: "workflow/rules/umap.smk"
+include: "workflow/rules/examples.smk"
+include: "workflow/rules/attribute.smk"
 include: "workflow/rules/summary.smk"
+include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/verdict.smk"
 
@@ -31,6 +37,9 @@ rule all:
         f"{OUT}/umap/umap.parquet",
         f"{OUT}/run.json",
         f"{OUT}/duplicates.parquet",
+        f"{OUT}/examples.parquet",
+        ATTRIBUTION,
+        *(f"{OUT}/figures/{name}.{suffix}" for name in FIGURES for suffix in ["png", "svg"]),
         f"{OUT}/report.html",
         f"{OUT}/verdict.txt",
     localrule: True

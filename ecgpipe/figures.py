@@ -1,270 +1,237 @@
-"""The report's Plotly figures as plain data; colours are the page's, which knows whether it is light or dark."""
+"""Write the report's main figures for papers and slides: figures/*.png and figures/*.svg."""
 
-import base64
-import html
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import argparse
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
 
-from ecgpipe.prepare import SAMPLE_RATE, Cut, Twelve
-from ecgpipe.readers import LEADS
+from ecgpipe import atlas, checkpoint, labels, nameless, paper, preprocess, prevalence, tables, views
+from ecgpipe.prevalence import Summary
 
-# A longer recording is drawn up to here, so that the page's size is bounded.
-DRAWN_S = 30.0
+logger = logging.getLogger(__name__)
 
-# Points per lead at most: ten seconds at 500 Hz sample by sample. More are thinned to the extremes of each stretch.
-MOST_POINTS = 5000
+FORMATS = ("png", "svg")
 
-# Every so many samples one value of attention is drawn: four for each token of ECG-FM, finer than a screen shows.
-ATTENTION_STRIDE = 4
+# Reasons for which recordings were not used, the most frequent; the others are summed up.
+MOST_REASONS = 12
 
-# One box of the ECG paper, in mV. A trace that would need hundreds of them gets larger ones.
-BOXES_MV = (0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0)
-MOST_BOXES = 100
+MAP_POINTS = 100_000
 
-
-class Traces(NamedTuple):
-    """A recording's figure, and what its caption says of it."""
-
-    figure: dict[str, Any]
-    drawn_s: float
-    box_s: float
-    box_mv: float | None  # None where the unit is not known
+USED, SKIPPED, FAILED, REFERENCE = "#0b6b77", "#9a5b00", "#b3361e", "#c07a00"
 
 
-def encoded(values: np.ndarray) -> dict[str, str]:
-    """An array as Plotly reads it: float32, base64, with its shape where it has two dimensions."""
-    content = {"dtype": "f4", "bdata": base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()}
-    if values.ndim == 2:
-        content["shape"] = f"{values.shape[0]}, {values.shape[1]}"
-    return content
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m ecgpipe figures`."""
+    parser.add_argument("--run", type=Path, required=True, help="run.json")
+    parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
+    parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
+    parser.add_argument("--manifest", type=Path, required=True, help="the folder manifest/")
+    parser.add_argument("--records", type=Path, required=True, help="the folder records/")
+    parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
+    parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
+    parser.add_argument("--attention", type=Path, help="the folder attention/, unless it was switched off")
+    parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
+    parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
+    parser.add_argument("--examples", type=Path, required=True, help="examples.parquet")
+    parser.add_argument("--attribution", type=Path, help="attribution/attribution.parquet, where there is one")
+    preprocess.add_reading_arguments(parser)
+    parser.add_argument("--no-paths", dest="paths", action="store_false", help="name no recording in a figure")
+    parser.add_argument("--outdir", type=Path, required=True, help="the folder to write to")
 
 
-def plain(text: str) -> str:
-    """A text from the data as Plotly shows it unchanged: it reads tags and entities as HTML does, but not &quot;."""
-    return html.escape(text, quote=False)
+def run(args: argparse.Namespace) -> None:
+    """Write the figures."""
+    content = json.loads(args.run.read_text(encoding="utf-8"))
+    content = content if args.paths else nameless.without_paths(content)
+    description = checkpoint.describe(args.description)
+    given = labels.read(args.labels) if description.labels else ()
+    predictions = tables.numbered(args.predictions, "part", args.parts)
+    summaries = prevalence.summarise(predictions, labels.thresholds(given))
+    references = {label.name: label.reference_share for label in given if label.reference_share is not None}
+    total = sum(pq.read_metadata(path).num_rows for path in predictions)
+    windows, assumed = preprocess.reading(args)
+    sources = views.Sources(
+        manifest=tables.numbered(args.manifest, "shard", args.shards),
+        records=tables.numbered(args.records, "shard", args.shards),
+        attention=tables.numbered(args.attention, "part", args.parts) if args.attention else [],
+        attribution=args.attribution,
+        token_samples=description.architecture.token_samples,
+        windows=windows,
+        assumed=assumed,
+    )
+    figures: dict[str, Callable[[], Figure]] = {
+        "account": lambda: account(content),
+        "labels": lambda: positives(summaries, references, total),
+        "probabilities": lambda: probabilities(summaries),
+        "together": lambda: together(summaries),
+        "map": lambda: umap(args.umap, predictions, summaries),
+        "recording": lambda: recording(args.examples, sources, args.paths),
+    }
+    with mpl.rc_context(paper.STYLE):
+        for name, make in figures.items():
+            figure = make()
+            if content["checkpoint"]["random_weights"] and name != "account":
+                paper.warn_of_random_weights(figure)
+            for suffix in FORMATS:
+                paper.save(figure, args.outdir / f"{name}.{suffix}")
+    logger.info("%d figures in %s", len(figures), args.outdir)
 
 
-def attention_per_sample(
-    attention: np.ndarray, starts: np.ndarray, samples: int, step: int, span: int, most: int
-) -> np.ndarray:
-    """What the attention is at each of a recording's first samples, 0 to 1 from its least to its most in the recording.
-
-    Args:
-        attention: (segments, tokens).
-        starts: (segments,) the first sample of each; the last may overlap the one before, over which it then goes.
-        samples: Of each segment that are signal.
-        step: Samples from one token to the next.
-        span: Samples that a token sees; it is put at their middle.
-        most: How many samples at most.
-
-    Returns:
-        (samples,) interpolated within each segment, up to the end of the last one. Before a segment's first and after
-        its last token it stays as there: the neighbouring segment was a computation of its own.
-    """
-    seen = attention[:, : max((samples - span) // step + 1, 1)]  # (segments, tokens) without those of padding
-    least, extent = seen.min(), np.ptp(seen) or 1.0
-    centres = step * np.arange(seen.shape[1]) + (span - 1) / 2
-    inside = np.arange(samples)
-    values = np.zeros(min(most, int(starts[-1]) + samples))
-    for start, row in zip(starts[starts < most], seen, strict=False):
-        piece = np.interp(inside, centres, (row - least) / extent)
-        values[start : start + samples] = piece[: len(values) - start]
-    return values
-
-
-def thinned(values: np.ndarray, most: int) -> np.ndarray:
-    """The positions to draw of a trace: all, or where each stretch has its least and its most, so that no peak is lost.
-
-    Args:
-        values: (n,)
-        most: How many positions at most.
-
-    Returns:
-        Positions in ascending order.
-    """
-    if len(values) <= most:
-        return np.arange(len(values))
-    width = math.ceil(len(values) / (most // 2))
-    stretches = np.pad(values, (0, -len(values) % width), mode="edge").reshape(-1, width)  # (stretches, width)
-    firsts = np.arange(len(stretches)) * width
-    extremes = np.concatenate([firsts + stretches.argmin(axis=1), firsts + stretches.argmax(axis=1)])
-    return np.unique(np.minimum(extremes, len(values) - 1))
-
-
-def traces(
-    twelve: Twelve,
-    sample_rate: float,
-    unit: str | None,
-    cut: Cut,
-    segment_samples: int,
-    attention: np.ndarray | None,
-    token_samples: tuple[int, int],
-) -> Traces:
-    """Draw a recording's twelve leads below one another, with the attention as colour behind them.
-
-    All leads share one scale and one axis, each shifted to its own row, so that one heatmap lies behind all of them and
-    the grid runs through as on paper. The traces hold the values as they were read; the page adds `meta.shift`.
+def account(content: Mapping[str, Any]) -> Figure:
+    """What became of the recordings, and why some were not used.
 
     Args:
-        twelve: As it was read, the leads by name.
-        sample_rate: Of it, in Hz.
-        unit: "mV", `MIXED` or None.
-        cut: Where its segments lie, at 500 Hz.
-        segment_samples: Of each of them.
-        attention: (segments, tokens), or None.
-        token_samples: (step, span) of the tokens.
+        content: Of run.json.
 
     Returns:
-        A figure of 12 or 13 traces, and what to say beside it.
+        A figure of bars.
     """
-    drawn = math.ceil(min(twelve.signal.shape[1], DRAWN_S * sample_rate))
-    signal = twelve.signal[:, :drawn]  # (12, drawn)
-    drawn_s = drawn / sample_rate
-    lines, shifts, top, bottom, box = _rows(signal, unit == "mV")
-    box_s, tick_s = (0.2, 1.0) if drawn_s <= 12 else (1.0, 5.0)
-    shown_unit = "mV" if unit == "mV" else "arbitrary units"
+    counts, reasons = content["counts"], content["reasons"][:MOST_REASONS]
+    rest = sum(reason["count"] for reason in content["reasons"][MOST_REASONS:])
+    bars = [("used", counts["ok"], USED)]
+    colours = {"skipped": SKIPPED, "failed": FAILED}
+    bars += [(f"{r['status']}: {r['reason']}", r["count"], colours.get(r["status"], SKIPPED)) for r in reasons]
+    bars += [("other reasons", rest, SKIPPED)] if rest else []
+    figure = Figure(figsize=(7, 0.8 + 0.3 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    names, values, shades = zip(*bars, strict=True)
+    drawn = axes.barh(list(names), values, color=shades)
+    axes.bar_label(drawn, [f"{value:,}" for value in values], padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(f"recordings, of {counts['recordings']:,}")
+    return figure
 
-    data: list[dict[str, Any]] = []
-    seen_samples = segment_samples - cut.padded
-    borders = cut.starts[1:] / SAMPLE_RATE
-    shapes = [{"type": "line", "x0": at, "x1": at} for at in borders[borders < drawn_s].tolist()]
-    seen_s = (int(cut.starts[-1]) + seen_samples) / SAMPLE_RATE
-    if cut.discarded and seen_s < drawn_s:
-        shapes.append({"type": "rect", "x0": seen_s, "x1": drawn_s})
-    if attention is not None:
-        most = math.ceil(drawn_s * SAMPLE_RATE)
-        values = attention_per_sample(attention, cut.starts, seen_samples, *token_samples, most)
-        data.append(
-            {
-                "type": "heatmap",
-                "name": "attention",
-                "z": encoded(values[None, ::ATTENTION_STRIDE]),
-                "x0": 0,
-                "dx": ATTENTION_STRIDE / SAMPLE_RATE,
-                "y0": (top + bottom) / 2,
-                "dy": top - bottom,
-                "zmin": 0,
-                "zmax": 1,
-                "showscale": False,
-                "hoverinfo": "skip",
-            }
+
+def positives(summaries: Sequence[Summary], references: Mapping[str, float], total: int) -> Figure:
+    """The share of recordings that are positive for each label, beside the reference.
+
+    Args:
+        summaries: Of the labels.
+        references: Shares by label, where the label CSV has one.
+        total: How many recordings there are.
+
+    Returns:
+        A figure of bars, with a mark for each reference.
+    """
+    if not summaries:
+        return _nothing("a model without a head: no labels")
+    figure = Figure(figsize=(7, 0.9 + 0.27 * len(summaries)), layout="constrained")
+    axes = figure.subplots()
+    shares = [100 * summary.positive / max(total, 1) for summary in summaries]
+    drawn = axes.barh([summary.name for summary in summaries], shares, color=USED, label="this dataset")
+    axes.bar_label(drawn, [f"{summary.positive:,}" for summary in summaries], padding=3, color="#596673", fontsize=7)
+    marks = [(i, 100 * references[s.name]) for i, s in enumerate(summaries) if s.name in references]
+    if marks:
+        rows, values = zip(*marks, strict=True)
+        axes.scatter(
+            values,
+            rows,
+            marker="|",
+            s=90,
+            linewidths=2.5,
+            color=REFERENCE,
+            zorder=3,
+            label="reference of the label file",
         )
-    for lead, values, shift in zip(LEADS, signal, shifts, strict=True):
-        positions = thinned(values, MOST_POINTS)
-        whole = len(positions) == len(values)
-        times = {"x0": 0, "dx": 1 / sample_rate} if whole else {"x": encoded(positions / sample_rate)}
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": lead,
-                **times,
-                "y": encoded(values[positions]),
-                "meta": {"shift": float(shift)},
-                "line": {"width": 1.1},
-                "hovertemplate": f"<b>{lead}</b> %{{x:.3f}} s<br>%{{customdata:.4~g}} {shown_unit}<extra></extra>",
-            }
-        )
-    layout: dict[str, Any] = {
-        "height": 780,
-        "margin": {"l": 44, "r": 8, "t": 8, "b": 44},
-        "showlegend": False,
-        "hovermode": "closest",
-        "shapes": [{**shape, "y0": 0, "y1": 1, "yref": "paper"} for shape in shapes],
-        "xaxis": {
-            "range": [0, drawn_s],
-            "title": {"text": "seconds"},
-            "dtick": tick_s,
-            "minor": {"dtick": box_s, "showgrid": True},
-            "zeroline": False,
-        },
-        "yaxis": {
-            "range": [bottom, top],
-            "fixedrange": True,
-            "tickvals": lines.tolist(),
-            "ticktext": list(LEADS),
-            "showgrid": False,
-            "zeroline": False,
-        },
-    }
-    if box:
-        layout["yaxis"]["minor"] = {"tickvals": np.arange(bottom, top, box).tolist(), "showgrid": True}
-    return Traces({"data": data, "layout": layout}, drawn_s, box_s, box)
+        axes.legend(frameon=False, loc="lower right")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 108)
+    axes.set_xlabel("positive at the threshold, % of recordings")
+    return figure
 
 
-def _rows(signal: np.ndarray, in_mv: bool) -> tuple[np.ndarray, np.ndarray, float, float, float | None]:
-    """Where each lead's median lies and how far that shifts the lead, the figure's top and bottom, a box's height."""
-    middles = np.nan_to_num(np.median(signal, axis=1))  # (12,) a lead may lie off zero as a whole
-    above = np.nan_to_num(signal.max(axis=1) - middles)
-    below = np.nan_to_num(middles - signal.min(axis=1))
-    spans = above + below
-    usual = float(np.median(spans[spans > 0])) if spans.any() else 1.0  # missing leads are zeros and have none
-    # A lead with an artefact may run into its neighbours rather than flatten all of them; a flat one gets room too.
-    above, below = np.clip(above, 0.3 * usual, 2 * usual), np.clip(below, 0.1 * usual, 2 * usual)
-    rooms = np.append(above, 0.0) + np.append(0.0, below) + 0.1 * usual  # (13,) over, between and under the leads
-    box = None
-    if in_mv:
-        box = next((box for box in BOXES_MV if rooms.sum() / box <= MOST_BOXES), BOXES_MV[-1])
-        rooms = np.ceil(rooms / box) * box
-    lines = -np.cumsum(rooms[:-1])  # (12,) downwards from 0
-    return lines, lines - middles, 0.0, float(-rooms.sum()), box
+def probabilities(summaries: Sequence[Summary]) -> Figure:
+    """How the probabilities of each label spread, with its threshold: a histogram each."""
+    if not summaries:
+        return _nothing("a model without a head: no labels")
+    figure = Figure(figsize=(7, 0.8 + 0.38 * len(summaries)), layout="constrained")
+    axes = figure.subplots(len(summaries), 1, sharex=True, squeeze=False)[:, 0]
+    edges = np.linspace(0, 1, prevalence.BARS + 1)
+    for one, summary in zip(axes, summaries, strict=True):
+        one.stairs(summary.histogram, edges, fill=True, color=USED)
+        one.axvline(summary.threshold, color="#1a2530", linewidth=0.8, linestyle="--")
+        one.set(yticks=[], xlim=(0, 1))
+        one.spines["left"].set_visible(False)
+        one.set_ylabel(summary.name, rotation=0, ha="right", va="center")
+    axes[-1].set_xlabel("probability; dashed: threshold")
+    return figure
 
 
-def _span(number: int, segment_s: float | None) -> str:
-    return "" if segment_s is None else f" ({number * segment_s:g} to {(number + 1) * segment_s:g} s)"
+def together(summaries: Sequence[Summary]) -> Figure:
+    """How often labels occur together: of the row's positives, the share that is positive for the column too."""
+    if not summaries:
+        return _nothing("a model without a head: no labels")
+    counts = np.array([summary.together for summary in summaries], float)
+    own = counts.diagonal()[:, None]
+    shares = np.divide(100 * counts, own, out=np.full_like(counts, np.nan), where=own > 0)
+    side = 2.4 + 0.32 * len(summaries)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="GnBu", vmin=0, vmax=100)
+    names = [summary.name for summary in summaries]
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, label="positive for the column too, % of the row's", shrink=0.7)
+    return figure
 
 
-def umap(
-    record_ids: Sequence[str],
-    segments: Sequence[int],
-    places: np.ndarray,
-    colours: Sequence[tuple[str, np.ndarray]],
-    shown: int,
-    segment_s: float | None,
-) -> dict[str, Any]:
-    """Draw the map of the segments.
+def umap(path: Path, predictions: Sequence[Path], summaries: Sequence[Summary]) -> Figure:
+    """The map of the segments, coloured by the label whose probability varies most.
 
     Args:
-        record_ids: Of each point.
-        segments: Of each point, its number in the recording.
-        places: (points, 2) of each point.
-        colours: What the points can be coloured by: a name and (points,) values each.
-        shown: Which of `colours` is shown first.
-        segment_s: How long a segment is; None where they overlap, so that the number does not tell the time.
+        path: `umap/umap.parquet`.
+        predictions: All `predictions/part-*.parquet`, in order.
+        summaries: Of the labels.
 
     Returns:
-        A figure of one trace, with `colours` beside it for the page to choose from.
+        A figure; of a large map it shows a random sample.
     """
-    size = 10 if len(segments) < 500 else 6 if len(segments) < 5000 else 4
-    names = [plain(record_id) for record_id in record_ids]
-    trace = {
-        "type": "scattergl",
-        "mode": "markers",
-        "x": encoded(places[:, 0]),
-        "y": encoded(places[:, 1]),
-        "customdata": [
-            [name, f"{number}{_span(number, segment_s)}"] for name, number in zip(names, segments, strict=True)
-        ],
-        # A label's name comes from the data: as `meta` it is put in last, and nothing in it is taken for a field.
-        "hovertemplate": "<b>%{customdata[0]}</b><br>segment %{customdata[1]}"
-        "<br>%{meta}: %{marker.color:.3~f}<extra></extra>",
-        "marker": {
-            "size": size,
-            "opacity": 0.85,
-            "colorscale": "Viridis",
-            "colorbar": {"thickness": 12, "outlinewidth": 0},
-        },
-    }
-    axis = {"showticklabels": False, "zeroline": False, "ticks": ""}
-    layout = {
-        "height": 560,
-        "margin": {"l": 34, "r": 8, "t": 8, "b": 34},
-        "hovermode": "closest",
-        "xaxis": {**axis, "title": {"text": "UMAP 1"}},
-        "yaxis": {**axis, "title": {"text": "UMAP 2"}},
-    }
-    choices = [{"name": plain(name), "values": encoded(values)} for name, values in colours]
-    return {"data": [trace], "layout": layout, "colours": choices, "shown": shown}
+    points, _, total = atlas.sample(path, MAP_POINTS)
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axes = figure.subplots()
+    size = 14 if len(points) < 500 else 5 if len(points) < 5000 else 1
+    shown: dict[str, Any] = {"s": size, "linewidths": 0, "rasterized": len(points) > 2000}
+    x, y = points["x"].to_numpy(), points["y"].to_numpy()
+    if summaries:
+        widest = max(summaries, key=lambda summary: summary.spread).name
+        ids = points["record_id"].unique()
+        [steps] = atlas.probabilities(predictions, ids, [widest])
+        row = pc.index_in(points["record_id"], ids).to_numpy()
+        drawn = axes.scatter(x, y, c=steps[row] * atlas.PROBABILITY_STEP, cmap="viridis", **shown)
+        figure.colorbar(drawn, ax=axes, label=f"probability of {widest}", shrink=0.8)
+    else:
+        axes.scatter(x, y, color=USED, **shown)
+    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+    sampled = f"{len(points):,} of {total:,} segments" if len(points) < total else f"{total:,} segments"
+    axes.set_title(sampled, loc="left", fontsize=9)
+    return figure
+
+
+def recording(examples: Path, sources: views.Sources, paths: bool) -> Figure:
+    """The first of the chosen recordings that can be drawn, with attribution where there is one, else attention."""
+    for row in pq.read_table(examples).to_pylist():
+        record_id = row["record_id"]
+        view = views.read([record_id], sources).get(record_id, {}).get("view")
+        if view is not None:
+            name = record_id if paths else nameless.names(sources.records, pa.array([record_id]))[0]
+            why = "; ".join(views.reason(why) for why in row["why"][:1])
+            attributed = [given["label"] for given in view["attributions"]]
+            return paper.draw(view, f"{name}  ({why})", colour=(attributed or ["attention"])[0])
+    return _nothing("no recording can be drawn")
+
+
+def _nothing(why: str) -> Figure:
+    figure = Figure(figsize=(5, 1.5))
+    figure.text(0.5, 0.5, why, ha="center", va="center", color="#596673")
+    return figure

@@ -3,52 +3,63 @@
 import argparse
 import json
 import logging
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ecgpipe import checkpoint, figures, labels, nameless, preprocess, quality, tables
-from ecgpipe.aggregate import label_columns
+from ecgpipe import atlas, checkpoint, examples, labels, nameless, preprocess, prevalence, tables, timings, views
 from ecgpipe.atomic import whole
-from ecgpipe.prepare import UnusableError, Windows, choose_leads, cut_up, resampled_samples
-from ecgpipe.readers import Assumed, UnreadableError
+from ecgpipe.packed import pack
 
 logger = logging.getLogger(__name__)
 
-# What counts as positive where the label CSV gives no threshold.
-DEFAULT_THRESHOLD = 0.5
-
-# The probabilities of all recordings are counted in so many bins rather than kept: quartiles are right to one of them.
-BINS = 1000
-BARS = 40  # of a label's histogram, each of BINS / BARS bins
-
-MOST_PROBLEMS = 200  # recordings skipped or failed that are listed one by one
-MOST_PROBABILITIES = 5  # listed beside a recording's traces
 MOST_SCANS = 10  # scans of the inputs that are listed, the last ones
-MAP_SEED = 42
 
+# What of the results the page has a link to, where it is there.
+FILES = (
+    *("records", "predictions", "logits", "embeddings", "attention", "umap/umap.parquet", "examples.parquet"),
+    *("attribution", "duplicates.parquet", "manifest/files.parquet", "figures", "run.json"),
+)
 
-class Summary(NamedTuple):
-    """One label over all recordings."""
+# How the results are read elsewhere. A test runs each in a folder of results.
+SNIPPETS = {
+    "pandas": """import pandas as pd
 
-    name: str
-    threshold: float
-    positive: int  # recordings at or above the threshold
-    mean: float
-    spread: float  # standard deviation
-    quartiles: tuple[float, float, float]
-    histogram: list[int]  # BARS counts, from probability 0 to 1
-    highest: int  # the row, over all predictions, with the highest probability
+records = pd.read_parquet("records")
+predictions = pd.read_parquet("predictions")
+table = records.merge(
+    predictions.drop(columns="n_segments"),
+    on="record_id",
+)
+""",
+    "Polars": """import polars as pl
+
+records = pl.read_parquet("records/*.parquet")
+predictions = pl.read_parquet(
+    "predictions/*.parquet"
+)
+table = records.join(
+    predictions.drop("n_segments"),
+    on="record_id",
+)
+""",
+    "DuckDB": """import duckdb
+
+table = duckdb.sql(\"\"\"
+    SELECT * FROM 'records/*.parquet'
+    JOIN (SELECT * EXCLUDE n_segments
+          FROM 'predictions/*.parquet')
+    USING (record_id)
+\"\"\")
+""",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,10 +74,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attention", type=Path, help="the folder attention/, unless it was switched off")
     parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
     parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
+    parser.add_argument("--examples", type=Path, required=True, help="examples.parquet: the recordings to show")
+    parser.add_argument("--attribution", type=Path, help="attribution/attribution.parquet, where there is one")
+    parser.add_argument("--benchmarks", type=Path, help="the folder benchmarks/, for the times of the rules")
     preprocess.add_reading_arguments(parser)
     parser.add_argument("--title", default="ECG-FM results", help="headline (default %(default)s)")
-    parser.add_argument("--recordings", type=int, default=8, help="recordings to draw (default %(default)s)")
-    parser.add_argument("--map-points", type=int, default=20_000, help="of the map at most (default %(default)s)")
+    parser.add_argument("--map-points", type=int, default=100_000, help="of the map at most (default %(default)s)")
+    parser.add_argument(
+        "--columns", nargs="*", help="of the inputs' tables, to take along (default: all, none with --no-paths)"
+    )
     parser.add_argument(
         "--no-paths", dest="paths", action="store_false", help="number the recordings, and name no id, file or folder"
     )
@@ -79,21 +95,33 @@ def run(args: argparse.Namespace) -> None:
     content = content if args.paths else nameless.without_paths(content)
     description = checkpoint.describe(args.description)
     windows, assumed = preprocess.reading(args)
-    given = {label.name: label.threshold for label in labels.read(args.labels)} if description.labels else {}
-    record_files = tables.numbered(args.records, "shard", args.shards)
-    prediction_files = tables.numbered(args.predictions, "part", args.parts)
-    attention_files = tables.numbered(args.attention, "part", args.parts) if args.attention else []
-    total = sum(pq.ParquetFile(path).metadata.num_rows for path in prediction_files)
-    summaries = summarise(prediction_files, given)
-    chosen = choose(total, summaries, args.recordings)
-    predictions = rows_at(prediction_files, list(chosen))
-    problems, n_problems = unused(record_files, args.paths)
-    segment_s = windows.segment_s if windows.tail == "drop" else None
-    numbered = None if args.paths else record_files
-    the_map, n_points = draw_map(args.umap, prediction_files, summaries, args.map_points, segment_s, numbered)
-    logger.info("drawing %d recordings and %d points of the map", len(chosen), len(the_map["data"][0]["customdata"]))
+    given = {label.name: label for label in labels.read(args.labels)} if description.labels else {}
+    thresholds = labels.thresholds(list(given.values()))
+    records = tables.numbered(args.records, "shard", args.shards)
+    predictions = tables.numbered(args.predictions, "part", args.parts)
+    attention = tables.numbered(args.attention, "part", args.parts) if args.attention else []
+    summaries = prevalence.summarise(predictions, thresholds)
+    names = [summary.name for summary in summaries]
+    chosen = pq.read_table(args.examples).to_pylist()
+    ids = [row["record_id"] for row in chosen]
+    columns = args.columns if args.columns is not None or args.paths else []
+    found = atlas.collect(args.umap, predictions, records, names, ids, args.map_points, args.paths, columns)
+    sources = views.Sources(
+        manifest=tables.numbered(args.manifest, "shard", args.shards),
+        records=records,
+        attention=attention,
+        attribution=args.attribution,
+        token_samples=description.architecture.token_samples,
+        windows=windows,
+        assumed=assumed,
+    )
+    shown = recordings(chosen, views.read(ids, sources, args.paths), found, records, args.paths)
+    logger.info("%d recordings with their leads, %d points", len(shown), len(found.points["row"]))
+    times = timings.of_rules(args.benchmarks) if args.benchmarks else []
+    widest = max(summaries, key=lambda summary: summary.spread).name if summaries else None
+    facts = {"thresholds": [thresholds[name] for name in names], "colour": widest, "paths": args.paths}
     page = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             title=args.title,
@@ -102,28 +130,30 @@ def run(args: argparse.Namespace) -> None:
             scans=changes(content),
             made_by=list(dict.fromkeys(version for by in content.get("made_by", {}).values() for version in by)),
             finished=f"{datetime.fromisoformat(content['finished']):%d %B %Y, %H:%M %Z}".lstrip("0"),
-            reasons=content["reasons"],
             segment_s=windows.segment_s,
-            problems=problems,
-            n_problems=n_problems,
-            total=total,
+            total=sum(pq.read_metadata(path).num_rows for path in predictions),
             summaries=summaries,
-            calibrated=[summary.name for summary in summaries if given.get(summary.name) is not None],
-            the_map=the_map,
-            n_points=n_points,
-            map_points=len(the_map["data"][0]["customdata"]),
-            recordings=draw_recordings(
-                [(predictions[row], why) for row, why in chosen.items()],
-                tables.numbered(args.manifest, "shard", args.shards),
-                record_files,
-                attention_files,
-                summaries,
-                description.architecture.token_samples,
-                windows,
-                assumed,
-                args.paths,
-            ),
-            plotly_js=Markup(get_plotlyjs()),  # noqa: S704, Plotly's own
+            references={name: given[name].reference_share for name in names if given[name].reference_share is not None},
+            calibrated=[name for name in names if given[name].threshold is not None],
+            n_points=found.n_points,
+            map_points=len(found.points["row"]),
+            n_rows=len(found.rows["names"]),
+            n_views=len(shown),
+            groups=views.groups([(one["row"], one["name"], one["reasons"]) for one in shown]),
+            borderline=examples.BORDERLINE,
+            attention=bool(attention),
+            attributed=args.attribution is not None,
+            folders=[name for name in FILES if (args.output.parent / name).exists()],
+            snippets=SNIPPETS,
+            times=times,
+            graph=timings.graph(times, {time.rule: counted(time) for time in times}),
+            data={
+                "facts": pack(facts),
+                "rows": pack(found.rows),
+                "points": pack(found.points),
+                "plotly": pack(get_plotlyjs()),
+                "views": pack([{key: value for key, value in one.items() if key != "reasons"} for one in shown]),
+            },
         )
     )
     with whole(args.output) as temporary:
@@ -131,89 +161,48 @@ def run(args: argparse.Namespace) -> None:
     logger.info("%s: %.1f MB", args.output, len(page) / 1e6)
 
 
-def summarise(predictions: Sequence[Path], thresholds: Mapping[str, float | None]) -> list[Summary]:
-    """Count each label's probabilities over all recordings, part by part.
+def recordings(
+    chosen: Sequence[Mapping[str, Any]],
+    read: Mapping[str, Mapping[str, Any]],
+    found: atlas.Atlas,
+    records: Sequence[Path],
+    paths: bool,
+) -> list[dict[str, Any]]:
+    """The recordings that the page holds with their leads, for its viewer.
 
     Args:
-        predictions: All `predictions/part-*.parquet`, in order.
-        thresholds: By label; `DEFAULT_THRESHOLD` holds where there is none.
+        chosen: Rows of examples.parquet.
+        read: By record id, what `views.read` gives.
+        found: The rows of the page.
+        records: All `records/shard-*.parquet`.
+        paths: Whether recordings are called by their ids.
 
     Returns:
-        One summary per label in the model's order; none for a model without a head.
+        For each `row` and `name`, `why` it was chosen, in words, with `reasons`, its `neighbors`, `view` and `note`.
     """
-    names = label_columns(pq.read_schema(predictions[0]))
-    if not names:
-        return []
-    limits = np.array([_threshold(thresholds.get(name)) for name in names])
-    positive, highest = np.zeros(len(names), int), np.zeros(len(names), int)
-    sums, squares, most = np.zeros(len(names)), np.zeros(len(names)), np.full(len(names), -1.0)
-    bins = np.zeros((len(names), BINS), int)
-    done = 0
-    for batch in tables.batches(predictions, names):
-        values = np.stack([batch[name].to_numpy() for name in names])  # (labels, rows)
-        positive += (values >= limits[:, None]).sum(axis=1)
-        sums += values.sum(axis=1)
-        squares += (values**2).sum(axis=1)
-        numbers = np.minimum((np.nan_to_num(values) * BINS).astype(int), BINS - 1)
-        for counts, row in zip(bins, numbers, strict=True):
-            counts += np.bincount(row, minlength=BINS)
-        best = values.argmax(axis=1)
-        higher = values.max(axis=1) > most
-        highest[higher], most[higher] = done + best[higher], values.max(axis=1)[higher]
-        done += batch.num_rows
-    total = max(done, 1)
-    means = sums / total
-    spreads = np.sqrt(np.maximum(squares / total - means**2, 0))
+    alike = [neighbor["record_id"] for row in chosen for neighbor in row["neighbors"]]
+    known = list(dict.fromkeys([*read, *alike]))
+    called = known if paths else nameless.names(records, pa.array(known, pa.string()))
+    names = dict(zip(known, called, strict=True))
     return [
-        Summary(
-            name=name,
-            threshold=float(limits[i]),
-            positive=int(positive[i]),
-            mean=float(means[i]),
-            spread=float(spreads[i]),
-            quartiles=_quartiles(bins[i]),
-            histogram=bins[i].reshape(BARS, -1).sum(axis=1).tolist(),
-            highest=int(highest[i]),
-        )
-        for i, name in enumerate(names)
+        {
+            "row": found.row_of[row["record_id"]],
+            "name": names[row["record_id"]],
+            "why": list(map(views.reason, row["why"])),
+            "reasons": row["why"],
+            "neighbors": [
+                {
+                    "name": names[neighbor["record_id"]],
+                    "row": found.row_of.get(neighbor["record_id"]),
+                    "similarity": neighbor["similarity"],
+                }
+                for neighbor in row["neighbors"]
+            ],
+            **read[row["record_id"]],
+        }
+        for row in chosen
+        if row["record_id"] in read
     ]
-
-
-def choose(total: int, summaries: Sequence[Summary], wanted: int) -> dict[int, str]:
-    """Choose recordings to draw: half for what the model says of them, half evenly spread over the dataset.
-
-    Args:
-        total: How many recordings there are.
-        summaries: Of the labels.
-        wanted: How many to choose.
-
-    Returns:
-        Rows of the predictions in the order of choice, each with why it was chosen. First, for the labels whose
-        probability varies most, the recording where it is highest.
-    """
-    wanted = min(wanted, total)
-    chosen: dict[int, str] = {}
-    for summary in sorted(summaries, key=lambda summary: -summary.spread):
-        if len(chosen) < math.ceil(wanted / 2):
-            chosen.setdefault(summary.highest, f"highest probability of {summary.name}")
-    rest = wanted - len(chosen)
-    for i in range(rest):
-        row = int((i + 0.5) * total / rest)
-        while row in chosen:
-            row = (row + 1) % total
-        chosen[row] = "evenly spaced"
-    return chosen
-
-
-def rows_at(predictions: Sequence[Path], rows: Collection[int]) -> dict[int, dict[str, Any]]:
-    """Read single rows of the predictions, by their number over all parts."""
-    found: dict[int, dict[str, Any]] = {}
-    done = 0
-    for batch in tables.batches(predictions):
-        here = [row for row in rows if done <= row < done + batch.num_rows]
-        found |= {row: batch.slice(row - done, 1).to_pylist()[0] for row in here}
-        done += batch.num_rows
-    return found
 
 
 def changes(run: Mapping[str, Any]) -> list[tuple[int, dict[str, int]]]:
@@ -223,188 +212,43 @@ def changes(run: Mapping[str, Any]) -> list[tuple[int, dict[str, int]]]:
     return changed[-MOST_SCANS:]
 
 
-def unused(records: Sequence[Path], paths: bool = True) -> tuple[list[dict[str, str]], int]:
-    """The first recordings that were skipped or failed, and how many there are altogether.
-
-    Args:
-        records: All `records/shard-*.parquet`, in order.
-        paths: Whether they are called by their ids, and their reasons have particulars.
-
-    Returns:
-        `name`, `status` and `reason` of each of the first, and the count.
-    """
-    first: list[dict[str, str]] = []
-    count = done = 0
-    for batch in tables.batches(records, ["record_id", "status", "reason"]):
-        places = np.flatnonzero(pc.not_equal(batch["status"], "ok"))
-        count += len(places)
-        for place in places[: MOST_PROBLEMS - len(first)].tolist():
-            row = batch.slice(place, 1).to_pylist()[0]
-            name, reason = row["record_id"], row["reason"]
-            if not paths:
-                name, reason = nameless.called(done + place + 1), nameless.general(reason)
-            first.append({"name": name, "status": row["status"], "reason": reason})
-        done += batch.num_rows
-    return first, count
+def counted(time: timings.RuleTime) -> str:
+    """What the figure of the workflow says of a rule."""
+    return f"{time.jobs:,} job{'' if time.jobs == 1 else 's'}, {duration(time.total_s)}"
 
 
-def draw_map(
-    path: Path,
-    predictions: Sequence[Path],
-    summaries: Sequence[Summary],
-    most: int,
-    segment_s: float | None,
-    numbered: Sequence[Path] | None = None,
-) -> tuple[dict[str, Any], int]:
-    """Draw the map, or a random sample of it.
-
-    Args:
-        path: `umap/umap.parquet`.
-        predictions: All `predictions/part-*.parquet`, in order.
-        summaries: Of the labels, which the map can be coloured by; by recording where there are none.
-        most: Points to draw at most.
-        segment_s: How long a segment is; None where they overlap.
-        numbered: All `records/shard-*.parquet`, in order, where recordings are called by their row there, not their id.
-
-    Returns:
-        The figure, and how many segments there are.
-    """
-    total = pq.ParquetFile(path).metadata.num_rows
-    drawn = np.arange(total)
-    if total > most:
-        drawn = np.sort(np.random.default_rng(MAP_SEED).choice(total, most, replace=False))
-    pieces, done = [], 0
-    for batch in tables.batches([path]):
-        first, last = np.searchsorted(drawn, [done, done + batch.num_rows])
-        pieces.append(batch.take(pa.array(drawn[first:last] - done)))
-        done += batch.num_rows
-    points = pa.Table.from_batches(pieces, pq.read_schema(path))
-    places = np.stack([points["x"].to_numpy(), points["y"].to_numpy()], axis=1)
-    known = points["record_id"].unique()
-    recording = pc.index_in(points["record_id"], known).to_numpy()  # (points,) row of `known`
-    if summaries:
-        probabilities = np.full((len(summaries), len(known)), np.nan)
-        for batch in tables.batches(predictions):
-            rows = pc.index_in(batch["record_id"], known)
-            wanted = rows.is_valid()
-            for i, summary in enumerate(summaries):
-                probabilities[i, rows.drop_null().to_numpy()] = batch[summary.name].filter(wanted).to_numpy()
-        colours = [(summary.name, row[recording]) for summary, row in zip(summaries, probabilities, strict=True)]
-        shown = max(range(len(summaries)), key=lambda i: summaries[i].spread)
-    else:
-        colours, shown = [("recording", recording + 1)], 0
-    names = known.to_pylist() if numbered is None else nameless.names(numbered, known)
-    segments = points["segment"].to_pylist()
-    return figures.umap([names[row] for row in recording], segments, places, colours, shown, segment_s), total
+def duration(seconds: float) -> str:
+    """A time as people read it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
-def draw_recordings(
-    chosen: Sequence[tuple[dict[str, Any], str]],
-    manifest: Sequence[Path],
-    records: Sequence[Path],
-    attention: Sequence[Path],
-    summaries: Sequence[Summary],
-    token_samples: tuple[int, int],
-    windows: Windows,
-    assumed: Assumed,
-    paths: bool,
-) -> list[dict[str, Any]]:
-    """Read the chosen recordings again and draw them.
-
-    Args:
-        chosen: Rows of the predictions, each with why it was chosen.
-        manifest: All `manifest/shard-*.parquet`.
-        records: All `records/shard-*.parquet`.
-        attention: All `attention/part-*.parquet`; empty where it is switched off.
-        summaries: Of the labels.
-        token_samples: (step, span) of the model's tokens.
-        windows: How the recordings were cut.
-        assumed: What holds for files that do not say it themselves.
-        paths: Whether they are called by their ids, and their notes have particulars.
-
-    Returns:
-        For each what the template shows: `name`, `why`, `account` (its row of the records), `probabilities` (the
-        highest, each with whether it is positive), and either `traces` or a `note` that says why there are none.
-    """
-    ids = [row["record_id"] for row, _ in chosen]
-    names = ids if paths else nameless.names(records, pa.array(ids, pa.string()))
-    accounts = {row["record_id"]: row for table in _rows_of(records, ids) for row in table.to_pylist()}
-    found = {row["record_id"]: row for table in _rows_of(manifest, ids) for row in table.to_pylist()}
-    rows: dict[str, list[np.ndarray]] = {}
-    for table in _rows_of(attention, ids):
-        vectors = table["attention"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)  # (rows, tokens)
-        for record_id, vector in zip(table["record_id"].to_pylist(), vectors, strict=True):
-            rows.setdefault(record_id, []).append(vector)
-    drawn = []
-    for name, (row, why) in zip(names, chosen, strict=True):
-        record_id = row["record_id"]
-        account = accounts[record_id]
-        view: dict[str, Any] = {"name": name, "why": why, "account": account, "traces": None, "note": None}
-        highest = sorted(summaries, key=lambda summary: -row[summary.name])[:MOST_PROBABILITIES]
-        view["probabilities"] = [(s.name, row[s.name], row[s.name] >= s.threshold) for s in highest]
-        segments = np.stack(rows[record_id]) if record_id in rows else None  # (segments, tokens)
-        view["attention"] = segments is not None
-        try:
-            recording = preprocess.read(found[record_id], assumed)
-            twelve = choose_leads(recording, windows)
-            single = quality.in_single_precision(twelve.signal)
-            if quality.fingerprint(single, twelve.made) != account["signal_hash"]:
-                raise UnreadableError("the file has changed since the run")
-            cut = cut_up(resampled_samples(recording), windows)
-            view["traces"] = figures.traces(
-                twelve, recording.sample_rate, recording.unit, cut, windows.segment_samples, segments, token_samples
-            )
-        except (UnreadableError, UnusableError) as error:
-            view["note"] = str(error)
-        except Exception as error:  # one odd file must not stop the report
-            logger.exception("%s could not be drawn", account["path"])
-            view["note"] = f"an error of ecgpipe's own ({type(error).__name__}: {error})"
-        if view["note"] and not paths:
-            view["note"] = nameless.general(view["note"])
-        drawn.append(view)
-    return drawn
-
-
-def script_json(value: object) -> Markup:
-    """JSON that can stand in a <script> element: no text in it ends the element or begins a comment."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))  # noqa: S704
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """The templates: what is put into them is escaped, unless it is marked as safe."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("ecgpipe"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["script_json"] = script_json
-    environment.filters["grouped"] = "{:,}".format
-    environment.filters["two"] = "{:.2f}".format
-    environment.filters["digits"] = lambda number: "not finite" if number is None else f"{number:g}"
-    environment.filters["hours"] = lambda hours: f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
-    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
-    return environment
+    made.globals["asset"] = asset
+    made.filters["grouped"] = "{:,}".format
+    made.filters["two"] = "{:.2f}".format
+    made.filters["percent"] = percent
+    made.filters["duration"] = duration
+    made.filters["digits"] = lambda number: "not finite" if number is None else f"{number:g}"
+    made.filters["hours"] = lambda hours: f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
+    made.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+    return made
 
 
-def _threshold(given: float | None) -> float:
-    return DEFAULT_THRESHOLD if given is None else given
+def asset(name: str) -> Markup:
+    """A style sheet or script of ours, as it stands in the page."""
+    return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704, our own
 
 
-def _quartiles(counts: np.ndarray) -> tuple[float, float, float]:
-    """The middles of the bins that a quarter, a half and three quarters of the values reach."""
-    reached = np.cumsum(counts)
-    first, second, third = (np.searchsorted(reached, share * reached[-1]) for share in (0.25, 0.5, 0.75))
-    return (first + 0.5) / BINS, (second + 0.5) / BINS, (third + 0.5) / BINS
-
-
-def _rows_of(paths: Sequence[Path], record_ids: Sequence[str]) -> Iterator[pa.Table]:
-    """The rows of some recordings. Only row groups that hold one are read beyond the ids."""
-    wanted = pa.array(record_ids, pa.string())
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                known = pc.is_in(file.read_row_group(group, columns=["record_id"])["record_id"], wanted)
-                if pc.any(known).as_py():
-                    yield file.read_row_group(group).filter(known)
+def percent(share: float) -> str:
+    """A share, with a digit more where it is small."""
+    return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"

@@ -33,6 +33,11 @@ ATTENTION = {}
 if SETTINGS.inference.attention:
     ATTENTION["attention"] = f"{OUT}/attention/part-{{part}}.parquet"
 
+# So may be what speaks for labels.
+ATTRIBUTION = [f"{OUT}/attribution/attribution.parquet"] if SETTINGS.attribution.recordings else []
+
+FIGURES = ["account", "labels", "probabilities", "together", "map", "recording"]
+
 # The run's cores, shared between as many jobs as it has GPUs (`--resources gpu=4`). On a cluster nobody gives the cores,
 # nor a total of GPUs: eight, as in profiles/slurm.
 CORES_PER_GPU = max(1, (workflow.resource_settings.cores or 8) // (workflow.global_resources.get("gpu").value or 1))

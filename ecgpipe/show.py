@@ -1,0 +1,197 @@
+"""Show any one recording of a finished run, as the report shows those that it holds: a page, or a PNG, PDF or SVG."""
+
+import argparse
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow.parquet as pq
+
+from ecgpipe import attribute, checkpoint, devices, engine, labels, model, neighbors, paper, reread, tables, views
+from ecgpipe.aggregate import label_columns
+from ecgpipe.atlas import ACCOUNT, QUALITY
+from ecgpipe.atomic import whole
+from ecgpipe.config import Attribution, Preprocess
+from ecgpipe.errors import EcgpipeError
+from ecgpipe.examples import NEIGHBORS
+from ecgpipe.packed import pack
+from ecgpipe.prepare import UnusableError, Windows
+from ecgpipe.readers import Assumed, UnreadableError
+from ecgpipe.report import environment
+
+logger = logging.getLogger(__name__)
+
+FORMATS = (".html", ".png", ".pdf", ".svg")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m ecgpipe show`."""
+    parser.add_argument("record_id", metavar="RECORD_ID", help="as in records/")
+    parser.add_argument("--outdir", type=Path, default=Path("results"), help="of the run (default %(default)s)")
+    parser.add_argument("--output", type=Path, help="a .html, .png, .pdf or .svg (default: RECORD_ID.html, here)")
+    parser.add_argument(
+        "--label", nargs="+", default=[], metavar="NAME", help="attribute the recording to these labels"
+    )
+    parser.add_argument(
+        "--layout", choices=paper.LAYOUTS, default="standard", help="of a picture (default %(default)s)"
+    )
+    parser.add_argument(
+        "--colour", default="attention", help="of a picture: attention, none, or a label (default %(default)s)"
+    )
+    parser.add_argument("--from-s", type=float, default=0.0, help="where a picture begins (default %(default)s)")
+    parser.add_argument("--device", default="auto", help="for --label (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads, for --label (default %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Show a recording."""
+    name = re.sub(r"[^\w.-]+", "_", args.record_id).strip("._")
+    output = args.output or Path(f"{name or 'recording'}.html")
+    if output.suffix not in FORMATS:
+        raise EcgpipeError(f"--output: {output} ends in {output.suffix or 'nothing'!r}; give {', '.join(FORMATS)}")
+    outdir, record_id = args.outdir, args.record_id
+    settings = json.loads(_there(outdir / "run.json").read_text(encoding="utf-8"))["config"]
+    description = checkpoint.describe(outdir / "checkpoint/model.json")
+    sources = sources_of(outdir, settings, description.architecture.token_samples)
+    account = reread.rows(sources.records, [record_id]).get(record_id)
+    if account is None:
+        raise EcgpipeError(f"RECORD_ID: {record_id!r} is no recording of {outdir}; {outdir / 'records'} has their ids")
+    shown = views.read([record_id], sources)[record_id]
+    if account["status"] != "ok":
+        shown["note"] = f"This recording was {account['status']}: {account['reason']}. {shown['note'] or ''}"
+    if args.label and shown["view"]:
+        made = attributions(args, settings, description, sources, account)
+        shown = views.read([record_id], sources._replace(attribution=None), more={record_id: made})[record_id]
+    if output.suffix == ".html":
+        content = described(outdir, settings, description, account, shown)
+        page = (
+            environment()
+            .get_template("show.html.j2")
+            .render(name=record_id, random=description.random_weights, data=pack(content))
+        )
+        with whole(output) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    elif not shown["view"]:
+        raise EcgpipeError(f"RECORD_ID: {record_id!r} cannot be drawn: {shown['note']}")
+    else:
+        colours = ["none", "attention", *(given["label"] for given in shown["view"]["attributions"])]
+        if args.colour not in colours:
+            raise EcgpipeError(f"--colour: {args.colour!r} is not there; give one of {', '.join(colours)}, or --label")
+        if not 0 <= args.from_s < shown["view"]["seconds"]:
+            raise EcgpipeError(f"--from-s: {args.from_s:g} s is not within the {shown['view']['seconds']:g} s drawn")
+        with mpl.rc_context(paper.STYLE):
+            figure = paper.draw(shown["view"], record_id, args.layout, args.colour, args.from_s)
+            if description.random_weights and args.colour != "none":
+                paper.warn_of_random_weights(figure)
+            paper.save(figure, output)
+    logger.info("%s", output)
+
+
+def sources_of(outdir: Path, settings: dict[str, Any], token_samples: tuple[int, int]) -> views.Sources:
+    """Where a finished run's recordings come from.
+
+    Args:
+        outdir: Of the run.
+        settings: `config` of its run.json.
+        token_samples: (step, span) of the model's tokens.
+
+    Returns:
+        All its files, with the attribution where there is one.
+
+    Raises:
+        EcgpipeError: Files are missing.
+    """
+    given = Preprocess.model_validate(settings["preprocess"])
+    attribution = outdir / "attribution/attribution.parquet"
+    leads = tuple(given.assume_leads) if given.assume_leads else None
+    return views.Sources(
+        manifest=tables.numbered(outdir / "manifest", "shard", None),
+        records=tables.numbered(outdir / "records", "shard", None),
+        attention=tables.numbered(outdir / "attention", "part", None) if (outdir / "attention").is_dir() else [],
+        attribution=attribution if attribution.exists() else None,
+        token_samples=token_samples,
+        windows=Windows(given.segment_s, given.tail, given.short, given.missing_leads, given.min_leads),
+        assumed=Assumed(given.assume_sample_rate, leads, given.assume_unit),
+    )
+
+
+def attributions(
+    args: argparse.Namespace,
+    settings: dict[str, Any],
+    description: checkpoint.Description,
+    sources: views.Sources,
+    account: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Attribute the recording to the labels that are asked for, as `views.attributed` gives it."""
+    unknown = [label for label in args.label if label not in description.labels]
+    if unknown:
+        raise EcgpipeError(
+            f"--label: {unknown[0]!r} is no label; the model has {', '.join(description.labels) or 'none'}"
+        )
+    found = reread.rows(sources.manifest, [args.record_id])
+    try:
+        prepared = attribute.drawn(reread.segments(found[args.record_id], account, sources.windows, sources.assumed))
+    except (UnreadableError, UnusableError) as error:
+        raise EcgpipeError(f"RECORD_ID: {args.record_id!r} cannot be read again: {error}") from error
+    steps = Attribution.model_validate(settings.get("attribution", {})).steps
+    engine.configure(args.threads, deterministic=False)
+    weights = args.outdir / "checkpoint/model.safetensors"
+    made = []
+    with devices.claim(args.device, engine.least_bytes(weights)) as device:
+        network = model.load(description.architecture, weights, device, packed=False)
+        for label in args.label:
+            target = description.labels.index(label)
+            explained = attribute.explain(network, prepared, target, steps, attribute.BATCH_SIZES[device.type])
+            judged = views.judged(explained.attribution, explained.numbers)
+            made.append({"label": label, "attribution": explained.attribution, "judged": judged})
+    return made
+
+
+def described(
+    outdir: Path,
+    settings: dict[str, Any],
+    description: checkpoint.Description,
+    account: dict[str, Any],
+    shown: dict[str, Any],
+) -> dict[str, Any]:
+    """What the page's viewer shows of the recording."""
+    record_id = account["record_id"]
+    predictions = tables.numbered(outdir / "predictions", "part", None)
+    row = reread.rows(predictions, [record_id]).get(record_id, {})
+    path = Path(settings["labels"])
+    thresholds = labels.thresholds(labels.read(path)) if description.labels and path.exists() else {}
+    probabilities = [
+        {"name": name, "probability": row[name], "threshold": thresholds.get(name, labels.DEFAULT_THRESHOLD)}
+        for name in label_columns(pq.read_schema(predictions[0]))
+        if row
+    ]
+    [alike] = neighbors.nearest(tables.numbered(outdir / "embeddings", "part", None), [record_id], NEIGHBORS)
+    own = [name for name in account if name not in tables.RECORDS.names]
+    facts = [(name, fact(account[name])) for name in (*ACCOUNT, "path", *QUALITY, *own)]
+    return {
+        "name": record_id,
+        "why": [],
+        "probabilities": sorted(probabilities, key=lambda one: -one["probability"]),
+        "facts": [pair for pair in facts if pair[1]],
+        "neighbors": [{"name": name, "row": None, "similarity": similarity} for name, similarity in alike],
+        **shown,
+    }
+
+
+def fact(value: object) -> str:
+    """A value of the records as a text; an empty one for none."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.6g}" if np.isfinite(value) else ""
+    return "" if value is None else str(value)
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise EcgpipeError(f"--outdir: there is no {path}; give the folder of a finished run's results")
+    return path

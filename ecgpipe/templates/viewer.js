@@ -1,0 +1,108 @@
+"use strict";
+// One recording beside what the model says of it. Every text of the data is set as text, never as markup.
+
+function made(name, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(name), properties);
+  node.append(...children);
+  return node;
+}
+
+const digits = (value, places) => value === null || Number.isNaN(value) ? "–" : value.toFixed(places);
+
+// Shows a recording in #viewer; `recording` is what ecgpipe/show.py and ecgpipe/report.py call so.
+class Viewer {
+  constructor(root, onNeighbor) {
+    this.root = root;
+    this.onNeighbor = onNeighbor;
+    this.at = (part) => root.querySelector(`[data-part="${part}"]`);
+    this.layout = "standard";
+    this.from = 0;
+    this.at("layout").replaceChildren(...Object.entries(LAYOUTS).map(([value, layout]) =>
+      made("option", { value, textContent: layout.name })));
+    this.at("layout").addEventListener("change", (event) => { this.layout = event.target.value; this.draw(); });
+    this.at("wash").addEventListener("change", (event) => { this.wash = event.target.value; this.draw(); });
+    for (const [part, step] of [["earlier", -PAGE_S], ["later", PAGE_S]]) {
+      this.at(part).addEventListener("click", () => { this.from += step; this.draw(); });
+    }
+    for (const media of ["(prefers-color-scheme: dark)", "print"]) {
+      matchMedia(media).addEventListener("change", () => this.draw());
+    }
+  }
+
+  show(recording) {
+    this.recording = recording;
+    this.from = 0;
+    const { view } = recording;
+    this.at("name").textContent = recording.name;
+    this.at("why").textContent = recording.why.join("; ");
+    this.at("probabilities").replaceChildren(...recording.probabilities.map(bar));
+    this.at("probabilities").hidden = !recording.probabilities.length;
+    this.at("facts").replaceChildren(...recording.facts.flatMap(([name, value]) =>
+      [made("dt", { textContent: name }), made("dd", { textContent: value })]));
+    this.at("neighbors-head").hidden = !recording.neighbors.length;
+    this.at("neighbors").replaceChildren(...recording.neighbors.map((neighbor) => {
+      const name = made(this.onNeighbor ? "button" : "span", { textContent: neighbor.name });
+      name.type = "button";
+      name.addEventListener("click", () => this.onNeighbor?.(neighbor));
+      return made("li", {}, name, made("span", { className: "muted", textContent: ` ${digits(neighbor.similarity, 3)}` }));
+    }));
+    this.at("note").textContent = recording.note ?? "";
+    this.at("note").hidden = !recording.note;
+    this.at("controls").hidden = this.at("figure").hidden = !view;
+    if (!view) return;
+    const washes = [["none", "nothing"]];
+    if (view.attention) washes.push(["attention", "attention"]);
+    view.attributions.forEach(({ label }, i) => washes.push([String(i), `attribution to ${label}`]));
+    if (!washes.some(([value]) => value === this.wash)) this.wash = view.attention ? "attention" : "none";
+    this.at("wash").replaceChildren(...washes.map(([value, textContent]) => made("option", { value, textContent })));
+    this.draw();
+  }
+
+  draw() {
+    const { view, name } = this.recording ?? {};
+    if (!view) return;
+    this.at("layout").value = this.layout;
+    this.at("wash").value = this.wash;
+    paper(this.at("paper"), view, { layout: this.layout, wash: this.wash, from: this.from, name });
+    const several = view.seconds > PAGE_S + 0.01, until = Math.min(this.from + PAGE_S, view.seconds);
+    this.at("pages").hidden = !several;
+    this.at("page").textContent = `${this.from} to ${until.toFixed(1)} s`;
+    this.at("earlier").disabled = this.from <= 0;
+    this.at("later").disabled = until >= view.seconds - 0.01;
+    this.at("caption").replaceChildren(...this.caption(view));
+  }
+
+  caption(view) {
+    const said = [], attribution = view.attributions[Number(this.wash)];
+    if (this.wash === "attention") {
+      said.push("Colour: the last layer's attention, from its least to its most in the recording. It says where the model "
+        + "looked, not why: it is the same for all labels and all leads.");
+    }
+    if (attribution) {
+      said.push(made("span", { className: "key favour" }), "speaks for ", made("strong", { textContent: attribution.label }), ", ",
+        made("span", { className: "key against" }), "against it: integrated gradients of the logit, from a flat line. "
+        + attribution.judged + " Colours are as fine as a token, and the strongest 0.5 % are all drawn alike.");
+    }
+    if (view.seconds < view.of_seconds - 0.01) {
+      said.push(` The first ${digits(view.seconds, 0)} of ${digits(view.of_seconds, 1)} s are drawn.`);
+    }
+    if (view.borders.length) said.push(" Dotted lines: where a segment begins.");
+    if (view.end < view.seconds - 0.01) said.push(" Hatched: fills no segment, the model did not see it.");
+    if (view.made.length) said.push(` * not recorded, but derived or zero: ${view.made.join(", ")}.`);
+    said.push(" Each lead around its median. Drag with the mouse to measure.");
+    return said;
+  }
+}
+
+// A label's probability as a bar; `threshold` is where positive begins.
+function bar({ name, probability, threshold }) {
+  const positive = probability >= threshold, share = `${(100 * probability).toFixed(2)}%`;
+  const mark = made("i");
+  mark.style.left = `${100 * threshold}%`;
+  const fill = made("span");
+  fill.style.width = share;
+  const value = made("span", { textContent: digits(probability, 4) });
+  return made("div", { className: `probability${positive ? "" : " below"}` },
+    made("div", {}, made("span", { className: "label", textContent: name }), value),
+    made("div", { className: "bar" }, fill, mark));
+}

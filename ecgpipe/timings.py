@@ -1,0 +1,124 @@
+"""How long the jobs of each rule took, and how the rules hang together: the workflow as the report shows it."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+# What each rule reads, as in `snakemake --rulegraph`, which a test holds it against, but for what makes no file of its
+# own in a run: `all`, and `sample` and the comparison where the precision is certain.
+SOURCES = {
+    "checkpoint": (),
+    "manifest": (),
+    "preprocess": ("manifest",),
+    "sample": ("manifest",),
+    "precision": ("checkpoint", "sample"),
+    "infer": ("checkpoint", "preprocess", "precision"),
+    "aggregate": ("infer",),
+    "umap": ("infer",),
+    "examples": ("preprocess", "infer", "aggregate", "umap"),
+    "attribute": ("checkpoint", "preprocess", "aggregate"),
+    "summary": ("manifest", "checkpoint", "preprocess", "infer", "aggregate", "umap", "precision"),
+    "figures": ("summary", "examples", "attribute"),
+    "report": ("summary", "examples", "attribute"),
+}
+
+# Where each stands in the figure: column and row.
+PLACES = {
+    "checkpoint": (0, 0),
+    "manifest": (0, 2),
+    "sample": (1, 1),
+    "preprocess": (1, 2),
+    "precision": (2, 0.5),
+    "infer": (3, 1.5),
+    "umap": (4, 1),
+    "aggregate": (4, 2),
+    "summary": (5, 0.5),
+    "examples": (5, 1.5),
+    "attribute": (5, 2.5),
+    "figures": (6, 0.8),
+    "report": (6, 1.8),
+}
+
+_COLUMN, _ROW, _HALF = 140, 62, 52  # pixels
+
+
+class RuleTime(NamedTuple):
+    """What Snakemake measured of the jobs of a rule."""
+
+    rule: str
+    jobs: int
+    total_s: float
+    median_s: float
+    longest_s: float
+    most_mb: float | None  # of memory; None where nothing was measured
+
+
+def of_rules(folder: Path) -> list[RuleTime]:
+    """The times of each rule, in the order of the workflow.
+
+    Args:
+        folder: `benchmarks/`, with `RULE.tsv` or `RULE/JOB.tsv` for each job.
+
+    Returns:
+        The rules that have run; what cannot be read is left out.
+    """
+    found = []
+    for rule in SOURCES:
+        rows = [
+            row
+            for path in sorted(folder.glob(f"{rule}.tsv")) + sorted(folder.glob(f"{rule}/*.tsv"))
+            for row in _rows(path)
+        ]
+        seconds = [value for row in rows if (value := _number(row.get("s"))) is not None]
+        if seconds:
+            memory = [value for row in rows if (value := _number(row.get("max_rss"))) is not None]
+            found.append(
+                RuleTime(rule, len(seconds), sum(seconds), median(seconds), max(seconds), max(memory, default=None))
+            )
+    return found
+
+
+def graph(times: Sequence[RuleTime], said: Mapping[str, str]) -> dict[str, Any]:
+    """The workflow as a figure.
+
+    Args:
+        times: Of the rules that have run.
+        said: What stands below a rule's name.
+
+    Returns:
+        `nodes` with name, place and what is said, `lines` as paths of SVG, `sources` by rule, `width` and `height`.
+        Of rules that have not run only the report itself is there, which is running.
+    """
+    rules = [rule for rule in SOURCES if rule == "report" or rule in {time.rule for time in times}]
+    centre = {rule: (_HALF + 4 + PLACES[rule][0] * _COLUMN, 24 + PLACES[rule][1] * _ROW) for rule in rules}
+    sources = {rule: [source for source in SOURCES[rule] if source in rules] for rule in rules}
+    before: dict[str, set[str]] = {}
+    for rule in rules:
+        before[rule] = set(sources[rule]).union(*(before[source] for source in sources[rule]))
+    lines = []
+    for rule in rules:
+        x, y = centre[rule]
+        for source in sources[rule]:
+            if any(source in before[other] for other in sources[rule]):
+                continue  # another one that it reads has read it: a line less
+            start, level = centre[source]
+            across, down = x - start - 2 * _HALF, y - level
+            lines.append(f"M{start + _HALF} {level}c{across / 2:g} 0 {across / 2:g} {down:g} {across:g} {down:g}")
+    nodes = [{"name": rule, "x": x, "y": y, "said": said.get(rule, "")} for rule, (x, y) in centre.items()]
+    width = max(x for x, _ in centre.values()) + _HALF + 4
+    return {"nodes": nodes, "lines": lines, "sources": sources, "width": width, "height": 24 + 2.5 * _ROW + 24}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def _number(text: str | None) -> float | None:
+    """A number of a benchmark file; Snakemake writes NA or - where it has measured none."""
+    try:
+        return float(text or "")
+    except ValueError:
+        return None

@@ -1,0 +1,176 @@
+"""Recordings as a page shows them: read again, with what the model attends to and what speaks for labels."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ecgpipe import nameless, reread, tables, traces
+from ecgpipe.prepare import UnusableError, Windows, cut_up, resampled_samples
+from ecgpipe.readers import LEADS, Assumed, UnreadableError
+
+logger = logging.getLogger(__name__)
+
+# Leads named in the sentence on an attribution, those with the largest share.
+MOST_LEADS = 3
+
+ORDINALS = {1: "", 2: "second ", 3: "third "}
+
+
+class Sources(NamedTuple):
+    """Where a run's recordings come from."""
+
+    manifest: Sequence[Path]  # all manifest/shard-*.parquet
+    records: Sequence[Path]  # all records/shard-*.parquet
+    attention: Sequence[Path]  # all attention/part-*.parquet; none where it was switched off
+    attribution: Path | None  # attribution/attribution.parquet, where there is one
+    token_samples: tuple[int, int]  # step and span of the model's tokens
+    windows: Windows  # how the run cut recordings
+    assumed: Assumed  # what it assumed of files that do not say it themselves
+
+
+def read(
+    record_ids: Sequence[str],
+    sources: Sources,
+    paths: bool = True,
+    more: Mapping[str, list[dict[str, Any]]] = MappingProxyType({}),
+) -> dict[str, dict[str, Any]]:
+    """Read recordings again and code what is drawn of them.
+
+    Args:
+        record_ids: Whose.
+        sources: Of the run.
+        paths: Whether a note may have particulars.
+        more: By record id, attributions that are in no file, as `attributed` gives them.
+
+    Returns:
+        By record id `view`, as `traces.coded` gives it, and `note`; one of them is None. Ids of which the run has no
+        record are left out.
+    """
+    found, accounts = reread.rows(sources.manifest, record_ids), reread.rows(sources.records, record_ids)
+    attention: dict[str, list[np.ndarray]] = {}
+    for table in tables.rows_of(sources.attention, record_ids):
+        rows = table["attention"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        for record_id, row in zip(table["record_id"].to_pylist(), rows, strict=True):
+            attention.setdefault(record_id, []).append(row)  # in the order of the segments
+    attributions = attributed(sources.attribution, record_ids)
+    shown: dict[str, dict[str, Any]] = {}
+    for record_id in record_ids:
+        if record_id not in accounts:
+            continue
+        account, view, note = accounts[record_id], None, None
+        try:
+            if record_id not in found:
+                raise UnreadableError("the manifest does not have it any more")
+            recording, twelve = reread.leads(found[record_id], account, sources.windows, sources.assumed)
+            view = traces.coded(
+                twelve,
+                recording.sample_rate,
+                recording.unit,
+                cut_up(resampled_samples(recording), sources.windows),
+                sources.windows.segment_samples,
+                np.stack(attention[record_id]) if record_id in attention else None,
+                [*attributions.get(record_id, []), *more.get(record_id, [])],
+                sources.token_samples,
+            )
+        except (UnreadableError, UnusableError) as error:
+            note = str(error)
+        except Exception as error:  # one odd file must not stop the report
+            logger.exception("%s could not be drawn", account["path"])
+            note = f"an error of ecgpipe's own ({type(error).__name__}: {error})"
+        if note:
+            note = f"No leads: the file could not be read again: {note if paths else nameless.general(note)}."
+        shown[record_id] = {"view": view, "note": note}
+    return shown
+
+
+def attributed(path: Path | None, record_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """The attributions of some recordings, and in a sentence how far they can be trusted.
+
+    Args:
+        path: `attribution/attribution.parquet`, or None.
+        record_ids: Whose.
+
+    Returns:
+        By record id, one for each label: `label`, `attribution` (segments, 12, samples), `judged`.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    if path is None:
+        return found
+    wanted = set(record_ids)
+    with pq.ParquetFile(path) as file:
+        # A row group has one recording and label, as the stage writes them.
+        for group in range(file.num_row_groups):
+            record_id = file.read_row_group(group, columns=["record_id"])["record_id"][0].as_py()
+            if record_id not in wanted:
+                continue
+            table = file.read_row_group(group)
+            values = table["attribution"].combine_chunks().flatten().to_numpy().reshape(len(table), 12, -1)
+            numbers = {name: table[name].to_numpy() for name in tables.JUDGED}
+            told = {"label": table["label"][0].as_py(), "judged": judged(values, numbers)}
+            found.setdefault(record_id, []).append({**told, "attribution": values})
+    return found
+
+
+def judged(attribution: np.ndarray, numbers: Mapping[str, np.ndarray]) -> str:
+    """How far an attribution can be trusted, and which leads it comes from.
+
+    Args:
+        attribution: (segments, 12, samples).
+        numbers: The columns of `tables.attribution_schema`, (segments,) each.
+
+    Returns:
+        Sentences.
+    """
+    difference = (numbers["logit"] - numbers["baseline_logit"]).mean()
+    shares = np.abs(attribution).sum(axis=(0, 2), dtype=float)
+    shares /= shares.sum() or 1
+    most = np.argsort(-shares, kind="stable")[:MOST_LEADS]
+    leads = ", ".join(f"{LEADS[lead]} {shares[lead]:.0%}" for lead in most)
+    return (
+        f"Its sum misses the logit's difference from a flat line of {difference:.2f} by "
+        f"{np.abs(numbers['error']).mean():.3f}. Without the tenth of the signal that speaks most for the label the "
+        f"logit falls by "
+        f"{numbers['drop'].mean():.2f}; a random tenth changes it by {numbers['random_change'].mean():.2f}. "
+        f"Most comes from {leads}."
+    )
+
+
+def reason(why: Mapping[str, Any]) -> str:
+    """Why a recording was chosen, in words."""
+    words = {
+        "strongest": f"{ORDINALS.get(why['rank'], '')}highest probability of {why['what']}",
+        "borderline": f"near the threshold of {why['what']}",
+        "outlier": "apart on the map",
+        "quality": f"doubtful signal ({(why['what'] or '').replace('_', ' ')})",
+        "random": "at random",
+    }
+    return words[why["kind"]]
+
+
+def groups(chosen: Sequence[tuple[int, str, Sequence[Mapping[str, Any]]]]) -> list[dict[str, Any]]:
+    """The chosen recordings as a list to pick from, by why they were chosen.
+
+    Args:
+        chosen: Row, name and reasons of each.
+
+    Returns:
+        `name` and `options` (`row`, `text`) of each group; a recording may stand in several.
+    """
+    heads = {
+        "strongest": "Highest probability",
+        "borderline": "Near the threshold",
+        "quality": "Doubtful signal",
+        "outlier": "Apart on the map",
+        "random": "At random",
+    }
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in heads}
+    for row, name, reasons in chosen:
+        for why in reasons:
+            what = f"{(why['what'] or '').replace('_', ' ')}: " if why["what"] else ""
+            found[why["kind"]].append({"row": row, "text": what + name})
+    return [{"name": heads[kind], "options": options} for kind, options in found.items() if options]

@@ -1,0 +1,183 @@
+"""Any one recording of a run: a page or a picture of it, with its own numbers."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import small_run
+from report_page import Page
+from small_run import HOSTILE, LABELS
+
+from ecgpipe import tables
+from ecgpipe.__main__ import main
+from ecgpipe.traces import attention_per_sample
+
+IDS = ("a/0", "a/1", HOSTILE, "-odd one")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    small_run.write(folder, IDS, unusable=1, attributed=[("a/1", LABELS[1])])
+    return folder
+
+
+def show(folder: Path, record_id: str, output: Path, *options: str) -> int:
+    before = ("--outdir", str(folder), "--output", str(output), *options)
+    return main(["show", *before, "--", record_id])
+
+
+@pytest.mark.parametrize("record_id", IDS)
+def test_the_page_has_the_recordings_own_leads_and_numbers(record_id: str, folder: Path, tmp_path: Path) -> None:
+    assert show(folder, record_id, tmp_path / "x.html") == 0
+    page = Page(tmp_path / "x.html")
+    shown = page.get("shown")
+    assert shown["name"] == record_id
+    assert record_id in page.text
+    number = IDS.index(record_id)
+    rows = [row for path in sorted(folder.glob("predictions/*")) for row in pq.read_table(path).to_pylist()]
+    [row] = [row for row in rows if row["record_id"] == record_id]
+    assert {one["name"]: one["probability"] for one in shown["probabilities"]} == {name: row[name] for name in LABELS}
+    assert [one["probability"] for one in shown["probabilities"]] == sorted((row[n] for n in LABELS), reverse=True)
+    assert {one["name"]: one["threshold"] for one in shown["probabilities"]}["Tachycardia"] == 0.7
+    view = shown["view"]
+    steps = np.cumsum(view["leads"].reshape(12, -1), axis=1, dtype=np.int16) * view["step"]
+    signal = small_run.signal(number)
+    np.testing.assert_allclose(steps, signal - np.median(signal, axis=1, keepdims=True), atol=0.003)
+    attention = pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("attention/*"))])
+    mine = [row["attention"] for row in attention.to_pylist() if row["record_id"] == record_id]
+    expected = attention_per_sample(np.array(mine), np.array([0, 2500]), 2500, 16, 16, 5000)
+    np.testing.assert_allclose(view["attention"], 255 * expected.reshape(-1, 4).mean(axis=1), atol=0.51)
+    assert len(shown["neighbors"]) == len(IDS) - 1
+    assert record_id not in [neighbor["name"] for neighbor in shown["neighbors"]]
+    facts = dict(shown["facts"])
+    assert (facts["duration_s"], facts["age"]) == ("10", str(20 + number))
+
+
+def test_hostile_texts_stay_texts(folder: Path, tmp_path: Path) -> None:
+    show(folder, HOSTILE, tmp_path / "x.html")
+    assert HOSTILE not in (tmp_path / "x.html").read_text()
+
+
+def test_an_attribution_of_the_run_is_there(folder: Path, tmp_path: Path) -> None:
+    show(folder, "a/1", tmp_path / "x.html")
+    [given] = Page(tmp_path / "x.html").get("shown")["view"]["attributions"]
+    assert given["label"] == LABELS[1]
+    assert "misses the logit's difference from a flat line of 1.00 by 0.010" in given["judged"]
+    assert given["judged"].endswith("Most comes from V2 100%, I 0%, II 0%.")
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+@pytest.mark.parametrize(
+    "options", [(), ("--layout", "long", "--colour", "none", "--from-s", "5"), ("--colour", LABELS[1])]
+)
+def test_pictures_are_of_the_true_size_and_the_same_each_time(
+    suffix: str, options: tuple[str, ...], folder: Path, tmp_path: Path
+) -> None:
+    for name in ("x", "y"):
+        assert show(folder, "a/1", tmp_path / f"{name}.{suffix}", *options) == 0
+    content = (tmp_path / f"x.{suffix}").read_bytes()
+    assert content == (tmp_path / f"y.{suffix}").read_bytes()
+    assert content.startswith({"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[suffix])
+    if suffix == "svg":
+        width = float(re.findall(r'<svg[^>]* width="([\d.]+)pt"', content.decode())[0]) / 72 * 25.4
+        assert width == pytest.approx(12 + 25 * (5 if "5" in options else 10) + 3, abs=0.1)
+
+
+def test_without_an_output_the_page_is_named_after_the_recording(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", "--outdir", str(folder), "--", HOSTILE]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["script_alert_1_script.html"]
+
+
+def test_a_recording_that_was_not_used_says_why(folder: Path, tmp_path: Path) -> None:
+    assert show(folder, "short/0", tmp_path / "x.html") == 0
+    shown = Page(tmp_path / "x.html").get("shown")
+    assert shown["note"].startswith("This recording was skipped: too short (0 s).")
+    assert shown["view"] is None
+    assert shown["probabilities"] == shown["neighbors"] == []
+
+
+def test_random_weights_are_said(tmp_path: Path) -> None:
+    small_run.write(tmp_path, IDS, random_weights=True)
+    show(tmp_path, "a/0", tmp_path / "x.html")
+    assert "RANDOM WEIGHTS" in Page(tmp_path / "x.html").text
+    show(tmp_path, "a/0", tmp_path / "x.svg")
+    show(tmp_path, "a/0", tmp_path / "y.svg", "--colour", "none")
+    assert len((tmp_path / "x.svg").read_text()) > len((tmp_path / "y.svg").read_text())
+
+
+def test_a_run_without_attention_or_labels_can_be_shown(tmp_path: Path) -> None:
+    small_run.write(tmp_path, IDS, labels=[])
+    for path in (tmp_path / "attention").iterdir():
+        path.unlink()
+    (tmp_path / "attention").rmdir()
+    assert show(tmp_path, "a/0", tmp_path / "x.html") == 0
+    shown = Page(tmp_path / "x.html").get("shown")
+    assert shown["view"]["attention"] is None
+    assert shown["probabilities"] == []
+
+
+@pytest.mark.parametrize(
+    ("record_id", "output", "options", "says"),
+    [
+        ("nobody", "x.html", [], "RECORD_ID: 'nobody' is no recording of"),
+        ("a/0", "x.gif", [], "ends in '.gif'; give .html, .png, .pdf, .svg"),
+        ("a/0", "x", [], "ends in 'nothing'"),
+        ("a/0", "x.png", ["--colour", LABELS[0]], "--colour: 'Sinus rhythm' is not there; give one of none, attention"),
+        ("a/0", "x.png", ["--from-s", "12"], "--from-s: 12 s is not within the 10 s drawn"),
+        ("a/0", "x.html", ["--label", "Flutter"], "--label: 'Flutter' is no label; the model has Sinus rhythm, Tachy"),
+        ("short/0", "x.png", [], "RECORD_ID: 'short/0' cannot be drawn: This recording was skipped"),
+    ],
+)
+def test_mistakes_are_said(
+    record_id: str,
+    output: str,
+    options: list[str],
+    says: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert show(folder, record_id, tmp_path / output, *options) == 2
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_a_finished_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(tmp_path, "a/0", tmp_path / "x.html") == 2
+    assert "run.json; give the folder of a finished run's results" in capsys.readouterr().err
+
+
+def test_it_is_read_as_the_run_has_read_it(tmp_path: Path) -> None:
+    """The settings are those of run.json: with others it would be another signal, or none."""
+    small_run.write(tmp_path, IDS)
+    run = json.loads((tmp_path / "run.json").read_text())
+    signal = small_run.signal(0)[:, :1000]  # 2 s
+    np.save(tmp_path / "recordings/0.npy", signal)
+    row = dict.fromkeys(tables.MANIFEST.names) | {"path": str(tmp_path / "recordings/0.npy"), "format": "numpy"}
+    from ecgpipe import preprocess
+    from ecgpipe.prepare import Windows
+    from ecgpipe.readers import LEADS, Assumed
+
+    windows, assumed = Windows(short="pad"), Assumed(500.0, LEADS, "mV")
+    account, _ = preprocess.account(row | {"record_id": "a/0"}, windows, assumed)
+    for kind, schema, content in (("records", tables.RECORDS, account), ("manifest", tables.MANIFEST, row)):
+        table = pa.Table.from_pylist([content | {"record_id": "a/0"}], schema=schema)
+        tables.write(tmp_path / kind / "shard-00000.parquet", table)
+    run["config"]["preprocess"] = {
+        "short": "pad",
+        "assume_sample_rate": 500.0,
+        "assume_leads": list(LEADS),
+        "assume_unit": "mV",
+    }
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert show(tmp_path, "a/0", tmp_path / "x.html") == 0
+    view = Page(tmp_path / "x.html").get("shown")["view"]
+    assert (view["seconds"], view["end"], view["millivolts"]) == (2, 2, True)
