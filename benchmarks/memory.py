@@ -77,11 +77,29 @@ def peaks(folder: Path, recordings: int, shard_size: int) -> dict[str, float]:
         "--timings", timing, "--predictions", predictions, "--umap", places,
         "--duplicates", folder / "duplicates.parquet", "--output", run,
     )  # fmt: skip
-    found["report"] = peak_mb(
-        "report", "--run", run, "--description", description, "--labels", LABELS, "--manifest", manifest,
-        "--records", records,
-        "--predictions", predictions, "--attention", attention, "--umap", places, "--output", folder / "report.html",
+    results = ("--records", records, "--predictions", predictions)
+    examples, attribution = folder / "examples.parquet", folder / "attribution.parquet"
+    found["examples"] = peak_mb(
+        "examples", "--labels", LABELS, *results, "--embeddings", embeddings, "--umap", places, "--output", examples
+    )
+    found["attribute"] = peak_mb(
+        "attribute", *model, "--manifest", manifest, *results, "--most", "1", "--steps", "4", "--device", "cpu",
+        "--output", attribution, "--leads", folder / "leads.parquet",
     )  # fmt: skip
+    shown: tuple[str | Path, ...] = (
+        "--run",
+        run,
+        "--description",
+        description,
+        "--labels",
+        LABELS,
+        "--manifest",
+        manifest,
+        *results,
+    )
+    shown = (*shown, "--attention", attention, "--umap", places, "--examples", examples, "--attribution", attribution)
+    found["figures"] = peak_mb("figures", *shown, "--outdir", folder / "figures")
+    found["report"] = peak_mb("report", *shown, "--output", folder / "report.html")
     return found
 
 

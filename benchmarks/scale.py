@@ -33,6 +33,9 @@ from benchmarks.sides import call
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 
+# As in workflow/rules/common.smk.
+FIGURES = ["account", "labels", "probabilities", "together", "map", "recording"]
+
 # The package that jobs find first: what is not in it is found in the real one.
 INIT = f"__path__.append({str(ROOT / 'ecgpipe')!r})\n__version__ = 'stand-in'\n"
 MAIN = f"""
@@ -50,6 +53,8 @@ outputs = {{
     "aggregate": ["--predictions"],
     "summary": ["--duplicates"],
     "umap": ["--output"],
+    "examples": ["--output"],
+    "attribute": ["--output", "--leads"],
     "report": ["--output"],
     "verdict": ["--output"],
 }}
@@ -61,11 +66,15 @@ if stage == "manifest" or os.environ["SCALE_REAL"]:
         status = error.code
 else:
     time.sleep(seconds.get(stage, 0))
-    for name in outputs[stage]:
+    for name in outputs.get(stage, ()):
         if name in named:
             os.makedirs(os.path.dirname(named[name]), exist_ok=True)
             with open(named[name], "w") as file:
                 file.write("float32" if name == "--choice" else "")
+    for name in {FIGURES!r} if stage == "figures" else ():
+        os.makedirs(named["--outdir"], exist_ok=True)
+        for suffix in ("png", "svg"):
+            open(os.path.join(named["--outdir"], name + "." + suffix), "w").close()
     if stage == "summary":
         counts = dict.fromkeys(("recordings", "ok", "skipped", "failed", "segments", "other_files"), 0)
         said = {{"counts": counts, "reasons": [], "warnings": [], "checkpoint": {{"random_weights": False}}}}

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from xml.etree import ElementTree
 
 import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 from run_workflow import ROOT, Ran, snakemake
 from safetensors.numpy import load_file
 
@@ -26,7 +28,7 @@ PATIENCE_S = 120.0
 
 # What most runs are asked for: one inference, which takes both shards. The rest of a whole run takes longer than that.
 RESULTS = ("out/logits/part-00000.parquet",)
-REST = ("predictions/", "umap/", "run.json", "duplicates.parquet", "report.html")
+REST = ("predictions/", "umap/", "attribution/", "run.json", "duplicates.parquet", "examples.parquet")
 
 # Facts of a run that its results do not depend on.
 OF_THE_RUN = {"finished", "throughput", "hardware"}
@@ -178,6 +180,11 @@ def assert_no_file_is_torn(outdir: Path) -> None:
             json.loads(path.read_text())
         elif path.suffix == ".safetensors":
             load_file(path)
+        elif path.suffix == ".png":
+            with Image.open(path) as image:
+                image.load()
+        elif path.suffix == ".svg":
+            ElementTree.parse(path)  # noqa: S314, our own
         elif path.suffix == ".html":
             assert path.read_text().rstrip().endswith("</html>")
         elif path.name == "choice.txt":

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow  # seven minutes in all on two cores, most of them
 # Another number of threads could change the last bits of what is computed. On a GPU's partition a job has eight, or as
 # many as its node really has.
 N = min(8, len(os.sched_getaffinity(0)))
-THREADS = ["--cores", "8", "--set-threads", f"infer={N}", f"precision={N}"]
+THREADS = ["--cores", "8", "--set-threads", f"infer={N}", f"precision={N}", f"attribute={N}"]
 # The profile waits a minute, which is right for jobs of half an hour.
 POLLING = ["--slurm-init-seconds-before-status-checks", "3", "--max-status-checks-per-second", "1"]
 # What a run with faults has to make: no map and no report, which nothing happens to.
@@ -114,7 +114,7 @@ def test_the_results_are_those_of_a_local_run(finished: Finished, undisturbed: d
 
 def test_parts_go_to_the_gpu_partition_and_all_else_to_the_cpu_partition(finished: Finished) -> None:
     partitions = {what: job["Partition"] for what, job in finished.jobs.items()}
-    on_gpu = {"precision", "infer 00000", "infer 00001"}
+    on_gpu = {"precision", "infer 00000", "infer 00001", "attribute"}
     assert partitions == {what: "gpu" if what in on_gpu else "cpu" for what in partitions}
     assert {what: job["TresPerJob"] for what, job in finished.jobs.items() if "TresPerJob" in job} == dict.fromkeys(
         on_gpu, "gres:gpu:1"

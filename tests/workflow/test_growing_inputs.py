@@ -12,7 +12,7 @@ from run_workflow import Ran, snakemake, table, write_recordings
 
 pytestmark = pytest.mark.slow  # two minutes in all
 
-CHEAP = {"umap": 1, "summary": 1, "report": 1, "verdict": 1, "all": 1}
+CHEAP = dict.fromkeys(("umap", "examples", "attribute", "summary", "figures", "report", "verdict", "all"), 1)
 RESULTS = ("logits", "embeddings", "attention", "predictions")
 
 

@@ -129,7 +129,7 @@ def test_too_many_failures_end_the_run_with_an_error_after_everything_is_there(f
     assert len(table(folder / "out" / "predictions")) == 2
     ran = run(folder, max_failed_fraction=0.5)
     assert ran.status == 0, ran.output
-    assert ran.jobs.keys() == {"manifest", "summary", "report", "verdict", "all"}
+    assert ran.jobs.keys() == {"manifest", "summary", "figures", "report", "verdict", "all"}
 
 
 @pytest.mark.slow

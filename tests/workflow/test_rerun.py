@@ -18,6 +18,9 @@ from ecgpipe import provenance
 
 pytestmark = pytest.mark.slow  # three minutes in all
 
+# What comes after the numbers.
+SHOWN = {"examples", "summary", "figures", "report", "verdict"}
+
 LABELS = "name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n"
 
 
@@ -52,7 +55,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_rule_leaves_a_log_and_a_benchmark(finished: Path) -> None:
     rules = {"checkpoint", "manifest", "preprocess", "precision", "infer", "aggregate", "umap", "summary"}
-    rules |= {"report", "verdict"}
+    rules |= {"examples", "attribute", "figures", "report", "verdict"}
     for kind in ("logs", "benchmarks"):
         assert {path.name.partition(".")[0] for path in (finished / "out" / kind).iterdir()} == rules
 
@@ -83,7 +86,8 @@ def test_every_parquet_file_says_which_code_and_which_inputs_made_it(finished: P
     expected = {f"shard-{i:05d}": shard for i, shard in enumerate(shards)}
     expected |= {"part-00000": provenance.digest(shards[:2]), "part-00001": shards[2]}
     expected["umap"] = provenance.digest([expected["part-00000"], expected["part-00001"]])
-    expected["duplicates"] = run["inputs"]["sha256"]
+    expected |= dict.fromkeys(("duplicates", "attribution", "leads"), run["inputs"]["sha256"])
+    expected["examples"] = expected["umap"]
     assert run["inputs"]["sha256"] == provenance.digest(shards)
     for path in out.rglob("*.parquet"):
         origin = json.loads(pq.read_schema(path).metadata[b"ecgpipe"])
@@ -125,10 +129,7 @@ def test_deleting_one_part_recomputes_that_part_and_what_follows(finished: Path)
         "infer": 1,
         "aggregate": 1,
         "umap": 1,
-        "summary": 1,
-        "report": 1,
-        "verdict": 1,
-        "all": 1,
+        **dict.fromkeys(("examples", "attribute", "summary", "figures", "report", "verdict", "all"), 1),
     }
     assert untouched.stat().st_mtime_ns == changed_at
     pd.testing.assert_frame_equal(table(finished / "out" / "predictions"), before)
@@ -148,7 +149,7 @@ def test_a_changed_threshold_infers_nothing_again(finished: Path) -> None:
 def test_the_same_labels_in_another_file_infer_nothing_again(finished: Path) -> None:
     (finished / "mine.csv").write_text(LABELS.replace("0.5", "0.7"))
     jobs = run(finished, "--dry-run", labels="mine.csv").jobs
-    assert jobs.keys() == {"aggregate", "summary", "report", "verdict", "all"}
+    assert jobs.keys() == {"aggregate", *SHOWN, "attribute", "all"}
 
 
 def test_a_changed_name_of_a_label_infers_again(finished: Path) -> None:
@@ -162,17 +163,19 @@ def test_a_changed_name_of_a_label_infers_again(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "rules"),
     [
-        ({"umap": "{min_dist: 0.2}"}, {"umap", "summary", "report", "verdict"}),
+        ({"umap": "{min_dist: 0.2}"}, {"umap", *SHOWN}),
         (
             {"preprocess": "{assume_sample_rate: 250}"},
-            {"preprocess", "infer", "aggregate", "umap", "summary", "report", "verdict"},
+            {"preprocess", "infer", "aggregate", "umap", "attribute", *SHOWN},
         ),
-        ({"inference": inference(attention="false")}, {"summary", "report", "verdict"}),
+        ({"inference": inference(attention="false")}, SHOWN - {"examples"}),
         (
             {"inference": inference(deterministic="true")},
-            {"preprocess", "infer", "aggregate", "umap", "summary", "report", "verdict"},
+            {"preprocess", "infer", "aggregate", "umap", "attribute", *SHOWN},
         ),
-        ({"report": "{title: Other}"}, {"summary", "report", "verdict"}),
+        ({"report": "{title: Other}"}, SHOWN - {"examples"}),
+        ({"report": "{recordings: 3}"}, SHOWN),
+        ({"attribution": "{steps: 5}"}, {"attribute", *SHOWN} - {"examples"}),
     ],
 )
 def test_a_changed_setting_recomputes_from_its_stage_on(

@@ -1,0 +1,150 @@
+"""The report of a whole run, and Snakemake's own, which carries the figures with their captions."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import checkpoints
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from report_page import Page
+from run_workflow import Ran, snakemake, table, write_recordings
+
+from ecgpipe import tables, timings
+from ecgpipe.__main__ import main
+
+pytestmark = pytest.mark.slow  # a minute
+
+FIGURES = ("account", "labels", "probabilities", "together", "map", "recording")
+
+
+def run(folder: Path, *options: str, **settings: object) -> Ran:
+    given = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out"}
+    given |= {
+        "manifest": "{shard_size: 3}",
+        "inference": "{shards_per_part: 1}",
+        "attribution": "{recordings: 2, steps: 4}",
+    }
+    ran = snakemake(folder, *options, **(given | settings))
+    assert ran.status == 0, ran.output
+    return ran
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    write_recordings(folder / "input", 6)
+    (folder / "labels.csv").write_text("name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n")
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    run(folder)
+    return folder
+
+
+def test_the_page_holds_the_runs_own_recordings_and_numbers(finished: Path) -> None:
+    page = Page(finished / "out/report.html")
+    rows, views = page.get("rows"), page.get("views")
+    predictions = table(finished / "out/predictions").set_index("record_id")
+    assert rows["names"] == list(predictions.index)
+    for label, steps in zip(rows["labels"], rows["probabilities"], strict=True):
+        np.testing.assert_allclose(steps / 10_000, predictions[label], atol=0.51e-4)
+    assert {view["name"] for view in views} == set(predictions.index)
+    attributed = {(view["name"], given["label"]) for view in views for given in view["view"]["attributions"]}
+    strongest = {(predictions[label].idxmax(), label) for label in rows["labels"]}
+    assert len(attributed) == 2
+    assert attributed < strongest
+    links = set(re.findall(r'<a href="([^#"]+)">', page.source))
+    assert {"records", "attribution", "figures", "examples.parquet", "run.json"} <= links
+
+
+def test_attribution_and_neighbours_are_those_of_the_runs_files(finished: Path) -> None:
+    attribution = pq.read_table(finished / "out/attribution/attribution.parquet")
+    logits = table(finished / "out/logits").set_index(["record_id", "segment"])
+    for row in attribution.to_pylist():
+        assert row["logit"] == pytest.approx(logits.loc[(row["record_id"], row["segment"]), row["label"]], abs=1e-4)
+    examples = pq.read_table(finished / "out/examples.parquet").to_pylist()
+    embeddings = (
+        table(finished / "out/embeddings").groupby("record_id")["embedding"].apply(lambda e: np.mean(list(e), axis=0))
+    )
+    unit = {name: vector / np.linalg.norm(vector) for name, vector in embeddings.items()}
+    for row in examples:
+        own = row["record_id"]
+        cosines = [unit[own] @ unit[neighbor["record_id"]] for neighbor in row["neighbors"]]
+        assert {neighbor["record_id"] for neighbor in row["neighbors"]} == unit.keys() - {own}
+        np.testing.assert_allclose([neighbor["similarity"] for neighbor in row["neighbors"]], cosines, atol=1e-6)
+        assert (np.diff(cosines) < 1e-6).all()  # the nearest first
+
+
+def test_the_times_of_all_rules_before_it_are_in_the_page(finished: Path) -> None:
+    rules = re.findall(
+        r'<tr><th scope="row">(\w+)</th><td class="number">(\d+)</td>', (finished / "out/report.html").read_text()
+    )
+    counted = dict(rules)
+    assert counted.keys() >= set(timings.SOURCES) - {"report", "figures"}
+    assert (counted["preprocess"], counted["infer"], counted["umap"]) == ("2", "2", "1")
+
+
+def ancestors(edges: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    """For each rule all that it depends on."""
+    sources: dict[str, set[str]] = {}
+    for source, rule in edges:
+        sources.setdefault(rule, set()).add(source)
+
+    def of(rule: str) -> set[str]:
+        return set().union(*({source} | of(source) for source in sources.get(rule, set())))
+
+    return {rule: of(rule) for rule in timings.SOURCES}
+
+
+def test_the_figure_of_the_workflow_is_snakemakes_own_graph(finished: Path) -> None:
+    graph = run(finished, "--rulegraph").output
+    names = dict(re.findall(r'(\d+)\[label = "(\w+)"', graph))
+    found = {(names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", graph)}
+    assert set(names.values()) - {"all", "verdict"} == set(timings.SOURCES)
+    # The shards lie beside the output that Snakemake knows of the scan.
+    found |= {("manifest", "preprocess"), ("manifest", "sample")}
+    drawn = {(source, rule) for rule, sources in timings.SOURCES.items() for source in sources}
+    assert ancestors(found) == ancestors(drawn)
+
+
+def test_snakemakes_report_carries_the_figures_with_their_captions(finished: Path) -> None:
+    run(finished, "--report", "snakemake.html")
+    page = (finished / "snakemake.html").read_text(encoding="utf-8")
+    for name in FIGURES:
+        assert f"{name}.png" in page
+    assert "Of the recordings that are positive for the label of the row" in page
+
+
+def test_any_recording_can_be_shown_from_the_results_alone(finished: Path, tmp_path: Path) -> None:
+    given = [
+        "--outdir",
+        str(finished / "out"),
+        "--output",
+        str(tmp_path / "x.html"),
+        "--label",
+        "Second",
+        "--device",
+        "cpu",
+    ]
+    assert main(["show", *given, "recording004"]) == 0
+    shown = Page(tmp_path / "x.html").get("shown")
+    predictions = table(finished / "out/predictions").set_index("record_id").loc["recording004"]
+    assert {one["name"]: one["probability"] for one in shown["probabilities"]} == pytest.approx(
+        {name: predictions[name] for name in ("First", "Second", "Third")}
+    )
+    assert [given["label"] for given in shown["view"]["attributions"]] == ["Second"]
+
+
+def test_attribution_can_be_switched_off(finished: Path) -> None:
+    jobs = run(finished, "--dry-run", attribution="{recordings: 0}").jobs
+    assert not jobs.keys() & {"attribute", "infer", "examples"}
+    assert {"figures", "report"} <= jobs.keys()
+
+
+def test_run_json_and_files_say_how_the_attribution_was_made(finished: Path) -> None:
+    for name in ("attribution", "leads"):
+        origin = tables.origin(pq.read_schema(finished / f"out/attribution/{name}.parquet"))
+        assert origin["method"]["steps"] == 4
+        assert origin["checkpoint_sha256"]
+    assert json.loads((finished / "out/run.json").read_text())["config"]["attribution"] == {"recordings": 2, "steps": 4}
