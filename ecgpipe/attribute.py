@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most", type=int, help="of --predictions, so many at most (default: of all labels)")
     parser.add_argument("--label", nargs="+", metavar="NAME", help="with --record-ids: to which labels (default: all)")
     preprocess.add_reading_arguments(parser)
-    parser.add_argument("--steps", type=int, default=32, help="of the integral (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=48, help="of the integral (default %(default)s)")
     parser.add_argument("--batch-size", type=int, help="steps of segments at a time (default: 16, on a GPU 64)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")

@@ -112,9 +112,9 @@ class Attribution(Section):
     """Which leads and times speak for a label."""
 
     recordings: int = Field(
-        6, ge=0, description="attribute so many of the highest probabilities, each to its label; 0: none"
+        4, ge=0, description="attribute so many of the highest probabilities, each to its label; 0: none"
     )
-    steps: int = Field(32, gt=0, description="of the integral; more are more exact, and take longer")
+    steps: int = Field(48, gt=0, description="of the integral; more are more exact, and take longer")
 
 
 class Report(Section):

@@ -28,7 +28,7 @@ class AtlasMap {
     this.marked = [];
     this.tip = root.parentNode.querySelector(".tip");
     // Plotly's bar has a button that uploads a chart to plotly.com: never with a patient's data.
-    this.config = { displaylogo: false, responsive: true, showSendToCloud: false, plotlyServerURL: "", scrollZoom: !finger,
+    this.config = { displaylogo: false, displayModeBar: !finger, responsive: true, showSendToCloud: false, plotlyServerURL: "", scrollZoom: !finger,
       modeBarButtonsToRemove: ["autoScale2d"] };
     this.colourBy(columns.findIndex((column) => column === columns.shown));
     root.on("plotly_click", (event) => this.pick(event));
