@@ -193,7 +193,7 @@ def probabilities(predictions: Sequence[Path], ids: pa.Array, labels: Sequence[s
 
 
 def column(table: pa.Table, name: str, group: str) -> dict[str, Any] | None:
-    """A column for the page: numbers as float32, anything else as a code for each of its values.
+    """A column for the page: numbers as float32 or float64, anything else as a code for each of its values.
 
     Args:
         table: Rows of the records.
@@ -210,8 +210,8 @@ def column(table: pa.Table, name: str, group: str) -> dict[str, Any] | None:
         return None
     told = {"name": name, "group": group}
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        numbers = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False).astype(np.float32)
-        return {**told, "numbers": numbers}
+        numbers = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
+        return {**told, "numbers": numbers.astype(np.float64 if _is_large(values) else np.float32)}
     if pa.types.is_list(kind):
         if not pa.types.is_string(kind.value_type):
             return None
@@ -229,3 +229,8 @@ def column(table: pa.Table, name: str, group: str) -> dict[str, Any] | None:
     codes = pc.fill_null(pc.add(pc.cast(coded.indices, pa.int64()), 1), 0).to_numpy()
     smallest = np.uint8 if len(coded.dictionary) < 2**8 else np.uint32
     return {**told, "codes": codes.astype(smallest), "values": coded.dictionary.to_pylist()}
+
+
+def _is_large(values: pa.Array) -> bool:
+    """Whether there are integers, such as a patient's number, that float32 would round."""
+    return pa.types.is_integer(values.type) and (pc.max(pc.abs(pc.cast(values, pa.float64()))).as_py() or 0) > 2**24

@@ -1,6 +1,7 @@
 """Write report.html: one page about a run that opens anywhere, without a network and without the run's files."""
 
 import argparse
+import gzip
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ from ecgpipe.packed import pack
 logger = logging.getLogger(__name__)
 
 MOST_SCANS = 10  # scans of the inputs that are listed, the last ones
+
+# Of the leads in the page, gzipped: with all else below 25 MB as base64.
+MOST_LEADS_BYTES = 10_000_000
 
 # What of the results the page has a link to, where it is there.
 FILES = (
@@ -115,8 +119,9 @@ def run(args: argparse.Namespace) -> None:
         windows=windows,
         assumed=assumed,
     )
-    shown = recordings(chosen, views.read(ids, sources, args.paths), found, records, args.paths)
-    logger.info("%d recordings with their leads, %d points", len(shown), len(found.points["row"]))
+    shown = recordings(chosen, bounded(views.read(ids, sources, args.paths)), found, records, args.paths)
+    n_views = sum(one["view"] is not None for one in shown)
+    logger.info("%d recordings with their leads, %d points", n_views, len(found.points["row"]))
     times = timings.of_rules(args.benchmarks) if args.benchmarks else []
     widest = max(summaries, key=lambda summary: summary.spread).name if summaries else None
     facts = {"thresholds": [thresholds[name] for name in names], "colour": widest, "paths": args.paths}
@@ -138,7 +143,8 @@ def run(args: argparse.Namespace) -> None:
             n_points=found.n_points,
             map_points=len(found.points["row"]),
             n_rows=len(found.rows["names"]),
-            n_views=len(shown),
+            n_views=n_views,
+            n_chosen=len(shown),
             groups=views.groups([(one["row"], one["name"], one["reasons"]) for one in shown]),
             borderline=examples.BORDERLINE,
             attention=bool(attention),
@@ -203,6 +209,23 @@ def recordings(
         for row in chosen
         if row["record_id"] in read
     ]
+
+
+def bounded(read: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The recordings as far as their leads fit into the page, those after that without: long and noisy ones are large.
+
+    Args:
+        read: By record id, in the order of choice, what `views.read` gives.
+
+    Returns:
+        The same, with None in place of a view that would make the page too large.
+    """
+    taken, size = {}, 0
+    for record_id, shown in read.items():
+        if shown["view"] is not None:
+            size += len(gzip.compress(shown["view"]["leads"].tobytes(), 1))
+        taken[record_id] = {**shown, "view": shown["view"] if size <= MOST_LEADS_BYTES else None}
+    return taken
 
 
 def changes(run: Mapping[str, Any]) -> list[tuple[int, dict[str, int]]]:

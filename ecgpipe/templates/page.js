@@ -19,9 +19,9 @@ async function start() {
     const told = columns.filter((column) => column.group !== "predictions").map((column) => [column.name, text(column, row)])
       .filter(([, value]) => value !== "");
     let note = chosen?.note ?? null;
-    if (!chosen) {
-      note = facts.paths ? `This page does not hold its leads. To see them: python -m ecgpipe show --outdir OUTDIR ${quoted(rows.names[row])}`
-        : "This page does not hold its leads.";
+    if (!chosen?.view && !note) {
+      note = "This page does not hold its leads."
+        + (facts.paths ? ` To see them: python -m ecgpipe show --outdir OUTDIR ${quoted(rows.names[row])}` : "");
     }
     return { name: rows.names[row], why: chosen?.why ?? [], probabilities, facts: told, note, view: chosen?.view ?? null,
       neighbors: (chosen?.neighbors ?? []).map((neighbor) => ({ ...neighbor })) };
@@ -75,8 +75,8 @@ async function start() {
     }
     const only = new Set(selected.map((point) => points.row[point]));
     table.ask({ only, group: table.at("group").value });
-    byId("selected").textContent = `${selected.length.toLocaleString("en")} segments of ${only.size.toLocaleString("en")} `
-      + `recordings selected: the table shows them.${contrast(columns, rows.names.length, only)}`;
+    byId("selected").textContent = `${counted(selected.length, "segment")} of ${counted(only.size, "recording")} selected: `
+      + `the table shows them.${contrast(columns, rows.names.length, only)}`;
   });
   colour.addEventListener("change", () => map.colourBy(Number(colour.value)));
   for (const button of document.querySelectorAll("[data-colour]")) {
@@ -104,6 +104,7 @@ async function start() {
   document.documentElement.dataset.ready = "yes"; // for who waits for it
 }
 
+const counted = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
 const quoted = (name) => /^[\w./-]+$/.test(name) && !name.startsWith("-") ? name : `-- '${name.replace(/'/g, "'\\''")}'`;
 
 // By which labels some recordings differ most from all others.

@@ -5,11 +5,11 @@ const NONE = 65535; // a probability that there is not
 const PROBABILITY_STEP = 1e-4;
 
 function columnsOf(rows, thresholds) {
-  const columns = rows.columns.map((column) => ({ ...column, places: column.numbers ? 3 : undefined }));
+  const columns = [...rows.columns];
   rows.labels.forEach((name, i) => {
     const packed = rows.probabilities[i], numbers = new Float64Array(packed.length);
     for (let row = 0; row < packed.length; row++) numbers[row] = packed[row] === NONE ? NaN : packed[row] * PROBABILITY_STEP;
-    columns.push({ name, group: "predictions", numbers, places: 4, threshold: thresholds[i] });
+    columns.push({ name, group: "predictions", numbers, threshold: thresholds[i] });
   });
   return columns;
 }
@@ -18,7 +18,8 @@ function text(column, row) {
   if (column.numbers) {
     const value = column.numbers[row];
     if (Number.isNaN(value)) return "";
-    return column.group === "predictions" ? value.toFixed(4) : String(Number(value.toPrecision(6)));
+    if (column.group === "predictions") return value.toFixed(4);
+    return String(Number.isInteger(value) ? value : Number(value.toPrecision(6)));
   }
   return column.codes[row] ? column.values[column.codes[row] - 1] : "";
 }
@@ -63,7 +64,9 @@ class Table {
 
   // Show the rows that a person, or another part of the page, asks for; `filters` is {column name: text}.
   ask({ filters = {}, group, sort, down = false, only = null }) {
-    const find = (name) => this.all().find((column) => column.name === name);
+    // A column of the inputs may have a label's name.
+    const named = (name) => this.all().filter((column) => column.name === name);
+    const find = (name) => named(name).find((column) => column.group === group) ?? named(name)[0];
     this.filters = new Map(Object.entries(filters).map(([name, asked]) => [find(name), asked]).filter(([column]) => column));
     this.sorted = { column: sort ? find(sort) : null, down };
     this.only = only && new Set(only);

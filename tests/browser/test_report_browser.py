@@ -178,7 +178,7 @@ def test_the_lasso_selects_for_the_table(page: Page) -> None:
     for right, down in corners[1:]:
         page.mouse.move(x + right, y + down, steps=8)
     page.mouse.up()
-    page.locator("#selected", has_text="1 segments of 1 recordings selected").wait_for()
+    page.locator("#selected", has_text="1 segment of 1 recording selected").wait_for()
     assert page.locator("#table tbody th").all_inner_texts() == ["a/0"]
     page.locator('#table [data-part="clear"]').click()
     assert page.locator("#table tbody tr").count() == len(IDS) + 2
@@ -425,6 +425,21 @@ def test_the_bar_of_a_label_leads_to_its_positives_and_the_strongest(
 def test_a_label_colours_the_map(page: Page) -> None:
     page.locator(f'tr[data-label="{LABELS[2]}"] .name button').click()
     assert page.locator("#colour option:checked").inner_text() == LABELS[2]
+
+
+@pytest.mark.slow
+def test_a_label_is_not_taken_for_a_column_of_the_inputs_of_its_name(opened: Open, tmp_path: Path) -> None:
+    """Who gives true labels as columns names them like the model's."""
+    small_run.write(tmp_path, IDS, labels=["age", "sex"], thresholds=["0.4", ""])
+    report = small_run.report(tmp_path)
+    rows = [row for path in sorted(tmp_path.glob("predictions/*")) for row in pq.read_table(path).to_pylist()]
+    with opened(report) as page:
+        page.locator('tr[data-label="age"] .share button').click()
+        positive = [row for row in rows if row["age"] >= 0.4]
+        assert table(page) == [row["record_id"] for row in sorted(positive, key=lambda row: -row["age"])]
+        page.locator('tr[data-label="sex"] .name button').click()
+        values = page.evaluate(f"Array.from({MAP}.data[0].marker.color)")
+        np.testing.assert_allclose(values[::2], [row["sex"] for row in rows], atol=0.51e-4)
 
 
 # The rest

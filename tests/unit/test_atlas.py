@@ -159,3 +159,11 @@ def test_without_paths_recordings_have_numbers_and_reasons_no_particulars(folder
     reasons = next(column for column in found.rows["columns"] if column["name"] == "reason")
     assert reasons["values"] == ["too short"]
     assert found.row_of["a/3"] == 3
+
+
+def test_large_integers_are_not_rounded() -> None:
+    for values, dtype in (([1, 2**24], "float32"), ([40_689_238, -1, 10_001_725], "float64")):
+        column = atlas.column(pa.table({"subject_id": pa.array(values)}), "subject_id", "metadata")
+        assert column is not None
+        assert column["numbers"].dtype == dtype
+        assert column["numbers"].tolist() == values

@@ -1,5 +1,6 @@
 """The report: numbers that are those of the tables, recordings that are their own, and no text that becomes markup."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -446,3 +447,17 @@ def test_the_links_lead_to_files_that_are_there(tmp_path: Path) -> None:
     assert {"records", "predictions", "embeddings", "umap/umap.parquet", "examples.parquet"} <= set(links)
     assert all((tmp_path / link).exists() for link in links)
     assert not {"attribution", "figures"} & set(links)
+
+
+def test_leads_that_would_make_the_page_too_large_are_left_out_the_last_ones_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_run.write(tmp_path, IDS)
+    sizes = [
+        len(gzip.compress(view["view"]["leads"].tobytes(), 1)) for view in Page(small_run.report(tmp_path)).get("views")
+    ]
+    monkeypatch.setattr(report, "MOST_LEADS_BYTES", sum(sizes[:6]))
+    page = Page(small_run.report(tmp_path))
+    assert [view["view"] is not None for view in page.get("views")] == [True] * 6 + [False] * 4
+    assert all(view["note"] is None and view["neighbors"] for view in page.get("views"))
+    assert "The page holds the leads of 6 of the 10 recordings" in page.words

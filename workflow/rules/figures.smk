@@ -41,7 +41,7 @@ rule figures:
         attribution=["--attribution", *ATTRIBUTION] if ATTRIBUTION else [],
         reading=reading,
         paths="" if SETTINGS.report.paths else "--no-paths",
-        folder=f"{OUT}/figures",
+        folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
         "python3 -m ecgpipe figures --run {input.run:q} --description {input.description:q} --labels {input.labels:q} "
         "--manifest {params.manifest:q} --records {params.records:q} --shards {params.shards} --predictions {params.predictions:q} "
