@@ -77,7 +77,7 @@ def collect(
     Returns:
         Rows in the order of the records, points in the order of the map.
     """
-    points, density, total = sample(umap, most)
+    points, total = sample(umap, most)
     wanted = pa.array([*dict.fromkeys([*points["record_id"].unique().to_pylist(), *shown])], pa.string())
     table, names = _rows(records, wanted, paths)
     ids = table["record_id"].combine_chunks()
@@ -100,23 +100,22 @@ def collect(
             "segment": points["segment"].to_numpy().astype(np.uint16),
             "x": points["x"].to_numpy().astype(np.float32),
             "y": points["y"].to_numpy().astype(np.float32),
-            "density": density,
+            "density": _density(umap) if total > most else None,
         },
         n_points=total,
         row_of={record_id: number for number, record_id in enumerate(ids.to_pylist())},
     )
 
 
-def sample(umap: Path, most: int) -> tuple[pa.Table, dict[str, Any] | None, int]:
-    """The points of the map, or a random sample with the density of all.
+def sample(umap: Path, most: int) -> tuple[pa.Table, int]:
+    """The points of the map, or a random sample of them.
 
     Args:
         umap: `umap/umap.parquet`.
         most: Points at most.
 
     Returns:
-        The points in order; the density, with the count of each square and the edges, or None where all points are
-        there; and how many segments there are.
+        The points in order, and how many segments there are.
     """
     total = pq.read_metadata(umap).num_rows
     taken = np.arange(total)
@@ -127,12 +126,11 @@ def sample(umap: Path, most: int) -> tuple[pa.Table, dict[str, Any] | None, int]
         first, last = np.searchsorted(taken, [done, done + batch.num_rows])
         pieces.append(batch.take(pa.array(taken[first:last] - done)))
         done += batch.num_rows
-    points = pa.Table.from_batches(pieces, pq.read_schema(umap))
-    return points, _density(umap) if total > most else None, total
+    return pa.Table.from_batches(pieces, pq.read_schema(umap)), total
 
 
 def _density(umap: Path) -> dict[str, Any]:
-    """How many of all segments lie in each square of the map."""
+    """How many of all segments lie in each square of the map, row by row, and the squares' edges."""
     least, greatest = np.full(2, np.inf), np.full(2, -np.inf)
     for places in _places(umap):
         least, greatest = np.minimum(least, places.min(axis=0)), np.maximum(greatest, places.max(axis=0))

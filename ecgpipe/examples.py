@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import xxhash
 from scipy.spatial import KDTree
 
-from ecgpipe import labels, neighbors, tables
+from ecgpipe import atlas, labels, neighbors, tables
 from ecgpipe.aggregate import label_columns
 from ecgpipe.summary import FLAGS
 
@@ -160,9 +160,7 @@ def outliers(umap: Path, wanted: int) -> list[Candidate]:
     Returns:
         Record ids and why, the remotest first.
     """
-    table = pq.read_table(umap)
-    if len(table) > MOST_MAP_POINTS:
-        table = table.take(np.linspace(0, len(table) - 1, MOST_MAP_POINTS).astype(int))
+    table, _ = atlas.sample(umap, MOST_MAP_POINTS)
     places = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)  # (points, 2)
     if len(places) <= OUTLIER_NEIGHBORS + 1:
         return []

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from ecgpipe import atlas, checkpoint, labels, nameless, paper, preprocess, prevalence, tables, views
+from ecgpipe import atlas, checkpoint, labels, nameless, paper, prevalence, tables, views
 from ecgpipe.prevalence import Summary
 
 logger = logging.getLogger(__name__)
@@ -31,20 +31,7 @@ USED, SKIPPED, FAILED, REFERENCE = "#0b6b77", "#9a5b00", "#b3361e", "#c07a00"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe figures`."""
-    parser.add_argument("--run", type=Path, required=True, help="run.json")
-    parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
-    parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
-    parser.add_argument("--manifest", type=Path, required=True, help="the folder manifest/")
-    parser.add_argument("--records", type=Path, required=True, help="the folder records/")
-    parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
-    parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
-    parser.add_argument("--attention", type=Path, help="the folder attention/, unless it was switched off")
-    parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
-    parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
-    parser.add_argument("--examples", type=Path, required=True, help="examples.parquet")
-    parser.add_argument("--attribution", type=Path, help="attribution/attribution.parquet, where there is one")
-    preprocess.add_reading_arguments(parser)
-    parser.add_argument("--no-paths", dest="paths", action="store_false", help="name no recording in a figure")
+    views.add_results_arguments(parser)
     parser.add_argument("--outdir", type=Path, required=True, help="the folder to write to")
 
 
@@ -58,16 +45,7 @@ def run(args: argparse.Namespace) -> None:
     summaries = prevalence.summarise(predictions, labels.thresholds(given))
     references = {label.name: label.reference_share for label in given if label.reference_share is not None}
     total = sum(pq.read_metadata(path).num_rows for path in predictions)
-    windows, assumed = preprocess.reading(args)
-    sources = views.Sources(
-        manifest=tables.numbered(args.manifest, "shard", args.shards),
-        records=tables.numbered(args.records, "shard", args.shards),
-        attention=tables.numbered(args.attention, "part", args.parts) if args.attention else [],
-        attribution=args.attribution,
-        token_samples=description.architecture.token_samples,
-        windows=windows,
-        assumed=assumed,
-    )
+    sources = views.sources(args, description.architecture.token_samples)
     figures: dict[str, Callable[[], Figure]] = {
         "account": lambda: account(content),
         "labels": lambda: positives(summaries, references, total),
@@ -197,7 +175,7 @@ def umap(path: Path, predictions: Sequence[Path], summaries: Sequence[Summary]) 
     Returns:
         A figure; of a large map it shows a random sample.
     """
-    points, _, total = atlas.sample(path, MAP_POINTS)
+    points, total = atlas.sample(path, MAP_POINTS)
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.subplots()
     size = 14 if len(points) < 500 else 5 if len(points) < 5000 else 1

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ecgpipe import atlas, checkpoint, examples, labels, nameless, preprocess, prevalence, tables, timings, views
+from ecgpipe import atlas, checkpoint, examples, labels, nameless, prevalence, tables, timings, views
 from ecgpipe.atomic import whole
 from ecgpipe.packed import pack
 
@@ -68,27 +68,12 @@ table = duckdb.sql(\"\"\"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe report`."""
-    parser.add_argument("--run", type=Path, required=True, help="run.json")
-    parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
-    parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
-    parser.add_argument("--manifest", type=Path, required=True, help="the folder manifest/")
-    parser.add_argument("--records", type=Path, required=True, help="the folder records/")
-    parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
-    parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
-    parser.add_argument("--attention", type=Path, help="the folder attention/, unless it was switched off")
-    parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
-    parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
-    parser.add_argument("--examples", type=Path, required=True, help="examples.parquet: the recordings to show")
-    parser.add_argument("--attribution", type=Path, help="attribution/attribution.parquet, where there is one")
+    views.add_results_arguments(parser)
     parser.add_argument("--benchmarks", type=Path, help="the folder benchmarks/, for the times of the rules")
-    preprocess.add_reading_arguments(parser)
     parser.add_argument("--title", default="ECG-FM results", help="headline (default %(default)s)")
     parser.add_argument("--map-points", type=int, default=100_000, help="of the map at most (default %(default)s)")
     parser.add_argument(
         "--columns", nargs="*", help="of the inputs' tables, to take along (default: all, none with --no-paths)"
-    )
-    parser.add_argument(
-        "--no-paths", dest="paths", action="store_false", help="number the recordings, and name no id, file or folder"
     )
     parser.add_argument("--output", type=Path, required=True, help="HTML file to write")
 
@@ -98,28 +83,17 @@ def run(args: argparse.Namespace) -> None:
     content = json.loads(args.run.read_text(encoding="utf-8"))
     content = content if args.paths else nameless.without_paths(content)
     description = checkpoint.describe(args.description)
-    windows, assumed = preprocess.reading(args)
+    sources = views.sources(args, description.architecture.token_samples)
     given = {label.name: label for label in labels.read(args.labels)} if description.labels else {}
     thresholds = labels.thresholds(list(given.values()))
-    records = tables.numbered(args.records, "shard", args.shards)
     predictions = tables.numbered(args.predictions, "part", args.parts)
-    attention = tables.numbered(args.attention, "part", args.parts) if args.attention else []
     summaries = prevalence.summarise(predictions, thresholds)
     names = [summary.name for summary in summaries]
     chosen = pq.read_table(args.examples).to_pylist()
     ids = [row["record_id"] for row in chosen]
     columns = args.columns if args.columns is not None or args.paths else []
-    found = atlas.collect(args.umap, predictions, records, names, ids, args.map_points, args.paths, columns)
-    sources = views.Sources(
-        manifest=tables.numbered(args.manifest, "shard", args.shards),
-        records=records,
-        attention=attention,
-        attribution=args.attribution,
-        token_samples=description.architecture.token_samples,
-        windows=windows,
-        assumed=assumed,
-    )
-    shown = recordings(chosen, bounded(views.read(ids, sources, args.paths)), found, records, args.paths)
+    found = atlas.collect(args.umap, predictions, sources.records, names, ids, args.map_points, args.paths, columns)
+    shown = recordings(chosen, bounded(views.read(ids, sources, args.paths)), found, sources.records, args.paths)
     n_views = sum(one["view"] is not None for one in shown)
     logger.info("%d recordings with their leads, %d points", n_views, len(found.points["row"]))
     times = timings.of_rules(args.benchmarks) if args.benchmarks else []
@@ -135,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
             scans=changes(content),
             made_by=list(dict.fromkeys(version for by in content.get("made_by", {}).values() for version in by)),
             finished=f"{datetime.fromisoformat(content['finished']):%d %B %Y, %H:%M %Z}".lstrip("0"),
-            segment_s=windows.segment_s,
+            segment_s=sources.windows.segment_s,
             total=sum(pq.read_metadata(path).num_rows for path in predictions),
             summaries=summaries,
             references={name: given[name].reference_share for name in names if given[name].reference_share is not None},
@@ -147,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
             n_chosen=len(shown),
             groups=views.groups([(one["row"], one["name"], one["reasons"]) for one in shown]),
             borderline=examples.BORDERLINE,
-            attention=bool(attention),
+            attention=bool(sources.attention),
             attributed=args.attribution is not None,
             folders=[name for name in FILES if (args.output.parent / name).exists()],
             snippets=SNIPPETS,

@@ -1,5 +1,6 @@
 """Recordings as a page shows them: read again, with what the model attends to and what speaks for labels."""
 
+import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from ecgpipe import nameless, reread, tables, traces
+from ecgpipe import nameless, preprocess, reread, tables, traces
 from ecgpipe.prepare import UnusableError, Windows, cut_up, resampled_samples
 from ecgpipe.readers import LEADS, Assumed, UnreadableError
 
@@ -33,9 +34,43 @@ class Sources(NamedTuple):
     assumed: Assumed  # what it assumed of files that do not say it themselves
 
 
+def add_results_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of a stage that shows a run's results."""
+    parser.add_argument("--run", type=Path, required=True, help="run.json")
+    parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
+    parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
+    parser.add_argument("--manifest", type=Path, required=True, help="the folder manifest/")
+    parser.add_argument("--records", type=Path, required=True, help="the folder records/")
+    parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
+    parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
+    parser.add_argument("--attention", type=Path, help="the folder attention/, unless it was switched off")
+    parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
+    parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
+    parser.add_argument("--examples", type=Path, required=True, help="examples.parquet: the recordings to show")
+    parser.add_argument("--attribution", type=Path, help="attribution/attribution.parquet, where there is one")
+    preprocess.add_reading_arguments(parser)
+    parser.add_argument(
+        "--no-paths", dest="paths", action="store_false", help="number the recordings, and name no id, file or folder"
+    )
+
+
+def sources(args: argparse.Namespace, token_samples: tuple[int, int]) -> Sources:
+    """What `add_results_arguments` was given of where recordings come from."""
+    windows, assumed = preprocess.reading(args)
+    return Sources(
+        manifest=tables.numbered(args.manifest, "shard", args.shards),
+        records=tables.numbered(args.records, "shard", args.shards),
+        attention=tables.numbered(args.attention, "part", args.parts) if args.attention else [],
+        attribution=args.attribution,
+        token_samples=token_samples,
+        windows=windows,
+        assumed=assumed,
+    )
+
+
 def read(
     record_ids: Sequence[str],
-    sources: Sources,
+    given: Sources,
     paths: bool = True,
     more: Mapping[str, list[dict[str, Any]]] = MappingProxyType({}),
 ) -> dict[str, dict[str, Any]]:
@@ -43,7 +78,7 @@ def read(
 
     Args:
         record_ids: Whose.
-        sources: Of the run.
+        given: Where the run's come from.
         paths: Whether a note may have particulars.
         more: By record id, attributions that are in no file, as `attributed` gives them.
 
@@ -51,13 +86,13 @@ def read(
         By record id `view`, as `traces.coded` gives it, and `note`; one of them is None. Ids of which the run has no
         record are left out.
     """
-    found, accounts = reread.rows(sources.manifest, record_ids), reread.rows(sources.records, record_ids)
+    found, accounts = reread.rows(given.manifest, record_ids), reread.rows(given.records, record_ids)
     attention: dict[str, list[np.ndarray]] = {}
-    for table in tables.rows_of(sources.attention, record_ids):
+    for table in tables.rows_of(given.attention, record_ids):
         rows = table["attention"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         for record_id, row in zip(table["record_id"].to_pylist(), rows, strict=True):
             attention.setdefault(record_id, []).append(row)  # in the order of the segments
-    attributions = attributed(sources.attribution, record_ids)
+    attributions = attributed(given.attribution, record_ids)
     shown: dict[str, dict[str, Any]] = {}
     for record_id in record_ids:
         if record_id not in accounts:
@@ -66,16 +101,16 @@ def read(
         try:
             if record_id not in found:
                 raise UnreadableError("the manifest does not have it any more")
-            recording, twelve = reread.leads(found[record_id], account, sources.windows, sources.assumed)
+            recording, twelve = reread.leads(found[record_id], account, given.windows, given.assumed)
             view = traces.coded(
                 twelve,
                 recording.sample_rate,
                 recording.unit,
-                cut_up(resampled_samples(recording), sources.windows),
-                sources.windows.segment_samples,
+                cut_up(resampled_samples(recording), given.windows),
+                given.windows.segment_samples,
                 np.stack(attention[record_id]) if record_id in attention else None,
                 [*attributions.get(record_id, []), *more.get(record_id, [])],
-                sources.token_samples,
+                given.token_samples,
             )
         except (UnreadableError, UnusableError) as error:
             note = str(error)

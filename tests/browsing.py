@@ -2,7 +2,18 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
+import axe_playwright_python
 from playwright.sync_api import Page
 
 Open = Callable[..., AbstractContextManager[Page]]  # as the fixture `opened`
+
+
+def violations(page: Page) -> list[tuple[str, str]]:
+    """What stands in the way of a screen reader, the keyboard or weak eyes, by axe: a rule and the first place of each.
+
+    Among its rules are names of fields and pictures, the order of headings, and contrast.
+    """
+    page.evaluate(Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
+    return [(rule["id"], rule["nodes"][0]["html"]) for rule in page.evaluate("axe.run()")["violations"]]

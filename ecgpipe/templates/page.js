@@ -24,10 +24,10 @@ async function start() {
         + (facts.paths ? ` To see them: python -m ecgpipe show --outdir OUTDIR ${quoted(rows.names[row])}` : "");
     }
     return { name: rows.names[row], why: chosen?.why ?? [], probabilities, facts: told, note, view: chosen?.view ?? null,
-      neighbors: (chosen?.neighbors ?? []).map((neighbor) => ({ ...neighbor })) };
+      neighbors: chosen?.neighbors ?? [] };
   };
 
-  const viewer = new Viewer(byId("viewer"), (neighbor) => { if (neighbor.row !== null) open(neighbor.row); });
+  const viewer = new Viewer(byId("viewer"), (row) => open(row));
   let map;
   function open(row, scroll = false) {
     viewer.show(recordingOf(row));
@@ -51,7 +51,7 @@ async function start() {
   for (const link of document.querySelectorAll("[data-filter]")) {
     link.addEventListener("click", () => {
       table.ask({ filters: JSON.parse(link.dataset.filter), group: link.dataset.group, sort: link.dataset.sort, down: true });
-      if (link.dataset.open !== undefined && table.found.length) open(table.found[0]);
+      if (link.dataset.open !== undefined && table.found.length) open(table.found[0], true);
     });
   }
   if (views.length) open(views[0].row);

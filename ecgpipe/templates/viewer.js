@@ -41,9 +41,10 @@ class Viewer {
       [made("dt", { textContent: name }), made("dd", { textContent: value })]));
     this.at("neighbors-head").hidden = !recording.neighbors.length;
     this.at("neighbors").replaceChildren(...recording.neighbors.map((neighbor) => {
-      const name = made(this.onNeighbor ? "button" : "span", { textContent: neighbor.name });
-      name.type = "button";
-      name.addEventListener("click", () => this.onNeighbor?.(neighbor));
+      // A sample has no row for some of them.
+      const leads = this.onNeighbor && neighbor.row !== null;
+      const name = made(leads ? "button" : "span", { textContent: neighbor.name, ...(leads && { type: "button" }) });
+      if (leads) name.addEventListener("click", () => this.onNeighbor(neighbor.row));
       return made("li", {}, name, made("span", { className: "muted", textContent: ` ${digits(neighbor.similarity, 3)}` }));
     }));
     this.at("note").textContent = recording.note ?? "";

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import axe_playwright_python
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small_run
-from browsing import Open
+from browsing import Open, violations
 from PIL import Image
 from playwright.sync_api import Page
 from small_run import HOSTILE, LABELS
@@ -499,12 +498,8 @@ def test_without_paths_the_page_works_and_names_nobody(opened: Open, tmp_path: P
 def test_nothing_stands_in_the_way_of_a_screen_reader_the_keyboard_or_weak_eyes(
     scheme: str, opened: Open, report: Path
 ) -> None:
-    """The rules of axe, among them names of fields and pictures, the order of headings, and contrast."""
-    axe = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
     with opened(report, color_scheme=scheme) as page:
-        page.evaluate(axe)
-        found = page.evaluate("axe.run()")["violations"]
-    assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found] == []
+        assert violations(page) == []
 
 
 @pytest.mark.slow
