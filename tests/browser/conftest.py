@@ -37,7 +37,9 @@ def opened(browser: Browser) -> Open:
             errors.append(f"dialog: {dialog.message}")
             dialog.dismiss()
 
-        with browser.new_context(**({"viewport": {"width": 1440, "height": 900}} | screen)) as context:
+        # What scrolls smoothly is not where it was looked for.
+        usual = {"viewport": {"width": 1440, "height": 900}, "reduced_motion": "reduce"}
+        with browser.new_context(**(usual | screen)) as context:
             page = context.new_page()
             page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
             page.on("pageerror", lambda error: errors.append(str(error)))

@@ -146,7 +146,10 @@ def test_pointing_at_a_segment_names_it_as_text(page: Page, truth: dict[str, dic
 
 def test_a_click_on_a_point_opens_its_recording(page: Page, truth: dict[str, dict[str, Any]]) -> None:
     for number in (3, 0, 6):
-        page.mouse.click(*places(page)[2 * number])
+        place = places(page)[2 * number]
+        page.mouse.move(*place)
+        page.locator(".tip", has_text=IDS[number]).wait_for()  # no hand is as quick as a script
+        page.mouse.click(*place)
         page.wait_for_function(f"document.querySelector('#viewer .title').textContent === {json.dumps(IDS[number])}")
         assert_shown(page, IDS[number], truth)
         assert page.evaluate(f"{MAP}.data.at(-1).x.length") == 2  # rings around its two segments
