@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 from scipy.special import expit
 
 from ecgpipe import labels, tables
-from ecgpipe.errors import EcgpipeError
 from ecgpipe.labels import Label
 
 logger = logging.getLogger(__name__)
@@ -27,22 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Aggregate one part."""
     logits = pq.read_table(args.logits)
-    names = label_columns(logits.schema)
-    by_name = {label.name: label for label in labels.read(args.labels)} if names else {}
-    unknown = [name for name in names if name not in by_name]
-    if unknown:
-        raise EcgpipeError(f"labels: {args.labels} has no row for {', '.join(unknown)}, which {args.logits} has")
-    table = predict(logits, [by_name[name] for name in names])
+    wanted = labels.read_for(args.labels, logits.column_names, args.logits)
+    table = predict(logits, wanted)
     facts = tables.inherited([logits.schema])
-    aggregation = {name: by_name[name].aggregation for name in names}
+    aggregation = {label.name: label.aggregation for label in wanted}
     schema = tables.with_origin(table.schema, "aggregate", aggregation=aggregation, **facts)
     tables.write(args.predictions, table.cast(schema))
     logger.info("%s: %d recordings from %d segments", args.logits.stem, len(table), len(logits))
-
-
-def label_columns(schema: pa.Schema) -> list[str]:
-    """The names of the labels among the columns of a logits or predictions file, in the model's order."""
-    return [name for name in schema.names if name not in labels.RESERVED]
 
 
 def predict(logits: pa.Table, wanted: Sequence[Label]) -> pa.Table:

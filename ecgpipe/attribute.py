@@ -26,7 +26,6 @@ from captum.attr import IntegratedGradients
 from torch import Tensor
 
 from ecgpipe import checkpoint, devices, engine, examples, labels, model, preprocess, reread, tables
-from ecgpipe.aggregate import label_columns
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress
 from ecgpipe.model import Network
@@ -160,7 +159,7 @@ def strongest(predictions: Sequence[Path]) -> list[tuple[str, str]]:
     Returns:
         The label whose probability varies most first. The report shows these recordings in any case.
     """
-    names = label_columns(pq.read_schema(predictions[0]))
+    names = labels.columns(pq.read_schema(predictions[0]).names)
     highest, _ = examples.of_labels(predictions, dict.fromkeys(names, labels.DEFAULT_THRESHOLD))
     return [(record_id, str(why.what)) for record_id, why in highest if why.rank == 1]
 

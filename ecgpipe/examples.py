@@ -19,7 +19,6 @@ import xxhash
 from scipy.spatial import KDTree
 
 from ecgpipe import atlas, labels, neighbors, tables
-from ecgpipe.aggregate import label_columns
 from ecgpipe.summary import FLAGS
 
 logger = logging.getLogger(__name__)
@@ -72,9 +71,8 @@ def run(args: argparse.Namespace) -> None:
     predictions = tables.numbered(args.predictions, "part", args.parts)
     embeddings = tables.numbered(args.embeddings, "part", args.parts)
     records = tables.numbered(args.records, "shard", args.shards)
-    names = label_columns(pq.read_schema(predictions[0]))
-    thresholds = labels.thresholds(labels.read(args.labels)) if names else {}
-    strongest, borderline = of_labels(predictions, {name: thresholds[name] for name in names})
+    given = labels.read_for(args.labels, pq.read_schema(predictions[0]).names, predictions[0])
+    strongest, borderline = of_labels(predictions, labels.thresholds(given))
     candidates = {
         "strongest": strongest,
         "borderline": borderline,

@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> None:
     content = json.loads(args.run.read_text(encoding="utf-8"))
     content = content if args.paths else nameless.without_paths(content)
     description = checkpoint.describe(args.description)
-    given = labels.read(args.labels) if description.labels else ()
     predictions = tables.numbered(args.predictions, "part", args.parts)
+    given = labels.read_for(args.labels, pq.read_schema(predictions[0]).names, predictions[0])
     summaries = prevalence.summarise(predictions, labels.thresholds(given))
     references = {label.name: label.reference_share for label in given if label.reference_share is not None}
     total = sum(pq.read_metadata(path).num_rows for path in predictions)

@@ -67,6 +67,35 @@ def read(path: Path) -> tuple[Label, ...]:
     return labels
 
 
+def read_for(path: Path, results: Sequence[str], file: Path) -> list[Label]:
+    """Read a label CSV for results: their labels, in the model's order. A model without a head needs no CSV.
+
+    Args:
+        path: The label CSV; rows that the results do not have may be among its.
+        results: The names of the columns of logits or predictions.
+        file: Whose columns these are.
+
+    Returns:
+        One for each label of the results.
+
+    Raises:
+        EcgpipeError: As of `read`, or it lacks one.
+    """
+    names = columns(results)
+    if not names:
+        return []
+    by_name = {label.name: label for label in read(path)}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise EcgpipeError(f"labels: {path} has no row for {', '.join(unknown)}, which {file} has")
+    return [by_name[name] for name in names]
+
+
+def columns(results: Sequence[str]) -> list[str]:
+    """Those of the columns of a logits or predictions file that are labels, in the model's order."""
+    return [name for name in results if name not in RESERVED]
+
+
 def thresholds(given: Sequence[Label]) -> dict[str, float]:
     """By name, from where on a recording counts as positive: what the CSV says, or `DEFAULT_THRESHOLD`."""
     return {label.name: DEFAULT_THRESHOLD if label.threshold is None else label.threshold for label in given}

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from ecgpipe import tables
-from ecgpipe.aggregate import label_columns
+from ecgpipe import labels, tables
 
 # The probabilities of all recordings are counted in so many bins rather than kept: quartiles are right to one of them.
 BINS = 1000
@@ -38,7 +37,7 @@ def summarise(predictions: Sequence[Path], thresholds: Mapping[str, float]) -> l
     Returns:
         One summary per label in the model's order; none for a model without a head.
     """
-    names = label_columns(pq.read_schema(predictions[0]))
+    names = labels.columns(pq.read_schema(predictions[0]).names)
     if not names:
         return []
     limits = np.array([thresholds[name] for name in names])

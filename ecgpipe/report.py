@@ -84,9 +84,9 @@ def run(args: argparse.Namespace) -> None:
     content = content if args.paths else nameless.without_paths(content)
     description = checkpoint.describe(args.description)
     sources = views.sources(args, description.architecture.token_samples)
-    given = {label.name: label for label in labels.read(args.labels)} if description.labels else {}
-    thresholds = labels.thresholds(list(given.values()))
     predictions = tables.numbered(args.predictions, "part", args.parts)
+    given = labels.read_for(args.labels, pq.read_schema(predictions[0]).names, predictions[0])
+    thresholds = labels.thresholds(given)
     summaries = prevalence.summarise(predictions, thresholds)
     names = [summary.name for summary in summaries]
     chosen = pq.read_table(args.examples).to_pylist()
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     logger.info("%d recordings with their leads, %d points", n_views, len(found.points["row"]))
     times = timings.of_rules(args.benchmarks) if args.benchmarks else []
     widest = max(summaries, key=lambda summary: summary.spread).name if summaries else None
-    facts = {"thresholds": [thresholds[name] for name in names], "colour": widest, "paths": args.paths}
+    facts = {"thresholds": list(thresholds.values()), "colour": widest, "paths": args.paths}
     page = (
         environment()
         .get_template("report.html.j2")
@@ -112,8 +112,8 @@ def run(args: argparse.Namespace) -> None:
             segment_s=sources.windows.segment_s,
             total=sum(pq.read_metadata(path).num_rows for path in predictions),
             summaries=summaries,
-            references={name: given[name].reference_share for name in names if given[name].reference_share is not None},
-            calibrated=[name for name in names if given[name].threshold is not None],
+            references={label.name: label.reference_share for label in given if label.reference_share is not None},
+            calibrated=[label.name for label in given if label.threshold is not None],
             n_points=found.n_points,
             map_points=len(found.points["row"]),
             n_rows=len(found.rows["names"]),

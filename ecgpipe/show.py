@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ecgpipe import attribute, checkpoint, devices, engine, labels, model, neighbors, paper, reread, tables, views
-from ecgpipe.aggregate import label_columns
 from ecgpipe.atlas import ACCOUNT, QUALITY
 from ecgpipe.atomic import whole
 from ecgpipe.config import Attribution, Preprocess
@@ -166,7 +165,7 @@ def described(
     thresholds = labels.thresholds(labels.read(path)) if description.labels and path.exists() else {}
     probabilities = [
         {"name": name, "probability": row[name], "threshold": thresholds.get(name, labels.DEFAULT_THRESHOLD)}
-        for name in label_columns(pq.read_schema(predictions[0]))
+        for name in labels.columns(pq.read_schema(predictions[0]).names)
         if row
     ]
     [alike] = neighbors.nearest(tables.numbered(outdir / "embeddings", "part", None), [record_id], NEIGHBORS)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from ecgpipe import tables
+from ecgpipe import labels, tables
 from ecgpipe.__main__ import main
-from ecgpipe.aggregate import label_columns, predict
+from ecgpipe.aggregate import predict
 from ecgpipe.labels import Label
 
 NAMES = ["Worst", "Usual, mostly", "Électrode"]
@@ -140,5 +140,5 @@ def test_the_file_says_what_it_was_made_of_and_how(tmp_path: Path) -> None:
 
 
 def test_the_labels_are_the_columns_that_are_no_keys() -> None:
-    assert label_columns(tables.logits_schema(NAMES)) == NAMES
-    assert label_columns(tables.predictions_schema(NAMES)) == NAMES
+    assert labels.columns(tables.logits_schema(NAMES).names) == NAMES
+    assert labels.columns(tables.predictions_schema(NAMES).names) == NAMES
