@@ -22,7 +22,6 @@ from ecgpipe.log import logger
 from ecgpipe.model import Architecture
 from ecgpipe.provenance import MEANING
 
-
 # What the stages after this one take for the label CSV where the outputs are called by their number.
 LABEL_CSV = "labels.csv"
 
@@ -61,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         required=True,
-        help="label CSV, one row for each output of the model; or index, which calls them output_00, output_01, ... and "
-        "writes such a CSV, labels.csv, beside the description",
+        help="label CSV, one row for each output of the model; or index, which calls them output_00, output_01, ... "
+        "and writes such a CSV, labels.csv, beside the description",
     )
     parser.add_argument("--weights", type=Path, required=True, help="model.safetensors to write")
     parser.add_argument("--description", type=Path, required=True, help="model.json to write")
@@ -153,6 +152,21 @@ def open_source(uri: str, sha256: str | None = None) -> Opened:
     return Opened(source, architecture(content["cfg"]["model"]), content["model"], random_weights)
 
 
+def described(opened: Opened, names: Sequence[str]) -> Description:
+    """What `model.json` would say of an opened checkpoint whose outputs have these names."""
+    source = opened.source
+    return Description(
+        opened.architecture,
+        tuple(names),
+        source.uri,
+        source.revision,
+        source.sha256,
+        opened.random_weights,
+        __version__,
+        MEANING["checkpoint"],
+    )
+
+
 def named(given: str, arch: Architecture) -> tuple[Label, ...]:
     """The labels of a model's outputs.
 
@@ -175,8 +189,8 @@ def named(given: str, arch: Architecture) -> tuple[Label, ...]:
     read_labels = labels.read(Path(given))
     if len(read_labels) != arch.labels:
         raise EcgpipeError(
-            f"labels: {given} names {len(read_labels)} labels but the checkpoint has {arch.labels} outputs; give a file "
-            f"with one row for each output, in the model's order, or {labels.BY_INDEX} to call them by their number"
+            f"labels: {given} names {len(read_labels)} labels but the checkpoint has {arch.labels} outputs; give a "
+            f"file with one row for each output, in the model's order, or {labels.BY_INDEX} to number them"
         )
     return read_labels
 

@@ -100,7 +100,7 @@ def read_for(path: Path, results: Sequence[str], file: Path) -> list[Label]:
 
 
 def located(path: str, root: Path = CLONE) -> Path:
-    """A label CSV by its path: below the current folder, else below `root`. One that is nowhere stays as it was given."""
+    """A label CSV by its path: below the current folder, else below `root`; as it was given if it is nowhere."""
     candidates = [Path(path), root / path]
     # os.path, not pathlib: a text that the system takes for no path at all is not there either.
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), candidates[0])  # noqa: PTH113
