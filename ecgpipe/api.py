@@ -166,14 +166,8 @@ class ECGFM:
             True
         """
         logits = self.logits(signal, sample_rate, leads, windows)
-        numbers = logits.index.get_level_values("recording").to_numpy()
-        columns = [
-            pa.array(numbers.astype(str), pa.string()),
-            pa.array(logits.index.get_level_values("segment"), pa.int32()),
-            pa.array(logits.index.get_level_values("start_s"), pa.float32()),
-            *(pa.array(column, pa.float32()) for column in logits.to_numpy().T),
-        ]
-        table = pa.table(columns, schema=tables.logits_schema([label.name for label in self.labels]))
+        recording, segment, start_s = (logits.index.get_level_values(name) for name in logits.index.names)
+        table = logits_table(recording.astype(str), segment, start_s, logits.to_numpy(), self.labels)
         frame: pd.DataFrame = aggregate.predict(table, self.labels).drop(["record_id", "n_segments"]).to_pandas()
         return frame.set_axis(pd.RangeIndex(len(frame), name="recording"))
 
@@ -194,11 +188,7 @@ class ECGFM:
         Raises:
             EcgpipeError: The checkpoint has no head, or a recording cannot be used; it says which, and why.
         """
-        if not self.labels:
-            raise EcgpipeError(
-                "checkpoint: it has no head and so no labels, as pretrained models have none; use embed, or give a "
-                "classifier such as hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt"
-            )
+        self.need_labels()
         index, results = self._run(signal, sample_rate, leads, windows)
         return pd.DataFrame(results.logits, index, [label.name for label in self.labels])
 
@@ -248,6 +238,18 @@ class ECGFM:
         index, results = self._run(signal, sample_rate, leads, windows, with_attention=True)
         return pd.DataFrame(results.attention, index)
 
+    def need_labels(self) -> None:
+        """Refuse a model without labels.
+
+        Raises:
+            EcgpipeError: Its checkpoint has no head.
+        """
+        if not self.labels:
+            raise EcgpipeError(
+                f"checkpoint: {self.description.uri} has no head and so no labels, as pretrained models have none; "
+                "give a classifier such as hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt, or take the embeddings"
+            )
+
     def _run(
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows, with_attention: bool = False
     ) -> tuple[pd.MultiIndex, engine.Results]:
@@ -269,6 +271,29 @@ class ECGFM:
         engine.check(self.description, Contents({}, len(LEADS), windows.segment_samples, len(segments), {}))
         size = self.batch_size or engine.default_batch_size(self.device, windows.segment_samples)
         return index, engine.forward(self.network, segments, samples, self.device, size, with_attention)
+
+
+def logits_table(
+    record_ids: npt.ArrayLike,
+    segments: npt.ArrayLike,
+    starts_s: npt.ArrayLike,
+    logits: np.ndarray,
+    given: Sequence[Label],
+) -> pa.Table:
+    """What `aggregate.predict` takes.
+
+    Args:
+        record_ids: (segments,) of the recording that each is of, those of one after another.
+        segments: (segments,) its number.
+        starts_s: (segments,) where it starts.
+        logits: (segments, labels) float32.
+        given: The labels.
+
+    Returns:
+        A table of `tables.logits_schema`.
+    """
+    columns = [np.asarray(record_ids, object), np.asarray(segments, np.int32), np.asarray(starts_s, np.float32)]
+    return pa.table([*columns, *logits.T], schema=tables.logits_schema([label.name for label in given]))
 
 
 def _from_file(source: str, given: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
