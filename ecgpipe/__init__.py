@@ -12,10 +12,25 @@ besides them demo, inspect and config. What they are made of:
     infer        shards (reading segments), engine (the stream over a device), devices (a GPU of its own), model
     report       figures, nameless (without ids and paths), templates
     demo         simulator
+    Python       api (the class ECGFM), predict (the same from a terminal)
     all          config (settings), labels, tables (columns of the results), provenance (which code and inputs),
                  atomic (whole files), log, errors
 
 Snakemake's own process calls config, outdir (one run at a time) and cluster (jobs that a killed run left in a queue).
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ecgpipe.api import ECGFM as ECGFM
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401, what a module's __getattr__ gives is of any type
+    """ECGFM brings PyTorch, which takes a second: imported when asked for, not by the Snakefile's `import ecgpipe`."""
+    if name == "ECGFM":
+        from ecgpipe.api import ECGFM
+
+        return ECGFM
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

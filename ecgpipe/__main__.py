@@ -27,6 +27,7 @@ STAGES = {
     "report": "write report.html",
     "verdict": "end with an error when too many recordings could not be read",
     "inspect": "show what a file or folder is, and what would be done with it",
+    "predict": "run the model over a few files, for a quick look",
     "show": "show any one recording of a run: a page, or a PNG, PDF or SVG",
     "demo": "write the demo's recordings and its checkpoint",
     "config": "write the files that are generated from the settings' definition",

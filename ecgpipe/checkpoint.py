@@ -6,18 +6,24 @@ path. It is checked against the sha256 that the hub states, and against --sha256
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import safetensors.torch
 
 from ecgpipe import __version__, atomic, labels
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.fairseq_signals import architecture, convert, read
-from ecgpipe.hub import fetch
+from ecgpipe.hub import Source, fetch
+from ecgpipe.labels import Label
 from ecgpipe.log import logger
 from ecgpipe.model import Architecture
 from ecgpipe.provenance import MEANING
+
+# What the stages after this one take for the label CSV where the outputs are called by their number.
+LABEL_CSV = "labels.csv"
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,15 @@ class Description:
     meaning: int  # of this stage then, see provenance.MEANING
 
 
+class Opened(NamedTuple):
+    """A checkpoint as fairseq-signals saved it, fetched and verified."""
+
+    source: Source
+    architecture: Architecture
+    state: Mapping[str, Any]  # upstream's tensors
+    random_weights: bool
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this stage."""
     parser.add_argument(
@@ -42,20 +57,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hf://OWNER/REPO@REVISION/FILE (without @REVISION: main), or the path of a .pt file",
     )
     parser.add_argument("--sha256", help="refuse the checkpoint unless its sha256 is this one")
-    parser.add_argument("--labels", type=Path, required=True, help="label CSV, one row for each output of the model")
+    parser.add_argument(
+        "--labels",
+        required=True,
+        help="label CSV, one row for each output of the model; or index, which calls them output_00, output_01, ... "
+        "and writes such a CSV, labels.csv, beside the description",
+    )
     parser.add_argument("--weights", type=Path, required=True, help="model.safetensors to write")
     parser.add_argument("--description", type=Path, required=True, help="model.json to write")
 
 
 def run(args: argparse.Namespace) -> None:
     """Fetch, verify, convert, write."""
-    source = fetch(args.source, args.sha256)
-    logger.info("opening %s, %s bytes, sha256 %s", source.path, f"{source.path.stat().st_size:,}", source.sha256)
-    content = read(source.path)
-    arch = architecture(content["cfg"]["model"])
-    names = _label_names(args.labels, arch)
-    tensors = convert(content["model"], arch, str(source.path))
-    marks = content.get("ecgpipe")
+    opened = open_source(args.source, args.sha256)
+    source, arch = opened.source, opened.architecture
+    names = [label.name for label in named(str(args.labels), arch)]
+    tensors = convert(opened.state, arch, str(source.path))
     description = {
         "architecture": asdict(arch),
         "labels": names,
@@ -65,10 +82,12 @@ def run(args: argparse.Namespace) -> None:
             "sha256": source.sha256,
             "bytes": source.path.stat().st_size,
         },
-        "random_weights": isinstance(marks, dict) and marks.get("random_weights") is True,
+        "random_weights": opened.random_weights,
         "ecgpipe": __version__,
         "meaning": MEANING["checkpoint"],
     }
+    if str(args.labels) == labels.BY_INDEX:
+        _write_labels(args.description.with_name(LABEL_CSV), names)
     with atomic.whole(args.weights) as path:
         safetensors.torch.save_file(tensors, path)
     atomic.write_json(args.description, description)  # last: where it is, the weights are too
@@ -112,14 +131,72 @@ def describe(path: Path) -> Description:
         ) from error
 
 
-def _label_names(path: Path, arch: Architecture) -> list[str]:
+def open_source(uri: str, sha256: str | None = None) -> Opened:
+    """Fetch a checkpoint and verify it.
+
+    Args:
+        uri: hf://OWNER/REPO@REVISION/FILE, or the path of a .pt file.
+        sha256: What the file's must be, where the user knows it.
+
+    Returns:
+        What it holds. Its tensors are still upstream's, in the file: `fairseq_signals.convert` makes ours of them.
+
+    Raises:
+        EcgpipeError: It cannot be had, is not the file that was expected, or not a checkpoint that ecgpipe runs.
+    """
+    source = fetch(uri, sha256)
+    logger.info("opening %s, %s bytes, sha256 %s", source.path, f"{source.path.stat().st_size:,}", source.sha256)
+    content = read(source.path)
+    marks = content.get("ecgpipe")
+    random_weights = isinstance(marks, dict) and marks.get("random_weights") is True
+    return Opened(source, architecture(content["cfg"]["model"]), content["model"], random_weights)
+
+
+def described(opened: Opened, names: Sequence[str]) -> Description:
+    """What `model.json` would say of an opened checkpoint whose outputs have these names."""
+    source = opened.source
+    return Description(
+        opened.architecture,
+        tuple(names),
+        source.uri,
+        source.revision,
+        source.sha256,
+        opened.random_weights,
+        __version__,
+        MEANING["checkpoint"],
+    )
+
+
+def named(given: str, arch: Architecture) -> tuple[Label, ...]:
+    """The labels of a model's outputs.
+
+    Args:
+        given: A label CSV, or `labels.BY_INDEX`.
+        arch: The model.
+
+    Returns:
+        One for each output, in the model's order; none for a model without a head.
+
+    Raises:
+        EcgpipeError: The file cannot be used, or names more or fewer labels than the model has outputs.
+    """
     if not arch.labels:
-        logger.info("the checkpoint has no head, so there will be no logits; %s is not used", path)
-        return []
-    names = [label.name for label in labels.read(path)]
-    if len(names) != arch.labels:
+        logger.info("the checkpoint has no head, so there will be no logits; %s is not used", given)
+        return ()
+    if given == labels.BY_INDEX:
+        logger.warning("%s", labels.nameless(arch.labels))
+        return labels.by_index(arch.labels)
+    read_labels = labels.read(Path(given))
+    if len(read_labels) != arch.labels:
         raise EcgpipeError(
-            f"labels: {path} names {len(names)} labels but the checkpoint has {arch.labels} outputs; "
-            "give a file with one row for each output, in the model's order"
+            f"labels: {given} names {len(read_labels)} labels but the checkpoint has {arch.labels} outputs; give a "
+            f"file with one row for each output, in the model's order, or {labels.BY_INDEX} to number them"
         )
-    return names
+    return read_labels
+
+
+def _write_labels(path: Path, names: Sequence[str]) -> None:
+    """A label CSV that says nothing but names."""
+    lines = ["name,aggregation", *(f"{name},mean" for name in names)]
+    with atomic.whole(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

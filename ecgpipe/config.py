@@ -151,9 +151,10 @@ class Config(Section):
         description="what the checkpoint file's SHA-256 must be; null: as the hub states",
     )
     labels: str = Field(
-        "config/labels/mimic_iv_ecg.csv",
+        labels.MIMIC_IV_ECG,
         min_length=1,
-        description="names and aggregation of the model's outputs, in order",
+        description="a label CSV: names and aggregation of the model's outputs, in order; or index, which calls them "
+        "output_00, output_01, ...",
     )
     max_failed_fraction: float = Field(
         0.05, ge=0, le=1, description="the run ends with an error, after all else, if more recordings could not be read"
@@ -172,6 +173,11 @@ class Config(Section):
         """The inputs as a list, also where one was given."""
         return [self.input] if isinstance(self.input, str) else self.input
 
+    @property
+    def labels_by_index(self) -> bool:
+        """Whether the outputs are called by their number; the checkpoint stage then writes the file `labels`."""
+        return self.labels == _index_csv(self.outdir)
+
 
 def load(given: Mapping[str, Any], root: Path) -> Config:
     """Validate what the user gave.
@@ -181,7 +187,7 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         root: The folder of the Snakefile, where a relative `labels` path is looked for after the current folder.
 
     Returns:
-        The settings, with `labels` made a path that exists.
+        The settings, with `labels` made a path that exists, or will when the checkpoint stage has run.
 
     Raises:
         EcgpipeError: A key is unknown, a value is of the wrong type or out of range, or a path is not there.
@@ -200,13 +206,20 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         raise EcgpipeError(
             f"checkpoint: {settings.checkpoint!r} is not a file; give a local .pt file or hf://OWNER/REPO/FILE"
         )
-    candidates = [Path(settings.labels), root / settings.labels]
-    found = next((path for path in candidates if os.path.isfile(path)), candidates[0])  # noqa: PTH113
-    labels.read(found)
+    if settings.labels == labels.BY_INDEX:
+        found = _index_csv(settings.outdir)
+    else:
+        found = str(labels.located(settings.labels, root))
+        labels.read(Path(found))
     paths = {"outdir": settings.outdir, "checkpoint": settings.checkpoint, "labels": settings.labels}
     for key, path in [*(("input", path) for path in settings.inputs), *paths.items()]:
         _check_path(key, path)
-    return settings.model_copy(update={"labels": str(found)})
+    return settings.model_copy(update={"labels": found})
+
+
+def _index_csv(outdir: str) -> str:
+    """Where the checkpoint stage writes the labels that are the outputs' numbers."""
+    return f"{outdir.rstrip('/')}/checkpoint/labels.csv"
 
 
 def _check_path(key: str, path: str) -> None:

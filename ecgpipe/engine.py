@@ -163,6 +163,36 @@ def run(
     yield from _on_gpu(compute, batches, device) if on_gpu else _on_cpu(compute, batches)
 
 
+def forward(
+    network: Network,
+    segments: np.ndarray,
+    samples: np.ndarray,
+    device: torch.device,
+    batch_size: int,
+    with_attention: bool,
+) -> Results:
+    """Run the network over segments in memory; they get what `run` gives them.
+
+    Args:
+        network: On `device`.
+        segments: (n, leads, samples) float32, at least one.
+        samples: (n,) how many of each segment's from its beginning are signal.
+        device: Where the network is.
+        batch_size: Segments at a time, as for `run`.
+        with_attention: Whether to compute the attention.
+
+    Returns:
+        What the network said of them, in their order.
+    """
+    compute = Halving(network, batch_size, with_attention, deterministic=False)
+    batches = []
+    for first in range(0, len(segments), batch_size):
+        signals = torch.from_numpy(segments[first : first + batch_size]).to(device)
+        tensors = compute(signals, samples[first : first + batch_size])
+        batches.append([tensor.cpu().numpy() for tensor in tensors])
+    return _results([np.concatenate(arrays) for arrays in zip(*batches, strict=True)])
+
+
 class Halving:
     """The network, run on as many segments at a time as memory turned out to allow."""
 

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -13,6 +14,13 @@ Aggregation = Literal["mean", "max"]
 # Columns of the result files: a label of that name would hide one of them.
 RESERVED = frozenset({"record_id", "segment", "start_s", "n_segments"})
 
+
+# In place of a label CSV, where nobody knows what a model's outputs are: they are called by their number.
+BY_INDEX = "index"
+
+# The clone, in which the label CSVs that ecgpipe brings lie; it is installed from there (`pip install --editable`).
+CLONE = Path(__file__).parents[1]
+MIMIC_IV_ECG = "config/labels/mimic_iv_ecg.csv"  # what ECG-FM's released classifier was trained on
 
 # What counts as positive where the CSV gives no threshold.
 DEFAULT_THRESHOLD = 0.5
@@ -89,6 +97,40 @@ def read_for(path: Path, results: Sequence[str], file: Path) -> list[Label]:
     if unknown:
         raise EcgpipeError(f"labels: {path} has no row for {', '.join(unknown)}, which {file} has")
     return [by_name[name] for name in names]
+
+
+def located(path: str, root: Path = CLONE) -> Path:
+    """A label CSV by its path: below the current folder, else below `root`; as it was given if it is nowhere."""
+    candidates = [Path(path), root / path]
+    # os.path, not pathlib: a text that the system takes for no path at all is not there either.
+    return next((candidate for candidate in candidates if os.path.isfile(candidate)), candidates[0])  # noqa: PTH113
+
+
+def by_index(outputs: int) -> tuple[Label, ...]:
+    """Labels of a model whose outputs nobody has named: output_00, output_01, ..., the mean of each over the segments.
+
+    Args:
+        outputs: Of the model.
+
+    Returns:
+        As many, in the model's order. Sorted by name they keep it: there are as many digits as the last one needs.
+    """
+    digits = max(2, len(str(outputs - 1)))
+    return tuple(Label(f"output_{number:0{digits}d}", "mean", None) for number in range(outputs))
+
+
+def are_by_index(names: Sequence[str]) -> bool:
+    """Whether these are the names that `by_index` gives; False where there are none."""
+    return bool(names) and list(names) == [label.name for label in by_index(len(names))]
+
+
+def nameless(outputs: int) -> str:
+    """What a person must know who sees such names."""
+    first, last = by_index(outputs)[0].name, by_index(outputs)[-1].name
+    return (
+        f"the model's outputs are named by their number, {first} to {last}: no label file says what they are; give one "
+        "as the setting `labels` before anybody reads them as diagnoses"
+    )
 
 
 def columns(results: Sequence[str]) -> list[str]:

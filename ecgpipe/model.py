@@ -15,6 +15,7 @@ modules/{conv_feature_extraction,conv_positional_encoding,transformer_encoder,tr
 https://github.com/Jwoo5/fairseq-signals.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -318,9 +319,20 @@ def load(
     Returns:
         The network in evaluation mode, its weights without gradients.
     """
+    return from_tensors(arch, safetensors.torch.load_file(weights, device=str(device)), device, dtype, packed)
+
+
+def from_tensors(
+    arch: Architecture,
+    tensors: Mapping[str, Tensor],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    packed: bool = True,
+) -> Network:
+    """The same with weights in memory, by the names of `Network`."""
     with torch.device("meta"):
-        network = Network(arch)  # no memory is filled with numbers that the file replaces
-    network.load_state_dict(safetensors.torch.load_file(weights, device=str(device)), strict=True, assign=True)
+        network = Network(arch)  # no memory is filled with numbers that the weights replace
+    network.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=True, assign=True)
     network.eval().requires_grad_(False)
     for part in (network.convolutions.layers[1:], network.feature_norm, network.project, network.norm, network.layers):
         part.to(dtype)

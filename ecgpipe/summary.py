@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import __version__, provenance, tables
+from ecgpipe import __version__, labels, provenance, tables
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
 
@@ -106,7 +106,10 @@ def run(args: argparse.Namespace) -> None:
         },
         "counts": {**counts, "files": manifest["files"], "other_files": manifest["files"]["ignored"]},
         "reasons": reasons,
-        "warnings": warnings(counts) + precision_warnings(used, drift) + older_versions(made_by),
+        "warnings": warnings(counts)
+        + label_warnings(description.labels)
+        + precision_warnings(used, drift)
+        + older_versions(made_by),
         "other_files": manifest["ignored"],
         "layouts": manifest["layouts"],
         "checkpoint": {
@@ -208,6 +211,11 @@ def warnings(counts: dict[str, Any]) -> list[str]:
     """
     said = {name: (f"{counts[name]:,}", "recording" if counts[name] == 1 else "recordings") for name in WORDS}
     return [f"{' '.join(said[name])} {words}" for name, words in WORDS.items() if counts[name]]
+
+
+def label_warnings(names: Sequence[str]) -> list[str]:
+    """What a person should know of the labels' names, in words: a sentence where they are numbers, else none."""
+    return [labels.nameless(len(names))] if labels.are_by_index(names) else []
 
 
 def older_versions(made_by: Mapping[str, Mapping[str, int]]) -> list[str]:

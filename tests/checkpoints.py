@@ -27,7 +27,7 @@ POSITION_LENGTH = f"{POSITION}.parametrizations.weight.original0"
 POSITION_DIRECTION = f"{POSITION}.parametrizations.weight.original1"
 
 
-def classifier() -> dict[str, Any]:
+def classifier(outputs: int = 3) -> dict[str, Any]:
     """A classifier: the network below `encoder.`, and a head, `proj`."""
     shapes = {
         "encoder.feature_extractor.conv_layers.0.0.weight": (6, 12, 2),
@@ -39,7 +39,7 @@ def classifier() -> dict[str, Any]:
         POSITION_LENGTH: (1, 1, 4),
         POSITION_DIRECTION: (8, 4, 4),
         **_norm("encoder.encoder.layer_norm", 8),
-        **_linear("proj", 3, 8),
+        **_linear("proj", outputs, 8),
     }
     for layer in ("encoder.encoder.layers.0", "encoder.encoder.layers.1"):
         for projection in ("k_proj", "v_proj", "q_proj", "out_proj"):
@@ -48,7 +48,12 @@ def classifier() -> dict[str, Any]:
         shapes |= {**_linear(f"{layer}.fc1", 16, 8), **_linear(f"{layer}.fc2", 8, 16)}
     generator = torch.Generator().manual_seed(0)
     model = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    return {"cfg": {"model": dict(CFG)}, "model": model, "args": None, "optimizer_history": [{"num_updates": 0}]}
+    return {
+        "cfg": {"model": CFG | {"num_labels": outputs}},
+        "model": model,
+        "args": None,
+        "optimizer_history": [{"num_updates": 0}],
+    }
 
 
 def pretrained() -> dict[str, Any]:

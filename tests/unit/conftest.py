@@ -21,7 +21,9 @@ def labels_csv(tmp_path: Path) -> Path:
 def run(tmp_path: Path, labels_csv: Path) -> Callable[..., checkpoint.Description]:
     """Run the stage in this process; the results are in tmp_path / "out"."""
 
-    def run_stage(source: str | Path, labels: Path = labels_csv, sha256: str | None = None) -> checkpoint.Description:
+    def run_stage(
+        source: str | Path, labels: Path | str = labels_csv, sha256: str | None = None
+    ) -> checkpoint.Description:
         weights, description = tmp_path / "out" / "model.safetensors", tmp_path / "out" / "model.json"
         checkpoint.run(
             argparse.Namespace(

@@ -20,7 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgpipe import __version__, checkpoint, fairseq_signals, model
+from ecgpipe import __version__, checkpoint, fairseq_signals, labels, model
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.model import Architecture, Output
 from ecgpipe.provenance import MEANING
@@ -264,8 +264,35 @@ def test_labels_must_be_as_many_as_outputs(
     labels_csv: Path, save: Callable[..., Path], run: Callable[..., checkpoint.Description]
 ) -> None:
     labels_csv.write_text("name,aggregation\nOnly one,mean\n")
-    with pytest.raises(EcgpipeError, match=r"labels\.csv names 1 labels but the checkpoint has 3 outputs; give"):
+    with pytest.raises(
+        EcgpipeError, match=r"labels\.csv names 1 labels but the checkpoint has 3 outputs; give.* or index"
+    ):
         run(save(checkpoints.classifier()))
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 26, 117])
+def test_outputs_that_nobody_has_named_are_called_by_number_and_a_label_file_is_written(
+    outputs: int,
+    tmp_path: Path,
+    save: Callable[..., Path],
+    run: Callable[..., checkpoint.Description],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("WARNING"):
+        description = run(save(checkpoints.classifier(outputs)), labels="index")
+    expected = labels.by_index(outputs)
+    assert description.labels == tuple(label.name for label in expected)
+    assert labels.read(tmp_path / "out/labels.csv") == expected
+    assert labels.nameless(outputs) in caplog.text
+
+
+def test_a_label_file_is_written_for_nobody_else(
+    tmp_path: Path, save: Callable[..., Path], run: Callable[..., checkpoint.Description]
+) -> None:
+    run(save(checkpoints.classifier()))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.json", "model.safetensors"}
+    run(save(checkpoints.pretrained()), labels="index")  # no outputs, and so no names
+    assert (tmp_path / "out/labels.csv").read_text() == "name,aggregation\n"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"architecture": {"in_leads": 12}}'])

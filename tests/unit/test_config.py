@@ -87,6 +87,17 @@ def test_the_labels_are_looked_for_here_first_and_then_beside_the_snakefile(
     assert load({"input": ".", "labels": "mine.csv"}).labels == "mine.csv"
 
 
+def test_the_checkpoint_stage_writes_the_labels_that_are_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load({"input": ".", "labels": "index", "outdir": "out/"})
+    assert (settings.labels, settings.labels_by_index) == ("out/checkpoint/labels.csv", True)
+    (tmp_path / "index").write_text("name,aggregation\nA,max\n")
+    assert not load({"input": ".", "labels": "./index"}).labels_by_index
+    assert not load({"input": "."}).labels_by_index
+
+
 def test_numbers_from_the_command_line_may_come_as_text() -> None:
     loaded = load({"input": ".", "outdir": 2024, "umap": {"neighbors": "30", "min_dist": "0"}})
     assert (loaded.outdir, loaded.umap.neighbors, loaded.umap.min_dist) == ("2024", 30, 0)

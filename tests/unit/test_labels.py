@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,6 +50,51 @@ def test_the_17_of_mimic_are_aggregated_as_ecg_fm_does(reference: Path) -> None:
     share = definition[0].split(",").index("pos_percent_all")
     shares = [float(line.split(",")[share]) for line in definition[1:]]
     assert [label.reference_share for label in read] == pytest.approx(shares, abs=5e-6)
+
+
+# The order of weights.csv of https://github.com/physionetchallenges/evaluation-2021, in its abbreviations and its codes.
+# ECG-FM's data/physionet2021/labels/label_def.csv, which its tutorial puts over the logits, has the same.
+PHYSIONET = """AF 164889003, AFL 164890007, BBB 6374002, Brady 426627000, CLBBB|LBBB 733534002|164909002,
+    CRBBB|RBBB 713427006|59118001, IAVB 270492004, IRBBB 713426002, LAD 39732003, LAnFB 445118002, LPR 164947007,
+    LQRSV 251146004, LQT 111975006, NSIVCB 698252002, NSR 426783006, PAC|SVPB 284470004|63593006, PR 10370003,
+    PRWP 365413008, PVC|VPB 427172004|17338001, QAb 164917005, RAD 47665007, SA 427393009, SB 426177001,
+    STach 427084000, TAb 164934002, TInv 59931005"""
+
+
+def test_the_26_of_physionet_2021_stand_in_the_order_of_its_weights() -> None:
+    path = SHIPPED / "physionet_2021.csv"
+    rows = pd.read_csv(path, dtype=str)
+    assert [tuple(pair.split()) for pair in PHYSIONET.split(",")] == list(
+        zip(rows["abbreviation"], rows["snomed_ct"], strict=True)
+    )
+    read = {label.name: label for label in labels.read(path)}
+    assert list(read) == list(rows["name"])
+    # What the 17 of MIMIC-IV-ECG have too is called and aggregated alike.
+    mimic = {label.name: label.aggregation for label in labels.read(SHIPPED / "mimic_iv_ecg.csv")}
+    common = read.keys() & mimic.keys()
+    assert {"Atrial fibrillation", "Sinus rhythm", "Right bundle branch block", "Bradycardia"} <= common
+    assert {name: read[name].aggregation for name in common} == {name: mimic[name] for name in common}
+    assert [name for name, label in read.items() if label.aggregation == "max"] == [
+        *("Premature atrial contraction", "Pacing rhythm", "Premature ventricular contraction")
+    ]
+    # Sinus bradycardia is the second most frequent there, bradycardia without more the rarest.
+    by_share = sorted(read, key=lambda name: read[name].reference_share or 0)
+    assert (by_share[0], by_share[-2:]) == ("Bradycardia", ["Sinus bradycardia", "Sinus rhythm"])
+
+
+@pytest.mark.parametrize(("outputs", "first", "last"), [(1, "00", "00"), (26, "00", "25"), (101, "000", "100")])
+def test_names_by_number_keep_the_models_order_when_sorted(outputs: int, first: str, last: str) -> None:
+    named = [label.name for label in labels.by_index(outputs)]
+    assert len(named) == len(set(named)) == outputs
+    assert named == sorted(named)
+    assert (named[0], named[-1]) == (f"output_{first}", f"output_{last}")
+    assert labels.are_by_index(named)
+    assert not labels.are_by_index([*named, "Sinus rhythm"])
+    assert f"output_{first} to output_{last}" in labels.nameless(outputs)
+
+
+def test_no_names_are_no_numbers() -> None:
+    assert not labels.are_by_index([])
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.csv")), ids=lambda path: path.name)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecgpipe import __version__, provenance, summary, tables
+from ecgpipe import __version__, labels, provenance, summary, tables
 from ecgpipe.__main__ import main
 
 
@@ -131,6 +131,12 @@ def test_a_precision_that_is_not_as_it_should_be_is_told(
     used: dict[str, int], found: dict[str, Any] | None, says: list[str]
 ) -> None:
     assert summary.precision_warnings(used, found) == says
+
+
+def test_names_that_are_numbers_are_warned_of() -> None:
+    assert summary.label_warnings(["output_00", "output_01"]) == [labels.nameless(2)]
+    assert summary.label_warnings(["output_00", "Sinus rhythm"]) == []
+    assert summary.label_warnings([]) == []
 
 
 def summarise(

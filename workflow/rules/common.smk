@@ -21,7 +21,10 @@ except EcgpipeError as error:
 
 OUT = SETTINGS.outdir.rstrip("/")
 STARTED = time.time()
-LABELS = read_labels(Path(SETTINGS.labels))
+LABELS = [] if SETTINGS.labels_by_index else read_labels(Path(SETTINGS.labels))
+
+# Where nobody knows what the outputs are, the checkpoint's job writes the label CSV: it alone knows how many there are.
+INDEX_LABELS = {"labels": SETTINGS.labels} if SETTINGS.labels_by_index else {}
 
 # `python3` in a shell line is whatever PATH says first. That is to be the interpreter that runs Snakemake, which has
 # ecgpipe, or that of a software environment, whose activation comes later and which finds ecgpipe here.
