@@ -107,6 +107,16 @@ _why = pa.struct([("kind", pa.string()), ("what", pa.string()), ("rank", pa.int3
 _neighbor = pa.struct([("record_id", pa.string()), ("similarity", pa.float64())])
 EXAMPLES = pa.schema([("record_id", pa.string()), ("why", pa.list_(_why)), ("neighbors", pa.list_(_neighbor))])
 
+# The recordings most alike to each.
+NEIGHBORS = pa.schema(
+    [
+        ("record_id", pa.string()),
+        ("rank", pa.int32()),  # from 1, the nearest
+        ("neighbor_id", pa.string()),
+        ("similarity", pa.float64()),  # cosine of the two embeddings
+    ]
+)
+
 UMAP = pa.schema([("record_id", pa.string()), ("segment", pa.int32()), ("x", pa.float32()), ("y", pa.float32())])
 
 # What an attribution is to be judged by.
