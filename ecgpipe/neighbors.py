@@ -62,7 +62,7 @@ class Asked(NamedTuple):
     mine: Side
     theirs: Side  # where they are looked for; the same object within a run
     queries: np.ndarray  # (queries,) rows of `mine`
-    count: int
+    wanted: int  # neighbours of each
     own: np.ndarray | None  # (queries,) the row of `theirs` that is no neighbour of each; None in another run
     groups: tuple[np.ndarray, np.ndarray] | None  # what `patients` gives
 
@@ -133,15 +133,15 @@ def side(outdir: Path) -> Side:
         EcgpipeError: There are none, or they are of several checkpoints.
     """
     if not (outdir / "embeddings").is_dir():
-        raise EcgpipeError(f"--outdir: {outdir} has no embeddings/; give the folder of a finished run's results")
+        raise EcgpipeError(f"outdir: {outdir} has no embeddings/; give the folder of a finished run's results")
     embeddings = tables.numbered(outdir / "embeddings", "part", None)
     schemas = [pq.read_schema(path) for path in embeddings]
     made_by = {tables.origin(schema).get("checkpoint_sha256") for schema in schemas}
     if len(made_by) > 1:
-        raise EcgpipeError(f"--outdir: {outdir / 'embeddings'} is of several checkpoints; run the workflow to its end")
+        raise EcgpipeError(f"outdir: {outdir / 'embeddings'} is of several checkpoints; run the workflow to its end")
     ids = pa.concat_arrays([pa.array([], pa.string()), *ids_of(embeddings)])
     if not len(ids):
-        raise EcgpipeError(f"--outdir: {outdir / 'embeddings'} has no recordings; {outdir / 'records'} says why")
+        raise EcgpipeError(f"outdir: {outdir / 'embeddings'} has no recordings; {outdir / 'records'} says why")
     return Side(outdir, embeddings, ids, schemas[0].field("embedding").type.list_size)
 
 
@@ -243,7 +243,7 @@ def exactly(asked: Asked) -> Iterator[tuple[np.ndarray, cosine.Found]]:
         some = slice(start, start + QUERIES)
         targets = cosine.directions(_picked(asked.mine.embeddings, asked.queries[some]))
         others = (cosine.directions(vectors) for _, vectors in of_recordings(asked.theirs.embeddings))
-        yield asked.queries[some], cosine.search(targets, others, asked.count, *_left_out(asked, some))
+        yield asked.queries[some], cosine.search(targets, others, asked.wanted, *_left_out(asked, some))
 
 
 def approximately(asked: Asked, random_state: int) -> tuple[Iterator[tuple[np.ndarray, cosine.Found]], dict[str, Any]]:
@@ -259,7 +259,7 @@ def approximately(asked: Asked, random_state: int) -> tuple[Iterator[tuple[np.nd
     """
     import pynndescent  # here, because it takes seconds
 
-    queries, count = asked.queries, asked.count
+    queries, count = asked.queries, asked.wanted
     base = _all_directions(asked.theirs)  # (recordings, width) float32
     within = asked.theirs is asked.mine
     targets = base if within else _all_directions(asked.mine)
@@ -422,7 +422,8 @@ def _all_directions(run: Side) -> np.ndarray:
 
 def _names(embeddings: Sequence[Path], rows: np.ndarray) -> dict[int, str]:
     """The ids of some recordings by their row."""
-    wanted, seen, names = np.unique(rows), 0, {}
+    wanted, seen = np.unique(rows), 0
+    names: dict[int, str] = {}
     for ids in ids_of(embeddings):
         here = wanted[slice(*np.searchsorted(wanted, [seen, seen + len(ids)]))]
         names.update(zip(here.tolist(), ids.take(pa.array(here - seen)).to_pylist(), strict=True))

@@ -26,7 +26,7 @@ def write(folder: Path, segments: dict[str, np.ndarray], parts: int = 1, **facts
         flat = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(vectors), pa.float32()), width)
         columns = [pa.array(names), pa.array(numbers, pa.int32()), flat]
         paths.append(folder / f"part-{part:05d}.parquet")
-        schema = tables.with_origin(tables.embeddings_schema(width), "infer", **facts)
+        schema = tables.with_origin(tables.embeddings_schema(width), "infer", {}, **facts)
         tables.write(paths[-1], pa.table(columns, schema=schema))
     return paths
 
