@@ -29,6 +29,8 @@ STAGES = {
     "inspect": "show what a file or folder is, and what would be done with it",
     "predict": "run the model over a few files, for a quick look",
     "show": "show any one recording of a run: a page, or a PNG, PDF or SVG",
+    "neighbors": "find the recordings most alike to some, or to each, in this run or in another one",
+    "compare": "compare two runs: their labels, their embeddings, and which recordings changed most",
     "demo": "write the demo's recordings and its checkpoint",
     "config": "write the files that are generated from the settings' definition",
 }

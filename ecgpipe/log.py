@@ -38,11 +38,12 @@ class Visible(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, and those of a traceback, with an escape for each character that does not print."""
         record = copy.copy(record)
-        record.msg, record.args = _visible(record.getMessage()), ()
-        return "\n".join(map(_visible, super().format(record).split("\n")))
+        record.msg, record.args = visible(record.getMessage()), ()
+        return "\n".join(map(visible, super().format(record).split("\n")))
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """A text in one line that does not steer a terminal, without passwords in addresses."""
     text = re.sub(r"(?<=://)[^/\s@]*@", "", text)
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text)
 

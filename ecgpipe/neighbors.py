@@ -1,14 +1,43 @@
-"""Which recordings are most alike to the model: by the cosine of their embeddings, over all of a run."""
+"""Which recordings are most alike to the model: by the cosine of their embeddings, in one run or in another one."""
 
+import argparse
+import difflib
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from ecgpipe import tables
+from ecgpipe import cosine, tables
+from ecgpipe.errors import EcgpipeError
+from ecgpipe.log import Progress, visible
+
+logger = logging.getLogger(__name__)
+
+METHODS = ("auto", "exact", "approximate")
+
+# Up to so many pairs of recordings `auto` is exact: all pairs of 100,000 (docs/compare.md has the measurements).
+MOST_PAIRS = 10_000_000_000
+
+# Recordings whose neighbours are looked for together: the other ones are read once for each so many.
+QUERIES = 8192
+
+# The graph of an approximate search has so many neighbours at least, which is PyNNDescent's default.
+GRAPH = 30
+
+# How much further than the nearest so far PyNNDescent looks in another run; its default of 0.1 finds less.
+EPSILON = 0.2
+
+# How many recordings the approximate search is held against the exact one for, and from where on that is too little.
+SAMPLE = 1000
+LOW_RECALL = 0.9
+
+# Ids that a message looks through for one that is close.
+LOOKED_THROUGH = 50_000
 
 
 class Neighbor(NamedTuple):
@@ -16,6 +45,325 @@ class Neighbor(NamedTuple):
 
     record_id: str
     similarity: float  # cosine of the two embeddings, -1 to 1
+
+
+class Side(NamedTuple):
+    """The recordings of a run that have an embedding."""
+
+    outdir: Path
+    embeddings: list[Path]
+    ids: pa.Array  # (recordings,)
+    width: int
+
+
+class Asked(NamedTuple):
+    """Whose neighbours are wanted."""
+
+    mine: Side
+    theirs: Side  # where they are looked for; the same object within a run
+    queries: np.ndarray  # (queries,) rows of `mine`
+    wanted: int  # neighbours of each
+    own: np.ndarray | None  # (queries,) the row of `theirs` that is no neighbour of each; None in another run
+    groups: tuple[np.ndarray, np.ndarray] | None  # what `patients` gives
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m ecgpipe neighbors`."""
+    parser.add_argument("record_id", nargs="*", metavar="RECORD_ID", help="as in records/ (default: all)")
+    parser.add_argument("--outdir", type=Path, default=Path("results"), help="of the run (default %(default)s)")
+    parser.add_argument("--against", type=Path, metavar="OUTDIR", help="the run to search (default: the same)")
+    parser.add_argument("--count", type=int, default=10, help="neighbours of each recording (default %(default)s)")
+    parser.add_argument(
+        "--patient", metavar="COLUMN", help="leave out recordings that agree in this column of records/"
+    )
+    parser.add_argument("--method", choices=METHODS, default="auto", help="auto: by the size (default %(default)s)")
+    parser.add_argument("--random-state", type=int, default=42, help="of approximate search (default %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, help="Parquet file to write (default: OUTDIR/neighbors.parquet, none for RECORD_IDs)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Find the neighbours of some recordings, or of all."""
+    if args.count < 1:
+        raise EcgpipeError(f"--count: {args.count} is not possible; give at least 1")
+    mine = side(args.outdir)
+    theirs = side(args.against) if args.against else mine
+    check_alike(mine, theirs)
+    queries = known(mine, args.record_id) if args.record_id else np.arange(len(mine.ids))
+    own = None if args.against else queries  # in another run the same record_id is a neighbour like any other
+    groups = patients(mine, theirs, args.patient, queries) if args.patient else None
+    asked = Asked(mine, theirs, queries, args.count, own, groups)
+    exact = args.method == "exact" or (args.method == "auto" and len(queries) * len(theirs.ids) <= MOST_PAIRS)
+    account: dict[str, Any] = {"method": "exact" if exact else "approximate", "count": args.count}
+    account |= {"patient": args.patient, "against": args.against and str(args.against)}
+    logger.info("%s search for %d recordings among %d", account["method"], len(queries), len(theirs.ids))
+    if exact:
+        blocks = exactly(asked)
+    else:
+        blocks, measured = approximately(asked, args.random_state)
+        account |= measured
+    facts = tables.inherited([pq.read_schema(path) for path in mine.embeddings])
+    schema = tables.with_origin(tables.NEIGHBORS, "neighbors", neighbors=account, **facts)
+    if args.record_id:
+        table = pa.concat_tables([listed(mine, theirs, *block).cast(schema) for block in blocks])
+        print("\n".join(lines(table, mine.ids.take(pa.array(queries)).to_pylist())))
+        if args.output:
+            tables.write(args.output, table)
+        return
+    output = args.output or args.outdir / "neighbors.parquet"
+    progress = Progress("neighbors", len(queries), "recordings")
+    with tables.parquet_writer(output, schema) as writer:
+        for rows, found in blocks:
+            writer.write_table(listed(mine, theirs, rows, found).cast(schema))
+            progress.add(len(rows))
+    logger.info("%s", output)
+
+
+def side(outdir: Path) -> Side:
+    """The recordings of a run that have an embedding.
+
+    Args:
+        outdir: Of the run.
+
+    Returns:
+        Their ids, and where the embeddings are.
+
+    Raises:
+        EcgpipeError: There are none, or they are of several checkpoints.
+    """
+    if not (outdir / "embeddings").is_dir():
+        raise EcgpipeError(f"outdir: {outdir} has no embeddings/; give the folder of a finished run's results")
+    embeddings = tables.numbered(outdir / "embeddings", "part", None)
+    schemas = [pq.read_schema(path) for path in embeddings]
+    made_by = {tables.origin(schema).get("checkpoint_sha256") for schema in schemas}
+    if len(made_by) > 1:
+        raise EcgpipeError(f"outdir: {outdir / 'embeddings'} is of several checkpoints; run the workflow to its end")
+    ids = pa.concat_arrays([pa.array([], pa.string()), *ids_of(embeddings)])
+    if not len(ids):
+        raise EcgpipeError(f"outdir: {outdir / 'embeddings'} has no recordings; {outdir / 'records'} says why")
+    return Side(outdir, embeddings, ids, schemas[0].field("embedding").type.list_size)
+
+
+def check_alike(mine: Side, theirs: Side) -> None:
+    """See to it that the embeddings of two runs can be compared.
+
+    Args:
+        mine: A run.
+        theirs: Another one, or the same.
+
+    Raises:
+        EcgpipeError: They are of different checkpoints or widths.
+    """
+    first, second = (tables.origin(pq.read_schema(one.embeddings[0])) for one in (mine, theirs))
+    shas = first.get("checkpoint_sha256"), second.get("checkpoint_sha256")
+    if None in shas:
+        logger.warning("%s does not say which checkpoint made it", mine.outdir if shas[0] is None else theirs.outdir)
+    if shas[0] != shas[1] and None not in shas:
+        made_by = [f"{one.get('checkpoint')} (sha256 {one['checkpoint_sha256'][:12]})" for one in (first, second)]
+        raise EcgpipeError(
+            f"--against: {theirs.outdir} is of another checkpoint than {mine.outdir}: {' and '.join(made_by)}. Their "
+            "embeddings have no axes in common, a similarity would mean nothing; run both with one checkpoint, or see "
+            "`compare`"
+        )
+    if mine.width != theirs.width:
+        raise EcgpipeError(
+            f"--against: embeddings of {theirs.outdir} have {theirs.width} numbers, those of {mine.outdir} "
+            f"{mine.width}; run both with one checkpoint"
+        )
+    ours, others = first.get("preprocess", {}), second.get("preprocess", {})
+    differ = [name for name in {**ours, **others} if ours.get(name) != others.get(name)]
+    if differ:
+        told = (f"{name} {ours.get(name)} and {others.get(name)}" for name in differ)
+        logger.warning("the two runs were preprocessed differently, which moves embeddings too: %s", "; ".join(told))
+
+
+def known(run: Side, record_ids: Sequence[str]) -> np.ndarray:
+    """The rows of some recordings.
+
+    Args:
+        run: Whose.
+        record_ids: Of which; one that is given twice counts once.
+
+    Returns:
+        (recordings,) int64.
+
+    Raises:
+        EcgpipeError: One has no embedding.
+    """
+    wanted = pa.array(dict.fromkeys(record_ids), pa.string())
+    rows = pc.index_in(wanted, run.ids)
+    for record_id in wanted.filter(rows.is_null()).to_pylist():
+        records = sorted((run.outdir / "records").glob("shard-*.parquet"))
+        for row in (row for table in tables.rows_of(records, [record_id]) for row in table.to_pylist()):
+            raise EcgpipeError(
+                f"RECORD_ID: {record_id!r} has no embedding, it was {row['status']}: {row['reason']}; give another one"
+            )
+        close = _close(record_id, run.ids)
+        raise EcgpipeError(
+            f"RECORD_ID: {record_id!r} is no recording of {run.outdir}; "
+            + (f"there is {', '.join(map(repr, close))}" if close else f"{run.outdir / 'records'} has their ids")
+        )
+    return np.asarray(rows.to_numpy(), np.int64)
+
+
+def patients(mine: Side, theirs: Side, column: str, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the patients of two runs.
+
+    Args:
+        mine: The run whose recordings have neighbours.
+        theirs: The run that is searched, or the same.
+        column: Of `records/`, which tells patients apart.
+        queries: The rows of `mine` that matter.
+
+    Returns:
+        Of `queries` and of the recordings of `theirs`, (recordings,) each: the same number for the same patient, and
+        for unknown ones -1 in the first, -2 in the second, so that these are nobody's.
+
+    Raises:
+        EcgpipeError: There is no such column.
+    """
+    texts = [_column(mine, column).take(pa.array(queries)), _column(theirs, column)]
+    codes = pa.concat_arrays(texts).dictionary_encode().indices
+    numbers = pc.fill_null(codes, -1).to_numpy()
+    first, second = numbers[: len(queries)], numbers[len(queries) :]
+    return first, np.where(second == -1, -2, second)
+
+
+def exactly(asked: Asked) -> Iterator[tuple[np.ndarray, cosine.Found]]:
+    """Find neighbours by looking at all pairs; the embeddings are read once for every `QUERIES` of the recordings.
+
+    Args:
+        asked: Whose neighbours.
+
+    Yields:
+        Some of the queries, and their neighbours.
+    """
+    for start in range(0, len(asked.queries), QUERIES):
+        some = slice(start, start + QUERIES)
+        targets = cosine.directions(_picked(asked.mine.embeddings, asked.queries[some]))
+        others = (cosine.directions(vectors) for _, vectors in of_recordings(asked.theirs.embeddings))
+        yield asked.queries[some], cosine.search(targets, others, asked.wanted, *_left_out(asked, some))
+
+
+def approximately(asked: Asked, random_state: int) -> tuple[Iterator[tuple[np.ndarray, cosine.Found]], dict[str, Any]]:
+    """Find neighbours by nearest-neighbour descent (Dong et al., WWW 2011), and measure what that misses.
+
+    Args:
+        asked: Whose neighbours.
+        random_state: Seed of the search, and of the sample that its recall is measured on.
+
+    Returns:
+        What `exactly` yields; and `recall`, as `cosine.recall` has it, with `recall_queries`, the number of recordings
+        that it was measured on, drawn at random.
+    """
+    import pynndescent  # here, because it takes seconds
+
+    queries, count = asked.queries, asked.wanted
+    base = _all_directions(asked.theirs)  # (recordings, width) float32
+    within = asked.theirs is asked.mine
+    targets = base if within else _all_directions(asked.mine)
+    # Who is left out takes places in the graph: the recording itself, and for nearly all patients their other ones.
+    spare = 1
+    if asked.groups is not None:
+        sizes = np.bincount(asked.groups[1][asked.groups[1] >= 0], minlength=1)
+        spare += int(np.quantile(sizes[sizes > 0], 0.99)) if sizes.any() else 0
+    wanted = min(max(GRAPH, 2 * (count + spare)), len(base) - 1)
+    index = pynndescent.NNDescent(base, metric="cosine", n_neighbors=wanted, random_state=random_state)
+    graph = index.neighbor_graph[0] if within else None  # (recordings, wanted)
+    if graph is None:
+        index.prepare()
+
+    def found(places: np.ndarray) -> cosine.Found:
+        rows = queries[places]
+        candidates = index.query(targets[rows], k=wanted, epsilon=EPSILON)[0] if graph is None else graph[rows]
+        own, groups = _left_out(asked, places)
+        mask = candidates < 0  # (places, wanted)
+        if own is not None:
+            mask |= candidates == own[:, None]
+        if groups is not None:
+            mask |= groups[0][:, None] == groups[1][candidates]
+        return cosine.ranked(targets[rows], base, candidates, mask, count)
+
+    sample = np.sort(np.random.default_rng(random_state).choice(len(queries), min(SAMPLE, len(queries)), replace=False))
+    truly = cosine.search(targets[queries[sample]].astype(np.float64), [base], count, *_left_out(asked, sample))
+    measured = cosine.recall(found(sample), truly)
+    logger.info("recall@%d is %.4f, against exact search for %d random recordings", count, measured, len(sample))
+    if measured < LOW_RECALL:
+        logger.warning("%.0f %% of the nearest are missing; --method exact finds all", 100 * (1 - measured))
+    blocks = (np.arange(start, min(start + QUERIES, len(queries))) for start in range(0, len(queries), QUERIES))
+    account = {"recall": measured, "recall_queries": len(sample), "random_state": random_state, "graph": wanted}
+    return ((queries[places], found(places)) for places in blocks), account
+
+
+def listed(mine: Side, theirs: Side, rows: np.ndarray, found: cosine.Found) -> pa.Table:
+    """Neighbours as rows of a table.
+
+    Args:
+        mine: The run whose recordings have neighbours.
+        theirs: The run that was searched.
+        rows: (recordings,) of `mine`.
+        found: Their neighbours.
+
+    Returns:
+        The columns of `tables.NEIGHBORS`; none where there are fewer neighbours than wanted.
+    """
+    of, rank = np.nonzero(found.rows >= 0)
+    columns = [
+        mine.ids.take(pa.array(rows[of])),
+        pa.array(rank + 1, pa.int32()),
+        theirs.ids.take(pa.array(found.rows[of, rank])),
+        pa.array(found.similarity[of, rank]),
+    ]
+    return pa.table(columns, schema=tables.NEIGHBORS)
+
+
+def lines(table: pa.Table, record_ids: Sequence[str]) -> list[str]:
+    """Neighbours for people to read: a recording, and below it rank, similarity and id of each."""
+    by_id: dict[str, list[str]] = {record_id: [] for record_id in record_ids}
+    for row in table.to_pylist():
+        name = visible(row["neighbor_id"]) + "  (the same record_id)" * (row["neighbor_id"] == row["record_id"])
+        by_id[row["record_id"]].append(f"{row['rank']:>4}  {row['similarity']:.4f}  {name}")
+    return [line for record_id, some in by_id.items() for line in (visible(record_id), *(some or ["   none"]))]
+
+
+def nearest(embeddings: Sequence[Path], record_ids: Sequence[str], count: int) -> list[list[Neighbor]]:
+    """Find the recordings most alike, exactly, in two passes over the embeddings and two over their ids.
+
+    Args:
+        embeddings: All `embeddings/part-*.parquet`, in order.
+        record_ids: Whose neighbours are wanted.
+        count: How many of each.
+
+    Returns:
+        For each of `record_ids` its neighbours, the nearest first, without itself; none for an unknown id.
+    """
+    wanted = pa.array(record_ids, pa.string())
+    rows = np.full(len(wanted), -1, np.int64)
+    seen = 0
+    for ids in ids_of(embeddings):
+        places = pc.index_in(wanted, ids)
+        here = places.is_valid().to_numpy(zero_copy_only=False)
+        rows[here] = seen + places.drop_null().to_numpy()
+        seen += len(ids)
+    neighbors: list[list[Neighbor]] = [[] for _ in record_ids]
+    asked = np.flatnonzero(rows >= 0)
+    if not len(asked):
+        return neighbors
+    own = rows[asked]
+    targets = cosine.directions(_picked(embeddings, own))
+    others = (cosine.directions(vectors) for _, vectors in of_recordings(embeddings))
+    found = cosine.search(targets, others, count, own)
+    names = _names(embeddings, found.rows[found.rows >= 0])
+    for place, some, values in zip(asked, found.rows, found.similarity, strict=True):
+        neighbors[place] = [Neighbor(names[row], float(v)) for row, v in zip(some, values, strict=True) if row >= 0]
+    return neighbors
+
+
+def ids_of(embeddings: Sequence[Path]) -> Iterator[pa.Array]:
+    """The ids of the recordings, in the order of `of_recordings`: each has one segment 0."""
+    for batch in tables.batches(embeddings, ["record_id", "segment"]):
+        yield batch.filter(pc.equal(batch["segment"], 0))["record_id"]
 
 
 def of_recordings(embeddings: Sequence[Path]) -> Iterator[tuple[pa.Array, np.ndarray]]:
@@ -40,47 +388,72 @@ def of_recordings(embeddings: Sequence[Path]) -> Iterator[tuple[pa.Array, np.nda
         yield held_ids[:1], held.mean(axis=0, keepdims=True)
 
 
-def nearest(embeddings: Sequence[Path], record_ids: Sequence[str], count: int) -> list[list[Neighbor]]:
-    """Find the recordings most alike, exactly, in two passes over the embeddings.
+def _picked(embeddings: Sequence[Path], rows: np.ndarray) -> np.ndarray:
+    """The embeddings of some recordings, (rows, width) float64."""
+    order = np.argsort(rows, kind="stable")
+    wanted, seen, pieces = rows[order], 0, []
+    for _, vectors in of_recordings(embeddings):
+        here = slice(*np.searchsorted(wanted, [seen, seen + len(vectors)]))
+        pieces.append(vectors[wanted[here] - seen])
+        seen += len(vectors)
+        if seen > wanted[-1]:
+            break
+    found = np.concatenate(pieces)
+    picked = np.empty_like(found)
+    picked[order] = found
+    return picked
 
-    Args:
-        embeddings: All `embeddings/part-*.parquet`, in order.
-        record_ids: Whose neighbours are wanted.
-        count: How many of each.
 
-    Returns:
-        For each of `record_ids` its neighbours, the nearest first, without itself; none for an unknown id.
-    """
-    wanted = pa.array(record_ids, pa.string())
-    unknown = -1
-    rows = np.full(len(wanted), unknown)
-    found: list[np.ndarray] = []
-    for ids, vectors in of_recordings(embeddings):
-        places = pc.index_in(wanted, ids)
-        here = np.flatnonzero(places.is_valid())
-        rows[here] = len(found) + np.arange(len(here))
-        found += list(vectors[places.drop_null().to_numpy()])
-    if not found:
-        return [[] for _ in record_ids]
-    known = np.flatnonzero(rows != unknown)
-    targets = _directions(np.stack(found)[rows[known]])  # (known, width)
+def _left_out(asked: Asked, some: slice | np.ndarray) -> tuple[np.ndarray | None, tuple[np.ndarray, np.ndarray] | None]:
+    """What `cosine.search` leaves out for some of the queries."""
+    own = None if asked.own is None else asked.own[some]
+    return own, None if asked.groups is None else (asked.groups[0][some], asked.groups[1])
 
-    best = np.full((len(known), count), -np.inf)
-    names = np.full((len(known), count), None, object)
-    for ids, vectors in of_recordings(embeddings):
-        similarity = targets @ _directions(vectors).T  # (known, recordings)
-        own = pc.index_in(wanted, ids).take(pa.array(known))
-        similarity[np.flatnonzero(own.is_valid()), own.drop_null().to_numpy()] = -np.inf
-        most = min(count, similarity.shape[1])
-        places = np.argpartition(-similarity, most - 1, axis=1)[:, :most]  # (known, most)
-        both = np.concatenate([best, np.take_along_axis(similarity, places, axis=1)], axis=1)
-        both_names = np.concatenate([names, np.array(ids.to_pylist(), object)[places]], axis=1)
-        order = np.argsort(-both, axis=1, kind="stable")[:, :count]
-        best, names = np.take_along_axis(both, order, axis=1), np.take_along_axis(both_names, order, axis=1)
-    neighbors: list[list[Neighbor]] = [[] for _ in record_ids]
-    for place, some, values in zip(known, names, best, strict=True):
-        neighbors[place] = [Neighbor(name, float(v)) for name, v in zip(some, values, strict=True) if np.isfinite(v)]
-    return neighbors
+
+def _all_directions(run: Side) -> np.ndarray:
+    """The embeddings of all recordings, of length 1, (recordings, width) float32."""
+    directions = np.empty((len(run.ids), run.width), np.float32)
+    done = 0
+    for _, vectors in of_recordings(run.embeddings):
+        directions[done : done + len(vectors)] = cosine.directions(vectors)
+        done += len(vectors)
+    return directions
+
+
+def _names(embeddings: Sequence[Path], rows: np.ndarray) -> dict[int, str]:
+    """The ids of some recordings by their row."""
+    wanted, seen = np.unique(rows), 0
+    names: dict[int, str] = {}
+    for ids in ids_of(embeddings):
+        here = wanted[slice(*np.searchsorted(wanted, [seen, seen + len(ids)]))]
+        names.update(zip(here.tolist(), ids.take(pa.array(here - seen)).to_pylist(), strict=True))
+        seen += len(ids)
+    return names
+
+
+def _column(run: Side, name: str) -> pa.Array:
+    """A column of the records as text, for the recordings that have an embedding."""
+    paths = tables.numbered(run.outdir / "records", "shard", None)
+    there = dict.fromkeys(column for path in paths for column in pq.read_schema(path).names)
+    if name not in there:
+        own = [column for column in there if column not in tables.RECORDS.names]
+        raise EcgpipeError(
+            f"--patient: {name!r} is no column of {run.outdir / 'records'}; the inputs' tables gave "
+            + (", ".join(own) or "none")
+        )
+    pieces = [pq.read_table(path, columns=["record_id", name]) for path in paths if name in pq.read_schema(path).names]
+    table = pa.concat_tables([piece.replace_schema_metadata(None) for piece in pieces], promote_options="permissive")
+    values = table[name]
+    if pa.types.is_floating(values.type) and pc.all(pc.equal(values, pc.floor(values))).as_py() is not False:
+        values = values.cast(pa.int64())  # numbers of patients, some of which are missing
+    places = pc.index_in(run.ids, table["record_id"].combine_chunks())
+    return pc.cast(values, pa.string()).combine_chunks().take(places)
+
+
+def _close(record_id: str, ids: pa.Array) -> list[str]:
+    """Up to three ids that could be meant: those that have the text in them, or are written much like it."""
+    holding = ids.filter(pc.match_substring(ids, record_id))[:3].to_pylist()
+    return holding or difflib.get_close_matches(record_id, ids[:LOOKED_THROUGH].to_pylist())
 
 
 def _begins(ids: pa.Array) -> np.ndarray:
@@ -95,9 +468,3 @@ def _means(vectors: np.ndarray, starts: np.ndarray) -> np.ndarray:
     counts = np.diff(np.append(starts, len(vectors)))
     means: np.ndarray = np.add.reduceat(vectors, starts, axis=0) / counts[:, None]
     return means
-
-
-def _directions(vectors: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    directions: np.ndarray = vectors / np.maximum(lengths, np.finfo(float).tiny)
-    return directions

@@ -21,6 +21,8 @@ MEANING = {
     "summary": 1,
     "figures": 1,
     "report": 1,
+    "neighbors": 1,
+    "compare": 1,
 }
 
 _PACKAGE = Path(__file__).parent

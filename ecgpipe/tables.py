@@ -107,6 +107,51 @@ _why = pa.struct([("kind", pa.string()), ("what", pa.string()), ("rank", pa.int3
 _neighbor = pa.struct([("record_id", pa.string()), ("similarity", pa.float64())])
 EXAMPLES = pa.schema([("record_id", pa.string()), ("why", pa.list_(_why)), ("neighbors", pa.list_(_neighbor))])
 
+# The recordings most alike to each.
+NEIGHBORS = pa.schema(
+    [
+        ("record_id", pa.string()),
+        ("rank", pa.int32()),  # from 1, the nearest
+        ("neighbor_id", pa.string()),
+        ("similarity", pa.float64()),  # cosine of the two embeddings
+    ]
+)
+
+# Two runs, a and b: the recordings that both have; those that one has; the labels that both have.
+COMPARED_RECORDINGS = pa.schema(
+    [
+        ("record_id", pa.string()),
+        ("change", pa.float64()),  # of the label that changed most, b less a; null without common labels
+        ("label", pa.string()),
+        ("probability_a", pa.float64()),
+        ("probability_b", pa.float64()),
+        ("embedding_distance", pa.float64()),  # 1 - cosine; null where the runs are of different checkpoints
+        ("n_segments_a", pa.int32()),
+        ("n_segments_b", pa.int32()),
+        ("same_signal", pa.bool_()),
+    ]
+)
+COMPARED_ONLY = pa.schema(
+    [
+        ("record_id", pa.string()),
+        ("run", pa.string()),  # a or b, which has it
+        ("other_status", pa.string()),  # in the other one; null where that knows no such recording
+        ("other_reason", pa.string()),
+    ]
+)
+_each = ("mean", "positive", "q05", "q25", "q50", "q75", "q95")
+COMPARED_LABELS = pa.schema(
+    [
+        ("label", pa.string()),
+        *((f"{name}_{run}", pa.float64()) for name in ("threshold", *_each) for run in "ab"),
+        ("ks", pa.float64()),
+        ("wasserstein", pa.float64()),
+        # Of the recordings that both have.
+        *((name, pa.float64()) for name in ("mean_difference", "sd_difference", "pearson", "spearman")),
+        *((name, pa.int64()) for name in ("crossed_up", "crossed_down")),
+    ]
+)
+
 UMAP = pa.schema([("record_id", pa.string()), ("segment", pa.int32()), ("x", pa.float32()), ("y", pa.float32())])
 
 # What an attribution is to be judged by.

@@ -1,0 +1,137 @@
+"""Search by the cosine of vectors: the exact nearest in bounded memory, and what an approximate search misses."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+# Directions that all targets are held against at a time: 70 MB of similarities for 8,192 targets.
+OTHERS = 2048
+
+# Pairs whose similarity is computed once more in double precision at a time: 50 MB of ECG-FM's embeddings.
+PAIRS = 4096
+
+# Similarities that differ by less are the same where vectors are kept in single precision.
+TIE = 1e-6
+
+
+class Found(NamedTuple):
+    """The nearest of some recordings, the nearest first; where there are fewer, -1 and -inf follow."""
+
+    rows: np.ndarray  # (recordings, count) int64, among those that were searched
+    similarity: np.ndarray  # (recordings, count) float64
+
+
+def directions(vectors: np.ndarray) -> np.ndarray:
+    """Bring vectors to length 1, or to 0, like nothing, where one has no direction or is not finite.
+
+    Args:
+        vectors: (recordings, width) float64.
+
+    Returns:
+        The same shape and type.
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        directions: np.ndarray = vectors / np.maximum(lengths, np.finfo(float).tiny)
+    directions[~np.isfinite(lengths[:, 0])] = 0
+    return directions
+
+
+def search(
+    targets: np.ndarray,
+    others: Iterable[np.ndarray],
+    count: int,
+    own: np.ndarray | None = None,
+    groups: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Found:
+    """Find the nearest of some directions among others, exactly.
+
+    Single precision picks the pairs that could matter, with room for all its rounding (Higham, Accuracy and Stability
+    of Numerical Algorithms, 2002, section 3.1, for vectors of length 1); double precision ranks them.
+
+    Args:
+        targets: (targets, width) float64, of length 1 or 0.
+        others: All (recordings, width) of them, piece by piece, of length 1 or 0.
+        count: How many of each.
+        own: (targets,) the number among the others that is left out for each.
+        groups: (targets,) and (recordings,) numbers; those with the same are left out.
+
+    Returns:
+        The nearest of each; of equal ones those that come first.
+    """
+    single = targets.astype(np.float32)
+    room = np.float32((targets.shape[1] + 8) * 2.0**-23)
+    best = np.full((len(targets), count), -np.inf)
+    rows = np.full((len(targets), count), -1, np.int64)
+    seen = 0
+    for chunk in (piece[start : start + OTHERS] for piece in others for start in range(0, len(piece), OTHERS)):
+        similarity = single @ chunk.astype(np.float32).T  # (targets, chunk)
+        if own is not None:
+            inside = np.flatnonzero((own >= seen) & (own < seen + len(chunk)))
+            similarity[inside, own[inside] - seen] = -np.inf
+        if groups is not None:
+            similarity[groups[0][:, None] == groups[1][None, seen : seen + len(chunk)]] = -np.inf
+        bar = best[:, -1].astype(np.float32)
+        short = np.flatnonzero(np.isneginf(bar))
+        if len(short) and len(chunk) >= count:  # the last that could be among the nearest of this piece alone
+            place = len(chunk) - count
+            bar[short] = np.partition(similarity[short], place, axis=1)[:, place]
+        near, which = np.nonzero((similarity >= (bar - room)[:, None]) & (similarity > -np.inf))  # (pairs,) each
+        values = np.empty(len(near))
+        for start in range(0, len(near), PAIRS):
+            some = slice(start, start + PAIRS)
+            values[some] = np.einsum("ij,ij->i", targets[near[some]], chunk[which[some]].astype(np.float64))
+        touched, of = np.unique(near, return_inverse=True)
+        of = np.concatenate([np.repeat(np.arange(len(touched)), count), of])
+        values = np.concatenate([best[touched].ravel(), values])
+        places = np.concatenate([rows[touched].ravel(), seen + which])
+        order = np.lexsort((places, -values, of))
+        begins = np.searchsorted(of[order], np.arange(len(touched)))
+        first = order[begins[:, None] + np.arange(count)]  # (touched, count)
+        best[touched], rows[touched] = values[first], places[first]
+        seen += len(chunk)
+    return Found(rows, np.where(np.isfinite(best), np.clip(best, -1, 1), best))
+
+
+def ranked(targets: np.ndarray, base: np.ndarray, candidates: np.ndarray, mask: np.ndarray, count: int) -> Found:
+    """Find the nearest of some directions among candidates.
+
+    Args:
+        targets: (targets, width) float32, of length 1 or 0.
+        base: (recordings, width) float32, the same.
+        candidates: (targets, candidates) rows of the base.
+        mask: (targets, candidates) bool, true for those that are left out.
+        count: How many of each.
+
+    Returns:
+        The nearest of each, with similarities to within `TIE`.
+    """
+    similarity = np.empty(candidates.shape)
+    step = max(PAIRS // candidates.shape[1], 1)
+    for start in range(0, len(targets), step):
+        some = slice(start, start + step)
+        similarity[some] = np.einsum("tw,tcw->tc", targets[some], base[candidates[some]])
+    similarity[mask] = -np.inf
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+    best = np.take_along_axis(similarity, order, axis=1)
+    rows = np.where(np.isfinite(best), np.take_along_axis(candidates, order, axis=1), -1)
+    return Found(rows, np.where(np.isfinite(best), np.clip(best, -1, 1), best))
+
+
+def recall(found: Found, truly: Found) -> float:
+    """The mean share of the nearest that were found; one that is as near as the last of them counts as one of them.
+
+    So do Aumüller et al., ANN-Benchmarks (Information Systems 2020): which of several equals is found is chance.
+
+    Args:
+        found: By an approximate search.
+        truly: By an exact one, of the same recordings.
+
+    Returns:
+        From 0 to 1; 1 if there is nothing to find.
+    """
+    counts = np.isfinite(truly.similarity).sum(axis=1)  # (recordings,)
+    last = np.where(counts, truly.similarity[np.arange(len(counts)), np.maximum(counts, 1) - 1], np.inf)
+    hits = np.minimum((found.similarity >= last[:, None] - TIE).sum(axis=1), counts)
+    return float((hits[counts > 0] / counts[counts > 0]).mean()) if counts.any() else 1.0
