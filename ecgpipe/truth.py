@@ -1,0 +1,342 @@
+"""True labels, and what else is known of recordings, beside a run's predictions: joined by record id, never by row."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ecgpipe import labels, listed, tables
+from ecgpipe.errors import EcgpipeError
+
+# How tables write that a label is there or not, in lower case.
+POSITIVE = ("1", "1.0", "true", "t", "yes", "y")
+NEGATIVE = ("0", "0.0", "false", "f", "no", "n")
+
+# Ids that a message names.
+NAMED = 3
+
+
+class Truth(NamedTuple):
+    """Recordings and what is known of them; those that have a prediction, in the order of the predictions."""
+
+    record_ids: pa.Array  # (recordings,) strings, each once
+    names: tuple[str, ...]  # labels that a column was found for, in the model's order
+    true: np.ndarray  # (recordings, names) float32: 1 there, 0 not there, NaN where nothing is known
+    probability: np.ndarray  # (recordings, names) float64, what the run predicted; (recordings, 0) if not asked for
+    columns: dict[str, pa.Array]  # what was asked for besides, (recordings,) each, null where nothing is known
+    account: dict[str, int]  # `predicted`, `with_truth`, `without_truth`, `without_prediction`
+    left_out: tuple[str, ...]  # labels of the model without a column
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say where the true labels are."""
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        help="CSV or Parquet table with a record_id and a column of 0 and 1 per label "
+        "(default: the columns of the inputs' tables, in records/)",
+    )
+    parser.add_argument(
+        "--map",
+        nargs="+",
+        default=[],
+        metavar="COLUMN=LABEL",
+        help="what a column is called as a label; COLUMN:CODE=LABEL where the column lists codes. Columns that are "
+        "called as a label need none",
+    )
+
+
+def mapping(pairs: Sequence[str]) -> dict[str, str]:
+    """Read `--map`.
+
+    Args:
+        pairs: Texts COLUMN=LABEL.
+
+    Returns:
+        Label by column.
+
+    Raises:
+        EcgpipeError: One has no column or no label.
+    """
+    found = {}
+    for pair in pairs:
+        column, _, label = pair.rpartition("=")
+        if not column or not label:
+            raise EcgpipeError(f"--map: {pair!r} is not COLUMN=LABEL; give e.g. 'AF=Atrial fibrillation'")
+        found[column] = label
+    return found
+
+
+def read(
+    predictions: Sequence[Path],
+    records: Sequence[Path],
+    table: Path | None = None,
+    mapped: Mapping[str, str] | None = None,
+    columns: Sequence[str] = (),
+) -> Truth:
+    """Read the true labels of a run's recordings.
+
+    Args:
+        predictions: All `predictions/part-*.parquet`, in order.
+        records: All `records/shard-*.parquet`, in order, with the columns of the inputs' tables.
+        table: CSV or Parquet with the column `record_id`; None to take the labels from `records`.
+        mapped: Label by column, or by COLUMN:CODE for a column that lists codes, as PTB-XL's `scp_codes` or the `dx` of
+            the PhysioNet Challenges: there is the label whose code is among them. Where several are one label, it is
+            there if one of them is. Columns that are called as a label are taken too.
+        columns: What is wanted besides, of `table` or else of `records`, e.g. the patient.
+
+    Returns:
+        The recordings that have a prediction.
+
+    Raises:
+        EcgpipeError: A table cannot be read, has no `record_id` or one twice, a column or label is unknown, no column
+            is a label, a value is neither 0 nor 1, or no recording has both a prediction and a true label.
+    """
+    model = labels.columns(pq.read_schema(predictions[0]).names)
+    if not model:
+        raise EcgpipeError("truth: this run's checkpoint has no head: it predicted no labels to hold the truth against")
+    predicted = pa.concat_tables(pq.read_table(path, columns=["record_id", *model]) for path in predictions)
+    found = of_recordings(predicted["record_id"].combine_chunks(), model, records, table, mapped, columns)
+    probability = np.stack([predicted[name].to_numpy().astype(np.float64) for name in found.names], axis=1)
+    return found._replace(probability=probability)
+
+
+def of_recordings(
+    ids: pa.Array,
+    model: Sequence[str] | None,
+    records: Sequence[Path],
+    table: Path | None = None,
+    mapped: Mapping[str, str] | None = None,
+    columns: Sequence[str] = (),
+) -> Truth:
+    """Read the true labels of some recordings, whether or not the model knows these labels.
+
+    Args:
+        ids: (recordings,) strings, each once.
+        model: The labels that there are; None: those of `mapped`, in its order.
+        records: As for `read`, and so are the others.
+        table: The same.
+        mapped: The same.
+        columns: The same.
+
+    Returns:
+        The recordings of `ids`, with `probability` (recordings, 0).
+
+    Raises:
+        EcgpipeError: As of `read`.
+    """
+    mapped = mapped or {}
+    model = list(dict.fromkeys(mapped.values())) if model is None else model
+    own = _own(records)
+    given = _table(table) if table else own
+    where = str(table) if table else "records/, which has the columns of the inputs' tables,"
+    place = pc.index_in(ids, given["record_id"].combine_chunks())  # (recordings,) the row of each, or null
+
+    sources = _sources(given.column_names, model, mapped, where)
+    names = tuple(name for name in model if name in sources)
+    true = np.full((len(ids), len(names)), np.nan, np.float32)
+    anything = np.zeros(len(given), bool)  # (rows,) of which something is known
+    for number, name in enumerate(names):
+        values = np.stack([_values(given, source, where) for source in sources[name]])  # (sources, rows)
+        one = _either(values)  # (rows,)
+        anything |= ~np.isnan(one)
+        rows = place.is_valid().to_numpy(zero_copy_only=False)
+        true[rows, number] = one[place.drop_null().to_numpy()]
+    known = ~np.isnan(true).all(axis=1)
+    if not known.any():
+        raise EcgpipeError(_nothing_in_common(ids, given["record_id"], where))
+    beside = {name: _beside(name, ids, given, own, place, where) for name in columns}
+    return Truth(
+        record_ids=ids,
+        names=names,
+        true=true,
+        probability=np.empty((len(ids), 0)),
+        columns=beside,
+        account={
+            "predicted": len(ids),
+            "with_truth": int(known.sum()),
+            "without_truth": int((~known).sum()),
+            "without_prediction": int(anything.sum() - known.sum()),
+        },
+        left_out=tuple(name for name in model if name not in sources),
+    )
+
+
+def chosen(truth: Truth, rows: np.ndarray) -> Truth:
+    """Some of the recordings.
+
+    Args:
+        truth: Recordings.
+        rows: (recordings,) bool.
+
+    Returns:
+        Those for which it is true; the account stays that of all.
+    """
+    mask = pa.array(rows)
+    return truth._replace(
+        record_ids=truth.record_ids.filter(mask),
+        true=truth.true[rows],
+        probability=truth.probability[rows],
+        columns={name: values.filter(mask) for name, values in truth.columns.items()},
+    )
+
+
+def equal(values: pa.Array, value: str) -> np.ndarray:
+    """Where a column says a value, written as text: 9 finds 9 and 9.0, true finds True.
+
+    Args:
+        values: (recordings,) of a table.
+        value: What to look for.
+
+    Returns:
+        (recordings,) bool.
+
+    Raises:
+        EcgpipeError: It is not among them.
+    """
+    texts = _texts(values)
+    found = pc.fill_null(pc.equal(texts, _canonical(value)), False).to_numpy(zero_copy_only=False)
+    if not found.any():
+        there = sorted(filter(None, texts.unique().to_pylist()))[:10]
+        raise EcgpipeError(f"split: no recording has {value!r}; there are {', '.join(there) or 'no values'}")
+    return np.asarray(found, bool)
+
+
+def _own(records: Sequence[Path]) -> pa.Table:
+    """The columns of the inputs' tables, as the records carry them."""
+    pieces = []
+    for path in records:
+        names = pq.read_schema(path).names
+        own = ["record_id", *(name for name in names if name not in tables.RECORDS.names)]
+        pieces.append(pq.read_table(path, columns=own).replace_schema_metadata(None))
+    return pa.concat_tables(pieces, promote_options="permissive").combine_chunks()
+
+
+def _table(path: Path) -> pa.Table:
+    try:
+        table = listed.read(path, texts=("record_id",)).combine_chunks()
+    except ValueError as error:
+        raise EcgpipeError(f"truth: {path}: {error}") from error
+    if "record_id" not in table.column_names:
+        raise EcgpipeError(
+            f"truth: {path} has no column record_id, but {', '.join(table.column_names)}; rename the one that has "
+            "the ids of records/"
+        )
+    ids = pc.cast(table["record_id"], pa.string())
+    counts = pc.value_counts(ids.combine_chunks())
+    twice = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        first = twice.field("values")[0].as_py()
+        raise EcgpipeError(f"truth: {path}: {first!r} stands there twice; each recording has one row")
+    return table.set_column(table.column_names.index("record_id"), "record_id", ids)
+
+
+def _sources(there: Sequence[str], model: Sequence[str], mapped: Mapping[str, str], where: str) -> dict[str, list[str]]:
+    """By label, the columns (or COLUMN:CODE) that say whether it is there."""
+    found: dict[str, list[str]] = {name: [name] for name in model if name in there}
+    for source, label in mapped.items():
+        if label not in model:
+            raise EcgpipeError(f"mapping: {label!r} is no label of this run's; {_close(label, model)}")
+        if _column(source, there) is None:
+            raise EcgpipeError(f"mapping: {source!r} is no column of {where} {_close(source, there)}")
+        if source not in found.get(label, []):
+            found.setdefault(label, []).append(source)
+    if not found:
+        raise EcgpipeError(
+            f"truth: no column of {where} is called as a label of the model; say which is which by a mapping, e.g. "
+            "'1dAVb=1st degree atrioventricular block'. Columns: " + (", ".join(there[1:]) or "none")
+        )
+    return found
+
+
+def _column(source: str, there: Sequence[str]) -> tuple[str, str | None] | None:
+    """A column, and the code to look for in it."""
+    if source in there:
+        return source, None
+    column, _, code = source.rpartition(":")
+    return (column, code) if column in there and code else None
+
+
+def _values(table: pa.Table, source: str, where: str) -> np.ndarray:
+    """(rows,) float64: 1, 0 or NaN."""
+    found = _column(source, table.column_names)
+    assert found is not None  # noqa: S101, `_sources` has looked
+    name, code = found
+    values = table[name].combine_chunks()
+    if code is not None:
+        there = pc.match_substring_regex(_listing(values), rf"(?:^|[^\w.\-]){re.escape(code)}(?:[^\w.\-]|$)")
+        return np.asarray(pc.cast(there, pa.float64()).to_numpy(zero_copy_only=False), float)
+    texts = pc.utf8_lower(pc.utf8_trim_whitespace(_texts(values)))
+    positive = pc.is_in(texts, pa.array(POSITIVE)).to_numpy(zero_copy_only=False)
+    negative = pc.is_in(texts, pa.array(NEGATIVE)).to_numpy(zero_copy_only=False)
+    empty = pc.fill_null(pc.equal(texts, ""), True).to_numpy(zero_copy_only=False)
+    odd = np.flatnonzero(~(positive | negative | empty))
+    if len(odd):
+        row = int(odd[0])
+        raise EcgpipeError(
+            f"truth: {table['record_id'][row].as_py()!r} has {values[row].as_py()!r} in the column {name!r} of {where} "
+            "but a true label is 1, 0 or empty"
+        )
+    return np.where(positive, 1.0, np.where(negative, 0.0, np.nan))
+
+
+def _either(values: np.ndarray) -> np.ndarray:
+    """(sources, rows) to (rows,): there if in one of the sources, not there if in none, unknown if some are silent."""
+    there = (values == 1).any(axis=0)
+    silent = np.isnan(values).any(axis=0)
+    return np.where(there, 1.0, np.where(silent, np.nan, 0.0))
+
+
+def _beside(name: str, ids: pa.Array, given: pa.Table, own: pa.Table, place: pa.Array, where: str) -> pa.Array:
+    """A column of the table, or else of the records, for each recording."""
+    if name in given.column_names:
+        return given[name].combine_chunks().take(place)
+    if name in own.column_names:
+        return own[name].combine_chunks().take(pc.index_in(ids, own["record_id"].combine_chunks()))
+    there = [*given.column_names[1:], *own.column_names[1:]]
+    raise EcgpipeError(f"{name!r} is no column of {where} {_close(name, there)}")
+
+
+def _listing(values: pa.Array) -> pa.Array:
+    """Lists of codes as text."""
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        return pc.binary_join(pc.cast(values, pa.list_(pa.string())), " ")
+    return _texts(values)
+
+
+def _texts(values: pa.Array) -> pa.Array:
+    """Values as texts, whole numbers without a point."""
+    if pa.types.is_floating(values.type):
+        whole = pc.fill_null(pc.equal(values, pc.round(values)), False)
+        numbers = pc.if_else(whole, values, pa.scalar(0, values.type))
+        integers = pc.cast(pc.cast(numbers, pa.int64(), safe=False), pa.string())
+        return pc.if_else(whole, integers, pc.cast(pc.if_else(pc.is_nan(values), None, values), pa.string()))
+    return pc.cast(values, pa.string())
+
+
+def _canonical(value: str) -> str:
+    """A value from the settings as `_texts` writes it."""
+    if value in ("True", "False"):
+        return value.lower()
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", value)
+
+
+def _close(name: str, there: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, there, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(there) or 'none'}"
+
+
+def _nothing_in_common(ids: pa.Array, given: pa.ChunkedArray, where: str) -> str:
+    ours = ", ".join(map(repr, ids[:NAMED].to_pylist()))
+    theirs = ", ".join(map(repr, given[:NAMED].to_pylist()))
+    return (
+        f"truth: no recording has both a prediction and a true label: the run's are called {ours}, those of {where} "
+        f"{theirs}; write the ids as in records/"
+    )

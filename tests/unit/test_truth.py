@@ -1,0 +1,115 @@
+"""True labels, joined to predictions by record id."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ecgpipe import tables, truth
+from ecgpipe.errors import EcgpipeError
+
+AF, LBBB = "Atrial fibrillation", "Left bundle branch block"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[list[Path], list[Path]]:
+    """The predictions and records of four recordings, the last of which was skipped."""
+    predictions = pa.table(
+        {
+            "record_id": ["a", "b", "c"],
+            "n_segments": pa.array([2, 2, 2], pa.int32()),
+            LBBB: [0.1, 0.2, 0.3],
+            AF: [0.7, 0.8, 0.9],
+        }
+    )
+    records = pa.table(
+        {
+            "record_id": ["d", "c", "b", "a"],
+            "status": ["skipped", "ok", "ok", "ok"],
+            "AF": [True, None, True, False],
+            "fold": [9.0, 9.0, 10.0, None],
+            "codes": ["{'LBBB': 100.0}", "{'LBBBX': 100.0, 'SR': 0.0}", "{'LBBB': 0.0}", None],
+        }
+    )
+    tables.write(tmp_path / "part-00000.parquet", predictions)
+    tables.write(tmp_path / "shard-00000.parquet", records)
+    return [tmp_path / "part-00000.parquet"], [tmp_path / "shard-00000.parquet"]
+
+
+def values(found: truth.Truth, label: str) -> dict[str, float | None]:
+    column = found.true[:, found.names.index(label)].tolist()
+    return {k: None if np.isnan(v) else v for k, v in zip(found.record_ids.to_pylist(), column, strict=True)}
+
+
+def test_a_column_of_the_inputs_is_a_label_by_its_mapping(run: tuple[list[Path], list[Path]]) -> None:
+    found = truth.read(*run, mapped={"AF": AF}, columns=["fold"])
+    assert values(found, AF) == {"a": 0, "b": 1, "c": None}
+    predicted = dict(zip(found.record_ids.to_pylist(), found.probability[:, 0].tolist(), strict=True))
+    assert predicted == {"a": 0.7, "b": 0.8, "c": 0.9}
+    assert found.columns["fold"].to_pylist() == [None, 10, 9]
+    assert found.account == {"predicted": 3, "with_truth": 2, "without_truth": 1, "without_prediction": 1}
+    assert found.left_out == (LBBB,)
+
+
+def test_a_table_is_joined_by_record_id_whatever_its_order(run: tuple[list[Path], list[Path]], tmp_path: Path) -> None:
+    table = tmp_path / "truth.csv"
+    table.write_text(f"{AF},record_id,{LBBB},sex\nyes,c,0,F\n,a,1,M\n0,elsewhere,0,M\n")
+    found = truth.read(*run, table=table, columns=["sex", "fold"])
+    assert found.names == (LBBB, AF)  # the model's order
+    assert values(found, AF) == {"a": None, "b": None, "c": 1}
+    assert values(found, LBBB) == {"a": 1, "b": None, "c": 0}
+    assert found.columns["sex"].to_pylist() == ["M", None, "F"]
+    assert found.account["without_prediction"] == 1
+
+
+def test_a_code_among_others_is_a_label(run: tuple[list[Path], list[Path]]) -> None:
+    found = truth.read(*run, mapped={"codes:LBBB": LBBB})
+    assert values(found, LBBB) == {"a": None, "b": 1, "c": 0}  # LBBBX is another code
+
+
+def test_several_columns_of_one_label(run: tuple[list[Path], list[Path]]) -> None:
+    found = truth.read(*run, mapped={"codes:LBBB": AF, "codes:LBBBX": AF})
+    assert values(found, AF) == {"a": None, "b": 1, "c": 1}
+
+
+def test_some_recordings_are_chosen_by_a_value(run: tuple[list[Path], list[Path]]) -> None:
+    found = truth.read(*run, mapped={"AF": AF}, columns=["fold"])
+    some = truth.chosen(found, truth.equal(found.columns["fold"], "10"))
+    assert some.record_ids.to_pylist() == ["b"]
+    assert some.probability.tolist() == [[0.8]]
+    with pytest.raises(EcgpipeError, match="no recording has '8'; there are 10, 9"):
+        truth.equal(found.columns["fold"], "8")
+
+
+@pytest.mark.parametrize(
+    ("content", "mapped", "message"),
+    [
+        (f"record_id,{AF}\na,2\n", {}, "'a' has 2 in the column"),
+        (f"record_id,{AF}\na,1\na,0\n", {}, "'a' stands there twice"),
+        (f"id,{AF}\na,1\n", {}, "no column record_id"),
+        ("record_id,AF\na,1\n", {}, "no column of .* is called as a label"),
+        ("record_id,AF\na,1\n", {"AF": "Atrial fibrilation"}, "did you mean 'Atrial fibrillation'"),
+        ("record_id,AF\na,1\n", {"AFF": AF}, "did you mean 'AF'"),
+        (f"record_id,{AF}\na.mat,1\n", {}, "the run's are called 'a', 'b', 'c', those of .* 'a.mat'"),
+    ],
+)
+def test_mistakes(
+    run: tuple[list[Path], list[Path]], tmp_path: Path, content: str, mapped: dict[str, str], message: str
+) -> None:
+    table = tmp_path / "truth.csv"
+    table.write_text(content)
+    with pytest.raises(EcgpipeError, match=message):
+        truth.read(*run, table=table, mapped=mapped)
+
+
+def test_labels_that_the_model_does_not_know(run: tuple[list[Path], list[Path]]) -> None:
+    found = truth.of_recordings(pa.array(["b", "a"]), None, run[1], mapped={"codes:SR": "SR", "AF": "my AF"})
+    assert found.names == ("SR", "my AF")
+    assert values(found, "my AF") == {"b": 1, "a": 0}
+
+
+def test_the_mapping_on_the_command_line() -> None:
+    assert truth.mapping(["1dAVb=1st degree", "codes:a=b=c"]) == {"1dAVb": "1st degree", "codes:a=b": "c"}
+    with pytest.raises(EcgpipeError, match="'AF' is not COLUMN=LABEL"):
+        truth.mapping(["AF"])
