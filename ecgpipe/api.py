@@ -149,7 +149,7 @@ class ECGFM:
             True
         """
         logits = self.logits(signal, sample_rate, leads, windows)
-        recording, segment, start_s = (logits.index.get_level_values(name) for name in logits.index.names)
+        recording, segment, start_s = (logits.index.get_level_values(level) for level in range(3))
         table = logits_table(recording.astype(str), segment, start_s, logits.to_numpy(), self.labels)
         frame: pd.DataFrame = aggregate.predict(table, self.labels).drop(["record_id", "n_segments"]).to_pandas()
         return frame.set_axis(pd.RangeIndex(len(frame), name="recording"))

@@ -167,7 +167,8 @@ def test_every_shape_that_holds_the_same_gives_the_same(ecgfm: ECGFM) -> None:
     same: list[Any] = [[signal], signal[None], list(signal), (signal,), signal.tolist(), torch.from_numpy(signal)]
     same += [np.asfortranarray(signal), 1000 * signal]
     for given in same[:-1]:
-        pd.testing.assert_frame_equal(ecgfm.predict(given, np.int64(500), list(LEADS)), expected, check_exact=True)
+        pd.testing.assert_frame_equal(ecgfm.predict(given, 500, list(LEADS)), expected, check_exact=True)
+    pd.testing.assert_frame_equal(ecgfm.predict(signal, np.int64(500), LEADS), expected)  # type: ignore[arg-type]
     # In uV instead of mV: each lead is standardised.
     pd.testing.assert_frame_equal(ecgfm.predict(same[-1], 500.0, LEADS), expected, rtol=0, atol=1e-6)
 
@@ -229,7 +230,7 @@ def test_a_label_file_names_them_and_says_how_they_are_put_together(tmp_path: Pa
     ecgfm = ECGFM.from_checkpoint(source, tmp_path / "mine.csv", device="cpu")
     assert ecgfm.labels[0].threshold == 0.3
     signal = noise(30)
-    probabilities = 1 / (1 + np.exp(-ecgfm.logits(signal, 500, LEADS).astype(np.float64)))  # (6, 3)
+    probabilities = ecgfm.logits(signal, 500, LEADS).apply(lambda column: 1 / (1 + np.exp(-column.astype(float))))
     predicted = ecgfm.predict(signal, 500, LEADS)
     assert predicted.loc[0, "Worst"] == pytest.approx(probabilities["Worst"].max(), abs=1e-12)
     assert predicted.loc[0, "Usual"] == pytest.approx(probabilities["Usual"].mean(), abs=1e-12)
