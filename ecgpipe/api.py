@@ -284,7 +284,7 @@ def _from_file(source: str, given: str | None) -> tuple[Description, tuple[Label
         default = labels.located(labels.MIMIC_IV_ECG)
         fits = default.is_file() and len(labels.read(default)) == opened.architecture.labels
         given = labels.MIMIC_IV_ECG if fits else labels.BY_INDEX
-    named = checkpoint.named(given if given == labels.BY_INDEX else str(labels.located(given)), opened.architecture)
+    named = checkpoint.named(_located(given), opened.architecture)
     tensors = convert(opened.state, opened.architecture, str(opened.source.path))
     return checkpoint.described(opened, [label.name for label in named]), named, tensors
 
@@ -295,11 +295,18 @@ def _from_run(folder: str, given: str | None) -> tuple[Description, tuple[Label,
     weights = Path(folder, "model.safetensors")
     if not weights.is_file():
         raise EcgpipeError(f"checkpoint: {weights} is not there; give the folder checkpoint/ of a run that finished it")
-    if given is None or given == labels.BY_INDEX:
+    if given is None:
         named = _known(description.labels)
+    elif given == labels.BY_INDEX or labels.are_by_index(description.labels):  # no names to join by
+        named = checkpoint.named(_located(given), description.architecture)
     else:
         named = tuple(labels.read_for(labels.located(given), description.labels, weights.with_name("model.json")))
     return description, named, safetensors.torch.load_file(weights)
+
+
+def _located(given: str) -> str:
+    """A label CSV of this folder or of ecgpipe's clone; the word that stands for none as it is."""
+    return given if given == labels.BY_INDEX else str(labels.located(given))
 
 
 def _known(names: Sequence[str]) -> tuple[Label, ...]:

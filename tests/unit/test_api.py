@@ -3,11 +3,13 @@
 import doctest
 import importlib
 import logging
+import os
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ import pytest
 import scipy.io
 import torch
 import yaml
+from hub_server import Hub
 
 from ecgpipe import ECGFM, demo, labels
 from ecgpipe.__main__ import main
+from ecgpipe.checkpoint import Description
 from ecgpipe.config import load
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.prepare import Windows
@@ -206,6 +210,36 @@ def test_windows_are_those_of_the_settings(ecgfm: ECGFM) -> None:
     assert three.notna().all(axis=None)
 
 
+@pytest.mark.slow
+def test_a_checkpoint_comes_from_the_hub_once_and_later_from_its_cache(
+    folder: Path, ecgfm: ECGFM, tmp_path: Path
+) -> None:
+    code = (
+        "import sys, numpy as np; from ecgpipe import ECGFM; from ecgpipe.readers import LEADS; "
+        "ecgfm = ECGFM.from_checkpoint('hf://wanglab/ecg-fm/x.pt', device='cpu', threads=1); "
+        "ecgfm.predict(np.load(sys.argv[1])['signal'], 500, LEADS).to_json(sys.argv[2], double_precision=15); "
+        "print(ecgfm.description.revision)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
+    expected = ecgfm.predict(np.load(folder / "ecg.npz")["signal"], 500, LEADS)
+
+    def run(**more: str) -> str:
+        command = [sys.executable, "-c", code, str(folder / "ecg.npz"), str(tmp_path / "out.json")]
+        done = subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        pd.testing.assert_frame_equal(
+            pd.read_json(tmp_path / "out.json"), expected, check_names=False, check_index_type=False, rtol=0, atol=1e-12
+        )
+        return done.stdout.strip()
+
+    with Hub() as hub:
+        commit = hub.publish("wanglab/ecg-fm", "x.pt", (folder / "checkpoint.pt").read_bytes())
+        assert run(HF_ENDPOINT=hub.endpoint) == commit
+        assert len(hub.downloads) == 1
+    assert run(HF_HUB_OFFLINE="1") == commit
+
+
 # Labels
 
 
@@ -240,6 +274,37 @@ def test_a_label_file_of_another_length_is_refused(tmp_path: Path) -> None:
     source = saved(tmp_path / "x.pt", checkpoints.classifier())
     with pytest.raises(EcgpipeError, match=r"mimic_iv_ecg\.csv names 17 labels but the checkpoint has 3 outputs; give"):
         ECGFM.from_checkpoint(source, "config/labels/mimic_iv_ecg.csv")
+
+
+def test_a_runs_names_stand_unless_they_are_numbers(
+    tmp_path: Path, run: Callable[..., Description], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = saved(tmp_path / "x.pt", checkpoints.classifier())
+    csv = tmp_path / "labels.csv"
+    csv.write_text("name,aggregation\nWorst,max\nUsual,mean\nOther,mean\n")
+    another = tmp_path / "another.csv"
+    another.write_text("name,aggregation\nOther,max\nWorst,mean\nUsual,mean\n")
+    for name, given in {"named": str(csv), "numbered": "index"}.items():
+        run(source, labels=given)
+        (tmp_path / "out").rename(tmp_path / name)
+
+    def of(folder: str, given: str | Path | None = None) -> list[tuple[str, str]]:
+        caplog.clear()
+        ecgfm = ECGFM.from_checkpoint(tmp_path / folder, given, device="cpu")
+        assert list(ecgfm.predict(noise(5), 500, LEADS).columns) == [label.name for label in ecgfm.labels]
+        return [(label.name, label.aggregation) for label in ecgfm.labels]
+
+    numbers = [("output_00", "mean"), ("output_01", "mean"), ("output_02", "mean")]
+    assert of("named") == [("Worst", "mean"), ("Usual", "mean"), ("Other", "mean")]
+    assert "the mean over the segments is taken of each; give the run's own as labels=" in caplog.text
+    assert of("named", another) == [("Worst", "mean"), ("Usual", "mean"), ("Other", "max")]  # joined by name
+    assert of("named", "index") == of("numbered") == of("numbered", "index") == numbers
+    assert labels.nameless(3) in caplog.text
+    assert of("numbered", another) == [("Other", "max"), ("Worst", "mean"), ("Usual", "mean")]  # in the model's order
+    with pytest.raises(
+        EcgpipeError, match=r"mimic_iv_ecg\.csv has no row for Worst, Usual, Other, which .*model\.json"
+    ):
+        of("named", "config/labels/mimic_iv_ecg.csv")
 
 
 def test_label_files_of_the_clone_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
