@@ -1,6 +1,6 @@
 """Arrays that somebody gives, as in a notebook, turned into segments; what cannot be meant is refused."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 
 import numpy as np
@@ -69,7 +69,8 @@ def _rate(given: object) -> float:
 
 def _leads(given: Sequence[str]) -> tuple[str, ...]:
     """The names of the leads, if they are names and the unknown among them are no misspelt ones."""
-    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    if not several or not all(isinstance(name, str) for name in given):
         raise EcgpipeError(f"leads: {given!r} are no names of leads; give a list of them, such as ['I', 'II', 'V1']")
     names = spelled(given)
     unknown = [name for name in names if name not in LEADS]
@@ -84,6 +85,8 @@ def _leads(given: Sequence[str]) -> tuple[str, ...]:
 
 def _check(windows: Windows) -> None:
     """Refuse what the settings refuse."""
+    if not isinstance(windows, Windows):
+        raise EcgpipeError(f"windows: {windows!r} is none; give ecgpipe.prepare.Windows(segment_s=10) or the like")
     try:
         config.Preprocess(**windows._asdict())
     except ValidationError as error:
@@ -94,7 +97,12 @@ def _check(windows: Windows) -> None:
 def _arrays(signal: Signal) -> list[np.ndarray]:
     """One array for each recording."""
     if isinstance(signal, list | tuple):
-        arrays = [np.asarray(each) for each in signal]
+        try:
+            arrays = [np.asarray(each) for each in signal]
+        except ValueError as error:  # what NumPy says of lists within lists whose lengths differ
+            raise EcgpipeError(
+                "signal: the leads of a recording differ in length; give each as many samples"
+            ) from error
         if arrays and all(array.ndim == 1 and len(array) == len(arrays[0]) for array in arrays):
             arrays = [np.stack(arrays)]  # a list of leads
     else:

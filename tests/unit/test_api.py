@@ -335,6 +335,8 @@ def test_a_pretrained_model_has_embeddings_and_no_labels(tmp_path: Path) -> None
         (noise(10)[:11], "signal: its shape is (11, 5000), and there are 12 names of leads; give (leads, samples)"),
         (noise(10)[0], "signal: its shape is (5000,), and there are 12 names of leads; give (leads, samples)"),
         (np.zeros((2, 2, 12, 2500)), "signal: its shape is (2, 2, 12, 2500), and there are 12 names of leads; give"),
+        ([[[1, 2], [1]]], "signal: the leads of a recording differ in length; give each as many samples"),
+        ([[1, 2, 3], [1, 2]], "signal: recording 0: its shape is (3,), and there are 12 names of leads; give"),
         ([], "signal: there is no recording in it; give (leads, samples), or several of these"),
         (np.zeros((0, 12, 2500)), "signal: there is no recording in it; give (leads, samples)"),
         (noise(10).astype(complex), "signal: its values are complex128; give real numbers"),
@@ -368,6 +370,7 @@ def test_a_sample_rate_that_cannot_be_meant_is_refused(rate: Any, ecgfm: ECGFM) 
         ([*LEADS[:-1], "V7"], "leads: 'V7' is none of the twelve, and V6 missing; give the names of the rows in their"),
         ([str(i) for i in range(12)], "leads: '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11' is none of"),
         ("I II III aVR aVL aVF V1 V2 V3 V4 V5 V6", "leads: 'I II III aVR aVL aVF V1 V2 V3 V4 V5 V6' are no names"),
+        (None, "leads: None are no names of leads; give a list of them"),
         (range(12), "leads: range(0, 12) are no names of leads; give a list of them"),
         ([*LEADS[:-1], "V5"], "signal: a lead is there twice (V5); give each lead once"),
     ],
@@ -390,6 +393,7 @@ def test_leads_that_are_missing_are_refused_with_the_mend(ecgfm: ECGFM) -> None:
     [
         (Windows(segment_s=0), "windows: segment_s is 0; Input should be greater than or equal to 0.1"),
         (Windows(short="padd"), "windows: short is 'padd'; Input should be 'skip' or 'pad'"),  # type: ignore[arg-type]
+        (10, "windows: 10 is none; give ecgpipe.prepare.Windows(segment_s=10) or the like"),
         (Windows(min_leads=13), "windows: min_leads is 13; Input should be less than or equal to 12"),
     ],
 )
