@@ -12,7 +12,7 @@ besides them demo, inspect and config. What they are made of:
     infer        shards (reading segments), engine (the stream over a device), devices (a GPU of its own), model
     report       figures, nameless (without ids and paths), templates
     demo         simulator
-    Python       api (the class ECGFM), predict (the same from a terminal)
+    Python       api (the class ECGFM), arrays (what it is given), predict (the same from a terminal)
     all          config (settings), labels, tables (columns of the results), provenance (which code and inputs),
                  atomic (whole files), log, errors
 

@@ -6,7 +6,6 @@ network and put its segments together.
 
 import logging
 from collections.abc import Sequence
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -15,38 +14,22 @@ import pandas as pd
 import pyarrow as pa
 import safetensors.torch
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from ecgpipe import aggregate, checkpoint, config, devices, engine, labels, model, tables
+from ecgpipe import aggregate, arrays, checkpoint, devices, engine, labels, model, tables
+from ecgpipe.arrays import Signal
 from ecgpipe.checkpoint import Description
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.fairseq_signals import convert
 from ecgpipe.labels import Label
-from ecgpipe.prepare import PLAUSIBLE_RATES, Prepared, UnusableError, Windows, prepare
-from ecgpipe.readers import LEADS, Recording, spelled
+from ecgpipe.prepare import Windows
+from ecgpipe.readers import LEADS
 from ecgpipe.shards import Contents
 
 logger = logging.getLogger(__name__)
 
 # Segments of five seconds, the rest dropped, short recordings and missing leads refused: as the settings' defaults.
 USUAL = Windows()
-
-# How to mend what `prepare` refuses, by how its reason begins.
-MENDS = {
-    "shorter than one segment": "give a longer recording, Windows(short='pad') or a smaller segment_s",
-    "too short to be padded": "give a longer recording, or a smaller segment_s",
-    "the recording has no samples": "leave it out",
-    "NaN or infinite samples": "cut them out or fill them in, as fits your study",
-    "leads missing": "Windows(missing_leads='zero') takes zeros for them",
-    "a single lead": "Windows(missing_leads='zero', min_leads=1) takes zeros for the others",
-    "too few leads": "Windows(missing_leads='zero', min_leads=1) takes zeros for the others",
-    "a lead is there twice": "give each lead once",
-    "too long": "cut it into pieces",
-}
-
-
-Signal = npt.ArrayLike | Sequence[npt.ArrayLike]
 
 
 class ECGFM:
@@ -166,7 +149,7 @@ class ECGFM:
             True
         """
         logits = self.logits(signal, sample_rate, leads, windows)
-        recording, segment, start_s = (logits.index.get_level_values(name) for name in logits.index.names)
+        recording, segment, start_s = (logits.index.get_level_values(level) for level in range(3))
         table = logits_table(recording.astype(str), segment, start_s, logits.to_numpy(), self.labels)
         frame: pd.DataFrame = aggregate.predict(table, self.labels).drop(["record_id", "n_segments"]).to_pandas()
         return frame.set_axis(pd.RangeIndex(len(frame), name="recording"))
@@ -254,9 +237,7 @@ class ECGFM:
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows, with_attention: bool = False
     ) -> tuple[pd.MultiIndex, engine.Results]:
         """Prepare the recordings and run the network over their segments."""
-        rate, names = _rate(sample_rate), _leads(leads)
-        _check(windows)
-        prepared = _prepared(signal, rate, names, windows)
+        prepared = arrays.prepared(signal, sample_rate, leads, windows)
         counts = [len(one.segments) for one in prepared]
         index = pd.MultiIndex.from_arrays(
             [
@@ -303,7 +284,7 @@ def _from_file(source: str, given: str | None) -> tuple[Description, tuple[Label
         default = labels.located(labels.MIMIC_IV_ECG)
         fits = default.is_file() and len(labels.read(default)) == opened.architecture.labels
         given = labels.MIMIC_IV_ECG if fits else labels.BY_INDEX
-    named = checkpoint.named(given if given == labels.BY_INDEX else str(labels.located(given)), opened.architecture)
+    named = checkpoint.named(_located(given), opened.architecture)
     tensors = convert(opened.state, opened.architecture, str(opened.source.path))
     return checkpoint.described(opened, [label.name for label in named]), named, tensors
 
@@ -314,11 +295,18 @@ def _from_run(folder: str, given: str | None) -> tuple[Description, tuple[Label,
     weights = Path(folder, "model.safetensors")
     if not weights.is_file():
         raise EcgpipeError(f"checkpoint: {weights} is not there; give the folder checkpoint/ of a run that finished it")
-    if given is None or given == labels.BY_INDEX:
+    if given is None:
         named = _known(description.labels)
+    elif given == labels.BY_INDEX or labels.are_by_index(description.labels):  # no names to join by
+        named = checkpoint.named(_located(given), description.architecture)
     else:
         named = tuple(labels.read_for(labels.located(given), description.labels, weights.with_name("model.json")))
     return description, named, safetensors.torch.load_file(weights)
+
+
+def _located(given: str) -> str:
+    """A label CSV of this folder or of ecgpipe's clone; the word that stands for none as it is."""
+    return given if given == labels.BY_INDEX else str(labels.located(given))
 
 
 def _known(names: Sequence[str]) -> tuple[Label, ...]:
@@ -335,79 +323,3 @@ def _known(names: Sequence[str]) -> tuple[Label, ...]:
             "taken of each; give the run's own as labels="
         )
     return tuple(Label(name, "mean", None) for name in names)
-
-
-def _rate(given: object) -> float:
-    """The sample rate, if it can be one."""
-    least, most = PLAUSIBLE_RATES
-    if isinstance(given, bool) or not isinstance(given, Real) or not least <= float(given) <= most:
-        raise EcgpipeError(f"sample_rate: {given!r} cannot be meant; give a number of Hz from {least:g} to {most:g}")
-    return float(given)
-
-
-def _leads(given: Sequence[str]) -> tuple[str, ...]:
-    """The names of the leads, if they are names and the unknown among them are no misspelt ones."""
-    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
-        raise EcgpipeError(f"leads: {given!r} are no names of leads; give a list of them, such as ['I', 'II', 'V1']")
-    names = spelled(given)
-    unknown = [name for name in names if name not in LEADS]
-    missing = [lead for lead in LEADS if lead not in names]
-    if unknown and missing:
-        raise EcgpipeError(
-            f"leads: {', '.join(map(repr, unknown))} is none of the twelve, and {' '.join(missing)} missing; give the "
-            f"names of the rows in their order, out of {' '.join(LEADS)}"
-        )
-    return tuple(given)
-
-
-def _check(windows: Windows) -> None:
-    """Refuse what the settings refuse."""
-    try:
-        config.Preprocess(**windows._asdict())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise EcgpipeError(f"windows: {first['loc'][0]} is {first['input']!r}; {first['msg']}") from error
-
-
-def _prepared(signal: Signal, rate: float, leads: tuple[str, ...], windows: Windows) -> list[Prepared]:
-    """The recordings, each cut into segments."""
-    arrays = _arrays(signal)
-    prepared = []
-    for number, array in enumerate(arrays):
-        which = f"recording {number}: " if len(arrays) > 1 else ""
-        _check_shape(array, leads, which)
-        recording = Recording(array.astype(np.float64, copy=False), rate, leads, None)
-        try:
-            prepared.append(prepare(recording, windows, {}))
-        except UnusableError as error:
-            mend = next((mend for reason, mend in MENDS.items() if str(error).startswith(reason)), "leave it out")
-            raise EcgpipeError(f"signal: {which}{error}; {mend}") from error
-    return prepared
-
-
-def _arrays(signal: Signal) -> list[np.ndarray]:
-    """One array for each recording."""
-    if isinstance(signal, list | tuple):
-        arrays = [np.asarray(each) for each in signal]
-        if arrays and all(array.ndim == 1 and len(array) == len(arrays[0]) for array in arrays):
-            arrays = [np.stack(arrays)]  # a list of leads
-    else:
-        array = np.asarray(signal)
-        arrays = list(array) if array.ndim == 3 else [array]
-    if not arrays:
-        raise EcgpipeError("signal: there is no recording in it; give (leads, samples), or several of these")
-    return arrays
-
-
-def _check_shape(array: np.ndarray, leads: Sequence[str], which: str) -> None:
-    """Refuse what is no (leads, samples) of numbers."""
-    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise EcgpipeError(f"signal: {which}its values are {array.dtype}; give real numbers")
-    if array.ndim == 2 and len(array) == len(leads):
-        return
-    if array.ndim == 2 and array.shape[1] == len(leads):
-        raise EcgpipeError(f"signal: {which}its shape is {array.shape}, which is (samples, leads); give its transpose")
-    raise EcgpipeError(
-        f"signal: {which}its shape is {array.shape}, and there are {len(leads)} names of leads; give (leads, samples), "
-        "with a row for each name"
-    )

@@ -144,9 +144,9 @@ def predicted(ecgfm: ECGFM, rows: pa.Table, folder: Path, args: argparse.Namespa
     numbers = pa.array([str(number) for number in range(len(rows))], pa.string())
     tables.write(shard, rows.set_column(0, "record_id", numbers))
     preprocess.run(argparse.Namespace(**vars(args) | {"shard": shard, "segments": segments, "records": records}))
-    account = pq.read_table(records, columns=ACCOUNT).to_pandas()
+    account: pd.DataFrame = pq.read_table(records, columns=ACCOUNT).to_pandas()
     probabilities = _infer(ecgfm, segments).set_index("record_id").drop(columns="n_segments")
-    frame = account.join(probabilities, on="record_id")
+    frame: pd.DataFrame = account.join(probabilities, on="record_id")
     frame["record_id"] = own_ids.to_pandas()
     return frame
 
@@ -158,11 +158,11 @@ def _infer(ecgfm: ECGFM, segments: Path) -> pd.DataFrame:
     size = ecgfm.batch_size or engine.default_batch_size(ecgfm.device, contents.samples)
     batches = list(engine.run(ecgfm.network, [segments], contents, ecgfm.device, size, with_attention=False))
     names = [label.name for label in ecgfm.labels]
-    if not batches:
-        return tables.predictions_schema(names).empty_table().to_pandas()
-    keys = shards.Keys.joined([keys for keys, _ in batches])
-    logits = np.concatenate([results.logits for _, results in batches])  # (segments, labels)
-    table = logits_table(keys.record_ids, keys.numbers, keys.starts_s, logits, ecgfm.labels)
+    table = tables.logits_schema(names).empty_table()
+    if batches:
+        keys = shards.Keys.joined([keys for keys, _ in batches])
+        logits = np.concatenate([results.logits for _, results in batches])  # (segments, labels)
+        table = logits_table(keys.record_ids, keys.numbers, keys.starts_s, logits, ecgfm.labels)
     frame: pd.DataFrame = aggregate.predict(table, ecgfm.labels).to_pandas()
     return frame
 

@@ -3,11 +3,13 @@
 import doctest
 import importlib
 import logging
+import os
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ import pytest
 import scipy.io
 import torch
 import yaml
+from hub_server import Hub
 
 from ecgpipe import ECGFM, demo, labels
 from ecgpipe.__main__ import main
+from ecgpipe.checkpoint import Description
 from ecgpipe.config import load
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.prepare import Windows
@@ -167,7 +171,8 @@ def test_every_shape_that_holds_the_same_gives_the_same(ecgfm: ECGFM) -> None:
     same: list[Any] = [[signal], signal[None], list(signal), (signal,), signal.tolist(), torch.from_numpy(signal)]
     same += [np.asfortranarray(signal), 1000 * signal]
     for given in same[:-1]:
-        pd.testing.assert_frame_equal(ecgfm.predict(given, np.int64(500), list(LEADS)), expected, check_exact=True)
+        pd.testing.assert_frame_equal(ecgfm.predict(given, 500, list(LEADS)), expected, check_exact=True)
+    pd.testing.assert_frame_equal(ecgfm.predict(signal, np.int64(500), LEADS), expected)  # type: ignore[arg-type]
     # In uV instead of mV: each lead is standardised.
     pd.testing.assert_frame_equal(ecgfm.predict(same[-1], 500.0, LEADS), expected, rtol=0, atol=1e-6)
 
@@ -205,6 +210,36 @@ def test_windows_are_those_of_the_settings(ecgfm: ECGFM) -> None:
     assert three.notna().all(axis=None)
 
 
+@pytest.mark.slow
+def test_a_checkpoint_comes_from_the_hub_once_and_later_from_its_cache(
+    folder: Path, ecgfm: ECGFM, tmp_path: Path
+) -> None:
+    code = (
+        "import sys, numpy as np; from ecgpipe import ECGFM; from ecgpipe.readers import LEADS; "
+        "ecgfm = ECGFM.from_checkpoint('hf://wanglab/ecg-fm/x.pt', device='cpu', threads=1); "
+        "ecgfm.predict(np.load(sys.argv[1])['signal'], 500, LEADS).to_json(sys.argv[2], double_precision=15); "
+        "print(ecgfm.description.revision)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
+    expected = ecgfm.predict(np.load(folder / "ecg.npz")["signal"], 500, LEADS)
+
+    def run(**more: str) -> str:
+        command = [sys.executable, "-c", code, str(folder / "ecg.npz"), str(tmp_path / "out.json")]
+        done = subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        pd.testing.assert_frame_equal(
+            pd.read_json(tmp_path / "out.json"), expected, check_names=False, check_index_type=False, rtol=0, atol=1e-12
+        )
+        return done.stdout.strip()
+
+    with Hub() as hub:
+        commit = hub.publish("wanglab/ecg-fm", "x.pt", (folder / "checkpoint.pt").read_bytes())
+        assert run(HF_ENDPOINT=hub.endpoint) == commit
+        assert len(hub.downloads) == 1
+    assert run(HF_HUB_OFFLINE="1") == commit
+
+
 # Labels
 
 
@@ -229,7 +264,7 @@ def test_a_label_file_names_them_and_says_how_they_are_put_together(tmp_path: Pa
     ecgfm = ECGFM.from_checkpoint(source, tmp_path / "mine.csv", device="cpu")
     assert ecgfm.labels[0].threshold == 0.3
     signal = noise(30)
-    probabilities = 1 / (1 + np.exp(-ecgfm.logits(signal, 500, LEADS).astype(np.float64)))  # (6, 3)
+    probabilities = ecgfm.logits(signal, 500, LEADS).apply(lambda column: 1 / (1 + np.exp(-column.astype(float))))
     predicted = ecgfm.predict(signal, 500, LEADS)
     assert predicted.loc[0, "Worst"] == pytest.approx(probabilities["Worst"].max(), abs=1e-12)
     assert predicted.loc[0, "Usual"] == pytest.approx(probabilities["Usual"].mean(), abs=1e-12)
@@ -239,6 +274,37 @@ def test_a_label_file_of_another_length_is_refused(tmp_path: Path) -> None:
     source = saved(tmp_path / "x.pt", checkpoints.classifier())
     with pytest.raises(EcgpipeError, match=r"mimic_iv_ecg\.csv names 17 labels but the checkpoint has 3 outputs; give"):
         ECGFM.from_checkpoint(source, "config/labels/mimic_iv_ecg.csv")
+
+
+def test_a_runs_names_stand_unless_they_are_numbers(
+    tmp_path: Path, run: Callable[..., Description], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = saved(tmp_path / "x.pt", checkpoints.classifier())
+    csv = tmp_path / "labels.csv"
+    csv.write_text("name,aggregation\nWorst,max\nUsual,mean\nOther,mean\n")
+    another = tmp_path / "another.csv"
+    another.write_text("name,aggregation\nOther,max\nWorst,mean\nUsual,mean\n")
+    for name, given in {"named": str(csv), "numbered": "index"}.items():
+        run(source, labels=given)
+        (tmp_path / "out").rename(tmp_path / name)
+
+    def of(folder: str, given: str | Path | None = None) -> list[tuple[str, str]]:
+        caplog.clear()
+        ecgfm = ECGFM.from_checkpoint(tmp_path / folder, given, device="cpu")
+        assert list(ecgfm.predict(noise(5), 500, LEADS).columns) == [label.name for label in ecgfm.labels]
+        return [(label.name, label.aggregation) for label in ecgfm.labels]
+
+    numbers = [("output_00", "mean"), ("output_01", "mean"), ("output_02", "mean")]
+    assert of("named") == [("Worst", "mean"), ("Usual", "mean"), ("Other", "mean")]
+    assert "the mean over the segments is taken of each; give the run's own as labels=" in caplog.text
+    assert of("named", another) == [("Worst", "mean"), ("Usual", "mean"), ("Other", "max")]  # joined by name
+    assert of("named", "index") == of("numbered") == of("numbered", "index") == numbers
+    assert labels.nameless(3) in caplog.text
+    assert of("numbered", another) == [("Other", "max"), ("Worst", "mean"), ("Usual", "mean")]  # in the model's order
+    with pytest.raises(
+        EcgpipeError, match=r"mimic_iv_ecg\.csv has no row for Worst, Usual, Other, which .*model\.json"
+    ):
+        of("named", "config/labels/mimic_iv_ecg.csv")
 
 
 def test_label_files_of_the_clone_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +335,8 @@ def test_a_pretrained_model_has_embeddings_and_no_labels(tmp_path: Path) -> None
         (noise(10)[:11], "signal: its shape is (11, 5000), and there are 12 names of leads; give (leads, samples)"),
         (noise(10)[0], "signal: its shape is (5000,), and there are 12 names of leads; give (leads, samples)"),
         (np.zeros((2, 2, 12, 2500)), "signal: its shape is (2, 2, 12, 2500), and there are 12 names of leads; give"),
+        ([[[1, 2], [1]]], "signal: the leads of a recording differ in length; give each as many samples"),
+        ([[1, 2, 3], [1, 2]], "signal: recording 0: its shape is (3,), and there are 12 names of leads; give"),
         ([], "signal: there is no recording in it; give (leads, samples), or several of these"),
         (np.zeros((0, 12, 2500)), "signal: there is no recording in it; give (leads, samples)"),
         (noise(10).astype(complex), "signal: its values are complex128; give real numbers"),
@@ -302,6 +370,7 @@ def test_a_sample_rate_that_cannot_be_meant_is_refused(rate: Any, ecgfm: ECGFM) 
         ([*LEADS[:-1], "V7"], "leads: 'V7' is none of the twelve, and V6 missing; give the names of the rows in their"),
         ([str(i) for i in range(12)], "leads: '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11' is none of"),
         ("I II III aVR aVL aVF V1 V2 V3 V4 V5 V6", "leads: 'I II III aVR aVL aVF V1 V2 V3 V4 V5 V6' are no names"),
+        (None, "leads: None are no names of leads; give a list of them"),
         (range(12), "leads: range(0, 12) are no names of leads; give a list of them"),
         ([*LEADS[:-1], "V5"], "signal: a lead is there twice (V5); give each lead once"),
     ],
@@ -324,6 +393,7 @@ def test_leads_that_are_missing_are_refused_with_the_mend(ecgfm: ECGFM) -> None:
     [
         (Windows(segment_s=0), "windows: segment_s is 0; Input should be greater than or equal to 0.1"),
         (Windows(short="padd"), "windows: short is 'padd'; Input should be 'skip' or 'pad'"),  # type: ignore[arg-type]
+        (10, "windows: 10 is none; give ecgpipe.prepare.Windows(segment_s=10) or the like"),
         (Windows(min_leads=13), "windows: min_leads is 13; Input should be less than or equal to 12"),
     ],
 )

@@ -12,8 +12,9 @@ import torch
 from scipy.special import expit
 from segment_files import infer_options, signals, write_shard
 
-from ecgpipe import checkpoint, tables
+from ecgpipe import ECGFM, checkpoint, tables
 from ecgpipe.__main__ import main
+from ecgpipe.readers import LEADS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -117,3 +118,18 @@ def test_where_a_gpus_memory_runs_out_fewer_segments_run_at_a_time(
     assert "out of memory with 20 segments at a time; going on with 10" in capsys.readouterr().err
     for one, other in zip(expected, made, strict=True):
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
+
+
+def test_from_python_a_gpu_gives_what_the_cpu_gives(save: Callable[..., Path]) -> None:
+    content = checkpoints.classifier()
+    content["cfg"]["model"]["encoder_attention_heads"] = 4
+    source = save(content)
+    recordings = [
+        np.random.default_rng(i).standard_normal((12, 500 * seconds)) for i, seconds in enumerate([10, 17, 5])
+    ]
+    cpu, gpu = (ECGFM.from_checkpoint(source, device=device) for device in ("cpu", DEVICE))
+    assert gpu.device.type == "cuda"
+    for method, tolerance in {"predict": 1e-5, "embed": 1e-4, "attention": 1e-5}.items():
+        one, other = (getattr(model, method)(recordings, 500, LEADS) for model in (cpu, gpu))
+        assert one.index.equals(other.index)
+        np.testing.assert_allclose(other, one, rtol=0, atol=tolerance)

@@ -52,7 +52,7 @@ def test_the_17_of_mimic_are_aggregated_as_ecg_fm_does(reference: Path) -> None:
     assert [label.reference_share for label in read] == pytest.approx(shares, abs=5e-6)
 
 
-# The order of weights.csv of https://github.com/physionetchallenges/evaluation-2021, in its abbreviations and its codes.
+# The order of weights.csv of https://github.com/physionetchallenges/evaluation-2021, in its abbreviations and codes.
 # ECG-FM's data/physionet2021/labels/label_def.csv, which its tutorial puts over the logits, has the same.
 PHYSIONET = """AF 164889003, AFL 164890007, BBB 6374002, Brady 426627000, CLBBB|LBBB 733534002|164909002,
     CRBBB|RBBB 713427006|59118001, IAVB 270492004, IRBBB 713426002, LAD 39732003, LAnFB 445118002, LPR 164947007,

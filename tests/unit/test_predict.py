@@ -55,8 +55,7 @@ def command(*options: str) -> int:
 
 def expected(signal: np.ndarray) -> pd.Series:
     ecgfm = ECGFM.from_checkpoint("checkpoint.pt", device="cpu", threads=1)
-    row: pd.Series = ecgfm.predict(signal, 500, LEADS).loc[0]
-    return row
+    return ecgfm.predict(signal, 500, LEADS).iloc[0]
 
 
 @pytest.mark.usefixtures("folder")

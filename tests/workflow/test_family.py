@@ -1,4 +1,7 @@
-"""Checkpoints besides ECG-FM's own, and windows besides five seconds, through the whole workflow."""
+"""Checkpoints besides ECG-FM's own, and windows besides five seconds.
+
+A pretrained one is in test_mistakes.py, layer norms before each half in test_reference.py.
+"""
 
 import json
 from collections.abc import Sequence
@@ -14,8 +17,6 @@ from run_workflow import ROOT, Ran, snakemake, table, write_recordings
 
 from ecgpipe import checkpoint, labels, model
 from ecgpipe.__main__ import main
-
-pytestmark = pytest.mark.slow  # a minute
 
 ATTRIBUTION = "{recordings: 1, steps: 4}"
 
@@ -35,9 +36,11 @@ def names_of(folder: Path, kind: str) -> list[str]:
     return labels.columns(list(table(folder / "out" / kind).columns))
 
 
+@pytest.mark.slow
 def test_outputs_without_names_are_run_by_number_and_later_under_their_names(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, checkpoints.classifier(outputs=26))
-    ran = run(folder, labels="index")
+    folder = folder_of(tmp_path, checkpoints.classifier(outputs=26), seconds=22)
+    windows = {"preprocess": "{segment_s: 10}"}
+    ran = run(folder, labels="index", **windows)
     assert ran.status == 0, ran.output
     numbers = [f"output_{number:02d}" for number in range(26)]
     assert names_of(folder, "logits") == names_of(folder, "predictions") == numbers
@@ -49,17 +52,18 @@ def test_outputs_without_names_are_run_by_number_and_later_under_their_names(tmp
     assert content["checkpoint"]["labels"] == numbers
     page = Page(folder / "out/report.html")
     assert page.get("rows")["labels"] == numbers
+    assert len(page.get("views")) == 6
     assert says.replace("'", "&#39;") in page.source
     by_number = table(folder / "out/logits")
 
     # Any one recording of it opens too, and the same command does nothing more.
     assert main(["show", "--outdir", str(folder / "out"), "--output", str(folder / "one.html"), "recording003"]) == 0
-    again = run(folder, labels="index")
+    again = run(folder, labels="index", **windows)
     assert again.status == 0, again.output
-    assert again.jobs.keys() <= {"manifest", "all"}
+    assert again.jobs.keys() <= {"manifest", "verdict", "all"}
 
     csv = ROOT / "config/labels/physionet_2021.csv"
-    ran = run(folder, labels="config/labels/physionet_2021.csv")  # is found beside the Snakefile
+    ran = run(folder, labels="config/labels/physionet_2021.csv", **windows)  # is found beside the Snakefile
     assert ran.status == 0, ran.output
     given = labels.read(csv)
     logits, predictions = table(folder / "out/logits"), table(folder / "out/predictions").set_index("record_id")
@@ -72,19 +76,12 @@ def test_outputs_without_names_are_run_by_number_and_later_under_their_names(tmp
     assert says not in (folder / "out/report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_label_file_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:
     ran = run(folder_of(tmp_path, checkpoints.classifier(outputs=26)))  # the default, the 17 of MIMIC-IV-ECG
     assert ran.status != 0
     assert "mimic_iv_ecg.csv names 17 labels but the checkpoint has 26 outputs; give a file with one row" in ran.output
     assert not (tmp_path / "out/logits").exists()
-
-
-def test_a_pretrained_checkpoint_needs_no_labels(tmp_path: Path) -> None:
-    ran = run(folder_of(tmp_path, checkpoints.pretrained()), labels="index")
-    assert ran.status == 0, ran.output
-    assert names_of(tmp_path, "logits") == names_of(tmp_path, "predictions") == []
-    assert np.stack(list(table(tmp_path / "out/embeddings")["embedding"])).shape == (12, 8)
-    assert Page(tmp_path / "out/report.html").get("rows")["labels"] == []
 
 
 def by_hand(folder: Path, seconds: float, starts: Sequence[float]) -> pd.DataFrame:
@@ -113,14 +110,24 @@ def test_windows_of_another_length_are_cut_and_run_as_by_hand(
     seconds: float, tail: str, starts: list[float], tmp_path: Path
 ) -> None:
     folder = folder_of(tmp_path, checkpoints.classifier(), seconds=12)
-    ran = run(folder, labels="index", preprocess=f"{{segment_s: {seconds}, tail: {tail}}}")
-    assert ran.status == 0, ran.output
-    made, expected = table(folder / "out/logits"), by_hand(folder, seconds, starts)
+    out = folder / "out"
+    model_files = [f"--weights={out}/checkpoint/model.safetensors", f"--description={out}/checkpoint/model.json"]
+    files = {kind: out / f"{kind}.parquet" for kind in ("logits", "embeddings", "attention")}
+    segments = f"--segments={out}/segments.arrow"
+    for command in [
+        ["checkpoint", "--source", str(folder / "x.pt"), "--labels", "index", *model_files],
+        ["manifest", "--input", str(folder / "input"), "--outdir", str(out)],
+        [
+            *("preprocess", "--shard", str(out / "shard-00000.parquet"), segments, f"--records={out}/records.parquet"),
+            *("--segment-s", str(seconds), "--tail", tail),
+        ],
+        ["infer", *model_files, segments, f"--timing={out}/t.json", *(f"--{kind}={files[kind]}" for kind in files)],
+    ]:
+        assert main(command) == 0
+    made, expected = pd.read_parquet(files["logits"]), by_hand(folder, seconds, starts)
     assert list(made["record_id"]) == list(expected["record_id"])
     np.testing.assert_array_equal(made["start_s"], expected["start_s"])
     for name in ("output_00", "output_01", "output_02"):
         np.testing.assert_allclose(made[name], expected[name], rtol=0, atol=1e-5)
-    tokens = np.stack(list(table(folder / "out/attention")["attention"])).shape[1]
+    tokens = np.stack(list(pd.read_parquet(files["attention"])["attention"])).shape[1]
     assert tokens == 500 * seconds // 4  # two convolutions of stride 2
-    shown = Page(folder / "out/report.html").get("views")
-    assert len(shown) == 6
