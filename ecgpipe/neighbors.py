@@ -24,7 +24,7 @@ METHODS = ("auto", "exact", "approximate")
 MOST_PAIRS = 10_000_000_000
 
 # Recordings whose neighbours are looked for together: the other ones are read once for each so many.
-QUERIES = 8192
+QUERIES = 4096
 
 # The graph of an approximate search has so many neighbours at least, which is PyNNDescent's default.
 GRAPH = 30

@@ -123,12 +123,13 @@ def by_sklearn(queries: np.ndarray, others: np.ndarray, count: int) -> tuple[np.
     return 1 - distances, rows
 
 
-@pytest.mark.parametrize("block", [7, 8192])
+@pytest.mark.parametrize("block", [7, 4096])
 def test_all_recordings_have_the_neighbours_that_scikit_learn_finds(
     block: int, segments: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(neighbors, "QUERIES", block)
     monkeypatch.setattr(cosine, "OTHERS", block)
+    monkeypatch.setattr(cosine, "TARGETS", 3)
     folder = write_run(tmp_path, segments)
     assert main(["neighbors", "--outdir", str(folder), "--count", "5"]) == 0
     table = found(folder / "neighbors.parquet")
