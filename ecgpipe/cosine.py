@@ -100,13 +100,11 @@ def _improve(held: Found, targets: np.ndarray, chunk: np.ndarray, similarity: np
     # its own way (Higham and Mary, SIAM J. Scientific Computing 2019).
     room = np.float32(6 * np.sqrt(targets.shape[1]) * 2.0**-24)
     near, which = np.nonzero((similarity >= (bar - room)[:, None]) & (similarity > -np.inf))  # (pairs,) each
-    if len(near) > similarity.size // 16:  # nearly the same embedding everywhere
-        values = (targets @ chunk.astype(np.float64).T)[near, which]
-    else:
-        values = np.empty(len(near))
-        for start in range(0, len(near), PAIRS):
-            some = slice(start, start + PAIRS)
-            values[some] = np.einsum("ij,ij->i", targets[near[some]], chunk[which[some]].astype(np.float64))
+    values = np.empty(len(near))
+    for start in range(0, len(near), PAIRS):
+        some = slice(start, start + PAIRS)
+        # Pair by pair, so that the last bit does not depend on what else is computed at the same time.
+        values[some] = np.einsum("ij,ij->i", targets[near[some]], chunk[which[some]].astype(np.float64))
     touched, of = np.unique(near, return_inverse=True)
     of = np.concatenate([np.repeat(np.arange(len(touched)), count), of])
     values = np.concatenate([best[touched].ravel(), values])
