@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 # Recordings of the page's table: those that changed most.
 MOST_SHOWN = 50
 
-# Recordings that the alignment of two representations is computed on, drawn at random: 120 MB of ECG-FM's embeddings.
-MOST_ALIGNED = 20_000
+# Recordings that the alignment of two representations is computed on, drawn at random: 60 MB of ECG-FM's embeddings.
+MOST_ALIGNED = 5_000
 
 # A change of a probability that is no more than rounding.
 UNCHANGED = 1e-6

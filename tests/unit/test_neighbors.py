@@ -209,7 +209,8 @@ def test_a_patient_is_the_same_whether_the_table_has_numbers_or_texts(tmp_path: 
 
 def test_a_run_smaller_than_the_count_has_as_many_as_there_are(tmp_path: Path) -> None:
     folder = write_run(tmp_path, {f"r{i}": np.random.default_rng(i).random((1, 4)) for i in range(3)})
-    assert main(["neighbors", "--outdir", str(folder)]) == 0
+    assert main(["neighbors", "--outdir", str(folder), "--method", "approximate"]) == 0
+    assert tables.origin(pq.read_schema(folder / "neighbors.parquet"))["neighbors"]["method"] == "exact"
     assert [len(some) for some in found(folder / "neighbors.parquet").values()] == [2, 2, 2]
 
 
