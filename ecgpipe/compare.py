@@ -115,7 +115,7 @@ def of_labels(
         if not all(map(len, finite)):
             raise EcgpipeError(f"RUN: no probability of {name!r} is a number; see {both[not len(finite[1])].outdir}")
         limits = both[0].thresholds[name], both[1].thresholds[name]
-        row: dict[str, Any] = {"label": name}
+        row: dict[str, Any] = dict.fromkeys(tables.COMPARED_LABELS.names) | {"label": name}
         for letter, some, limit in zip("ab", finite, limits, strict=True):
             row |= {
                 f"threshold_{letter}": limit,
