@@ -4,7 +4,8 @@
 
 Made-up embeddings as wide as ECG-FM's, two segments to a recording. How hard they are to search is a matter of how many
 directions they really vary in: `--dimensions` of them, bent into 768, with a little noise around. Each command is a
-process of its own; the peak is what the operating system counted for it. The ratio is exact to approximate.
+process of its own; seconds of processor time and the peak of its memory are what the operating system counted for it.
+The ratio is exact to approximate.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import multiprocessing
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 WIDTH = 768
@@ -53,13 +53,12 @@ def write(folder: Path, recordings: int, dimensions: int) -> None:
 
 
 def measure(*command: str | Path) -> tuple[float, float]:
-    """Run a command; how long it took, in seconds, and the peak of its memory in MB."""
+    """Run a command; its seconds of processor time, and the peak of its memory in MB."""
     argv = [sys.executable, "-m", "ecgpipe", *map(str, command)]
-    began = time.perf_counter()
     _, status, usage = os.wait4(os.posix_spawn(sys.executable, argv, os.environ), 0)
     if status:
         sys.exit(f"failed: {' '.join(argv)}")
-    return time.perf_counter() - began, usage.ru_maxrss / 1024
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def recall(path: Path) -> tuple[float, int]:

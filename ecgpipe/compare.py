@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 # Recordings of the page's table: those that changed most.
 MOST_SHOWN = 50
 
-# Recordings that the alignment of two representations is computed on, drawn at random: 120 MB of ECG-FM's embeddings.
-MOST_ALIGNED = 20_000
+# Recordings that the alignment of two representations is computed on, drawn at random: 60 MB of ECG-FM's embeddings.
+MOST_ALIGNED = 5_000
 
 # A change of a probability that is no more than rounding.
 UNCHANGED = 1e-6
@@ -115,7 +115,7 @@ def of_labels(
         if not all(map(len, finite)):
             raise EcgpipeError(f"RUN: no probability of {name!r} is a number; see {both[not len(finite[1])].outdir}")
         limits = both[0].thresholds[name], both[1].thresholds[name]
-        row: dict[str, Any] = {"label": name}
+        row: dict[str, Any] = dict.fromkeys(tables.COMPARED_LABELS.names) | {"label": name}
         for letter, some, limit in zip("ab", finite, limits, strict=True):
             row |= {
                 f"threshold_{letter}": limit,

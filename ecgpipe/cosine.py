@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Directions that all targets are held against at a time: 70 MB of similarities for 8,192 targets.
+# Directions that all targets are held against at a time: 30 MB of similarities for 4,096 targets. Of these so many are
+# looked at together.
 OTHERS = 2048
+TARGETS = 1024
 
 # Pairs whose similarity is computed once more in double precision at a time: 50 MB of ECG-FM's embeddings.
 PAIRS = 4096
@@ -47,8 +49,7 @@ def search(
 ) -> Found:
     """Find the nearest of some directions among others, exactly.
 
-    Single precision picks the pairs that could matter, with room for all its rounding (Higham, Accuracy and Stability
-    of Numerical Algorithms, 2002, section 3.1, for vectors of length 1); double precision ranks them.
+    Single precision picks the pairs that could matter, with room for its rounding; double precision ranks them.
 
     Args:
         targets: (targets, width) float64, of length 1 or 0.
@@ -61,37 +62,57 @@ def search(
         The nearest of each; of equal ones those that come first.
     """
     single = targets.astype(np.float32)
-    room = np.float32((targets.shape[1] + 8) * 2.0**-23)
-    best = np.full((len(targets), count), -np.inf)
-    rows = np.full((len(targets), count), -1, np.int64)
+    found = Found(np.full((len(targets), count), -1, np.int64), np.full((len(targets), count), -np.inf))
     seen = 0
     for chunk in (piece[start : start + OTHERS] for piece in others for start in range(0, len(piece), OTHERS)):
         similarity = single @ chunk.astype(np.float32).T  # (targets, chunk)
         if own is not None:
             inside = np.flatnonzero((own >= seen) & (own < seen + len(chunk)))
             similarity[inside, own[inside] - seen] = -np.inf
-        if groups is not None:
-            similarity[groups[0][:, None] == groups[1][None, seen : seen + len(chunk)]] = -np.inf
-        bar = best[:, -1].astype(np.float32)
-        short = np.flatnonzero(np.isneginf(bar))
-        if len(short) and len(chunk) >= count:  # the last that could be among the nearest of this piece alone
-            place = len(chunk) - count
-            bar[short] = np.partition(similarity[short], place, axis=1)[:, place]
-        near, which = np.nonzero((similarity >= (bar - room)[:, None]) & (similarity > -np.inf))  # (pairs,) each
-        values = np.empty(len(near))
-        for start in range(0, len(near), PAIRS):
-            some = slice(start, start + PAIRS)
-            values[some] = np.einsum("ij,ij->i", targets[near[some]], chunk[which[some]].astype(np.float64))
-        touched, of = np.unique(near, return_inverse=True)
-        of = np.concatenate([np.repeat(np.arange(len(touched)), count), of])
-        values = np.concatenate([best[touched].ravel(), values])
-        places = np.concatenate([rows[touched].ravel(), seen + which])
-        order = np.lexsort((places, -values, of))
-        begins = np.searchsorted(of[order], np.arange(len(touched)))
-        first = order[begins[:, None] + np.arange(count)]  # (touched, count)
-        best[touched], rows[touched] = values[first], places[first]
+        for start in range(0, len(targets), TARGETS):
+            some = slice(start, start + TARGETS)
+            if groups is not None:
+                similarity[some][groups[0][some, None] == groups[1][None, seen : seen + len(chunk)]] = -np.inf
+            held = Found(found.rows[some], found.similarity[some])
+            _improve(held, targets[some], chunk, similarity[some], seen)
         seen += len(chunk)
-    return Found(rows, np.where(np.isfinite(best), np.clip(best, -1, 1), best))
+    return Found(found.rows, np.where(found.rows >= 0, np.clip(found.similarity, -1, 1), -np.inf))
+
+
+def _improve(held: Found, targets: np.ndarray, chunk: np.ndarray, similarity: np.ndarray, seen: int) -> None:
+    """Put those of some more directions that are nearer in place of those held.
+
+    Args:
+        held: The nearest so far, which change.
+        targets: (targets, width) float64.
+        chunk: (chunk, width), which follow the first `seen` directions.
+        similarity: (targets, chunk) float32, -inf for those that are left out.
+        seen: How many came before.
+    """
+    rows, best = held
+    count = best.shape[1]
+    bar = best[:, -1].astype(np.float32)
+    short = np.flatnonzero(np.isneginf(bar))
+    if len(short) and len(chunk) >= count:  # the last that could be among the nearest of this piece alone
+        place = len(chunk) - count
+        bar[short] = np.partition(similarity[short], place, axis=1)[:, place]
+    # Six standard deviations of what single precision rounds in a product of vectors of length 1, if each rounding goes
+    # its own way (Higham and Mary, SIAM J. Scientific Computing 2019).
+    room = np.float32(6 * np.sqrt(targets.shape[1]) * 2.0**-24)
+    near, which = np.nonzero((similarity >= (bar - room)[:, None]) & (similarity > -np.inf))  # (pairs,) each
+    values = np.empty(len(near))
+    for start in range(0, len(near), PAIRS):
+        some = slice(start, start + PAIRS)
+        # Pair by pair, so that the last bit does not depend on what else is computed at the same time.
+        values[some] = np.einsum("ij,ij->i", targets[near[some]], chunk[which[some]].astype(np.float64))
+    touched, of = np.unique(near, return_inverse=True)
+    of = np.concatenate([np.repeat(np.arange(len(touched)), count), of])
+    values = np.concatenate([best[touched].ravel(), values])
+    places = np.concatenate([rows[touched].ravel(), seen + which])
+    order = np.lexsort((places, -values, of))
+    begins = np.searchsorted(of[order], np.arange(len(touched)))
+    first = order[begins[:, None] + np.arange(count)]  # (touched, count)
+    best[touched], rows[touched] = values[first], places[first]
 
 
 def ranked(targets: np.ndarray, base: np.ndarray, candidates: np.ndarray, mask: np.ndarray, count: int) -> Found:

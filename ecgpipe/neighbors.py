@@ -24,7 +24,10 @@ METHODS = ("auto", "exact", "approximate")
 MOST_PAIRS = 10_000_000_000
 
 # Recordings whose neighbours are looked for together: the other ones are read once for each so many.
-QUERIES = 8192
+QUERIES = 4096
+
+# Among fewer recordings there is no graph to build: even `approximate` is exact.
+LEAST = 100
 
 # The graph of an approximate search has so many neighbours at least, which is PyNNDescent's default.
 GRAPH = 30
@@ -94,7 +97,8 @@ def run(args: argparse.Namespace) -> None:
     own = None if args.against else queries  # in another run the same record_id is a neighbour like any other
     groups = patients(mine, theirs, args.patient, queries) if args.patient else None
     asked = Asked(mine, theirs, queries, args.count, own, groups)
-    exact = args.method == "exact" or (args.method == "auto" and len(queries) * len(theirs.ids) <= MOST_PAIRS)
+    small = len(theirs.ids) < LEAST or (args.method == "auto" and len(queries) * len(theirs.ids) <= MOST_PAIRS)
+    exact = args.method == "exact" or small
     account: dict[str, Any] = {"method": "exact" if exact else "approximate", "count": args.count}
     account |= {"patient": args.patient, "against": args.against and str(args.against)}
     logger.info("%s search for %d recordings among %d", account["method"], len(queries), len(theirs.ids))

@@ -150,7 +150,7 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> tuple[float | None, flo
     plain = _aligned(*products)
     if n < 4:
         return plain, None
-    rows = [(vectors**2).sum(axis=1) for vectors in (x, y)]
+    rows = [np.einsum("ij,ij->i", vectors, vectors) for vectors in (x, y)]
     unbiased = [
         product - n / (n - 2) * (a @ b) + a.sum() * b.sum() / ((n - 1) * (n - 2))
         for product, (a, b) in zip(products, ((rows[0], rows[1]), (rows[0], rows[0]), (rows[1], rows[1])), strict=True)

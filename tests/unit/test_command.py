@@ -39,7 +39,7 @@ def test_the_list_of_stages_comes_at_once_and_loads_none() -> None:
     assert not re.search(r"\| +(torch|numpy|pyarrow|umap|pandas)$", done.stderr, re.MULTILINE)
 
 
-@pytest.mark.parametrize("stage", ["manifest", "preprocess", "aggregate", "umap", "config"])
+@pytest.mark.parametrize("stage", ["manifest", "preprocess", "aggregate", "umap", "neighbors", "config"])
 def test_help_of_what_needs_no_network_does_not_load_torch_or_umap(stage: str) -> None:
     done = python("-X", "importtime", "-m", "ecgpipe", stage, "--help")
     assert done.returncode == 0

@@ -331,6 +331,13 @@ def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     assert rows(tmp_path / "out/labels.parquet", "label")["Infarction"]["mean_difference"] == 0
     table = rows(tmp_path / "out/recordings.parquet", "record_id")
     assert [name for name, row in table.items() if row["change"] is None] == ["p2"]
+    some = {"Infarction": np.where(np.arange(N) < N // 2, np.nan, 0.5)}
+    others = {"Infarction": np.where(np.arange(N) < N // 2, 0.5, np.nan)}
+    first, second = write(tmp_path / "c", IDS, some, VECTORS), write(tmp_path / "d", IDS, others, VECTORS)
+    assert compare(first, second, tmp_path / "none") == 0
+    row = rows(tmp_path / "none/labels.parquet", "label")["Infarction"]
+    assert row["mean_a"] == row["mean_b"] == 0.5
+    assert row["mean_difference"] is row["crossed_up"] is None
 
 
 def test_mistakes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,12 +123,13 @@ def by_sklearn(queries: np.ndarray, others: np.ndarray, count: int) -> tuple[np.
     return 1 - distances, rows
 
 
-@pytest.mark.parametrize("block", [7, 8192])
+@pytest.mark.parametrize("block", [7, 4096])
 def test_all_recordings_have_the_neighbours_that_scikit_learn_finds(
     block: int, segments: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(neighbors, "QUERIES", block)
     monkeypatch.setattr(cosine, "OTHERS", block)
+    monkeypatch.setattr(cosine, "TARGETS", 3)
     folder = write_run(tmp_path, segments)
     assert main(["neighbors", "--outdir", str(folder), "--count", "5"]) == 0
     table = found(folder / "neighbors.parquet")
@@ -208,7 +209,8 @@ def test_a_patient_is_the_same_whether_the_table_has_numbers_or_texts(tmp_path: 
 
 def test_a_run_smaller_than_the_count_has_as_many_as_there_are(tmp_path: Path) -> None:
     folder = write_run(tmp_path, {f"r{i}": np.random.default_rng(i).random((1, 4)) for i in range(3)})
-    assert main(["neighbors", "--outdir", str(folder)]) == 0
+    assert main(["neighbors", "--outdir", str(folder), "--method", "approximate"]) == 0
+    assert tables.origin(pq.read_schema(folder / "neighbors.parquet"))["neighbors"]["method"] == "exact"
     assert [len(some) for some in found(folder / "neighbors.parquet").values()] == [2, 2, 2]
 
 
