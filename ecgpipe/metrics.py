@@ -67,8 +67,8 @@ def measure(
     """Measure each label, and all together.
 
     AUROC, AUPRC (the average precision), Brier score, sensitivity, specificity, PPV and F1 are scikit-learn's
-    `roc_auc_score`, `average_precision_score`, `brier_score_loss`, `recall_score`, `precision_score` and `f1_score` with
-    `zero_division=nan`: what would be divided by zero is not defined. AUROC, AUPRC and sensitivity need a positive
+    `roc_auc_score`, `average_precision_score`, `brier_score_loss`, `recall_score`, `precision_score` and `f1_score`
+    with `zero_division=nan`: what would be divided by zero is not defined. AUROC, AUPRC and sensitivity need a positive
     recording, AUROC and specificity a negative one, PPV one that is called positive. `ece` is the expected calibration
     error: the mean over `BINS` bins, weighted by their recordings, of how far the mean probability is from the share of
     positives.
@@ -204,7 +204,8 @@ def _weights(units: np.ndarray, stream: np.random.SeedSequence) -> np.ndarray:
     """(recordings,) how many times each one's unit is among as many as there are, drawn with replacement."""
     count = int(units.max()) + 1
     drawn = np.random.default_rng(stream).integers(0, count, count)
-    return np.bincount(drawn, minlength=count)[units].astype(np.float64)
+    times: np.ndarray = np.bincount(drawn, minlength=count)[units].astype(np.float64)
+    return times
 
 
 def _values(prepared: _Prepared, weights: np.ndarray) -> np.ndarray:
@@ -268,7 +269,8 @@ def _counted(each: np.ndarray) -> np.ndarray:
     """(labels, METRICS) which of the values the macro average is of: labels with both classes, where it is defined."""
     prevalence = each[:, METRICS.index("prevalence")]
     both = (prevalence > 0) & (prevalence < 1)  # (labels,) NaN is neither
-    return both[:, None] & ~np.isnan(each)
+    counted: np.ndarray = both[:, None] & ~np.isnan(each)
+    return counted
 
 
 def _pooled(sums: np.ndarray) -> np.ndarray:

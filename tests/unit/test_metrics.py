@@ -23,7 +23,9 @@ def drawn(
     return true, score, np.round(random.uniform(0.3, 0.7, labels) * steps) / steps
 
 
-def scikit_learn(true: np.ndarray, score: np.ndarray, threshold: np.ndarray, weight: np.ndarray) -> dict[str, float]:
+def scikit_learn(
+    true: np.ndarray, score: np.ndarray, threshold: float | np.ndarray, weight: np.ndarray
+) -> dict[str, float]:
     """The same numbers from scikit-learn, of pairs (pairs,) whose truth is known."""
     called = score >= threshold
     given = {"sample_weight": weight}
@@ -118,7 +120,7 @@ def test_areas_with_many_ties_and_recordings_that_are_not_drawn(rows: list[tuple
     if len(set(true[kept])) < 2:
         assert np.isnan(ours["auroc"])
         return
-    expected = scikit_learn(true[kept], score[kept] / 4, np.float64(0.5), weight[kept])
+    expected = scikit_learn(true[kept], score[kept] / 4, 0.5, weight[kept])
     assert ours == pytest.approx(expected, nan_ok=True)
 
 
@@ -191,8 +193,8 @@ def test_patients_are_drawn_whole() -> None:
         one.low for one in alone
     ]
     # Each recording five times over is known no better where the five are one patient's.
-    five = [np.repeat(values, 5, axis=0) for values in (true, score)]
-    by_patient = metrics.measure(*five, thresholds, np.repeat(np.arange(len(true)), 5), resamples=100)
+    true, score = np.repeat(true, 5, axis=0), np.repeat(score, 5, axis=0)
+    by_patient = metrics.measure(true, score, thresholds, np.repeat(np.arange(len(true) // 5), 5), resamples=100)
     assert [one.low for one in by_patient] == pytest.approx([one.low for one in alone])
 
 
