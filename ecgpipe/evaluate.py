@@ -312,42 +312,54 @@ def accounted(subgroups: Sequence[Subgroup], found: Truth) -> dict[str, dict[str
 
 def lines(measured: pa.Table, account: Mapping[str, Any]) -> list[str]:
     """What a person wants to know at the end: the numbers of each label, and what was not counted."""
-    rows = [row for row in measured.to_pylist() if not row["subgroup"]]
     names = [*account["labels"], "macro", "micro"]
     table: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for row in rows:
-        table[row["label"] or row["average"]][row["metric"]] = row
+    for row in measured.to_pylist():
+        if not row["subgroup"]:
+            table[row["label"] or row["average"]][row["metric"]] = row
     width = max(map(len, names))
-    told = [
-        f"{'':<{width}}  {'n':>8} {'positive':>8}  {'AUROC (95 % interval)':<21}"
-        + "".join(f"{m:>12}" for m in SAID[1:])
-    ]
-    for name, by_metric in table.items():
-        auroc = by_metric["auroc"]
-        others = "".join(f"{said(by_metric[metric]['value']):>12}" for metric in SAID[1:])
+    others = "".join(f"{metric:>12}" for metric in SAID[1:])
+    told = [f"{'':<{width}}  {'n':>8} {'positive':>8}  {'auroc':<21}{others}"]
+    for name, found in table.items():
+        auroc = found["auroc"]
+        others = "".join(f"{said(found[metric]['value']):>12}" for metric in SAID[1:])
         told.append(f"{name:<{width}}  {auroc['n']:>8,} {auroc['n_positive']:>8,}  {with_interval(auroc):<21}{others}")
-    recordings = account["recordings"]
-    without = recordings["truth_without_prediction"]
-    told.append(
-        f"{recordings['evaluated']:,} recordings evaluated; {recordings['without_truth']:,} predicted without a true "
-        f"label, {recordings['outside_split']:,} outside the split; true labels without a prediction: "
-        f"{without['skipped']:,} skipped, {without['failed']:,} failed, {without['not_in_the_run']:,} not in the run"
-    )
+    return told + notes(account)
+
+
+def notes(account: Mapping[str, Any]) -> list[str]:
+    """What was not counted, and how numbers came about, in sentences."""
+    counts, by = account["recordings"], account["intervals"]
+    without, split = counts["truth_without_prediction"], account["split"]
+    told = [
+        f"{counts['evaluated']:,} recordings evaluated"
+        + (f", those with {split['column']} = {split['value']}; {counts['outside_split']:,} others" if split else "")
+        + f"; {counts['without_truth']:,} predicted without a true label; true labels without a prediction: "
+        f"{without['skipped']:,} skipped, {without['failed']:,} failed, {without['not_in_the_run']:,} not in the run."
+    ]
     unknown = [f"{name} {one['unknown']:,}" for name, one in account["labels"].items() if one["unknown"]]
     if unknown:
-        told.append(f"recordings of which the label is not known: {', '.join(unknown)}")
+        told.append(f"Recordings of which the label is not known, and which do not count for it: {', '.join(unknown)}.")
     if account["labels_without_truth"]:
-        told.append(f"without true labels: {', '.join(account['labels_without_truth'])}")
+        told.append(f"Without true labels: {', '.join(account['labels_without_truth'])}.")
     if account["labels_with_one_class"]:
-        told.append(f"one class only, so no AUROC: {', '.join(account['labels_with_one_class'])}")
+        told.append(
+            f"One class only, so no AUROC, and not in the macro average: {', '.join(account['labels_with_one_class'])}."
+        )
     default = [name for name, one in account["labels"].items() if one["threshold_from"] == "the default"]
     if default:
         told.append(
-            f"threshold {labels.DEFAULT_THRESHOLD}, which is not calibrated, for {len(default)} of "
-            f"{len(account['labels'])} labels: the label file gives none"
+            f"Threshold {labels.DEFAULT_THRESHOLD}, which is not calibrated, for {len(default)} of "
+            f"{len(account['labels'])} labels: the label file gives none."
         )
-    if account["intervals"]["unit"] == "recording":
-        told.append("intervals take each recording for a patient of its own; name the patients' column by --patient")
+    if by["unit"] == "patient":
+        alone = f", {by['without_patient']:,} recordings without one each by itself" if by["without_patient"] else ""
+        told.append(f"Intervals by patient ({by['patient_column']}): {by['patients']:,}{alone}.")
+    else:
+        told.append("Intervals take each recording for a patient of its own, as no column of the patient is named.")
+    for column, values in account["subgroups"].items():
+        if values["unknown"]:
+            told.append(f"In no subgroup of {column}, as nothing is known: {values['unknown']:,} recordings.")
     return told
 
 

@@ -123,9 +123,9 @@ def test_a_label_of_one_class_has_no_auroc_and_says_so(folder: Path, capsys: pyt
     assert value(table, "specificity", PACED).value > 0
     assert pq.read_table(folder / "out/metrics.parquet")["value"].null_count > 0  # not NaN, which averages to NaN
     told = capsys.readouterr().err
-    assert f"one class only, so no AUROC: {PACED}\n" in told
+    assert f"One class only, so no AUROC, and not in the macro average: {PACED}.\n" in told
     assert "230 recordings evaluated; 10 predicted without a true label" in told
-    assert f"recordings of which the label is not known: {AF} 20\n" in told
+    assert f"which do not count for it: {AF} 20.\n" in told
     assert set(pq.read_table(folder / "out/curves.parquet")["label"].to_pylist()) == {AF, LBBB}
 
 
