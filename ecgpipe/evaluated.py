@@ -50,8 +50,8 @@ def curves(folder: Path) -> list[dict[str, Any]]:
         folder: `evaluation/`.
 
     Returns:
-        For each label with curves its `name`, what is `said` of each curve, where its threshold lies on them (`at`), its
-        `prevalence`, and `roc`, `pr` and `calibration` with their columns as float32.
+        For each label with curves its `name`, what is `said` of each curve, where its threshold lies on them (`at`),
+        its `prevalence`, and `roc`, `pr` and `calibration` with their columns as float32.
     """
     measured: dict[str, dict[str, dict[str, Any]]] = {}
     for row in pq.read_table(folder / "metrics.parquet").to_pylist():

@@ -249,7 +249,7 @@ def environment() -> jinja2.Environment:
     made.globals["asset"] = asset
     made.filters["grouped"] = "{:,}".format
     made.filters["two"] = "{:.2f}".format
-    made.filters["three"] = evaluate.said
+    made.filters["three"] = lambda number: "\N{EN DASH}" if number is None else evaluate.said(number)
     made.filters["percent"] = percent
     made.filters["duration"] = duration
     made.filters["digits"] = lambda number: "not finite" if number is None else f"{number:g}"
