@@ -117,6 +117,36 @@ class Attribution(Section):
     steps: int = Field(48, gt=0, description="of the integral; more are more exact, and take longer")
 
 
+class Evaluation(Section):
+    """Predictions against true labels."""
+
+    truth: str | None = Field(
+        None,
+        description="CSV or Parquet table with a record_id and a column of 0 and 1 per label; null: the inputs' tables",
+    )
+    mapping: dict[str, str] = Field(
+        {},
+        description="what a column is called as a label, e.g. {1dAVb: 1st degree atrioventricular block}; COLUMN:CODE "
+        "where a column lists codes",
+    )
+    patient: str | None = Field(
+        None, description="column of the patient, the unit of the intervals; null: the recording"
+    )
+    split: str | None = Field(None, description="column that says which recordings to take; null: all")
+    # Not `on`, which YAML takes for true.
+    split_value: str | None = Field(None, description="what it says of those, e.g. test")
+    subgroups: list[str] = Field(
+        [], description="columns to measure each value of; COLUMN:EDGES for bands of a number, e.g. age:18,40,65,80"
+    )
+    resamples: int = Field(1000, ge=0, description="of the bootstrap that the intervals come from; 0: none")
+    seed: int = Field(42, ge=0, description="of the resamples")
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is anything to evaluate."""
+        return self.truth is not None or bool(self.mapping)
+
+
 class Report(Section):
     """The page to open."""
 
@@ -166,6 +196,9 @@ class Config(Section):
     attribution: Attribution = Field(
         default_factory=Attribution, description="which leads and times speak for a label, by integrated gradients"
     )
+    evaluation: Evaluation = Field(
+        default_factory=Evaluation, description="predictions against true labels, where truth or mapping is given"
+    )
     report: Report = Field(default_factory=Report, description="the page to open")
 
     @property
@@ -208,10 +241,14 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         )
     if settings.labels == labels.BY_INDEX:
         found = _index_csv(settings.outdir)
+        names = None
     else:
         found = str(labels.located(settings.labels, root))
-        labels.read(Path(found))
+        names = [label.name for label in labels.read(Path(found))]
+    _check_evaluation(settings.evaluation, names)
     paths = {"outdir": settings.outdir, "checkpoint": settings.checkpoint, "labels": settings.labels}
+    if settings.evaluation.truth is not None:
+        paths["evaluation.truth"] = settings.evaluation.truth
     for key, path in [*(("input", path) for path in settings.inputs), *paths.items()]:
         _check_path(key, path)
     return settings.model_copy(update={"labels": found})
@@ -220,6 +257,27 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
 def _index_csv(outdir: str) -> str:
     """Where the checkpoint stage writes the labels that are the outputs' numbers."""
     return f"{outdir.rstrip('/')}/checkpoint/labels.csv"
+
+
+def _check_evaluation(given: Evaluation, names: list[str] | None) -> None:
+    """Refuse what `evaluate` could not make sense of, hours later. Labels may not be known yet (None)."""
+    if given.truth is not None and not os.path.isfile(given.truth):  # noqa: PTH113
+        raise EcgpipeError(f"evaluation.truth: {given.truth!r} is not a file; check the path")
+    if not given.asked and (given.patient or given.split or given.subgroups):
+        raise EcgpipeError(
+            "evaluation: neither truth nor mapping is given, so there is nothing to evaluate; say by one of them where "
+            "the true labels are"
+        )
+    if (given.split is None) != (given.split_value is None):
+        raise EcgpipeError(
+            "evaluation: split says which column, split_value what it says of the recordings to take; give both or "
+            "neither"
+        )
+    for label in given.mapping.values():
+        if names is not None and label not in names:
+            close = difflib.get_close_matches(label, names, n=1)
+            mend = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+            raise EcgpipeError(f"evaluation.mapping: {label!r} is no label of the label file; {mend}")
 
 
 def _check_path(key: str, path: str) -> None:
