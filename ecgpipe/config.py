@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from ecgpipe import labels
+from ecgpipe import calibration, labels
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
 
@@ -155,6 +155,11 @@ class Config(Section):
         min_length=1,
         description="names and aggregation of the model's outputs, in order",
     )
+    calibration: str | None = Field(
+        None,
+        min_length=1,
+        description="the JSON file that `python -m ecgpipe calibrate` wrote, to apply to the probabilities; null: none",
+    )
     max_failed_fraction: float = Field(
         0.05, ge=0, le=1, description="the run ends with an error, after all else, if more recordings could not be read"
     )
@@ -202,8 +207,13 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         )
     candidates = [Path(settings.labels), root / settings.labels]
     found = next((path for path in candidates if os.path.isfile(path)), candidates[0])  # noqa: PTH113
-    labels.read(found)
+    given_labels = labels.read(found)
+    made = calibration.read(Path(settings.calibration)) if settings.calibration else None
+    if made:
+        calibration.refuse_foreign(made, given_labels)
+    labels.refuse_foreign(found, given_labels, {"calibration": made.sha256 if made else None})
     paths = {"outdir": settings.outdir, "checkpoint": settings.checkpoint, "labels": settings.labels}
+    paths |= {"calibration": settings.calibration} if settings.calibration else {}
     for key, path in [*(("input", path) for path in settings.inputs), *paths.items()]:
         _check_path(key, path)
     return settings.model_copy(update={"labels": str(found)})

@@ -19,7 +19,10 @@ from ecgpipe.provenance import MEANING, digest, source_sha256
 from ecgpipe.readers.recording import LEADS
 
 # Of a file's metadata, what holds for all that is made of it.
-_INHERITED = ("meaning", "checkpoint", "checkpoint_sha256", "preprocess", "precision", "deterministic")
+_INHERITED = (
+    *("meaning", "checkpoint", "checkpoint_sha256", "preprocess", "precision", "deterministic"),
+    "calibration",  # of predictions
+)
 
 # Rows that `batches` reads at a time: 31 MB of ECG-FM's embeddings.
 BATCH_ROWS = 10_000
@@ -106,6 +109,9 @@ DUPLICATES = pa.schema([("record_id", pa.string()), ("duplicate_of", pa.string()
 _why = pa.struct([("kind", pa.string()), ("what", pa.string()), ("rank", pa.int32())])
 _neighbor = pa.struct([("record_id", pa.string()), ("similarity", pa.float64())])
 EXAMPLES = pa.schema([("record_id", pa.string()), ("why", pa.list_(_why)), ("neighbors", pa.list_(_neighbor))])
+
+# What thresholds or a calibration were fitted on: hashes of record ids, signals and patients, each once.
+FITTED = pa.schema([("what", pa.string()), ("hash", pa.uint64())])
 
 UMAP = pa.schema([("record_id", pa.string()), ("segment", pa.int32()), ("x", pa.float32()), ("y", pa.float32())])
 
@@ -204,6 +210,27 @@ def inherited(schemas: Sequence[pa.Schema]) -> dict[str, Any]:
     if made_of:
         facts["inputs_sha256"] = made_of[0] if len(origins) == 1 else digest(made_of)
     return facts
+
+
+def scores(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What a predictions file says of how its probabilities came about: a threshold means the same where this is the same.
+
+    Args:
+        origin: Of the file.
+
+    Returns:
+        `checkpoint_sha256`, `preprocess`, `meaning` of the stages that compute, `calibration` (its SHA-256 or None).
+    """
+    return {
+        "checkpoint_sha256": origin.get("checkpoint_sha256"),
+        "preprocess": origin.get("preprocess"),
+        "meaning": {
+            stage: number
+            for stage, number in origin.get("meaning", {}).items()
+            if stage in ("preprocess", "infer", "aggregate")
+        },
+        "calibration": (origin.get("calibration") or {}).get("sha256"),
+    }
 
 
 def batches(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -108,7 +108,7 @@ def test_without_an_input_it_shows_how_to_give_one(nothing: object) -> None:
     ("given", "says"),
     [
         ({"outdr": "x"}, "outdr: no such setting; did you mean 'outdir'?"),
-        ({"zzz": 1}, "zzz: no such setting; known keys are input, outdir, checkpoint, sha256, labels, max_failed_"),
+        ({"zzz": 1}, "zzz: no such setting; known keys are input, outdir, checkpoint, sha256, labels, calibration, max_failed_"),
         ({"umap": {"neighbours": 5}}, "umap.neighbours: no such setting; did you mean 'neighbors'?"),
         ({"report": {"zzz": 5}}, "report.zzz: no such setting; known keys are title, recordings, map_points, columns"),
         ({"umap": 5}, "umap: 5 won't do: input should be a valid dictionary"),
