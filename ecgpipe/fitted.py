@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import provenance, tables, truth
+from ecgpipe import calibration, labels, provenance, tables, truth
 from ecgpipe.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
@@ -191,6 +191,28 @@ def read(path: Path, what: str, on: str | None, sha256: str) -> Fit:
     table = pq.read_table(beside)
     kinds = {kind: table.filter(pc.equal(table["what"], kind))["hash"].to_numpy() for kind in KINDS}
     return Fit(what, on, kinds)
+
+
+def behind(csv: Path, calibrated: Path | None) -> list[Fit]:
+    """What was fitted on which recordings before a run's probabilities can be told positive or negative.
+
+    Args:
+        csv: The label CSV that the thresholds are taken from.
+        calibrated: The calibration that the probabilities went through; None for none.
+
+    Returns:
+        One for the thresholds, unless a person wrote them, and one for the calibration, unless it is an assumption.
+
+    Raises:
+        EcgpipeError: A file cannot be read, or as of `read`.
+    """
+    choices = [label.threshold_from for label in labels.read(csv) if label.threshold_from]
+    on = {made["fitted"]: made["on"] for made in choices}  # one, unless a person put files together
+    found = [read(csv, f"the thresholds of {csv.name}", split, sha256) for sha256, split in on.items()]
+    fit = calibration.read(calibrated).fitted if calibrated else None
+    if calibrated and fit:
+        found.append(read(calibrated, f"the parameters of {calibrated.name}", fit["on"], fit["sha256"]))
+    return found
 
 
 def refuse_overlap(fits: Sequence[Fit], ids: pa.Array, signals: pa.Array, patients: pa.Array | None = None) -> None:
