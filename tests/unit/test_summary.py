@@ -134,7 +134,7 @@ def test_a_precision_that_is_not_as_it_should_be_is_told(
 
 
 def summarise(
-    folder: Path, precisions: list[str], found: dict[str, Any] | None, version: str = __version__
+    folder: Path, precisions: list[str], found: dict[str, Any] | None, version: str = __version__, **facts: object
 ) -> dict[str, Any]:
     """Run the stage over a recording, and parts of those precisions inferred by a version, and read what it writes."""
     records = pa.Table.from_pylist([row("a", signal_hash="1")], schema=tables.RECORDS)
@@ -144,7 +144,7 @@ def summarise(
     files: dict[str, object] = {
         f"timing/part-{i:05d}.json": {**timing, "precision": name} for i, name in enumerate(precisions)
     }
-    predictions = tables.with_origin(tables.predictions_schema(["A"]), "aggregate")
+    predictions = tables.with_origin(tables.predictions_schema(["A"]), "aggregate", **facts)
     for i in range(len(precisions)):
         tables.write(folder / "predictions" / f"part-{i:05d}.parquet", predictions.empty_table())
     tables.write(folder / "umap.parquet", tables.with_origin(tables.UMAP, "umap").empty_table())
@@ -182,9 +182,19 @@ def test_run_json_has_the_precision_of_all_parts_and_what_was_found(
     assert warning in capsys.readouterr().err
 
 
+def test_run_json_and_the_last_lines_say_of_a_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted = {"on": "fold = 9", "recordings": 2183}
+    facts = {"method": "platt", "sha256": "c" * 64, "fitted": fitted, "left": ["A"]}
+    content = summarise(tmp_path, ["float32"], None, calibration=facts)
+    assert content["calibration"] == facts
+    said = "Probabilities are calibrated by Platt scaling, fitted on 2,183 recordings (fold = 9). Left as they were: A."
+    assert said in capsys.readouterr().err
+
+
 def test_run_json_without_a_choice_says_float32(tmp_path: Path) -> None:
     content = summarise(tmp_path, ["float32", "float32"], None)
     assert content["precision"] == {"used": "float32", "drift": None}
+    assert content["calibration"] is None
     assert content["warnings"] == []
 
 
