@@ -55,7 +55,9 @@ def by_assumption(args: argparse.Namespace) -> None:
     shifts = {label.name: {"shift": math.log(label.pos_weight)} for label in given if label.pos_weight is not None}
     left = {label.name: "no pos_weight" for label in given if label.pos_weight is None}
     if not shifts:
-        raise EcgpipeError(f"labels: {path} gives no pos_weight for any label of the run; add the column, as the training had it")
+        raise EcgpipeError(
+            f"labels: {path} gives no pos_weight for any label of the run; add the column, as the training had it"
+        )
     _write(args, scores, shifts, left, None)
     for name, parameters in shifts.items():
         logger.info("%s: %+.3f to the logit", name, -parameters["shift"])
@@ -92,7 +94,9 @@ def by_fit(args: argparse.Namespace) -> None:
         losses = "   ".join(f"{of(true, probability):.4f} {of(true, after):.4f}" for of in (brier, log_loss))
         print(f"{name:<{width}}  {true.sum():>8,.0f}  {len(true):>10,}   {losses}")
         if found[name].get("slope", 1) <= 0:
-            logger.warning("%s: the label is rarer where its probability is higher: the order of recordings turns over", name)
+            logger.warning(
+                "%s: the label is rarer where its probability is higher: the order of recordings turns over", name
+            )
 
 
 def fit(method: str, true: np.ndarray, probability: np.ndarray) -> dict[str, Any] | str:
@@ -121,8 +125,9 @@ def platt(true: np.ndarray, score: np.ndarray) -> tuple[float, float]:
     """Fit a logistic function to scores, by Newton's method.
 
     Platt, Probabilistic outputs for support vector machines, 1999, with his targets for n1 positives and n0 negatives,
-    (n1 + 1) / (n1 + 2) and 1 / (n0 + 2), which keep the slope finite; the steps as in Lin, Lin and Weng, A note on Platt's
-    probabilistic outputs for support vector machines, Machine Learning 68, 2007. The slope has the opposite sign of theirs.
+    (n1 + 1) / (n1 + 2) and 1 / (n0 + 2), which keep the slope finite; the steps as in Lin, Lin and Weng, A note on
+    Platt's probabilistic outputs for support vector machines, Machine Learning 68, 2007. The slope has the opposite sign
+    of theirs.
 
     Args:
         true: (recordings,) 0 or 1, both there.
@@ -163,7 +168,7 @@ def platt(true: np.ndarray, score: np.ndarray) -> tuple[float, float]:
 
 
 def temperature(true: np.ndarray, score: np.ndarray) -> float | str:
-    """Find the temperature of a label, at which the log loss is least (Guo et al., ICML 2017, for each label by itself).
+    """Find the temperature of a label, at which its log loss is least (as Guo et al., ICML 2017, of all classes).
 
     Args:
         true: (recordings,) 0 or 1, both there.
@@ -218,7 +223,7 @@ def _uncalibrated(scores: Mapping[str, Any]) -> dict[str, Any]:
     """How the predictions came about, if nothing was calibrated in them."""
     if scores["calibration"]:
         raise EcgpipeError(
-            "--outdir: these predictions are calibrated already; calibrate those of a run without the setting calibration"
+            "--outdir: these predictions are calibrated already; calibrate those of a run without the setting"
         )
     return dict(scores)
 
@@ -231,7 +236,14 @@ def _write(
     fit_of: Mapping[str, Any] | None,
 ) -> Calibration:
     """Write the file, and say which labels it leaves as they are."""
-    content = {"ecgpipe": __version__, "method": args.method, "fitted": fit_of, "scores": scores, "left": left, "labels": found}
+    content = {
+        "ecgpipe": __version__,
+        "method": args.method,
+        "fitted": fit_of,
+        "scores": scores,
+        "left": left,
+        "labels": found,
+    }
     write_json(args.output, content)
     made = calibration.read(args.output)
     for name, why in left.items():

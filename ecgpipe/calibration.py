@@ -103,8 +103,8 @@ def refuse_foreign(made: Calibration, given: Sequence[Label], scores: Mapping[st
         different = provenance.difference({**made.scores, "aggregation": made.scores["aggregation"].get(name)}, here)
         if different:
             raise EcgpipeError(
-                f"calibration: {made.path} was made for predictions of {name!r} with {different}; make one for these by "
-                "`python -m ecgpipe calibrate`"
+                f"calibration: {made.path} was made for predictions of {name!r} with {different}; make one for "
+                "these by `python -m ecgpipe calibrate`"
             )
 
 
@@ -112,9 +112,9 @@ def of_logits(made: Calibration, name: str, logits: np.ndarray) -> np.ndarray:
     """What a calibration does to a label's logits, of segments, before they are aggregated.
 
     Trained with binary cross-entropy in which positives count w times, a model that fits its data well gives
-    w q / (w q + 1 - q) where a share q is positive: the minimum of -w q log p - (1 - q) log(1 - p). Its logit is that of q
-    plus log w, which the correction takes off, as the prior correction of King and Zeng does (Logistic regression in rare
-    events data, Political Analysis 9, 2001).
+    w q / (w q + 1 - q) where a share q is positive: the minimum of -w q log p - (1 - q) log(1 - p). Its logit is that
+    of q plus log w, which the correction takes off, as the prior correction of King and Zeng does (Logistic regression in
+    rare events data, Political Analysis 9, 2001).
 
     Args:
         made: The calibration.
@@ -170,10 +170,11 @@ def sentence(facts: Mapping[str, Any]) -> str:
     fitted = facts["fitted"]
     if fitted:
         where = f" ({fitted['on']})" if fitted["on"] else ""
-        said = f"Probabilities are calibrated by {WORDS[facts['method']]}, fitted on {fitted['recordings']:,} recordings{where}."
+        on = f"{fitted['recordings']:,} recordings{where}"
+        said = f"Probabilities are calibrated by {WORDS[facts['method']]}, fitted on {on}."
     else:
         said = (
-            "Probabilities are corrected for the weight of positives in the training, log(pos_weight): an assumption about "
-            "the training and that prevalences are as in its data, not fitted to any label."
+            "Probabilities are corrected for the weight of positives in the training, log(pos_weight): an assumption "
+            "about the training and that prevalences are as in its data, not fitted to any label."
         )
     return said + (f" Left as they were: {', '.join(facts['left'])}." if facts["left"] else "")

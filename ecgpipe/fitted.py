@@ -1,7 +1,7 @@
 """On which recordings thresholds or a calibration were fitted, so that none of them is scored later as if it were new.
 
-Beside a fitted file lies another one with hashes of those recordings' ids, signals and patients, bound to it by a SHA-256.
-A run does not need it; scoring does.
+Beside a fitted file lies another one with hashes of those recordings' ids, signals and patients, bound to it by a
+SHA-256. A run does not need it; scoring does.
 """
 
 import argparse
@@ -144,7 +144,7 @@ def sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.fitted.parquet")
 
 
-def write(path: Path, stage: str, given: Sample, **facts: object) -> str:
+def write(path: Path, stage: str, given: Sample, **facts: Any) -> str:  # noqa: ANN401, whatever JSON holds
     """Write beside a file on which recordings it was fitted.
 
     Args:
@@ -159,7 +159,7 @@ def write(path: Path, stage: str, given: Sample, **facts: object) -> str:
     values = {"record_id": given.truth.record_ids, "signal": given.signals, "patient": given.patients}
     columns = {kind: np.unique(_hashes(kind, values[kind])) for kind in KINDS}
     what = np.repeat(KINDS, [len(columns[kind]) for kind in KINDS])
-    schema = tables.with_origin(tables.FITTED, stage, **given.facts, scores=given.scores, **facts)
+    schema = tables.with_origin(tables.FITTED, stage, scores=given.scores, **(given.facts | facts))
     hashes = pa.array(np.concatenate(list(columns.values())), pa.uint64())
     tables.write(sidecar(path), pa.table([pa.array(what, pa.string()), hashes], schema=schema))
     return provenance.file_sha256(sidecar(path))
@@ -183,8 +183,8 @@ def read(path: Path, what: str, on: str | None, sha256: str) -> Fit:
     beside = sidecar(path)
     if not beside.is_file():
         raise EcgpipeError(
-            f"{beside} is not there, so that nobody can tell which recordings {what} were fitted on; put it back beside "
-            f"{path.name}, or fit again"
+            f"{beside} is not there, so that nobody can tell which recordings {what} were fitted on; put it back "
+            f"beside {path.name}, or fit again"
         )
     if provenance.file_sha256(beside) != sha256:
         raise EcgpipeError(f"{beside} belongs to another fit than {path.name}; put the right one back, or fit again")
@@ -219,8 +219,8 @@ def refuse_overlap(fits: Sequence[Fit], ids: pa.Array, signals: pa.Array, patien
     """Refuse to score recordings that something was fitted on: the numbers would be better than those of new ones.
 
     A recording is known again by its id, by its signal (the same recording under another id), and by its patient where
-    both the fit and the scoring know patients. Ids and patients are compared as texts, whatever data set they are of: two
-    that number theirs alike are told apart only by other numbers.
+    both the fit and the scoring know patients. Ids and patients are compared as texts, whatever data set they are of:
+    two that number theirs alike are told apart only by other numbers.
 
     Args:
         fits: What was fitted.
@@ -234,7 +234,9 @@ def refuse_overlap(fits: Sequence[Fit], ids: pa.Array, signals: pa.Array, patien
     values = {"record_id": ids, "signal": signals, "patient": patients}
     for fit in fits:
         if patients is not None and not len(fit.hashes["patient"]):
-            logger.warning("nobody knows of which patients %s were fitted: other recordings of theirs may be scored", fit.what)
+            logger.warning(
+                "nobody knows of which patients %s were fitted: other recordings of theirs may be scored", fit.what
+            )
         again = {kind: _among(kind, values[kind], fit.hashes[kind], len(ids)) for kind in KINDS}
         leaked = np.logical_or.reduce(list(again.values()))  # (recordings,)
         if not leaked.any():

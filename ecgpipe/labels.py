@@ -122,7 +122,8 @@ def choices(given: Sequence[Label]) -> list[str]:
         (made["method"], made["recordings"], made["on"]) for made in (label.threshold_from for label in given) if made
     )
     return [
-        f"{n:,} threshold{'' if n == 1 else 's'} chosen by {method} on {recordings:,} recordings" + (f" ({on})." if on else ".")
+        f"{n:,} threshold{'' if n == 1 else 's'} chosen by {method} on {recordings:,} recordings"
+        + (f" ({on})." if on else ".")
         for (method, recordings, on), n in counted.items()
     ]
 
@@ -191,7 +192,7 @@ def _threshold_from(row: dict[str, str | None], threshold: float | None, where: 
         found = json.loads(text)
     except ValueError:
         found = None
-    if not (isinstance(found, dict) and THRESHOLD_FROM <= found.keys()):
+    if not (isinstance(found, dict) and found.keys() >= THRESHOLD_FROM):
         raise EcgpipeError(
             f"labels: {where}: threshold_from is {text[:40]!r}, not what `ecgpipe thresholds` writes; leave it empty"
         )

@@ -213,7 +213,7 @@ def inherited(schemas: Sequence[pa.Schema]) -> dict[str, Any]:
 
 
 def scores(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """What a predictions file says of how its probabilities came about: a threshold means the same where this is the same.
+    """How the probabilities of a predictions file came about: a threshold means the same where this is the same.
 
     Args:
         origin: Of the file.

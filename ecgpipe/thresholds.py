@@ -19,6 +19,8 @@ from ecgpipe.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
 
+NO_NUMBER = "-"
+
 METHODS = ("youden", "f1", "sensitivity", "specificity")
 
 
@@ -71,8 +73,8 @@ def run(args: argparse.Namespace) -> None:
             raise EcgpipeError(f"labels: {path} has no row for {name!r}, which the run predicted")
         if wanted[name].aggregation != aggregation.get(name, wanted[name].aggregation):
             raise EcgpipeError(
-                f"labels: {path}: {name!r} is aggregated by {wanted[name].aggregation}, but by {aggregation[name]} in the "
-                "run; give the run's label file as --labels, or run again with this one"
+                f"labels: {path}: {name!r} is aggregated by {wanted[name].aggregation}, but by {aggregation[name]} in "
+                "the run; give the run's label file as --labels, or run again with this one"
             )
     chosen = {
         name: choose(operating_points(given.truth.true[:, number], given.truth.probability[:, number]), method, least)
@@ -103,24 +105,26 @@ def run(args: argparse.Namespace) -> None:
     logger.info("%s: %d thresholds by %s on %s", args.output, len(told), args.method, split)
 
 
-def method_of(text: str) -> tuple[str, float | None]:
-    """Read `--method`: its name, and the least sensitivity or specificity."""
+def method_of(text: str) -> tuple[str, float]:
+    """Read `--method`: its name, and the least sensitivity or specificity, 0 for the others."""
     name, _, value = text.partition("=")
     try:
-        least = float(value) if value else None
+        least = float(value) if value else 0.0
     except ValueError:
         least = -1.0
     takes = name in ("sensitivity", "specificity")
-    if name not in METHODS or takes != (least is not None) or not (least is None or 0 < least <= 1):
-        raise EcgpipeError(f"--method: {text!r} is none; give youden, f1, sensitivity=0.9 or specificity=0.95, above 0 to 1")
+    if name not in METHODS or not (0 < least <= 1 if takes else not value):
+        raise EcgpipeError(
+            f"--method: {text!r} is none; give youden, f1, sensitivity=0.9 or specificity=0.95, above 0 to 1"
+        )
     return name, least
 
 
 def operating_points(true: np.ndarray, score: np.ndarray) -> Points:
     """All ways in which a threshold can divide recordings.
 
-    A threshold stands halfway between two neighbouring scores (or between the last one and 0 or 1), so that a score which
-    another machine computes a little differently stays on its side.
+    A threshold stands halfway between two neighbouring scores (or between the last one and 0 or 1), so that a score
+    which another machine computes a little differently stays on its side.
 
     Args:
         true: (recordings,) 1, 0 or NaN for unknown, which are left out.
@@ -146,7 +150,7 @@ def operating_points(true: np.ndarray, score: np.ndarray) -> Points:
     return points
 
 
-def choose(points: Points, method: str, least: float | None = None) -> Chosen:
+def choose(points: Points, method: str, least: float = 0) -> Chosen:
     """Choose one of the ways to divide the recordings.
 
     Args:
@@ -159,7 +163,7 @@ def choose(points: Points, method: str, least: float | None = None) -> Chosen:
         The choice; of several that are as good, the one with the highest threshold.
     """
     positives, negatives = points.positives, points.negatives
-    none = Chosen(None, *[np.nan] * 4, positives, positives + negatives)
+    none = Chosen(None, np.nan, np.nan, np.nan, np.nan, positives, positives + negatives)
     if not positives or not negatives:
         missing = "positive" if not positives else "negative"
         return none._replace(why=f"no recording of the split is {missing}")
@@ -212,11 +216,12 @@ def told_as_table(chosen: Mapping[str, Chosen], head: str) -> Sequence[str]:
     width = max(map(len, chosen))
     lines = [head, "", f"{'label':<{width}}  threshold  sensitivity  specificity    PPV     F1  positive  recordings"]
     for name, one in chosen.items():
-        numbers = f"{_figure(one.sensitivity):>11}  {_figure(one.specificity):>11}  {_figure(one.ppv):>5}  {_figure(one.f1):>5}"
-        threshold = "–" if one.threshold is None else f"{one.threshold:.4g}"
+        sensitivity, specificity, ppv, f1 = map(_figure, (one.sensitivity, one.specificity, one.ppv, one.f1))
+        numbers = f"{sensitivity:>11}  {specificity:>11}  {ppv:>5}  {f1:>5}"
+        threshold = NO_NUMBER if one.threshold is None else f"{one.threshold:.4g}"
         lines.append(f"{name:<{width}}  {threshold:>9}  {numbers}  {one.positives:>8,}  {one.recordings:>10,}")
     return lines
 
 
 def _figure(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.3f}"
+    return NO_NUMBER if np.isnan(value) else f"{value:.3f}"

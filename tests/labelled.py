@@ -18,8 +18,8 @@ CHECKPOINT = "0123456789abcdef" * 4
 def write(folder: Path, recordings: int = 400, name: str = "r", seed: int = 0, **origin: object) -> dict[str, Any]:
     """Write predictions in two parts, records and a label file; the columns of the truth are in the records.
 
-    The logits of each label are what they should be, times two and plus one: miscalibrated. Fold is 0 to 9, patients have
-    two recordings each. "Flutter, rare" is nowhere positive in fold 9.
+    The logits of each label are what they should be, times two and plus one: miscalibrated. Fold is 0 to 9, patients
+    have two recordings each. "Flutter, rare" is nowhere positive in fold 9.
 
     Args:
         folder: The run's.
@@ -47,7 +47,11 @@ def write(folder: Path, recordings: int = 400, name: str = "r", seed: int = 0, *
         "aggregation": AGGREGATION,
     }
     schema = tables.with_origin(tables.predictions_schema(LABELS), "aggregate", **(facts | origin))
-    columns = [pa.array(ids), pa.array([2] * recordings, pa.int32()), *(pa.array(probability[label]) for label in LABELS)]
+    columns = [
+        pa.array(ids),
+        pa.array([2] * recordings, pa.int32()),
+        *(pa.array(probability[label]) for label in LABELS),
+    ]
     table = pa.table(columns, schema=schema)
     half = recordings // 2
     for part, some in enumerate([table[:half], table[half:]]):
@@ -71,5 +75,5 @@ def write(folder: Path, recordings: int = 400, name: str = "r", seed: int = 0, *
 
 def csv() -> str:
     """A label file, its rows in another order than the predictions' columns."""
-    rows = [f'{name!r},{AGGREGATION[name]},0.5,a note' for name in sorted(LABELS)]
+    rows = [f"{name!r},{AGGREGATION[name]},0.5,a note" for name in sorted(LABELS)]
     return "\n".join(["name,aggregation,threshold,note", *rows]).replace("'", '"') + "\n"

@@ -102,7 +102,9 @@ def test_probabilities_are_truer_on_another_split(method: str, tmp_path: Path) -
     assert np.abs(after - right).mean() < 0.03 < 0.1 < np.abs(before - right).mean()
 
 
-def written(folder: Path, method: str, parameters: dict[str, dict[str, Any]], fitted: bool = True) -> calibration.Calibration:
+def written(
+    folder: Path, method: str, parameters: dict[str, dict[str, Any]], fitted: bool = True
+) -> calibration.Calibration:
     """A calibration of labels as the command writes it."""
     fit = {"on": "fold = 9", "recordings": 10, "sha256": "0" * 64} if fitted else None
     scores = {"checkpoint_sha256": "a" * 64, "aggregation": dict.fromkeys(parameters, "mean")}
@@ -122,7 +124,9 @@ def test_the_weight_of_positives_comes_off_the_logits(tmp_path: Path) -> None:
     def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
         z = features @ at[:2] + at[2]
         slope = weights * (expit(z) - true)
-        return float((weights * (np.logaddexp(0, z) - true * z)).mean()), np.append(slope @ features, slope.sum()) / len(z)
+        return float((weights * (np.logaddexp(0, z) - true * z)).mean()), np.append(
+            slope @ features, slope.sum()
+        ) / len(z)
 
     fit = minimize(loss, np.zeros(3), jac=True).x
     logits = features @ fit[:2] + fit[2]
@@ -181,9 +185,7 @@ def run(folder: Path, *options: str, output: str = "calibration.json") -> int:
     return main(["calibrate", "--outdir", str(folder), "--output", str(folder / output), *options])
 
 
-def test_the_command_fits_on_its_split_and_binds_by_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_fits_on_its_split_and_binds_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = labelled.write(tmp_path)
     assert run(tmp_path, "--split", "fold", "--on", "9", "--method", "platt") == 0
     read = calibration.read(tmp_path / "calibration.json")
@@ -246,14 +248,22 @@ def test_parts_of_two_kinds_are_refused(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 # What the predictions of a part say, and what a calibration or thresholds that do not fit them were made for.
-HERE = {"checkpoint_sha256": "a" * 64, "preprocess": {"segment_samples": 2500}, "meaning": {"infer": 1}, "calibration": None}
+HERE = {
+    "checkpoint_sha256": "a" * 64,
+    "preprocess": {"segment_samples": 2500},
+    "meaning": {"infer": 1},
+    "calibration": None,
+}
 
 
 @pytest.mark.parametrize(
     ("other", "says"),
     [
         ({"checkpoint_sha256": "b" * 64}, "another checkpoint (aaaaaaaaaaaa, here bbbbbbbbbbbb)"),
-        ({"preprocess": {"segment_samples": 5000}}, "another preprocessing (segment_samples 2500, here segment_samples 5000)"),
+        (
+            {"preprocess": {"segment_samples": 5000}},
+            "another preprocessing (segment_samples 2500, here segment_samples 5000)",
+        ),
         ({"meaning": {"infer": 2}}, "another version of the computation (infer 1, here infer 2)"),
     ],
 )
@@ -296,10 +306,14 @@ def aggregated(folder: Path, *options: str, labels: str = "labels.csv") -> int:
 def test_from_logits_to_thresholds_on_calibrated_predictions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Aggregate, calibrate, aggregate again, choose thresholds: each says of what the next is made, and none is mixed up."""
+    """Aggregate, calibrate, aggregate again, choose thresholds: each says what it was made of, and none is mixed up."""
     made = labelled.write(tmp_path)
     facts = {"checkpoint_sha256": labelled.CHECKPOINT, "preprocess": {"segment_samples": 2500}}
-    rows = {"record_id": made["ids"], "segment": pa.array([0] * 400, pa.int32()), "start_s": pa.array([0.0] * 400, pa.float32())}
+    rows = {
+        "record_id": made["ids"],
+        "segment": pa.array([0] * 400, pa.int32()),
+        "start_s": pa.array([0.0] * 400, pa.float32()),
+    }
     columns = {name: pa.array(calibration.logit(made["probability"][name]), pa.float32()) for name in LABELS}
     schema = tables.with_origin(tables.logits_schema(LABELS), "infer", {"preprocess": 1}, **facts)
     tables.write(tmp_path / "logits.parquet", pa.table({**rows, **columns}, schema=schema))

@@ -110,7 +110,10 @@ def test_without_an_input_it_shows_how_to_give_one(nothing: object) -> None:
     ("given", "says"),
     [
         ({"outdr": "x"}, "outdr: no such setting; did you mean 'outdir'?"),
-        ({"zzz": 1}, "zzz: no such setting; known keys are input, outdir, checkpoint, sha256, labels, calibration, max_failed_"),
+        (
+            {"zzz": 1},
+            "zzz: no such setting; known keys are input, outdir, checkpoint, sha256, labels, calibration, max_failed_",
+        ),
         ({"umap": {"neighbours": 5}}, "umap.neighbours: no such setting; did you mean 'neighbors'?"),
         ({"report": {"zzz": 5}}, "report.zzz: no such setting; known keys are title, recordings, map_points, columns"),
         ({"umap": 5}, "umap: 5 won't do: input should be a valid dictionary"),
@@ -177,7 +180,9 @@ def test_a_calibration_and_thresholds_that_do_not_belong_together_are_refused_be
     by_hand = str(tmp_path / "labels.csv")
     for labels, calibration in ((plain, None), (calibrated, json_file), (by_hand, json_file), (by_hand, None)):
         assert load({"input": ".", "labels": labels, "calibration": calibration}).calibration == calibration
-    assert "was chosen on predictions with another calibration (none, here " in mistake(labels=plain, calibration=json_file)
+    assert "was chosen on predictions with another calibration (none, here " in mistake(
+        labels=plain, calibration=json_file
+    )
     assert ", here none); choose thresholds for these predictions by" in mistake(labels=calibrated)
     assert "Flutter, rare, which is no label here; there are Poor data quality, " in mistake(calibration=json_file)
 

@@ -1,4 +1,4 @@
-"""What was fitted on is known again: by id, by signal, by patient; and a leak is refused before a number comes of it."""
+"""What was fitted on is known again: by id, signal or patient; a leak is refused before a number comes of it."""
 
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,16 @@ def test_the_fold_of_the_thresholds_may_not(tmp_path: Path, made: dict[str, Any]
     with pytest.raises(EcgpipeError) as caught:
         fitted.refuse_overlap(fits(tmp_path), *columns(made, [8, 9]))
     assert str(caught.value) == (
-        "evaluation: the thresholds of chosen.csv were fitted on fold = 8, and 40 of the 80 recordings to score are among "
-        "those or of their patients (40 by id, 40 by signal, 40 by patient), such as 'r/16', 'r/17', 'r/36'; score another "
-        "split (evaluation.split, evaluation.on), or fit on another one"
+        "evaluation: the thresholds of chosen.csv were fitted on fold = 8, and 40 of the 80 recordings to score are "
+        "among those or of their patients (40 by id, 40 by signal, 40 by patient), such as 'r/16', 'r/17', 'r/36'; score "
+        "another split (evaluation.split, evaluation.on), or fit on another one"
     )
 
 
 def test_nor_may_that_of_the_calibration(tmp_path: Path, made: dict[str, Any]) -> None:
-    with pytest.raises(EcgpipeError, match=r"the parameters of calibration\.json were fitted on fold = 7, and 40 of the 80"):
+    with pytest.raises(
+        EcgpipeError, match=r"the parameters of calibration\.json were fitted on fold = 7, and 40 of the 80"
+    ):
         fitted.refuse_overlap(fits(tmp_path), *columns(made, [7, 9]))
 
 
@@ -105,7 +107,9 @@ def test_nobody_may_score_when_the_list_is_gone_or_another_one(tmp_path: Path, m
         fits(tmp_path)
 
 
-def test_a_label_file_of_a_person_and_no_calibration_were_fitted_on_nothing(tmp_path: Path, made: dict[str, Any]) -> None:
+def test_a_label_file_of_a_person_and_no_calibration_were_fitted_on_nothing(
+    tmp_path: Path, made: dict[str, Any]
+) -> None:
     assert fitted.behind(tmp_path / "labels.csv", None) == []
 
 

@@ -134,7 +134,11 @@ def test_a_precision_that_is_not_as_it_should_be_is_told(
 
 
 def summarise(
-    folder: Path, precisions: list[str], found: dict[str, Any] | None, version: str = __version__, **facts: object
+    folder: Path,
+    precisions: list[str],
+    found: dict[str, Any] | None,
+    version: str = __version__,
+    calibration: object = None,
 ) -> dict[str, Any]:
     """Run the stage over a recording, and parts of those precisions inferred by a version, and read what it writes."""
     records = pa.Table.from_pylist([row("a", signal_hash="1")], schema=tables.RECORDS)
@@ -144,7 +148,7 @@ def summarise(
     files: dict[str, object] = {
         f"timing/part-{i:05d}.json": {**timing, "precision": name} for i, name in enumerate(precisions)
     }
-    predictions = tables.with_origin(tables.predictions_schema(["A"]), "aggregate", **facts)
+    predictions = tables.with_origin(tables.predictions_schema(["A"]), "aggregate", calibration=calibration)
     for i in range(len(precisions)):
         tables.write(folder / "predictions" / f"part-{i:05d}.parquet", predictions.empty_table())
     tables.write(folder / "umap.parquet", tables.with_origin(tables.UMAP, "umap").empty_table())
