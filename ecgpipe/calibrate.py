@@ -126,8 +126,8 @@ def platt(true: np.ndarray, score: np.ndarray) -> tuple[float, float]:
 
     Platt, Probabilistic outputs for support vector machines, 1999, with his targets for n1 positives and n0 negatives,
     (n1 + 1) / (n1 + 2) and 1 / (n0 + 2), which keep the slope finite; the steps as in Lin, Lin and Weng, A note on
-    Platt's probabilistic outputs for support vector machines, Machine Learning 68, 2007. The slope has the opposite sign
-    of theirs.
+    Platt's probabilistic outputs for support vector machines, Machine Learning 68, 2007. The slope has the opposite
+    sign of theirs.
 
     Args:
         true: (recordings,) 0 or 1, both there.

@@ -113,8 +113,8 @@ def of_logits(made: Calibration, name: str, logits: np.ndarray) -> np.ndarray:
 
     Trained with binary cross-entropy in which positives count w times, a model that fits its data well gives
     w q / (w q + 1 - q) where a share q is positive: the minimum of -w q log p - (1 - q) log(1 - p). Its logit is that
-    of q plus log w, which the correction takes off, as the prior correction of King and Zeng does (Logistic regression in
-    rare events data, Political Analysis 9, 2001).
+    of q plus log w, which the correction takes off, as the prior correction of King and Zeng does (Logistic regression
+    in rare events data, Political Analysis 9, 2001).
 
     Args:
         made: The calibration.

@@ -8,7 +8,7 @@ import argparse
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,19 +193,27 @@ def read(path: Path, what: str, on: str | None, sha256: str) -> Fit:
     return Fit(what, on, kinds)
 
 
-def behind(csv: Path, calibrated: Path | None) -> list[Fit]:
+def behind(csv: Path, calibrated: Path | None, told: Mapping[str, Any] | None) -> list[Fit]:
     """What was fitted on which recordings before a run's probabilities can be told positive or negative.
 
     Args:
         csv: The label CSV that the thresholds are taken from.
         calibrated: The calibration that the probabilities went through; None for none.
+        told: What the predictions themselves say of it, `calibration` of their origin.
 
     Returns:
         One for the thresholds, unless a person wrote them, and one for the calibration, unless it is an assumption.
 
     Raises:
-        EcgpipeError: A file cannot be read, or as of `read`.
+        EcgpipeError: A file cannot be read, the calibration is not that of the predictions, or as of `read`.
     """
+    made_by = (told or {}).get("sha256")
+    if made_by != (provenance.file_sha256(calibrated) if calibrated else None):
+        how = f"calibrated by the file with the SHA-256 {made_by}" if made_by else "not calibrated"
+        raise EcgpipeError(
+            f"--calibration: {calibrated or 'no file'} was given, but the predictions were {how}; give what "
+            "they went through"
+        )
     choices = [label.threshold_from for label in labels.read(csv) if label.threshold_from]
     on = {made["fitted"]: made["on"] for made in choices}  # one, unless a person put files together
     found = [read(csv, f"the thresholds of {csv.name}", split, sha256) for sha256, split in on.items()]
@@ -247,7 +255,7 @@ def refuse_overlap(fits: Sequence[Fit], ids: pa.Array, signals: pa.Array, patien
         raise EcgpipeError(
             f"evaluation: {fit.what} were fitted on {fit.on or 'all recordings of a run'}, and {leaked.sum():,} of the "
             f"{len(ids):,} recordings to score are among those or of their patients ({counts}), such as {names}; score "
-            "another split (evaluation.split, evaluation.on), or fit on another one"
+            "another split (evaluation.split_value), or fit on another one"
         )
 
 

@@ -33,6 +33,7 @@ class Truth(NamedTuple):
     columns: dict[str, pa.Array]  # what was asked for besides, (recordings,) each, null where nothing is known
     account: dict[str, int]  # `predicted`, `with_truth`, `without_truth`, `without_prediction`
     left_out: tuple[str, ...]  # labels of the model without a column
+    unpredicted: pa.Array  # strings, the ids of those that have a true label and no prediction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -153,6 +154,7 @@ def of_recordings(
     if not known.any():
         raise EcgpipeError(_nothing_in_common(ids, given["record_id"], where))
     beside = {name: _beside(name, ids, given, own, place, where) for name in columns}
+    unpredicted = pc.and_(pa.array(anything), pc.invert(pc.is_in(given["record_id"].combine_chunks(), ids)))
     return Truth(
         record_ids=ids,
         names=names,
@@ -166,6 +168,7 @@ def of_recordings(
             "without_prediction": int(anything.sum() - known.sum()),
         },
         left_out=tuple(name for name in model if name not in sources),
+        unpredicted=given["record_id"].combine_chunks().filter(unpredicted),
     )
 
 

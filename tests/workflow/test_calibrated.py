@@ -88,8 +88,16 @@ def test_a_run_with_a_calibration_and_thresholds(finished: Path) -> None:
         finished, "thresholds", "calibrated", 1, "--labels", str(finished / "labels.csv"), "--method", "sensitivity=1",
         "--output", str(finished / "chosen.csv"),
     )  # fmt: skip
-    ran = run(finished, "calibrated", calibration="calibration.json", labels="chosen.csv")
+    given = {"calibration": "calibration.json", "labels": "chosen.csv"}
+    scored = "{truth: truth.csv, mapping: {second: Second}, split: fold, split_value: %d, resamples: 10}"
+    ran = run(finished, "calibrated", **given, evaluation=scored % 1)
+    assert ran.status != 0  # nor does it score the recordings that the thresholds were chosen on
+    assert "the thresholds of chosen.csv were fitted on fold = 1, and 4 of the 4 recordings to score" in ran.output
+    ran = run(finished, "calibrated", **given, evaluation=scored % 2)
     assert ran.status == 0, ran.output
+    measured = pd.read_parquet(finished / "calibrated/evaluation/metrics.parquet").set_index(["label", "metric"])[
+        "value"
+    ]
     assert not ran.jobs.keys() & {"checkpoint", "preprocess", "infer"}
     page = Page(finished / "calibrated/report.html")
     assert "2 thresholds chosen by sensitivity=1 on 4 recordings (fold = 1)." in page.words
@@ -98,6 +106,9 @@ def test_a_run_with_a_calibration_and_thresholds(finished: Path) -> None:
     truth = pd.read_csv(finished / "truth.csv").set_index("record_id")
     for name, column in (("First", "First"), ("Second", "second")):
         positive = calibrated[name] >= thresholds[name]
+        second = truth[truth["fold"] == 2]
+        brier = ((calibrated.loc[second.index, name] - second[column]) ** 2).mean()
+        assert measured[name, "brier"] == pytest.approx(brier)
         assert positive[truth.index[(truth["fold"] == 1) & (truth[column] == 1)]].all()
         row = re.search(rf'<tr data-label="{name}">.*?</tr>', page.source, re.DOTALL)
         assert row
@@ -116,7 +127,7 @@ def test_the_weight_of_positives_is_taken_off_without_any_label(finished: Path) 
     assert ran.status == 0, ran.output
     logits = table(finished / "plain/logits").set_index("record_id")[NAMES].astype(float)
     corrected = logits - np.log(pd.Series({"First": 4.0, "Second": 1.0, "Third": 0.5}))
-    probability: pd.DataFrame = 1 / (1 + np.exp(-corrected))
+    probability = pd.DataFrame(1 / (1 + np.exp(-corrected)))
     expected = probability.groupby(level=0).agg({"First": "max", "Second": "mean", "Third": "mean"})
     made = table(finished / "corrected/predictions").set_index("record_id")[NAMES]
     pd.testing.assert_frame_equal(made, expected.loc[made.index], rtol=1e-9)

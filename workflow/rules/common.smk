@@ -36,6 +36,13 @@ if SETTINGS.inference.attention:
 # So may be what speaks for labels.
 ATTRIBUTION = [f"{OUT}/attribution/attribution.parquet"] if SETTINGS.attribution.recordings else []
 
+# And what holds predictions against true labels, where there are any.
+EVALUATION = {}
+if SETTINGS.evaluation.asked:
+    EVALUATION["metrics"] = f"{OUT}/evaluation/metrics.parquet"
+    EVALUATION["curves"] = f"{OUT}/evaluation/curves.parquet"
+    EVALUATION["account"] = f"{OUT}/evaluation/account.json"
+
 FIGURES = ["account", "labels", "probabilities", "together", "map", "recording"]
 
 # The run's cores, shared between as many jobs as it has GPUs (`--resources gpu=4`). On a cluster nobody gives the cores,

@@ -1,0 +1,301 @@
+"""How well scores tell recordings with a label from those without, as scikit-learn defines it, with intervals.
+
+The intervals are percentile intervals of the bootstrap (Efron and Tibshirani 1993, chapter 13). A resample of the
+patients is a weight for each recording: how many times its patient was drawn. So the scores are sorted once, and what
+a resample costs is sums of weights.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+METRICS = ("auroc", "auprc", "brier", "ece", "sensitivity", "specificity", "ppv", "f1", "prevalence")
+
+# The probabilities from 0 to 1 in bins of one width, as many as Guo et al. 2017 take, who name the calibration error of
+# Naeini et al. 2015. A probability between two bins is the lower one's.
+BINS = 15
+EDGES = np.linspace(0, 1, BINS + 1)
+
+LEVEL = 0.95
+
+# Resamples at a time, and strata: what is computed of them stays in a core's cache.
+BLOCK = 16
+PIECE = 4096
+
+THREADS = 2
+
+
+class Measure(NamedTuple):
+    """One number, of one label or of all together."""
+
+    label: int | None  # which column; None: all together
+    average: str  # label, macro (the mean over the labels that have both classes) or micro (all pairs pooled)
+    metric: str  # one of METRICS
+    value: float  # NaN where it is not defined
+    low: float  # of the 95 % interval, NaN where there is none
+    high: float
+    resamples: int  # that it was defined in
+
+
+# Pairs of a recording and a label in strata of falling score: one of each score with a positive pair, and one of all
+# between two such, which count alike for both areas, so that a rare label has few. In pieces, each of two matrices
+# (strata, recordings): how many pairs of a recording are in a stratum, and how many of them are positive.
+_Strata = list[tuple[csr_matrix, csr_matrix]]
+
+
+class _Prepared(NamedTuple):
+    """What is the same in all resamples. Each is multiplied with weights (recordings, resamples)."""
+
+    ranked: list[_Strata]  # one for each label, and then one for all pairs
+    called: csr_matrix  # (labels, recordings) the score is at the threshold or above, where the truth is known
+    hit: csr_matrix  # (labels, recordings) of those the positive ones
+    excess: csr_matrix  # (labels * BINS, recordings) score minus truth, in the score's bin
+    squared: csr_matrix  # (labels, recordings) the square of it
+
+
+def measure(
+    true: np.ndarray,
+    score: np.ndarray,
+    thresholds: Sequence[float] | np.ndarray,
+    groups: np.ndarray | None = None,
+    resamples: int = 1000,
+    seed: int = 42,
+) -> list[Measure]:
+    """Measure each label, and all together.
+
+    AUROC, AUPRC (the average precision), Brier score, sensitivity, specificity, PPV and F1 are scikit-learn's
+    `roc_auc_score`, `average_precision_score`, `brier_score_loss`, `recall_score`, `precision_score` and `f1_score`
+    with `zero_division=nan`: what would be divided by zero is not defined. AUROC, AUPRC and sensitivity need a positive
+    recording, AUROC and specificity a negative one, PPV one that is called positive. `ece` is the expected calibration
+    error: the mean over `BINS` bins, weighted by their recordings, of how far the mean probability is from the share of
+    positives.
+
+    An interval has no say of resamples in which its number is not defined, and where these are more than half there is
+    none.
+
+    Args:
+        true: (recordings, labels) 1, 0, or NaN where nothing is known. Such pairs count nowhere.
+        score: (recordings, labels) probabilities.
+        thresholds: (labels,) a recording is called positive from here on.
+        groups: (recordings,) integers, the patient of each: what is resampled. None: each recording by itself.
+        resamples: Of the bootstrap; 0 for no intervals.
+        seed: Of what is drawn.
+
+    Returns:
+        The `METRICS` in order, first of each label, then their `macro` and their `micro` average.
+    """
+    true, score = np.asarray(true), np.asarray(score, np.float64)
+    prepared = _prepare(true, score, np.asarray(thresholds, np.float64))
+    recordings, labels = true.shape
+    each = _values(prepared, np.ones((recordings, 1)))  # (labels + 1, METRICS, 1)
+    counted = _counted(each[:labels, :, 0])  # (labels, METRICS)
+    values = _with_macro(each, counted)[..., 0]  # (labels + 2, METRICS)
+
+    drawn = np.full((*values.shape, resamples), np.nan)  # (labels + 2, METRICS, resamples)
+    if recordings and resamples:
+        units = np.arange(recordings) if groups is None else np.unique(groups, return_inverse=True)[1]
+        streams = np.random.SeedSequence(seed).spawn(resamples)
+
+        def fill(first: int) -> None:
+            weights = np.stack([_weights(units, stream) for stream in streams[first : first + BLOCK]], axis=1)
+            drawn[..., first : first + BLOCK] = _with_macro(_values(prepared, weights), counted)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(fill, range(0, resamples, BLOCK)))
+    low, high, defined = _intervals(drawn)
+
+    rows: list[tuple[int | None, str]] = [
+        *((label, "label") for label in range(labels)),
+        (None, "macro"),
+        (None, "micro"),
+    ]
+    return [
+        Measure(
+            label,
+            average,
+            metric,
+            float(values[row, column]),
+            float(low[row, column]),
+            float(high[row, column]),
+            int(defined[row, column]),
+        )
+        for row, (label, average) in enumerate(rows)
+        for column, metric in enumerate(METRICS)
+    ]
+
+
+def weighted(
+    true: np.ndarray, score: np.ndarray, thresholds: Sequence[float] | np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Measure with other weights than one each.
+
+    Args:
+        true: As for `measure`, and so are the next two.
+        score: The same.
+        thresholds: The same.
+        weights: (recordings, times) how much each recording counts.
+
+    Returns:
+        (labels + 2, METRICS, times) each label, then macro (of the labels that have both classes where all weights are
+        one) and micro; NaN where not defined.
+    """
+    prepared = _prepare(np.asarray(true), np.asarray(score, np.float64), np.asarray(thresholds, np.float64))
+    counted = _counted(_values(prepared, np.ones((len(true), 1)))[:-1, :, 0])
+    return _with_macro(_values(prepared, weights), counted)
+
+
+def bins(score: np.ndarray) -> np.ndarray:
+    """Which bin of `EDGES` each probability is in, 0 to `BINS` - 1."""
+    return np.searchsorted(EDGES[1:-1], score)
+
+
+def _prepare(true: np.ndarray, score: np.ndarray, thresholds: np.ndarray) -> _Prepared:
+    known = ~np.isnan(true) & ~np.isnan(score)  # (recordings, labels)
+    positive = known & (true == 1)
+    called = known & (score >= thresholds)
+    recordings, labels = true.shape
+    everything = known, positive, score
+    ranked = [_rank(*(values[:, [label]] for values in everything)) for label in range(labels)]
+    row, column = np.nonzero(known)
+    excess = score[known] - positive[known]  # (pairs,)
+    return _Prepared(
+        ranked=[*ranked, _rank(*everything)],
+        called=csr_matrix(called.T, dtype=np.float64),
+        hit=csr_matrix((called & positive).T, dtype=np.float64),
+        excess=csr_matrix((excess, (column * BINS + bins(score[known]), row)), (labels * BINS, recordings)),
+        squared=csr_matrix((excess**2, (column, row)), (labels, recordings)),
+    )
+
+
+def _rank(known: np.ndarray, positive: np.ndarray, score: np.ndarray) -> _Strata:
+    """Cut the pairs, (recordings, labels) each, into strata."""
+    row, _ = np.nonzero(known)
+    scores, truths = score[known], positive[known]  # (pairs,)
+    if not len(row):
+        return []
+    order = np.argsort(-scores, kind="stable")
+    row, scores, truths = row[order].astype(np.int32), scores[order], truths[order]
+    first = np.flatnonzero(np.diff(scores, prepend=np.inf))  # (scores,) where a lower one begins
+    mixed = np.add.reduceat(truths, first, dtype=np.int64) > 0  # (scores,) has a positive pair
+    begins = mixed | np.append(True, mixed[:-1])
+    ends = np.append(first[begins], len(row))  # (strata + 1,) where each begins, and the last one's end
+    before = np.append(0, np.cumsum(truths))[ends]  # (strata + 1,) positive pairs
+    strata = len(ends) - 1
+    pieces = [slice(start, min(start + PIECE, strata)) for start in range(0, strata, PIECE)]
+    return [
+        (
+            _counts(row, ends[one.start : one.stop + 1], len(known)),
+            _counts(row[truths], before[one.start : one.stop + 1], len(known)),
+        )
+        for one in pieces
+    ]
+
+
+def _counts(row: np.ndarray, ends: np.ndarray, recordings: int) -> csr_matrix:
+    """(strata, recordings) of pairs that follow one another, `ends` (strata + 1,) between them."""
+    some = row[ends[0] : ends[-1]]
+    return csr_matrix((np.ones(len(some)), some, ends - ends[0]), (len(ends) - 1, recordings))
+
+
+def _weights(units: np.ndarray, stream: np.random.SeedSequence) -> np.ndarray:
+    """(recordings,) how many times each one's unit is among as many as there are, drawn with replacement."""
+    count = int(units.max()) + 1
+    drawn = np.random.default_rng(stream).integers(0, count, count)
+    times: np.ndarray = np.bincount(drawn, minlength=count)[units].astype(np.float64)
+    return times
+
+
+def _values(prepared: _Prepared, weights: np.ndarray) -> np.ndarray:
+    """Measure some resamples.
+
+    Args:
+        prepared: The pairs.
+        weights: (recordings, resamples) how many times each recording counts.
+
+    Returns:
+        (labels + 1, METRICS, resamples), the last row all pairs pooled; NaN where a metric is not defined.
+    """
+    areas = [_areas(ranked, weights) for ranked in prepared.ranked]
+    auroc, auprc, positive, negative = np.stack(areas, axis=1)  # (labels + 1, resamples) each
+    called = _pooled(prepared.called @ weights)
+    hit = _pooled(prepared.hit @ weights)
+    squared = _pooled(prepared.squared @ weights)
+    excess = (prepared.excess @ weights).reshape(-1, BINS, weights.shape[1])  # (labels, BINS, resamples)
+    off = np.abs(np.concatenate([excess, excess.sum(axis=0, keepdims=True)])).sum(axis=1)  # (labels + 1, resamples)
+    total = positive + negative
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = {
+            "auroc": auroc,
+            "auprc": auprc,
+            "brier": squared / total,
+            "ece": off / total,
+            "sensitivity": hit / positive,
+            "specificity": (negative - called + hit) / negative,
+            "ppv": hit / called,
+            "f1": 2 * hit / (positive + called),
+            "prevalence": positive / total,
+        }
+    return np.stack([found[metric] for metric in METRICS], axis=1)
+
+
+def _areas(strata: _Strata, weights: np.ndarray) -> np.ndarray:
+    """AUROC, AUPRC and the weights of the positive and of the negative pairs, (4, resamples)."""
+    above = np.zeros((2, weights.shape[1]))  # all pairs, and the positive ones, of the pieces before
+    wrong, precision = np.zeros_like(above)
+    for pairs, positive in strata:
+        here, hit = pairs @ weights, positive @ weights  # (strata, resamples) each
+        until = np.cumsum(here, axis=0)  # with the stratum itself
+        until += above[0]
+        hit_until = np.cumsum(hit, axis=0)
+        hit_until += above[1]
+        above = np.stack([until[-1], hit_until[-1]])
+        share = np.divide(hit_until, until, out=np.zeros_like(until), where=until > 0)
+        precision += np.einsum("sr,sr->r", hit, share)
+        # A positive pair is wrongly below the negative ones of higher scores, and below half of those of its own score.
+        until -= hit_until
+        here -= hit
+        here /= 2
+        until -= here
+        wrong += np.einsum("sr,sr->r", hit, until)
+    positives, negatives = above[1], above[0] - above[1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.stack([1 - wrong / (positives * negatives), precision / positives, positives, negatives])
+
+
+def _counted(each: np.ndarray) -> np.ndarray:
+    """(labels, METRICS) which of the values the macro average is of: labels with both classes, where it is defined."""
+    prevalence = each[:, METRICS.index("prevalence")]
+    both = (prevalence > 0) & (prevalence < 1)  # (labels,) NaN is neither
+    counted: np.ndarray = both[:, None] & ~np.isnan(each)
+    return counted
+
+
+def _pooled(sums: np.ndarray) -> np.ndarray:
+    """(labels, resamples) to (labels + 1, resamples): with the sum of all."""
+    return np.concatenate([sums, sums.sum(axis=0, keepdims=True)])
+
+
+def _with_macro(each: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """(labels + 1, METRICS, resamples) to (labels + 2, METRICS, resamples): the macro average before the last row.
+
+    It is of the same labels in all resamples: where one of them is not defined, the average is not.
+    """
+    labels = len(counted)
+    sums = np.where(counted[..., None], each[:labels], 0).sum(axis=0, keepdims=True)  # (1, METRICS, resamples)
+    with np.errstate(invalid="ignore"):
+        macro = sums / counted.sum(axis=0)[:, None]
+    return np.concatenate([each[:labels], macro, each[labels:]])
+
+
+def _intervals(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Low and high ends over the last axis, and in how many resamples a number was defined."""
+    defined = (~np.isnan(drawn)).sum(axis=-1)
+    ends = np.full((2, *drawn.shape[:-1]), np.nan)
+    enough = (defined > 0) & (2 * defined >= drawn.shape[-1])
+    if enough.any():
+        tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+        ends[:, enough] = np.nanquantile(drawn[enough], tails, axis=-1)
+    return ends[0], ends[1], defined
