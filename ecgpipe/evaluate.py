@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         "recordings": counts(everything, found, records),
         "split": {"column": args.split, "value": args.on} if args.split else None,
         "intervals": intervals(args.patient, found, args.resamples, args.seed),
-        "labels": told(found, given),
+        "labels": of_labels(found, given),
         "labels_without_truth": list(found.left_out),
         "labels_with_one_class": [name for name, both in zip(found.names, has_both(found), strict=True) if not both],
         "fitted": made,
@@ -279,17 +279,15 @@ def intervals(column: str | None, found: Truth, resamples: int, seed: int) -> di
     if column is None:
         return told
     patients = found.columns[column]
-    several = len(pc.unique(patients.drop_null())) < len(patients) - patients.null_count
     return told | {
         "unit": "patient",
         "patient_column": column,
         "patients": len(np.unique(units(patients))),
         "without_patient": patients.null_count,
-        "patients_with_several": several,
     }
 
 
-def told(found: Truth, given: Sequence[Label]) -> dict[str, dict[str, Any]]:
+def of_labels(found: Truth, given: Sequence[Label]) -> dict[str, dict[str, Any]]:
     """What is known of each label."""
     return {
         label.name: {

@@ -71,7 +71,7 @@ def curves(folder: Path) -> list[dict[str, Any]]:
         drawn["said"] = {
             "roc": f"AUROC {evaluate.with_interval(numbers['auroc'])}",
             "pr": f"AUPRC {evaluate.with_interval(numbers['auprc'])}",
-            "calibration": f"expected calibration error {evaluate.with_interval(numbers['ece'])}",
+            "calibration": f"Expected calibration error {evaluate.with_interval(numbers['ece'])}",
         }
         found.append(drawn)
     return found
