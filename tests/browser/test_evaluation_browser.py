@@ -47,7 +47,7 @@ def page(opened: Open, report: Path) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def measured(folder: Path) -> pd.DataFrame:
-    return pq.read_table(folder / "evaluation/metrics.parquet").to_pandas()
+    return pd.read_parquet(folder / "evaluation/metrics.parquet")
 
 
 def auroc(measured: pd.DataFrame, label: str, device: str = "") -> str:

@@ -1,13 +1,3 @@
-# What the options say of true labels: as texts, in which braces are no wildcards.
-def truth_options(wildcards):
-    given = SETTINGS.evaluation
-    options = ["--map", *(f"{column}={label}" for column, label in given.mapping.items())] if given.mapping else []
-    options += ["--patient", given.patient] if given.patient else []
-    options += ["--split", given.split, "--on", given.split_value] if given.split else []
-    options += ["--subgroups", *given.subgroups] if given.subgroups else []
-    return options
-
-
 rule evaluate:
     input:
         labels=SETTINGS.labels,
