@@ -32,6 +32,8 @@ STAGES = {
     "show": "show any one recording of a run: a page, or a PNG, PDF or SVG",
     "neighbors": "find the recordings most alike to some, or to each, in this run or in another one",
     "compare": "compare two runs: their labels, their embeddings, and which recordings changed most",
+    "thresholds": "choose from where on a recording counts as positive, on labelled recordings",
+    "calibrate": "fit what makes probabilities of a run's, on labelled recordings",
     "demo": "write the demo's recordings and its checkpoint",
     "config": "write the files that are generated from the settings' definition",
 }

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import expit
 
-from ecgpipe import labels, tables
+from ecgpipe import calibration, labels, tables
+from ecgpipe.calibration import Calibration
 from ecgpipe.labels import Label
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe aggregate`."""
     parser.add_argument("--logits", type=Path, required=True, help="a logits/part-*.parquet")
     parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which says how each is aggregated")
+    parser.add_argument("--calibration", type=Path, help="what `calibrate` wrote, to apply (default: none)")
     parser.add_argument("--predictions", type=Path, required=True, help="Parquet file to write")
 
 
@@ -27,21 +29,29 @@ def run(args: argparse.Namespace) -> None:
     """Aggregate one part."""
     logits = pq.read_table(args.logits)
     wanted = labels.read_for(args.labels, logits.column_names, args.logits)
-    table = predict(logits, wanted)
     facts = tables.inherited([logits.schema])
     aggregation = {label.name: label.aggregation for label in wanted}
-    schema = tables.with_origin(table.schema, "aggregate", aggregation=aggregation, **facts)
-    tables.write(args.predictions, table.cast(schema))
+    made = calibration.read(args.calibration) if args.calibration else None
+    told = {"calibration": made.facts} if made else {}
+    schema = tables.predictions_schema([label.name for label in wanted])
+    schema = tables.with_origin(schema, "aggregate", aggregation=aggregation, **told, **facts)
+    scores = tables.scores(tables.origin(schema))
+    if made:
+        calibration.refuse_foreign(made, wanted, scores)
+    labels.refuse_foreign(args.labels, wanted, scores)
+    table = predict(logits, wanted, made).cast(schema)
+    tables.write(args.predictions, table)
     logger.info("%s: %d recordings from %d segments", args.logits.stem, len(table), len(logits))
 
 
-def predict(logits: pa.Table, wanted: Sequence[Label]) -> pa.Table:
+def predict(logits: pa.Table, wanted: Sequence[Label], calibrated: Calibration | None = None) -> pa.Table:
     """Aggregate the probabilities of each recording's segments, label by label.
 
     Args:
         logits: A table of `tables.logits_schema`; the rows of a recording follow one another.
         wanted: Labels that `logits` has columns of; `mean` or `max` is taken of sigmoid(logit), as ECG-FM's tutorial
             does (notebooks/infer_quickstart.ipynb of https://github.com/bowang-lab/ECG-FM).
+        calibrated: What to make of them then; None to leave them as they are.
 
     Returns:
         A table of `tables.predictions_schema`, one row per recording in the same order, probabilities in float64.
@@ -52,10 +62,13 @@ def predict(logits: pa.Table, wanted: Sequence[Label]) -> pa.Table:
     counts = np.diff(np.append(firsts, len(ids)))
     columns = [pa.array(ids[firsts], pa.string()), pa.array(counts, pa.int32())]
     for label in wanted:
-        probability = expit(logits[label.name].to_numpy().astype(np.float64))  # (segments,)
+        score = logits[label.name].to_numpy().astype(np.float64)  # (segments,)
+        probability = expit(calibration.of_logits(calibrated, label.name, score) if calibrated else score)
         if label.aggregation == "max":
             value = np.maximum.reduceat(probability, firsts) if len(firsts) else probability
         else:
             value = np.add.reduceat(probability, firsts) / counts if len(firsts) else probability
+        if calibrated:
+            value = calibration.of_probability(calibrated, label.name, value)
         columns.append(pa.array(value, pa.float64()))  # (recordings,)
     return pa.table(columns, schema=tables.predictions_schema([label.name for label in wanted]))

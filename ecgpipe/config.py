@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from ecgpipe import labels
+from ecgpipe import calibration, labels
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
 
@@ -186,6 +186,11 @@ class Config(Section):
         description="a label CSV: names and aggregation of the model's outputs, in order; or index, which calls them "
         "output_00, output_01, ...",
     )
+    calibration: str | None = Field(
+        None,
+        min_length=1,
+        description="the JSON file that `python -m ecgpipe calibrate` wrote, to apply to the probabilities; null: none",
+    )
     max_failed_fraction: float = Field(
         0.05, ge=0, le=1, description="the run ends with an error, after all else, if more recordings could not be read"
     )
@@ -239,14 +244,21 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         raise EcgpipeError(
             f"checkpoint: {settings.checkpoint!r} is not a file; give a local .pt file or hf://OWNER/REPO/FILE"
         )
+    made = calibration.read(Path(settings.calibration)) if settings.calibration else None
+    names = None
     if settings.labels == labels.BY_INDEX:
         found = _index_csv(settings.outdir)
-        names = None
     else:
         found = str(labels.located(settings.labels, root))
-        names = [label.name for label in labels.read(Path(found))]
+        given_labels = labels.read(Path(found))
+        names = [label.name for label in given_labels]
+        if made:
+            calibration.refuse_foreign(made, given_labels)
+        labels.refuse_foreign(Path(found), given_labels, {"calibration": made.sha256 if made else None})
     _check_evaluation(settings.evaluation, names)
     paths = {"outdir": settings.outdir, "checkpoint": settings.checkpoint, "labels": settings.labels}
+    if settings.calibration is not None:
+        paths["calibration"] = settings.calibration
     if settings.evaluation.truth is not None:
         paths["evaluation.truth"] = settings.evaluation.truth
     for key, path in [*(("input", path) for path in settings.inputs), *paths.items()]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import curves, labels, metrics, provenance, tables, truth
+from ecgpipe import calibration, curves, fitted, labels, metrics, provenance, tables, truth
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.labels import Label
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--records", type=Path, required=True, help="the folder records/")
     parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
     parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
+    parser.add_argument("--calibration", type=Path, help="what the predictions were calibrated by, if they were")
     truth.add_arguments(parser)
     parser.add_argument("--patient", metavar="COLUMN", help="column of the patient, the unit that is resampled")
     parser.add_argument("--split", metavar="COLUMN", help="column that says which recordings to take (default: all)")
@@ -74,6 +75,13 @@ def run(args: argparse.Namespace) -> None:
     everything = truth.read(predictions, records, args.truth, truth.mapping(args.map), beside)
     found = in_split(everything, args.split, args.on)
     given = [by_name[name] for name in found.names]
+    calibrated = tables.origin(schema).get("calibration")
+    fits = fitted.behind(args.labels, args.calibration, calibrated)
+    made = labels.choices(given) + ([calibration.sentence(calibrated)] if calibrated else [])
+    if fits:
+        made.append("None of the recordings evaluated here was among those.")
+        of_patients = found.columns[args.patient] if args.patient else None
+        fitted.refuse_overlap(fits, found.record_ids, fitted.signals(records, found.record_ids), of_patients)
     patients = units(found.columns[args.patient]) if args.patient else None
     subgroups = [Subgroup("", "", np.ones(len(found.true), bool))]
     for column, edges in asked.items():
@@ -87,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
         "labels": of_labels(found, given),
         "labels_without_truth": list(found.left_out),
         "labels_with_one_class": [name for name, both in zip(found.names, has_both(found), strict=True) if not both],
+        "fitted": made,
         "subgroups": accounted(subgroups, found),
         "truth": {"path": str(args.truth), "sha256": provenance.file_sha256(args.truth)} if args.truth else None,
         "mapping": truth.mapping(args.map),
@@ -350,6 +359,8 @@ def notes(account: Mapping[str, Any]) -> list[str]:
             f"Threshold {labels.DEFAULT_THRESHOLD}, which is not calibrated, for {len(default)} of "
             f"{len(account['labels'])} labels: the label file gives none."
         )
+    if account["fitted"]:
+        told.append(" ".join(account["fitted"]))
     if by["unit"] == "patient":
         alone = f", {by['without_patient']:,} recordings without one each by itself" if by["without_patient"] else ""
         told.append(f"Intervals by patient ({by['patient_column']}): {by['patients']:,}{alone}.")

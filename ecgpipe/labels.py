@@ -1,12 +1,15 @@
 """Label sets: what each output of the model is called, and how a recording's segments are put together."""
 
 import csv
+import json
 import math
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+from ecgpipe import provenance
 from ecgpipe.errors import EcgpipeError
 
 Aggregation = Literal["mean", "max"]
@@ -22,6 +25,9 @@ BY_INDEX = "index"
 CLONE = Path(__file__).parents[1]
 MIMIC_IV_ECG = "config/labels/mimic_iv_ecg.csv"  # what ECG-FM's released classifier was trained on
 
+# What the column threshold_from holds, a JSON object: the choice, and the predictions that it holds for.
+THRESHOLD_FROM = frozenset({"threshold", "method", "recordings", "on", "fitted", "scores"})
+
 # What counts as positive where the CSV gives no threshold.
 DEFAULT_THRESHOLD = 0.5
 
@@ -33,10 +39,12 @@ class Label(NamedTuple):
     aggregation: Aggregation  # over the probabilities of a recording's segments
     threshold: float | None  # a recording counts as positive from here on; None: 0.5, which is not calibrated
     reference_share: float | None = None  # of positives in the data that the model was trained on, to compare with
+    pos_weight: float | None = None  # that the training gave to positives
+    threshold_from: dict[str, Any] | None = None  # what `thresholds` chose it on; None where a person wrote it
 
 
 def read(path: Path) -> tuple[Label, ...]:
-    """Read a label CSV: columns `name`, `aggregation` (mean or max), and optionally `threshold`, `reference_share`.
+    """Read a label CSV: columns `name`, `aggregation` (mean or max), and optionally those of `Label` besides.
 
     Args:
         path: The file. Its rows stand in the order of the model's outputs.
@@ -143,6 +151,48 @@ def thresholds(given: Sequence[Label]) -> dict[str, float]:
     return {label.name: DEFAULT_THRESHOLD if label.threshold is None else label.threshold for label in given}
 
 
+def choices(given: Sequence[Label]) -> list[str]:
+    """How thresholds were chosen, in words.
+
+    Args:
+        given: Labels.
+
+    Returns:
+        Sentences; none where a person wrote all thresholds.
+    """
+    counted = Counter(
+        (made["method"], made["recordings"], made["on"]) for made in (label.threshold_from for label in given) if made
+    )
+    return [
+        f"{n:,} threshold{'' if n == 1 else 's'} chosen by {method} on {recordings:,} recordings"
+        + (f" ({on})." if on else ".")
+        for (method, recordings, on), n in counted.items()
+    ]
+
+
+def refuse_foreign(path: Path, given: Sequence[Label], scores: Mapping[str, Any]) -> None:
+    """Refuse thresholds that were chosen on predictions of another kind, where the same number means another thing.
+
+    Args:
+        path: The label CSV.
+        given: Its labels. A threshold that a person wrote is taken as it is.
+        scores: What `tables.scores` says of the predictions at hand, or as much of it as is known yet.
+
+    Raises:
+        EcgpipeError: One was.
+    """
+    for label in given:
+        if label.threshold_from is None:
+            continue
+        made = label.threshold_from["scores"]
+        different = provenance.difference(made, {**scores, "aggregation": label.aggregation})
+        if different:
+            raise EcgpipeError(
+                f"labels: {path}: the threshold of {label.name!r} was chosen on predictions with {different}; choose "
+                "thresholds for these predictions by `python -m ecgpipe thresholds`, or use the label file without"
+            )
+
+
 def _label(row: dict[str, str | None], where: str) -> Label:
     name = (row["name"] or "").strip()
     aggregation = (row["aggregation"] or "").strip()
@@ -150,18 +200,47 @@ def _label(row: dict[str, str | None], where: str) -> Label:
         raise EcgpipeError(f"labels: {where}: {name!r} cannot be a label's name; give another")
     if aggregation not in get_args(Aggregation):
         raise EcgpipeError(f"labels: {where}: aggregation is {aggregation!r}; give mean or max")
-    threshold = _share(row, "threshold", "a probability", where)
-    reference_share = _share(row, "reference_share", "a share", where)
-    return Label(name, "max" if aggregation == "max" else "mean", threshold, reference_share)
+    threshold = _number(row, "threshold", "a probability from 0 to 1", where)
+    return Label(
+        name=name,
+        aggregation="max" if aggregation == "max" else "mean",
+        threshold=threshold,
+        reference_share=_number(row, "reference_share", "a share from 0 to 1", where),
+        pos_weight=_number(row, "pos_weight", "a weight above 0", where, above=0, most=math.inf),
+        threshold_from=_threshold_from(row, threshold, where),
+    )
 
 
-def _share(row: dict[str, str | None], column: str, what: str, where: str) -> float | None:
-    """A number from 0 to 1; None where the column is missing or empty."""
+def _number(
+    row: dict[str, str | None], column: str, what: str, where: str, above: float = -math.inf, most: float = 1
+) -> float | None:
+    """A number from 0 (or above `above`) to `most`, finite; None where the column is missing or empty."""
     text = (row.get(column) or "").strip()
     try:
         value = float(text) if text else None
     except ValueError:
         value = math.nan
-    if value is not None and not 0 <= value <= 1:
-        raise EcgpipeError(f"labels: {where}: {column} is {text!r}; give {what} from 0 to 1, or leave it empty")
+    if value is not None and not (0 <= value <= most and above < value < math.inf):
+        raise EcgpipeError(f"labels: {where}: {column} is {text!r}; give {what}, or leave it empty")
     return value
+
+
+def _threshold_from(row: dict[str, str | None], threshold: float | None, where: str) -> dict[str, Any] | None:
+    """What the stage `thresholds` wrote of its choice; None where the column is missing or empty."""
+    text = (row.get("threshold_from") or "").strip()
+    if not text:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not (isinstance(found, dict) and found.keys() >= THRESHOLD_FROM):
+        raise EcgpipeError(
+            f"labels: {where}: threshold_from is {text[:40]!r}, not what `ecgpipe thresholds` writes; leave it empty"
+        )
+    if found["threshold"] != threshold:
+        raise EcgpipeError(
+            f"labels: {where}: the threshold is {threshold}, but threshold_from says that {found['threshold']} was "
+            "chosen; empty threshold_from if you mean your own"
+        )
+    return found

@@ -25,7 +25,8 @@ def without_paths(run: dict[str, Any]) -> dict[str, Any]:
     for reason, count in run["other_files"].items():
         others[general(reason).partition(", ")[0]] += count  # after the comma stands the ending of a file's name
     checkpoint = dict(run["checkpoint"])
-    config = {key: value for key, value in run["config"].items() if key not in ("input", "outdir", "labels")}
+    paths = ("input", "outdir", "labels", "calibration")
+    config = {key: value for key, value in run["config"].items() if key not in paths}
     if not checkpoint["uri"].startswith("hf://"):
         checkpoint["uri"] = "a local file"
         config.pop("checkpoint", None)

@@ -2,9 +2,10 @@
 
 import hashlib
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # Raise a stage's number when it computes something else than before from the same inputs and settings. It is a
 # parameter of the stage's rule: a run with a newer ecgpipe then computes from that stage on again, and keeps the rest.
@@ -24,6 +25,17 @@ MEANING = {
     "report": 1,
     "neighbors": 1,
     "compare": 1,
+    "thresholds": 1,
+    "calibrate": 1,
+}
+
+# What makes two runs' predictions comparable, by the keys of `tables.scores`, in words.
+_SCORES = {
+    "checkpoint_sha256": "checkpoint",
+    "preprocess": "preprocessing",
+    "meaning": "version of the computation",
+    "aggregation": "aggregation",
+    "calibration": "calibration",
 }
 
 _PACKAGE = Path(__file__).parent
@@ -56,3 +68,27 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def difference(made: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """How predictions that something was fitted to differ from those that it is to be used on.
+
+    Args:
+        made: What `tables.scores` says of the first, or more.
+        here: The same of the second, as far as it is known.
+
+    Returns:
+        Words, e.g. "another checkpoint (0123456789ab, here 456789abcdef)"; an empty text where they are alike.
+    """
+    return ", ".join(
+        f"another {word} ({_short(made.get(key), here[key])}, here {_short(here[key], made.get(key))})"
+        for key, word in _SCORES.items()
+        if key in here and made.get(key) != here[key]
+    )
+
+
+def _short(value: object, other: object) -> str:
+    """As much of a value as tells it from the other."""
+    if isinstance(value, Mapping) and isinstance(other, Mapping):
+        return " ".join(f"{key} {one}" for key, one in value.items() if other.get(key) != one) or "less"
+    return value[:12] if isinstance(value, str) else "none" if value is None else str(value)

@@ -17,6 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from ecgpipe import (
     atlas,
+    calibration,
     checkpoint,
     evaluate,
     evaluated,
@@ -127,7 +128,9 @@ def run(args: argparse.Namespace) -> None:
             total=sum(pq.read_metadata(path).num_rows for path in predictions),
             summaries=summaries,
             references={label.name: label.reference_share for label in given if label.reference_share is not None},
-            calibrated=[label.name for label in given if label.threshold is not None],
+            calibration=calibration.sentence(content["calibration"]) if content.get("calibration") else None,
+            choices=labels.choices(given),
+            with_threshold=[label.name for label in given if label.threshold is not None],
             n_points=found.n_points,
             map_points=len(found.points["row"]),
             n_rows=len(found.rows["names"]),

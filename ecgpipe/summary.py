@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import __version__, labels, provenance, tables
+from ecgpipe import __version__, calibration, labels, provenance, tables
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
 
@@ -124,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
             "seconds": round(seconds, 3),
             "segments_per_s": round(segments / seconds, 3) if seconds else None,
         },
+        "calibration": tables.origin(pq.read_schema(predictions[0])).get("calibration"),
         "precision": {"used": next(iter(used)) if len(used) == 1 else sorted(used), "drift": drift},
         "hardware": {
             "inference": sorted({t["device"] for t in timings}),
@@ -299,6 +300,8 @@ def closing_lines(content: dict[str, Any]) -> list[str]:
         kinds += ["..."] if len(content["other_files"]) > MOST_KINDS else []
         what = "other file, not a recording" if counts["other_files"] == 1 else "other files, not recordings"
         lines.append(f"{counts['other_files']:,} {what}: {', '.join(kinds)}")
+    if content.get("calibration"):
+        lines.append(calibration.sentence(content["calibration"]))
     if content["checkpoint"]["random_weights"]:
         lines.append("The checkpoint's weights are RANDOM: the predictions mean nothing.")
     return lines

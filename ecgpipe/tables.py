@@ -19,7 +19,10 @@ from ecgpipe.provenance import MEANING, digest, source_sha256
 from ecgpipe.readers.recording import LEADS
 
 # Of a file's metadata, what holds for all that is made of it.
-_INHERITED = ("meaning", "checkpoint", "checkpoint_sha256", "preprocess", "precision", "deterministic")
+_INHERITED = (
+    *("meaning", "checkpoint", "checkpoint_sha256", "preprocess", "precision", "deterministic"),
+    "calibration",  # of predictions
+)
 
 # Rows that `batches` reads at a time: 31 MB of ECG-FM's embeddings.
 BATCH_ROWS = 10_000
@@ -152,6 +155,9 @@ COMPARED_LABELS = pa.schema(
     ]
 )
 
+# What thresholds or a calibration were fitted on: hashes of record ids, signals and patients, each once.
+FITTED = pa.schema([("what", pa.string()), ("hash", pa.uint64())])
+
 UMAP = pa.schema([("record_id", pa.string()), ("segment", pa.int32()), ("x", pa.float32()), ("y", pa.float32())])
 
 # What an attribution is to be judged by.
@@ -271,6 +277,27 @@ def inherited(schemas: Sequence[pa.Schema]) -> dict[str, Any]:
     if made_of:
         facts["inputs_sha256"] = made_of[0] if len(origins) == 1 else digest(made_of)
     return facts
+
+
+def scores(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """How the probabilities of a predictions file came about: a threshold means the same where this is the same.
+
+    Args:
+        origin: Of the file.
+
+    Returns:
+        `checkpoint_sha256`, `preprocess`, `meaning` of the stages that compute, `calibration` (its SHA-256 or None).
+    """
+    return {
+        "checkpoint_sha256": origin.get("checkpoint_sha256"),
+        "preprocess": origin.get("preprocess"),
+        "meaning": {
+            stage: number
+            for stage, number in origin.get("meaning", {}).items()
+            if stage in ("preprocess", "infer", "aggregate")
+        },
+        "calibration": (origin.get("calibration") or {}).get("sha256"),
+    }
 
 
 def batches(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

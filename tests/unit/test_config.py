@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import labelled
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from ecgpipe import config
 from ecgpipe.__main__ import main
 from ecgpipe.config import Config
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.provenance import file_sha256
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,7 +121,10 @@ def test_without_an_input_it_shows_how_to_give_one(nothing: object) -> None:
     ("given", "says"),
     [
         ({"outdr": "x"}, "outdr: no such setting; did you mean 'outdir'?"),
-        ({"zzz": 1}, "zzz: no such setting; known keys are input, outdir, checkpoint, sha256, labels, max_failed_"),
+        (
+            {"zzz": 1},
+            "zzz: no such setting; known keys are input, outdir, checkpoint, sha256, labels, calibration, max_failed_",
+        ),
         ({"umap": {"neighbours": 5}}, "umap.neighbours: no such setting; did you mean 'neighbors'?"),
         ({"report": {"zzz": 5}}, "report.zzz: no such setting; known keys are title, recordings, map_points, columns"),
         ({"umap": 5}, "umap: 5 won't do: input should be a valid dictionary"),
@@ -163,6 +168,8 @@ def test_without_an_input_it_shows_how_to_give_one(nothing: object) -> None:
         ({"labels": "no.csv"}, "labels: cannot read no.csv"),
         ({"labels": "x" * 5000}, "labels: cannot read "),
         ({"labels": "a\0b"}, "labels: cannot read "),
+        ({"calibration": "no.json"}, "calibration: 'no.json' is not a file; give the JSON file that"),
+        ({"calibration": "config/config.schema.json"}, "calibration: cannot read config/config.schema.json: "),
         ({3: "x"}, "3: 3 won't do: keys should be strings"),
     ],
 )
@@ -170,6 +177,25 @@ def test_a_mistake_names_the_key_the_value_and_the_mend(given: dict[Any, object]
     with pytest.raises(EcgpipeError) as caught:
         load({"input": "."} | given)
     assert says in str(caught.value)
+
+
+def test_a_calibration_and_thresholds_that_do_not_belong_together_are_refused_before_any_job(tmp_path: Path) -> None:
+    """The pairs of a label file, with thresholds chosen on calibrated predictions or on others, and a calibration."""
+    labelled.write(tmp_path)
+    on = ["--outdir", str(tmp_path), "--split", "fold", "--on", "8"]
+    json_file, plain, calibrated = (str(tmp_path / name) for name in ("c.json", "plain.csv", "calibrated.csv"))
+    assert main(["calibrate", *on, "--method", "platt", "--output", json_file]) == 0
+    assert main(["thresholds", *on, "--method", "f1", "--output", plain]) == 0
+    labelled.write(tmp_path, calibration={"sha256": file_sha256(Path(json_file))})
+    assert main(["thresholds", *on, "--method", "f1", "--output", calibrated]) == 0
+    by_hand = str(tmp_path / "labels.csv")
+    for labels, calibration in ((plain, None), (calibrated, json_file), (by_hand, json_file), (by_hand, None)):
+        assert load({"input": ".", "labels": labels, "calibration": calibration}).calibration == calibration
+    assert "was chosen on predictions with another calibration (none, here " in mistake(
+        labels=plain, calibration=json_file
+    )
+    assert ", here none); choose thresholds for these predictions by" in mistake(labels=calibrated)
+    assert "Flutter, rare, which is no label here; there are Poor data quality, " in mistake(calibration=json_file)
 
 
 def test_every_mistake_is_told_at_once_on_a_line_of_its_own() -> None:

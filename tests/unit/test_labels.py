@@ -50,6 +50,9 @@ def test_the_17_of_mimic_are_aggregated_as_ecg_fm_does(reference: Path) -> None:
     share = definition[0].split(",").index("pos_percent_all")
     shares = [float(line.split(",")[share]) for line in definition[1:]]
     assert [label.reference_share for label in read] == pytest.approx(shares, abs=5e-6)
+    weight = definition[0].split(",").index("pos_weight_train")
+    weights = {line.split(",")[position]: float(line.split(",")[weight]) for line in definition[1:]}
+    assert {label.name: label.pos_weight for label in read} == pytest.approx(weights, rel=5e-5)
 
 
 # The order of weights.csv of https://github.com/physionetchallenges/evaluation-2021, in its abbreviations and codes.
@@ -118,6 +121,11 @@ def test_every_shipped_set_is_valid(path: Path) -> None:
         ("name,aggregation,threshold\nA,max,1.5\n", "row 1: threshold is '1.5'; give a probability from 0 to 1"),
         ("name,aggregation,threshold\nA,max,-0.1\n", "row 1: threshold is '-0.1'; give"),
         ("name,aggregation,threshold\nA,max,nan\n", "row 1: threshold is 'nan'; give"),
+        ("name,aggregation,pos_weight\nA,max,0\n", "row 1: pos_weight is '0'; give a weight above 0"),
+        ("name,aggregation,pos_weight\nA,max,inf\n", "row 1: pos_weight is 'inf'; give"),
+        ("name,aggregation,pos_weight\nA,max,many\n", "row 1: pos_weight is 'many'; give"),
+        ("name,aggregation,threshold_from\nA,max,me\n", "row 1: threshold_from is 'me', not what `ecgpipe thresholds`"),
+        ("name,aggregation,threshold_from\nA,max,{}\n", "row 1: threshold_from is '{}', not what"),
     ],
 )
 def test_a_mistake_names_the_file_the_row_the_value_and_the_mend(text: str, says: str, tmp_path: Path) -> None:

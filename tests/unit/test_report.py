@@ -1,5 +1,6 @@
 """The report: numbers that are those of the tables, recordings that are their own, and no text that becomes markup."""
 
+import csv
 import gzip
 import json
 import re
@@ -141,6 +142,30 @@ def test_text_from_the_data_stays_text(tmp_path: Path) -> None:
     assert page.get("rows")["labels"] == [name]
     filters = re.findall(r'data-filter="([^"]*)"', page.source)
     assert not [text for text in filters if "<" in text]
+
+
+def test_a_calibration_and_chosen_thresholds_are_told(tmp_path: Path) -> None:
+    made = {"threshold": 0.25, "method": "f1", "recordings": 2183, "on": "fold = 9", "fitted": "a" * 64, "scores": {}}
+    small_run.write(tmp_path, IDS)
+    run = json.loads((tmp_path / "run.json").read_text())
+    fitted = {"on": "fold = 8", "recordings": 2190}
+    run["calibration"] = {"method": "isotonic", "sha256": "c" * 64, "fitted": fitted, "left": []}
+    run["config"]["calibration"] = str(tmp_path / "secret.json")
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "aggregation", "threshold", "threshold_from"])
+        writer.writerows([name, "mean", "0.25", json.dumps(made)] for name in LABELS)
+    page = Page(small_run.report(tmp_path, "--no-paths"))
+    assert "calibrated by isotonic regression, fitted on 2,190 recordings (fold = 8)." in page.words
+    assert "3 thresholds chosen by f1 on 2,183 recordings (fold = 9)." in page.words
+    assert "not calibrated" not in page.words
+    assert "secret" not in page.source
+    assert page.get("facts")["thresholds"] == [0.25] * 3
+    for label in LABELS:
+        row = re.search(rf'<tr data-label="{label}">.*?</tr>', page.source, re.DOTALL)
+        assert row
+        assert f'<strong class="positive">{(predictions(tmp_path)[label].to_numpy() >= 0.25).sum()}</strong>' in row[0]
 
 
 def test_a_model_without_a_head(tmp_path: Path) -> None:

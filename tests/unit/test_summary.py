@@ -140,7 +140,11 @@ def test_names_that_are_numbers_are_warned_of() -> None:
 
 
 def summarise(
-    folder: Path, precisions: list[str], found: dict[str, Any] | None, version: str = __version__
+    folder: Path,
+    precisions: list[str],
+    found: dict[str, Any] | None,
+    version: str = __version__,
+    calibration: object = None,
 ) -> dict[str, Any]:
     """Run the stage over a recording, and parts of those precisions inferred by a version, and read what it writes."""
     records = pa.Table.from_pylist([row("a", signal_hash="1")], schema=tables.RECORDS)
@@ -150,7 +154,7 @@ def summarise(
     files: dict[str, object] = {
         f"timing/part-{i:05d}.json": {**timing, "precision": name} for i, name in enumerate(precisions)
     }
-    predictions = tables.with_origin(tables.predictions_schema(["A"]), "aggregate")
+    predictions = tables.with_origin(tables.predictions_schema(["A"]), "aggregate", calibration=calibration)
     for i in range(len(precisions)):
         tables.write(folder / "predictions" / f"part-{i:05d}.parquet", predictions.empty_table())
     tables.write(folder / "umap.parquet", tables.with_origin(tables.UMAP, "umap").empty_table())
@@ -188,9 +192,19 @@ def test_run_json_has_the_precision_of_all_parts_and_what_was_found(
     assert warning in capsys.readouterr().err
 
 
+def test_run_json_and_the_last_lines_say_of_a_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted = {"on": "fold = 9", "recordings": 2183}
+    facts = {"method": "platt", "sha256": "c" * 64, "fitted": fitted, "left": ["A"]}
+    content = summarise(tmp_path, ["float32"], None, calibration=facts)
+    assert content["calibration"] == facts
+    said = "Probabilities are calibrated by Platt scaling, fitted on 2,183 recordings (fold = 9). Left as they were: A."
+    assert said in capsys.readouterr().err
+
+
 def test_run_json_without_a_choice_says_float32(tmp_path: Path) -> None:
     content = summarise(tmp_path, ["float32", "float32"], None)
     assert content["precision"] == {"used": "float32", "drift": None}
+    assert content["calibration"] is None
     assert content["warnings"] == []
 
 

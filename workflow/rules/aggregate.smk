@@ -2,6 +2,7 @@ rule aggregate:
     input:
         logits=f"{OUT}/logits/part-{{part}}.parquet",
         labels=SETTINGS.labels,
+        calibration=SETTINGS.calibration or [],
     output:
         f"{OUT}/predictions/part-{{part}}.parquet",
     log:
@@ -16,5 +17,7 @@ rule aggregate:
         runtime=growing(20),
     params:
         meaning=MEANING["aggregate"],
+        calibration=["--calibration", SETTINGS.calibration] if SETTINGS.calibration else [],
     shell:
-        "python3 -m ecgpipe aggregate --logits {input.logits:q} --labels {input.labels:q} --predictions {output:q} --log {log:q}"
+        "python3 -m ecgpipe aggregate --logits {input.logits:q} --labels {input.labels:q} {params.calibration:q} "
+        "--predictions {output:q} --log {log:q}"

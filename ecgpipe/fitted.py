@@ -1,0 +1,277 @@
+"""On which recordings thresholds or a calibration were fitted, so that none of them is scored later as if it were new.
+
+Beside a fitted file lies another one with hashes of those recordings' ids, signals and patients, bound to it by a
+SHA-256. A run does not need it; scoring does.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ecgpipe import calibration, labels, provenance, tables, truth
+from ecgpipe.errors import EcgpipeError
+
+logger = logging.getLogger(__name__)
+
+# What a recording is known again by.
+KINDS = ("record_id", "signal", "patient")
+
+# Ids that a message names.
+NAMED = 3
+
+
+class Sample(NamedTuple):
+    """Recordings to fit on: those of a split for which something is known."""
+
+    truth: truth.Truth
+    signals: pa.Array  # (recordings,) `signal_hash`, null where there is none
+    patients: pa.Array | None  # (recordings,), null where nobody knows; None where no column was named
+    scores: dict[str, Any]  # `tables.scores` of the predictions, and `aggregation` by label
+    settings: dict[str, Any]  # `config` of the run's run.json
+    facts: dict[str, Any]  # what is told of the fit: `on`, `recordings`, ...
+
+
+class Fit(NamedTuple):
+    """What was fitted on which recordings."""
+
+    what: str  # e.g. "the thresholds of labels.csv"
+    on: str | None  # the split, e.g. "fold = 9"; None: all that there were
+    hashes: dict[str, np.ndarray]  # by kind, uint64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say what to fit on."""
+    parser.add_argument("--outdir", type=Path, default=Path("results"), help="of a finished run (default %(default)s)")
+    truth.add_arguments(parser)
+    parser.add_argument("--split", metavar="COLUMN", help="column that says which recordings to fit on (default: all)")
+    parser.add_argument("--on", metavar="VALUE", help="what it says of those, e.g. valid")
+    parser.add_argument("--patient", metavar="COLUMN", help="column of the patient: none of theirs may be scored later")
+
+
+def settings(outdir: Path) -> dict[str, Any]:
+    """The settings of a finished run."""
+    path = outdir / "run.json"
+    if not path.is_file():
+        raise EcgpipeError(f"--outdir: there is no {path}; give the folder of a finished run's results")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["config"]
+    return found
+
+
+def scores(predictions: Sequence[Path]) -> dict[str, Any]:
+    """How a run's predictions came about.
+
+    Args:
+        predictions: All `predictions/part-*.parquet`.
+
+    Returns:
+        `tables.scores`, and `aggregation` by label.
+
+    Raises:
+        EcgpipeError: The parts are not of one kind.
+    """
+    found: list[dict[str, Any]] = []
+    for path in predictions:
+        origin = tables.origin(pq.read_schema(path))
+        found.append({**tables.scores(origin), "aggregation": origin.get("aggregation", {})})
+        different = provenance.difference(found[0], found[-1])
+        if different:
+            raise EcgpipeError(f"{path} was made with {different} than {predictions[0]}; finish the run first")
+    return found[0]
+
+
+def sample(args: argparse.Namespace) -> Sample:
+    """Read what `add_arguments` was given.
+
+    Args:
+        args: Its options.
+
+    Returns:
+        The recordings to fit on.
+
+    Raises:
+        EcgpipeError: The run is not finished, as of `truth.read`, or nothing is known of any recording of the split.
+    """
+    if (args.split is None) != (args.on is None):
+        raise EcgpipeError("--split, --on: one says which column, the other which value; give both or neither")
+    given = settings(args.outdir)
+    predictions = tables.numbered(args.outdir / "predictions", "part", None)
+    records = tables.numbered(args.outdir / "records", "shard", None)
+    beside = [name for name in dict.fromkeys([args.split, args.patient]) if name]
+    found = truth.read(predictions, records, args.truth, truth.mapping(args.map), beside)
+    rows = ~np.isnan(found.true).all(axis=1)  # (recordings,)
+    on = None
+    if args.split is not None:
+        on = f"{args.split} = {args.on}"
+        rows &= truth.equal(found.columns[args.split], args.on)
+    if not rows.any():
+        raise EcgpipeError(f"--on: of no recording with {on} is any true label known; choose another split")
+    found = truth.chosen(found, rows)
+    inputs = tables.origin(pq.read_schema(predictions[0])).get("inputs_sha256")
+    return Sample(
+        truth=found,
+        signals=signals(records, found.record_ids),
+        patients=found.columns[args.patient] if args.patient else None,
+        scores=scores(predictions),
+        settings=given,
+        facts={
+            "on": on,
+            "recordings": len(found.record_ids),
+            "patient": args.patient,
+            "truth_sha256": provenance.file_sha256(args.truth) if args.truth else None,  # None: the inputs' own columns
+            "inputs_sha256": inputs,
+        },
+    )
+
+
+def signals(records: Sequence[Path], ids: pa.Array) -> pa.Array:
+    """The `signal_hash` of some recordings, (recordings,) strings, null where there is none."""
+    table = pa.concat_tables(pq.read_table(path, columns=["record_id", "signal_hash"]) for path in records)
+    table = table.replace_schema_metadata(None).combine_chunks()
+    return table["signal_hash"].combine_chunks().take(pc.index_in(ids, table["record_id"].combine_chunks()))
+
+
+def sidecar(path: Path) -> Path:
+    """Where the hashes of what a file was fitted on lie."""
+    return path.with_name(f"{path.name}.fitted.parquet")
+
+
+def write(path: Path, stage: str, given: Sample, **facts: Any) -> str:  # noqa: ANN401, whatever JSON holds
+    """Write beside a file on which recordings it was fitted.
+
+    Args:
+        path: The file itself, which need not be there yet.
+        stage: That fits.
+        given: The recordings.
+        facts: What else there is to say of the fit.
+
+    Returns:
+        The SHA-256 of what was written, for the file to name.
+    """
+    values = {"record_id": given.truth.record_ids, "signal": given.signals, "patient": given.patients}
+    columns = {kind: np.unique(_hashes(kind, values[kind])) for kind in KINDS}
+    what = np.repeat(KINDS, [len(columns[kind]) for kind in KINDS])
+    schema = tables.with_origin(tables.FITTED, stage, scores=given.scores, **(given.facts | facts))
+    hashes = pa.array(np.concatenate(list(columns.values())), pa.uint64())
+    tables.write(sidecar(path), pa.table([pa.array(what, pa.string()), hashes], schema=schema))
+    return provenance.file_sha256(sidecar(path))
+
+
+def read(path: Path, what: str, on: str | None, sha256: str) -> Fit:
+    """Read on which recordings a file was fitted.
+
+    Args:
+        path: The file itself.
+        what: It is, in words.
+        on: The split, as the file says.
+        sha256: Of what was written beside it, as the file says.
+
+    Returns:
+        The fit.
+
+    Raises:
+        EcgpipeError: The file beside it is gone, or of another fit.
+    """
+    beside = sidecar(path)
+    if not beside.is_file():
+        raise EcgpipeError(
+            f"{beside} is not there, so that nobody can tell which recordings {what} were fitted on; put it back "
+            f"beside {path.name}, or fit again"
+        )
+    if provenance.file_sha256(beside) != sha256:
+        raise EcgpipeError(f"{beside} belongs to another fit than {path.name}; put the right one back, or fit again")
+    table = pq.read_table(beside)
+    kinds = {kind: table.filter(pc.equal(table["what"], kind))["hash"].to_numpy() for kind in KINDS}
+    return Fit(what, on, kinds)
+
+
+def behind(csv: Path, calibrated: Path | None, told: Mapping[str, Any] | None) -> list[Fit]:
+    """What was fitted on which recordings before a run's probabilities can be told positive or negative.
+
+    Args:
+        csv: The label CSV that the thresholds are taken from.
+        calibrated: The calibration that the probabilities went through; None for none.
+        told: What the predictions themselves say of it, `calibration` of their origin.
+
+    Returns:
+        One for the thresholds, unless a person wrote them, and one for the calibration, unless it is an assumption.
+
+    Raises:
+        EcgpipeError: A file cannot be read, the calibration is not that of the predictions, or as of `read`.
+    """
+    made_by = (told or {}).get("sha256")
+    if made_by != (provenance.file_sha256(calibrated) if calibrated else None):
+        how = f"calibrated by the file with the SHA-256 {made_by}" if made_by else "not calibrated"
+        raise EcgpipeError(
+            f"--calibration: {calibrated or 'no file'} was given, but the predictions were {how}; give what "
+            "they went through"
+        )
+    choices = [label.threshold_from for label in labels.read(csv) if label.threshold_from]
+    on = {made["fitted"]: made["on"] for made in choices}  # one, unless a person put files together
+    found = [read(csv, f"the thresholds of {csv.name}", split, sha256) for sha256, split in on.items()]
+    fit = calibration.read(calibrated).fitted if calibrated else None
+    if calibrated and fit:
+        found.append(read(calibrated, f"the parameters of {calibrated.name}", fit["on"], fit["sha256"]))
+    return found
+
+
+def refuse_overlap(fits: Sequence[Fit], ids: pa.Array, signals: pa.Array, patients: pa.Array | None = None) -> None:
+    """Refuse to score recordings that something was fitted on: the numbers would be better than those of new ones.
+
+    A recording is known again by its id, by its signal (the same recording under another id), and by its patient where
+    both the fit and the scoring know patients. Ids and patients are compared as texts, whatever data set they are of:
+    two that number theirs alike are told apart only by other numbers.
+
+    Args:
+        fits: What was fitted.
+        ids: (recordings,) to score.
+        signals: (recordings,) their `signal_hash`, see `signals`.
+        patients: (recordings,) their patients, null where nobody knows; None where no column is known.
+
+    Raises:
+        EcgpipeError: Some of the recordings, or others of the same patients, were fitted on.
+    """
+    values = {"record_id": ids, "signal": signals, "patient": patients}
+    for fit in fits:
+        if patients is not None and not len(fit.hashes["patient"]):
+            logger.warning(
+                "nobody knows of which patients %s were fitted: other recordings of theirs may be scored", fit.what
+            )
+        again = {kind: _among(kind, values[kind], fit.hashes[kind], len(ids)) for kind in KINDS}
+        leaked = np.logical_or.reduce(list(again.values()))  # (recordings,)
+        if not leaked.any():
+            continue
+        names = ", ".join(map(repr, ids.filter(pa.array(leaked))[:NAMED].to_pylist()))
+        by = {"record_id": "by id", "signal": "by signal", "patient": "by patient"}
+        counts = ", ".join(f"{again[kind].sum():,} {by[kind]}" for kind in KINDS)
+        raise EcgpipeError(
+            f"evaluation: {fit.what} were fitted on {fit.on or 'all recordings of a run'}, and {leaked.sum():,} of the "
+            f"{len(ids):,} recordings to score are among those or of their patients ({counts}), such as {names}; score "
+            "another split (evaluation.split_value), or fit on another one"
+        )
+
+
+def _among(kind: str, values: pa.Array | None, hashes: np.ndarray, recordings: int) -> np.ndarray:
+    """(recordings,) bool: which of the values were fitted on."""
+    found = np.zeros(recordings, bool)
+    if values is not None:
+        found[values.is_valid().to_numpy(zero_copy_only=False)] = np.isin(_hashes(kind, values), hashes)
+    return found
+
+
+def _hashes(kind: str, values: pa.Array | None) -> np.ndarray:
+    """The first eight bytes of the SHA-256 of each value that there is: uint64, without those that are null.
+
+    By them a value is known again, and not read; who guesses an id can see that the guess is right.
+    """
+    texts = [] if values is None else truth.as_text(values).drop_null().to_pylist()
+    content = b"".join(hashlib.sha256(f"{kind} {text}".encode()).digest()[:8] for text in texts)
+    return np.frombuffer(content, ">u8").astype(np.uint64)

@@ -1,0 +1,185 @@
+"""What was fitted on is known again: by id, signal or patient; a leak is refused before a number comes of it."""
+
+from pathlib import Path
+from typing import Any
+
+import labelled
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ecgpipe import calibration, fitted, labels
+from ecgpipe.__main__ import main
+from ecgpipe.errors import EcgpipeError
+from ecgpipe.fitted import Fit
+from ecgpipe.provenance import file_sha256
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> dict[str, Any]:
+    """A run, thresholds chosen on its fold 8 and a calibration fitted on its fold 7."""
+    made = labelled.write(tmp_path)
+    on = ["--outdir", str(tmp_path), "--patient", "patient", "--split", "fold"]
+    csv, json = tmp_path / "chosen.csv", tmp_path / "calibration.json"
+    assert main(["thresholds", *on, "--on", "8", "--method", "youden", "--output", str(csv)]) == 0
+    assert main(["calibrate", *on, "--on", "7", "--method", "platt", "--output", str(json)]) == 0
+    return made
+
+
+def fits(folder: Path) -> list[Fit]:
+    path = folder / "calibration.json"
+    return fitted.behind(folder / "chosen.csv", path, {"sha256": file_sha256(path)})
+
+
+def columns(made: dict[str, Any], folds: list[int]) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """Ids, signals and patients of the recordings in some folds."""
+    rows = np.isin(made["fold"], folds)
+    ids = pa.array(made["ids"]).filter(pa.array(rows))
+    signals = pa.array([f"signal of {record_id}" for record_id in ids.to_pylist()])
+    return ids, signals, pa.array(made["patient"]).filter(pa.array(rows))
+
+
+def test_other_folds_may_be_scored(tmp_path: Path, made: dict[str, Any]) -> None:
+    fitted.refuse_overlap(fits(tmp_path), *columns(made, [0, 1, 2, 3, 4, 5, 6, 9]))
+
+
+def test_the_fold_of_the_thresholds_may_not(tmp_path: Path, made: dict[str, Any]) -> None:
+    with pytest.raises(EcgpipeError) as caught:
+        fitted.refuse_overlap(fits(tmp_path), *columns(made, [8, 9]))
+    assert str(caught.value) == (
+        "evaluation: the thresholds of chosen.csv were fitted on fold = 8, and 40 of the 80 recordings to score are "
+        "among those or of their patients (40 by id, 40 by signal, 40 by patient), such as 'r/16', 'r/17', 'r/36'; "
+        "score another split (evaluation.split_value), or fit on another one"
+    )
+
+
+def test_nor_may_that_of_the_calibration(tmp_path: Path, made: dict[str, Any]) -> None:
+    with pytest.raises(
+        EcgpipeError, match=r"the parameters of calibration\.json were fitted on fold = 7, and 40 of the 80"
+    ):
+        fitted.refuse_overlap(fits(tmp_path), *columns(made, [7, 9]))
+
+
+@pytest.mark.parametrize(
+    ("leaked", "counts"),
+    [
+        (("r/16", "another", "another"), "1 by id, 0 by signal, 0 by patient"),
+        (("copy", "signal of r/16", "another"), "0 by id, 1 by signal, 0 by patient"),
+        (("new", "another", "r8"), "0 by id, 0 by signal, 1 by patient"),
+    ],
+)
+def test_one_planted_recording_is_caught(
+    tmp_path: Path, made: dict[str, Any], leaked: tuple[str, str, str], counts: str
+) -> None:
+    clean = columns(made, [9])
+    planted = [pa.concat_arrays([column, pa.array([value])]) for column, value in zip(clean, leaked, strict=True)]
+    with pytest.raises(EcgpipeError, match=f"1 of the 41 .* \\({counts}\\), such as '{leaked[0]}'"):
+        fitted.refuse_overlap(fits(tmp_path), *planted)
+
+
+def test_what_nobody_knows_is_no_overlap(tmp_path: Path, made: dict[str, Any]) -> None:
+    nothing = pa.nulls(3, pa.string())
+    fitted.refuse_overlap(fits(tmp_path), pa.array(["x", "y", "z"]), nothing, nothing)
+
+
+def test_patients_that_the_fit_does_not_know_are_a_warning(
+    tmp_path: Path, made: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--split", "fold", "--on", "8", "--method", "youden", "--output", str(tmp_path / "chosen.csv")]
+    assert main(["thresholds", "--outdir", str(tmp_path), *options]) == 0
+    fitted.refuse_overlap(fitted.behind(tmp_path / "chosen.csv", None, None), *columns(made, [9]))
+    assert "nobody knows of which patients the thresholds of chosen.csv were fitted" in capsys.readouterr().err
+
+
+def test_a_patient_is_the_same_whether_written_with_a_point_or_without() -> None:
+    texts = [fitted._hashes("patient", values) for values in (pa.array([17.0, None]), pa.array([17]), pa.array(["17"]))]
+    assert len({tuple(one.tolist()) for one in texts}) == 1
+    assert fitted._hashes("signal", pa.array(["17"])).tolist() != texts[0].tolist()
+
+
+def test_nobody_may_score_when_the_list_is_gone_or_another_one(tmp_path: Path, made: dict[str, Any]) -> None:
+    beside = tmp_path / "chosen.csv.fitted.parquet"
+    table = pq.read_table(beside)
+    pq.write_table(table[:1], beside)
+    with pytest.raises(EcgpipeError, match=r"chosen\.csv\.fitted\.parquet belongs to another fit than chosen\.csv"):
+        fits(tmp_path)
+    beside.unlink()
+    with pytest.raises(EcgpipeError, match="is not there, so that nobody can tell which recordings the thresholds of"):
+        fits(tmp_path)
+
+
+def test_a_label_file_of_a_person_and_no_calibration_were_fitted_on_nothing(
+    tmp_path: Path, made: dict[str, Any]
+) -> None:
+    assert fitted.behind(tmp_path / "labels.csv", None, None) == []
+
+
+def test_the_list_names_no_recording_and_has_each_once(tmp_path: Path, made: dict[str, Any]) -> None:
+    table = pq.read_table(tmp_path / "chosen.csv.fitted.parquet").to_pandas()
+    assert table.groupby("what")["hash"].nunique().to_dict() == {"record_id": 40, "signal": 40, "patient": 20}
+    assert len(table) == 100
+
+
+def test_a_run_does_not_need_the_lists(tmp_path: Path, made: dict[str, Any]) -> None:
+    for path in tmp_path.glob("*.fitted.parquet"):
+        path.unlink()
+    assert labels.read(tmp_path / "chosen.csv")
+    assert calibration.read(tmp_path / "calibration.json").labels
+
+
+# Through the command that scores
+
+
+def evaluate(folder: Path, fold: int, *options: str, labels: str = "chosen.csv") -> int:
+    paths = {"predictions": "predictions", "records": "records", "labels": labels}
+    paths |= {name: f"evaluation/{name}" for name in ("metrics", "curves", "account")}
+    given = [text for option, path in paths.items() for text in (f"--{option}", str(folder / path))]
+    split = ["--split", "fold", "--on", str(fold), "--patient", "patient"]
+    return main(["evaluate", *given, *split, "--resamples", "10", *options])
+
+
+def test_evaluate_refuses_the_fold_of_the_thresholds_and_takes_another(
+    tmp_path: Path, made: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(tmp_path, 8) == 2
+    said = capsys.readouterr().err
+    assert "the thresholds of chosen.csv were fitted on fold = 8, and 40 of the 40 recordings to score" in said
+    assert not (tmp_path / "evaluation").exists()
+    assert evaluate(tmp_path, 5) == 0
+    said = capsys.readouterr().err
+    assert "3 thresholds chosen by youden on 40 recordings (fold = 8)." in said
+    assert "None of the recordings evaluated here was among those." in said
+    assert evaluate(tmp_path, 8, labels="labels.csv") == 0  # what a person wrote was fitted on nothing
+
+
+def test_evaluate_finds_one_planted_recording(
+    tmp_path: Path, made: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of another fold in the table that the scoring gets, as where somebody drew a split anew."""
+    path = tmp_path / "records/shard-00000.parquet"
+    records = pq.read_table(path).to_pandas()
+    records.loc[records["record_id"] == "r/16", "fold"] = 5
+    records.to_parquet(path)
+    assert evaluate(tmp_path, 5) == 2
+    assert "1 of the 41 recordings to score are among those or of their patients (1 by id" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_the_fold_of_the_calibration(
+    tmp_path: Path, made: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Thresholds on fold 8, after a calibration on fold 7: neither is scored, and fold 5 is."""
+    path = tmp_path / "calibration.json"
+    labelled.write(tmp_path, calibration=calibration.read(path).facts)
+    on = ["--outdir", str(tmp_path), "--split", "fold", "--on", "8", "--output", str(tmp_path / "chosen.csv")]
+    assert main(["thresholds", *on, "--method", "youden"]) == 0
+    assert evaluate(tmp_path, 5) == 2
+    assert "--calibration: no file was given, but the predictions were calibrated by" in capsys.readouterr().err
+    given = ["--calibration", str(path)]
+    assert evaluate(tmp_path, 7, *given) == 2
+    said = capsys.readouterr().err
+    assert "the parameters of calibration.json were fitted on fold = 7, and 40 of the 40 recordings" in said
+    assert evaluate(tmp_path, 8, *given) == 2
+    assert "the thresholds of chosen.csv were fitted on fold = 8" in capsys.readouterr().err
+    assert evaluate(tmp_path, 5, *given) == 0
+    assert "calibrated by Platt scaling, fitted on 40 recordings (fold = 7)." in capsys.readouterr().err
