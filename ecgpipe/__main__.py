@@ -28,6 +28,8 @@ STAGES = {
     "verdict": "end with an error when too many recordings could not be read",
     "inspect": "show what a file or folder is, and what would be done with it",
     "show": "show any one recording of a run: a page, or a PNG, PDF or SVG",
+    "probe": "train a linear head on a run's embeddings, and measure it",
+    "untrained": "write a checkpoint of random weights with another one's architecture, to compare a probe with",
     "demo": "write the demo's recordings and its checkpoint",
     "config": "write the files that are generated from the settings' definition",
 }

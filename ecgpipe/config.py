@@ -155,6 +155,9 @@ class Config(Section):
         min_length=1,
         description="names and aggregation of the model's outputs, in order",
     )
+    heads: list[str] = Field(
+        [], description="head.safetensors files that `probe` trained on this checkpoint's embeddings: labels besides"
+    )
     max_failed_fraction: float = Field(
         0.05, ge=0, le=1, description="the run ends with an error, after all else, if more recordings could not be read"
     )
@@ -200,11 +203,15 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         raise EcgpipeError(
             f"checkpoint: {settings.checkpoint!r} is not a file; give a local .pt file or hf://OWNER/REPO/FILE"
         )
+    for path in settings.heads:
+        if not os.path.isfile(path):  # noqa: PTH113
+            raise EcgpipeError(f"heads: {path!r} is not a file; give the head.safetensors that probe wrote")
     candidates = [Path(settings.labels), root / settings.labels]
     found = next((path for path in candidates if os.path.isfile(path)), candidates[0])  # noqa: PTH113
     labels.read(found)
     paths = {"outdir": settings.outdir, "checkpoint": settings.checkpoint, "labels": settings.labels}
-    for key, path in [*(("input", path) for path in settings.inputs), *paths.items()]:
+    many = {"input": settings.inputs, "heads": settings.heads}
+    for key, path in [*((key, path) for key, some in many.items() for path in some), *paths.items()]:
         _check_path(key, path)
     return settings.model_copy(update={"labels": str(found)})
 

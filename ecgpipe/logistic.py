@@ -90,6 +90,13 @@ def fit(
     return Linear(found[:-1], found[-1])
 
 
+def probability(features: np.ndarray, found: Linear) -> np.ndarray:
+    """(recordings, labels) float64: what the sigmoid of a linear function of the features is."""
+    margin = features @ found.weight.astype(np.float32) + found.bias.astype(np.float32)
+    sigmoid: np.ndarray = expit(margin.astype(np.float64))
+    return sigmoid
+
+
 def log_loss(probability: np.ndarray, true: np.ndarray) -> np.ndarray:
     """The mean of the log losses of each label, over the recordings of which it is known.
 
@@ -123,8 +130,8 @@ def _size(
     def loss(size: np.ndarray) -> np.ndarray:
         there = margin + size.astype(np.float32) * change
         losses = some * (np.logaddexp(np.float32(0), there) - y * there)
-        total: np.ndarray = losses.sum(axis=0, dtype=np.float64)
-        return total + (penalty * (here + size * step) ** 2).sum(axis=0) / 2
+        total: np.ndarray = losses.sum(axis=0, dtype=np.float64) + (penalty * (here + size * step) ** 2).sum(axis=0) / 2
+        return total
 
     size = np.ones(len(promised))
     if (promised > FLAT).any():
@@ -142,15 +149,16 @@ def _solve(
 ) -> np.ndarray:
     """Newton's steps by preconditioned conjugate gradients, (width + 1, labels).
 
-    As if every recording bent the loss alike, the matrix would be that of the features' covariance, which is inverted in
-    its own axes. That is the metric; what is left to find takes few iterations.
+    As if every recording bent the loss alike, the matrix would be that of the features' covariance, which is inverted
+    in its own axes. That is the metric; what is left to find takes few iterations.
     """
     mean_bend = bend.mean(axis=0, dtype=np.float64)  # (labels,)
     in_axes = 1 / (np.outer(shape.variances, mean_bend) + penalty[:-1])  # (width, labels)
     of_bias = 1 / np.maximum(bend.sum(axis=0, dtype=np.float64), np.finfo(np.float32).tiny)
 
     def times(vectors: np.ndarray) -> np.ndarray:
-        return _gradient(features, bend * _margin(features, vectors)) + penalty * vectors
+        product: np.ndarray = _gradient(features, bend * _margin(features, vectors)) + penalty * vectors
+        return product
 
     def metric(vectors: np.ndarray) -> np.ndarray:
         return np.vstack([shape.axes @ (in_axes * (shape.axes.T @ vectors[:-1])), of_bias * vectors[-1]])

@@ -2,6 +2,8 @@ rule aggregate:
     input:
         logits=f"{OUT}/logits/part-{{part}}.parquet",
         labels=SETTINGS.labels,
+        embeddings=(f"{OUT}/embeddings/part-{{part}}.parquet" if SETTINGS.heads else []),
+        heads=SETTINGS.heads,
     output:
         f"{OUT}/predictions/part-{{part}}.parquet",
     log:
@@ -16,5 +18,7 @@ rule aggregate:
         runtime=growing(20),
     params:
         meaning=MEANING["aggregate"],
+        heads=lambda wildcards, input: (["--embeddings", input.embeddings, "--heads", *input.heads] if SETTINGS.heads else []),
     shell:
-        "python3 -m ecgpipe aggregate --logits {input.logits:q} --labels {input.labels:q} --predictions {output:q} --log {log:q}"
+        "python3 -m ecgpipe aggregate --logits {input.logits:q} --labels {input.labels:q} {params.heads:q} "
+        "--predictions {output:q} --log {log:q}"
