@@ -160,7 +160,8 @@ def strongest(predictions: Sequence[Path], names: Sequence[str]) -> list[tuple[s
     Returns:
         The label whose probability varies most first. The report shows these recordings in any case.
     """
-    highest, _ = examples.of_labels(predictions, dict.fromkeys(names, labels.DEFAULT_THRESHOLD))
+    there = [name for name in pq.read_schema(predictions[0]).names if name in names]
+    highest, _ = examples.of_labels(predictions, dict.fromkeys(there, labels.DEFAULT_THRESHOLD))
     return [(record_id, str(why.what)) for record_id, why in highest if why.rank == 1]
 
 

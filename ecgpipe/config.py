@@ -155,11 +155,11 @@ class Config(Section):
         min_length=1,
         description="names and aggregation of the model's outputs, in order",
     )
-    heads: list[str] = Field(
-        [], description="head.safetensors files that `probe` trained on this checkpoint's embeddings: labels besides"
-    )
     max_failed_fraction: float = Field(
         0.05, ge=0, le=1, description="the run ends with an error, after all else, if more recordings could not be read"
+    )
+    heads: list[str] = Field(
+        [], description="head.safetensors files that `probe` trained on this checkpoint's embeddings: labels besides"
     )
     manifest: Manifest = Field(default_factory=Manifest, description="how the inputs are cut")
     preprocess: Preprocess = Field(default_factory=Preprocess, description="recordings to segments")

@@ -36,8 +36,8 @@ class Head:
     facts: dict[str, Any]  # `space`: what made the embeddings; how it was trained
 
     def probability(self, embedding: np.ndarray) -> np.ndarray:
-        """(recordings, width) to (recordings, labels) float64."""
-        standard = (embedding.astype(np.float64) - self.mean) / self.scale
+        """(recordings, width) to (recordings, labels) float64; the embedding counts as float32, as in training."""
+        standard = (embedding.astype(np.float32).astype(np.float64) - self.mean) / self.scale
         probability: np.ndarray = expit(standard @ self.weight.T.astype(np.float64) + self.bias)
         return probability
 
