@@ -1,7 +1,7 @@
 """Linear probes: what can be separated is, what is random is at chance, and the test recordings teach nothing."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def write_run(outdir: Path, ids: Sequence[str], segments: np.ndarray, parts: int
     return outdir
 
 
-def write_truth(path: Path, columns: dict[str, Sequence[object]]) -> Path:
+def write_truth(path: Path, columns: Mapping[str, Sequence[object]]) -> Path:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)

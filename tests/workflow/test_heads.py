@@ -27,8 +27,8 @@ def test_a_head_that_was_probed_labels_a_run_of_a_pretrained_network(tmp_path: P
     assert table(out / "predictions").columns.tolist() == ["record_id", "n_segments"]
 
     segments = table(out / "embeddings")
-    means = {
-        str(record_id): np.mean(np.stack(list(group)), axis=0, dtype=np.float64)
+    means: dict[str, np.ndarray] = {
+        str(record_id): np.stack(list(group)).astype(np.float64).mean(axis=0)
         for record_id, group in segments.groupby("record_id")["embedding"]
     }
     middle = np.median([mean[0] for mean in means.values()])
@@ -51,10 +51,10 @@ def test_a_head_that_was_probed_labels_a_run_of_a_pretrained_network(tmp_path: P
     predictions = table(out / "predictions")
     assert predictions.columns.tolist() == ["record_id", "n_segments", "Of one's own"]
     assert predictions["record_id"].tolist() == list(means)
-    for row in predictions.itertuples(index=False):
-        standard = (means[row.record_id].astype(np.float32).astype(np.float64) - head.mean) / head.scale
+    for row in predictions.to_dict("records"):
+        standard = (means[str(row["record_id"])].astype(np.float32).astype(np.float64) - head.mean) / head.scale
         expected = expit(standard @ head.weight[0].astype(np.float64) + float(head.bias[0]))
-        assert row[2] == pytest.approx(expected, abs=1e-9)
+        assert row["Of one's own"] == pytest.approx(expected, abs=1e-9)
     said = pq.read_table(tmp_path / "probe/predictions.parquet").to_pandas()
     both = pd.merge(said, predictions, on="record_id", suffixes=("_said", ""), validate="one_to_one")
     assert len(both) == len(said) == 12
