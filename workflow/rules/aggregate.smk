@@ -18,7 +18,9 @@ rule aggregate:
         runtime=growing(20),
     params:
         meaning=MEANING["aggregate"],
-        heads=lambda wildcards, input: (["--embeddings", input.embeddings, "--heads", *input.heads] if SETTINGS.heads else []),
+        heads=lambda wildcards, input: (
+            ["--embeddings", input.embeddings, "--heads", *input.heads] if SETTINGS.heads else []
+        ),
     shell:
         "python3 -m ecgpipe aggregate --logits {input.logits:q} --labels {input.labels:q} {params.heads:q} "
         "--predictions {output:q} --log {log:q}"
