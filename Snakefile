@@ -22,6 +22,7 @@ include: "workflow/rules/aggregate.smk"
 include: "workflow/rules/umap.smk"
 include: "workflow/rules/examples.smk"
 include: "workflow/rules/attribute.smk"
+include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/summary.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
@@ -39,6 +40,7 @@ rule all:
         f"{OUT}/duplicates.parquet",
         f"{OUT}/examples.parquet",
         ATTRIBUTION,
+        *EVALUATION.values(),
         *(f"{OUT}/figures/{name}.{suffix}" for name in FIGURES for suffix in ["png", "svg"]),
         f"{OUT}/report.html",
         f"{OUT}/verdict.txt",

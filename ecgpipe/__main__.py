@@ -22,6 +22,7 @@ STAGES = {
     "umap": "a two-dimensional map of the embeddings",
     "examples": "choose the recordings that the report shows with their leads",
     "attribute": "say which leads and times speak for a label, by integrated gradients",
+    "evaluate": "hold predictions against true labels: metrics with intervals, subgroups, curves",
     "summary": "count what became of the inputs, and write run.json",
     "figures": "write the report's main figures as PNG and SVG",
     "report": "write report.html",

@@ -117,6 +117,36 @@ class Attribution(Section):
     steps: int = Field(48, gt=0, description="of the integral; more are more exact, and take longer")
 
 
+class Evaluation(Section):
+    """Predictions against true labels."""
+
+    truth: str | None = Field(
+        None,
+        description="CSV or Parquet table with a record_id and a column of 0 and 1 per label; null: the inputs' tables",
+    )
+    mapping: dict[str, str] = Field(
+        {},
+        description="what a column is called as a label, e.g. {1dAVb: 1st degree atrioventricular block}; COLUMN:CODE "
+        "where a column lists codes",
+    )
+    patient: str | None = Field(
+        None, description="column of the patient, the unit of the intervals; null: the recording"
+    )
+    split: str | None = Field(None, description="column that says which recordings to take; null: all")
+    # Not `on`, which YAML takes for true.
+    split_value: str | None = Field(None, description="what it says of those, e.g. test")
+    subgroups: list[str] = Field(
+        [], description="columns to measure each value of; COLUMN:EDGES for bands of a number, e.g. age:18,40,65,80"
+    )
+    resamples: int = Field(1000, ge=0, description="of the bootstrap that the intervals come from; 0: none")
+    seed: int = Field(42, ge=0, description="of the resamples")
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is anything to evaluate."""
+        return self.truth is not None or bool(self.mapping)
+
+
 class Report(Section):
     """The page to open."""
 
@@ -168,6 +198,9 @@ class Config(Section):
     attribution: Attribution = Field(
         default_factory=Attribution, description="which leads and times speak for a label, by integrated gradients"
     )
+    evaluation: Evaluation = Field(
+        default_factory=Evaluation, description="predictions against true labels, where truth or mapping is given"
+    )
     report: Report = Field(default_factory=Report, description="the page to open")
 
     @property
@@ -208,12 +241,40 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
             raise EcgpipeError(f"heads: {path!r} is not a file; give the head.safetensors that probe wrote")
     candidates = [Path(settings.labels), root / settings.labels]
     found = next((path for path in candidates if os.path.isfile(path)), candidates[0])  # noqa: PTH113
-    labels.read(found)
+    names = [label.name for label in labels.read(found)]
+    if settings.heads:
+        from ecgpipe import heads  # here, because pyarrow takes half a second, of every job that reads the Snakefile
+
+        names += [name for path in settings.heads for name in heads.load(Path(path)).labels]
+    _check_evaluation(settings.evaluation, names)
     paths = {"outdir": settings.outdir, "checkpoint": settings.checkpoint, "labels": settings.labels}
+    if settings.evaluation.truth is not None:
+        paths["evaluation.truth"] = settings.evaluation.truth
     many = {"input": settings.inputs, "heads": settings.heads}
     for key, path in [*((key, path) for key, some in many.items() for path in some), *paths.items()]:
         _check_path(key, path)
     return settings.model_copy(update={"labels": str(found)})
+
+
+def _check_evaluation(given: Evaluation, names: list[str]) -> None:
+    """Refuse what `evaluate` could not make sense of, hours later."""
+    if given.truth is not None and not os.path.isfile(given.truth):  # noqa: PTH113
+        raise EcgpipeError(f"evaluation.truth: {given.truth!r} is not a file; check the path")
+    if not given.asked and (given.patient or given.split or given.subgroups):
+        raise EcgpipeError(
+            "evaluation: neither truth nor mapping is given, so there is nothing to evaluate; say by one of them where "
+            "the true labels are"
+        )
+    if (given.split is None) != (given.split_value is None):
+        raise EcgpipeError(
+            "evaluation: split says which column, split_value what it says of the recordings to take; give both or "
+            "neither"
+        )
+    for label in given.mapping.values():
+        if label not in names:
+            close = difflib.get_close_matches(label, names, n=1)
+            mend = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+            raise EcgpipeError(f"evaluation.mapping: {label!r} is no label of the label file; {mend}")
 
 
 def _check_path(key: str, path: str) -> None:

@@ -18,6 +18,7 @@ MEANING = {
     "umap": 1,
     "examples": 1,
     "attribute": 1,
+    "evaluate": 1,
     "summary": 1,
     "figures": 1,
     "report": 1,

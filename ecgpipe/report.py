@@ -15,7 +15,19 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ecgpipe import atlas, checkpoint, examples, labels, nameless, prevalence, tables, timings, views
+from ecgpipe import (
+    atlas,
+    checkpoint,
+    evaluate,
+    evaluated,
+    examples,
+    labels,
+    nameless,
+    prevalence,
+    tables,
+    timings,
+    views,
+)
 from ecgpipe.atomic import whole
 from ecgpipe.packed import pack
 
@@ -29,7 +41,7 @@ MOST_LEADS_BYTES = 10_000_000
 # What of the results the page has a link to, where it is there.
 FILES = (
     *("records", "predictions", "logits", "embeddings", "attention", "umap/umap.parquet", "examples.parquet"),
-    *("attribution", "duplicates.parquet", "manifest/files.parquet", "figures", "run.json"),
+    *("attribution", "evaluation", "duplicates.parquet", "manifest/files.parquet", "figures", "run.json"),
 )
 
 # How the results are read elsewhere. A test runs each in a folder of results.
@@ -69,6 +81,7 @@ table = duckdb.sql(\"\"\"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe report`."""
     views.add_results_arguments(parser)
+    parser.add_argument("--evaluation", type=Path, help="the folder evaluation/, where there are true labels")
     parser.add_argument("--benchmarks", type=Path, help="the folder benchmarks/, for the times of the rules")
     parser.add_argument("--title", default="ECG-FM results", help="headline (default %(default)s)")
     parser.add_argument("--map-points", type=int, default=100_000, help="of the map at most (default %(default)s)")
@@ -99,6 +112,7 @@ def run(args: argparse.Namespace) -> None:
     times = timings.of_rules(args.benchmarks) if args.benchmarks else []
     widest = max(summaries, key=lambda summary: summary.spread).name if summaries else None
     facts = {"thresholds": list(thresholds.values()), "colour": widest, "paths": args.paths}
+    evaluation = evaluated.read(args.evaluation) if args.evaluation else None
     page = (
         environment()
         .get_template("report.html.j2")
@@ -123,6 +137,7 @@ def run(args: argparse.Namespace) -> None:
             borderline=examples.BORDERLINE,
             attention=bool(sources.attention),
             attributed=args.attribution is not None,
+            evaluation=evaluation,
             folders=[name for name in FILES if (args.output.parent / name).exists()],
             snippets=SNIPPETS,
             times=times,
@@ -132,6 +147,7 @@ def run(args: argparse.Namespace) -> None:
                 "rows": pack(found.rows),
                 "points": pack(found.points),
                 "plotly": pack(get_plotlyjs()),
+                **({"evaluation": pack(evaluated.curves(args.evaluation))} if args.evaluation else {}),
                 "views": pack([{key: value for key, value in one.items() if key != "reasons"} for one in shown]),
             },
         )
@@ -233,6 +249,7 @@ def environment() -> jinja2.Environment:
     made.globals["asset"] = asset
     made.filters["grouped"] = "{:,}".format
     made.filters["two"] = "{:.2f}".format
+    made.filters["three"] = lambda number: "\N{EN DASH}" if number is None else evaluate.said(number)
     made.filters["percent"] = percent
     made.filters["duration"] = duration
     made.filters["digits"] = lambda number: "not finite" if number is None else f"{number:g}"

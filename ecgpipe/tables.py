@@ -131,6 +131,29 @@ PROBE = pa.schema(
     ]
 )
 
+# How well probabilities agree with true labels, see docs/evaluation.md.
+METRICS = pa.schema(
+    [
+        ("subgroup", pa.string()),  # a column; empty: all recordings
+        ("subgroup_value", pa.string()),  # what it says of the recordings, or the band that it lies in
+        ("label", pa.string()),  # empty: all labels together
+        ("average", pa.string()),  # label, macro or micro
+        ("metric", pa.string()),  # one of metrics.METRICS
+        *((name, pa.float64()) for name in ("value", "low", "high")),  # null where not defined
+        *((name, pa.int64()) for name in ("n", "n_positive", "n_patients", "resamples_used")),
+    ]
+)
+
+CURVES = pa.schema(
+    [
+        ("label", pa.string()),
+        ("curve", pa.string()),  # roc, pr or calibration
+        *((name, pa.float64()) for name in ("x", "y", "threshold")),
+        ("n", pa.int64()),  # of calibration: the recordings of the bin
+        *((name, pa.float64()) for name in ("low", "high")),  # the same: the 95 % interval of y
+    ]
+)
+
 _SEGMENT_KEY = [("record_id", pa.string()), ("segment", pa.int32())]
 
 

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 # What each rule reads, as in `snakemake --rulegraph`, which a test holds it against, but for what makes no file of its
-# own in a run: `all`, and `sample` and the comparison where the precision is certain.
+# own in a run: `all`, and where they are not asked for `sample` and the comparison, `attribute` and `evaluate`.
 SOURCES = {
     "checkpoint": (),
     "manifest": (),
@@ -19,9 +19,10 @@ SOURCES = {
     "umap": ("infer",),
     "examples": ("preprocess", "infer", "aggregate", "umap"),
     "attribute": ("checkpoint", "preprocess", "aggregate"),
+    "evaluate": ("preprocess", "aggregate"),
     "summary": ("manifest", "checkpoint", "preprocess", "infer", "aggregate", "umap", "precision"),
     "figures": ("summary", "examples", "attribute"),
-    "report": ("summary", "examples", "attribute"),
+    "report": ("summary", "examples", "attribute", "evaluate"),
 }
 
 # Where each stands in the figure: column and row.
@@ -37,6 +38,7 @@ PLACES = {
     "summary": (5, 0.5),
     "examples": (5, 1.5),
     "attribute": (5, 2.5),
+    "evaluate": (5, 3.5),
     "figures": (6, 0.8),
     "report": (6, 1.8),
 }
@@ -108,7 +110,13 @@ def graph(times: Sequence[RuleTime], said: Mapping[str, str]) -> dict[str, Any]:
             lines.append(f"M{start + _HALF} {level}c{across / 2:g} 0 {across / 2:g} {down:g} {across:g} {down:g}")
     nodes = [{"name": rule, "x": x, "y": y, "said": said.get(rule, "")} for rule, (x, y) in centre.items()]
     width = max(x for x, _ in centre.values()) + _HALF + 4
-    return {"nodes": nodes, "lines": lines, "sources": sources, "width": width, "height": 24 + 2.5 * _ROW + 24}
+    return {
+        "nodes": nodes,
+        "lines": lines,
+        "sources": sources,
+        "width": width,
+        "height": max(y for _, y in centre.values()) + 24,
+    }
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

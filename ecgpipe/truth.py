@@ -33,6 +33,7 @@ class Truth(NamedTuple):
     columns: dict[str, pa.Array]  # what was asked for besides, (recordings,) each, null where nothing is known
     account: dict[str, int]  # `predicted`, `with_truth`, `without_truth`, `without_prediction`
     left_out: tuple[str, ...]  # labels of the model without a column
+    unpredicted: pa.Array  # strings, the ids of those that have a true label and no prediction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -153,6 +154,7 @@ def of_recordings(
     if not known.any():
         raise EcgpipeError(_nothing_in_common(ids, given["record_id"], where))
     beside = {name: _beside(name, ids, given, own, place, where) for name in columns}
+    unpredicted = pc.and_(pa.array(anything), pc.invert(pc.is_in(given["record_id"].combine_chunks(), ids)))
     return Truth(
         record_ids=ids,
         names=names,
@@ -166,6 +168,7 @@ def of_recordings(
             "without_prediction": int(anything.sum() - known.sum()),
         },
         left_out=tuple(name for name in model if name not in sources),
+        unpredicted=given["record_id"].combine_chunks().filter(unpredicted),
     )
 
 
@@ -201,7 +204,7 @@ def equal(values: pa.Array, value: str) -> np.ndarray:
     Raises:
         EcgpipeError: It is not among them.
     """
-    texts = _texts(values)
+    texts = as_text(values)
     found = pc.fill_null(pc.equal(texts, _canonical(value)), False).to_numpy(zero_copy_only=False)
     if not found.any():
         there = sorted(filter(None, texts.unique().to_pylist()))[:10]
@@ -273,7 +276,7 @@ def _values(table: pa.Table, source: str, where: str) -> np.ndarray:
     if code is not None:
         there = pc.match_substring_regex(_listing(values), rf"(?:^|[^\w.\-]){re.escape(code)}(?:[^\w.\-]|$)")
         return np.asarray(pc.cast(there, pa.float64()).to_numpy(zero_copy_only=False), float)
-    texts = pc.utf8_lower(pc.utf8_trim_whitespace(_texts(values)))
+    texts = pc.utf8_lower(pc.utf8_trim_whitespace(as_text(values)))
     positive = pc.is_in(texts, pa.array(POSITIVE)).to_numpy(zero_copy_only=False)
     negative = pc.is_in(texts, pa.array(NEGATIVE)).to_numpy(zero_copy_only=False)
     empty = pc.fill_null(pc.equal(texts, ""), True).to_numpy(zero_copy_only=False)
@@ -308,11 +311,11 @@ def _listing(values: pa.Array) -> pa.Array:
     """Lists of codes as text."""
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         return pc.binary_join(pc.cast(values, pa.list_(pa.string())), " ")
-    return _texts(values)
+    return as_text(values)
 
 
-def _texts(values: pa.Array) -> pa.Array:
-    """Values as texts, whole numbers without a point."""
+def as_text(values: pa.Array) -> pa.Array:
+    """Values as texts, whole numbers without a point: 9 and 9.0 are the same fold, or patient."""
     if pa.types.is_floating(values.type):
         whole = pc.fill_null(pc.equal(values, pc.round(values)), False)
         numbers = pc.if_else(whole, values, pa.scalar(0, values.type))
@@ -322,7 +325,7 @@ def _texts(values: pa.Array) -> pa.Array:
 
 
 def _canonical(value: str) -> str:
-    """A value from the settings as `_texts` writes it."""
+    """A value from the settings as `as_text` writes it."""
     if value in ("True", "False"):
         return value.lower()
     return re.sub(r"^(-?\d+)\.0+$", r"\1", value)

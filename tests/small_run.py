@@ -142,6 +142,16 @@ def examples(folder: Path, *options: str) -> Path:
     return output
 
 
+def evaluate(folder: Path, *options: str) -> Path:
+    """Run the stage that holds predictions against `truth.csv`, and return its folder."""
+    given = ["--predictions", "predictions", "--records", "records", "--labels", "labels.csv", "--truth", "truth.csv"]
+    paths = [text if text.startswith("--") else str(folder / text) for text in given]
+    outputs = {"metrics": "metrics.parquet", "curves": "curves.parquet", "account": "account.json"}
+    paths += [text for key, name in outputs.items() for text in (f"--{key}", str(folder / "evaluation" / name))]
+    assert main(["evaluate", *paths, "--resamples", "50", *options]) == 0
+    return folder / "evaluation"
+
+
 def report(folder: Path, *options: str, attention: bool = True, recordings: int = 80, stage: str = "report") -> Path:
     """Run the report stage on what `write` wrote, and return the page's path; or the figures stage, and its folder."""
     page = folder / ("report.html" if stage == "report" else "figures")
@@ -149,6 +159,8 @@ def report(folder: Path, *options: str, attention: bool = True, recordings: int 
     optional = {"--attention": folder / "attention"} if attention else {}
     if (folder / "attribution").is_dir():
         optional["--attribution"] = folder / "attribution/attribution.parquet"
+    if stage == "report" and (folder / "evaluation").is_dir():
+        optional["--evaluation"] = folder / "evaluation"
     if stage == "report":
         optional["--benchmarks"] = folder / "benchmarks"
     status = main(

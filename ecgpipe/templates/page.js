@@ -78,6 +78,7 @@ async function start() {
     byId("selected").textContent = `${counted(selected.length, "segment")} of ${counted(only.size, "recording")} selected: `
       + `the table shows them.${contrast(columns, rows.names.length, only)}`;
   });
+  if (byId("evaluation")) new Curves(byId("truth"), await unpack(byId("evaluation")));
   colour.addEventListener("change", () => map.colourBy(Number(colour.value)));
   for (const button of document.querySelectorAll("[data-colour]")) {
     button.addEventListener("click", () => {

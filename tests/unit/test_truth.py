@@ -61,6 +61,7 @@ def test_a_table_is_joined_by_record_id_whatever_its_order(run: tuple[list[Path]
     assert values(found, LBBB) == {"a": 1, "b": None, "c": 0}
     assert found.columns["sex"].to_pylist() == ["M", None, "F"]
     assert found.account["without_prediction"] == 1
+    assert found.unpredicted.to_pylist() == ["elsewhere"]
 
 
 def test_a_code_among_others_is_a_label(run: tuple[list[Path], list[Path]]) -> None:

@@ -26,6 +26,7 @@ def run(folder: Path, *options: str, **settings: object) -> Ran:
         "manifest": "{shard_size: 3}",
         "inference": "{shards_per_part: 1}",
         "attribution": "{recordings: 2, steps: 4}",
+        "evaluation": "{truth: truth.csv, resamples: 10}",
     }
     ran = snakemake(folder, *options, **(given | settings))
     assert ran.status == 0, ran.output
@@ -37,6 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_recordings(folder / "input", 6)
     (folder / "labels.csv").write_text("name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n")
+    (folder / "truth.csv").write_text("record_id,Second\n" + "".join(f"recording{i:03d},{i % 2}\n" for i in range(6)))
     (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
     run(folder)
     return folder
@@ -55,7 +57,7 @@ def test_the_page_holds_the_runs_own_recordings_and_numbers(finished: Path) -> N
     assert len(attributed) == 2
     assert attributed < strongest
     links = set(re.findall(r'<a href="([^#"]+)">', page.source))
-    assert {"records", "attribution", "figures", "examples.parquet", "run.json"} <= links
+    assert {"records", "attribution", "evaluation", "figures", "examples.parquet", "run.json"} <= links
 
 
 def test_attribution_and_neighbours_are_those_of_the_runs_files(finished: Path) -> None:

@@ -36,6 +36,13 @@ if SETTINGS.inference.attention:
 # So may be what speaks for labels.
 ATTRIBUTION = [f"{OUT}/attribution/attribution.parquet"] if SETTINGS.attribution.recordings else []
 
+# And what holds predictions against true labels, where there are any.
+EVALUATION = {}
+if SETTINGS.evaluation.asked:
+    EVALUATION["metrics"] = f"{OUT}/evaluation/metrics.parquet"
+    EVALUATION["curves"] = f"{OUT}/evaluation/curves.parquet"
+    EVALUATION["account"] = f"{OUT}/evaluation/account.json"
+
 FIGURES = ["account", "labels", "probabilities", "together", "map", "recording"]
 
 # The run's cores, shared between as many jobs as it has GPUs (`--resources gpu=4`). On a cluster nobody gives the cores,
@@ -161,6 +168,16 @@ def reading(wildcards):
         options += ["--assume-leads", *given.assume_leads]
     if given.assume_unit:
         options += ["--assume-unit", given.assume_unit]
+    return options
+
+
+def truth_options(wildcards):
+    """The options that say what is known of true labels, and over whom to evaluate."""
+    given = SETTINGS.evaluation
+    options = ["--map", *(f"{column}={label}" for column, label in given.mapping.items())] if given.mapping else []
+    options += ["--patient", given.patient] if given.patient else []
+    options += ["--split", given.split, "--on", given.split_value] if given.split else []
+    options += ["--subgroups", *given.subgroups] if given.subgroups else []
     return options
 
 

@@ -9,6 +9,7 @@ rule report:
         umap=f"{OUT}/umap/umap.parquet",
         examples=f"{OUT}/examples.parquet",
         attribution=ATTRIBUTION,
+        evaluation=EVALUATION.values(),
     output:
         f"{OUT}/report.html",
     log:
@@ -29,6 +30,7 @@ rule report:
         attention=["--attention", f"{OUT}/attention"] if ATTENTION else [],
         parts=lambda wildcards: n_parts(),
         attribution=["--attribution", *ATTRIBUTION] if ATTRIBUTION else [],
+        evaluation=["--evaluation", f"{OUT}/evaluation"] if EVALUATION else [],
         benchmarks=f"{OUT}/benchmarks",
         reading=reading,
         title=lambda wildcards: SETTINGS.report.title,  # a text as it is: braces in it are no wildcards
@@ -39,6 +41,6 @@ rule report:
         "python3 -m ecgpipe report --run {input.run:q} --description {input.description:q} --labels {input.labels:q} "
         "--manifest {params.manifest:q} --records {params.records:q} --shards {params.shards} --predictions {params.predictions:q} "
         "{params.attention:q} --parts {params.parts} --umap {input.umap:q} --examples {input.examples:q} "
-        "{params.attribution:q} --benchmarks {params.benchmarks:q} {params.reading:q} {params.columns:q} "
+        "{params.attribution:q} {params.evaluation:q} --benchmarks {params.benchmarks:q} {params.reading:q} {params.columns:q} "
         "--title={params.title:q} --map-points {params.map_points} {params.paths} "
         "--output {output:q} --log {log:q}"
