@@ -34,6 +34,8 @@ STAGES = {
     "compare": "compare two runs: their labels, their embeddings, and which recordings changed most",
     "thresholds": "choose from where on a recording counts as positive, on labelled recordings",
     "calibrate": "fit what makes probabilities of a run's, on labelled recordings",
+    "probe": "train a linear head on a run's embeddings, and measure it",
+    "untrained": "write a checkpoint of random weights with another one's architecture, to compare a probe with",
     "demo": "write the demo's recordings and its checkpoint",
     "config": "write the files that are generated from the settings' definition",
 }

@@ -1,4 +1,4 @@
-"""One prediction per recording of a part, from the logits of its segments."""
+"""One prediction per recording of a part: from the logits of its segments, and from heads on its mean embedding."""
 
 import argparse
 import logging
@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import expit
 
-from ecgpipe import calibration, labels, tables
+from ecgpipe import calibration, heads, labels, tables
 from ecgpipe.calibration import Calibration
+from ecgpipe.errors import EcgpipeError
 from ecgpipe.labels import Label
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--logits", type=Path, required=True, help="a logits/part-*.parquet")
     parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which says how each is aggregated")
     parser.add_argument("--calibration", type=Path, help="what `calibrate` wrote, to apply (default: none)")
+    parser.add_argument("--heads", type=Path, nargs="*", default=[], help="head.safetensors of probe: labels besides")
+    parser.add_argument("--embeddings", type=Path, help="the embeddings/part-*.parquet that the heads are applied to")
     parser.add_argument("--predictions", type=Path, required=True, help="Parquet file to write")
 
 
@@ -30,17 +33,19 @@ def run(args: argparse.Namespace) -> None:
     logits = pq.read_table(args.logits)
     wanted = labels.read_for(args.labels, logits.column_names, args.logits)
     facts = tables.inherited([logits.schema])
-    aggregation = {label.name: label.aggregation for label in wanted}
+    facts["aggregation"] = {label.name: label.aggregation for label in wanted}
     made = calibration.read(args.calibration) if args.calibration else None
-    told = {"calibration": made.facts} if made else {}
-    schema = tables.predictions_schema([label.name for label in wanted])
-    schema = tables.with_origin(schema, "aggregate", aggregation=aggregation, **told, **facts)
-    scores = tables.scores(tables.origin(schema))
+    if made:
+        facts["calibration"] = made.facts
+    scores = tables.scores(tables.origin(tables.with_origin(pa.schema([]), "aggregate", **facts)))
     if made:
         calibration.refuse_foreign(made, wanted, scores)
     labels.refuse_foreign(args.labels, wanted, scores)
-    table = predict(logits, wanted, made).cast(schema)
-    tables.write(args.predictions, table)
+    table = predict(logits, wanted, made)
+    if args.heads:
+        table = with_heads(table, args.heads, args.embeddings)
+        facts["heads"] = heads.told(args.heads, [heads.load(path) for path in args.heads])
+    tables.write(args.predictions, table.cast(tables.with_origin(table.schema, "aggregate", **facts)))
     logger.info("%s: %d recordings from %d segments", args.logits.stem, len(table), len(logits))
 
 
@@ -72,3 +77,26 @@ def predict(logits: pa.Table, wanted: Sequence[Label], calibrated: Calibration |
             value = calibration.of_probability(calibrated, label.name, value)
         columns.append(pa.array(value, pa.float64()))  # (recordings,)
     return pa.table(columns, schema=tables.predictions_schema([label.name for label in wanted]))
+
+
+def with_heads(predictions: pa.Table, paths: Sequence[Path], embeddings: Path | None) -> pa.Table:
+    """Append what heads say of the recordings.
+
+    Args:
+        predictions: A table of `tables.predictions_schema`.
+        paths: Of the heads.
+        embeddings: The same part's `embeddings/part-*.parquet`.
+
+    Returns:
+        The same table, with a column of probabilities in float64 for each label of each head after those of the model.
+
+    Raises:
+        EcgpipeError: A head belongs to other embeddings, or has a label of a name that is taken.
+    """
+    if embeddings is None:
+        raise EcgpipeError("--heads: nothing to apply them to; give the same part's --embeddings")
+    given = [heads.load(path) for path in paths]
+    heads.check(paths, given, pq.read_schema(embeddings), predictions.column_names)
+    for name, values in heads.apply(given, [embeddings], predictions["record_id"].combine_chunks()).items():
+        predictions = predictions.append_column(name, pa.array(values, pa.float64()))
+    return predictions

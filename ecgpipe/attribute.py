@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
     windows, assumed = preprocess.reading(args)
     records = tables.numbered(args.records, "shard", args.shards)
     if args.predictions:
-        pairs = strongest(tables.numbered(args.predictions, "part", args.parts))[: args.most]
+        pairs = strongest(tables.numbered(args.predictions, "part", args.parts), description.labels)[: args.most]
     else:
         pairs = [(record_id, label) for record_id in args.record_ids for label in args.label or description.labels]
     unknown = sorted({label for _, label in pairs} - set(description.labels))
@@ -150,17 +150,18 @@ def run(args: argparse.Namespace) -> None:
     tables.write(args.leads, pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in leads)]))
 
 
-def strongest(predictions: Sequence[Path]) -> list[tuple[str, str]]:
+def strongest(predictions: Sequence[Path], names: Sequence[str]) -> list[tuple[str, str]]:
     """The recordings with the highest probability of each label, and the label.
 
     Args:
         predictions: All `predictions/part-*.parquet`, in order.
+        names: The labels of the model. Those of heads on its embedding are no outputs of it, and are not attributed.
 
     Returns:
         The label whose probability varies most first. The report shows these recordings in any case.
     """
-    names = labels.columns(pq.read_schema(predictions[0]).names)
-    highest, _ = examples.of_labels(predictions, dict.fromkeys(names, labels.DEFAULT_THRESHOLD))
+    there = [name for name in pq.read_schema(predictions[0]).names if name in names]
+    highest, _ = examples.of_labels(predictions, dict.fromkeys(there, labels.DEFAULT_THRESHOLD))
     return [(record_id, str(why.what)) for record_id, why in highest if why.rank == 1]
 
 

@@ -194,6 +194,9 @@ class Config(Section):
     max_failed_fraction: float = Field(
         0.05, ge=0, le=1, description="the run ends with an error, after all else, if more recordings could not be read"
     )
+    heads: list[str] = Field(
+        [], description="head.safetensors files that `probe` trained on this checkpoint's embeddings: labels besides"
+    )
     manifest: Manifest = Field(default_factory=Manifest, description="how the inputs are cut")
     preprocess: Preprocess = Field(default_factory=Preprocess, description="recordings to segments")
     inference: Inference = Field(default_factory=Inference, description="segments to logits, embeddings and attention")
@@ -244,6 +247,9 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         raise EcgpipeError(
             f"checkpoint: {settings.checkpoint!r} is not a file; give a local .pt file or hf://OWNER/REPO/FILE"
         )
+    for path in settings.heads:
+        if not os.path.isfile(path):  # noqa: PTH113
+            raise EcgpipeError(f"heads: {path!r} is not a file; give the head.safetensors that probe wrote")
     made = calibration.read(Path(settings.calibration)) if settings.calibration else None
     names = None
     if settings.labels == labels.BY_INDEX:
@@ -255,13 +261,18 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         if made:
             calibration.refuse_foreign(made, given_labels)
         labels.refuse_foreign(Path(found), given_labels, {"calibration": made.sha256 if made else None})
+    if settings.heads and names is not None:
+        from ecgpipe import heads  # here, because pyarrow takes half a second, of every job that reads the Snakefile
+
+        names += [name for path in settings.heads for name in heads.load(Path(path)).labels]
     _check_evaluation(settings.evaluation, names)
     paths = {"outdir": settings.outdir, "checkpoint": settings.checkpoint, "labels": settings.labels}
     if settings.calibration is not None:
         paths["calibration"] = settings.calibration
     if settings.evaluation.truth is not None:
         paths["evaluation.truth"] = settings.evaluation.truth
-    for key, path in [*(("input", path) for path in settings.inputs), *paths.items()]:
+    many = {"input": settings.inputs, "heads": settings.heads}
+    for key, path in [*((key, path) for key, some in many.items() for path in some), *paths.items()]:
         _check_path(key, path)
     return settings.model_copy(update={"labels": found})
 

@@ -249,6 +249,11 @@ def convert(state: Mapping[str, Any], arch: Architecture, where: str) -> dict[st
     return tensors
 
 
+def shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
+    """The tensors that a checkpoint of a network has under upstream's names, as current PyTorch saves them."""
+    return {name: shape for parts in _sources({}, arch).values() for name, shape in parts.items()}
+
+
 def _sources(state: Mapping[str, Any], arch: Architecture) -> dict[str, dict[str, tuple[int, ...]]]:
     """For each of the network's tensors, the names and shapes of the upstream tensors that make it."""
     with torch.device("meta"):

@@ -86,6 +86,9 @@ def read(path: Path) -> tuple[Label, ...]:
 def read_for(path: Path, results: Sequence[str], file: Path) -> list[Label]:
     """Read a label CSV for results: their labels, in the model's order. A model without a head needs no CSV.
 
+    Labels of heads that `probe` trained follow those of the model. They are in no CSV; predictions say themselves which
+    of theirs these are.
+
     Args:
         path: The label CSV; rows that the results do not have may be among its.
         results: The names of the columns of logits or predictions.
@@ -100,7 +103,9 @@ def read_for(path: Path, results: Sequence[str], file: Path) -> list[Label]:
     names = columns(results)
     if not names:
         return []
-    by_name = {label.name: label for label in read(path)}
+    by_name = {name: Label(name, "mean", None) for name in of_heads(file)}
+    if set(names) - by_name.keys():
+        by_name = {label.name: label for label in read(path)} | by_name
     unknown = [name for name in names if name not in by_name]
     if unknown:
         raise EcgpipeError(f"labels: {path} has no row for {', '.join(unknown)}, which {file} has")
@@ -144,6 +149,17 @@ def nameless(outputs: int) -> str:
 def columns(results: Sequence[str]) -> list[str]:
     """Those of the columns of a logits or predictions file that are labels, in the model's order."""
     return [name for name in results if name not in RESERVED]
+
+
+def of_heads(file: Path) -> list[str]:
+    """Those of the labels of a predictions file that are heads' and not the model's; a model's description has none."""
+    if file.suffix != ".parquet":
+        return []
+    import pyarrow.parquet as pq  # here, because it takes half a second, of every job that reads the Snakefile
+
+    from ecgpipe import tables
+
+    return list(tables.origin(pq.read_schema(file)).get("heads", {}))
 
 
 def thresholds(given: Sequence[Label]) -> dict[str, float]:

@@ -170,6 +170,18 @@ ATTRIBUTION_LEADS = pa.schema(
     ]
 )
 
+# How well a probe does on its test recordings.
+PROBE = pa.schema(
+    [
+        ("model", pa.string()),  # probe, baseline (the same on a random network's embeddings), gain (their difference)
+        ("label", pa.string()),  # null: all together
+        ("average", pa.string()),  # label, macro or micro
+        ("metric", pa.string()),  # one of metrics.METRICS
+        *((name, pa.float64()) for name in ("value", "low", "high")),  # of the 95 % interval
+        ("resamples", pa.int64()),  # that it was defined in
+    ]
+)
+
 # How well probabilities agree with true labels, see docs/evaluation.md.
 METRICS = pa.schema(
     [
@@ -182,6 +194,7 @@ METRICS = pa.schema(
         *((name, pa.int64()) for name in ("n", "n_positive", "n_patients", "resamples_used")),
     ]
 )
+
 CURVES = pa.schema(
     [
         ("label", pa.string()),
@@ -237,6 +250,11 @@ def predictions_schema(labels: Sequence[str]) -> pa.Schema:
     return pa.schema(
         [("record_id", pa.string()), ("n_segments", pa.int32()), *((label, pa.float64()) for label in labels)]
     )
+
+
+def probed_schema(labels: Sequence[str]) -> pa.Schema:
+    """What a probe says of the recordings that it was not trained on: one float64 probability per label."""
+    return pa.schema([("record_id", pa.string()), ("split", pa.string()), *((label, pa.float64()) for label in labels)])
 
 
 def kind(reason: str) -> str:

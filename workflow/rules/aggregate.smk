@@ -3,6 +3,8 @@ rule aggregate:
         logits=f"{OUT}/logits/part-{{part}}.parquet",
         labels=SETTINGS.labels,
         calibration=SETTINGS.calibration or [],
+        embeddings=(f"{OUT}/embeddings/part-{{part}}.parquet" if SETTINGS.heads else []),
+        heads=SETTINGS.heads,
     output:
         f"{OUT}/predictions/part-{{part}}.parquet",
     log:
@@ -18,6 +20,9 @@ rule aggregate:
     params:
         meaning=MEANING["aggregate"],
         calibration=["--calibration", SETTINGS.calibration] if SETTINGS.calibration else [],
+        heads=lambda wildcards, input: (
+            ["--embeddings", input.embeddings, "--heads", *input.heads] if SETTINGS.heads else []
+        ),
     shell:
-        "python3 -m ecgpipe aggregate --logits {input.logits:q} --labels {input.labels:q} {params.calibration:q} "
+        "python3 -m ecgpipe aggregate --logits {input.logits:q} --labels {input.labels:q} {params.calibration:q} {params.heads:q} "
         "--predictions {output:q} --log {log:q}"

@@ -1,0 +1,275 @@
+"""Linear probes: what can be separated is, what is random is at chance, and the test recordings teach nothing."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import small_run
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, roc_auc_score
+
+from ecgpipe import heads, probe, tables
+from ecgpipe.__main__ import main
+from ecgpipe.errors import EcgpipeError
+
+WIDTH = 12
+SHA = "ab" * 32
+
+
+def write_run(outdir: Path, ids: Sequence[str], segments: np.ndarray, parts: int = 2, sha256: str = SHA) -> Path:
+    """What `probe` reads of a run: records and embeddings, (recordings, segments of each, width)."""
+    rows = [{"record_id": name, "status": "ok"} for name in ids]
+    tables.write(outdir / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=tables.RECORDS))
+    facts = {"checkpoint_sha256": sha256, "preprocess": {"segment_s": 5}}
+    each, width = segments.shape[1:]
+    schema = tables.with_origin(tables.embeddings_schema(width), "infer", {"preprocess": 1}, **facts)
+    for part, some in enumerate(np.array_split(np.arange(len(ids)), parts)):
+        values = pa.array(segments[some].astype(np.float32).ravel())
+        columns = [
+            pa.array([ids[row] for row in some for _ in range(each)], pa.string()),
+            pa.array([number for _ in some for number in range(each)], pa.int32()),
+            pa.FixedSizeListArray.from_arrays(values, width),
+        ]
+        tables.write(outdir / f"embeddings/part-{part:05d}.parquet", pa.table(columns, schema=schema))
+    return outdir
+
+
+def write_truth(path: Path, columns: Mapping[str, Sequence[object]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+def data(count: int = 400, seed: int = 0) -> tuple[list[str], np.ndarray, dict[str, list[Any]]]:
+    """Recordings of two segments; `easy` can be told from them, `random` cannot; a patient has two recordings."""
+    random = np.random.default_rng(seed)
+    ids = [f"r/{i}" for i in range(count)]
+    embedding = random.standard_normal((count, WIDTH)) * np.linspace(0.1, 5, WIDTH) + 3
+    segments = embedding[:, None] + 0.1 * random.standard_normal((count, 2, WIDTH))
+    easy = (segments.mean(axis=1)[:, 0] > 3).astype(int)
+    truth: dict[str, list[Any]] = {
+        "record_id": ids,
+        "easy": easy.tolist(),
+        "random": random.integers(0, 2, count).tolist(),
+        "patient": [i // 2 for i in range(count)],
+        "fold": [i // 2 % 10 + 1 for i in range(count)],
+    }
+    return ids, segments, truth
+
+
+FOLDS = ["--split", "fold", "--train", *map(str, range(1, 7)), "--valid", "7", "8", "--test", "9", "10"]
+
+
+def run(outdir: Path, truth: Path, output: Path, *options: str) -> heads.Head:
+    given = ["--outdir", str(outdir), "--truth", str(truth), "--output", str(output), "--resamples", "50"]
+    assert main(["probe", *given, *(options or FOLDS)]) == 0
+    return heads.load(output / "head.safetensors")
+
+
+def auroc(output: Path, label: str, model: str = "probe") -> dict[str, Any]:
+    rows = pq.read_table(output / "metrics.parquet").to_pylist()
+    [found] = [row for row in rows if (row["model"], row["label"], row["metric"]) == (model, label, "auroc")]
+    return dict(found)
+
+
+@pytest.fixture
+def outdir(tmp_path: Path) -> Path:
+    ids, segments, truth = data()
+    write_truth(tmp_path / "truth.csv", truth)
+    return write_run(tmp_path / "run", ids, segments)
+
+
+def test_what_can_be_separated_is_and_random_labels_are_at_chance(outdir: Path, tmp_path: Path) -> None:
+    run(outdir, tmp_path / "truth.csv", tmp_path / "probe")
+    assert auroc(tmp_path / "probe", "easy")["value"] > 0.99
+    found = auroc(tmp_path / "probe", "random")
+    assert found["low"] < 0.5 < found["high"]
+
+
+def test_the_head_is_what_scikit_learn_finds_by_the_same_rules(outdir: Path, tmp_path: Path) -> None:
+    _, segments, truth = data()
+    head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe")
+    assert head.labels == ("easy", "random")
+    embedding, fold = segments.astype(np.float32).mean(axis=1, dtype=np.float64), np.array(truth["fold"])
+    train, valid, test = fold <= 6, (fold == 7) | (fold == 8), fold >= 9
+    standard = (embedding - embedding[train].mean(axis=0)) / embedding[train].std(axis=0)
+    said = pq.read_table(tmp_path / "probe/predictions.parquet").to_pandas().set_index("record_id")
+    ids = np.array(truth["record_id"])
+    for number, label in enumerate(head.labels):
+        true = np.array(truth[label])
+        fits = [
+            LogisticRegression(C=strength, tol=1e-10, max_iter=100_000).fit(standard[train], true[train])
+            for strength in probe.STRENGTHS
+        ]
+        losses = [log_loss(true[valid], fit.predict_proba(standard[valid])[:, 1]) for fit in fits]
+        best = int(np.argmin(losses))
+        assert head.facts["strength"][number] == probe.STRENGTHS[best]
+        theirs = fits[best].predict_proba(standard)[:, 1]
+        np.testing.assert_allclose(head.probability(embedding)[:, number], theirs, atol=1e-3)
+        np.testing.assert_allclose(said.loc[ids[test], label], theirs[test], atol=1e-3)
+        assert auroc(tmp_path / "probe", label)["value"] == pytest.approx(
+            roc_auc_score(true[test], theirs[test]), abs=2e-3
+        )
+
+
+def test_the_test_recordings_change_nothing_in_the_head(outdir: Path, tmp_path: Path) -> None:
+    ids, segments, truth = data()
+    before = run(outdir, tmp_path / "truth.csv", tmp_path / "probe")
+    test = np.array(truth["fold"]) >= 9
+    changed = {**truth, "easy": np.where(test, 1 - np.array(truth["easy"]), truth["easy"]).tolist()}
+    other = write_run(tmp_path / "other", ids, np.where(test[:, None, None], 100 * segments, segments))
+    after = run(other, write_truth(tmp_path / "changed.csv", changed), tmp_path / "again")
+    for name in heads.TENSORS:
+        np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+    assert auroc(tmp_path / "probe", "easy")["value"] > 0.99 > auroc(tmp_path / "again", "easy")["value"]
+
+
+def test_standardisation_is_of_the_training_recordings_alone(outdir: Path, tmp_path: Path) -> None:
+    _, segments, truth = data()
+    head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe")
+    trained = segments[np.array(truth["fold"]) <= 6].mean(axis=1)
+    np.testing.assert_allclose(head.mean, trained.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(head.scale, trained.std(axis=0), rtol=1e-5)
+
+
+def test_the_order_of_the_truth_does_not_matter(outdir: Path, tmp_path: Path) -> None:
+    _, _, truth = data()
+    order = np.random.default_rng(1).permutation(len(truth["record_id"]))
+    mixed = {name: [values[row] for row in order] for name, values in truth.items()}
+    before = run(outdir, tmp_path / "truth.csv", tmp_path / "probe")
+    after = run(outdir, write_truth(tmp_path / "mixed.csv", mixed), tmp_path / "again")
+    for name in heads.TENSORS:
+        np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+    kinds = [pq.read_table(tmp_path / folder / "predictions.parquet") for folder in ("probe", "again")]
+    assert kinds[0].equals(kinds[1])
+
+
+def test_patients_are_never_shared_between_splits_and_stay_where_they_are() -> None:
+    patients = pa.array([f"p{i // 3}" for i in range(3000)] + [None])
+    split = probe.by_patient(patients, 1)
+    for number in range(1000):
+        assert len(set(split[3 * number : 3 * number + 3])) == 1
+    assert split[-1] == probe.NONE
+    shares = np.bincount(split[:-1], minlength=3) / 3000
+    np.testing.assert_allclose(shares, probe.SHARES, atol=0.05)
+    np.testing.assert_array_equal(probe.by_patient(patients[:1500], 1), split[:1500])
+    np.testing.assert_array_equal(probe.by_patient(patients.take(pa.array(range(2999, -1, -1))), 1), split[2999::-1])
+    assert (probe.by_patient(patients, 2) != split).any()
+
+
+def test_split_by_patient_from_the_command(outdir: Path, tmp_path: Path) -> None:
+    _, _, truth = data()
+    head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", "--patient", "patient", "--map", "easy=Easy")
+    assert head.labels == ("Easy",)
+    patient = dict(zip(truth["record_id"], truth["patient"], strict=True))
+    said = pq.read_table(tmp_path / "probe/predictions.parquet")
+    of = {name: said.filter(pc.equal(said["split"], name))["record_id"].to_pylist() for name in ("valid", "test")}
+    people = {name: {patient[record_id] for record_id in some} for name, some in of.items()}
+    trained = {patient[record_id] for record_id in truth["record_id"]} - people["valid"] - people["test"]
+    assert not people["valid"] & people["test"]
+    assert {name: len(some) for name, some in of.items()} == {name: 2 * len(some) for name, some in people.items()}
+    assert head.facts["split"]["recordings"]["train"] == 2 * len(trained)
+
+
+def test_a_patient_in_two_splits_is_refused(outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, truth = data()
+    shared = write_truth(tmp_path / "shared.csv", {**truth, "patient": [i % 7 for i in range(400)]})
+    options = ["--outdir", str(outdir), "--truth", str(shared), "--output", str(tmp_path / "probe")]
+    assert main(["probe", *options, *FOLDS, "--patient", "patient"]) == 2
+    assert "7 patients have recordings in more than one split" in capsys.readouterr().err
+
+
+def test_a_label_that_cannot_be_learned_is_left_out_and_said(
+    outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, truth = data()
+    rare = [int(fold >= 9) for fold in truth["fold"]]
+    head = run(outdir, write_truth(tmp_path / "rare.csv", {**truth, "rare": rare}), tmp_path / "probe")
+    assert head.labels == ("easy", "random")
+    assert "rare is left out: train has no recording with it" in capsys.readouterr().err
+
+
+def test_the_gain_over_a_baseline_is_the_difference_of_the_two(outdir: Path, tmp_path: Path) -> None:
+    ids, segments, _ = data()
+    noise = np.random.default_rng(5).standard_normal(segments.shape)
+    baseline = write_run(tmp_path / "untrained", ids[::-1], noise, parts=1, sha256="cd" * 32)
+    describe(baseline)
+    run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--baseline", str(baseline))
+    ours, theirs, gain = (auroc(tmp_path / "probe", "easy", model) for model in ("probe", "baseline", "gain"))
+    assert theirs["low"] < 0.5 < theirs["high"]
+    assert gain["value"] == pytest.approx(ours["value"] - theirs["value"])
+    assert 0.2 < gain["low"] < gain["value"] < gain["high"]
+
+
+def test_a_run_is_no_gain_over_itself(outdir: Path, tmp_path: Path) -> None:
+    describe(outdir)
+    run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--baseline", str(outdir))
+    gain = auroc(tmp_path / "probe", "random", "gain")
+    assert (gain["value"], gain["low"], gain["high"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give --split COLUMN, or --patient COLUMN"),
+        (["--split", "fold", "--train", "1", "--valid", "1", "--test", "2"], "'1' is given for two splits"),
+        (["--split", "fold", "--train", "11", "--valid", "1", "--test", "2"], "no recording has '11'"),
+        (["--split", "nowhere"], "'nowhere' is no column"),
+        ([*FOLDS, "--map", "easy=record_id"], "'record_id' cannot be a label's name"),
+        ([*FOLDS, "--map", "fold=Fold"], "a true label is 1, 0 or empty"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    given = ["--outdir", str(outdir), "--truth", str(tmp_path / "truth.csv"), "--output", str(tmp_path / "probe")]
+    assert main(["probe", *given, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "probe").exists()
+
+
+def test_real_recordings_with_noise_can_be_separated(reference: Path, tmp_path: Path) -> None:
+    """The ten recordings of CODE-15%, each 60 times with noise: five of them are told from the other five."""
+    golden, cut = np.load(reference / "golden/base.npz"), np.load(reference / "golden/segments.npz")
+    record = cut["record"]
+    real = np.stack([golden["embedding"][record == name].mean(axis=0) for name in np.unique(record)])  # (10, 768)
+    assert len(real) == 10
+    random, times = np.random.default_rng(0), 60
+    spread = real.std(axis=0)
+    copies = np.repeat(real, times, axis=0)
+    segments = (copies + 0.5 * spread * random.standard_normal(copies.shape))[:, None]
+    ids = [f"{recording}/{copy}" for recording in range(10) for copy in range(times)]
+    truth = {
+        "record_id": ids,
+        "half": [recording % 2 for recording in range(10) for _ in range(times)],
+        "chance": random.integers(0, 2, len(ids)).tolist(),
+        "patient": ids,
+    }
+    outdir = write_run(tmp_path / "run", ids, segments)
+    run(outdir, write_truth(tmp_path / "truth.csv", truth), tmp_path / "probe", "--patient", "patient")
+    assert auroc(tmp_path / "probe", "half")["value"] > 0.999
+    found = auroc(tmp_path / "probe", "chance")
+    assert found["low"] < 0.5 < found["high"]
+
+
+def test_a_head_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"not a head")
+    with pytest.raises(EcgpipeError, match="is not a head"):
+        heads.load(tmp_path / "x")
+    with pytest.raises(EcgpipeError, match="cannot read"):
+        heads.load(tmp_path / "nowhere")
+
+
+def describe(outdir: Path) -> None:
+    """The part of a run that says whether its weights are random."""
+    small_run.write(outdir.parent / "small", ["a", "b"], random_weights=True)
+    (outdir / "checkpoint").mkdir()
+    (outdir / "checkpoint/model.json").write_text((outdir.parent / "small/checkpoint/model.json").read_text())
