@@ -28,6 +28,7 @@ STAGES = {
     "verdict": "end with an error when too many recordings could not be read",
     "inspect": "show what a file or folder is, and what would be done with it",
     "show": "show any one recording of a run: a page, or a PNG, PDF or SVG",
+    "verify": "check the numbers of this installation against fairseq-signals'",
     "demo": "write the demo's recordings and its checkpoint",
     "config": "write the files that are generated from the settings' definition",
 }
