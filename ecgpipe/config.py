@@ -95,6 +95,11 @@ class Inference(Section):
         False,
         description="the same bits from run to run on one kind of machine with as many threads",
     )
+    fairseq_python: str | None = Field(
+        None,
+        min_length=1,
+        description="the python of an environment that has fairseq-signals, for verify; null: the one that conda makes",
+    )
 
 
 class Umap(Section):

@@ -21,6 +21,7 @@ MEANING = {
     "summary": 1,
     "figures": 1,
     "report": 1,
+    "verify": 1,
 }
 
 _PACKAGE = Path(__file__).parent

@@ -18,14 +18,6 @@ from ecgpipe.reference import forward
 
 SCRIPT = Path(forward.__file__)
 
-# Its versions are those that were tried; docs/verify.md says the same.
-INSTALL = (
-    "make its environment from workflow/envs/fairseq-signals.yaml, with conda or as docs/verify.md says with a venv of "
-    "Python 3.9, and give that environment's python"
-)
-
-NOT_THERE = 2  # what reference/forward.py ends with where fairseq-signals cannot be imported
-
 Answer = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
@@ -53,7 +45,9 @@ def opened(
         try:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
         except OSError as error:
-            raise EcgpipeError(f"fairseq-signals: {python} cannot be run ({error.strerror}); {INSTALL}") from error
+            raise EcgpipeError(
+                f"fairseq-signals: {python} cannot be run ({error.strerror}); {forward.INSTALL}"
+            ) from error
         assert process.stdin is not None  # noqa: S101, it is a pipe
         assert process.stdout is not None  # noqa: S101
         to, answers = process.stdin, forward.read(process.stdout)
@@ -81,7 +75,6 @@ def _why(said: IO[bytes], status: int) -> str:
     lines = said.read().decode(errors="replace").split("\n")
     errors = [line.partition("error: ")[2] for line in lines if line.startswith("[fairseq-signals] error: ")]
     if errors:
-        mend = INSTALL if status == NOT_THERE else "give the .pt file that the run's checkpoint was converted from"
-        return f"fairseq-signals: {errors[-1]}; {mend}"
+        return f"fairseq-signals: {errors[-1]}"
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-    return f"fairseq-signals: its process ended with status {status}: {last}; {INSTALL}"
+    return f"fairseq-signals: its process ended with status {status}: {last}; {forward.INSTALL}"

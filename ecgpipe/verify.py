@@ -10,6 +10,7 @@ import argparse
 import importlib
 import json
 import logging
+import math
 import platform
 import tempfile
 import time
@@ -21,11 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from scipy.special import expit
 
-from ecgpipe import __version__, engine, recipe, shards
+from ecgpipe import __version__, against, atomic, checkpoint, engine, recipe, shards
+from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.provenance import source_sha256
-from ecgpipe.reference import OUTPUTS
+from ecgpipe.reference import OUTPUTS, forward
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,11 @@ class Check(NamedTuple):
         """Whether all the numbers are the same, but for rounding."""
         return self.largest <= self.allowed
 
+    @property
+    def told(self) -> float | None:
+        """The largest difference to three digits; None where it is no number."""
+        return float(f"{self.largest:.3g}") if math.isfinite(self.largest) else None
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe verify`."""
@@ -59,27 +67,114 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=engine.DTYPES, default="float32", help="of the arithmetic (default %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
+    parser.add_argument("--against", choices=["fairseq-signals"], help="hold a finished run against the real one")
+    parser.add_argument("--outdir", type=Path, default=Path("results"), help="of the run (default %(default)s)")
+    parser.add_argument("--segments", type=int, default=32, help="of the run to compare (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the choice of segments (default %(default)s)")
+    parser.add_argument("--python", type=Path, help="of an environment that has fairseq-signals")
+    parser.add_argument("--output", type=Path, help="JSON (default: OUTDIR/verify/fairseq_signals.json)")
+    # The workflow's rules do it in three steps, the second of them in the environment of fairseq-signals.
+    parser.add_argument(
+        "--sample", type=Path, help="file of segments: to write, and nothing else; with --answers, to read"
+    )
+    parser.add_argument("--answers", type=Path, help="what reference/forward.py said of --sample")
 
 
 def run(args: argparse.Namespace) -> None:
     """Verify, print what was compared, and fail where it differs."""
+    if args.against:
+        _run_against(args)
+        return
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ecgpipe-verify-") as folder:
         made, timing = compute(Path(folder), args.device, args.precision, args.threads)
     with np.load(OUTPUTS) as known:
         checks = compare(made, dict(known), ALLOWED[timing["precision"]])
         about = json.loads(str(known["about"]))
+    _tell(checks, f"{timing['device']}, {timing['precision']}, {time.perf_counter() - began:.1f} s", about)
+    refuse(checks, "reinstall ecgpipe and PyTorch; where code was changed, that is what changed the numbers")
+
+
+def _run_against(args: argparse.Namespace) -> None:
+    """Sample a run's segments, ask fairseq-signals, compare; or one of these steps."""
+    outdir: Path = args.outdir
+    if args.segments < 1:
+        raise EcgpipeError(f"--segments: {args.segments} are none; give 1 or more")
+    began = time.perf_counter()
+    summary = against.settings_of(outdir)
+    description = checkpoint.describe(outdir / "checkpoint/model.json")
+    source = against.original(description)
+    if args.answers:
+        drawn = against.read(args.sample)
+        about, theirs = against.answers(args.answers)
+    else:
+        drawn = against.sample(outdir, args.segments, args.seed)
+        if args.sample:
+            with whole(args.sample) as temporary:
+                against.write(temporary, drawn, source)
+            logger.info("%s: %d segments of %s", args.sample, len(drawn.numbers), outdir)
+            return
+        if not args.python:
+            raise EcgpipeError(f"--python: not given, so that there is no fairseq-signals to ask; {forward.INSTALL}")
+        about, theirs = against.ask(args.python, drawn, source, args.threads)
+    here = against.computed(outdir, drawn, args.device, args.threads)
+    checks = _against(drawn, here, theirs, description, "computed here", ALLOWED["float32"])
+    used = summary["precision"]["used"]
+    checks += _against(drawn, against.written(outdir, drawn), theirs, description, f"written, {used}", ALLOWED[used])
+    how = (
+        f"{len(drawn.numbers)} segments of {len(set(drawn.record_ids))} recordings, {time.perf_counter() - began:.1f} s"
+    )
+    _tell(checks, how, about)
+    found = {
+        "ok": all(each.ok for each in checks),
+        "checks": [{**each._asdict(), "largest": each.told, "ok": each.ok} for each in checks],
+        "segments": [
+            {"record_id": i, "segment": n} for i, n in zip(drawn.record_ids, drawn.numbers.tolist(), strict=True)
+        ],
+        "checkpoint": {"uri": description.uri, "revision": description.revision, "sha256": description.sha256},
+        "fairseq_signals": about,
+        "ecgpipe": {"version": __version__, "source_sha256": source_sha256(), "torch": torch.__version__},
+    }
+    atomic.write_json(args.output or outdir / "verify/fairseq_signals.json", found)
+    refuse(
+        checks, "do not use the run's numbers before it is known why; the checkpoint may be of a kind ecgpipe misreads"
+    )
+
+
+def _against(
+    drawn: against.Sample,
+    ours: Mapping[str, np.ndarray],
+    theirs: Mapping[str, np.ndarray],
+    description: checkpoint.Description,
+    whose: str,
+    allowed: Mapping[str, float],
+) -> list[Check]:
+    """Compare what there is of logits, probabilities, embedding and attention."""
+    for kind in ours:
+        if ours[kind].shape != theirs[kind].shape:
+            raise EcgpipeError(
+                f"verify: {kind}, {whose}, has the shape {ours[kind].shape}, fairseq-signals' {theirs[kind].shape}; "
+                "the answers are not of this run's checkpoint and segments"
+            )
+    ours, theirs = (against.own_tokens(drawn, each, description.architecture) for each in (ours, theirs))
+    ours, theirs = ({**each, "probabilities": expit(each["logits"].astype(np.float64))} for each in (ours, theirs))
+    kinds = [kind for kind in ("logits", "probabilities", "embedding", "attention") if kind in ours and ours[kind].size]
+    return [check(f"{kind}, {whose}", ours[kind], theirs[kind], allowed[kind]) for kind in kinds]
+
+
+def _tell(checks: Sequence[Check], how: str, about: Mapping[str, Any]) -> None:
+    """Print the table, and by what it was made."""
     print("\n".join(table(checks)))
     print(
         f"ecgpipe {__version__} (source {source_sha256()[:12]}), PyTorch {torch.__version__}, NumPy {np.__version__}, "
         f"Python {platform.python_version()}"
     )
-    print(f"{timing['device']}, {timing['precision']}, {time.perf_counter() - began:.1f} s")
+    print(how)
+    preprocessed = f" and ecg-transform {about['ecg_transform']}" if "ecg_transform" in about else ""
     print(
-        f"against fairseq-signals {about['fairseq_signals']} (PyTorch {about['torch']}, Python {about['python']}) and "
-        f"ecg-transform {about['ecg_transform']}"
+        f"against fairseq-signals {about['fairseq_signals']} (PyTorch {about['torch']}, Python {about['python']})"
+        f"{preprocessed}"
     )
-    refuse(checks, "reinstall ecgpipe and PyTorch; where code was changed, that is what changed the numbers")
 
 
 def compute(folder: Path, device: str, precision: str, threads: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

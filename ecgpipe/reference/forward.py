@@ -36,6 +36,11 @@ HARMLESS: list[Any] = [
     (_CORE.multiarray.scalar, "numpy.core.multiarray.scalar"),
 ]
 
+INSTALL = (
+    "make the environment of workflow/envs/fairseq-signals.yaml: snakemake --software-deployment-method conda does, or "
+    "by hand, as docs/verify.md says, and then give its python as inference.fairseq_python or --python"
+)
+
 
 def main() -> int:
     """Answer every frame; 2 where fairseq-signals is not there, 3 where it does not take the checkpoint."""
@@ -92,14 +97,19 @@ def load(checkpoint: str, device: str) -> tuple[torch.nn.Module, str]:
         from fairseq_signals.models import build_model_from_checkpoint
     except Exception as error:  # old packages fail in many ways under a newer Python
         where = f"{sys.executable} (Python {platform.python_version()})"
-        raise ImportError(f"fairseq_signals cannot be imported by {where}: {type(error).__name__}: {error}") from error
+        raise ImportError(
+            f"fairseq_signals cannot be imported by {where}: {type(error).__name__}: {error}; {INSTALL}"
+        ) from error
     torch.serialization.add_safe_globals(HARMLESS)
     # fairseq-signals calls torch.load without a word on this: no code of a checkpoint is to run, on any PyTorch.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
         model = build_model_from_checkpoint(checkpoint).float().eval().to(device)
     except Exception as error:
-        raise ValueError(f"fairseq-signals does not take {checkpoint}: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"fairseq-signals does not take {checkpoint}: {type(error).__name__}: {error}; "
+            "give a checkpoint as it saved it"
+        ) from error
     for module in model.modules():
         if hasattr(module, "need_weights"):
             module.need_weights = True  # the attention, which a checkpoint's own settings leave out

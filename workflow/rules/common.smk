@@ -36,6 +36,9 @@ if SETTINGS.inference.attention:
 # So may be what speaks for labels.
 ATTRIBUTION = [f"{OUT}/attribution/attribution.parquet"] if SETTINGS.attribution.recordings else []
 
+# Runs in the environment of fairseq-signals, which has no ecgpipe.
+FORWARD = str(Path(workflow.basedir) / "ecgpipe" / "reference" / "forward.py")
+
 FIGURES = ["account", "labels", "probabilities", "together", "map", "recording"]
 
 # The run's cores, shared between as many jobs as it has GPUs (`--resources gpu=4`). On a cluster nobody gives the cores,
