@@ -153,8 +153,7 @@ def write(path: Path, drawn: Sample, source: Path) -> None:
 
 def read(path: Path) -> Sample:
     """What `write` wrote."""
-    with path.open("rb") as file:
-        frames = list(forward.read(file))[1:]
+    frames = _frames(path)[1:]
     ids = [str(record_id) for frame in frames for record_id in frame["record_id"]]
     numbers, signal, samples = (
         np.concatenate([frame[name] for frame in frames]) for name in ("segment", "signal", "samples")
@@ -164,8 +163,7 @@ def read(path: Path) -> Sample:
 
 def answers(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What reference/forward.py wrote: its versions, and `logits`, `embedding` and `attention` of the whole sample."""
-    with path.open("rb") as file:
-        first, *frames = forward.read(file)
+    first, *frames = _frames(path)
     return json.loads(str(first["about"])), _joined(frames)
 
 
@@ -190,6 +188,17 @@ def ask(python: Path, drawn: Sample, source: Path, threads: int) -> tuple[dict[s
             rows = slice(first, first + BATCH)
             frames.append(answer(drawn.signal[rows], drawn.samples[rows]))
     return about, _joined(frames)
+
+
+def _frames(path: Path) -> list[dict[str, np.ndarray]]:
+    try:
+        with path.open("rb") as file:
+            frames = list(forward.read(file))
+    except (OSError, EOFError) as error:
+        raise EcgpipeError(f"verify: {path} is not a whole file of frames ({error}); make it again") from error
+    if len(frames) < 2:
+        raise EcgpipeError(f"verify: {path} holds no segments; make it again")
+    return frames
 
 
 def _joined(frames: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

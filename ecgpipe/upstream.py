@@ -56,7 +56,7 @@ def opened(
             try:
                 forward.write(to, **arrays)
                 answered: dict[str, np.ndarray] = next(answers)
-            except (OSError, StopIteration) as error:  # it is gone
+            except (OSError, EOFError, StopIteration) as error:  # it is gone
                 process.wait()
                 raise EcgpipeError(_why(said, process.returncode)) from error
             return answered

@@ -23,8 +23,16 @@ import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
-import numpy as np
-import torch
+INSTALL = (
+    "make the environment of workflow/envs/fairseq-signals.yaml: snakemake --software-deployment-method conda does, or "
+    "by hand, as docs/verify.md says, and then give its python as inference.fairseq_python or --python"
+)
+
+try:
+    import numpy as np
+    import torch
+except ImportError as error:
+    sys.exit(f"[fairseq-signals] error: {sys.executable} has no {error.name}; {INSTALL}")
 
 # What fairseq-signals' own state may hold besides tensors and plain values; the same as in ecgpipe/fairseq_signals.py.
 _CORE: Any = np._core if hasattr(np, "_core") else np.core
@@ -35,11 +43,6 @@ HARMLESS: list[Any] = [
     (_CORE.multiarray.scalar, "numpy._core.multiarray.scalar"),
     (_CORE.multiarray.scalar, "numpy.core.multiarray.scalar"),
 ]
-
-INSTALL = (
-    "make the environment of workflow/envs/fairseq-signals.yaml: snakemake --software-deployment-method conda does, or "
-    "by hand, as docs/verify.md says, and then give its python as inference.fairseq_python or --python"
-)
 
 
 def main() -> int:
@@ -61,7 +64,7 @@ def main() -> int:
         try:
             model, version = load(checkpoint, args.device)
         except (ImportError, ValueError) as error:
-            print(f"[fairseq-signals] error: {' '.join(str(error).split())[:1000]}", file=sys.stderr)
+            print(f"[fairseq-signals] error: {error}", file=sys.stderr)
             return 2 if isinstance(error, ImportError) else 3
         about = {
             "fairseq_signals": version,
@@ -98,7 +101,7 @@ def load(checkpoint: str, device: str) -> tuple[torch.nn.Module, str]:
     except Exception as error:  # old packages fail in many ways under a newer Python
         where = f"{sys.executable} (Python {platform.python_version()})"
         raise ImportError(
-            f"fairseq_signals cannot be imported by {where}: {type(error).__name__}: {error}; {INSTALL}"
+            f"fairseq_signals cannot be imported by {where}: {type(error).__name__}: {brief(error)}; {INSTALL}"
         ) from error
     torch.serialization.add_safe_globals(HARMLESS)
     # fairseq-signals calls torch.load without a word on this: no code of a checkpoint is to run, on any PyTorch.
@@ -107,13 +110,19 @@ def load(checkpoint: str, device: str) -> tuple[torch.nn.Module, str]:
         model = build_model_from_checkpoint(checkpoint).float().eval().to(device)
     except Exception as error:
         raise ValueError(
-            f"fairseq-signals does not take {checkpoint}: {type(error).__name__}: {error}; "
+            f"fairseq-signals does not take {checkpoint}: {type(error).__name__}: {brief(error)}; "
             "give a checkpoint as it saved it"
         ) from error
     for module in model.modules():
         if hasattr(module, "need_weights"):
             module.need_weights = True  # the attention, which a checkpoint's own settings leave out
     return model, fairseq_signals.__version__
+
+
+def brief(error: Exception) -> str:
+    """The message in one line of bounded length."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:300] + "..."
 
 
 def answer(model: torch.nn.Module, signal: np.ndarray, samples: np.ndarray, device: str) -> dict[str, np.ndarray]:
@@ -157,12 +166,15 @@ def mean(x: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
 
 
 def read(file: IO[bytes]) -> Iterator[dict[str, np.ndarray]]:
-    """The frames of a file, each a dict of arrays."""
+    """The frames of a file, each a dict of arrays; EOFError where the file ends within one."""
     while True:
         head = file.read(8)
         if not head:
             return
-        content = file.read(struct.unpack("<Q", head)[0])
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        content = file.read(length)
+        if len(content) < max(length, 1):
+            raise EOFError("the file ends within a frame")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             yield dict(arrays)
 
