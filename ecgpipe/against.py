@@ -7,7 +7,7 @@ in float32, and what the run wrote, in whichever precision that was.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,7 +109,7 @@ def sample(outdir: Path, most: int, seed: int) -> Sample:
     return Sample(ids, np.array(numbers, np.int32), np.stack(signals), np.array(samples, np.int32))
 
 
-def _choose(records: list[Path], most: int, seed: int) -> dict[str, list[int]]:
+def _choose(records: Sequence[Path], most: int, seed: int) -> dict[str, list[int]]:
     """By record id the numbers of the segments that were drawn, in the run's order."""
     counted = [
         (batch["record_id"], batch["n_segments"].to_numpy(zero_copy_only=False))
