@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ecgpipe import checkpoint, devices, engine, hub, model, reread, tables, upstream
+from ecgpipe import checkpoint, devices, engine, model, reread, tables, upstream
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.prepare import UnusableError
 from ecgpipe.readers import UnreadableError
@@ -37,25 +37,6 @@ class Sample(NamedTuple):
     numbers: np.ndarray  # (n,) int32, which segment of its recording each is
     signal: np.ndarray  # (n, leads, samples) float32, as the model takes them
     samples: np.ndarray  # (n,) int32, how many from the beginning are signal and not padding
-
-
-def original(description: checkpoint.Description) -> Path:
-    """The .pt file that a run's checkpoint was converted from.
-
-    Args:
-        description: The run's `checkpoint/model.json`.
-
-    Returns:
-        Its path: the local one, or where the hub's client keeps it, which fetches it again if it is not there.
-
-    Raises:
-        EcgpipeError: It is not there any more, or is another one.
-    """
-    uri = description.uri
-    if uri.startswith("hf://") and description.revision:
-        where = hub.hub_file(uri)
-        uri = f"hf://{where.repo}@{description.revision}/{where.file}"
-    return hub.fetch(uri, description.sha256).path
 
 
 def settings_of(outdir: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import safetensors.torch
 
 from ecgpipe import __version__, atomic, labels
 from ecgpipe.errors import EcgpipeError
-from ecgpipe.fairseq_signals import architecture, convert, read
+from ecgpipe.fairseq_signals import architecture, convert, described, read
 from ecgpipe.hub import fetch
 from ecgpipe.log import logger
 from ecgpipe.model import Architecture
@@ -32,6 +32,7 @@ class Description:
     random_weights: bool  # the outputs are numbers to look at, not diagnoses
     ecgpipe: str  # the version that wrote it
     meaning: int  # of this stage then, see provenance.MEANING
+    backend: str = "native"  # or fairseq, and then no weights were converted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,16 +46,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=Path, required=True, help="label CSV, one row for each output of the model")
     parser.add_argument("--weights", type=Path, required=True, help="model.safetensors to write")
     parser.add_argument("--description", type=Path, required=True, help="model.json to write")
+    parser.add_argument(
+        "--backend", choices=["native", "fairseq"], default="native", help="what is to compute (default %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Fetch, verify, convert, write."""
+    native = args.backend == "native"
     source = fetch(args.source, args.sha256)
     logger.info("opening %s, %s bytes, sha256 %s", source.path, f"{source.path.stat().st_size:,}", source.sha256)
     content = read(source.path)
-    arch = architecture(content["cfg"]["model"])
+    cfg, state = content["cfg"]["model"], content["model"]
+    arch = architecture(cfg) if native else described(cfg, state)
     names = _label_names(args.labels, arch)
-    tensors = convert(content["model"], arch, str(source.path))
+    tensors = convert(state, arch, str(source.path)) if native else {}  # fairseq-signals reads the file itself
     marks = content.get("ecgpipe")
     description = {
         "architecture": asdict(arch),
@@ -68,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
         "random_weights": isinstance(marks, dict) and marks.get("random_weights") is True,
         "ecgpipe": __version__,
         "meaning": MEANING["checkpoint"],
+        "backend": args.backend,
     }
     with atomic.whole(args.weights) as path:
         safetensors.torch.save_file(tensors, path)
@@ -101,6 +108,7 @@ def describe(path: Path) -> Description:
             content["random_weights"],
             content["ecgpipe"],
             content["meaning"],
+            content.get("backend", "native"),
         )
     except OSError as error:
         raise EcgpipeError(
@@ -110,6 +118,15 @@ def describe(path: Path) -> Description:
         raise EcgpipeError(
             f"checkpoint: {path} is not a description that ecgpipe {__version__} wrote; run the checkpoint stage again"
         ) from error
+
+
+def refuse_foreign(description: Description) -> None:
+    """Raise an error where ecgpipe's own network, which gives gradients, has no weights."""
+    if description.backend != "native":
+        raise EcgpipeError(
+            f"inference.backend: {description.backend} computed this run, which gives no gradients; nothing can be "
+            "attributed to a label"
+        )
 
 
 def _label_names(path: Path, arch: Architecture) -> list[str]:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 from scipy.special import expit
 
-from ecgpipe import __version__, against, atomic, checkpoint, engine, recipe, shards
+from ecgpipe import __version__, against, atomic, checkpoint, engine, recipe, shards, upstream
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.provenance import source_sha256
@@ -103,7 +103,11 @@ def _run_against(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     summary = against.settings_of(outdir)
     description = checkpoint.describe(outdir / "checkpoint/model.json")
-    source = against.original(description)
+    if description.backend != "native":
+        raise EcgpipeError(
+            f"--outdir: the numbers of {outdir} are fairseq-signals' own (inference.backend): nothing to do"
+        )
+    source = upstream.original(description)
     if args.answers:
         drawn = against.read(args.sample)
         about, theirs = against.answers(args.answers)

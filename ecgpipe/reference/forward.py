@@ -18,6 +18,7 @@ import io
 import json
 import os
 import platform
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,14 @@ HARMLESS: list[Any] = [
     (_CORE.multiarray.scalar, "numpy._core.multiarray.scalar"),
     (_CORE.multiarray.scalar, "numpy.core.multiarray.scalar"),
 ]
+
+
+# The networks that it is asked for, and those of their settings that fairseq-signals hands to Python's eval.
+MODELS = (
+    *("ecg_transformer_classifier", "ecg_transformer", "wav2vec2", "wav2vec2_cmsc"),
+    *("nejedly2021resnet_classifier", "se_wrn_classifier"),
+)
+EVALUATED = ("conv_feature_layers", "kernel_size", "num_filters")
 
 
 def main() -> int:
@@ -104,6 +113,7 @@ def load(checkpoint: str, device: str) -> tuple[torch.nn.Module, str]:
             f"fairseq_signals cannot be imported by {where}: {type(error).__name__}: {brief(error)}; {INSTALL}"
         ) from error
     torch.serialization.add_safe_globals(HARMLESS)
+    check(checkpoint)
     # fairseq-signals calls torch.load without a word on this: no code of a checkpoint is to run, on any PyTorch.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
@@ -117,6 +127,28 @@ def load(checkpoint: str, device: str) -> tuple[torch.nn.Module, str]:
         if hasattr(module, "need_weights"):
             module.need_weights = True  # the attention, which a checkpoint's own settings leave out
     return model, fairseq_signals.__version__
+
+
+def check(checkpoint: str) -> None:
+    """Refuse a checkpoint that would have fairseq-signals run code of its own; ValueError says why."""
+    try:
+        cfg = torch.load(checkpoint, map_location="cpu", weights_only=True)["cfg"]["model"]
+        name = cfg["_name"]
+    except Exception as error:
+        raise ValueError(
+            f"{checkpoint} is no checkpoint of fairseq-signals: {type(error).__name__}: {brief(error)}; "
+            "give one as it saved it"
+        ) from error
+    if name not in MODELS:
+        raise ValueError(f"cfg.model._name of {checkpoint} is {name!r}; only {', '.join(MODELS)} can be asked for")
+    for key in EVALUATED:
+        text = cfg.get(key, "")
+        if isinstance(text, str) and (
+            len(text) > 10_000 or "**" in text or not re.fullmatch(r"[\d\s,()\[\]*+]*", text)
+        ):
+            raise ValueError(
+                f"cfg.model.{key} of {checkpoint} is {text[:80]!r}, which fairseq-signals would run as code; refused"
+            )
 
 
 def brief(error: Exception) -> str:
@@ -136,7 +168,8 @@ def answer(model: torch.nn.Module, signal: np.ndarray, samples: np.ndarray, devi
 
     Returns:
         `logits` (batch, labels), with 0 labels of a network without a head; `embedding` (batch, width), the mean over
-        the tokens as fairseq-signals takes it; `attention` (batch, tokens): last layer, mean over heads, max over keys.
+        the tokens as fairseq-signals takes it, or whatever else its head sees; `attention` (batch, tokens): last layer,
+        mean over heads, max over keys, with 0 tokens of a network without attention.
     """
     source = torch.from_numpy(signal).to(device)
     padding = torch.arange(signal.shape[2]) >= torch.from_numpy(samples.astype(np.int64))[:, None]  # (batch, samples)
@@ -152,8 +185,8 @@ def answer(model: torch.nn.Module, signal: np.ndarray, samples: np.ndarray, devi
             out = model.extract_features(source, mask)  # type: ignore[operator]
             embedding = mean(out["x"], out["padding_mask"])
             logits = embedding.new_empty(len(embedding), 0)
-        saliency = out["saliency"]  # (batch, layers, tokens, keys), the mean over heads
-        attention = saliency[:, -1].amax(dim=-1)  # (batch, tokens)
+        saliency = out.get("saliency")  # (batch, layers, tokens, keys), the mean over heads
+        attention = logits[:, :0] if saliency is None else saliency[:, -1].amax(dim=-1)  # (batch, tokens)
     named = {"logits": logits, "embedding": embedding, "attention": attention}
     return {name: tensor.float().cpu().numpy() for name, tensor in named.items()}
 

@@ -38,11 +38,11 @@ def finish(folder: Path, content: object, *reading: str, short: str = "skip") ->
     weights = ["--weights", str(out / "checkpoint/model.safetensors"), "--description", f"{out}/checkpoint/model.json"]
     files = [f"--{kind}={out}/{kind}/part-00000.parquet" for kind in ("logits", "embeddings", "attention")]
     segments = str(out / "segments/shard-00000.arrow")
+    shard, records = str(out / "manifest/shard-00000.parquet"), str(out / "records/shard-00000.parquet")
     for command in (
         ["checkpoint", "--source", str(folder / "x.pt"), "--labels", str(folder / "labels.csv"), *weights],
         ["manifest", "--input", str(folder / "input"), "--outdir", str(out / "manifest")],
-        ["preprocess", "--shard", str(out / "manifest/shard-00000.parquet"), "--segments", segments, *reading]
-        + ["--records", str(out / "records/shard-00000.parquet")],
+        ["preprocess", "--shard", shard, "--segments", segments, "--records", records, *reading],
         ["infer", *weights, "--segments", segments, *files, "--timing", str(folder / "t.json"), "--device", "cpu"],
     ):
         assert main(command) == 0
