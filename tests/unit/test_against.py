@@ -1,7 +1,7 @@
 """`ecgpipe verify --against fairseq-signals`: a run's own numbers beside those of the real one, or why not."""
 
 import json
-import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -19,15 +19,6 @@ from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import LEADS
 from ecgpipe.reference import OUTPUTS, forward
-
-
-@pytest.fixture(scope="session")
-def fairseq_python() -> Path:
-    """The interpreter of an environment that has the real fairseq-signals."""
-    python = os.environ.get("FAIRSEQ_PYTHON")
-    if not python:
-        pytest.skip("FAIRSEQ_PYTHON names no interpreter that has fairseq-signals, see docs/verify.md")
-    return Path(python)
 
 
 def finish(folder: Path, content: object, *reading: str, short: str = "skip") -> Path:
@@ -266,10 +257,26 @@ def test_the_real_fairseq_signals_agrees_also_where_segments_are_padded(
     assert capsys.readouterr().out.count(" ok\n") == 8
 
 
+def test_the_real_fairseq_signals_agrees_on_a_pretrained_network_of_its_own(
+    tmp_path: Path, fairseq_python: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made.pt"
+    subprocess.run([fairseq_python, ROOT / "tests/fairseq_made.py", "wav2vec2_cmsc", made], check=True)
+    (tmp_path / "input").mkdir()
+    recipe.write_recordings(tmp_path / "input")
+    out = finish(tmp_path, torch.load(made, weights_only=True))
+    assert asked(out, fairseq_python) == 0
+    said = capsys.readouterr().out
+    assert said.count(" ok\n") == 4
+    assert "logits" not in said
+
+
 def test_the_real_fairseq_signals_refuses_a_checkpoint_that_is_none(tmp_path: Path, fairseq_python: Path) -> None:
     torch.save({"cfg": {"model": {"_name": "nothing"}}, "model": {}}, tmp_path / "x.pt")
     with (
-        pytest.raises(EcgpipeError, match=r"fairseq-signals does not take .*x\.pt: .*; give a checkpoint"),
+        pytest.raises(
+            EcgpipeError, match=r"cfg\.model\._name of .*x\.pt is 'nothing'; only ecg_transformer_classifier, "
+        ),
         upstream.opened(fairseq_python, tmp_path / "x.pt"),
     ):
         pass
@@ -278,7 +285,9 @@ def test_the_real_fairseq_signals_refuses_a_checkpoint_that_is_none(tmp_path: Pa
 def test_the_real_fairseq_signals_runs_no_code_of_a_checkpoint(tmp_path: Path, fairseq_python: Path) -> None:
     torch.save({"cfg": {}, "model": {}, "extra": eval}, tmp_path / "x.pt")
     with (
-        pytest.raises(EcgpipeError, match=r"does not take .*UnpicklingError: Weights only load failed"),
+        pytest.raises(
+            EcgpipeError, match=r"is no checkpoint of fairseq-signals: UnpicklingError: Weights only load failed"
+        ),
         upstream.opened(fairseq_python, tmp_path / "x.pt"),
     ):
         pass

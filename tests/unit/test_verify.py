@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,11 +60,8 @@ def test_what_the_reference_numbers_were_computed_by_is_told_with_them() -> None
         assert list(known["record_id"]) == ["constant_lead", "other_order", "other_order", "other_rate"]
 
 
-def test_the_reference_numbers_are_what_fairseq_signals_computes(tmp_path: Path) -> None:
-    python = os.environ.get("FAIRSEQ_PYTHON")
-    if not python:
-        pytest.skip("FAIRSEQ_PYTHON names no interpreter that has fairseq-signals, see docs/verify.md")
-    computed = reference_numbers.compute(Path(python), tmp_path)
+def test_the_reference_numbers_are_what_fairseq_signals_computes(tmp_path: Path, fairseq_python: Path) -> None:
+    computed = reference_numbers.compute(fairseq_python, tmp_path)
     with np.load(OUTPUTS) as known:
         assert set(computed) == set(known)
         for name in known:
