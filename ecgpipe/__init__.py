@@ -11,8 +11,8 @@ besides them demo, inspect, verify and config. What they are made of:
     precision    engine (as infer)
     infer        shards (reading segments), engine (the stream over a device), devices (a GPU of its own), model
     report       figures, nameless (without ids and paths), templates
-    verify       recipe (recordings and a checkpoint), against (a run's numbers), upstream (fairseq-signals, for infer too),
-                 reference (its numbers, and the script that asks it)
+    verify       recipe (recordings and a checkpoint), against (a run's numbers), upstream (fairseq-signals, also for
+                 infer), reference (its numbers, and the script that asks it)
     demo         simulator
     all          config (settings), labels, tables (columns of the results), provenance (which code and inputs),
                  atomic (whole files), log, errors
