@@ -27,6 +27,7 @@ include: "workflow/rules/summary.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/verdict.smk"
+include: "workflow/rules/verify.smk"
 
 
 # Every result is named, not the last ones alone: one that goes missing is made again.

@@ -2,7 +2,7 @@
 
 A stage of the workflow is the module of its name, with `add_arguments` and `run`: `python -m ecgpipe STAGE`. In the
 order in which they run: checkpoint, manifest, preprocess, precision, infer, aggregate, umap, summary, report, verdict;
-besides them demo, inspect and config. What they are made of:
+besides them demo, inspect, verify and config. What they are made of:
 
     checkpoint   hub (download), fairseq_signals (its files and names), model (the network)
     manifest     folders (every file of a folder), listed (tables), layouts (known datasets), growth (what was known
@@ -11,6 +11,8 @@ besides them demo, inspect and config. What they are made of:
     precision    engine (as infer)
     infer        shards (reading segments), engine (the stream over a device), devices (a GPU of its own), model
     report       figures, nameless (without ids and paths), templates
+    verify       recipe (recordings and a checkpoint), against (a run's numbers), upstream (fairseq-signals, also for
+                 infer), reference (its numbers, and the script that asks it)
     demo         simulator
     Python       api (the class ECGFM), arrays (what it is given), predict (the same from a terminal)
     all          config (settings), labels, tables (columns of the results), provenance (which code and inputs),

@@ -36,6 +36,7 @@ STAGES = {
     "calibrate": "fit what makes probabilities of a run's, on labelled recordings",
     "probe": "train a linear head on a run's embeddings, and measure it",
     "untrained": "write a checkpoint of random weights with another one's architecture, to compare a probe with",
+    "verify": "check the numbers of this installation against fairseq-signals'",
     "demo": "write the demo's recordings and its checkpoint",
     "config": "write the files that are generated from the settings' definition",
 }

@@ -100,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Attribute some labels of some recordings."""
     description = checkpoint.describe(args.description)
+    checkpoint.refuse_foreign(description)
     windows, assumed = preprocess.reading(args)
     records = tables.numbered(args.records, "shard", args.shards)
     if args.predictions:

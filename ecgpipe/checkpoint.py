@@ -16,6 +16,7 @@ import safetensors.torch
 from ecgpipe import __version__, atomic, labels
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.fairseq_signals import architecture, convert, read
+from ecgpipe.fairseq_signals import described as described_by_upstream
 from ecgpipe.hub import Source, fetch
 from ecgpipe.labels import Label
 from ecgpipe.log import logger
@@ -38,6 +39,7 @@ class Description:
     random_weights: bool  # the outputs are numbers to look at, not diagnoses
     ecgpipe: str  # the version that wrote it
     meaning: int  # of this stage then, see provenance.MEANING
+    backend: str = "native"  # or fairseq, and then no weights were converted
 
 
 class Opened(NamedTuple):
@@ -65,14 +67,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", type=Path, required=True, help="model.safetensors to write")
     parser.add_argument("--description", type=Path, required=True, help="model.json to write")
+    parser.add_argument(
+        "--backend", choices=["native", "fairseq"], default="native", help="what is to compute (default %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Fetch, verify, convert, write."""
-    opened = open_source(args.source, args.sha256)
+    native = args.backend == "native"
+    opened = open_source(args.source, args.sha256, native)
     source, arch = opened.source, opened.architecture
     names = [label.name for label in named(str(args.labels), arch)]
-    tensors = convert(opened.state, arch, str(source.path))
+    # fairseq-signals reads the file itself.
+    tensors = convert(opened.state, arch, str(source.path)) if native else {}
     description = {
         "architecture": asdict(arch),
         "labels": names,
@@ -85,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
         "random_weights": opened.random_weights,
         "ecgpipe": __version__,
         "meaning": MEANING["checkpoint"],
+        "backend": args.backend,
     }
     if str(args.labels) == labels.BY_INDEX:
         _write_labels(args.description.with_name(LABEL_CSV), names)
@@ -120,6 +128,7 @@ def describe(path: Path) -> Description:
             content["random_weights"],
             content["ecgpipe"],
             content["meaning"],
+            content.get("backend", "native"),
         )
     except OSError as error:
         raise EcgpipeError(
@@ -131,12 +140,22 @@ def describe(path: Path) -> Description:
         ) from error
 
 
-def open_source(uri: str, sha256: str | None = None) -> Opened:
+def refuse_foreign(description: Description) -> None:
+    """Raise an error where ecgpipe's own network, which gives gradients, has no weights."""
+    if description.backend != "native":
+        raise EcgpipeError(
+            f"inference.backend: {description.backend} computed this run, which gives no gradients; nothing can be "
+            "attributed to a label"
+        )
+
+
+def open_source(uri: str, sha256: str | None = None, native: bool = True) -> Opened:
     """Fetch a checkpoint and verify it.
 
     Args:
         uri: hf://OWNER/REPO@REVISION/FILE, or the path of a .pt file.
         sha256: What the file's must be, where the user knows it.
+        native: Whether ecgpipe's own network is to run it; fairseq-signals runs others too.
 
     Returns:
         What it holds. Its tensors are still upstream's, in the file: `fairseq_signals.convert` makes ours of them.
@@ -149,7 +168,8 @@ def open_source(uri: str, sha256: str | None = None) -> Opened:
     content = read(source.path)
     marks = content.get("ecgpipe")
     random_weights = isinstance(marks, dict) and marks.get("random_weights") is True
-    return Opened(source, architecture(content["cfg"]["model"]), content["model"], random_weights)
+    cfg, state = content["cfg"]["model"], content["model"]
+    return Opened(source, architecture(cfg) if native else described_by_upstream(cfg, state), state, random_weights)
 
 
 def described(opened: Opened, names: Sequence[str]) -> Description:

@@ -95,6 +95,16 @@ class Inference(Section):
         False,
         description="the same bits from run to run on one kind of machine with as many threads",
     )
+    backend: Literal["native", "fairseq"] = Field(
+        "native",
+        description="what computes: ecgpipe's own network, or fairseq-signals in its environment, which has others too",
+    )
+    fairseq_python: str | None = Field(
+        None,
+        min_length=1,
+        description="the python of an environment that has fairseq-signals, for backend fairseq and for verify; null: "
+        "the one that conda makes, for verify alone",
+    )
 
 
 class Umap(Section):
@@ -247,6 +257,7 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         raise EcgpipeError(
             f"checkpoint: {settings.checkpoint!r} is not a file; give a local .pt file or hf://OWNER/REPO/FILE"
         )
+    _check_backend(settings)
     for path in settings.heads:
         if not os.path.isfile(path):  # noqa: PTH113
             raise EcgpipeError(f"heads: {path!r} is not a file; give the head.safetensors that probe wrote")
@@ -301,6 +312,28 @@ def _check_evaluation(given: Evaluation, names: list[str] | None) -> None:
             close = difflib.get_close_matches(label, names, n=1)
             mend = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
             raise EcgpipeError(f"evaluation.mapping: {label!r} is no label of the label file; {mend}")
+
+
+def _check_backend(settings: Config) -> None:
+    """Refuse what fairseq-signals cannot do."""
+    inference = settings.inference
+    if inference.backend == "native":
+        return
+    if not inference.fairseq_python:
+        raise EcgpipeError(
+            "inference.fairseq_python: not given, and inference.backend is fairseq; give the python of an environment "
+            "made from workflow/envs/fairseq-signals.yaml, as docs/verify.md says"
+        )
+    if inference.precision not in ("auto", "float32") or inference.deterministic:
+        raise EcgpipeError(
+            "inference.backend: fairseq computes in float32 and is not told to be deterministic; leave "
+            "inference.precision and inference.deterministic as they are by default"
+        )
+    if settings.attribution.recordings:
+        raise EcgpipeError(
+            f"attribution.recordings: {settings.attribution.recordings} cannot be attributed with inference.backend "
+            "fairseq, which gives no gradients; give 0"
+        )
 
 
 def _check_path(key: str, path: str) -> None:

@@ -307,11 +307,16 @@ def checkpoint(seed: int) -> dict[str, Any]:
         "encoder_ffn_embed_dim": hidden,
         "encoder_attention_heads": 4,
         "layer_norm_first": False,
+        "no_pretrained_weights": True,
         "num_labels": labels,
     }
     return {
         "args": None,
         "cfg": {"task": {"_name": "ecg_classification", "normalize": False}, "model": model},
         "model": state,
+        # fairseq-signals, which `verify --against` asks, wants to find these too.
+        "optimizer_history": [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}],
+        "task_state": {},
+        "extra_state": {"metrics": {}, "previous_training_time": 0, "train_iterator": {"epoch": 1}},
         "ecgpipe": {"random_weights": True},
     }

@@ -18,10 +18,14 @@ from torch import Tensor
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import logger
 from ecgpipe.model import Architecture, Network
+from ecgpipe.readers import LEADS
 
 # Upstream's names (`_name` in the configuration) for the networks that model.py computes.
 CLASSIFIERS = frozenset({"ecg_transformer_classifier"})  # the network below `encoder.`, and a head
 PRETRAINED = frozenset({"ecg_transformer", "wav2vec2", "wav2vec2_cmsc"})  # the network alone
+
+# Classifiers that fairseq-signals alone computes, see `described`: convolutions, without tokens and attention.
+CONVOLUTIONAL = frozenset({"nejedly2021resnet_classifier", "se_wrn_classifier"})
 
 # Our modules and upstream's, as a classifier names them; # is a layer's number. In a pretrained checkpoint the first
 # `encoder.` is not there. Several upstream tensors are stacked to one of ours in the order given.
@@ -119,11 +123,51 @@ def _refused(path: Path, error: Exception) -> list[str]:
     return sorted(names)
 
 
-def architecture(cfg: Mapping[str, Any]) -> Architecture:
-    """The sizes of the network that a checkpoint's configuration describes.
+def described(cfg: Mapping[str, Any], state: Mapping[str, Any]) -> Architecture:
+    """The sizes of a network that fairseq-signals itself is to compute, as far as others need to know them.
 
     Args:
         cfg: Upstream's `cfg.model`.
+        state: Upstream's state dict.
+
+    Returns:
+        Of a transformer all; of convolutions `in_leads`, `width` and `labels`, with 0 layers and no `conv_layers`.
+
+    Raises:
+        EcgpipeError: reference/forward.py does not ask for such a network.
+    """
+    kind = cfg.get("_name")
+    if kind in CLASSIFIERS | PRETRAINED:
+        return architecture(cfg, native=False)
+    if kind not in CONVOLUTIONAL:
+        known = ", ".join(sorted(CLASSIFIERS | PRETRAINED | CONVOLUTIONAL))
+        raise EcgpipeError(f"checkpoint: cfg.model._name is {kind!r}; with inference.backend fairseq, give {known}")
+    head = state.get("proj.weight")
+    if not isinstance(head, Tensor) or head.ndim != 2:
+        raise EcgpipeError(
+            "checkpoint: there is no proj.weight of two axes; give a checkpoint as fairseq-signals saved it"
+        )
+    return Architecture(
+        in_leads=len(LEADS) if cfg.get("leadwise") is True else _size(cfg, "in_d"),
+        conv_layers=(),
+        conv_bias=False,
+        width=head.shape[1],
+        layers=0,
+        heads=0,
+        hidden=0,
+        layer_norm_first=False,
+        position_kernel=0,
+        position_groups=0,
+        labels=head.shape[0],
+    )
+
+
+def architecture(cfg: Mapping[str, Any], native: bool = True) -> Architecture:
+    """The sizes of the transformer that a checkpoint's configuration describes.
+
+    Args:
+        cfg: Upstream's `cfg.model`.
+        native: Whether model.py is to compute it.
 
     Returns:
         The same in our names.
@@ -134,9 +178,10 @@ def architecture(cfg: Mapping[str, Any]) -> Architecture:
     kind = cfg.get("_name")
     if kind not in CLASSIFIERS | PRETRAINED:
         known = ", ".join(sorted(CLASSIFIERS | PRETRAINED))
-        raise EcgpipeError(f"checkpoint: cfg.model._name is {kind!r}; ecgpipe runs {known}")
+        more = f"; for {', '.join(sorted(CONVOLUTIONAL))} set inference.backend to fairseq"
+        raise EcgpipeError(f"checkpoint: cfg.model._name is {kind!r}; ecgpipe runs {known}{more}")
     for key, needed in (("extractor_mode", "default"), ("quantize_input", False)):
-        if cfg.get(key, needed) != needed:
+        if native and cfg.get(key, needed) != needed:
             raise EcgpipeError(
                 f"checkpoint: cfg.model.{key} is {cfg[key]!r}; ecgpipe runs networks with {needed!r} only"
             )

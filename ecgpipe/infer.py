@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe import __version__, checkpoint, devices, engine, model, shards, tables
+from ecgpipe import __version__, checkpoint, devices, engine, model, shards, tables, upstream
 from ecgpipe.atomic import whole
 from ecgpipe.engine import Results
 from ecgpipe.errors import EcgpipeError
@@ -26,6 +26,9 @@ ROW_GROUP = 1024
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe infer`."""
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint/model.safetensors")
+    parser.add_argument(
+        "--fairseq-python", type=Path, help="the python of fairseq-signals' environment, where that is to compute"
+    )
     parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
     parser.add_argument("--segments", type=Path, nargs="+", required=True, help="the part's shards, in order")
     parser.add_argument("--logits", type=Path, required=True, help="Parquet file to write")
@@ -55,14 +58,21 @@ def run(args: argparse.Namespace) -> None:
     description = checkpoint.describe(args.description)
     contents = shards.look_at(args.segments)
     engine.check(description, contents)
+    _check_backend(args, description)
     engine.configure(args.threads, args.deterministic)
     with devices.claim(args.device, engine.least_bytes(args.weights)) as device:
         name = engine.usable(args.precision, device)
         logger.info("%s in %s on %s, %d threads", description.uri, name, devices.describe(device), args.threads)
-        network = model.load(description.architecture, args.weights, device, engine.DTYPES[name])
         size = args.batch_size or engine.default_batch_size(device, contents.samples)
         with_attention = args.attention is not None
-        results = engine.run(network, args.segments, contents, device, size, with_attention, args.deterministic)
+        network = None
+        if args.fairseq_python:
+            results = upstream.results(
+                args.fairseq_python, description, args.segments, contents, device, size, with_attention, args.threads
+            )
+        else:
+            network = model.load(description.architecture, args.weights, device, engine.DTYPES[name])
+            results = engine.run(network, args.segments, contents, device, size, with_attention, args.deterministic)
         progress = Progress(args.logits.stem, contents.segments, "segments")
         write(args, description, contents, name, _counted(results, progress))
         progress.say()
@@ -74,10 +84,24 @@ def run(args: argparse.Namespace) -> None:
             "precision": name,
             "threads": args.threads,
             "batch_size": size,
+            "backend": description.backend,
         }
         del network  # before another job may take the device
     with whole(args.timing) as temporary:
         temporary.write_text(json.dumps(timing, indent=2) + "\n")
+
+
+def _check_backend(args: argparse.Namespace, description: checkpoint.Description) -> None:
+    """Refuse options that what computes cannot follow."""
+    if (description.backend == "fairseq") != (args.fairseq_python is not None):
+        raise EcgpipeError(
+            f"inference.backend: {args.description} is for the backend {description.backend}; --fairseq-python "
+            "goes with fairseq, and with nothing else"
+        )
+    if description.backend == "fairseq" and (args.precision != "float32" or args.deterministic):
+        raise EcgpipeError("inference.backend: fairseq computes in float32 alone, and is not told to be deterministic")
+    if args.attention and not description.architecture.layers:
+        raise EcgpipeError(f"inference.attention: {description.uri} has convolutions and no attention; set it to false")
 
 
 def write(
@@ -89,7 +113,7 @@ def write(
 ) -> None:
     """Write the files of a part, in a thread beside the computation."""
     facts = {**contents.origin, "checkpoint_sha256": description.sha256, "checkpoint": description.uri}
-    facts |= {"precision": precision_name, "deterministic": args.deterministic}
+    facts |= {"precision": precision_name, "deterministic": args.deterministic, "backend": description.backend}
     facts["meaning"] = {"checkpoint": description.meaning, **facts["meaning"]}
     schemas = {
         args.logits: tables.logits_schema(description.labels),

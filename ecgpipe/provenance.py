@@ -28,6 +28,7 @@ MEANING = {
     "probe": 1,
     "thresholds": 1,
     "calibrate": 1,
+    "verify": 1,
 }
 
 # What makes two runs' predictions comparable, by the keys of `tables.scores`, in words.

@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> None:
     outdir, record_id = args.outdir, args.record_id
     settings = json.loads(_there(outdir / "run.json").read_text(encoding="utf-8"))["config"]
     description = checkpoint.describe(outdir / "checkpoint/model.json")
+    if args.label:
+        checkpoint.refuse_foreign(description)
     sources = sources_of(outdir, settings, description.architecture.token_samples)
     account = reread.rows(sources.records, [record_id]).get(record_id)
     if account is None:

@@ -19,6 +19,7 @@ CFG: dict[str, Any] = {
     "layer_norm_first": False,
     "conv_pos": 4,
     "conv_pos_groups": 2,
+    "no_pretrained_weights": True,
     "num_labels": 3,
 }
 
@@ -48,12 +49,10 @@ def classifier(outputs: int = 3) -> dict[str, Any]:
         shapes |= {**_linear(f"{layer}.fc1", 16, 8), **_linear(f"{layer}.fc2", 8, 16)}
     generator = torch.Generator().manual_seed(0)
     model = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    return {
-        "cfg": {"model": CFG | {"num_labels": outputs}},
-        "model": model,
-        "args": None,
-        "optimizer_history": [{"num_updates": 0}],
-    }
+    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+    extra = {"metrics": {}, "previous_training_time": 0, "train_iterator": {"epoch": 1}}
+    content: dict[str, Any] = {"cfg": {"model": CFG | {"num_labels": outputs}}, "model": model, "args": None}
+    return content | {"optimizer_history": [history], "task_state": {}, "extra_state": extra}
 
 
 def pretrained() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What tests of several folders share. Because this file is here, they can import the modules beside it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,3 +13,12 @@ def reference() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the reference data in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def fairseq_python() -> Path:
+    """The interpreter of an environment that has the real fairseq-signals."""
+    python = os.environ.get("FAIRSEQ_PYTHON")
+    if not python:
+        pytest.skip("FAIRSEQ_PYTHON names no interpreter that has fairseq-signals, see docs/verify.md")
+    return Path(python)

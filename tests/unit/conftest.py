@@ -27,7 +27,12 @@ def run(tmp_path: Path, labels_csv: Path) -> Callable[..., checkpoint.Descriptio
         weights, description = tmp_path / "out" / "model.safetensors", tmp_path / "out" / "model.json"
         checkpoint.run(
             argparse.Namespace(
-                source=str(source), sha256=sha256, labels=labels, weights=weights, description=description
+                source=str(source),
+                sha256=sha256,
+                labels=labels,
+                weights=weights,
+                description=description,
+                backend="native",
             )
         )
         return checkpoint.describe(description)

@@ -81,7 +81,7 @@ def test_the_description_says_what_the_weights_are_and_where_they_came_from(
         meaning=MEANING["checkpoint"],
     )
     content = json.loads((tmp_path / "out" / "model.json").read_text(encoding="utf-8"))
-    assert sorted(content) == ["architecture", "ecgpipe", "labels", "meaning", "random_weights", "source"]
+    assert sorted(content) == ["architecture", "backend", "ecgpipe", "labels", "meaning", "random_weights", "source"]
     assert content["source"]["bytes"] == path.stat().st_size
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -150,3 +151,51 @@ def test_run_json_and_files_say_how_the_attribution_was_made(finished: Path) -> 
         assert origin["method"]["steps"] == 4
         assert origin["checkpoint_sha256"]
     assert json.loads((finished / "out/run.json").read_text())["config"]["attribution"] == {"recordings": 2, "steps": 4}
+
+
+# Beside fairseq-signals, which is not part of a run
+
+
+def verified(folder: Path, *options: str, **inference: str) -> Ran:
+    """Hold the run against fairseq-signals, by its rule."""
+    given = {"shards_per_part": "1", **inference}
+    return snakemake(
+        folder, "verify_against_fairseq_signals", *options,
+        input="input", checkpoint="x.pt", labels="labels.csv", outdir="out", manifest="{shard_size: 3}",
+        attribution="{recordings: 2, steps: 4}",
+        inference="{" + ", ".join(f"{key}: {value}" for key, value in given.items()) + "}",
+    )  # fmt: skip
+
+
+def test_without_an_environment_the_rule_says_how_to_make_one(finished: Path) -> None:
+    ran = verified(finished)
+    assert ran.status == 1
+    assert {"verify_sample", "verify_forward"} <= ran.jobs.keys()
+    assert "infer" not in ran.jobs
+    line = next(line for line in reversed(ran.output.splitlines()) if line.startswith("[fairseq-signals] error: "))
+    assert "fairseq_signals cannot be imported by" in line
+    assert "make the environment of workflow/envs/fairseq-signals.yaml: snakemake --software-deployment-me" in line
+    assert not (finished / "out/verify/fairseq_signals.json").exists()
+
+
+def test_where_conda_is_to_make_the_environment_and_is_not_there_the_run_ends_at_once(finished: Path) -> None:
+    if shutil.which("conda"):
+        pytest.skip("conda is there, and would make the environment")
+    ran = verified(finished, "--software-deployment-method", "conda")
+    assert ran.status == 1
+    assert "Is conda installed and accessible?" in ran.output
+    assert not ran.jobs
+
+
+def test_the_rule_holds_the_run_against_the_real_fairseq_signals(finished: Path, fairseq_python: Path) -> None:
+    ran = verified(finished, fairseq_python=str(fairseq_python))
+    assert ran.status == 0, ran.output
+    assert ran.output.count(" ok\n") == 8
+    found = json.loads((finished / "out/verify/fairseq_signals.json").read_text())
+    assert found["ok"] is True
+    assert len(found["segments"]) == len(table(finished / "out/logits"))
+    assert {path.name for path in (finished / "out/verify").iterdir()} == {"fairseq_signals.json"}
+    assert not snakemake(
+        finished, "--dry-run", input="input", checkpoint="x.pt", labels="labels.csv", outdir="out",
+        manifest="{shard_size: 3}", inference="{shards_per_part: 1}", attribution="{recordings: 2, steps: 4}",
+    ).jobs.keys() & {"summary", "infer", "checkpoint"}  # fmt: skip

@@ -21,8 +21,8 @@ rule checkpoint:
     params:
         meaning=MEANING["checkpoint"],
         source=lambda wildcards: SETTINGS.checkpoint,
-        sha256=f"--sha256 {SETTINGS.sha256}" if SETTINGS.sha256 else "",
+        options=(f"--sha256 {SETTINGS.sha256}" if SETTINGS.sha256 else "") + ("" if NATIVE else " --backend fairseq"),
         label_names=lambda wildcards: "index" if INDEX_LABELS else [label.name for label in LABELS],
     shell:
-        "python3 -m ecgpipe checkpoint --source {params.source:q} {params.sha256} --labels {resources.labels:q} "
+        "python3 -m ecgpipe checkpoint --source {params.source:q} {params.options} --labels {resources.labels:q} "
         "--weights {output.weights:q} --description {output.description:q} --log {log:q}"

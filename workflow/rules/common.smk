@@ -1,6 +1,7 @@
 # What all rules share: the validated settings, where things are, and how many shards and parts there are.
 import json
 import os
+import shlex
 import sys
 import time
 
@@ -31,6 +32,10 @@ INDEX_LABELS = {"labels": SETTINGS.labels} if SETTINGS.labels_by_index else {}
 for variable, folder in {"PATH": Path(sys.executable).parent, "PYTHONPATH": workflow.basedir}.items():
     os.environ[variable] = os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
 
+# What computes: the network of ecgpipe, or fairseq-signals, which reads the checkpoint as it is.
+NATIVE = SETTINGS.inference.backend == "native"
+FAIRSEQ_PYTHON = "" if NATIVE else f"--fairseq-python {shlex.quote(SETTINGS.inference.fairseq_python)}"
+
 # Attention may be switched off: the rules then do without the file.
 ATTENTION = {}
 if SETTINGS.inference.attention:
@@ -45,6 +50,9 @@ if SETTINGS.evaluation.asked:
     EVALUATION["metrics"] = f"{OUT}/evaluation/metrics.parquet"
     EVALUATION["curves"] = f"{OUT}/evaluation/curves.parquet"
     EVALUATION["account"] = f"{OUT}/evaluation/account.json"
+
+# Runs in the environment of fairseq-signals, which has no ecgpipe.
+FORWARD = str(Path(workflow.basedir) / "ecgpipe" / "reference" / "forward.py")
 
 FIGURES = ["account", "labels", "probabilities", "together", "map", "recording"]
 
@@ -65,7 +73,7 @@ URGENT, DOWNSTREAM = 2, 1
 RECORDINGS_PER_PART = SETTINGS.manifest.shard_size * SETTINGS.inference.shards_per_part
 
 # What comparing precisions finds. There is nothing to compare where float32 is certain.
-CERTAIN = SETTINGS.inference.precision == "float32"
+CERTAIN = SETTINGS.inference.precision == "float32" or not NATIVE
 CERTAIN |= SETTINGS.inference.precision == "auto" and SETTINGS.inference.device == "cpu"
 DRIFT = [] if CERTAIN else [f"{OUT}/precision/drift.json"]
 DETERMINISTIC = "--deterministic" if SETTINGS.inference.deterministic else ""

@@ -23,6 +23,7 @@ rule infer:
         mem_mb=growing(8000),
         runtime=growing(30 + RECORDINGS_PER_PART // 600),  # 0.1 s per recording
         device=SETTINGS.inference.device,
+        fairseq_python=FAIRSEQ_PYTHON,
         batch_size=(f"--batch-size {SETTINGS.inference.batch_size}" if SETTINGS.inference.batch_size else ""),
     params:
         meaning=MEANING["infer"],
@@ -32,5 +33,5 @@ rule infer:
     shell:
         "python3 -m ecgpipe infer --weights {input.weights:q} --description {input.description:q} --segments {input.segments:q} "
         "--logits {output.logits:q} --embeddings {output.embeddings:q} {params.attention:q} --timing {output.timing:q} "
-        "--precision {params.precision} {params.deterministic} --device {resources.device} {resources.batch_size} --threads {resources.computing_threads} "
+        "--precision {params.precision} {params.deterministic} --device {resources.device} {resources.batch_size} {resources.fairseq_python} --threads {resources.computing_threads} "
         "--log {log:q}"

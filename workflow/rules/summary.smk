@@ -29,7 +29,8 @@ rule summary:
         predictions=f"{OUT}/predictions",
         parts=lambda wildcards: n_parts(),
         drift=["--drift", *DRIFT] if DRIFT else [],
-        settings=lambda wildcards: SETTINGS.model_dump_json(),  # braces in a text of it are no wildcards
+        # Braces in a text of it are no wildcards. Where another program lies on this machine changes no result.
+        settings=lambda wildcards: SETTINGS.model_dump_json(exclude={"inference": {"fairseq_python"}}),
     shell:
         "python3 -m ecgpipe summary --manifest {input.manifest:q} --description {input.description:q} "
         "--records {params.records:q} --shards {params.shards} --timings {params.timings:q} --parts {params.parts} {params.drift:q} "
