@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import expit
 
-from ecgpipe import attribute, heads, labels, tables
+from ecgpipe import attribute, config, heads, labels, tables
 from ecgpipe.__main__ import main
+from ecgpipe.errors import EcgpipeError
 from ecgpipe.heads import Head
 
 WIDTH = 6
@@ -152,6 +153,19 @@ def test_a_name_that_is_taken_is_refused(
     paths = [str(head(tmp_path, name)[0]) for name in names]
     assert aggregate(tmp_path, "--embeddings", str(tmp_path / "embeddings.parquet"), "--heads", *paths) == 2
     assert message.format(folder=tmp_path) in capsys.readouterr().err
+
+
+def test_the_settings_know_the_labels_of_heads(tmp_path: Path) -> None:
+    embeddings(tmp_path)
+    path, _ = head(tmp_path, "A")
+    (tmp_path / "x.pt").touch()
+    given = {"input": str(tmp_path), "checkpoint": str(tmp_path / "x.pt"), "labels": str(tmp_path / "labels.csv")}
+    given_mapping = {"evaluation": {"mapping": {"a": "A"}}}
+    assert config.load({**given, **given_mapping, "heads": [str(path)]}, tmp_path).heads == [str(path)]
+    with pytest.raises(EcgpipeError, match="'A' is no label"):
+        config.load({**given, **given_mapping}, tmp_path)
+    with pytest.raises(EcgpipeError, match="heads: 'nowhere' is not a file"):
+        config.load({**given, "heads": ["nowhere"]}, tmp_path)
 
 
 def test_a_file_that_is_no_head_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
