@@ -37,7 +37,8 @@ def seconds(work: Callable[[], object]) -> np.ndarray:
     started = np.array([time.perf_counter(), time.process_time()])
     work()
     ended = np.array([time.perf_counter(), time.process_time()])
-    return np.subtract(ended, started)
+    took: np.ndarray = ended - started
+    return took
 
 
 def main() -> None:

@@ -159,6 +159,18 @@ def test_without_an_input_it_shows_how_to_give_one(nothing: object) -> None:
         ({"labels": "a\0b"}, "labels: cannot read "),
         ({"calibration": "no.json"}, "calibration: 'no.json' is not a file; give the JSON file that"),
         ({"calibration": "config/config.schema.json"}, "calibration: cannot read config/config.schema.json: "),
+        ({"evaluation": {"truth": "no.csv"}}, "evaluation.truth: 'no.csv' is not a file; check the path"),
+        ({"evaluation": {"truth": "a\0b"}}, "evaluation.truth: 'a\\x00b' is not a file"),
+        (
+            {"evaluation": {"mapping": {"AF": "Atrial fibrilation"}}},
+            "evaluation.mapping: 'Atrial fibrilation' is no label of the label file; did you mean 'Atrial",
+        ),
+        ({"evaluation": {"patient": "id"}}, "evaluation: neither truth nor mapping is given"),
+        (
+            {"evaluation": {"mapping": {"AF": "Atrial fibrillation"}, "split": "fold"}},
+            "evaluation: split says which column, split_value what it says",
+        ),
+        ({"evaluation": {"resamples": -1}}, "evaluation.resamples: -1 won't do"),
         ({3: "x"}, "3: 3 won't do: keys should be strings"),
     ],
 )

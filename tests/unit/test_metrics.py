@@ -198,6 +198,23 @@ def test_patients_are_drawn_whole() -> None:
     assert [one.low for one in by_patient] == pytest.approx([one.low for one in alone])
 
 
+def test_intervals_are_those_of_patients_drawn_and_their_recordings_put_together() -> None:
+    true, score, thresholds = drawn(8, recordings=400)
+    true = np.nan_to_num(true)
+    patients = np.random.default_rng(2).integers(0, 100, len(true))
+    units = np.unique(patients)
+    measures = metrics.measure(true, score, thresholds, patients, resamples=60, seed=7)
+    plain = []
+    for stream in np.random.SeedSequence(7).spawn(60):
+        chosen = units[np.random.default_rng(stream).integers(0, len(units), len(units))]
+        rows = np.concatenate([np.flatnonzero(patients == patient) for patient in chosen])
+        micro = sklearn_metrics.average_precision_score(true[rows], score[rows], average="micro")
+        plain.append((sklearn_metrics.roc_auc_score(true[rows, 1], score[rows, 1]), micro))
+    ends = np.quantile(plain, [0.025, 0.975], axis=0).T  # (2 numbers, low and high)
+    auroc, auprc = found(measures, "label", 1)["auroc"], found(measures, "micro")["auprc"]
+    assert [(auroc.low, auroc.high), (auprc.low, auprc.high)] == [pytest.approx(tuple(pair)) for pair in ends]
+
+
 def covered(recordings_each: int, by_patient: bool, studies: int = 200) -> float:
     """In which share of studies of 80 patients the interval holds the AUROC that all patients of the world have.
 

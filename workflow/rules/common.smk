@@ -175,8 +175,8 @@ def truth_options(wildcards):
     """The options that say what is known of true labels, and over whom to evaluate."""
     given = SETTINGS.evaluation
     options = ["--map", *(f"{column}={label}" for column, label in given.mapping.items())] if given.mapping else []
-    options += ["--patient", given.patient] if given.patient else []
-    options += ["--split", given.split, "--on", given.split_value] if given.split else []
+    options += [f"--patient={given.patient}"] if given.patient else []
+    options += [f"--split={given.split}", f"--on={given.split_value}"] if given.split else []
     options += ["--subgroups", *given.subgroups] if given.subgroups else []
     return options
 
