@@ -19,7 +19,7 @@ rule verify_sample:
         runtime=growing(60),
     params:
         meaning=MEANING["verify"],
-        outdir=OUT,
+        outdir=lambda wildcards, input: str(Path(input.run).parent),
     shell:
         "python3 -m ecgpipe verify --against fairseq-signals --outdir {params.outdir:q} --sample {output:q} --log {log:q}"
 
@@ -69,7 +69,7 @@ rule verify_against_fairseq_signals:
         runtime=growing(60),
     params:
         meaning=MEANING["verify"],
-        outdir=OUT,
+        outdir=lambda wildcards, input: str(Path(input.run).parent),
     shell:
         "python3 -m ecgpipe verify --against fairseq-signals --outdir {params.outdir:q} --sample {input.segments:q} "
         "--answers {input.answers:q} --device cpu --output {output:q} --log {log:q}"
