@@ -18,7 +18,7 @@ from pathlib import Path
 
 WIDTH = 768
 LABELS = 17
-PART = 20_000  # recordings
+PART = 2_000  # recordings; small files, since inference writes small row groups
 
 
 def write(folder: Path, recordings: int, dimensions: int) -> None:
