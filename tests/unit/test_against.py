@@ -199,6 +199,7 @@ def test_an_interpreter_that_is_not_there_is_named(finished: Path, capsys: pytes
     assert f"/nowhere/python cannot be run (No such file or directory); {MEND}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interpreter_without_fairseq_signals_is_named(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The one that runs this test: its Python is too new to have it."""
     assert asked(finished, sys.executable) == 2
@@ -243,6 +244,7 @@ def test_the_environment_is_the_one_that_the_reference_numbers_come_from() -> No
 # The real one
 
 
+@pytest.mark.slow
 def test_the_real_fairseq_signals_agrees_also_where_segments_are_padded(
     tmp_path: Path, fairseq_python: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,6 +259,7 @@ def test_the_real_fairseq_signals_agrees_also_where_segments_are_padded(
     assert capsys.readouterr().out.count(" ok\n") == 8
 
 
+@pytest.mark.slow
 def test_the_real_fairseq_signals_agrees_on_a_pretrained_network_of_its_own(
     tmp_path: Path, fairseq_python: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,6 +274,7 @@ def test_the_real_fairseq_signals_agrees_on_a_pretrained_network_of_its_own(
     assert "logits" not in said
 
 
+@pytest.mark.slow
 def test_the_real_fairseq_signals_refuses_a_checkpoint_that_is_none(tmp_path: Path, fairseq_python: Path) -> None:
     torch.save({"cfg": {"model": {"_name": "nothing"}}, "model": {}}, tmp_path / "x.pt")
     with (
@@ -282,6 +286,7 @@ def test_the_real_fairseq_signals_refuses_a_checkpoint_that_is_none(tmp_path: Pa
         pass
 
 
+@pytest.mark.slow
 def test_the_real_fairseq_signals_runs_no_code_of_a_checkpoint(tmp_path: Path, fairseq_python: Path) -> None:
     torch.save({"cfg": {}, "model": {}, "extra": eval}, tmp_path / "x.pt")
     with (

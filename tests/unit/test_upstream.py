@@ -159,6 +159,7 @@ def test_settings_that_do_not_go_together_are_refused(
 
 
 @pytest.mark.parametrize("name", ["ecg_transformer_classifier", "wav2vec2_cmsc"])
+@pytest.mark.slow
 def test_both_backends_write_the_same_of_a_checkpoint_that_fairseq_signals_made(
     name: str, tmp_path: Path, fairseq_python: Path
 ) -> None:
@@ -195,6 +196,7 @@ with torch.no_grad():
 
 
 @pytest.mark.parametrize("name", ["nejedly2021resnet_classifier", "se_wrn_classifier"])
+@pytest.mark.slow
 def test_a_network_of_convolutions_gives_what_fairseq_signals_gives_by_itself(
     name: str, tmp_path: Path, fairseq_python: Path
 ) -> None:

@@ -60,6 +60,7 @@ def test_what_the_reference_numbers_were_computed_by_is_told_with_them() -> None
         assert list(known["record_id"]) == ["constant_lead", "other_order", "other_order", "other_rate"]
 
 
+@pytest.mark.slow
 def test_the_reference_numbers_are_what_fairseq_signals_computes(tmp_path: Path, fairseq_python: Path) -> None:
     computed = reference_numbers.compute(fairseq_python, tmp_path)
     with np.load(OUTPUTS) as known:
