@@ -51,7 +51,7 @@ class Fit(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say what to fit on."""
     parser.add_argument("--outdir", type=Path, default=Path("results"), help="of a finished run (default %(default)s)")
-    truth.add_arguments(parser)
+    truth.add_arguments(parser, truth.OF_RUN)
     parser.add_argument("--split", metavar="COLUMN", help="column that says which recordings to fit on (default: all)")
     parser.add_argument("--on", metavar="VALUE", help="what it says of those, e.g. valid")
     parser.add_argument("--patient", metavar="COLUMN", help="column of the patient: none of theirs may be scored later")
@@ -106,7 +106,8 @@ def sample(args: argparse.Namespace) -> Sample:
     predictions = tables.numbered(args.outdir / "predictions", "part", None)
     records = tables.numbered(args.outdir / "records", "shard", None)
     beside = [name for name in dict.fromkeys([args.split, args.patient]) if name]
-    found = truth.read(predictions, records, args.truth, truth.mapping(args.map), beside)
+    table, mapped = truth.of_run(args, given)
+    found = truth.read(predictions, records, table, mapped, beside)
     rows = ~np.isnan(found.true).all(axis=1)  # (recordings,)
     on = None
     if args.split is not None:
@@ -126,7 +127,7 @@ def sample(args: argparse.Namespace) -> Sample:
             "on": on,
             "recordings": len(found.record_ids),
             "patient": args.patient,
-            "truth_sha256": provenance.file_sha256(args.truth) if args.truth else None,  # None: the inputs' own columns
+            "truth_sha256": provenance.file_sha256(table) if table else None,  # None: the inputs' own columns
             "inputs_sha256": inputs,
         },
     )

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from ecgpipe import __version__, checkpoint, heads, labels, listed, logistic, metrics, neighbors, tables, truth
+from ecgpipe import __version__, checkpoint, fitted, heads, labels, listed, logistic, metrics, neighbors, tables, truth
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.heads import Head
 from ecgpipe.provenance import file_sha256
@@ -56,7 +56,7 @@ class Probed(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe probe`."""
     parser.add_argument("--outdir", type=Path, required=True, help="the folder of a run's results")
-    truth.add_arguments(parser)
+    truth.add_arguments(parser, truth.OF_RUN)
     parser.add_argument("--split", metavar="COLUMN", help="the column that says which split a recording is in")
     for split in SPLITS:
         parser.add_argument(f"--{split}", nargs="+", default=[split], metavar="VALUE", help=f"of --split: {split}")
@@ -79,11 +79,12 @@ def run(args: argparse.Namespace) -> None:
     beside = [name for name in (args.split, args.patient) if name]
     if not beside:
         raise EcgpipeError("probe: give --split COLUMN, or --patient COLUMN to split patients at random")
-    mapped = truth.mapping(args.map) or label_columns(args.truth, beside)
+    table, mapped = truth.of_run(args, {} if args.truth or args.map else fitted.settings(args.outdir))
+    mapped = mapped or label_columns(table, beside)
     reserved = sorted({*labels.RESERVED, "split"}.intersection(mapped.values()))
     if reserved:
         raise EcgpipeError(f"mapping: {reserved[0]!r} cannot be a label's name; give another")
-    found = truth.of_recordings(record_ids(paths), None, records, args.truth, mapped, beside)
+    found = truth.of_recordings(record_ids(paths), None, records, table, mapped, beside)
     patients = found.columns.get(args.patient)
     if args.split:
         split = by_column(found.columns[args.split], [args.train, args.valid, args.test])
@@ -107,8 +108,8 @@ def run(args: argparse.Namespace) -> None:
         "ecgpipe": __version__,
         "aggregation": "mean",
         "split": {"column": args.split, "patient": args.patient, "seed": args.seed, "recordings": account},
-        "truth": str(args.truth or records[0].parent),
-        "truth_sha256": file_sha256(args.truth) if args.truth else None,
+        "truth": str(table or records[0].parent),
+        "truth_sha256": file_sha256(table) if table else None,
         "mapping": mapped,
     }
     probed = train(paths, found.record_ids, true, split, names, facts)

@@ -2,10 +2,11 @@
 
 import argparse
 import difflib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,15 @@ import pyarrow.parquet as pq
 from ecgpipe import labels, listed, tables
 from ecgpipe.errors import EcgpipeError
 
+logger = logging.getLogger(__name__)
+
 # How tables write that a label is there or not, in lower case.
 POSITIVE = ("1", "1.0", "true", "t", "yes", "y")
 NEGATIVE = ("0", "0.0", "false", "f", "no", "n")
+
+# Where true labels are without options that say it.
+OF_RECORDS = "the columns of the inputs' tables, in records/"
+OF_RUN = "what the run's settings say, evaluation.truth and mapping, or else the columns of records/"
 
 # Ids that a message names.
 NAMED = 3
@@ -36,13 +43,12 @@ class Truth(NamedTuple):
     unpredicted: pa.Array  # strings, the ids of those that have a true label and no prediction
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say where the true labels are."""
+def add_arguments(parser: argparse.ArgumentParser, default: str = OF_RECORDS) -> None:
+    """The options that say where the true labels are, and what holds without any."""
     parser.add_argument(
         "--truth",
         type=Path,
-        help="CSV or Parquet table with a record_id and a column of 0 and 1 per label "
-        "(default: the columns of the inputs' tables, in records/)",
+        help=f"CSV or Parquet table with a record_id and a column of 0 and 1 per label (default: {default})",
     )
     parser.add_argument(
         "--map",
@@ -73,6 +79,25 @@ def mapping(pairs: Sequence[str]) -> dict[str, str]:
             raise EcgpipeError(f"--map: {pair!r} is not COLUMN=LABEL; give e.g. 'AF=Atrial fibrillation'")
         found[column] = label
     return found
+
+
+def of_run(args: argparse.Namespace, settings: Mapping[str, Any]) -> tuple[Path | None, dict[str, str]]:
+    """The table of true labels and the mapping: what the options say, or else what the run's own settings say.
+
+    Args:
+        args: With the options of `add_arguments`.
+        settings: Of a run, as in its `run.json`.
+
+    Returns:
+        The table, or None for the columns of the inputs' tables; and label by column.
+    """
+    if args.truth or args.map:
+        return args.truth, mapping(args.map)
+    evaluation = settings.get("evaluation") or {}
+    table = evaluation.get("truth")
+    if table or evaluation.get("mapping"):
+        logger.info("true labels as in the run's settings, evaluation")
+    return Path(table) if table else None, dict(evaluation.get("mapping") or {})
 
 
 def read(

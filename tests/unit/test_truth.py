@@ -1,5 +1,6 @@
 """True labels, joined to predictions by record id."""
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,23 @@ def test_mistakes(
     table.write_text(content)
     with pytest.raises(EcgpipeError, match=message):
         truth.read(*run, table=table, mapped=mapped)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], (Path("t.csv"), {"AF": AF})),  # the run's settings
+        (["--map", "x=y"], (None, {"x": "y"})),  # not half of each
+        (["--truth", "u.csv"], (Path("u.csv"), {})),
+    ],
+)
+def test_a_command_takes_what_the_run_was_evaluated_by(
+    options: list[str], expected: tuple[Path | None, dict[str, str]]
+) -> None:
+    parser = argparse.ArgumentParser()
+    truth.add_arguments(parser, truth.OF_RUN)
+    settings = {"evaluation": {"truth": "t.csv", "mapping": {"AF": AF}}}
+    assert truth.of_run(parser.parse_args(options), settings) == expected
 
 
 def test_labels_that_the_model_does_not_know(run: tuple[list[Path], list[Path]]) -> None:
