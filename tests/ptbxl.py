@@ -37,7 +37,7 @@ def write(folder: Path, recordings: int) -> None:
     rows = []
     for number in range(1, recordings + 1):
         patient = (number + 1) // 2
-        rhythm = list(RHYTHMS)[(patient * 7 + number) % len(RHYTHMS)]
+        rhythm = list(RHYTHMS)[int(np.random.default_rng([13, number]).integers(len(RHYTHMS)))]
         name = f"records500/{number // 1000 * 1000:05d}/{number:05d}_hr"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_wfdb(folder / name, simulate(RHYTHMS[rhythm], 500, np.random.default_rng(number)), 500)

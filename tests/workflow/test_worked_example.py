@@ -1,0 +1,60 @@
+"""docs/ptbxl.md from its first line to its last, on a small folder of PTB-XL's layout."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import ptbxl
+import pytest
+import torch
+from run_workflow import ROOT
+
+from ecgpipe import demo
+
+PAGE = ROOT / "docs/ptbxl.md"
+
+
+def blocks() -> list[str]:
+    """The page's indented blocks, in order."""
+    found = re.findall(r"(?:^    .*\n|^\n(?=    ))+", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return ["\n".join(line[4:] for line in block.strip("\n").splitlines()) for block in found]
+
+
+@pytest.mark.slow
+def test_each_line_of_the_worked_example_runs(tmp_path: Path) -> None:
+    settings, *commands = blocks()
+    assert settings.startswith("# ptbxl.yaml")
+    ptbxl.write(tmp_path / "ptb-xl", 80)
+    torch.save(demo.checkpoint(3), tmp_path / "model.pt")
+    # Where the page has the real ones: the folder, and the checkpoint, which is the default there.
+    settings = settings.replace("/data/ptb-xl", "ptb-xl") + "\ncheckpoint: model.pt\n"
+    settings += "attribution: {recordings: 0}\n"  # has nothing to do with the page, and takes a minute
+    (tmp_path / "ptbxl.yaml").write_text(settings, encoding="utf-8")
+    script = "set -e\n" + "\n".join(commands).replace("hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt", "model.pt")
+    script = script.replace("snakemake --cores 8", f"snakemake --snakefile {ROOT / 'Snakefile'} --cores 2")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", script],  # noqa: S607
+        cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-5000:]
+
+    table = pd.read_csv(tmp_path / "auroc.csv").set_index("label")
+    database = pd.read_csv(tmp_path / "ptb-xl" / "ptbxl_database.csv").query("strat_fold == 10")
+    fibrillating = database.scp_codes.str.contains("'AFIB'").sum()
+    assert 0 < fibrillating < len(database)
+    assert table.loc["Atrial fibrillation", ["n_positive", "n"]].tolist() == [fibrillating, len(database)]
+    defined = table.dropna(subset=["value", "low", "high"])
+    assert {"Atrial fibrillation", "Sinus rhythm"} <= set(defined.index)
+    assert (defined.low <= defined.value).all()
+    assert (defined.value <= defined.high).all()
+    probed = pd.read_parquet(tmp_path / "probe/metrics.parquet")
+    gain = probed[(probed.metric == "auroc") & (probed.model == "gain")].set_index("label").value
+    assert gain.loc["Atrial fibrillation"] == pytest.approx(
+        probed[(probed.metric == "auroc") & (probed.label == "Atrial fibrillation")]
+        .set_index("model").value.pipe(lambda by: by["probe"] - by["baseline"])
+    )  # fmt: skip
+    assert "report.html" in {path.name for path in (tmp_path / "results").iterdir()}
