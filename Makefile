@@ -20,7 +20,7 @@ test: .venv/dev
 	$(BIN)/python -m pytest
 
 test-fast: .venv/dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
 check: .venv/dev
 	$(BIN)/ruff check .

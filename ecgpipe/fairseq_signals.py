@@ -288,7 +288,8 @@ def convert(state: Mapping[str, Any], arch: Architecture, where: str) -> dict[st
         parts = [state[name].float() for name in upstream]
         if ours == POSITION_WEIGHT:
             length, direction = parts
-            tensors[ours] = torch._weight_norm(direction, length, 2)
+            # In double precision, where the order of a sum, which follows the number of threads, is lost in rounding.
+            tensors[ours] = torch._weight_norm(direction.double(), length.double(), 2).float()
         else:
             tensors[ours] = torch.cat(parts)  # of one part too: a copy of its own, out of the file
     return tensors

@@ -24,7 +24,7 @@ Found = TypeVar("Found")
 Start = Callable[..., "Run"]  # as the fixture `start`
 
 # Nothing here waits for longer than this.
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 # What most runs are asked for: one inference, which takes both shards. The rest of a whole run takes longer than that.
 RESULTS = ("out/logits/part-00000.parquet",)
@@ -56,7 +56,13 @@ class Run:
         self._says = folder / f"said-{time.monotonic_ns()}.txt"
         with self._says.open("w") as says:
             self._process = subprocess.Popen(
-                command, cwd=folder, stdout=says, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=folder,
+                stdout=says,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # As in a terminal: where the tests run in the background of a script, an interrupt is ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     @property

@@ -102,6 +102,7 @@ def test_the_label_is_chosen_by_the_keyboard(page: Page) -> None:
     assert f"ROC curve of {ODD}" in (page.locator("[data-curve=roc]").get_attribute("aria-label") or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_stands_in_the_way_of_a_reader(scheme: str, opened: Open, report: Path) -> None:
     with opened(report, color_scheme=scheme) as page:

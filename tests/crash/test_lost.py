@@ -4,13 +4,14 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import checkpoints
 import pyarrow.parquet as pq
 import pytest
-from crashing import REST, RESULTS, Start, advance, again, assert_equal, assert_no_file_is_torn, final, resume
+from crashing import REST, RESULTS, Start, advance, again, assert_equal, assert_no_file_is_torn, final, resume, until
 from hub_server import Hub
 from run_workflow import snakemake
 
@@ -64,11 +65,14 @@ def test_the_input_folder_goes_while_recordings_are_read_and_comes_back(
 def test_a_recording_that_was_not_there_for_a_while_is_not_recorded_as_one_that_cannot_be_read(
     folder: Path, given: dict[str, str], start: Start, undisturbed: Path
 ) -> None:
-    run = start(*RESULTS)
-    job = run.job("preprocess")
-    shard = folder / job.cmdline()[job.cmdline().index("--shard") + 1]
-    [path] = pq.read_table(shard).slice(0, 1)["path"].to_pylist()
-    with Away(Path(path)):
+    run = start(*RESULTS, "--cores", "1")
+    # Well before a job reads recordings. With one core there is only one job at a time.
+    until(lambda: "(Rule: manifest)" in run.output)
+    shards = sorted(folder.glob("out/manifest/shard-*.parquet"))
+    with ExitStack() as away:
+        for shard in shards:
+            away.enter_context(Away(Path(pq.read_table(shard)["path"][0].as_py())))
+        job = run.job("preprocess")
         advance(job, folder / "out", "segments/shard-*.arrow", 500_000)  # those after it are being read
     resume(job)
     assert run.ends() != 0

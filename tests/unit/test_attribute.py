@@ -239,6 +239,7 @@ def test_nothing_of_the_padding_is_deleted() -> None:
 # On the real network's architecture and real recordings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "prenorm"])
 def test_on_real_recordings_it_adds_up_and_its_tenth_matters_more_than_random_ones(
     name: str, reference: Path, tmp_path: Path, load_reference: Callable[[str], Network]

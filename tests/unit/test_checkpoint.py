@@ -20,7 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgpipe import __version__, checkpoint, fairseq_signals, labels, model
+from ecgpipe import __version__, checkpoint, demo, fairseq_signals, labels, model
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.model import Architecture, Output
 from ecgpipe.provenance import MEANING
@@ -36,6 +36,21 @@ def outputs(folder: Path, segments: torch.Tensor | None = None) -> Output:
 
 
 # What comes out
+
+
+def test_the_weights_are_the_same_bits_with_any_number_of_threads() -> None:
+    content = demo.checkpoint(1)
+    arch = fairseq_signals.architecture(content["cfg"]["model"])
+    before = torch.get_num_threads()
+    try:
+        converted = []
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            converted.append(fairseq_signals.convert(content["model"], arch, "x.pt"))
+    finally:
+        torch.set_num_threads(before)
+    for other in converted[1:]:
+        assert all(torch.equal(tensor, other[name]) for name, tensor in converted[0].items())
 
 
 @pytest.mark.parametrize("name", ["tiny", "prenorm", pytest.param("base", marks=pytest.mark.slow)])

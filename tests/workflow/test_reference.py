@@ -33,9 +33,8 @@ def make_checkpoint(reference: Path, tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
-@pytest.mark.parametrize(
-    "name", ["tiny", pytest.param("prenorm", marks=pytest.mark.slow), pytest.param("base", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", "prenorm", "base"])
 def test_ten_real_recordings_give_the_golden_numbers(
     name: str, reference: Path, make_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
