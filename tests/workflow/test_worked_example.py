@@ -44,17 +44,16 @@ def test_each_line_of_the_worked_example_runs(tmp_path: Path) -> None:
 
     table = pd.read_csv(tmp_path / "auroc.csv").set_index("label")
     database = pd.read_csv(tmp_path / "ptb-xl" / "ptbxl_database.csv").query("strat_fold == 10")
-    fibrillating = database.scp_codes.str.contains("'AFIB'").sum()
+    fibrillating = sum("'AFIB'" in codes for codes in database["scp_codes"])
     assert 0 < fibrillating < len(database)
-    assert table.loc["Atrial fibrillation", ["n_positive", "n"]].tolist() == [fibrillating, len(database)]
+    row = table.loc["Atrial fibrillation"]
+    assert [row["n_positive"], row["n"]] == [fibrillating, len(database)]
     defined = table.dropna(subset=["value", "low", "high"])
     assert {"Atrial fibrillation", "Sinus rhythm"} <= set(defined.index)
     assert (defined.low <= defined.value).all()
     assert (defined.value <= defined.high).all()
     probed = pd.read_parquet(tmp_path / "probe/metrics.parquet")
-    gain = probed[(probed.metric == "auroc") & (probed.model == "gain")].set_index("label").value
-    assert gain.loc["Atrial fibrillation"] == pytest.approx(
-        probed[(probed.metric == "auroc") & (probed.label == "Atrial fibrillation")]
-        .set_index("model").value.pipe(lambda by: by["probe"] - by["baseline"])
-    )  # fmt: skip
+    fibrillation = probed[(probed.metric == "auroc") & (probed.label == "Atrial fibrillation")]
+    auroc = dict(zip(fibrillation.model, fibrillation.value, strict=True))
+    assert auroc["gain"] == pytest.approx(auroc["probe"] - auroc["baseline"])
     assert "report.html" in {path.name for path in (tmp_path / "results").iterdir()}
