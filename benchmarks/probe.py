@@ -15,7 +15,8 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from ecgpipe import logistic
-from ecgpipe.probe import SHARES, STRENGTHS
+from ecgpipe.probe import STRENGTHS
+from ecgpipe.splits import SHARES
 
 
 def problem(recordings: int, width: int, labels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgpipe import cosine, nameless, neighbors, pair, shift, tables
+from ecgpipe import cosine, nameless, pair, pooled, shift, tables
 from ecgpipe.atomic import whole, write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.pair import Joined, Run
@@ -168,14 +168,14 @@ def of_embeddings(both: tuple[Run, Run], joined: Joined, folder: Path) -> tuple[
         of_row = np.full(len(sides[1].ids), len(joined.ids))  # who is in one run only shares the last place
         of_row[joined.rows[1]] = np.arange(len(joined.ids))
         done = 0
-        for _, vectors in neighbors.of_recordings(sides[1].embeddings):
+        for _, vectors in pooled.of_recordings(sides[1].embeddings):
             held[of_row[done : done + len(vectors)]] = vectors
             other = shift.merged(other, shift.moments(vectors)) if same else other
             done += len(vectors)
         aligned = [np.empty((0, sides[0].width)), held[sample].astype(np.float64)]
         picked = []
         done = 0
-        for _, vectors in neighbors.of_recordings(sides[0].embeddings):
+        for _, vectors in pooled.of_recordings(sides[0].embeddings):
             here = slice(*np.searchsorted(joined.rows[0], [done, done + len(vectors)]))
             mine = vectors[joined.rows[0][here] - done]  # of the recordings that both have
             some = slice(*np.searchsorted(sample, [here.start, here.stop]))

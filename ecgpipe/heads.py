@@ -13,7 +13,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 from scipy.special import expit
 
-from ecgpipe import atomic, neighbors, tables
+from ecgpipe import atomic, pooled, tables
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.provenance import file_sha256
 
@@ -141,7 +141,7 @@ def apply(heads: Sequence[Head], embeddings: Sequence[Path], record_ids: pa.Arra
     """
     ids: list[pa.Array] = []
     found: list[np.ndarray] = []
-    for some, vectors in neighbors.of_recordings(embeddings):
+    for some, vectors in pooled.of_recordings(embeddings):
         ids.append(some)
         found.append(np.concatenate([head.probability(vectors) for head in heads], axis=1))  # (some, labels)
     known = pa.concat_arrays(ids) if ids else pa.array([], pa.string())

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import cosine, tables
+from ecgpipe import cosine, pooled, tables
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress, visible
 
@@ -143,7 +143,7 @@ def side(outdir: Path) -> Side:
     made_by = {tables.origin(schema).get("checkpoint_sha256") for schema in schemas}
     if len(made_by) > 1:
         raise EcgpipeError(f"outdir: {outdir / 'embeddings'} is of several checkpoints; run the workflow to its end")
-    ids = pa.concat_arrays([pa.array([], pa.string()), *ids_of(embeddings)])
+    ids = pa.concat_arrays([pa.array([], pa.string()), *pooled.ids_of(embeddings)])
     if not len(ids):
         raise EcgpipeError(f"outdir: {outdir / 'embeddings'} has no recordings; {outdir / 'records'} says why")
     return Side(outdir, embeddings, ids, schemas[0].field("embedding").type.list_size)
@@ -245,8 +245,8 @@ def exactly(asked: Asked) -> Iterator[tuple[np.ndarray, cosine.Found]]:
     """
     for start in range(0, len(asked.queries), QUERIES):
         some = slice(start, start + QUERIES)
-        targets = cosine.directions(_picked(asked.mine.embeddings, asked.queries[some]))
-        others = (cosine.directions(vectors) for _, vectors in of_recordings(asked.theirs.embeddings))
+        targets = cosine.directions(pooled.picked(asked.mine.embeddings, asked.queries[some]))
+        others = (cosine.directions(vectors) for _, vectors in pooled.of_recordings(asked.theirs.embeddings))
         yield asked.queries[some], cosine.search(targets, others, asked.wanted, *_left_out(asked, some))
 
 
@@ -345,7 +345,7 @@ def nearest(embeddings: Sequence[Path], record_ids: Sequence[str], count: int) -
     wanted = pa.array(record_ids, pa.string())
     rows = np.full(len(wanted), -1, np.int64)
     seen = 0
-    for ids in ids_of(embeddings):
+    for ids in pooled.ids_of(embeddings):
         places = pc.index_in(wanted, ids)
         here = places.is_valid().to_numpy(zero_copy_only=False)
         rows[here] = seen + places.drop_null().to_numpy()
@@ -355,57 +355,13 @@ def nearest(embeddings: Sequence[Path], record_ids: Sequence[str], count: int) -
     if not len(asked):
         return neighbors
     own = rows[asked]
-    targets = cosine.directions(_picked(embeddings, own))
-    others = (cosine.directions(vectors) for _, vectors in of_recordings(embeddings))
+    targets = cosine.directions(pooled.picked(embeddings, own))
+    others = (cosine.directions(vectors) for _, vectors in pooled.of_recordings(embeddings))
     found = cosine.search(targets, others, count, own)
-    names = _names(embeddings, found.rows[found.rows >= 0])
+    names = pooled.names_of(embeddings, found.rows[found.rows >= 0])
     for place, some, values in zip(asked, found.rows, found.similarity, strict=True):
         neighbors[place] = [Neighbor(names[row], float(v)) for row, v in zip(some, values, strict=True) if row >= 0]
     return neighbors
-
-
-def ids_of(embeddings: Sequence[Path]) -> Iterator[pa.Array]:
-    """The ids of the recordings, in the order of `of_recordings`: each has one segment 0."""
-    for batch in tables.batches(embeddings, ["record_id", "segment"]):
-        yield batch.filter(pc.equal(batch["segment"], 0))["record_id"]
-
-
-def of_recordings(embeddings: Sequence[Path]) -> Iterator[tuple[pa.Array, np.ndarray]]:
-    """The embedding of each recording: the mean over its segments.
-
-    Args:
-        embeddings: All `embeddings/part-*.parquet`, in order; the segments of a recording follow one another from 0.
-
-    Yields:
-        Some recordings' ids, and (recordings, width) float64.
-    """
-    held_ids, held = pa.array([], pa.string()), np.empty((0, 0))  # of a recording whose end has not been seen yet
-    for batch in tables.batches(embeddings):
-        ids = batch["record_id"]
-        vectors = batch["embedding"].flatten().to_numpy().reshape(len(ids), -1).astype(np.float64)  # (segments, width)
-        if len(held_ids):
-            ids, vectors = pa.concat_arrays([held_ids, ids]), np.concatenate([held, vectors])
-        starts = np.flatnonzero(_begins(ids))
-        yield ids.take(pa.array(starts[:-1])), _means(vectors[: starts[-1]], starts[:-1])
-        held_ids, held = ids[starts[-1] :], vectors[starts[-1] :]
-    if len(held_ids):
-        yield held_ids[:1], held.mean(axis=0, keepdims=True)
-
-
-def _picked(embeddings: Sequence[Path], rows: np.ndarray) -> np.ndarray:
-    """The embeddings of some recordings, (rows, width) float64."""
-    order = np.argsort(rows, kind="stable")
-    wanted, seen, pieces = rows[order], 0, []
-    for _, vectors in of_recordings(embeddings):
-        here = slice(*np.searchsorted(wanted, [seen, seen + len(vectors)]))
-        pieces.append(vectors[wanted[here] - seen])
-        seen += len(vectors)
-        if seen > wanted[-1]:
-            break
-    found = np.concatenate(pieces)
-    picked = np.empty_like(found)
-    picked[order] = found
-    return picked
 
 
 def _left_out(asked: Asked, some: slice | np.ndarray) -> tuple[np.ndarray | None, tuple[np.ndarray, np.ndarray] | None]:
@@ -418,21 +374,10 @@ def _all_directions(run: Side) -> np.ndarray:
     """The embeddings of all recordings, of length 1, (recordings, width) float32."""
     directions = np.empty((len(run.ids), run.width), np.float32)
     done = 0
-    for _, vectors in of_recordings(run.embeddings):
+    for _, vectors in pooled.of_recordings(run.embeddings):
         directions[done : done + len(vectors)] = cosine.directions(vectors)
         done += len(vectors)
     return directions
-
-
-def _names(embeddings: Sequence[Path], rows: np.ndarray) -> dict[int, str]:
-    """The ids of some recordings by their row."""
-    wanted, seen = np.unique(rows), 0
-    names: dict[int, str] = {}
-    for ids in ids_of(embeddings):
-        here = wanted[slice(*np.searchsorted(wanted, [seen, seen + len(ids)]))]
-        names.update(zip(here.tolist(), ids.take(pa.array(here - seen)).to_pylist(), strict=True))
-        seen += len(ids)
-    return names
 
 
 def _column(run: Side, name: str) -> pa.Array:
@@ -458,17 +403,3 @@ def _close(record_id: str, ids: pa.Array) -> list[str]:
     """Up to three ids that could be meant: those that have the text in them, or are written much like it."""
     holding = ids.filter(pc.match_substring(ids, record_id))[:3].to_pylist()
     return holding or difflib.get_close_matches(record_id, ids[:LOOKED_THROUGH].to_pylist())
-
-
-def _begins(ids: pa.Array) -> np.ndarray:
-    """Where the id is another than that of the row before."""
-    codes = ids.dictionary_encode().indices.to_numpy()
-    return np.concatenate([[True], codes[1:] != codes[:-1]])
-
-
-def _means(vectors: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    if not len(starts):
-        return np.empty((0, vectors.shape[1]))
-    counts = np.diff(np.append(starts, len(vectors)))
-    means: np.ndarray = np.add.reduceat(vectors, starts, axis=0) / counts[:, None]
-    return means

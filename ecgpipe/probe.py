@@ -19,21 +19,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 
-from ecgpipe import __version__, checkpoint, fitted, heads, labels, listed, logistic, metrics, neighbors, tables, truth
+from ecgpipe import (
+    __version__,
+    checkpoint,
+    fitted,
+    heads,
+    labels,
+    listed,
+    logistic,
+    metrics,
+    pooled,
+    splits,
+    tables,
+    truth,
+)
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.heads import Head
 from ecgpipe.provenance import file_sha256
+from ecgpipe.splits import NONE, SPLITS, TEST, TRAIN, VALID
 
 logger = logging.getLogger(__name__)
-
-SPLITS = ("train", "valid", "test")
-TRAIN, VALID, TEST = range(3)
-NONE = -1
-
-# Of the patients, where they are split at random.
-SHARES = (0.7, 0.1, 0.2)
 
 # What scikit-learn calls C: the larger, the weaker the penalty.
 STRENGTHS = tuple(10.0**power for power in range(-5, 2))
@@ -87,10 +93,10 @@ def run(args: argparse.Namespace) -> None:
     found = truth.of_recordings(record_ids(paths), None, records, table, mapped, beside)
     patients = found.columns.get(args.patient)
     if args.split:
-        split = by_column(found.columns[args.split], [args.train, args.valid, args.test])
-        refuse_shared(split, patients)
+        split = splits.by_column(found.columns[args.split], [args.train, args.valid, args.test])
+        splits.refuse_shared(split, patients)
     else:
-        split = by_patient(found.columns[args.patient], args.seed)
+        split = splits.by_patient(found.columns[args.patient], args.seed)
     split[np.isnan(found.true).all(axis=1)] = NONE
     for number, name in enumerate(SPLITS):
         if not (split == number).any():
@@ -158,64 +164,6 @@ def label_columns(table: Path | None, beside: Sequence[str]) -> dict[str, str]:
         raise EcgpipeError(f"probe: no column of {table} holds nothing but 0 and 1; say which are labels by --map")
     logger.info("labels: %s (columns of 0 and 1; --map chooses)", ", ".join(names))
     return dict(zip(names, names, strict=True))
-
-
-def by_column(values: pa.Array, wanted: Sequence[Sequence[str]]) -> np.ndarray:
-    """Which split each recording is in.
-
-    Args:
-        values: (recordings,) of the column.
-        wanted: For each of `SPLITS` the values that mean it.
-
-    Returns:
-        (recordings,) integers: the index in `SPLITS`, or -1.
-
-    Raises:
-        EcgpipeError: A value is not there, or means two splits.
-    """
-    split = np.full(len(values), NONE)
-    for number, some in enumerate(wanted):
-        for value in some:
-            here = truth.equal(values, value)
-            if (here & (split != NONE) & (split != number)).any():
-                raise EcgpipeError(f"split: {value!r} is given for two splits; a recording is in one")
-            split[here] = number
-    return split
-
-
-def by_patient(patients: pa.Array, seed: int) -> np.ndarray:
-    """Split patients at random, by a checksum of their ids: one stays where it is when others come.
-
-    Args:
-        patients: (recordings,) whose each is; one of nobody is in no split.
-        seed: Another one, another split.
-
-    Returns:
-        As `by_column`.
-    """
-    coded = patients.dictionary_encode()
-    texts = pc.cast(coded.dictionary, pa.string()).to_pylist()
-    drawn = np.array([xxhash.xxh64_intdigest(f"{seed}:{text}".encode()) / 2**64 for text in texts])
-    split_of = np.searchsorted(np.cumsum(SHARES)[:-1], drawn, side="right")  # (patients,)
-    codes = pc.fill_null(coded.indices, NONE).to_numpy(zero_copy_only=False)
-    return np.where(codes == NONE, NONE, np.append(split_of, NONE)[codes])
-
-
-def refuse_shared(split: np.ndarray, patients: pa.Array | None) -> None:
-    """Raise an error if a patient has recordings in two splits."""
-    if patients is None:
-        return
-    coded = patients.dictionary_encode()
-    there = np.zeros((len(coded.dictionary), len(SPLITS)), bool)
-    known = coded.indices.is_valid().to_numpy(zero_copy_only=False) & (split != NONE)
-    there[pc.fill_null(coded.indices, 0).to_numpy()[known], split[known]] = True
-    shared = np.flatnonzero(there.sum(axis=1) > 1)
-    if len(shared):
-        raise EcgpipeError(
-            f"split: {len(shared)} patients have recordings in more than one split, such as "
-            f"{coded.dictionary[int(shared[0])].as_py()!r}, so that the test would be no test; leave out --split "
-            "to split by patient, or --patient to take it as it is"
-        )
 
 
 def usable(names: Sequence[str], true: np.ndarray, split: np.ndarray) -> list[int]:
@@ -315,7 +263,7 @@ def read(embeddings: Sequence[Path], ids: pa.Array) -> np.ndarray:
     width = pq.read_schema(embeddings[0]).field("embedding").type.list_size
     features = np.empty((len(ids), width), np.float32)
     there = np.zeros(len(ids), bool)
-    for some, vectors in neighbors.of_recordings(embeddings):
+    for some, vectors in pooled.of_recordings(embeddings):
         place = pc.index_in(some, ids)
         rows = place.drop_null().to_numpy()
         features[rows] = vectors[place.is_valid().to_numpy(zero_copy_only=False)]

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from ecgpipe import cosine, neighbors, tables
+from ecgpipe import cosine, neighbors, pooled, tables
 from ecgpipe.__main__ import main
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
@@ -44,7 +44,7 @@ def test_the_embedding_of_a_recording_is_the_mean_of_its_segments_wherever_a_bat
     monkeypatch.setattr(tables, "BATCH_ROWS", rows)
     found = [
         (record_id, vector)
-        for ids, vectors in neighbors.of_recordings(write(tmp_path, segments, parts=3))
+        for ids, vectors in pooled.of_recordings(write(tmp_path, segments, parts=3))
         for record_id, vector in zip(ids.to_pylist(), vectors, strict=True)
     ]
     assert [record_id for record_id, _ in found] == list(segments)

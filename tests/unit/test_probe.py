@@ -14,7 +14,7 @@ import small_run
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
-from ecgpipe import heads, probe, tables
+from ecgpipe import heads, probe, splits, tables
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 
@@ -154,15 +154,15 @@ def test_the_order_of_the_truth_does_not_matter(outdir: Path, tmp_path: Path) ->
 
 def test_patients_are_never_shared_between_splits_and_stay_where_they_are() -> None:
     patients = pa.array([f"p{i // 3}" for i in range(3000)] + [None])
-    split = probe.by_patient(patients, 1)
+    split = splits.by_patient(patients, 1)
     for number in range(1000):
         assert len(set(split[3 * number : 3 * number + 3])) == 1
-    assert split[-1] == probe.NONE
+    assert split[-1] == splits.NONE
     shares = np.bincount(split[:-1], minlength=3) / 3000
-    np.testing.assert_allclose(shares, probe.SHARES, atol=0.05)
-    np.testing.assert_array_equal(probe.by_patient(patients[:1500], 1), split[:1500])
-    np.testing.assert_array_equal(probe.by_patient(patients.take(pa.array(range(2999, -1, -1))), 1), split[2999::-1])
-    assert (probe.by_patient(patients, 2) != split).any()
+    np.testing.assert_allclose(shares, splits.SHARES, atol=0.05)
+    np.testing.assert_array_equal(splits.by_patient(patients[:1500], 1), split[:1500])
+    np.testing.assert_array_equal(splits.by_patient(patients.take(pa.array(range(2999, -1, -1))), 1), split[2999::-1])
+    assert (splits.by_patient(patients, 2) != split).any()
 
 
 def test_split_by_patient_from_the_command(outdir: Path, tmp_path: Path) -> None:
