@@ -78,6 +78,9 @@ def run(args: argparse.Namespace) -> None:
     calibrated = tables.origin(schema).get("calibration")
     fits = fitted.behind(args.labels, args.calibration, calibrated)
     made = labels.choices(given) + ([calibration.sentence(calibrated)] if calibrated else [])
+    trained = fitted.of_heads(tables.origin(schema).get("heads") or {}, found.names)
+    made += [f"{fit.what[0].upper()}{fit.what[1:]} were trained on {fit.on}." for fit in trained]
+    fits += trained
     if fits:
         made.append("None of the recordings evaluated here was among those.")
         of_patients = found.columns[args.patient] if args.patient else None

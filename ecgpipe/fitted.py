@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import calibration, labels, provenance, tables, truth
+from ecgpipe import calibration, heads, labels, provenance, tables, truth
 from ecgpipe.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
@@ -157,10 +157,35 @@ def write(path: Path, stage: str, given: Sample, **facts: Any) -> str:  # noqa: 
     Returns:
         The SHA-256 of what was written, for the file to name.
     """
-    values = {"record_id": given.truth.record_ids, "signal": given.signals, "patient": given.patients}
+    told = {"scores": given.scores, **given.facts, **facts}
+    return write_hashes(path, stage, given.truth.record_ids, given.signals, given.patients, **told)
+
+
+def write_hashes(
+    path: Path,
+    stage: str,
+    ids: pa.Array,
+    signals: pa.Array,
+    patients: pa.Array | None,
+    **facts: Any,  # noqa: ANN401, whatever JSON holds
+) -> str:
+    """Write beside a file which recordings it was fitted on.
+
+    Args:
+        path: The file itself, which need not be there yet.
+        stage: That fits.
+        ids: (recordings,) of the fit.
+        signals: (recordings,) their `signal_hash`.
+        patients: (recordings,) their patients; None where no column is known.
+        facts: What there is to say of the fit.
+
+    Returns:
+        The SHA-256 of what was written, for the file to name.
+    """
+    values = {"record_id": ids, "signal": signals, "patient": patients}
     columns = {kind: np.unique(_hashes(kind, values[kind])) for kind in KINDS}
     what = np.repeat(KINDS, [len(columns[kind]) for kind in KINDS])
-    schema = tables.with_origin(tables.FITTED, stage, scores=given.scores, **(given.facts | facts))
+    schema = tables.with_origin(tables.FITTED, stage, **facts)
     hashes = pa.array(np.concatenate(list(columns.values())), pa.uint64())
     tables.write(sidecar(path), pa.table([pa.array(what, pa.string()), hashes], schema=schema))
     return provenance.file_sha256(sidecar(path))
@@ -221,6 +246,35 @@ def behind(csv: Path, calibrated: Path | None, told: Mapping[str, Any] | None) -
     fit = calibration.read(calibrated).fitted if calibrated else None
     if calibrated and fit:
         found.append(read(calibrated, f"the parameters of {calibrated.name}", fit["on"], fit["sha256"]))
+    return found
+
+
+def of_heads(told: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> list[Fit]:
+    """On which recordings the heads were trained whose labels are to be scored.
+
+    Args:
+        told: What the predictions say of labels that are heads', `heads` of their origin.
+        names: The labels to score.
+
+    Returns:
+        One for each head that has one of them.
+
+    Raises:
+        EcgpipeError: A head is gone or another one, or as of `read`.
+    """
+    files = {told[name]["path"]: told[name]["sha256"] for name in names if name in told}
+    found = []
+    for path, sha256 in files.items():
+        head = Path(path)
+        if not head.is_file() or provenance.file_sha256(head) != sha256:
+            raise EcgpipeError(
+                f"heads: {path} is not there any more, or another one than the predictions are of, so that nobody can "
+                "tell which recordings it was trained on; put it back, or run again"
+            )
+        made = heads.load(head).facts.get("fitted")
+        if made is None:
+            raise EcgpipeError(f"heads: {path} does not say which recordings it was trained on; train it anew by probe")
+        found.append(read(head, f"the weights of {path}", made["on"], made["sha256"]))
     return found
 
 

@@ -41,6 +41,8 @@ from ecgpipe.splits import NONE, SPLITS, TEST, TRAIN, VALID
 
 logger = logging.getLogger(__name__)
 
+HEAD = "head.safetensors"
+
 # What scikit-learn calls C: the larger, the weaker the penalty.
 STRENGTHS = tuple(10.0**power for power in range(-5, 2))
 
@@ -117,6 +119,20 @@ def run(args: argparse.Namespace) -> None:
         "truth": str(table or records[0].parent),
         "truth_sha256": file_sha256(table) if table else None,
         "mapping": mapped,
+    }
+    learned = pa.array(np.isin(split, (TRAIN, VALID)))
+    ids = found.record_ids.filter(learned)
+    on = f"the recordings of {SPLITS[TRAIN]} and {SPLITS[VALID]}"
+    facts["fitted"] = {
+        "on": on,
+        "sha256": fitted.write_hashes(
+            args.output / HEAD,
+            "probe",
+            ids,
+            fitted.signals(records, ids),
+            found.columns[args.patient].filter(learned) if args.patient else None,
+            on=on,
+        ),
     }
     probed = train(paths, found.record_ids, true, split, names, facts)
     test = split == TEST
@@ -406,4 +422,4 @@ def _write(
     columns += [pa.array(values) for values in probed.probability[apart].T]
     schema = tables.with_origin(tables.probed_schema(probed.head.labels), "probe", **inherited)
     tables.write(folder / "predictions.parquet", pa.table(columns, schema=schema))
-    heads.save(folder / "head.safetensors", probed.head)  # last: where it is, the others are too
+    heads.save(folder / HEAD, probed.head)  # last: where it is, the others are too

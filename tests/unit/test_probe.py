@@ -273,3 +273,29 @@ def describe(outdir: Path) -> None:
     small_run.write(outdir.parent / "small", ["a", "b"], random_weights=True)
     (outdir / "checkpoint").mkdir()
     (outdir / "checkpoint/model.json").write_text((outdir.parent / "small/checkpoint/model.json").read_text())
+
+
+def test_evaluate_refuses_the_recordings_that_a_head_was_trained_on(
+    outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
+    path = tmp_path / "probe/head.safetensors"
+    ids, segments, _ = data()
+    facts = {"heads": heads.told([path], [head])}
+    columns = [ids, [2] * len(ids), *head.probability(segments.mean(axis=1)).T]
+    schema = tables.with_origin(tables.predictions_schema(head.labels), "aggregate", **facts)
+    tables.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
+    (tmp_path / "labels.csv").write_text("name,aggregation\nelse,mean\n")
+    paths = {"predictions": outdir / "predictions", "records": outdir / "records", "labels": tmp_path / "labels.csv"}
+    paths |= {"truth": tmp_path / "truth.csv"} | {name: tmp_path / name for name in ("metrics", "curves", "account")}
+    given = ["evaluate", *(text for name, value in paths.items() for text in (f"--{name}", str(value)))]
+    given += ["--resamples", "10", "--patient", "patient", "--split", "fold", "--on"]
+    for trained_on in ("1", "8"):  # train, valid
+        assert main([*given, trained_on]) == 2
+        said = capsys.readouterr().err
+        assert f"the weights of {path} were fitted on the recordings of train and valid, and 40 of the 40" in said
+    assert main([*given, "10"]) == 0
+    assert "were trained on the recordings of train and valid." in capsys.readouterr().err
+    (tmp_path / "probe/head.safetensors.fitted.parquet").unlink()
+    assert main([*given, "10"]) == 2
+    assert "is not there, so that nobody can tell which recordings the weights of" in capsys.readouterr().err
