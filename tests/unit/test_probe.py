@@ -281,9 +281,9 @@ def test_evaluate_refuses_the_recordings_that_a_head_was_trained_on(
     head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
     path = tmp_path / "probe/head.safetensors"
     ids, segments, _ = data()
-    facts = {"heads": heads.told([path], [head])}
+    told = heads.told([path], [head])
     columns = [ids, [2] * len(ids), *head.probability(segments.mean(axis=1)).T]
-    schema = tables.with_origin(tables.predictions_schema(head.labels), "aggregate", **facts)
+    schema = tables.with_origin(tables.predictions_schema(head.labels), "aggregate", heads=told)
     tables.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
     (tmp_path / "labels.csv").write_text("name,aggregation\nelse,mean\n")
     paths = {"predictions": outdir / "predictions", "records": outdir / "records", "labels": tmp_path / "labels.csv"}
