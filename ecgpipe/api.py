@@ -300,7 +300,7 @@ def _from_run(folder: str, given: str | None) -> tuple[Description, tuple[Label,
     elif given == labels.BY_INDEX or labels.are_by_index(description.labels):  # no names to join by
         named = checkpoint.named(_located(given), description.architecture)
     else:
-        named = tuple(labels.read_for(labels.located(given), description.labels, weights.with_name("model.json")))
+        named = tuple(labels.of_names(labels.located(given), description.labels, weights.with_name("model.json")))
     return description, named, safetensors.torch.load_file(weights)
 
 

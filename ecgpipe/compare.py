@@ -110,7 +110,7 @@ def of_labels(
     most = {name: np.full(len(joined.ids), np.nan) for name in ("change", "a", "b")}
     most["label"] = np.zeros(len(joined.ids), np.int32)
     for number, name in enumerate(names):
-        values = [pair.column(one.predictions, name).to_numpy() for one in both]
+        values = [tables.column(one.predictions, name).to_numpy() for one in both]
         finite = [some[np.isfinite(some)] for some in values]
         if not all(map(len, finite)):
             raise EcgpipeError(f"RUN: no probability of {name!r} is a number; see {both[not len(finite[1])].outdir}")
@@ -199,7 +199,7 @@ def of_embeddings(both: tuple[Run, Run], joined: Joined, folder: Path) -> tuple[
 
 def same_signals(both: tuple[Run, Run], joined: Joined) -> pa.Array:
     """Whether recordings that both runs have are the same signal, (recordings,) bool; null where a run does not say."""
-    first, second = (pair.of_records(one, "signal_hash", joined.ids) for one in both)
+    first, second = (tables.column_of(one.records, "signal_hash", joined.ids) for one in both)
     return pc.equal(first, second)
 
 
@@ -225,7 +225,7 @@ def changes(
     common = [name for name in both[0].labels if name in both[1].labels]
     nothing = np.isnan(most["change"])
     segments = [
-        pair.column(one.predictions, "n_segments").take(pa.array(rows))
+        tables.column(one.predictions, "n_segments").take(pa.array(rows))
         for one, rows in zip(both, joined.rows, strict=True)
     ]
     columns = [
@@ -256,7 +256,7 @@ def only_in(here: Run, there: Run, name: str, rows: np.ndarray) -> pa.Table:
     mask[rows] = False
     ids = here.side.ids.filter(pa.array(mask))
     columns = [ids, pa.array([name] * len(ids), pa.string())]
-    columns += [pair.of_records(there, column, ids) for column in ("status", "reason")]
+    columns += [tables.column_of(there.records, column, ids) for column in ("status", "reason")]
     return pa.table(columns, schema=tables.COMPARED_ONLY)
 
 

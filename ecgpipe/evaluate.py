@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     asked = dict(map(bands, args.subgroups))
     beside = [name for name in dict.fromkeys([args.patient, args.split, *asked]) if name]
     everything = truth.read(predictions, records, args.truth, truth.mapping(args.map), beside)
-    found = in_split(everything, args.split, args.on)
+    found = truth.in_split(everything, args.split, args.on)
     given = [by_name[name] for name in found.names]
     calibrated = tables.origin(schema).get("calibration")
     fits = fitted.behind(args.labels, args.calibration, calibrated)
@@ -84,8 +84,10 @@ def run(args: argparse.Namespace) -> None:
     if fits:
         made.append("None of the recordings evaluated here was among those.")
         of_patients = found.columns[args.patient] if args.patient else None
-        fitted.refuse_overlap(fits, found.record_ids, fitted.signals(records, found.record_ids), of_patients)
-    patients = units(found.columns[args.patient]) if args.patient else None
+        fitted.refuse_overlap(
+            fits, found.record_ids, tables.column_of(records, "signal_hash", found.record_ids), of_patients
+        )
+    patients = truth.units(found.columns[args.patient]) if args.patient else None
     subgroups = [Subgroup("", "", np.ones(len(found.true), bool))]
     for column, edges in asked.items():
         subgroups += split_up(column, found.columns[column], edges)
@@ -128,30 +130,6 @@ def bands(asked: str) -> tuple[str, list[float] | None]:
     if sorted(set(edges)) != edges:
         raise EcgpipeError(f"subgroups: the edges of {asked!r} do not rise; give e.g. age:18,40,65,80")
     return column, edges
-
-
-def in_split(found: Truth, column: str | None, value: str | None) -> Truth:
-    """The recordings of a split, or all, of which some label is known.
-
-    Raises:
-        EcgpipeError: There is none.
-    """
-    rows = ~np.isnan(found.true).all(axis=1)
-    if column is not None and value is not None:
-        rows &= truth.equal(found.columns[column], value)
-        if not rows.any():
-            raise EcgpipeError(
-                f"split: of no recording with {column} = {value} any true label is known; choose another value"
-            )
-    return truth.chosen(found, rows)
-
-
-def units(patients: pa.Array) -> np.ndarray:
-    """(recordings,) integers: one for each patient. Who has none is a patient of their own."""
-    codes = truth.as_text(patients).dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    alone = np.isnan(codes.astype(np.float64))
-    numbers = np.arange(len(codes)) + len(codes)
-    return np.where(alone, numbers, np.nan_to_num(codes)).astype(np.int64)
 
 
 def split_up(column: str, values: pa.Array, edges: Sequence[float] | None) -> list[Subgroup]:
@@ -285,7 +263,7 @@ def intervals(column: str | None, found: Truth, resamples: int, seed: int) -> di
     return told | {
         "unit": "patient",
         "patient_column": column,
-        "patients": len(np.unique(units(patients))),
+        "patients": len(np.unique(truth.units(patients))),
         "without_patient": patients.null_count,
     }
 

@@ -107,37 +107,22 @@ def sample(args: argparse.Namespace) -> Sample:
     records = tables.numbered(args.outdir / "records", "shard", None)
     beside = [name for name in dict.fromkeys([args.split, args.patient]) if name]
     table, mapped = truth.of_run(args, given)
-    found = truth.read(predictions, records, table, mapped, beside)
-    rows = ~np.isnan(found.true).all(axis=1)  # (recordings,)
-    on = None
-    if args.split is not None:
-        on = f"{args.split} = {args.on}"
-        rows &= truth.equal(found.columns[args.split], args.on)
-    if not rows.any():
-        raise EcgpipeError(f"--on: of no recording with {on} is any true label known; choose another split")
-    found = truth.chosen(found, rows)
+    found = truth.in_split(truth.read(predictions, records, table, mapped, beside), args.split, args.on)
     inputs = tables.origin(pq.read_schema(predictions[0])).get("inputs_sha256")
     return Sample(
         truth=found,
-        signals=signals(records, found.record_ids),
+        signals=tables.column_of(records, "signal_hash", found.record_ids),
         patients=found.columns[args.patient] if args.patient else None,
         scores=scores(predictions),
         settings=given,
         facts={
-            "on": on,
+            "on": f"{args.split} = {args.on}" if args.split else None,
             "recordings": len(found.record_ids),
             "patient": args.patient,
             "truth_sha256": provenance.file_sha256(table) if table else None,  # None: the inputs' own columns
             "inputs_sha256": inputs,
         },
     )
-
-
-def signals(records: Sequence[Path], ids: pa.Array) -> pa.Array:
-    """The `signal_hash` of some recordings, (recordings,) strings, null where there is none."""
-    table = pa.concat_tables(pq.read_table(path, columns=["record_id", "signal_hash"]) for path in records)
-    table = table.replace_schema_metadata(None).combine_chunks()
-    return table["signal_hash"].combine_chunks().take(pc.index_in(ids, table["record_id"].combine_chunks()))
 
 
 def sidecar(path: Path) -> Path:
@@ -288,7 +273,7 @@ def refuse_overlap(fits: Sequence[Fit], ids: pa.Array, signals: pa.Array, patien
     Args:
         fits: What was fitted.
         ids: (recordings,) to score.
-        signals: (recordings,) their `signal_hash`, see `signals`.
+        signals: (recordings,) their `signal_hash`.
         patients: (recordings,) their patients, null where nobody knows; None where no column is known.
 
     Raises:

@@ -101,11 +101,29 @@ def read_for(path: Path, results: Sequence[str], file: Path) -> list[Label]:
         EcgpipeError: As of `read`, or it lacks one.
     """
     names = columns(results)
+    heads = {name: Label(name, "mean", None) for name in of_heads(file)}
+    model = of_names(path, [name for name in names if name not in heads], file)
+    by_name = {label.name: label for label in model} | heads
+    return [by_name[name] for name in names]
+
+
+def of_names(path: Path, names: Sequence[str], file: Path) -> list[Label]:
+    """The rows of a label CSV that have some names; no names need no CSV.
+
+    Args:
+        path: The label CSV.
+        names: Of the labels.
+        file: Which says them.
+
+    Returns:
+        One for each name.
+
+    Raises:
+        EcgpipeError: As of `read`, or it lacks one.
+    """
     if not names:
         return []
-    by_name = {name: Label(name, "mean", None) for name in of_heads(file)}
-    if set(names) - by_name.keys():
-        by_name = {label.name: label for label in read(path)} | by_name
+    by_name = {label.name: label for label in read(path)}
     unknown = [name for name in names if name not in by_name]
     if unknown:
         raise EcgpipeError(f"labels: {path} has no row for {', '.join(unknown)}, which {file} has")
@@ -152,9 +170,7 @@ def columns(results: Sequence[str]) -> list[str]:
 
 
 def of_heads(file: Path) -> list[str]:
-    """Those of the labels of a predictions file that are heads' and not the model's; a model's description has none."""
-    if file.suffix != ".parquet":
-        return []
+    """Those of the labels of a predictions file that are heads' and not the model's."""
     import pyarrow.parquet as pq  # here, because it takes half a second, of every job that reads the Snakefile
 
     from ecgpipe import tables

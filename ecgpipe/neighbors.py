@@ -143,7 +143,7 @@ def side(outdir: Path) -> Side:
     made_by = {tables.origin(schema).get("checkpoint_sha256") for schema in schemas}
     if len(made_by) > 1:
         raise EcgpipeError(f"outdir: {outdir / 'embeddings'} is of several checkpoints; run the workflow to its end")
-    ids = pa.concat_arrays([pa.array([], pa.string()), *pooled.ids_of(embeddings)])
+    ids = pooled.ids(embeddings)
     if not len(ids):
         raise EcgpipeError(f"outdir: {outdir / 'embeddings'} has no recordings; {outdir / 'records'} says why")
     return Side(outdir, embeddings, ids, schemas[0].field("embedding").type.list_size)

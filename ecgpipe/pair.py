@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ def read(outdir: Path, label_csv: Path | None) -> Run:
     content = json.loads((outdir / "run.json").read_text(encoding="utf-8"))
     predictions = tables.numbered(outdir / "predictions", "part", None)
     side = neighbors.side(outdir)
-    ids = column(predictions, "record_id")
+    ids = tables.column(predictions, "record_id")
     if not ids.equals(side.ids):
         raise EcgpipeError(
             f"RUN: {outdir / 'predictions'} and {outdir / 'embeddings'} are not of the same recordings; run the "
@@ -112,37 +112,6 @@ def differences(first: Run, second: Run) -> list[dict[str, Any]]:
         for name in names
         if said[0].get(name) != said[1].get(name)
     ]
-
-
-def column(paths: Sequence[Path], name: str) -> pa.Array:
-    """A column of all parts or shards.
-
-    Args:
-        paths: All `predictions/part-*.parquet`, or another folder's, in order.
-        name: Of the column.
-
-    Returns:
-        Its rows in order.
-    """
-    return pa.chunked_array(
-        [chunk for path in paths for chunk in pq.read_table(path, columns=[name])[name].chunks],
-        type=pq.read_schema(paths[0]).field(name).type,
-    ).combine_chunks()
-
-
-def of_records(one: Run, name: str, ids: pa.Array) -> pa.Array:
-    """A column of the records.
-
-    Args:
-        one: A run.
-        name: Of the column.
-        ids: Record ids, (recordings,).
-
-    Returns:
-        (recordings,); null for those that the run does not know.
-    """
-    places = pc.index_in(ids, column(one.records, "record_id"))
-    return column(one.records, name).take(places)
 
 
 def _facts(one: Run) -> dict[str, str]:

@@ -38,6 +38,11 @@ def ids_of(embeddings: Sequence[Path]) -> Iterator[pa.Array]:
         yield batch.filter(pc.equal(batch["segment"], 0))["record_id"]
 
 
+def ids(embeddings: Sequence[Path]) -> pa.Array:
+    """All of `ids_of`, (recordings,) strings."""
+    return pa.concat_arrays([pa.array([], pa.string()), *ids_of(embeddings)])
+
+
 def picked(embeddings: Sequence[Path], rows: np.ndarray) -> np.ndarray:
     """The embeddings of some recordings.
 

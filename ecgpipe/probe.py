@@ -46,9 +46,6 @@ HEAD = "head.safetensors"
 # What scikit-learn calls C: the larger, the weaker the penalty.
 STRENGTHS = tuple(10.0**power for power in range(-5, 2))
 
-# What a recording counts as from here on, for the metrics that need to know.
-THRESHOLD = 0.5
-
 # Resamples of the gain at a time: each recording has a weight in each.
 BLOCK = 100
 
@@ -92,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     reserved = sorted({*labels.RESERVED, "split"}.intersection(mapped.values()))
     if reserved:
         raise EcgpipeError(f"mapping: {reserved[0]!r} cannot be a label's name; give another")
-    found = truth.of_recordings(record_ids(paths), None, records, table, mapped, beside)
+    found = truth.of_recordings(pooled.ids(paths), None, records, table, mapped, beside)
     patients = found.columns.get(args.patient)
     if args.split:
         split = splits.by_column(found.columns[args.split], [args.train, args.valid, args.test])
@@ -108,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
     names = [found.names[column] for column in columns]
     found, split = truth.chosen(found, keep), split[keep]
     true = found.true[:, columns]  # (recordings, labels)
-    groups = _codes(found.columns.get(args.patient), len(split))
+    groups = truth.units(found.columns[args.patient]) if args.patient else np.arange(len(split))
     account = {name: int((split == number).sum()) for number, name in enumerate(SPLITS)}
     logger.info("%s; %d recordings in none", ", ".join(f"{n} {s}" for s, n in account.items()), int((~keep).sum()))
 
@@ -129,7 +126,7 @@ def run(args: argparse.Namespace) -> None:
             args.output / HEAD,
             "probe",
             ids,
-            fitted.signals(records, ids),
+            tables.column_of(records, "signal_hash", ids),
             found.columns[args.patient].filter(learned) if args.patient else None,
             on=on,
         ),
@@ -146,11 +143,6 @@ def run(args: argparse.Namespace) -> None:
     _write(args.output, probed, rows, found.record_ids, split, paths)
     print("\n".join(told(rows, probed)))
     logger.info("wrote %s", args.output)
-
-
-def record_ids(embeddings: Sequence[Path]) -> pa.Array:
-    """The ids of the recordings that have embeddings, each once, in order."""
-    return pa.concat_arrays([pc.unique(pq.read_table(path, columns=["record_id"])["record_id"]) for path in embeddings])
 
 
 def label_columns(table: Path | None, beside: Sequence[str]) -> dict[str, str]:
@@ -325,15 +317,6 @@ def _is_binary(column: pa.ChunkedArray) -> bool:
     return bool(values) and values <= {0, 1}
 
 
-def _codes(patients: pa.Array | None, count: int) -> np.ndarray:
-    """(recordings,) a number for each patient; a recording of nobody is one of its own."""
-    if patients is None:
-        return np.arange(count)
-    coded = patients.dictionary_encode()
-    codes = pc.fill_null(coded.indices, NONE).to_numpy(zero_copy_only=False)
-    return np.where(codes == NONE, len(coded.dictionary) + np.arange(count), codes)
-
-
 def _say_baseline(outdir: Path) -> None:
     description = checkpoint.describe(outdir / "checkpoint/model.json")
     if not description.random_weights:
@@ -349,7 +332,7 @@ def _measured(
     args: argparse.Namespace,
 ) -> list[dict[str, object]]:
     """Rows of `tables.PROBE`."""
-    thresholds = np.full(len(names), THRESHOLD)
+    thresholds = np.full(len(names), labels.DEFAULT_THRESHOLD)
     found = metrics.measure(true, probability, thresholds, groups, args.resamples, args.seed)
     return [
         {**one._asdict(), "model": model, "label": None if one.label is None else names[one.label]} for one in found
@@ -365,7 +348,7 @@ def _gain(
     args: argparse.Namespace,
 ) -> list[dict[str, object]]:
     """The differences between the two, with intervals by resamples of patients that both are measured in."""
-    thresholds = np.full(len(names), THRESHOLD)
+    thresholds = np.full(len(names), labels.DEFAULT_THRESHOLD)
     units = np.unique(groups, return_inverse=True)[1]
     people = int(units.max()) + 1
     draw = np.random.default_rng(args.seed)

@@ -325,6 +325,36 @@ def batches(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iter
             yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
 
 
+def column(paths: Sequence[Path], name: str) -> pa.Array:
+    """A column of all parts or shards.
+
+    Args:
+        paths: All `predictions/part-*.parquet`, or another folder's, in order.
+        name: Of the column.
+
+    Returns:
+        Its rows in order.
+    """
+    return pa.chunked_array(
+        [chunk for path in paths for chunk in pq.read_table(path, columns=[name])[name].chunks],
+        type=pq.read_schema(paths[0]).field(name).type,
+    ).combine_chunks()
+
+
+def column_of(paths: Sequence[Path], name: str, ids: pa.Array) -> pa.Array:
+    """A column for some recordings.
+
+    Args:
+        paths: All `records/shard-*.parquet`, or another folder's, in order.
+        name: Of the column.
+        ids: Record ids, (recordings,).
+
+    Returns:
+        (recordings,); null for those that the files do not know.
+    """
+    return column(paths, name).take(pc.index_in(ids, column(paths, "record_id")))
+
+
 def rows_of(paths: Sequence[Path], record_ids: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of some recordings, row group by row group. Only those that hold one are read beyond the ids."""
     wanted = pa.array(record_ids, pa.string())

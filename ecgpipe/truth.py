@@ -237,6 +237,45 @@ def equal(values: pa.Array, value: str) -> np.ndarray:
     return np.asarray(found, bool)
 
 
+def in_split(found: Truth, column: str | None, value: str | None) -> Truth:
+    """The recordings of a split, or all, of which some label is known.
+
+    Args:
+        found: Recordings, with `column` among their columns.
+        column: Which says the split; None for all.
+        value: What it says of those that are wanted.
+
+    Returns:
+        Those.
+
+    Raises:
+        EcgpipeError: There is none.
+    """
+    rows = ~np.isnan(found.true).all(axis=1)
+    if column is not None and value is not None:
+        rows &= equal(found.columns[column], value)
+        if not rows.any():
+            raise EcgpipeError(
+                f"split: of no recording with {column} = {value} any true label is known; choose another value"
+            )
+    return chosen(found, rows)
+
+
+def units(patients: pa.Array) -> np.ndarray:
+    """Number the patients.
+
+    Args:
+        patients: (recordings,) whose each is. Who has none is a patient of their own.
+
+    Returns:
+        (recordings,) int64, the same for the same patient.
+    """
+    codes = as_text(patients).dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    alone = np.isnan(codes.astype(np.float64))
+    numbers = np.arange(len(codes)) + len(codes)
+    return np.where(alone, numbers, np.nan_to_num(codes)).astype(np.int64)
+
+
 def _own(records: Sequence[Path]) -> pa.Table:
     """The columns of the inputs' tables, as the records carry them."""
     pieces = []

@@ -12,7 +12,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
-from ecgpipe import curves, evaluate, tables
+from ecgpipe import curves, tables, truth
 from ecgpipe.__main__ import main
 
 AF, LBBB, PACED = "Atrial fibrillation", "Left bundle branch block", "Electronic pacemaker"
@@ -151,8 +151,8 @@ def test_patients_are_what_is_resampled(folder: Path) -> None:
 
 
 def test_a_recording_without_a_patient_is_one_of_its_own() -> None:
-    assert len(set(evaluate.units(pa.array(["a", None, "b", None, "a"])).tolist())) == 4
-    numbers = evaluate.units(pa.array([7.0, None, 7.0]))
+    assert len(set(truth.units(pa.array(["a", None, "b", None, "a"])).tolist())) == 4
+    numbers = truth.units(pa.array([7.0, None, 7.0]))
     assert numbers[0] == numbers[2] != numbers[1]
 
 
