@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_run
 from browsing import Open
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
@@ -52,3 +53,16 @@ def opened(browser: Browser) -> Open:
         assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
 
     return open_page
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> Path:
+    """The report of the run in `folder`, which each module has of its own."""
+    return small_run.report(folder)
+
+
+@pytest.fixture(scope="module")
+def page(opened: Open, report: Path) -> Iterator[Page]:
+    """The report on a large screen, opened once: loading Plotly takes seconds."""
+    with opened(report) as page:
+        yield page

@@ -1,6 +1,5 @@
 """The section on true labels in a real browser: its numbers, its curves, in the light and in the dark."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     truth.to_csv(folder / "truth.csv", index=False)
     small_run.evaluate(folder, "--patient", "patient", "--subgroups", "device")
     return folder
-
-
-@pytest.fixture(scope="module")
-def report(folder: Path) -> Path:
-    return small_run.report(folder)
-
-
-@pytest.fixture(scope="module")
-def page(opened: Open, report: Path) -> Iterator[Page]:
-    with opened(report) as page:
-        yield page
 
 
 @pytest.fixture(scope="module")

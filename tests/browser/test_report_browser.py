@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +57,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "run.json").write_text(json.dumps(run | facts))
     return folder
-
-
-@pytest.fixture(scope="module")
-def report(folder: Path) -> Path:
-    return small_run.report(folder)
-
-
-@pytest.fixture(scope="module")
-def page(opened: Open, report: Path) -> Iterator[Page]:
-    """The report on a large screen, opened once: loading Plotly takes seconds."""
-    with opened(report) as page:
-        yield page
 
 
 @pytest.fixture(scope="module")
