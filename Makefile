@@ -2,6 +2,7 @@
 # make test    the tests; make test-fast leaves out what takes minutes
 # make check   style and types
 # make bench   benchmarks of this machine: one table, and JSON in benchmarks/results
+# make gpu     eight minutes on a machine with a GPU: parity, rates, tests; JSON in benchmarks/results
 # make fuzz    coverage-guided fuzzing of the readers, a minute each
 # make docs    write the files that are generated from the settings' definition
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast check bench fuzz docs clean
+.PHONY: demo test test-fast check bench gpu fuzz docs clean
 
 demo: .venv/demo
 	$(BIN)/python -m ecgpipe demo --outdir demo
@@ -31,6 +32,11 @@ check: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.run
+
+# With the Python and PyTorch that the machine has: GPU_PYTHON=/path/to/python make gpu. Nothing is installed.
+GPU_PYTHON ?= python3
+gpu:
+	$(GPU_PYTHON) -m benchmarks.gpu
 
 # Each reader that parses by itself, for FUZZ_S seconds; what breaks one is left behind as crash-*.
 FUZZ_S ?= 60
