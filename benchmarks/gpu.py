@@ -44,7 +44,7 @@ STEPS = {
     "deterministic": 60,
     "attribution": 40,
     "verify": 40,
-    "workflow": 120,
+    "workflow": 180,
 }
 
 LEAST_S = 5.0  # with less of the budget left no step is begun

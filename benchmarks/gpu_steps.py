@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +29,7 @@ from benchmarks.gpu_worker import Report, Setup, SkippedError
 from benchmarks.sides import Setup as StageSetup
 from ecgpipe import checkpoint, engine, model, precision
 from ecgpipe.model import Network
+from ecgpipe.shards import look_at
 
 ROOT = Path(__file__).parents[1]
 BATCH_SIZES = (1, 8, 32, 64, 128, 256, 512, 1024)
@@ -52,7 +54,7 @@ def facts(setup: Setup, report: Report) -> None:
     report("capability", f"{card.major}.{card.minor}")
     report("multiprocessors", card.multi_processor_count)
     report("memory_gb", {"free": round(free / 1e9, 1), "total": round(total / 1e9, 1)})
-    report("cudnn", torch.backends.cudnn.version())
+    report("cudnn", torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
     report("architectures", torch.cuda.get_arch_list())
     report("nvidia_smi", smi())
 
@@ -156,7 +158,7 @@ def host(setup: Setup, report: Report) -> None:
     """What the host does for a batch, and how long the GPU has nothing to do, in this process."""
     segments = 64 if setup.tiny else 8192
     shards = stage_shards(setup, segments)
-    contents = engine.shards.look_at(shards)
+    contents = look_at(shards)
     device, size = torch.device(setup.device), default_batch(setup)
     network = loaded(setup, variant_precision(setup))
 
@@ -177,8 +179,12 @@ def host(setup: Setup, report: Report) -> None:
             began = time.perf_counter()
             rows()
             took = time.perf_counter() - began
-        busy = union_s([(event.time_range.start, event.time_range.end) for event in profiler.events()])
-        report("idle_share", round(1 - busy / took, 3))
+        spans = [
+            (event.time_range.start, event.time_range.end)
+            for event in profiler.events()
+            if str(event.device_type).endswith("CUDA") and not event.name.startswith(("Memcpy", "Memset"))
+        ]
+        report("idle_share", round(1 - union_s(spans) / took, 3))
 
 
 def loop(setup: Setup, report: Report) -> None:
@@ -189,7 +195,7 @@ def loop(setup: Setup, report: Report) -> None:
     count = 2 if setup.tiny else 128
     recordings = preprocess.write_recordings(fresh(setup, "loop"), "mat", count)
     network = stand_in.load(model_folder(setup)).to(setup.device)
-    segments = sum(len(stand_in.prepared(path)) for path in recordings)
+    segments = sum(len(preprocess.tutorial(path)) for path in recordings)
     report("differs_by", stand_in.check(model_folder(setup)))
     stand_in.infer(network, recordings[:1], setup.device)
     rates = []
@@ -490,9 +496,7 @@ def products(setup: Setup, name: str, round_s: float) -> dict[str, float]:
         )
         with torch.no_grad():
             gflop = 2 * rows * inner * columns / 1e9
-            found[f"{rows} x {inner} x {columns}"] = rate(
-                setup, lambda a=a, b=b, out=out: torch.matmul(a, b, out=out), gflop, round_s
-            )
+            found[f"{rows} x {inner} x {columns}"] = rate(setup, partial(torch.matmul, a, b, out=out), gflop, round_s)
     return found
 
 
