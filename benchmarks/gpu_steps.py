@@ -212,14 +212,12 @@ def tests(setup: Setup, report: Report) -> None:
     need("pytest")
     release(setup)
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests/unit/test_gpu.py"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    print(done.stdout, done.stderr)
-    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines()
-    report("pytest", lines[-1] if lines else "")
-    report("failed", re.findall(r"^(?:FAILED|ERROR) (.*)$", done.stdout, re.MULTILINE))
-    report("status", done.returncode)
-    if done.returncode not in (0, 5):
-        raise RuntimeError("\n".join(lines[-60:]))
+    status, said = run_command(command)
+    report("pytest", said.strip().rpartition("\n")[2])
+    report("failed", re.findall(r"^(?:FAILED|ERROR) (.*)$", said, re.MULTILINE))
+    report("status", status)
+    if status:
+        raise RuntimeError(said[-6000:])
 
 
 def two_jobs(setup: Setup, report: Report) -> None:
@@ -305,11 +303,10 @@ def verify(setup: Setup, report: Report) -> None:
     """`ecgpipe verify` on the device."""
     release(setup)
     command = [sys.executable, "-m", "ecgpipe", "verify", "--device", setup.device]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    report("said", [*done.stdout.splitlines(), *done.stderr.splitlines()][-12:])
-    report("status", done.returncode)
-    if done.returncode:
-        raise RuntimeError(done.stdout + done.stderr)
+    status, said = run_command(command)
+    report("said", said.splitlines()[-12:])
+    if status:
+        raise RuntimeError(said[-6000:])
 
 
 def workflow(setup: Setup, report: Report) -> None:
@@ -327,12 +324,10 @@ def workflow(setup: Setup, report: Report) -> None:
     ]  # fmt: skip
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
+    status, said = run_command(command, PYTHONPATH=paths)
     report("seconds", round(time.perf_counter() - began, 1))
-    report("status", done.returncode)
-    print(done.stdout, done.stderr)
-    if done.returncode:
-        raise RuntimeError((done.stdout + done.stderr)[-6000:])
+    if status:
+        raise RuntimeError(said[-6000:])
     found = pd.concat([pd.read_parquet(path) for path in sorted(out.glob("predictions/part-*.parquet"))])
     expected = pd.read_csv(reference(setup) / "golden" / f"predictions_{variant}.csv")
     found = found.set_index("record_id")
@@ -562,6 +557,24 @@ def infer(
         raise RuntimeError(said[-4000:])
     timing: dict[str, Any] = json.loads((setup.folder / name / "out" / "timing.json").read_text())
     return took, timing
+
+
+def run_command(command: Sequence[str], **environment: str) -> tuple[int, str]:
+    """Run a command in the project's folder; its exit status and what it says, which goes to the log meanwhile."""
+    said = []
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    ) as process:
+        assert process.stdout is not None  # noqa: S101, it is a pipe
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            said.append(line)
+    return process.returncode, "".join(said)
 
 
 def same_results(setup: Setup, one: str, other: str) -> bool:
