@@ -139,7 +139,8 @@ def test_segments_that_half_precision_could_not_compute_are_counted_over_all_par
 ) -> None:
     found = drift("auto", "float16", **compared(0.001))
     content = summarise(tmp_path, ["float16"] * 3, found, recomputed=[2, None, 1])  # None: of an older version
-    assert content["precision"] == {"used": "float16", "recomputed_segments": 3, "drift": found}
+    expected = {"used": "float16", "parts": {"float16": 3}, "recomputed_segments": 3, "drift": found}
+    assert content["precision"] == expected
     (warning,) = content["warnings"]
     assert warning == (
         "3 segments were computed in float32, because half precision gave numbers that are not finite (timing/)"
