@@ -2,6 +2,7 @@
 # make test    the tests; make test-fast leaves out what takes minutes
 # make check   style and types
 # make bench   benchmarks of this machine: one table, and JSON in benchmarks/results
+# make gpu-bundle  a folder to carry to a machine with a GPU and without a network: docs/performance.md
 # make fuzz    coverage-guided fuzzing of the readers, a minute each
 # make docs    write the files that are generated from the settings' definition
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast check bench fuzz docs clean
+.PHONY: demo test test-fast check bench gpu-bundle fuzz docs clean
 
 demo: .venv/demo
 	$(BIN)/python -m ecgpipe demo --outdir demo
@@ -31,6 +32,12 @@ check: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.run
+
+# For that machine's version of Python, 3.11 to 3.13. REFERENCE has real recordings and reference numbers, if they are there.
+GPU_PYTHON ?= 3.12
+REFERENCE ?= ../shared/reference
+gpu-bundle: .venv/dev
+	$(BIN)/python -m benchmarks.gpu_bundle --python $(GPU_PYTHON) --reference $(REFERENCE)
 
 # Each reader that parses by itself, for FUZZ_S seconds; what breaks one is left behind as crash-*.
 FUZZ_S ?= 60
