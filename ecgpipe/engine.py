@@ -5,9 +5,9 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -164,7 +164,8 @@ def run(
         ) from error
     batches = _checked(_ahead(shards.read(paths, buffers)), network.arch.token_samples[1])
     compute = Halving(network, batch_size, with_attention, deterministic, tuning or for_device(device))
-    yield from _on_gpu(compute, batches, device) if on_gpu else _on_cpu(compute, batches)
+    with closing(batches):  # and what reads ahead with it, also where an error is kept and holds on to all this
+        yield from _on_gpu(compute, batches, device) if on_gpu else _on_cpu(compute, batches)
 
 
 def forward(
@@ -335,7 +336,7 @@ def captured(step: Callable[[Tensor], Output], signals: Tensor) -> Callable[[Ten
     def replay(signals: Tensor) -> Output:
         given.copy_(signals)
         graph.replay()
-        return Output(*(None if tensor is None else tensor.clone() for tensor in made))
+        return Output._make(None if tensor is None else tensor.clone() for tensor in made)
 
     return replay
 
@@ -384,7 +385,7 @@ def _results(arrays: list[np.ndarray]) -> Results:
     return Results(logits, embedding, attention[0] if attention else None)
 
 
-def _checked(batches: Iterator[tuple[Keys, Tensor]], least: int) -> Iterator[tuple[Keys, Tensor]]:
+def _checked(batches: Iterator[tuple[Keys, Tensor]], least: int) -> Generator[tuple[Keys, Tensor]]:
     """Refuse segments with too little signal for one token."""
     for keys, signals in batches:
         shortest = int(keys.samples.argmin())

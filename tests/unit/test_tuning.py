@@ -39,6 +39,7 @@ def said(weights: Path, counts: list[int], tuning: Tuning | None, packed: bool =
 def assert_same(one: engine.Results, other: engine.Results, atol: float) -> None:
     for expected, made in zip(one, other, strict=True):
         assert expected is not None
+        assert made is not None
         np.testing.assert_allclose(made, expected, rtol=0, atol=atol)
 
 
