@@ -37,10 +37,11 @@ MOST_BYTES = 60_000_000
 
 # Too large to carry, and installed where PyTorch is used for science. What only they require is not carried either.
 ASSUMED = ("torch", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "matplotlib", "numba", "llvmlite")
-# Required by what is carried, and not used: PuLP by Snakemake's other scheduler (17 MB), hf-xet for downloads (4 MB).
-LEFT_OUT = ("pulp", "hf-xet")
-# Of pyproject's optional dependencies: the tests, and the loop of the tutorial's notebook.
-OPTIONAL = ("ecg-transform", "psutil", "pytest")
+# Required by what is carried and not used: PuLP by Snakemake's other scheduler (16 MB), hf-xet for downloads (4 MB),
+# setuptools for installing from source.
+LEFT_OUT = ("pulp", "hf-xet", "setuptools")
+# Of pyproject's optional dependencies: simulated recordings, the loop of the tutorial's notebook, the tests.
+OPTIONAL = ("ecg-transform", "neurokit2", "psutil", "pytest")
 
 CODE = ("ecgpipe", "benchmarks", "config", "workflow", "profiles", "Snakefile", "pyproject.toml", "LICENSE")
 REFERENCE = ("code15", "golden", "make_checkpoint.py", "mimic_iv_ecg_label_def.csv")
@@ -154,8 +155,12 @@ def copy(source: Path, target: Path) -> None:
 
 
 def gpu_tests(tests: Path = ROOT / "tests") -> list[Path]:
-    """The test files with tests marked gpu, the conftest files that apply to them, and the helpers of all tests."""
-    marked = [path for path in tests.rglob("test_*.py") if GPU_TEST.search(path.read_text())]
+    """The test files with tests marked gpu."""
+    return sorted(path for path in tests.rglob("test_*.py") if GPU_TEST.search(path.read_text()))
+
+
+def with_helpers(marked: Iterable[Path], tests: Path = ROOT / "tests") -> list[Path]:
+    """Test files, the conftest files that apply to them, and the modules that any test may import."""
     folders = {parent for path in marked for parent in path.parents if parent.is_relative_to(tests)}
     conftests = [path for path in (folder / "conftest.py" for folder in folders) if path.exists()]
     return sorted({*marked, *conftests, *tests.glob("*.py")})
@@ -209,7 +214,7 @@ def make(folder: Path, python: str, reference: Path) -> None:
     fetch({name: versions[name] for name in names}, python, wheels)
     for part in CODE:
         copy(ROOT / part, folder / "code" / part)
-    for path in gpu_tests():
+    for path in with_helpers(gpu_tests()):
         copy(path, folder / "code" / path.relative_to(ROOT))
     if reference.is_dir():
         for part in REFERENCE:
