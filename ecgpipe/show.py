@@ -48,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe show`."""
     parser.add_argument("record_id", metavar="RECORD_ID", help="as in records/")
     parser.add_argument("--outdir", type=Path, default=Path("results"), help="of the run (default %(default)s)")
-    parser.add_argument(
-        "--output", type=Path, help="a .html, .png, .pdf or .svg (default: RECORD_ID.html, here)"
-    )
+    parser.add_argument("--output", type=Path, help="a .html, .png, .pdf or .svg (default: RECORD_ID.html, here)")
     parser.add_argument(
         "--label",
         nargs="+",
