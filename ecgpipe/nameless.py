@@ -59,7 +59,7 @@ RUN: dict[str, Any] = {
     "checkpoint": _each("sha256", "random_weights", "labels"),
     "throughput": _each("segments", "seconds", "segments_per_s"),
     "calibration": {**_each("method", "sha256", "left"), "fitted": _each("recordings")},
-    "precision": {"used": True, "parts": {ANY: True}, "drift": _DRIFT},
+    "precision": {**_each("used", "recomputed_segments"), "parts": {ANY: True}, "drift": _DRIFT},
     "hardware": _each("inference", "system", "cpus", "memory_gb"),
     "versions": _each("python", *summary.PACKAGES),
     "config": SETTINGS,

@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
     timings = [json.loads(path.read_text()) for path in tables.numbered(args.timings, "part", args.parts, "json")]
     drift = json.loads(args.drift.read_text()) if args.drift else None
     used = Counter(t["precision"] for t in timings)
+    recomputed = sum(t.get("recomputed_segments", 0) for t in timings)  # older ones do not say
     seconds, segments = sum(t["seconds"] for t in timings), sum(t["segments"] for t in timings)
     predictions = tables.numbered(args.predictions, "part", args.parts)
     made_by = {
@@ -121,7 +122,12 @@ def run(args: argparse.Namespace) -> None:
             "segments_per_s": round(segments / seconds, 3) if seconds else None,
         },
         "calibration": tables.origin(pq.read_schema(predictions[0])).get("calibration"),
-        "precision": {"used": next(iter(used)) if len(used) == 1 else sorted(used), "parts": used, "drift": drift},
+        "precision": {
+            "used": next(iter(used)) if len(used) == 1 else sorted(used),
+            "parts": used,
+            "recomputed_segments": recomputed,
+            "drift": drift,
+        },
         "hardware": {
             "inference": sorted({t["device"] for t in timings}),
             "system": platform.platform(),
@@ -212,7 +218,9 @@ def warnings_of(content: Mapping[str, Any]) -> list[str]:
     return (
         warnings(content.get("counts") or {})
         + label_warnings(content["checkpoint"].get("labels") or [])
-        + precision_warnings(precision.get("parts") or {}, precision.get("drift"))
+        + precision_warnings(
+            precision.get("parts") or {}, precision.get("drift"), precision.get("recomputed_segments", 0)
+        )
         + older_versions(content.get("made_by") or {})
     )
 
@@ -260,12 +268,13 @@ def _versions(schemas: Iterable[pa.Schema]) -> Counter[str]:
     return Counter(tables.origin(schema)["version"] for schema in schemas)
 
 
-def precision_warnings(used: Mapping[str, int], drift: dict[str, Any] | None) -> list[str]:
+def precision_warnings(used: Mapping[str, int], drift: dict[str, Any] | None, recomputed: int = 0) -> list[str]:
     """What a person should know of the precision, in words.
 
     Args:
         used: How many parts were inferred in each.
         drift: What the precision stage found; None where float32 was certain.
+        recomputed: Segments that were computed in float32 because half precision gave numbers that are not finite.
 
     Returns:
         Sentences; none where the precision is the chosen one and within its bound.
@@ -292,6 +301,12 @@ def precision_warnings(used: Mapping[str, int], drift: dict[str, Any] | None) ->
         for name, n in sorted(used.items())
         if name != chosen
     ]
+    if recomputed:
+        are = "segment was" if recomputed == 1 else "segments were"
+        said.append(
+            f"{recomputed:,} {are} computed in float32, because half precision gave numbers that are not finite "
+            "(timing/)"
+        )
     return said
 
 

@@ -109,16 +109,17 @@ def _recording(dataset: Dataset, assumed: Assumed) -> Recording:
     if len(channels) != len(raw):
         raise UnreadableError(f"the DICOM file does not describe each channel ({len(channels)} of {len(raw)})")
     names = [_name(channel, n) for n, channel in enumerate(channels)]
-    signal = np.empty(raw.shape)
+    signal, limits = np.empty(raw.shape), np.empty((len(raw), 2))
+    extremes = np.array([np.iinfo(raw.dtype).min, np.iinfo(raw.dtype).max], np.float64)
     for n, channel in enumerate(channels):
         signal[n] = _scaled(raw[n], channel, names[n])
-    padding = _padding(group, raw.dtype)
-    stripped = 0
+        limits[n] = np.sort(_scaled(extremes, channel, names[n]))  # a sensitivity may be negative
+    padding = _padding(group, raw)
     if padding is not None:
         signal[raw == padding] = np.nan
-        signal, stripped = _without_padding(signal)
-    signal, unit = in_mv(signal, [_unit(channel) or assumed.unit for channel in channels])
-    return Recording(signal, rate, tuple(names), unit, stripped / rate if rate > 0 else 0.0)
+    units = [_unit(channel) or assumed.unit for channel in channels]
+    signal, unit = in_mv(signal, units)
+    return Recording(signal, rate, tuple(names), unit, limits=in_mv(limits, units)[0])
 
 
 def _rhythm(groups: list[Dataset]) -> int:
@@ -227,19 +228,15 @@ def _name(channel: Dataset, number: int) -> str:
     return meaning or value or label or f"channel {number + 1}"
 
 
-def _padding(group: Dataset, dtype: np.dtype) -> np.generic | None:
-    """The stored value that stands for no sample."""
+def _padding(group: Dataset, raw: np.ndarray) -> np.generic | None:
+    """The stored value that stands for no sample: one that the file states, and beyond all others that it has.
+
+    C# ECG Toolkit states 0 in every file, which is also what a lead has where the ECG crosses the baseline. Of such a
+    value a stretch at an end alone is padding, which `readers.filling` looks for.
+    """
     value = group.get("WaveformPaddingValue")
-    if not isinstance(value, bytes) or len(value) < dtype.itemsize:
+    if not isinstance(value, bytes) or len(value) < raw.dtype.itemsize:
         return None
-    found: np.generic = np.frombuffer(value, dtype, 1)[0]
-    return found
-
-
-def _without_padding(signal: np.ndarray) -> tuple[np.ndarray, int]:
-    """The signal without the samples at both ends that no lead has, and how many these were."""
-    kept = np.flatnonzero(~np.isnan(signal).all(axis=0))
-    if len(kept) == 0:
-        return signal, 0
-    start, stop = kept[0], kept[-1] + 1
-    return signal[:, start:stop], int(signal.shape[1] - (stop - start))
+    found: np.generic = np.frombuffer(value, raw.dtype, 1)[0]
+    others = raw[raw != found]
+    return found if others.size == 0 or found < others.min() or found > others.max() else None

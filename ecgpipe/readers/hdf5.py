@@ -215,19 +215,14 @@ def _read(path: Path, assumed: Assumed, row: int | None) -> Recording:
             raise UnreadableError(f"the HDF5 file has no such row ({row} of {n})")
         stated_rate = _rate(source, row)
         leads, unit = _leads(source), _unit(source)
-        code = _is_code(source)
-        if code:
+        if _is_code(source):
             stated_rate, leads = stated_rate or CODE_RATE, leads or CODE_LEADS
         shape = source.array.shape[-2:]
         axis = _lead_axis(shape, leads or assumed.leads)
         check_size(*shape)
         signal = _row(source, row) if source.many else _row(source, None)
         signal = signal.T if axis == 1 else signal  # (leads, samples)
-        stripped = 0
-        if code:
-            signal, stripped = _without_padding(signal)
-        recording = from_array(signal, stated_rate, leads, unit, assumed)
-        return recording._replace(stripped_s=stripped / recording.sample_rate)
+        return from_array(signal, stated_rate, leads, unit, assumed)
 
 
 def _contents(path: Path) -> list[Content] | None:
@@ -387,18 +382,6 @@ def _is_code(source: _Source) -> bool:
         and ids.name == "/exam_id"
         and ids.shape == source.array.shape[:1]
     )
-
-
-def _without_padding(signal: np.ndarray) -> tuple[np.ndarray, int]:
-    """The signal without the samples at both ends that are zero in all leads, and how many these were.
-
-    As fairseq-signals does it (scripts/preprocess/ecg/code_15_signals.py), which leaves a signal of zeros as it is.
-    """
-    kept = np.flatnonzero(signal.any(axis=0))
-    if len(kept) == 0:
-        return signal, 0
-    start, stop = kept[0], kept[-1] + 1
-    return signal[:, start:stop], int(signal.shape[1] - (stop - start))
 
 
 def _lead_axis(shape: tuple[int, int], leads: tuple[str, ...] | None) -> int:

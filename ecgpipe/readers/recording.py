@@ -31,7 +31,10 @@ class Recording(NamedTuple):
     sample_rate: float  # Hz
     leads: tuple[str, ...]  # as the file names them
     unit: str | None  # "mV" where the file states what can be turned into it, MIXED, or None where it states nothing
-    stripped_s: float = 0.0  # padding at both ends that the reader knew to be no signal and left out
+    stripped_s: float = 0.0  # what stood at its ends, was no signal and was left out
+    # (leads, 2) the lowest and highest value that the file's numbers can stand for, in the signal's unit; None where
+    # the format has no such limits. What stands at them in all leads is no signal: see `readers.filling`.
+    limits: np.ndarray | None = None
 
 
 class Content(NamedTuple):

@@ -242,7 +242,7 @@ def test_metadata_state_rate_and_unit(tmp_path: Path) -> None:
     content = frame(time=None)
     content.attrs = {"sample_rate": 360, "unit": "mV"}
     content.to_parquet(tmp_path / "x.parquet")
-    assert read(tmp_path / "x.parquet")[1:] == (360, LEADS, "mV", 0.0)
+    assert read(tmp_path / "x.parquet")[1:5] == (360, LEADS, "mV", 0.0)
     path = parquet(tmp_path, frame(), {"sample_rate": "257"})
     assert says(path) == "the file states another sample rate than its times have (257, 500 Hz)"
     path = parquet(tmp_path, frame(time=None), {"sample_rate": "fast", "PANDAS_ATTRS": json.dumps([1])})
