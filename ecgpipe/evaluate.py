@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
     parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
     parser.add_argument("--calibration", type=Path, help="what the predictions were calibrated by, if they were")
+    parser.add_argument(
+        "--heads", type=Path, nargs="*", default=[], help="the heads whose labels are predicted, if any"
+    )
     truth.add_arguments(parser)
     parser.add_argument("--patient", metavar="COLUMN", help="column of the patient, the unit that is resampled")
     parser.add_argument("--split", metavar="COLUMN", help="column that says which recordings to take (default: all)")
@@ -82,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     calibrated = tables.origin(schema).get("calibration")
     fits = fitted.behind(args.labels, args.calibration, calibrated)
     made = labels.choices(given) + ([calibration.sentence(calibrated)] if calibrated else [])
-    trained = fitted.of_heads(tables.origin(schema).get("heads") or {}, found.names)
+    trained = fitted.of_heads(tables.origin(schema).get("heads") or {}, found.names, args.heads)
     made += [f"{fit.what[0].upper()}{fit.what[1:]} were trained on {fit.on}." for fit in trained]
     fits += trained
     if fits:
