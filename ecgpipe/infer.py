@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe import __version__, checkpoint, devices, engine, model, shards, tables, upstream
+from ecgpipe import __version__, checkpoint, devices, engine, model, provenance, shards, tables, upstream
 from ecgpipe.atomic import whole
 from ecgpipe.engine import Results
 from ecgpipe.errors import EcgpipeError
@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> None:
         progress.say()
         timing = {
             "ecgpipe": __version__,
+            "stage": "infer",
+            "file": args.timing.name,
             "segments": progress.done,
             "seconds": round(progress.elapsed_s, 3),
             "device": devices.describe(device),
@@ -85,6 +87,8 @@ def run(args: argparse.Namespace) -> None:
             "threads": args.threads,
             "batch_size": size,
             "backend": description.backend,
+            "machine": provenance.machine(),
+            "versions": provenance.versions(),
         }
         del network  # before another job may take the device
     with whole(args.timing) as temporary:
