@@ -103,8 +103,8 @@ def sample(args: argparse.Namespace) -> Sample:
     if (args.split is None) != (args.on is None):
         raise EcgpipeError("--split, --on: one says which column, the other which value; give both or neither")
     given = settings(args.outdir)
-    predictions = tables.numbered(args.outdir / "predictions", "part", None)
-    records = tables.numbered(args.outdir / "records", "shard", None)
+    predictions = tables.of_run(args.outdir, "predictions")
+    records = tables.of_run(args.outdir, "records")
     beside = [name for name in dict.fromkeys([args.split, args.patient]) if name]
     table, mapped = truth.of_run(args, given)
     found = truth.in_split(truth.read(predictions, records, table, mapped, beside), args.split, args.on)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe import __version__, checkpoint, devices, engine, finite, model, shards, tables, upstream
+from ecgpipe import __version__, checkpoint, devices, engine, finite, model, provenance, shards, tables, upstream
 from ecgpipe.atomic import whole
 from ecgpipe.engine import Results
 from ecgpipe.errors import EcgpipeError
@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> None:
         progress.say()
         timing = {
             "ecgpipe": __version__,
+            "stage": "infer",
+            "file": args.timing.name,
             "segments": progress.done,
             "seconds": round(progress.elapsed_s, 3),
             "device": devices.describe(device),
@@ -91,6 +93,8 @@ def run(args: argparse.Namespace) -> None:
             "threads": args.threads,
             "batch_size": size,
             "backend": description.backend,
+            "machine": provenance.machine(),
+            "versions": provenance.versions(),
         }
         del network, exact  # before another job may take the device
     with whole(args.timing) as temporary:

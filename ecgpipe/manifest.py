@@ -145,8 +145,8 @@ def _refuse_foreign(folder: Path, shards: Sequence[pa.Table | None]) -> None:
         path = folder / f"shard-{number:05d}.parquet"
         if shard is not None and os.path.lexists(path) and not results.is_written_here(path, "manifest"):
             raise EcgpipeError(
-                f"outdir: {path} is not of ecgpipe, or damaged, and a shard of that name is to be written; move it away "
-                "or delete it, and run again"
+                f"outdir: {path} was not written by ecgpipe, or is damaged, and a shard of that name is to be written; "
+                "move it away or delete it, and run again"
             )
 
 
@@ -208,6 +208,10 @@ def scan(inputs: Sequence[str], ptbxl: str = "records500") -> Scanned:
         else:
             _scan_matches(account, text)
     account.flush()
+    if account.results:
+        names = ", ".join(listed.printable(folder) for folder in account.results[:_PAIRS])
+        more = f" and {len(account.results) - _PAIRS:,} more" if len(account.results) > _PAIRS else ""
+        logger.info("left out ecgpipe's own results in %s%s", names, more)
     recordings = _merged([tables.MANIFEST.empty_table(), *account.recordings])
     files = pa.concat_tables([tables.FILES.empty_table(), *account.files])
     return Scanned(recordings, _once(files), account.layouts, account.not_on_disk)

@@ -182,8 +182,8 @@ def refuse_foreign(outdir: Path, shards: int, parts: int) -> None:
     foreign = sorted(path for path in within if not results.is_written_here(path))
     if foreign:
         raise EcgpipeError(
-            f"outdir: {outdir} has {_some(outdir, foreign)}, which this run would overwrite and ecgpipe did not write, or "
-            "which is damaged; move what you want to keep, delete the rest, and run again"
+            f"outdir: {outdir} has {_some(outdir, foreign)}, which this run would overwrite and ecgpipe did not write, "
+            "or which is damaged; move what you want to keep, delete the rest, and run again"
         )
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import aggregate, engine, finite, manifest, preprocess, shards, tables
+from ecgpipe import aggregate, engine, finite, manifest, preprocess, provenance, shards, tables
 from ecgpipe.api import ECGFM, logits_table
 from ecgpipe.atomic import whole
 from ecgpipe.config import Config
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, help="file to write (default: print it)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=provenance.cpus(), help="CPU threads (default %(default)s)")
     preprocess.add_reading_arguments(parser)
 
 
