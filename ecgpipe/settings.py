@@ -10,7 +10,7 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -27,6 +27,7 @@ from ecgpipe.provenance import MEANING, file_sha256
 # Below the folder of the results.
 FOLDER = "settings"
 PERFORMANCE = "performance.json"
+SEEN = "checkpoint-file.json"  # the SHA-256 of a local checkpoint, and of what path, size and time it was then
 
 # The key of results' metadata that says by stage which settings made them.
 KEY = "settings"
@@ -191,6 +192,17 @@ STAGES: dict[str, type[Section]] = {
     "verdict": Verdict,
 }
 
+# Settings that a command is not given by an option of their own: they are files or what these say, or facts of a run.
+_NO_OPTION = frozenset(
+    {
+        *("source", "labels", "calibration", "heads", "truth", "mapping", "inputs", "keep_segments", "shards_per_part"),
+        *("content", "label_names", "places", "aggregation", "chosen_on", "thresholds", "files", "config", "resolved"),
+        *("labels_sha256", "calibration_sha256", "heads_sha256", "truth_sha256", "version", "compared", "certain"),
+        *("attention", "attribution", "evaluation"),
+    }
+)
+_PREFIX = "settings."  # of these options' names among the parsed ones
+
 Model = TypeVar("Model", bound=Section)
 
 
@@ -259,7 +271,7 @@ def of_run(given: Config, checkpoint_content: str, certain: bool) -> dict[str, S
             calibration=given.calibration,
             heads=given.heads,
             aggregation=aggregation,
-            chosen_on=sorted({_sha256(scores) for scores in chosen}),
+            chosen_on=sorted({digest(scores) for scores in chosen}),
             calibration_sha256=calibration_sha256,
             heads_sha256=heads_sha256,
         ),
@@ -310,7 +322,7 @@ def content(stage: str, given: Section) -> dict[str, Any]:
 
 def sha256(stage: str, given: Section) -> str:
     """What results say of the settings that made them."""
-    return _sha256(content(stage, given))
+    return digest(content(stage, given))
 
 
 def marked(stage: str, given: Section, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -366,7 +378,7 @@ def read(stage: str, model: type[Model], path: Path) -> Model:
 
 
 def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None:
-    """The options by which a stage's command is given its settings."""
+    """The options by which a stage's command is given its settings: a file, or by hand one by one."""
     parser.add_argument("--settings", type=Path, metavar="FILE", help="settings/STAGE.json of a run")
     parser.add_argument(
         "--set",
@@ -374,13 +386,30 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="settings by hand, on top of --settings or of the defaults; the keys are listed below",
+        help="settings by hand, on top of those of --settings or of the defaults",
     )
-    lines = []
+    for key, field in _by_hand(model):
+        default = field.get_default(call_default_factory=True)
+        name = key.rpartition(".")[2].replace("_", "-")
+        told: dict[str, Any] = {"dest": _PREFIX + key, "help": (field.description or "").replace("%", "%%")}
+        if isinstance(default, bool):
+            parser.add_argument(
+                f"--no-{name}" if default else f"--{name}", action="store_const", const=not default, **told
+            )
+            continue
+        told["metavar"] = name.upper().replace("-", "_")
+        told["help"] += "" if default is None or default == [] else f" (default {default})"
+        many = isinstance(default, list) or "list" in str(field.annotation)
+        parser.add_argument(f"--{name}", **told, **({"nargs": "*"} if many else {}))
+
+
+def _by_hand(model: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
+    """The settings that have an option of their own, by their keys."""
     for name, field in model.model_fields.items():
-        default = "none" if field.is_required() else json.dumps(_plain(field.get_default(call_default_factory=True)))
-        lines.append(f"  {name}={default}  {field.description or ''}".rstrip())
-    parser.epilog = "settings, with their defaults:\n" + "\n".join(lines)
+        if name == "reading":
+            yield from ((f"{name}.{key}", inner) for key, inner in _by_hand(Preprocess))
+        elif name not in _NO_OPTION:
+            yield name, field
 
 
 def of_arguments(stage: str, model: type[Model], args: argparse.Namespace) -> Model:
@@ -398,21 +427,23 @@ def of_arguments(stage: str, model: type[Model], args: argparse.Namespace) -> Mo
         EcgpipeError: A key is unknown, a value is out of range, or the file cannot be read.
     """
     told: dict[str, Any] = read(stage, model, args.settings).model_dump() if args.settings else {}
+    options = {key.removeprefix(_PREFIX): value for key, value in vars(args).items() if key.startswith(_PREFIX)}
+    pairs = [(key, value) for key, value in options.items() if value is not None]
     for text in args.set:
         key, equals, value = text.partition("=")
         if not equals:
-            raise EcgpipeError(
-                f"--set: {text!r} is not KEY=VALUE; give e.g. --set {next(iter(model.model_fields))}=..."
-            )
+            raise EcgpipeError(f"--set: {text!r} is not KEY=VALUE; give e.g. --set {next(iter(model.model_fields))}=3")
+        try:
+            pairs.append((key, yaml.safe_load(value)))
+        except yaml.YAMLError as error:
+            raise EcgpipeError(f"--set {key}: {value!r} is no value: {error}; quote it") from error
+    for key, value in pairs:
         *sections, last = key.split(".")
         inside = told
         for section in sections:
             inside[section] = dict(inside.get(section) or {})
             inside = inside[section]
-        try:
-            inside[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise EcgpipeError(f"--set {key}: {value!r} is no value: {error}; quote it") from error
+        inside[last] = value
     try:
         return model.model_validate(told)
     except ValidationError as error:
@@ -450,8 +481,7 @@ def checkpoint_identity(given: Config, outdir: Path) -> str:
         if is_same and expected in (None, source.get("sha256")):
             return str(before)
         return f"{plain} {expected}" if expected else plain
-    status = os.stat(given.checkpoint)  # noqa: PTH116
-    seen = {"path": os.path.realpath(given.checkpoint), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    seen = _seen(given.checkpoint)
     known = _json(outdir / FOLDER / SEEN) or {}
     found = known.get("sha256") if {**known, "sha256": None} == {**seen, "sha256": None} else None
     found = found or file_sha256(Path(given.checkpoint))
@@ -463,17 +493,19 @@ def checkpoint_identity(given: Config, outdir: Path) -> str:
     return str(found)
 
 
-SEEN = "checkpoint-file.json"
-
-
 def remember_checkpoint(given: Config, outdir: Path, found: str) -> None:
     """Note the size and time of a local checkpoint with its SHA-256, for `checkpoint_identity` of the next run."""
     if given.checkpoint.startswith("hf://"):
         return
-    status = os.stat(given.checkpoint)  # noqa: PTH116
-    seen = {"path": os.path.realpath(given.checkpoint), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
-    if _json(outdir / FOLDER / SEEN) != {**seen, "sha256": found}:
-        write_json(outdir / FOLDER / SEEN, {**seen, "sha256": found})
+    noted = {**_seen(given.checkpoint), "sha256": found}
+    if _json(outdir / FOLDER / SEEN) != noted:
+        write_json(outdir / FOLDER / SEEN, noted)
+
+
+def _seen(path: str) -> dict[str, Any]:
+    """What tells without reading it that a file is as it was."""
+    status = Path(path).stat()
+    return {"path": str(Path(path).resolve()), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
 def _aside(given: Section) -> dict[str, Any]:
@@ -498,5 +530,6 @@ def _json(path: Path) -> Any:  # noqa: ANN401, as json has it
         return None
 
 
-def _sha256(value: object) -> str:
+def digest(value: object) -> str:
+    """The SHA-256 of something that JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
