@@ -121,9 +121,9 @@ def refuse_unmarked(outdir: Path) -> None:
             except (OSError, ValueError, AttributeError):
                 continue  # torn or foreign: its rule makes it again
             raise EcgpipeError(
-                f"outdir: {name} in {outdir} does not say which settings made it, as with ecgpipe 0.1; so it cannot be "
-                f"told whether the results there belong to yours (it was ecgpipe {version}). Give another outdir, or go "
-                f"on with the version that made them, or, to have all results made again here, delete {outdir}"
+                f"outdir: {name} in {outdir} does not say which settings made it, as with ecgpipe 0.1 (this one is of "
+                f"{version}), so that nobody can tell whether the results there belong to yours. Give another outdir; or "
+                "go on with the version that made them; or, to have all of them made again here, delete that folder"
             )
 
 

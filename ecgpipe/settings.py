@@ -2,8 +2,9 @@
 
 `outdir/settings/STAGE.json` holds everything that the stage's results depend on: its settings, the version of its
 computation (`provenance.MEANING`), and the content of files that are settings, such as the label CSV. The stage's
-command reads it, its rule takes it as an input, and each result names its SHA-256. What no result depends on (the device,
-the batch size, the paths of files whose content is in STAGE.json) stands in `outdir/settings/performance.json`.
+command reads it, its rule takes it as an input, and each result names its SHA-256. What no result depends on (the
+device, the batch size, the paths of files whose content is in STAGE.json) stands in
+`outdir/settings/performance.json`.
 """
 
 import argparse

@@ -17,8 +17,8 @@ SHOWN = {"figures", "report"}
 CHECKPOINT = b"a checkpoint"
 READ = {"preprocess", "attribute", "summary", *SHOWN}
 
-# By key a value that differs from `base`, and the stages whose own settings that changes. What follows from those is made
-# again besides. A key that is missing here fails a test, and so a new setting is not forgotten.
+# By key a value that differs from `base`, and the stages whose own settings that changes. What follows from those is
+# made again besides. A key that is missing here fails a test, and so a new setting is not forgotten.
 CHANGES: dict[str, tuple[Any, set[str]]] = {
     "input": ("other", {"manifest"}),
     "outdir": ("elsewhere", set()),  # results that moved there are the same

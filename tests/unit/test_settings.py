@@ -99,7 +99,7 @@ def test_a_local_checkpoint_is_read_again_only_if_its_path_size_or_time_is_anoth
 
 def test_a_local_checkpoint_that_is_not_the_expected_one_is_refused_before_any_job(files: Path) -> None:
     given = config.load(every_setting.base("sha256", "0" * 64), Path())
-    with pytest.raises(EcgpipeError, match="checkpoint: x.pt has the sha256 [0-9a-f]{64}, not 0{64}"):
+    with pytest.raises(EcgpipeError, match=r"checkpoint: x\.pt has the sha256 [0-9a-f]{64}, not 0{64}"):
         settings.checkpoint_identity(given, files / "out")
 
 

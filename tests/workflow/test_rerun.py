@@ -198,7 +198,7 @@ ALWAYS = {"manifest": 1}
 def infer(folder: Path, *targets: str, **settings: object) -> Counter[str]:
     """Run as far as run.json, and say which jobs it took."""
     given = inference(**({"device": "auto"} | settings))
-    ran = run(folder, "out/run.json", "out/precision/choice.txt", *targets, inference=given)
+    ran = run(folder, "out/run.json", "out/precision/chosen.json", *targets, inference=given)
     assert ran.status == 0, ran.output
     return ran.jobs
 

@@ -20,7 +20,7 @@ from ecgpipe import outdir, settings
 
 pytestmark = pytest.mark.slow  # three minutes in all
 
-# What a run does when there is nothing to do: it looks at the inputs. The verdict, which reads one file, is planned before.
+# What a run does when there is nothing to do: it looks at the inputs. The verdict is planned before that.
 SCAN = {"manifest", "verdict", "all"}
 
 # The rules that run when the settings of a stage have changed.
@@ -71,7 +71,7 @@ class Data:
         given = every_setting.base()
         for key in keys:
             one = every_setting.base(key, every_setting.CHANGES[key][0])
-            given = {**given, **{name: _merged(given.get(name), value, key) for name, value in one.items()}}
+            given |= {name: merged(given.get(name), value) for name, value in one.items()}
         given["outdir"] = str(out)
         given["labels"] = str(self.folder / given["labels"])
         given["input"] = str(self.folder / given["input"])
@@ -86,8 +86,8 @@ class Data:
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
 
 
-def _merged(before: Any, value: Any, key: str) -> Any:
-    del key
+def merged(before: object, value: object) -> Any:  # noqa: ANN401, as in a settings file
+    """Another value for a setting; a section keeps what the other one does not have."""
     return {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
 
 
