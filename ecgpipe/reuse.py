@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ecgpipe import provenance, settings
-from ecgpipe.atomic import write_json
+from ecgpipe.atomic import whole, write_json
 from ecgpipe.config import Section
 from ecgpipe.errors import EcgpipeError
 
@@ -113,7 +113,7 @@ def refuse_unmarked(outdir: Path) -> None:
     Raises:
         EcgpipeError: There are some.
     """
-    for name in ("checkpoint/model.json", "manifest/manifest.json", "run.json"):
+    for name in ("checkpoint/model.json", "manifest/manifest.json"):
         path = outdir / name
         if path.is_file() and made_by(path) is None:
             try:
@@ -122,7 +122,7 @@ def refuse_unmarked(outdir: Path) -> None:
                 continue  # torn or foreign: its rule makes it again
             raise EcgpipeError(
                 f"outdir: {name} in {outdir} does not say which settings made it, as with ecgpipe 0.1 (this one is of "
-                f"{version}), so that nobody can tell whether the results there belong to yours. Give another outdir; or "
+                f"{version}), so that it is unknown whether the results there belong to yours. Give another outdir; or "
                 "go on with the version that made them; or, to have all of them made again here, delete that folder"
             )
 
@@ -163,6 +163,7 @@ def prepare(outdir: Path, stages: Mapping[str, Section], attention: bool) -> lis
         for result in kept:
             os.utime(result.path, ns=(latest, latest))
     _put_settings_before(folder, kept)
+    _restore_choice(outdir, kept)
     if copied or not (folder / WRITTEN).exists():
         _note_time(folder / WRITTEN)
     return list(dict.fromkeys(result.stage for result in again))
@@ -236,6 +237,17 @@ def _put_settings_before(folder: Path, kept: Sequence[Result]) -> None:
         path = folder / f"{stage}.json"
         if path.stat().st_mtime_ns > time:
             os.utime(path, ns=(time, time))
+
+
+def _restore_choice(outdir: Path, kept: Sequence[Result]) -> None:
+    """Write the precision again that results say they were inferred in, where the file that names it was lost."""
+    choice = outdir / "precision" / "choice.txt"
+    logits = [one.path for one in kept if one.path.parent.name == "logits"]
+    if logits and not choice.exists():
+        with whole(choice) as temporary:
+            temporary.write_text(f"{_origin(logits[0])['precision']}\n", encoding="utf-8")
+        oldest = min(path.stat().st_mtime_ns for path in logits)
+        os.utime(choice, ns=(oldest, oldest))
 
 
 def _note_time(path: Path) -> None:
