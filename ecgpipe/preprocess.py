@@ -102,7 +102,7 @@ def shard(
     with whole(segments_path) as segments:  # here, because a process that crashed leaves behind what it began to write
 
         def work(crashed: dict[int, str], begin: Callable[[int], None]) -> None:
-            _preprocess(shard_path, segments, records_path, windows, assumed, facts, crashed, begin)
+            _preprocess(shard_path, segments, segments_path, records_path, windows, assumed, facts, crashed, begin)
 
         survive.crashes(work)
 
@@ -110,6 +110,7 @@ def shard(
 def _preprocess(
     shard_path: Path,
     segments_path: Path,
+    segments_name: Path,
     records_path: Path,
     windows: Windows,
     assumed: Assumed,
@@ -117,7 +118,10 @@ def _preprocess(
     crashed: dict[int, str],
     begin: Callable[[int], None],
 ) -> None:
-    """Preprocess one shard but for the rows that crashed, telling with `begin` which row comes next."""
+    """Preprocess one shard but for the rows that crashed, telling with `begin` which row comes next.
+
+    The segments are written to `segments_path`, which will be renamed to `segments_name`.
+    """
     cutting = {
         "leads": list(LEADS),
         "sample_rate": SAMPLE_RATE,
@@ -128,7 +132,7 @@ def _preprocess(
     facts: dict[str, Any] = {**told, "preprocess": cutting, "inputs_sha256": file_sha256(shard_path)}
     shard = pq.read_table(shard_path)
     schema = tables.segments_schema(len(LEADS), windows.segment_samples)
-    schema = tables.with_origin(schema, "preprocess", **facts)
+    schema = tables.with_name(tables.with_origin(schema, "preprocess", **facts), segments_name)
     records: list[dict[str, Any]] = []
     gone: list[str] = []
     progress = Progress(shard_path.stem, len(shard), "recordings")

@@ -127,6 +127,8 @@ class Evaluate(config.Evaluation):
 
     labels: Annotated[str | None, APART] = Field(None, description="the label CSV")
     calibration: Annotated[str | None, APART] = Field(None, description="what the predictions were calibrated by")
+    heads: Annotated[list[str], APART] = Field([], description="the heads whose labels are predicted")
+    heads_sha256: list[str] = Field([])
     truth_sha256: str | None = None
     labels_sha256: str | None = None
     calibration_sha256: str | None = None
@@ -283,6 +285,8 @@ def of_run(given: Config, checkpoint_content: str, certain: bool) -> dict[str, S
             **given.evaluation.model_dump(),
             labels=given.labels,
             calibration=given.calibration,
+            heads=given.heads,
+            heads_sha256=heads_sha256,
             truth_sha256=truth_sha256,
             labels_sha256=labels_sha256,
             calibration_sha256=calibration_sha256,

@@ -27,7 +27,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "labels": ("names.csv", {"checkpoint", "aggregate", "examples", "evaluate", "summary", *SHOWN}),
     "calibration": ("calibration.json", {"aggregate", "evaluate", "summary"}),
     "max_failed_fraction": (0.5, {"summary", "verdict"}),
-    "heads": (["head.safetensors"], {"aggregate", "summary"}),
+    "heads": (["head.safetensors"], {"aggregate", "evaluate", "summary"}),
     "manifest.shard_size": (3, {"manifest", "summary"}),
     "manifest.ptbxl": ("records100", {"manifest", "summary"}),
     "preprocess.assume_sample_rate": (250, READ),

@@ -12,6 +12,7 @@ from ecgpipe import config as ecgpipe_config
 from ecgpipe import settings as stage_settings
 from ecgpipe import atomic, cluster, outdir, provenance
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.results import FIGURES
 
 try:
     SETTINGS = ecgpipe_config.load(config, Path(workflow.basedir))
@@ -22,6 +23,7 @@ except EcgpipeError as error:
     raise WorkflowError(str(error))
 
 OUT = SETTINGS.outdir.rstrip("/")
+REFUSED = False  # whether `refuse_foreign` has looked
 STARTED = time.time()
 
 # Where nobody knows what the outputs are, the checkpoint's job writes the label CSV: it alone knows how many there are.
@@ -52,8 +54,6 @@ if SETTINGS.evaluation.asked:
 
 # Runs in the environment of fairseq-signals, which has no ecgpipe.
 FORWARD = str(Path(workflow.basedir) / "ecgpipe" / "reference" / "forward.py")
-
-FIGURES = ["account", "labels", "probabilities", "together", "map", "recording"]
 
 # The run's cores, shared between as many jobs as it has GPUs (`--resources gpu=4`). On a cluster nobody gives the cores,
 # nor a total of GPUs: eight, as in profiles/slurm.
@@ -185,7 +185,9 @@ def asked(wildcards):
 def manifest(wildcards=None):
     """What the scan of the inputs found, once it has."""
     plan()
-    return checkpoints.manifest.get().output[0]
+    path = checkpoints.manifest.get().output[0]
+    refuse_foreign(json.loads(Path(path).read_text())["n_shards"])
+    return path
 
 
 def found(wildcards):
@@ -269,6 +271,17 @@ def remove_outdated_report():
     """After an evaluation that failed: a report that goes on showing the one before would pass for today's."""
     if LOCK and reuse.remove_outdated_report(Path(OUT)):
         print(f"removed {OUT}/report.html: it showed an evaluation that is no more; the next run makes it again")
+
+
+def refuse_foreign(shards):
+    """Stop, once it is known which files the run will write, if a user's file would be overwritten."""
+    global REFUSED
+    if workflow.is_main_process and not REFUSED:
+        try:
+            outdir.refuse_foreign(Path(OUT), shards, parts_of(shards))
+        except EcgpipeError as error:
+            raise WorkflowError(str(error))
+        REFUSED = True
 
 
 def remove_surplus():
