@@ -5,6 +5,7 @@ No signal is read. Files that hold many recordings are opened for their list, ot
 
 import argparse
 import glob
+import hashlib
 import json
 import logging
 import os
@@ -18,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import folders, growth, layouts, listed, provenance, results, tables
-from ecgpipe.atomic import write_json
+from ecgpipe import folders, growth, listed, provenance, results, settings, tables
+from ecgpipe.atomic import whole, write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import FORMATS, detect
 
@@ -33,6 +34,9 @@ _CHANGES = ("changed", "removed")
 CHANGES = "changes.parquet"
 SCANS = "scans.json"
 
+# Beside manifest.json, which each scan writes: a file that is written only when a scan finds something else.
+FOUND = "found.txt"
+
 
 class Scanned(NamedTuple):
     """What the inputs hold."""
@@ -45,35 +49,31 @@ class Scanned(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe manifest`."""
-    parser.add_argument(
-        "--input", nargs="+", required=True, help="folders, files, globs, or CSV/Parquet tables with a `path` column"
-    )
+    settings.add_arguments(parser, settings.Manifest)
+    parser.add_argument("--input", nargs="+", help="folders, files, globs, or CSV/Parquet tables with a `path` column")
     parser.add_argument(
         "--outdir", type=Path, required=True, help="the folder to write manifest.json, files.parquet and the shards to"
-    )
-    parser.add_argument("--shard-size", type=int, default=1000, help="recordings per shard (default %(default)s)")
-    parser.add_argument(
-        "--ptbxl",
-        choices=layouts.PTBXL_FOLDERS,
-        default="records500",
-        help="which recordings of PTB-XL, where both are there (default %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Scan the inputs and write `manifest.json`, `files.parquet`, and each `shard-*.parquet` that is new or changed."""
-    found = scan(args.input, args.ptbxl)
+    given = settings.of_arguments("manifest", settings.Manifest, args)
+    inputs = args.input or given.inputs
+    if not inputs:
+        raise EcgpipeError("input: not given; give --input, or --settings")
+    found = scan(inputs, given.ptbxl)
     recordings, files = found.recordings, found.files
     reasons = Counter(files.filter(pc.equal(files["role"], "ignored"))["reason"].to_pylist())
     if not len(recordings):
-        raise EcgpipeError(_nothing_found(args.input, reasons))
+        raise EcgpipeError(_nothing_found(inputs, reasons))
     _check_ids(recordings)
 
     recordings = growth.stamped(recordings, files)
-    before = growth.earlier(args.outdir, args.shard_size)
-    _check_inputs(args.input, before, recordings)
+    before = growth.earlier(args.outdir, given.shard_size)
+    _check_inputs(inputs, before, recordings)
     scans = _scans(args.outdir) if before else []
-    cut = growth.cut(recordings, before, args.shard_size)
+    cut = growth.cut(recordings, before, given.shard_size)
     changes = Counter(cut.changes["change"].to_pylist())
     known = scans[-1]["recordings"] if scans else 0
     added = len(recordings) - known + changes["removed"]
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     _remove_surplus(args.outdir, len(cut.shards))
     for number, shard in enumerate(cut.shards):
         if shard is not None:  # one that is as it was keeps its time too, so that nothing is computed again
-            schema = tables.with_origin(shard.schema, "manifest", shard_size=args.shard_size)
+            schema = tables.with_origin(shard.schema, "manifest", shard_size=given.shard_size)
             tables.write(args.outdir / f"shard-{number:05d}.parquet", shard.cast(schema))
     tables.write(args.outdir / "files.parquet", files.cast(tables.with_origin(files.schema, "manifest")))
     if changes or not (args.outdir / CHANGES).exists():
@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> None:
         "scans": scans,
         "sha256": provenance.digest(map(provenance.file_sha256, shards)),
     }
-    write_json(args.outdir / "manifest.json", content)
+    _note_if_other(args.outdir / FOUND, json.dumps(content, sort_keys=True))
+    write_json(args.outdir / "manifest.json", {**content, **settings.marked("manifest", given, {})})
 
     logger.info("%d recordings in %d shards", len(recordings), len(shards))
     logger.info("%d files: %s", len(files), ", ".join(f"{roles[role]} {role}" for role in content["files"]))
@@ -113,6 +114,14 @@ def run(args: argparse.Namespace) -> None:
     problems = _by_kind(Counter(recordings["problem"].drop_null().to_pylist()))
     if problems:
         logger.warning("%d of the recordings cannot be read: %s", sum(problems.values()), _counts(problems))
+
+
+def _note_if_other(path: Path, found: str) -> None:
+    """Keep the SHA-256 of what was found in a file whose time says since when it has been so."""
+    line = f"{hashlib.sha256(found.encode()).hexdigest()}\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != line:
+        with whole(path) as temporary:
+            temporary.write_text(line, encoding="utf-8")
 
 
 def _check_inputs(inputs: Sequence[str], before: Sequence[pa.Table], recordings: pa.Table) -> None:
