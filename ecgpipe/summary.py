@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ecgpipe import __version__, calibration, labels, provenance, tables
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.readers import packages
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,8 @@ def run(args: argparse.Namespace) -> None:
         },
         "counts": {**counts, "files": manifest["files"], "other_files": manifest["files"]["ignored"]},
         "reasons": reasons,
-        "warnings": warnings(counts)
+        "warnings": packages.counted({reason["reason"]: reason["count"] for reason in reasons})
+        + warnings(counts)
         + label_warnings(description.labels)
         + precision_warnings(used, drift)
         + older_versions(made_by),

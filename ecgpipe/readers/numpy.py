@@ -12,6 +12,7 @@ from typing import IO
 import numpy as np
 
 from ecgpipe.readers.files import brief, read_bytes
+from ecgpipe.readers.moment import momentary
 from ecgpipe.readers.recording import Assumed, Content, Recording, UnreadableError, check_size, from_array, rate_of
 
 _NPZ = b"PK\x03\x04"
@@ -59,7 +60,9 @@ def _axes(path: Path) -> int | None:
             if np.lib.format.read_magic(file) != (1, 0):
                 return None
             return len(np.lib.format.read_array_header_1_0(file)[0])
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if momentary(error):
+            raise
         return None
 
 
