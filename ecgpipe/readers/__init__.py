@@ -57,6 +57,7 @@ FORMATS = {
     "cardiosoft-xml": Format("cardiosoft", "ecgdatakit", "vendor"),
     "mortara-xml": Format("ecgdatakit", "ecgdatakit", "vendor"),
     "kardia-json": Format("ecgdatakit", "ecgdatakit", "vendor"),
+    "mfer": Format("ecgdatakit", "ecgdatakit", "vendor"),
     "ishne": Format("ishne"),
 }
 
