@@ -14,8 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+<<<<<<< HEAD
 from ecgpipe import tables
 from ecgpipe.readers.moment import patiently
+=======
+from ecgpipe import results, tables
+>>>>>>> main
 
 # Asking a file server about a file is waiting for the most part.
 _THREADS = 16
@@ -83,7 +87,7 @@ def earlier(folder: Path, size: int) -> list[pa.Table]:
         As many as are there without a gap; none where they were cut to another size.
     """
     found: list[pa.Table] = []
-    while (path := folder / f"shard-{len(found):05d}.parquet").is_file():
+    while results.is_written_here(path := folder / f"shard-{len(found):05d}.parquet", "manifest"):
         table = pq.read_table(path)
         if tables.origin(table.schema).get("shard_size") != size:
             return []

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from ecgpipe.readers.filling import without_filling
 from ecgpipe.readers.leads import spelled
 from ecgpipe.readers.moment import UnavailableError, patiently
 from ecgpipe.readers.packages import is_installed, missing
@@ -29,6 +30,7 @@ __all__ = [
     "missing_package",
     "read",
     "spelled",
+    "without_filling",
 ]
 
 
@@ -72,7 +74,7 @@ def read(path: Path, format_name: str, assumed: Assumed, row: int | None = None)
         row: Which recording of a file that holds many.
 
     Returns:
-        The recording, its leads named as the file names them.
+        The recording without what fills up its ends (`without_filling`), its leads named as the file names them.
 
     Raises:
         UnreadableError: The file is not what it seemed to be, does not say enough, or its package is not installed.
@@ -85,7 +87,7 @@ def read(path: Path, format_name: str, assumed: Assumed, row: int | None = None)
         raise UnreadableError(f"a file is not there ({Path(error.filename or path).name})") from error
     except PermissionError as error:
         raise UnreadableError(f"no permission to read a file ({Path(error.filename or path).name})") from error
-    return recording
+    return without_filling(recording)
 
 
 def contents(path: Path, format_name: str) -> list[Content] | None:

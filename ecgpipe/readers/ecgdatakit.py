@@ -8,8 +8,10 @@ one time axis, or it is refused with the reason.
 
 import base64
 import codecs
+import contextlib
 import math
 import re
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -36,8 +38,11 @@ from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError
 
 # Elements and attributes of an XML file; real ones have some thousands.
 _MOST_MARKS = 200_000
-# In these a declaration can be found by its bytes. ecgdatakit reads no multi-byte one but UTF-8 and UTF-16.
-_ENCODINGS = re.compile(r"utf-?(?:8|16)(?:-sig|-[bl]e)?|ascii|iso8859-\d+|cp125\d")
+# Of one byte each, and ASCII below 128: what a declaration may be believed of bytes that are no UTF-8.
+_ENCODINGS = re.compile(r"ascii|iso8859-\d+|cp125\d")
+# As ecgdatakit finds a declaration, so that it never gets to see another encoding than the one that is meant here.
+_DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>")
+_DECLARED = re.compile(r"encoding\s*=\s*[\"']([^\"']*)")
 
 # Nobody's ECG has more; each of them is looked at before its samples are.
 _MOST_CHANNELS = 1_000
@@ -104,8 +109,16 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         data = head + file.read(most_bytes)
     if len(data) > most_bytes:
         raise UnreadableError(f"too large for its format (over {most_bytes} bytes of {name})")
-    rate = exact_rate(xml_root(data, name)) if exact_rate else None
-    record = _record(path, name, parser())
+    rate = None
+    with contextlib.ExitStack() as stack:
+        source = path
+        if exact_rate:
+            content, is_as_declared = _in_utf_8(data, name)
+            rate = exact_rate(_root(content, name))
+            if not is_as_declared:
+                source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ecgpipe-xml-")), path.name)
+                source.write_bytes(content)
+        record = _record(source, name, parser())
     keys = [
         (lead.sampling_rate, len(lead.samples), int(lead.annotations.get("start_sample", 1))) for lead in record.leads
     ]
@@ -125,25 +138,55 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     return Recording(signal, rate, tuple(labels), unit, (samples - signal.shape[1]) / rate)
 
 
+def _in_utf_8(data: bytes, name: str) -> tuple[bytes, bool]:
+    """XML in UTF-8, in whatever encoding it declares itself to be.
+
+    Its numbers and names of leads are ASCII, so that no letter beyond it matters. Programs that remove patients' names
+    often leave UTF-8 that still declares itself to be UTF-16.
+
+    Args:
+        data: The file.
+        name: Of its format.
+
+    Returns:
+        The XML, which says nothing else than UTF-8 or an encoding of one byte that has ASCII in it; and whether the
+        file declares the encoding that it has, which ecgdatakit takes it to be in.
+
+    Raises:
+        UnreadableError: It is broken UTF-16.
+    """
+    marks = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
+    wide = marks.get(data[:2])
+    try:
+        text = data.decode(wide or "utf-8").removeprefix("\ufeff")
+        is_text = True
+    except UnicodeDecodeError as error:
+        if wide:
+            raise _unreadable(name, error) from error
+        text, is_text = data.decode("latin-1"), False
+    declaration = _DECLARATION.match(text)
+    declared = _DECLARED.search(declaration[0]) if declaration else None
+    try:
+        stated = codecs.lookup(declared[1][:40]).name if declared else wide or "utf-8"
+    except (LookupError, ValueError):
+        stated = ""
+    if not wide and (_ENCODINGS.fullmatch(stated) or (is_text and stated == "utf-8")):
+        return data, True
+    content = text[declaration.end() if declaration else 0 :].encode("utf-8", errors="replace")
+    return content, stated in (wide, "utf-16") if wide else False
+
+
 def xml_root(data: bytes, name: str) -> Element:
-    """The XML's root, after a look at what would take the parsers' time or memory."""
-    # UTF-16 has a zero beside each of these characters; the other encodings that are read here have none.
-    plain = data.replace(b"\0", b"")
-    if re.search(rb"<!(?:ENTITY|ATTLIST)", plain):
+    """The root of XML in any encoding, after a look at what would take the parsers' time or memory."""
+    return _root(_in_utf_8(data, name)[0], name)
+
+
+def _root(data: bytes, name: str) -> Element:
+    """The root of XML in UTF-8, after a look at what would take the parsers' time or memory."""
+    if re.search(rb"<!(?:ENTITY|ATTLIST)", data):
         raise UnreadableError("the XML declares entities or attributes of its own, which none of these formats has")
-    if plain.count(b"<") + plain.count(b"=") > _MOST_MARKS:
+    if data.count(b"<") + data.count(b"=") > _MOST_MARKS:
         raise UnreadableError(f"more elements than an ECG has (over {_MOST_MARKS})")
-    start = plain.find(b"<?xml", 0, HEAD_BYTES)
-    end = plain.find(b"?>", start, start + HEAD_BYTES)
-    if start >= 0:
-        declared = re.search(rb"encoding\s{0,9}=\s{0,9}[\"']([\w.-]{1,40})", plain[start:end] if end > 0 else b"")
-        encoding = declared[1].decode("ascii", errors="replace") if declared else "utf-8"
-        try:
-            known = _ENCODINGS.fullmatch(codecs.lookup(encoding).name)
-        except LookupError:
-            known = None
-        if end < 0 or known is None:
-            raise UnreadableError(f"the XML is in an encoding that is not read ({encoding})")
     try:
         return parse_xml_root(data)
     except Exception as error:  # expat's, defusedxml's and ecgdatakit's own

@@ -8,6 +8,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -274,6 +275,43 @@ def test_xml_is_read_in_the_encodings_that_occur(tmp_path: Path) -> None:
     assert read(path).leads == LEADS
 
 
+ACTUAL = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "shift_jis")
+DECLARED = ("utf-8", "utf-16", "UTF-16LE", "ascii", "unicode", "Shift_JIS", "punycode", "?")
+
+
+@pytest.mark.parametrize("kind", XML)
+def test_no_declared_encoding_is_trusted(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path, kind)
+    true = read(path)
+    data = path.read_bytes()
+    text = data.decode("utf-16" if data.startswith(b"\xff\xfe") else "latin-1").replace("\xfc", "u")
+    for number, (actual, declared) in enumerate(product(ACTUAL, DECLARED)):
+        foreign = "\u8868" if actual == "shift_jis" else "\xfc"
+        changed = re.sub('encoding="[^"]*"', f'encoding="{declared}"', text, count=1)
+        changed = changed.replace("?>", f"?><!--{foreign}-->", 1) + "\n" * (number % 2)  # an odd and an even length
+        path.write_bytes(changed.encode(actual))
+        recording = read(path)
+        np.testing.assert_array_equal(recording.signal, true.signal, f"{actual} that says {declared}")
+        assert (recording.leads, recording.sample_rate) == (true.leads, true.sample_rate)
+
+
+@pytest.mark.parametrize("date", ["2006", "2014-05-08", "31/02/2020", "00-00-0000", "99999999", "yesterday", ""])
+def test_no_date_in_xml_decides(date: str, tmp_path: Path) -> None:
+    old, times = "<RestingECG>", f"<AcquisitionDate>{date}</AcquisitionDate><AcquisitionTime>{date}</AcquisitionTime>"
+    test = f"<TestDemographics>{times}<EditDate>{date}</EditDate><EditTime>{date}</EditTime></TestDemographics>"
+    assert read(edited(write(tmp_path, "MUSE"), old, f"{old}{test}", 1)).leads == LEADS
+    old = "<dataacquisition>"
+    patient = (
+        f"<patient><generalpatientdata><age><dateofbirth>{date}</dateofbirth></age></generalpatientdata></patient>"
+    )
+    new = f"<reportinfo date='{date}' time='{date}'/>{patient}<dataacquisition date='{date}' time='{date}'>"
+    assert read(edited(write(tmp_path, "Sierra, plain"), old, new)).leads == LEADS
+    path = edited(write(tmp_path, "aECG"), 'value="20021122091000"', f'value="{date}"')
+    old = '<code code="93000"/>'
+    new = f"{old}<effectiveTime><low value='{date}'/><high value='{date}'/></effectiveTime>"
+    assert read(edited(path, old, new)).leads == LEADS
+
+
 def test_an_scp_ecg_file_without_its_mark_is_told_by_its_ending(tmp_path: Path) -> None:
     path = write(tmp_path, "SCP-ECG, plain")
     data = bytearray(path.read_bytes())
@@ -455,8 +493,11 @@ def test_xml_that_is_made_to_blow_up_is_refused(root: str, tmp_path: Path) -> No
     assert says(path) == "more elements than an ECG has (over 200000)"
     path.write_text(f"<{root}>" + "<a>" * 20_000 + "</a>" * 20_000 + f"</{tag}>")
     assert says(path).startswith("not a readable ")
-    path.write_text(f"<?xml version='1.0' encoding='punycode'?><{root}>a-b</{tag}>")
-    assert says(path) == "the XML is in an encoding that is not read (punycode)"
+    # Python's codec of this name takes quadratic time.
+    path.write_bytes(
+        f"<?xml version='1.0' encoding  =\n'punycode'?><{root}>a{'-b' * 200_000}\xff</{tag}>".encode("latin-1")
+    )
+    assert says(path).startswith("not a readable ")
 
 
 def test_a_file_larger_than_any_resting_ecg_is_refused_unread(tmp_path: Path) -> None:
