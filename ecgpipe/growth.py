@@ -14,12 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-<<<<<<< HEAD
-from ecgpipe import tables
-from ecgpipe.readers.moment import patiently
-=======
 from ecgpipe import results, tables
->>>>>>> main
+from ecgpipe.readers.moment import patiently
 
 # Asking a file server about a file is waiting for the most part.
 _THREADS = 16

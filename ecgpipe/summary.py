@@ -108,14 +108,6 @@ def run(args: argparse.Namespace) -> None:
         },
         "counts": {**counts, "files": manifest["files"], "other_files": manifest["files"]["ignored"]},
         "reasons": reasons,
-<<<<<<< HEAD
-        "warnings": packages.counted({reason["reason"]: reason["count"] for reason in reasons})
-        + warnings(counts)
-        + label_warnings(description.labels)
-        + precision_warnings(used, drift)
-        + older_versions(made_by),
-=======
->>>>>>> main
         "other_files": manifest["ignored"],
         "layouts": manifest["layouts"],
         "checkpoint": {
@@ -225,7 +217,8 @@ def warnings_of(content: Mapping[str, Any]) -> list[str]:
     """
     precision = content["precision"]
     return (
-        warnings(content.get("counts") or {})
+        packages.counted({reason["reason"]: reason["count"] for reason in content.get("reasons") or []})
+        + warnings(content.get("counts") or {})
         + label_warnings(content["checkpoint"].get("labels") or [])
         + precision_warnings(
             precision.get("parts") or {}, precision.get("drift"), precision.get("recomputed_segments", 0)

@@ -13,10 +13,7 @@ from typing import IO
 import numpy as np
 
 from ecgpipe.readers.files import brief, read_bytes
-<<<<<<< HEAD
 from ecgpipe.readers.moment import momentary
-from ecgpipe.readers.recording import Assumed, Content, Recording, UnreadableError, check_size, from_array, rate_of
-=======
 from ecgpipe.readers.recording import (
     Assumed,
     Content,
@@ -27,7 +24,6 @@ from ecgpipe.readers.recording import (
     rate_of,
     recording_axes,
 )
->>>>>>> main
 
 _NPZ = b"PK\x03\x04"
 
