@@ -73,10 +73,10 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
             raise RuntimeError((folder / "log").read_text())
 
     def copy() -> None:
-        views = cycle([memoryview(buffer.numpy()).cast("B") for buffer in buffers])
+        views = cycle([memoryview(buffer.numpy()).cast("B") for buffer in buffers])  # type: ignore[arg-type]
         for _ in range(times):
             with shard.open("rb", buffering=0) as file:
-                while file.readinto(next(views)):  # type: ignore[attr-defined]
+                while file.readinto(next(views)):
                     pass
 
     def read() -> None:

@@ -155,6 +155,8 @@ def _by_content(head: bytes) -> str | None:
         return "numpy"
     if any(head[at : at + 8] == b"\x89HDF\r\n\x1a\n" for at in (0, 512, 1024, 2048)):
         return "hdf5"
+    if head[:1] == b"\x40" and head[2:6] == b"MFR ":  # the preamble, without which MFER begins like anything else
+        return "mfer"
     if head.startswith(b"ISHNE1.0"):
         return "ishne"
     if head.startswith((b"0       ", b"\xffBIOSEMI")) and len(head) >= 256:

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ecgpipe import manifest, tables
+from ecgpipe import manifest, readers, tables
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers.detect import SUFFIXES
@@ -766,3 +766,39 @@ def test_any_bytes_are_a_table_or_a_mistake(
         pass
     else:
         assert all(found)
+
+
+# Packages that are not installed
+
+
+def test_files_whose_package_is_missing_say_which_and_are_changed_ones_once_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.npz").write_bytes(CONTENT[".npz"])
+    (folder / "b.edf").write_bytes(b"0".ljust(256))
+    with h5py.File(folder / "c.h5", "w") as file:
+        file["x"] = np.zeros((2, 12, 9))
+    (tmp_path / "table.csv").write_text("path,record_id\nin/a.npz,A\nin/b.edf,B\n")
+    monkeypatch.setattr(readers, "is_installed", lambda package: package not in ("edfio", "h5py"))
+    says = {
+        name: f"reading {name} takes the package {package}, which is not installed; install it with: "
+        f"pip install 'ecgpipe[{extra}]'"
+        for name, package, extra in (("edf", "edfio", "edf"), ("hdf5", "h5py", "hdf5"))
+    }
+    assert {row["record_id"]: row["problem"] for row in rows(folder)} == {
+        "a": None, "b": says["edf"], "c": says["hdf5"],
+    }  # fmt: skip
+    assert {row["record_id"]: row["problem"] for row in rows(tmp_path / "table.csv")} == {"A": None, "B": says["edf"]}
+
+    assert main(["manifest", "--input", str(folder), "--outdir", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err
+    assert f"2 of the recordings cannot be read: 1 {says['edf']}, 1 {says['hdf5']}" in said
+    monkeypatch.undo()
+    assert main(["manifest", "--input", str(folder), "--outdir", str(tmp_path / "out")]) == 0
+    assert "changed since the last run: 1 (b)" in capsys.readouterr().err
+    shards = [pq.read_table(path).to_pylist() for path in sorted((tmp_path / "out").glob("shard-*.parquet"))]
+    assert {row["record_id"]: row["format"] for shard in shards for row in shard} == {
+        "a": "numpy", "b": "edf", "c/0": "hdf5", "c/1": "hdf5",
+    }  # fmt: skip
