@@ -134,7 +134,7 @@ def _rate(name: str, column: pa.ChunkedArray, known: float | None) -> float:
                 raise UnreadableError(
                     f"the times are too coarse for a sample rate ({name[:80]}); set preprocess.assume_sample_rate"
                 )
-            if abs(len(steps) / known - clock[-1] + clock[0]) > 1.5 * steps.max():
+            if abs(len(steps) / known - clock[-1] + clock[0]) > steps.max() + 1 / known:
                 raise UnreadableError(
                     f"the times are of another length than the samples at {known:g} Hz ({clock[-1] - clock[0]:g} s and "
                     f"{len(steps) / known:g} s)"
