@@ -181,5 +181,6 @@ def _clock(column: pa.ChunkedArray) -> np.ndarray | None:
         texts = pc.replace_substring(pc.struct_field(parts, name), ",", ".")
         numbers.append(pc.cast(pc.if_else(pc.equal(texts, ""), "0", texts), pa.float64()).to_numpy())
     hours, minutes, seconds = numbers
-    times = hours * 3600 + minutes * 60 + seconds
-    return times + 86_400 * np.cumsum(np.diff(times, prepend=times[0]) < -43_200)
+    times: np.ndarray = hours * 3600 + minutes * 60 + seconds
+    times += 86_400 * np.cumsum(np.diff(times, prepend=times[0]) < -43_200)
+    return times

@@ -37,8 +37,9 @@ def without_filling(recording: Recording) -> Recording:
     - NaN, or at a limit of what the file's numbers can be, or at one common value beyond all others of the recording,
       however short it is;
     - zero, as many samples at either end to within one: the recording was centred in an array;
-    - constant for `COMMON_S` at one common value or for `OWN_S` at values of their own, and for longer than anywhere
-      else in the recording, since computed signals are flat between beats.
+    - constant for `COMMON_S` at one common value or for `OWN_S` at values of their own.
+
+    The last two for longer than anywhere else in the recording, since computed signals are flat between beats.
 
     Args:
         recording: As a reader has made it.
@@ -101,7 +102,7 @@ def _extent(signal: np.ndarray, limits: np.ndarray | None, rate: float) -> tuple
         if inner.shape[1] == 0:
             break
         zeros = not signal[:, start].any() and not signal[:, stop - 1].any()
-        centred = zeros and min(before, after) > 1 and abs(before - after) <= 1
+        centred = zeros and abs(before - after) <= 1 and min(before, after) > max(1, _longest_stand(inner))
         filled = [
             centred or _is_filling(signal[:, place], length, inner, limits, rate)
             for place, length in ((start, before), (stop - 1, after))
