@@ -49,7 +49,7 @@ rule all:
 
 
 onstart:
-    take_outdir(log)
+    clear_up(log)
 
 
 onsuccess:
@@ -60,4 +60,5 @@ onsuccess:
 
 onerror:
     cluster.forget(Path(OUT))
+    remove_outdated_report()
     print(mistakes())

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 def by_assumption(args: argparse.Namespace) -> None:
     """Write the correction by the training's weight of positives."""
     path = args.labels or Path(fitted.settings(args.outdir)["labels"])
-    scores = _uncalibrated(fitted.scores(tables.numbered(args.outdir / "predictions", "part", None)))
+    scores = _uncalibrated(fitted.scores(tables.of_run(args.outdir, "predictions")))
     given = [label for label in labels.read(path) if label.name in scores["aggregation"]]
     shifts = {label.name: {"shift": math.log(label.pos_weight)} for label in given if label.pos_weight is not None}
     left = {label.name: "no pos_weight" for label in given if label.pos_weight is None}

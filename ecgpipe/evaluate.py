@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import calibration, curves, fitted, labels, metrics, provenance, tables, truth
+from ecgpipe import calibration, curves, fitted, labels, metrics, provenance, settings, tables, truth
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.labels import Label
@@ -28,6 +28,10 @@ MOST_VALUES = 30
 SAID = ("auroc", "auprc", "sensitivity", "specificity", "brier", "ece")
 
 
+# Said where thresholds, a calibration or heads were fitted: `fitted.refuse_overlap` has seen to it.
+APART = "None of the recordings evaluated here was among those."
+
+
 class Subgroup(NamedTuple):
     """Some of the recordings."""
 
@@ -38,25 +42,17 @@ class Subgroup(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe evaluate`."""
+    settings.add_arguments(parser, settings.Evaluate)
     parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
     parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
     parser.add_argument("--records", type=Path, required=True, help="the folder records/")
     parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
-    parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
+    parser.add_argument("--labels", type=Path, help="the label CSV, which may give thresholds")
     parser.add_argument("--calibration", type=Path, help="what the predictions were calibrated by, if they were")
-    truth.add_arguments(parser)
-    parser.add_argument("--patient", metavar="COLUMN", help="column of the patient, the unit that is resampled")
-    parser.add_argument("--split", metavar="COLUMN", help="column that says which recordings to take (default: all)")
-    parser.add_argument("--on", metavar="VALUE", help="what it says of those, e.g. test")
     parser.add_argument(
-        "--subgroups",
-        nargs="+",
-        default=[],
-        metavar="COLUMN",
-        help="columns to measure each value of; COLUMN:EDGES for bands of a number, e.g. age:18,40,65,80",
+        "--heads", type=Path, nargs="*", default=[], help="the heads whose labels are predicted, if any"
     )
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=42, help="of the resamples (default %(default)s)")
+    truth.add_arguments(parser)
     parser.add_argument("--metrics", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--curves", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--account", type=Path, required=True, help="JSON file to write: what was counted, and how")
@@ -64,52 +60,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate a run."""
-    if (args.split is None) != (args.on is None):
-        raise EcgpipeError("--split, --on: one says which column, the other which value; give both or neither")
+    asked = settings.of_arguments("evaluate", settings.Evaluate, args)
+    if (asked.split is None) != (asked.split_value is None):
+        raise EcgpipeError("split, split_value: one says which column, the other which value; give both or neither")
+    label_csv = args.labels or settings.path("labels", asked.labels)
+    calibrated_by = args.calibration or (Path(asked.calibration) if asked.calibration else None)
+    table = args.truth or (Path(asked.truth) if asked.truth else None)
+    mapping = truth.mapping(args.map) or asked.mapping
+    head_files = args.heads or [Path(path) for path in asked.heads]
     predictions = tables.numbered(args.predictions, "part", args.parts)
     records = tables.numbered(args.records, "shard", args.shards)
     schema = pq.read_schema(predictions[0])
-    by_name = {label.name: label for label in labels.read_for(args.labels, schema.names, predictions[0])}
-    asked = dict(map(bands, args.subgroups))
-    beside = [name for name in dict.fromkeys([args.patient, args.split, *asked]) if name]
-    everything = truth.read(predictions, records, args.truth, truth.mapping(args.map), beside)
-    found = truth.in_split(everything, args.split, args.on)
+    by_name = {label.name: label for label in labels.read_for(label_csv, schema.names, predictions[0])}
+    columns = dict(map(bands, asked.subgroups))
+    beside = [name for name in dict.fromkeys([asked.patient, asked.split, *columns]) if name]
+    everything = truth.read(predictions, records, table, mapping, beside)
+    found = truth.in_split(everything, asked.split, asked.split_value)
     given = [by_name[name] for name in found.names]
     calibrated = tables.origin(schema).get("calibration")
-    fits = fitted.behind(args.labels, args.calibration, calibrated)
+    fits = fitted.behind(label_csv, calibrated_by, calibrated)
     made = labels.choices(given) + ([calibration.sentence(calibrated)] if calibrated else [])
-    trained = fitted.of_heads(tables.origin(schema).get("heads") or {}, found.names)
+    trained = fitted.of_heads(tables.origin(schema).get("heads") or {}, found.names, head_files)
     made += [f"{fit.what[0].upper()}{fit.what[1:]} were trained on {fit.on}." for fit in trained]
     fits += trained
     if fits:
-        made.append("None of the recordings evaluated here was among those.")
-        of_patients = found.columns[args.patient] if args.patient else None
+        made.append(APART)
+        of_patients = found.columns[asked.patient] if asked.patient else None
         fitted.refuse_overlap(
             fits, found.record_ids, tables.column_of(records, "signal_hash", found.record_ids), of_patients
         )
-    patients = truth.units(found.columns[args.patient]) if args.patient else None
+    patients = truth.units(found.columns[asked.patient]) if asked.patient else None
     subgroups = [Subgroup("", "", np.ones(len(found.true), bool))]
-    for column, edges in asked.items():
+    for column, edges in columns.items():
         subgroups += split_up(column, found.columns[column], edges)
 
-    measured = measure(found, given, patients, subgroups, args.resamples, args.seed)
+    measured = measure(found, given, patients, subgroups, asked.resamples, asked.seed)
     account = {
         "recordings": counts(everything, found, records),
-        "split": {"column": args.split, "value": args.on} if args.split else None,
-        "intervals": intervals(args.patient, found, args.resamples, args.seed),
+        "split": {"column": asked.split, "value": asked.split_value} if asked.split else None,
+        "intervals": intervals(asked.patient, found, asked.resamples, asked.seed),
         "labels": of_labels(found, given),
         "labels_without_truth": list(found.left_out),
         "labels_with_one_class": [name for name, both in zip(found.names, has_both(found), strict=True) if not both],
         "fitted": made,
         "subgroups": accounted(subgroups, found),
-        "truth": {"path": str(args.truth), "sha256": provenance.file_sha256(args.truth)} if args.truth else None,
-        "mapping": truth.mapping(args.map),
+        "truth": {"path": str(table), "sha256": provenance.file_sha256(table)} if table else None,
+        "mapping": mapping,
     }
-    facts = tables.inherited([schema]) | {"split": account["split"], "intervals": account["intervals"]}
+    facts = settings.marked("evaluate", asked, tables.inherited([schema]))
+    facts |= {"split": account["split"], "intervals": account["intervals"]}
     tables.write(args.metrics, measured.cast(tables.with_origin(tables.METRICS, "evaluate", **facts)))
     drawn = points(found)
     tables.write(args.curves, drawn.cast(tables.with_origin(tables.CURVES, "evaluate", **facts)))
-    write_json(args.account, account)
+    write_json(args.account, {**account, settings.KEY: facts[settings.KEY]})
     for line in lines(measured, account):
         logger.info("%s", line)
 
@@ -321,7 +324,7 @@ def notes(account: Mapping[str, Any]) -> list[str]:
     without, split = counts["truth_without_prediction"], account["split"]
     told = [
         f"{counts['evaluated']:,} recordings evaluated"
-        + (f", those with {split['column']} = {split['value']}; {counts['outside_split']:,} others" if split else "")
+        + (f", those {_of_split(split)}; {counts['outside_split']:,} others" if split else "")
         + f"; {counts['without_truth']:,} predicted without a true label; true labels without a prediction: "
         f"{without['skipped']:,} skipped, {without['failed']:,} failed, {without['not_in_the_run']:,} not in the run."
     ]
@@ -344,13 +347,19 @@ def notes(account: Mapping[str, Any]) -> list[str]:
         told.append(" ".join(account["fitted"]))
     if by["unit"] == "patient":
         alone = f", {by['without_patient']:,} recordings without one each by itself" if by["without_patient"] else ""
-        told.append(f"Intervals by patient ({by['patient_column']}): {by['patients']:,}{alone}.")
+        column = f" ({by['patient_column']})" if by["patient_column"] else ""
+        told.append(f"Intervals by patient{column}: {by['patients']:,}{alone}.")
     else:
         told.append("Intervals take each recording for a patient of its own, as no column of the patient is named.")
     for column, values in account["subgroups"].items():
         if values["unknown"]:
             told.append(f"In no subgroup of {column}, as nothing is known: {values['unknown']:,} recordings.")
     return told
+
+
+def _of_split(split: Mapping[str, Any]) -> str:
+    """Which recordings, in words; a page without names says neither the column nor its value."""
+    return f"with {split['column']} = {split['value']}" if split["column"] else "of the split"
 
 
 def with_interval(row: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ No signal is read. Files that hold many recordings are opened for their list, ot
 
 import argparse
 import glob
+import hashlib
 import json
 import logging
 import os
@@ -18,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import folders, growth, layouts, listed, provenance, tables
-from ecgpipe.atomic import write_json
+from ecgpipe import folders, growth, listed, provenance, results, settings, tables
+from ecgpipe.atomic import whole, write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import FORMATS, detect
 
@@ -39,6 +40,9 @@ SCANS = "scans.json"
 # Why the file itself is ignored that lists recordings.
 TABLE = "the table of the recordings"
 
+# Beside manifest.json, which each scan writes: a file that is written only when a scan finds something else.
+FOUND = "found.txt"
+
 
 class Scanned(NamedTuple):
     """What the inputs hold."""
@@ -51,36 +55,32 @@ class Scanned(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe manifest`."""
-    parser.add_argument(
-        "--input", nargs="+", required=True, help="folders, files, globs, or CSV/Parquet tables with a `path` column"
-    )
+    settings.add_arguments(parser, settings.Manifest)
+    parser.add_argument("--input", nargs="+", help="folders, files, globs, or CSV/Parquet tables with a `path` column")
     parser.add_argument(
         "--outdir", type=Path, required=True, help="the folder to write manifest.json, files.parquet and the shards to"
-    )
-    parser.add_argument("--shard-size", type=int, default=1000, help="recordings per shard (default %(default)s)")
-    parser.add_argument(
-        "--ptbxl",
-        choices=layouts.PTBXL_FOLDERS,
-        default="records500",
-        help="which recordings of PTB-XL, where both are there (default %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Scan the inputs and write `manifest.json`, `files.parquet`, and each `shard-*.parquet` that is new or changed."""
-    found = scan(args.input, args.ptbxl)
+    given = settings.of_arguments("manifest", settings.Manifest, args)
+    inputs = args.input or given.inputs
+    if not inputs:
+        raise EcgpipeError("input: not given; give --input, or --settings")
+    found = scan(inputs, given.ptbxl)
     recordings, files = found.recordings, found.files
-    _warn_of_ignored(args.input, files)
+    _warn_of_ignored(inputs, files)
     reasons = Counter(files.filter(pc.equal(files["role"], "ignored"))["reason"].to_pylist())
     if not len(recordings):
-        raise EcgpipeError(_nothing_found(args.input, reasons))
+        raise EcgpipeError(_nothing_found(inputs, reasons))
     _check_ids(recordings)
 
     recordings = growth.stamped(recordings, files)
-    before = growth.earlier(args.outdir, args.shard_size)
-    _check_inputs(args.input, before, recordings)
+    before = growth.earlier(args.outdir, given.shard_size)
+    _check_inputs(inputs, before, recordings)
     scans = _scans(args.outdir) if before else []
-    cut = growth.cut(recordings, before, args.shard_size)
+    cut = growth.cut(recordings, before, given.shard_size)
     changes = Counter(cut.changes["change"].to_pylist())
     known = scans[-1]["recordings"] if scans else 0
     added = len(recordings) - known + changes["removed"]
@@ -88,12 +88,12 @@ def run(args: argparse.Namespace) -> None:
     if added or changes:
         scans.append({"recordings": len(recordings), "added": added, **{what: changes[what] for what in _CHANGES}})
 
+    _refuse_foreign(args.outdir, cut.shards)
+    _remove_surplus(args.outdir, len(cut.shards))
     for number, shard in enumerate(cut.shards):
         if shard is not None:  # one that is as it was keeps its time too, so that nothing is computed again
-            schema = tables.with_origin(shard.schema, "manifest", shard_size=args.shard_size)
+            schema = tables.with_origin(shard.schema, "manifest", shard_size=given.shard_size)
             tables.write(args.outdir / f"shard-{number:05d}.parquet", shard.cast(schema))
-    for number in range(len(cut.shards), len(list(args.outdir.glob("shard-*.parquet")))):
-        (args.outdir / f"shard-{number:05d}.parquet").unlink(missing_ok=True)  # of an earlier scan, cut otherwise
     tables.write(args.outdir / "files.parquet", files.cast(tables.with_origin(files.schema, "manifest")))
     if changes or not (args.outdir / CHANGES).exists():
         tables.write(args.outdir / CHANGES, cut.changes.cast(tables.with_origin(tables.CHANGES, "manifest")))
@@ -111,7 +111,8 @@ def run(args: argparse.Namespace) -> None:
         "scans": scans,
         "sha256": provenance.digest(map(provenance.file_sha256, shards)),
     }
-    write_json(args.outdir / "manifest.json", content)
+    _note_if_other(args.outdir / FOUND, json.dumps(content, sort_keys=True))
+    write_json(args.outdir / "manifest.json", {**content, **settings.marked("manifest", given, {})})
 
     logger.info("%d recordings in %d shards", len(recordings), len(shards))
     logger.info("%d files: %s", len(files), ", ".join(f"{roles[role]} {role}" for role in content["files"]))
@@ -133,6 +134,14 @@ def _warn_of_ignored(inputs: Sequence[str], files: pa.Table) -> None:
             logger.warning("input: %s is ignored: %s", path, reason)
 
 
+def _note_if_other(path: Path, found: str) -> None:
+    """Keep the SHA-256 of what was found in a file whose time says since when it has been so."""
+    line = f"{hashlib.sha256(found.encode()).hexdigest()}\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != line:
+        with whole(path) as temporary:
+            temporary.write_text(line, encoding="utf-8")
+
+
 def _check_inputs(inputs: Sequence[str], before: Sequence[pa.Table], recordings: pa.Table) -> None:
     """Refuse a folder in which nothing is left, as is where a disk or a share is not mounted.
 
@@ -151,6 +160,33 @@ def _check_inputs(inputs: Sequence[str], before: Sequence[pa.Table], recordings:
                 f"input: {text!r} has no recordings any more, and the last run found {had:,}; mount it if it is a disk "
                 "or a share, or leave it out"
             )
+
+
+def _refuse_foreign(folder: Path, shards: Sequence[pa.Table | None]) -> None:
+    """Keep shards that are to be written from replacing what is not ecgpipe's.
+
+    Raises:
+        EcgpipeError: There is such a file, or a shard that is damaged.
+    """
+    for number, shard in enumerate(shards):
+        path = folder / f"shard-{number:05d}.parquet"
+        if shard is not None and os.path.lexists(path) and not results.is_written_here(path, "manifest"):
+            raise EcgpipeError(
+                f"outdir: {path} was not written by ecgpipe, or is damaged, and a shard of that name is to be written; "
+                "move it away or delete it, and run again"
+            )
+
+
+def _remove_surplus(folder: Path, count: int) -> None:
+    """Remove the shards of an earlier scan that was cut otherwise, before new ones are written, and the last one first.
+
+    A scan that is killed meanwhile leaves shards without a gap, which `growth.earlier` reads.
+    """
+    by_number = {results.number("manifest", path.name): path for path in folder.glob("shard-*")}
+    surplus = {number: path for number, path in by_number.items() if number is not None and number >= count}
+    for number in sorted(surplus, reverse=True):
+        if results.is_written_here(surplus[number], "manifest"):
+            surplus[number].unlink()
 
 
 def _scans(folder: Path) -> list[dict[str, int]]:
@@ -199,6 +235,10 @@ def scan(inputs: Sequence[str], ptbxl: str = "records500") -> Scanned:
         else:
             _scan_matches(account, text)
     account.flush()
+    if account.results:
+        names = ", ".join(listed.printable(folder) for folder in account.results[:_PAIRS])
+        more = f" and {len(account.results) - _PAIRS:,} more" if len(account.results) > _PAIRS else ""
+        logger.info("left out ecgpipe's own results in %s%s", names, more)
     recordings = _merged([tables.MANIFEST.empty_table(), *account.recordings])
     files = pa.concat_tables([tables.FILES.empty_table(), *account.files])
     return Scanned(recordings, _once(files), account.layouts, account.not_on_disk)

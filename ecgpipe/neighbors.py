@@ -138,7 +138,7 @@ def side(outdir: Path) -> Side:
     """
     if not (outdir / "embeddings").is_dir():
         raise EcgpipeError(f"outdir: {outdir} has no embeddings/; give the folder of a finished run's results")
-    embeddings = tables.numbered(outdir / "embeddings", "part", None)
+    embeddings = tables.of_run(outdir, "embeddings")
     schemas = [pq.read_schema(path) for path in embeddings]
     made_by = {tables.origin(schema).get("checkpoint_sha256") for schema in schemas}
     if len(made_by) > 1:
@@ -198,7 +198,7 @@ def known(run: Side, record_ids: Sequence[str]) -> np.ndarray:
     wanted = pa.array(dict.fromkeys(record_ids), pa.string())
     rows = pc.index_in(wanted, run.ids)
     for record_id in wanted.filter(rows.is_null()).to_pylist():
-        records = sorted((run.outdir / "records").glob("shard-*.parquet"))
+        records = tables.of_run(run.outdir, "records")
         for row in (row for table in tables.rows_of(records, [record_id]) for row in table.to_pylist()):
             raise EcgpipeError(
                 f"RECORD_ID: {record_id!r} has no embedding, it was {row['status']}: {row['reason']}; give another one"
@@ -382,7 +382,7 @@ def _all_directions(run: Side) -> np.ndarray:
 
 def _column(run: Side, name: str) -> pa.Array:
     """A column of the records as text, for the recordings that have an embedding."""
-    paths = tables.numbered(run.outdir / "records", "shard", None)
+    paths = tables.of_run(run.outdir, "records")
     there = dict.fromkeys(column for path in paths for column in pq.read_schema(path).names)
     if name not in there:
         own = [column for column in there if column not in tables.RECORDS.names]

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import aggregate, engine, manifest, preprocess, shards, tables
+from ecgpipe import aggregate, engine, finite, manifest, preprocess, provenance, shards, tables
 from ecgpipe.api import ECGFM, logits_table
 from ecgpipe.atomic import whole
 from ecgpipe.config import Config
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, help="file to write (default: print it)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=provenance.cpus(), help="CPU threads (default %(default)s)")
     preprocess.add_reading_arguments(parser)
 
 
@@ -143,20 +143,24 @@ def predicted(ecgfm: ECGFM, rows: pa.Table, folder: Path, args: argparse.Namespa
     own_ids = rows["record_id"]
     numbers = pa.array([str(number) for number in range(len(rows))], pa.string())
     tables.write(shard, rows.set_column(0, "record_id", numbers))
-    preprocess.run(argparse.Namespace(**vars(args) | {"shard": shard, "segments": segments, "records": records}))
+    preprocess.shard(shard, segments, records, *preprocess.reading(args))
     account: pd.DataFrame = pq.read_table(records, columns=ACCOUNT).to_pandas()
-    probabilities = _infer(ecgfm, segments).set_index("record_id").drop(columns="n_segments")
+    probabilities = _infer(ecgfm, segments, own_ids.to_pylist()).set_index("record_id").drop(columns="n_segments")
     frame: pd.DataFrame = account.join(probabilities, on="record_id")
     frame["record_id"] = own_ids.to_pandas()
     return frame
 
 
-def _infer(ecgfm: ECGFM, segments: Path) -> pd.DataFrame:
-    """The predictions of the recordings in a shard."""
+def _infer(ecgfm: ECGFM, segments: Path, own_ids: Sequence[str]) -> pd.DataFrame:
+    """The predictions of the recordings in a shard, whose ids there are their numbers; an error says their own."""
     contents = shards.look_at([segments])
     engine.check(ecgfm.description, contents)
     size = ecgfm.batch_size or engine.default_batch_size(ecgfm.device, contents.samples)
-    batches = list(engine.run(ecgfm.network, [segments], contents, ecgfm.device, size, with_attention=False))
+    batches = []
+    for keys, results in engine.run(ecgfm.network, [segments], contents, ecgfm.device, size, with_attention=False):
+        names = [f"segment {n} of {own_ids[int(i)]!r}" for i, n in zip(keys.record_ids, keys.numbers, strict=True)]
+        finite.settled(results, None, names.__getitem__, ecgfm.description.uri)
+        batches.append((keys, results))
     names = [label.name for label in ecgfm.labels]
     table = tables.logits_schema(names).empty_table()
     if batches:

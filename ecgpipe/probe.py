@@ -79,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train, measure, write."""
-    paths = tables.numbered(args.outdir / "embeddings", "part", None)
-    records = tables.numbered(args.outdir / "records", "shard", None)
+    paths = tables.of_run(args.outdir, "embeddings")
+    records = tables.of_run(args.outdir, "records")
     beside = [name for name in (args.split, args.patient) if name]
     if not beside:
         raise EcgpipeError("probe: give --split COLUMN, or --patient COLUMN to split patients at random")
@@ -113,7 +113,6 @@ def run(args: argparse.Namespace) -> None:
         "ecgpipe": __version__,
         "aggregation": "mean",
         "split": {"column": args.split, "patient": args.patient, "seed": args.seed, "recordings": account},
-        "truth": str(table or records[0].parent),
         "truth_sha256": file_sha256(table) if table else None,
         "mapping": mapped,
     }
@@ -135,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
     test = split == TEST
     rows = _measured("probe", names, true[test], probed.probability[test], groups[test], args)
     if args.baseline:
-        their_paths = tables.numbered(args.baseline / "embeddings", "part", None)
+        their_paths = tables.of_run(args.baseline, "embeddings")
         _say_baseline(args.baseline)
         baseline = train(their_paths, found.record_ids, true, split, names, facts)
         rows += _measured("baseline", names, true[test], baseline.probability[test], groups[test], args)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from ecgpipe import tables
 from ecgpipe.errors import EcgpipeError
+
+if TYPE_CHECKING:
+    from ecgpipe.checkpoint import Description
 
 
 class Contents(NamedTuple):
@@ -70,6 +73,14 @@ def look_at(paths: Sequence[Path]) -> Contents:
     )
 
 
+def facts(description: "Description", contents: Contents) -> dict[str, Any]:
+    """What results of some shards say of what is behind them: the shards' own, and the checkpoint."""
+    told = {**contents.origin, "checkpoint_sha256": description.sha256, "checkpoint": description.uri}
+    told["meaning"] = {"checkpoint": description.meaning, **contents.origin["meaning"]}
+    told["settings"] = {**description.settings, **contents.origin.get("settings", {})}
+    return told
+
+
 def read(paths: Sequence[Path], buffers: Sequence[Tensor]) -> Iterator[tuple[Keys, Tensor]]:
     """Yield the segments of some shards in order, as many at a time as a buffer holds.
 
@@ -104,6 +115,34 @@ def read(paths: Sequence[Path], buffers: Sequence[Tensor]) -> Iterator[tuple[Key
                         buffer, held, filled = next(turns), [], 0
     if filled:
         yield Keys.joined(held), buffer[:filled]
+
+
+def signals(paths: Sequence[Path], rows: np.ndarray) -> np.ndarray:
+    """The signals of a few segments.
+
+    Args:
+        paths: The shards.
+        rows: (n,) numbers of the segments in the order of `read`, rising.
+
+    Returns:
+        (n, leads, samples) float32.
+
+    Raises:
+        EcgpipeError: As of `read`.
+    """
+    found: list[np.ndarray] = []
+    seen = 0
+    for path in paths:
+        with _opened(path) as (_, reader):
+            leads = len(tables.origin(reader.schema)["preprocess"]["leads"])
+            for i in range(reader.num_record_batches):
+                batch = reader.get_batch(i)
+                wanted = rows[slice(*np.searchsorted(rows, [seen, seen + batch.num_rows]))] - seen
+                if len(wanted):
+                    values = batch["signal"].take(pa.array(wanted)).flatten().to_numpy()  # a copy: the file is closed
+                    found.append(values.reshape(len(wanted), leads, -1))
+                seen += batch.num_rows
+    return np.concatenate(found)
 
 
 @contextmanager

@@ -3,12 +3,9 @@
 import argparse
 import json
 import logging
-import os
-import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import __version__, calibration, labels, provenance, tables
+from ecgpipe import __version__, calibration, labels, provenance, settings, tables
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
-
-# The packages whose version can change a number.
-PACKAGES = ("torch", "numpy", "scipy", "pyarrow", "wfdb", "umap-learn", "safetensors", "snakemake")
 
 # Columns of the records that say something about a recording that was used.
 FLAGS = ("derived_leads", "missing_leads", "constant_leads", "clipped_leads", "flat_leads", "lead_suspicion")
@@ -48,6 +42,7 @@ MOST_KINDS = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe summary`."""
+    settings.add_arguments(parser, settings.Summary)
     parser.add_argument("--manifest", type=Path, required=True, help="manifest/manifest.json")
     parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
     parser.add_argument("--records", type=Path, required=True, help="the folder records/")
@@ -57,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
     parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
     parser.add_argument("--drift", type=Path, help="precision/drift.json, where precisions were compared")
-    parser.add_argument("--settings", type=json.loads, default={}, help="the resolved settings as JSON")
     parser.add_argument("--duplicates", type=Path, required=True, help="Parquet file to write: the same signal twice")
     parser.add_argument("--output", type=Path, required=True, help="run.json to write")
 
@@ -66,12 +60,13 @@ def run(args: argparse.Namespace) -> None:
     """Write run.json."""
     from ecgpipe import checkpoint  # here, because PyTorch takes a second and 200 MB, of Snakemake's process too
 
+    given = settings.of_arguments("summary", settings.Summary, args)
     manifest = json.loads(args.manifest.read_text())
     description = checkpoint.describe(args.description)
     records = tables.numbered(args.records, "shard", args.shards)
     counts, reasons = account(records)
     schemas = [pq.read_schema(path) for path in records]
-    facts = tables.inherited(schemas)
+    facts = settings.marked("summary", given, tables.inherited(schemas))
     counts["duplicates"] = write_duplicates(records, args.duplicates, facts)
     if not counts["ok"]:
         raise EcgpipeError(
@@ -82,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
     timings = [json.loads(path.read_text()) for path in tables.numbered(args.timings, "part", args.parts, "json")]
     drift = json.loads(args.drift.read_text()) if args.drift else None
     used = Counter(t["precision"] for t in timings)
+    recomputed = sum(t.get("recomputed_segments", 0) for t in timings)  # older ones do not say
     seconds, segments = sum(t["seconds"] for t in timings), sum(t["segments"] for t in timings)
     predictions = tables.numbered(args.predictions, "part", args.parts)
     made_by = {
@@ -104,12 +100,10 @@ def run(args: argparse.Namespace) -> None:
             "sha256": facts["inputs_sha256"],
             "scans": manifest["scans"],
         },
+        "shards": len(records),
+        "parts": len(predictions),
         "counts": {**counts, "files": manifest["files"], "other_files": manifest["files"]["ignored"]},
         "reasons": reasons,
-        "warnings": warnings(counts)
-        + label_warnings(description.labels)
-        + precision_warnings(used, drift)
-        + older_versions(made_by),
         "other_files": manifest["ignored"],
         "layouts": manifest["layouts"],
         "checkpoint": {
@@ -125,16 +119,18 @@ def run(args: argparse.Namespace) -> None:
             "segments_per_s": round(segments / seconds, 3) if seconds else None,
         },
         "calibration": tables.origin(pq.read_schema(predictions[0])).get("calibration"),
-        "precision": {"used": next(iter(used)) if len(used) == 1 else sorted(used), "drift": drift},
-        "hardware": {
-            "inference": sorted({t["device"] for t in timings}),
-            "system": platform.platform(),
-            "cpus": os.cpu_count(),
-            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "precision": {
+            "used": next(iter(used)) if len(used) == 1 else sorted(used),
+            "parts": used,
+            "recomputed_segments": recomputed,
+            "drift": drift,
         },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "config": args.settings,
+        "hardware": {"inference": sorted({t["device"] for t in timings}), "machines": machines(timings)},
+        "versions": versions(timings),
+        "config": given.resolved,
+        settings.KEY: {**tables.origin(pq.read_schema(args.umap)).get(settings.KEY, {}), **facts[settings.KEY]},
     }
+    content["warnings"] = warnings_of(content)
     write_json(args.output, content)
     for line in closing_lines(content):
         logger.info("%s", line)
@@ -201,7 +197,52 @@ def write_duplicates(records: Sequence[Path], output: Path, facts: Mapping[str, 
     return len(table)
 
 
-def warnings(counts: dict[str, Any]) -> list[str]:
+def machines(timings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The kinds of machine that inference ran on, the one with the most parts first.
+
+    Args:
+        timings: Of the parts, as `infer` writes them. Those of an older ecgpipe say nothing of their machine.
+
+    Returns:
+        For each what `provenance.machine` says, its `device`, and how many `parts` it inferred.
+    """
+    kinds = Counter(
+        json.dumps({"device": t["device"], **t["machine"]}, sort_keys=True) for t in timings if "machine" in t
+    )
+    return [{**json.loads(kind), "parts": n} for kind, n in kinds.most_common()]
+
+
+def versions(timings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By package the version that inference had; all of them where parts had several."""
+    said: dict[str, list[str]] = {}
+    for timing in timings:
+        for name, number in timing.get("versions", {}).items():
+            said.setdefault(name, []).append(number)
+    return {name: ", ".join(dict.fromkeys(numbers)) for name, numbers in said.items()}
+
+
+def warnings_of(content: Mapping[str, Any]) -> list[str]:
+    """What a person should look at, in words, all made from what else run.json says: pages without names do the same.
+
+    Args:
+        content: Of run.json. One that an older version wrote does not say how many parts were inferred in which
+            precision.
+
+    Returns:
+        Sentences; none where there is nothing.
+    """
+    precision = content["precision"]
+    return (
+        warnings(content.get("counts") or {})
+        + label_warnings(content["checkpoint"].get("labels") or [])
+        + precision_warnings(
+            precision.get("parts") or {}, precision.get("drift"), precision.get("recomputed_segments", 0)
+        )
+        + older_versions(content.get("made_by") or {})
+    )
+
+
+def warnings(counts: Mapping[str, Any]) -> list[str]:
     """What a person should look at, in words.
 
     Args:
@@ -210,8 +251,8 @@ def warnings(counts: dict[str, Any]) -> list[str]:
     Returns:
         Sentences; none where there is nothing.
     """
-    said = {name: (f"{counts[name]:,}", "recording" if counts[name] == 1 else "recordings") for name in WORDS}
-    return [f"{' '.join(said[name])} {words}" for name, words in WORDS.items() if counts[name]]
+    said = {name: f"{n:,} recording{'' if n == 1 else 's'}" for name in WORDS if (n := counts.get(name))}
+    return [f"{said[name]} {words}" for name, words in WORDS.items() if name in said]
 
 
 def label_warnings(names: Sequence[str]) -> list[str]:
@@ -244,12 +285,13 @@ def _versions(schemas: Iterable[pa.Schema]) -> Counter[str]:
     return Counter(tables.origin(schema)["version"] for schema in schemas)
 
 
-def precision_warnings(used: Mapping[str, int], drift: dict[str, Any] | None) -> list[str]:
+def precision_warnings(used: Mapping[str, int], drift: dict[str, Any] | None, recomputed: int = 0) -> list[str]:
     """What a person should know of the precision, in words.
 
     Args:
         used: How many parts were inferred in each.
         drift: What the precision stage found; None where float32 was certain.
+        recomputed: Segments that were computed in float32 because half precision gave numbers that are not finite.
 
     Returns:
         Sentences; none where the precision is the chosen one and within its bound.
@@ -276,6 +318,12 @@ def precision_warnings(used: Mapping[str, int], drift: dict[str, Any] | None) ->
         for name, n in sorted(used.items())
         if name != chosen
     ]
+    if recomputed:
+        are = "segment was" if recomputed == 1 else "segments were"
+        said.append(
+            f"{recomputed:,} {are} computed in float32, because half precision gave numbers that are not finite "
+            "(timing/)"
+        )
     return said
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import __version__
+from ecgpipe import __version__, results
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.provenance import MEANING, digest, source_sha256
@@ -22,6 +22,7 @@ from ecgpipe.readers.recording import LEADS
 _INHERITED = (
     *("meaning", "checkpoint", "checkpoint_sha256", "preprocess", "precision", "deterministic"),
     "calibration",  # of predictions
+    "settings",  # by stage the SHA-256 of what made it, see ecgpipe/settings.py
 )
 
 # Rows that `batches` reads at a time: 31 MB of ECG-FM's embeddings.
@@ -281,6 +282,15 @@ def with_origin(
     return schema.with_metadata({"ecgpipe": json.dumps(told, sort_keys=True)})
 
 
+def with_name(schema: pa.Schema, path: Path) -> pa.Schema:
+    """The schema of a shard or part, with its file's name in the metadata: a copy under another name is no result."""
+    told = origin(schema)
+    if not told or not results.is_shard_or_part(path.name):
+        return schema
+    named = json.dumps({**told, "file": path.name}, sort_keys=True)
+    return schema.with_metadata({**schema.metadata, b"ecgpipe": named})
+
+
 def origin(schema: pa.Schema) -> dict[str, Any]:
     """What `with_origin` wrote; an empty dict where nothing did."""
     content: dict[str, Any] = json.loads((schema.metadata or {}).get(b"ecgpipe", b"{}"))
@@ -373,7 +383,7 @@ def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     with (
         whole(path) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=texts) as writer,
+        pq.ParquetWriter(temporary, with_name(schema, path), compression="zstd", use_dictionary=texts) as writer,
     ):
         yield writer
 
@@ -402,9 +412,33 @@ def numbered(folder: Path, name: str, count: int | None, suffix: str = "parquet"
         EcgpipeError: One is not there.
     """
     if count is None:
-        count = len(list(folder.glob(f"{name}-*.{suffix}")))
+        files = [path.name for path in folder.glob(f"{name}-*.{suffix}") if results.is_shard_or_part(path.name)]
+        count = 1 + max((int(file[len(name) + 1 :].partition(".")[0]) for file in files), default=0)
     paths = [folder / f"{name}-{number:05d}.{suffix}" for number in range(max(count, 1))]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise EcgpipeError(f"{missing[0]} is not there; run the stage that writes it first")
     return paths
+
+
+def of_run(outdir: Path, folder: str) -> list[Path]:
+    """The files of a folder of a finished run, in order: as many as its run.json counts.
+
+    What an earlier run left beyond them, and a user's own files, do not belong to it.
+
+    Args:
+        outdir: The run's results.
+        folder: One of `results.NUMBERED`.
+
+    Returns:
+        Their paths; all that are there for a run that has no run.json, or one of an older ecgpipe.
+
+    Raises:
+        EcgpipeError: One is not there.
+    """
+    kind, _, suffix = results.NUMBERED[folder]
+    try:
+        count = json.loads((outdir / "run.json").read_text(encoding="utf-8")).get(f"{kind}s")
+    except FileNotFoundError:
+        count = None
+    return numbered(outdir / folder, kind, count, suffix)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from ecgpipe import nameless, preprocess, reread, tables, traces
+from ecgpipe import nameless, preprocess, reread, settings, tables, traces
 from ecgpipe.prepare import UnusableError, Windows, cut_up, resampled_samples
 from ecgpipe.readers import LEADS, Assumed, UnreadableError
 
@@ -38,7 +38,7 @@ def add_results_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of a stage that shows a run's results."""
     parser.add_argument("--run", type=Path, required=True, help="run.json")
     parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
-    parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
+    parser.add_argument("--labels", type=Path, help="the label CSV, which may give thresholds")
     parser.add_argument("--manifest", type=Path, required=True, help="the folder manifest/")
     parser.add_argument("--records", type=Path, required=True, help="the folder records/")
     parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
@@ -48,15 +48,11 @@ def add_results_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
     parser.add_argument("--examples", type=Path, required=True, help="examples.parquet: the recordings to show")
     parser.add_argument("--attribution", type=Path, help="attribution/attribution.parquet, where there is one")
-    preprocess.add_reading_arguments(parser)
-    parser.add_argument(
-        "--no-paths", dest="paths", action="store_false", help="number the recordings, and name no id, file or folder"
-    )
 
 
-def sources(args: argparse.Namespace, token_samples: tuple[int, int]) -> Sources:
-    """What `add_results_arguments` was given of where recordings come from."""
-    windows, assumed = preprocess.reading(args)
+def sources(args: argparse.Namespace, given: settings.Shown, token_samples: tuple[int, int]) -> Sources:
+    """What `add_results_arguments` and the settings say of where recordings come from."""
+    windows, assumed = preprocess.as_read(given.reading)
     return Sources(
         manifest=tables.numbered(args.manifest, "shard", args.shards),
         records=tables.numbered(args.records, "shard", args.shards),

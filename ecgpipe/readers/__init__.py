@@ -52,6 +52,10 @@ FORMATS = {
     "sierra-xml": Format("ecgdatakit", "ecgdatakit", "vendor"),
     "hl7-aecg": Format("ecgdatakit", "ecgdatakit", "vendor"),
     "scp-ecg": Format("ecgdatakit", "ecgdatakit", "vendor"),
+    "cardiosoft-xml": Format("cardiosoft", "ecgdatakit", "vendor"),
+    "mortara-xml": Format("ecgdatakit", "ecgdatakit", "vendor"),
+    "kardia-json": Format("ecgdatakit", "ecgdatakit", "vendor"),
+    "ishne": Format("ishne"),
 }
 
 

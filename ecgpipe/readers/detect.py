@@ -38,6 +38,11 @@ _PLAIN_NUMBER = re.compile(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?")
 _VALUE = re.compile(r"[-+]?[\d.,]+(?:e[-+]?\d+)?|nan||\[?[\d:.,/ TZ+-]+\]?", re.IGNORECASE)
 
 _XML_ROOTS = {"restingecg": "muse-xml", "restingecgdata": "sierra-xml", "annotatedecg": "hl7-aecg"}
+_XML_ROOTS |= {"cardiologyxml": "cardiosoft-xml"}
+# A root that is called ECG alone is anybody's: Mortara's has its times as attributes, its leads as <CHANNEL>.
+_ELI = re.compile(r"<ECG\s[^>]*\bACQUISITION_TIME|<CHANNEL\s[^>]*\bUNITS_PER_MV")
+# What AliveCor's recordings state before their samples, and hardly any other JSON does.
+_KARDIA = re.compile(r'"recordedAt"\s*:.*"(?:algorithmDetermination|amplitudeResolution)"\s*:', re.DOTALL)
 _ROOT = re.compile(r"<(?:[\w.-]+:)?([A-Za-z_][\w.-]*)")
 # What stands before a root, also where the head ends within it.
 _NO_ROOT = re.compile(r"<\?.*?(?:\?>|$)|<!--.*?(?:-->|$)|<!DOCTYPE[^\[>]*(?:\[.*?(?:\]|$))?\s*(?:>|$)", re.DOTALL)
@@ -150,6 +155,8 @@ def _by_content(head: bytes) -> str | None:
         return "numpy"
     if any(head[at : at + 8] == b"\x89HDF\r\n\x1a\n" for at in (0, 512, 1024, 2048)):
         return "hdf5"
+    if head.startswith(b"ISHNE1.0"):
+        return "ishne"
     if head.startswith((b"0       ", b"\xffBIOSEMI")) and len(head) >= 256:
         return "edf"
     if head[128:132] == b"DICM":
@@ -160,7 +167,12 @@ def _by_content(head: bytes) -> str | None:
     if text is None:
         return None
     if text.lstrip().startswith("<"):
-        return _XML_ROOTS.get((_xml_root(text) or "").lower())
+        root = _xml_root(text)
+        if root == "ECG" and _ELI.search(text):
+            return "mortara-xml"
+        return _XML_ROOTS.get((root or "").lower())
+    if text.lstrip().startswith("{"):
+        return "kardia-json" if _KARDIA.search(text) else None
     return "csv" if _is_signal_csv(head) else None
 
 

@@ -1,4 +1,6 @@
-"""Vendors' files: GE MUSE XML, Philips Sierra XML, HL7 aECG and SCP-ECG, decoded by the ecgdatakit package.
+"""Vendors' files, decoded by the ecgdatakit package.
+
+GE MUSE XML, Philips Sierra XML, HL7 aECG, SCP-ECG, Mortara ELI XML and AliveCor's Kardia JSON.
 
 What ecgdatakit reads past with a warning, or without one, is judged here: a recording is whole, in its true rate and on
 one time axis, or it is refused with the reason.
@@ -21,8 +23,10 @@ import numpy as np
 from ecgdatakit.models import ECGRecord, Lead
 from ecgdatakit.parsing.helpers.xml import parse_xml_root
 from ecgdatakit.parsing.parser import Parser
+from ecgdatakit.parsing.parsers.alivecor_kardia import AliveCorKardiaParser
 from ecgdatakit.parsing.parsers.ge_muse_xml import GEMuseXMLParser
 from ecgdatakit.parsing.parsers.hl7_aecg import HL7aECGParser
+from ecgdatakit.parsing.parsers.mortara_el250 import MortaraEL250Parser
 from ecgdatakit.parsing.parsers.scp_ecg import SCPECGParser
 from ecgdatakit.parsing.parsers.sierra_xml import SierraXMLParser
 
@@ -52,6 +56,7 @@ _REFUSED = {
     "rhythm series found": "the file holds several rhythm series",
     "sequence sets in the rhythm series": "the rhythm series is in several pieces",
     "is non-zero for": "the file states an offset of its samples whose meaning is not documented",
+    "leads are stored": "the file does not have as many leads as it states",
 }
 
 
@@ -80,7 +85,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         head = file.read(HEAD_BYTES)
         found = _FORMATS.get(format_of(path, head) or "")
         if found is None:
-            raise UnreadableError("no MUSE XML, Sierra XML, aECG or SCP-ECG file")
+            raise UnreadableError("no vendor's file of a known format")
         name, parser, most_bytes, exact_rate = found
         data = head + file.read(most_bytes)
     if len(data) > most_bytes:
@@ -107,7 +112,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     # A unit that the file states and nobody knows is not for the settings to replace.
     units = [lead.resolution_unit or lead.adc_resolution_unit or assumed.unit for lead in leads]
     signal, unit = in_mv(signal, units)
-    rate = rate or _scp_rate(record) or float(leads[0].sampling_rate)
+    rate = rate or _scp_rate(record) or _kardia_rate(record) or float(leads[0].sampling_rate)
     samples = signal.shape[1]
     if unit == "mV":
         signal = _without_mark(signal, labels, rate)
@@ -150,6 +155,11 @@ def _in_utf_8(data: bytes, name: str) -> tuple[bytes, bool]:
         return data, True
     content = text[declaration.end() if declaration else 0 :].encode("utf-8", errors="replace")
     return content, stated in (wide, "utf-16") if wide else False
+
+
+def xml_root(data: bytes, name: str) -> Element:
+    """The root of XML in any encoding, after a look at what would take the parsers' time or memory."""
+    return _root(_in_utf_8(data, name)[0], name)
 
 
 def _root(data: bytes, name: str) -> Element:
@@ -305,6 +315,24 @@ def _sierra_rate(root: Element) -> float | None:
     return rate
 
 
+def _eli_rate(root: Element) -> float | None:
+    """SAMPLE_FREQ of the <CHANNEL>s of a Mortara file, with a look at their scales.
+
+    ecgdatakit takes a scale that is no positive number for none at all, which the settings could then replace.
+    """
+    channels = root.findall("CHANNEL")
+    for channel in channels:
+        scale = channel.get("UNITS_PER_MV", "").strip()
+        if scale and (_number(scale) or 0) <= 0:
+            raise UnreadableError(
+                f"a lead's scale is no positive number ({channel.get('NAME', '')[:20]}: {scale[:20]})"
+            )
+    rates = {_number(channel.get("SAMPLE_FREQ")) for channel in channels}
+    if len(rates) > 1:
+        raise UnreadableError(f"the leads differ in sampling rate ({', '.join(map(str, rates))})")
+    return next(iter(rates), None)
+
+
 def _xli_fits(data: bytes, samples: int) -> bool:
     """Whether each lead's chunk unpacks to two bytes a sample; 10 bits can stand for 768 bytes."""
     at = 0
@@ -347,6 +375,17 @@ def _scp_rate(record: ECGRecord) -> float | None:
     return float(nearest) if nearest and abs(1e6 / nearest - interval) <= 0.5 else 1e6 / interval
 
 
+def _kardia_rate(record: ECGRecord) -> float | None:
+    """`frequency` of a Kardia recording, with a look at its scale, of which the same holds as of Mortara's."""
+    stated = record.raw_metadata.get("raw")
+    if record.source_format != "alivecor_kardia" or not isinstance(stated, dict):
+        return None
+    scale = stated.get("amplitudeResolution")
+    if scale is not None and (_number(str(scale)) or 0) <= 0:
+        raise UnreadableError(f"a lead's scale is no positive number (amplitudeResolution {str(scale)[:20]})")
+    return _number(str(stated["frequency"]))
+
+
 def _rate(rate: float) -> float:
     """A rate that decimal fractions have moved off a whole number by less than one in a hundred thousand, put back."""
     return float(round(rate)) if abs(rate - round(rate)) < 1e-5 * abs(rate) else rate
@@ -377,4 +416,7 @@ _FORMATS: dict[str, _Format] = {
     "hl7-aecg": _Format("HL7 aECG", HL7aECGParser, 24_000_000, _aecg_rate),
     # A lead's bytes are counted in 16 bits, so that twelve never take more than 0.8 MB; it is decoded bit by bit.
     "scp-ecg": _Format("SCP-ECG", SCPECGParser, 1_000_000, None),
+    "mortara-xml": _Format("Mortara ELI XML", MortaraEL250Parser, 24_000_000, _eli_rate),
+    # Thirty seconds of six leads, twice (raw and filtered), take 0.6 MB.
+    "kardia-json": _Format("Kardia JSON", AliveCorKardiaParser, 24_000_000, None),
 }

@@ -157,7 +157,7 @@ def test_a_recording_without_a_patient_is_one_of_its_own() -> None:
 
 
 def test_only_the_recordings_of_a_split_are_measured(folder: Path) -> None:
-    table, account = evaluated(folder, "--split", "fold", "--on", "9")
+    table, account = evaluated(folder, "--split", "fold", "--split-value", "9")
     frame = joined(folder)
     known = frame[(frame.fold == 9) & frame[LBBB].notna()]
     assert account["recordings"]["evaluated"] == len(known) == 23
@@ -193,7 +193,7 @@ def test_subgroups_are_measured_by_value_and_by_band(folder: Path) -> None:
         (["--subgroups", "sex:1,2"], "'sex' is to be cut at edges, but is no number"),
         (["--subgroups", "sec"], "'sec' is no column of"),
         (["--split", "fold"], "give both or neither"),
-        (["--split", "fold", "--on", "77"], "no recording has '77'"),
+        (["--split", "fold", "--split-value", "77"], "no recording has '77'"),
         (["--map", f"AFib={AF}"], "'AFib' is no column of"),
     ],
 )
