@@ -29,10 +29,16 @@ logger = logging.getLogger(__name__)
 # Pairs of recordings with one id that an error names, and recordings that a warning does.
 _PAIRS = 5
 
+# Columns of a table that a message names.
+_NAMES = 10
+
 # What a recording that was known can be now, and where that is kept.
 _CHANGES = ("changed", "removed")
 CHANGES = "changes.parquet"
 SCANS = "scans.json"
+
+# Why the file itself is ignored that lists recordings.
+TABLE = "the table of the recordings"
 
 # Beside manifest.json, which each scan writes: a file that is written only when a scan finds something else.
 FOUND = "found.txt"
@@ -64,6 +70,7 @@ def run(args: argparse.Namespace) -> None:
         raise EcgpipeError("input: not given; give --input, or --settings")
     found = scan(inputs, given.ptbxl)
     recordings, files = found.recordings, found.files
+    _warn_of_ignored(inputs, files)
     reasons = Counter(files.filter(pc.equal(files["role"], "ignored"))["reason"].to_pylist())
     if not len(recordings):
         raise EcgpipeError(_nothing_found(inputs, reasons))
@@ -117,6 +124,17 @@ def run(args: argparse.Namespace) -> None:
     problems = _by_kind(Counter(recordings["problem"].drop_null().to_pylist()))
     if problems:
         logger.warning("%d of the recordings cannot be read: %s", sum(problems.values()), _counts(problems))
+
+
+def _warn_of_ignored(inputs: Sequence[str], files: pa.Table) -> None:
+    """Tell of files that were given themselves and are no recordings: somebody took them for some."""
+    given = {listed.printable(os.path.abspath(text)) for text in inputs if os.path.isfile(text)}  # noqa: PTH100, PTH113
+    if not given:
+        return
+    ignored = files.filter(pc.and_(pc.equal(files["role"], "ignored"), pc.is_in(files["path"], pa.array(list(given)))))
+    for path, reason in zip(ignored["path"].to_pylist(), ignored["reason"].to_pylist(), strict=True):
+        if reason != TABLE:
+            logger.warning("input: %s is ignored: %s", path, reason)
 
 
 def _note_if_other(path: Path, found: str) -> None:
@@ -244,22 +262,16 @@ def _scan(inputs: Sequence[str], ptbxl: str) -> Scanned:
 
 
 def _scan_file(account: folders.Account, path: Path) -> None:
-    """A file given as an input: a table of recordings, or one itself."""
+    """A file given as an input: a table of recordings, or perhaps one itself."""
     if path.suffix.lower() not in listed.SUFFIXES:
         folders.file(account, str(path), path.name)
         return
     try:
         head = listed.head_of(str(path))
-        names = pq.read_schema(path).names if head.startswith(b"PAR1") else detect.csv_columns(head)
-        if "path" not in names and listed.format_of(str(path), head)[0] is not None:
+        if "path" not in _columns(str(path), head):
             folders.file(account, str(path), path.name)
             return
-        table = listed.read(path, texts=listed.CONSUMED)
-        if "path" not in table.column_names:
-            raise ValueError(
-                f"has no column `path`, only {', '.join(table.column_names)}; rename the one with the files"
-            )
-        found = listed.recordings(path, table)
+        found = listed.recordings(path, listed.read(path, texts=listed.CONSUMED))
     except (OSError, ValueError, pa.ArrowException) as error:
         says = str(error) if type(error) is ValueError else f"cannot be read as a table: {error}"
         raise EcgpipeError(f"input: {listed.printable(str(path))} {says}") from error
@@ -269,8 +281,19 @@ def _scan_file(account: folders.Account, path: Path) -> None:
     columns = [found["path"], pa.array(["recording"] * n, pa.string()), found["record_id"], pa.nulls(n, pa.string())]
     files = pa.table(columns, schema=tables.FILES)
     account.files.append(files.filter(pc.is_valid(files["path"])))
-    account.ignore(str(path), "the table of the recordings")
+    account.ignore(str(path), TABLE)
     account.progress.add(n)
+
+
+def _columns(path: str, head: bytes) -> list[str]:
+    """The names of a table's columns; none where it cannot be read."""
+    if not head.startswith(b"PAR1"):
+        # A path with a NUL in it makes a row with a problem, not a table that is none.
+        return detect.csv_columns(head if detect.text_of(head) is not None else head.replace(b"\0", b"?"))
+    try:
+        return list(pq.read_schema(path).names)
+    except (OSError, ValueError, pa.ArrowException):
+        return []
 
 
 def _scan_matches(account: folders.Account, pattern: str) -> None:
@@ -411,10 +434,30 @@ def _counts(kinds: dict[str, int]) -> str:
 
 
 def _nothing_found(inputs: Sequence[str], reasons: Counter[str]) -> str:
+    endings, formats = ", ".join(sorted(detect.SUFFIXES)), ", ".join(FORMATS)
+    reads = f"ecgpipe reads {endings}, and by content {formats}"
+    if len(inputs) == 1 and os.path.isfile(inputs[0]):  # noqa: PTH113
+        return (
+            f"input: {inputs[0]!r} holds no recordings: {_looks_like(inputs[0])}; {reads}, and takes a CSV or Parquet "
+            "table of recordings by its column `path`"
+        )
     seen = _counts(dict(Counter(dict(sorted(reasons.items()))).most_common(8)))
     what = f"{reasons.total()} other files ({seen})" if reasons else "no files at all"
-    endings, formats = ", ".join(sorted(detect.SUFFIXES)), ", ".join(FORMATS)
-    return (
-        f"input: no recordings in {', '.join(map(repr, inputs))}, {what}; "
-        f"ecgpipe reads {endings}, and by content {formats}"
-    )
+    return f"input: no recordings in {', '.join(map(repr, inputs))}, {what}; {reads}"
+
+
+def _looks_like(path: str) -> str:
+    """What a file given as the only input is, in words."""
+    head = listed.head_of(path)
+    names = _columns(path, head)
+    if "path" in names:
+        return "it is a table of recordings without a row"
+    if len(names) > 1 and (head.startswith(b"PAR1") or path.lower().endswith(listed.SUFFIXES)):
+        shown = ", ".join(names[:_NAMES]) + (", ..." if len(names) > _NAMES else "")
+        return f"it looks like a table with the columns {shown}, and no limb lead is among them"
+    what = detect.what_else(Path(path), head)
+    text = detect.text_of(head)
+    if not head or text is None or text.lstrip().startswith("<"):
+        return f"it is of another kind ({what})"
+    begins = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return f"it looks like a text that begins with {begins[:60]!r}"
