@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import calibration, heads, labels, provenance, tables, truth
+from ecgpipe import calibration, heads, identity, labels, provenance, tables, truth
 from ecgpipe.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,7 @@ def sample(args: argparse.Namespace) -> Sample:
     beside = [name for name in dict.fromkeys([args.split, args.patient]) if name]
     table, mapped = truth.of_run(args, given)
     found = truth.in_split(truth.read(predictions, records, table, mapped, beside), args.split, args.on)
+    found = truth.where_predicted(found)
     inputs = tables.origin(pq.read_schema(predictions[0])).get("inputs_sha256")
     return Sample(
         truth=found,
@@ -303,6 +304,7 @@ def _among(kind: str, values: pa.Array | None, hashes: np.ndarray, recordings: i
     """(recordings,) bool: which of the values were fitted on."""
     found = np.zeros(recordings, bool)
     if values is not None:
+        values = identity.as_ids(values)
         found[values.is_valid().to_numpy(zero_copy_only=False)] = np.isin(_hashes(kind, values), hashes)
     return found
 
@@ -312,6 +314,6 @@ def _hashes(kind: str, values: pa.Array | None) -> np.ndarray:
 
     By them a value is known again, and not read; who guesses an id can see that the guess is right.
     """
-    texts = [] if values is None else truth.as_text(values).drop_null().to_pylist()
+    texts = [] if values is None else identity.as_ids(values).drop_null().to_pylist()
     content = b"".join(hashlib.sha256(f"{kind} {text}".encode()).digest()[:8] for text in texts)
     return np.frombuffer(content, ">u8").astype(np.uint64)
