@@ -12,7 +12,7 @@ from typing import Any
 MEANING = {
     "checkpoint": 1,
     "manifest": 1,
-    "preprocess": 1,
+    "preprocess": 2,  # 2: samples at 500 Hz are counted to the nearest whole number
     "precision": 1,
     "infer": 1,
     "aggregate": 1,
