@@ -4,7 +4,8 @@
 
 performance-batch.svg: the model alone by batch size, as a ratio to torch.matmul and in segments per second.
 performance-segments.svg: the infer stage by the number of segments, as a ratio to the model alone and in segments per
-second. White behind, so that they can be read in a dark theme too.
+second. performance-gpu.svg: the model alone on each GPU that `benchmarks.gpu` has measured, whose part of the page is
+written too. White behind, so that they can be read in a dark theme.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+
+from benchmarks import gpu_page
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,7 +37,7 @@ def series(contents: Sequence[Mapping[str, Any]], prefix: str, of: str) -> dict[
     lines: dict[tuple[int, str, str, str], list[Any]] = {}
     for machine, content in enumerate(contents):
         for row in content["rows"]:
-            if row["what"].startswith(prefix) and row["of"] == of:
+            if row.get("what", "").startswith(prefix) and row["of"] == of:
                 lines.setdefault((machine, row["device"], row["precision"], row["what"]), []).append(row)
     return lines
 
@@ -74,6 +77,31 @@ def draw(contents: Sequence[Mapping[str, Any]], prefix: str, of: str, across: st
     return figure
 
 
+def draw_gpu(contents: Sequence[Mapping[str, Any]]) -> Figure:
+    """The model alone by batch size: segments per second, and its share of torch.matmul."""
+    figure = Figure(figsize=(10, 5.2), layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2)
+    ticks: set[int] = set()
+    for marker, content in zip(MARKERS, contents, strict=False):
+        lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+        for key, row in gpu_page.results_of(content, "model").items():
+            if key.endswith(" with attention") and "segments_per_s" in row:
+                precision, size, *_ = key.split(" ")
+                lines.setdefault(precision, []).append((int(size), row))
+        for precision, rows in lines.items():
+            sizes = [size for size, _ in rows]
+            ticks |= set(sizes)
+            look = {"color": COLOURS[precision], "marker": marker, "label": f"{gpu_page.card_of(content)}, {precision}"}
+            left.plot(sizes, [row["share_of_matmul"] for _, row in rows], **look)
+            right.plot(sizes, [row["segments_per_s"] for _, row in rows], **look)
+    _axes(left, sorted(ticks), "segments in a batch", "ratio to torch.matmul")
+    left.set_ylim(0, 1.05)
+    _axes(right, sorted(ticks), "segments in a batch", "segments per second")
+    right.set_yscale("log")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=11)
+    return figure
+
+
 def _axes(axes: Axes, ticks: Sequence[int], across: str, up: str) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=45 if len(ticks) > 6 else 0)
@@ -88,11 +116,17 @@ def main() -> None:
     """Draw and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="*", help="JSON files (default: all in benchmarks/results)")
+    parser.add_argument("--gpu", type=Path, default=RESULTS, help="folder of gpu-*.json (default: benchmarks/results)")
     parser.add_argument("--outdir", type=Path, default=Path(__file__).parents[1] / "docs")
     args = parser.parse_args()
-    paths = args.results or sorted(RESULTS.glob("*.json"))
+    paths = args.results or [path for path in sorted(RESULTS.glob("*.json")) if not path.name.startswith("gpu-")]
     if not paths:
         parser.error(f"there is nothing in {RESULTS}; run python -m benchmarks.run first, or name a file")
+    gpus = gpu_page.read(args.gpu)
+    page = args.outdir / "performance.md"
+    if page.exists():
+        page.write_text(gpu_page.insert(page.read_text(encoding="utf-8"), gpus), encoding="utf-8")
+        print(f"written to {page}")
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     # The salt gives fixed names within the file, so that the same figures give the same file; text stays text.
     with mpl.rc_context({"svg.hashsalt": "ecgpipe", "svg.fonttype": "none", "font.size": 12}):
@@ -100,6 +134,8 @@ def main() -> None:
             "performance-batch.svg": draw(contents, "model alone", "torch.matmul", "segments in a batch"),
             "performance-segments.svg": draw(contents, "infer, ", "model alone", "segments in the job"),
         }
+        if gpus:
+            figures["performance-gpu.svg"] = draw_gpu(gpus)
         for name, figure in figures.items():
             figure.savefig(args.outdir / name, metadata={"Date": None})
             print(f"written to {args.outdir / name}")

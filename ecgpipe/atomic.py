@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,8 @@ from ecgpipe.errors import EcgpipeError
 # the file that has the name of the last run to begin. Set by `begin_run`.
 RUN = "ECGPIPE_RUN"
 
-# The names of files that are being written, and of those that a process left behind which was killed.
-UNFINISHED = ".*.tmp"
+# Stands in the names of files that this process writes if it belongs to no run: no other file is called like that.
+_OF_NO_RUN = secrets.token_hex(8)
 
 
 @contextmanager
@@ -25,14 +26,16 @@ def whole(path: str | Path) -> Iterator[Path]:
         path: The final name. Its folder is made where it is missing.
 
     Yields:
-        The path to write to. It lies in the same folder, because a rename is atomic only within a file system.
+        The path to write to. It lies in the same folder, because a rename is atomic only within a file system, and is
+        called .NAME.RUN.PID.tmp: whoever clears up after a run that was killed knows by RUN that it is none of a user's.
 
     Raises:
         EcgpipeError: This is a job of a run that was killed.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    run = os.environ.get(RUN, "").partition(" ")[0] or _OF_NO_RUN
+    temporary = final.with_name(f".{final.name}.{run}.{os.getpid()}.tmp")
     try:
         yield temporary
         refuse_if_orphaned()
@@ -56,7 +59,7 @@ def begin_run(name: str, owner: Path) -> None:
     """Tell all jobs that this process starts from now on that they belong to a run, and that the run is this process.
 
     Args:
-        name: Of the run, without spaces.
+        name: Of the run, sixteen hexadecimal digits.
         owner: The file to write it to, absolute.
     """
     owner.write_text(name)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import tables
+from ecgpipe import results, tables
 
 # Asking a file server about a file is waiting for the most part.
 _THREADS = 16
@@ -79,7 +79,7 @@ def earlier(folder: Path, size: int) -> list[pa.Table]:
         As many as are there without a gap; none where they were cut to another size.
     """
     found: list[pa.Table] = []
-    while (path := folder / f"shard-{len(found):05d}.parquet").is_file():
+    while results.is_written_here(path := folder / f"shard-{len(found):05d}.parquet", "manifest"):
         table = pq.read_table(path)
         if tables.origin(table.schema).get("shard_size") != size:
             return []

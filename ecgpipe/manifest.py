@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import folders, growth, layouts, listed, provenance, tables
+from ecgpipe import folders, growth, layouts, listed, provenance, results, tables
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import FORMATS, detect
@@ -81,12 +81,12 @@ def run(args: argparse.Namespace) -> None:
     if added or changes:
         scans.append({"recordings": len(recordings), "added": added, **{what: changes[what] for what in _CHANGES}})
 
+    _refuse_foreign(args.outdir, cut.shards)
+    _remove_surplus(args.outdir, len(cut.shards))
     for number, shard in enumerate(cut.shards):
         if shard is not None:  # one that is as it was keeps its time too, so that nothing is computed again
             schema = tables.with_origin(shard.schema, "manifest", shard_size=args.shard_size)
             tables.write(args.outdir / f"shard-{number:05d}.parquet", shard.cast(schema))
-    for number in range(len(cut.shards), len(list(args.outdir.glob("shard-*.parquet")))):
-        (args.outdir / f"shard-{number:05d}.parquet").unlink(missing_ok=True)  # of an earlier scan, cut otherwise
     tables.write(args.outdir / "files.parquet", files.cast(tables.with_origin(files.schema, "manifest")))
     if changes or not (args.outdir / CHANGES).exists():
         tables.write(args.outdir / CHANGES, cut.changes.cast(tables.with_origin(tables.CHANGES, "manifest")))
@@ -133,6 +133,33 @@ def _check_inputs(inputs: Sequence[str], before: Sequence[pa.Table], recordings:
                 f"input: {text!r} has no recordings any more, and the last run found {had:,}; mount it if it is a disk "
                 "or a share, or leave it out"
             )
+
+
+def _refuse_foreign(folder: Path, shards: Sequence[pa.Table | None]) -> None:
+    """Keep shards that are to be written from replacing what is not ecgpipe's.
+
+    Raises:
+        EcgpipeError: There is such a file, or a shard that is damaged.
+    """
+    for number, shard in enumerate(shards):
+        path = folder / f"shard-{number:05d}.parquet"
+        if shard is not None and os.path.lexists(path) and not results.is_written_here(path, "manifest"):
+            raise EcgpipeError(
+                f"outdir: {path} is not of ecgpipe, or damaged, and a shard of that name is to be written; move it away "
+                "or delete it, and run again"
+            )
+
+
+def _remove_surplus(folder: Path, count: int) -> None:
+    """Remove the shards of an earlier scan that was cut otherwise, before new ones are written, and the last one first.
+
+    A scan that is killed meanwhile leaves shards without a gap, which `growth.earlier` reads.
+    """
+    by_number = {results.number("manifest", path.name): path for path in folder.glob("shard-*")}
+    surplus = {number: path for number, path in by_number.items() if number is not None and number >= count}
+    for number in sorted(surplus, reverse=True):
+        if results.is_written_here(surplus[number], "manifest"):
+            surplus[number].unlink()
 
 
 def _scans(folder: Path) -> list[dict[str, int]]:

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     with whole(args.segments) as segments:  # here, because a process that crashed leaves behind what it began to write
 
         def work(crashed: dict[int, str], begin: Callable[[int], None]) -> None:
-            _preprocess(args.shard, segments, args.records, windows, assumed, crashed, begin)
+            _preprocess(args.shard, segments, args.segments, args.records, windows, assumed, crashed, begin)
 
         survive.crashes(work)
 
@@ -80,13 +80,17 @@ def run(args: argparse.Namespace) -> None:
 def _preprocess(
     shard_path: Path,
     segments_path: Path,
+    segments_name: Path,
     records_path: Path,
     windows: Windows,
     assumed: Assumed,
     crashed: dict[int, str],
     begin: Callable[[int], None],
 ) -> None:
-    """Preprocess one shard but for the rows that crashed, telling with `begin` which row comes next."""
+    """Preprocess one shard but for the rows that crashed, telling with `begin` which row comes next.
+
+    The segments are written to `segments_path`, which will be renamed to `segments_name`.
+    """
     settings = {
         "leads": list(LEADS),
         "sample_rate": SAMPLE_RATE,
@@ -97,7 +101,7 @@ def _preprocess(
     facts: dict[str, Any] = {"preprocess": settings, "inputs_sha256": file_sha256(shard_path)}
     shard = pq.read_table(shard_path)
     schema = tables.segments_schema(len(LEADS), windows.segment_samples)
-    schema = tables.with_origin(schema, "preprocess", **facts)
+    schema = tables.with_name(tables.with_origin(schema, "preprocess", **facts), segments_name)
     records: list[dict[str, Any]] = []
     gone: list[str] = []
     progress = Progress(shard_path.stem, len(shard), "recordings")

@@ -107,10 +107,6 @@ def run(args: argparse.Namespace) -> None:
         },
         "counts": {**counts, "files": manifest["files"], "other_files": manifest["files"]["ignored"]},
         "reasons": reasons,
-        "warnings": warnings(counts)
-        + label_warnings(description.labels)
-        + precision_warnings(used, drift, recomputed)
-        + older_versions(made_by),
         "other_files": manifest["ignored"],
         "layouts": manifest["layouts"],
         "checkpoint": {
@@ -128,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
         "calibration": tables.origin(pq.read_schema(predictions[0])).get("calibration"),
         "precision": {
             "used": next(iter(used)) if len(used) == 1 else sorted(used),
+            "parts": used,
             "recomputed_segments": recomputed,
             "drift": drift,
         },
@@ -140,6 +137,7 @@ def run(args: argparse.Namespace) -> None:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "config": args.settings,
     }
+    content["warnings"] = warnings_of(content)
     write_json(args.output, content)
     for line in closing_lines(content):
         logger.info("%s", line)
@@ -206,7 +204,28 @@ def write_duplicates(records: Sequence[Path], output: Path, facts: Mapping[str, 
     return len(table)
 
 
-def warnings(counts: dict[str, Any]) -> list[str]:
+def warnings_of(content: Mapping[str, Any]) -> list[str]:
+    """What a person should look at, in words, all made from what else run.json says: pages without names do the same.
+
+    Args:
+        content: Of run.json. One that an older version wrote does not say how many parts were inferred in which
+            precision.
+
+    Returns:
+        Sentences; none where there is nothing.
+    """
+    precision = content["precision"]
+    return (
+        warnings(content.get("counts") or {})
+        + label_warnings(content["checkpoint"].get("labels") or [])
+        + precision_warnings(
+            precision.get("parts") or {}, precision.get("drift"), precision.get("recomputed_segments", 0)
+        )
+        + older_versions(content.get("made_by") or {})
+    )
+
+
+def warnings(counts: Mapping[str, Any]) -> list[str]:
     """What a person should look at, in words.
 
     Args:
@@ -215,8 +234,8 @@ def warnings(counts: dict[str, Any]) -> list[str]:
     Returns:
         Sentences; none where there is nothing.
     """
-    said = {name: (f"{counts[name]:,}", "recording" if counts[name] == 1 else "recordings") for name in WORDS}
-    return [f"{' '.join(said[name])} {words}" for name, words in WORDS.items() if counts[name]]
+    said = {name: f"{n:,} recording{'' if n == 1 else 's'}" for name in WORDS if (n := counts.get(name))}
+    return [f"{said[name]} {words}" for name, words in WORDS.items() if name in said]
 
 
 def label_warnings(names: Sequence[str]) -> list[str]:

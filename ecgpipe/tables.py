@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import __version__
+from ecgpipe import __version__, results
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.provenance import MEANING, digest, source_sha256
@@ -281,6 +281,14 @@ def with_origin(
     return schema.with_metadata({"ecgpipe": json.dumps(told, sort_keys=True)})
 
 
+def with_name(schema: pa.Schema, path: Path) -> pa.Schema:
+    """The schema of a shard or part, with the name of its file in the metadata: what is called so otherwise is no result."""
+    told = origin(schema)
+    if not told or not results.is_shard_or_part(path.name):
+        return schema
+    return schema.with_metadata({**schema.metadata, "ecgpipe": json.dumps({**told, "file": path.name}, sort_keys=True)})
+
+
 def origin(schema: pa.Schema) -> dict[str, Any]:
     """What `with_origin` wrote; an empty dict where nothing did."""
     content: dict[str, Any] = json.loads((schema.metadata or {}).get(b"ecgpipe", b"{}"))
@@ -373,7 +381,7 @@ def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     with (
         whole(path) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=texts) as writer,
+        pq.ParquetWriter(temporary, with_name(schema, path), compression="zstd", use_dictionary=texts) as writer,
     ):
         yield writer
 

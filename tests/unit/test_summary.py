@@ -139,7 +139,8 @@ def test_segments_that_half_precision_could_not_compute_are_counted_over_all_par
 ) -> None:
     found = drift("auto", "float16", **compared(0.001))
     content = summarise(tmp_path, ["float16"] * 3, found, recomputed=[2, None, 1])  # None: of an older version
-    assert content["precision"] == {"used": "float16", "recomputed_segments": 3, "drift": found}
+    expected = {"used": "float16", "parts": {"float16": 3}, "recomputed_segments": 3, "drift": found}
+    assert content["precision"] == expected
     (warning,) = content["warnings"]
     assert warning == (
         "3 segments were computed in float32, because half precision gave numbers that are not finite (timing/)"
@@ -204,7 +205,9 @@ def test_run_json_has_the_precision_of_all_parts_and_what_was_found(
 ) -> None:
     found = drift("auto", "float16", **compared(0.001))
     content = summarise(tmp_path, ["float16", "float32", "float16"], found)
-    assert content["precision"] == {"used": ["float16", "float32"], "recomputed_segments": 0, "drift": found}
+    parts = {"float16": 2, "float32": 1}
+    expected = {"used": ["float16", "float32"], "parts": parts, "recomputed_segments": 0, "drift": found}
+    assert content["precision"] == expected
     (warning,) = content["warnings"]
     assert warning == "1 of 3 parts was inferred in float32 instead of float16 (timing/)"
     assert warning in capsys.readouterr().err
@@ -221,7 +224,8 @@ def test_run_json_and_the_last_lines_say_of_a_calibration(tmp_path: Path, capsys
 
 def test_run_json_without_a_choice_says_float32(tmp_path: Path) -> None:
     content = summarise(tmp_path, ["float32", "float32"], None)
-    assert content["precision"] == {"used": "float32", "recomputed_segments": 0, "drift": None}
+    expected = {"used": "float32", "parts": {"float32": 2}, "recomputed_segments": 0, "drift": None}
+    assert content["precision"] == expected
     assert content["calibration"] is None
     assert content["warnings"] == []
 

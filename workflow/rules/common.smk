@@ -11,6 +11,7 @@ from ecgpipe.errors import EcgpipeError
 from ecgpipe import __version__ as VERSION
 from ecgpipe.labels import read as read_labels
 from ecgpipe.provenance import MEANING, file_sha256
+from ecgpipe.results import FIGURES
 
 try:
     SETTINGS = ecgpipe_config.load(config, Path(workflow.basedir))
@@ -21,6 +22,7 @@ except EcgpipeError as error:
     raise WorkflowError(str(error))
 
 OUT = SETTINGS.outdir.rstrip("/")
+REFUSED = False  # whether `refuse_foreign` has looked
 STARTED = time.time()
 LABELS = [] if SETTINGS.labels_by_index else read_labels(Path(SETTINGS.labels))
 
@@ -53,8 +55,6 @@ if SETTINGS.evaluation.asked:
 
 # Runs in the environment of fairseq-signals, which has no ecgpipe.
 FORWARD = str(Path(workflow.basedir) / "ecgpipe" / "reference" / "forward.py")
-
-FIGURES = ["account", "labels", "probabilities", "together", "map", "recording"]
 
 # The run's cores, shared between as many jobs as it has GPUs (`--resources gpu=4`). On a cluster nobody gives the cores,
 # nor a total of GPUs: eight, as in profiles/slurm.
@@ -123,7 +123,9 @@ def asked(wildcards):
 
 def manifest(wildcards=None):
     """What the scan of the inputs found, once it has."""
-    return checkpoints.manifest.get().output[0]
+    path = checkpoints.manifest.get().output[0]
+    refuse_foreign(json.loads(Path(path).read_text())["n_shards"])
+    return path
 
 
 def manifest_sha256(wildcards):
@@ -218,7 +220,7 @@ def take_outdir(logs):
     try:
         LOCK = outdir.take(Path(OUT))
         cancelled = cluster.cancel_left(Path(OUT), [Path(log) for log in logs]) if LOCK else 0
-        left = outdir.clear_up(Path(OUT)) + remove_unrecorded() if LOCK else 0
+        left = outdir.clear_up(Path(OUT)) + outdir.remove_unrecorded(Path(OUT), unrecorded) if LOCK else 0
     except EcgpipeError as error:
         raise WorkflowError(str(error))
     if cancelled:
@@ -227,16 +229,24 @@ def take_outdir(logs):
         print(f"removed {left} unfinished files of a run that was killed")
 
 
-def remove_unrecorded():
-    """Remove results that came after their run was killed: with which settings they were made, Snakemake does not know.
+def unrecorded(results):
+    """Those of some results that came after their run was killed: with which settings, Snakemake does not know.
 
     What --rerun-incomplete does for the jobs that are known at the beginning. Those after the scan are known later.
     """
-    there = [f"{OUT}/{path.relative_to(OUT)}" for path in Path(OUT).glob("*/*") if path.is_file()]
-    unrecorded = workflow.persistence._filter_incomplete_keys(there)
-    for path in unrecorded:
-        Path(path).unlink(missing_ok=True)
-    return len(unrecorded)
+    by_name = {f"{OUT}/{path.relative_to(OUT)}": path for path in results}
+    return [by_name[name] for name in workflow.persistence._filter_incomplete_keys(by_name)]
+
+
+def refuse_foreign(shards):
+    """Stop, once it is known which files the run will write, if a user's file would be overwritten."""
+    global REFUSED
+    if workflow.is_main_process and not REFUSED:
+        try:
+            outdir.refuse_foreign(Path(OUT), shards, parts_of(shards))
+        except EcgpipeError as error:
+            raise WorkflowError(str(error))
+        REFUSED = True
 
 
 def remove_surplus():
