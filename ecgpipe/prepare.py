@@ -151,8 +151,8 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
 def resampled_samples(recording: Recording) -> int:
     """How many whole samples a recording has at 500 Hz.
 
-    A product within `ROUNDING` of a whole number is that number. ecg-transform's LinearResample, which takes the integer
-    part, loses a sample there to the rounding of the factor, and with it a segment: ten seconds at 121 Hz are 4,999.999...
+    A product within `ROUNDING` of a whole number is that number. ecg-transform's LinearResample takes the integer part,
+    and so loses a sample to the rounding of the factor, and with it a segment: of ten seconds at 121 Hz it has 4,999.
     """
     exact = recording.signal.shape[1] * (SAMPLE_RATE / recording.sample_rate)
     nearest = round(exact)
