@@ -92,10 +92,8 @@ def run(args: argparse.Namespace) -> None:
     fits += trained
     if fits:
         made.append(APART)
-        of_patients = found.columns[args.patient] if args.patient else None
-        fitted.refuse_overlap(
-            fits, found.record_ids, tables.column_of(records, "signal_hash", found.record_ids), of_patients
-        )
+        scored, run = (known_again(some, records, args.patient) for some in (found, everything))
+        fitted.refuse_overlap(fits, scored, run, lambda name: column_of(name, found, records, args.truth))
     patients = truth.units(found.columns[args.patient]) if args.patient else None
     subgroups = [Subgroup("", "", np.ones(len(found.true), bool))]
     for column, edges in asked.items():
@@ -121,6 +119,20 @@ def run(args: argparse.Namespace) -> None:
     write_json(args.account, account)
     for line in lines(measured, account):
         logger.info("%s", line)
+
+
+def known_again(some: Truth, records: Sequence[Path], patient: str | None) -> fitted.Recordings:
+    """Recordings by all that they are known again by; `patient` is the column of theirs, if it is named."""
+    signals = tables.column_of(records, "signal_hash", some.record_ids)
+    known = patient is not None and patient != fitted.EACH
+    return fitted.Recordings(some.record_ids, signals, some.columns[patient] if known else None)
+
+
+def column_of(name: str, found: Truth, records: Sequence[Path], table: Path | None) -> pa.Array | None:
+    """A column for the recordings, which the settings need not name; None where there is no such column."""
+    if name in found.columns:
+        return found.columns[name]
+    return truth.column(name, found.record_ids, records, table)
 
 
 def bands(asked: str) -> tuple[str, list[float] | None]:

@@ -51,9 +51,7 @@ FOLDERS = tuple(dict.fromkeys([*NUMBERED, *filter(None, FIXED), *_BY_SUFFIX]))
 
 # A file that is being written, or that a killed process left: .NAME.RUN.PID.tmp
 _UNFINISHED = re.compile(r"\..+\.(?P<run>[0-9a-f]{16})\.[0-9]+\.tmp", re.DOTALL)
-_SHARD_OR_PART = re.compile(
-    r"(?P<kind>shard|part)-(?P<number>[0-9]{5}|[1-9][0-9]{5,})\.(?P<suffix>parquet|arrow|json)"
-)
+_SHARD_OR_PART = re.compile(r"(?P<kind>shard|part)-(?P<number>[0-9]{5}|[1-9][0-9]{5,})\.(?P<suffix>parquet|arrow|json)")
 _NAME_OF_RUN = re.compile(r"[0-9a-f]{16}")
 
 

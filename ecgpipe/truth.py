@@ -287,6 +287,26 @@ def units(patients: pa.Array) -> np.ndarray:
     return np.where(alone, numbers, np.nan_to_num(codes)).astype(np.int64)
 
 
+def column(name: str, record_ids: pa.Array, records: Sequence[Path], table: Path | None = None) -> pa.Array | None:
+    """A column of the table of true labels, or else of the records.
+
+    Args:
+        name: Of the column.
+        record_ids: (recordings,) of the run.
+        records: As for `read`, and so is `table`.
+        table: The same.
+
+    Returns:
+        (recordings,) strings, null where nothing is known; None where there is no such column.
+    """
+    own = _own(records)
+    given = _table(table) if table else own
+    if name not in given.column_names and name not in own.column_names:
+        return None
+    place = pc.index_in(identity.as_text(record_ids), given["record_id"].combine_chunks(), skip_nulls=True)
+    return _beside(name, record_ids, given, own, place, "")
+
+
 def _own(records: Sequence[Path]) -> pa.Table:
     """The columns of the inputs' tables, as the records carry them."""
     pieces = []
