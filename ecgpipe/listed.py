@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ecgpipe import readers, tables
+from ecgpipe import identity, readers, tables
 from ecgpipe.readers import detect
 from ecgpipe.readers.moment import patiently
 
@@ -176,7 +176,9 @@ def recordings(path: Path, table: pa.Table) -> pa.Table:
         pc.binary_join_element_wise(path.stem, numbers, "/row "),
     ]
     if "record_id" in table.column_names:
-        ids.insert(0, _strings(table, "record_id"))
+        own = table["record_id"]
+        numbers = pa.types.is_floating(own.type) or pa.types.is_dictionary(own.type)
+        ids.insert(0, identity.as_ids(own, "record_id") if numbers else _strings(table, "record_id"))
     columns = {
         "record_id": pc.coalesce(*ids),
         "path": pc.if_else(broken, None, absolute),
