@@ -7,6 +7,9 @@ function made(name, properties = {}, ...children) {
   return node;
 }
 
+// Plots are as wide as the screen, and would be so in print: the width of a portrait A4 without its margins.
+const PAPER_PX = 720, onPaper = () => matchMedia("print").matches;
+
 const digits = (value, places) => value === null || Number.isNaN(value) ? "–" : value.toFixed(places);
 
 // Shows a recording in #viewer; `recording` is what ecgpipe/show.py and ecgpipe/report.py call so.
