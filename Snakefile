@@ -49,6 +49,7 @@ rule all:
 
 
 onstart:
+    end_well_when_stopped()
     take_outdir(log)
 
 

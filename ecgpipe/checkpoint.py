@@ -6,6 +6,7 @@ path. It is checked against the sha256 that the hub states, and against --sha256
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,12 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this stage."""
     parser.add_argument(
         "--source",
+        type=os.path.expanduser,
         required=True,
         help="hf://OWNER/REPO@REVISION/FILE (without @REVISION: main), or the path of a .pt file",
     )
     parser.add_argument("--sha256", help="refuse the checkpoint unless its sha256 is this one")
     parser.add_argument(
         "--labels",
+        type=os.path.expanduser,
         required=True,
         help="label CSV, one row for each output of the model; or index, which calls them output_00, output_01, ... "
         "and writes such a CSV, labels.csv, beside the description",

@@ -46,7 +46,11 @@ class Scanned(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe manifest`."""
     parser.add_argument(
-        "--input", nargs="+", required=True, help="folders, files, globs, or CSV/Parquet tables with a `path` column"
+        "--input",
+        nargs="+",
+        type=os.path.expanduser,
+        required=True,
+        help="folders, files, globs, or CSV/Parquet tables with a `path` column",
     )
     parser.add_argument(
         "--outdir", type=Path, required=True, help="the folder to write manifest.json, files.parquet and the shards to"

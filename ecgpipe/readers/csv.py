@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.csv
 
 from ecgpipe.readers import columns
-from ecgpipe.readers.detect import separator_of
 from ecgpipe.readers.files import brief, read_bytes, size_of
 from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, assumed_leads
+from ecgpipe.separated import separator_of
 
 # An hour and a half of twelve leads at 500 Hz.
 _MOST_BYTES = 256_000_000
@@ -34,7 +34,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     head = read_bytes(path, 0, _HEAD_BYTES)
     encoding, text = _text(head)
     first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = separator_of(first)
+    separator = separator_of(text)
     cells = next(csv.reader([first], delimiter=separator), [])
     named = not all(_CELL.fullmatch(cell.strip()) for cell in cells)
     names = cells if named else _assumed(len(cells), assumed)

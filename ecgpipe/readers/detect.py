@@ -5,6 +5,7 @@ from pathlib import PurePath
 
 from ecgpipe.readers.leads import spelled
 from ecgpipe.readers.recording import LEADS
+from ecgpipe.separated import separator_of
 
 # So many bytes of a file are looked at.
 HEAD_BYTES = 4096
@@ -69,12 +70,7 @@ def csv_columns(head: bytes) -> list[str]:
     """The names in the first line of a CSV file; numbers, as text, where it has no names."""
     text = _text(head) or ""
     line = next((line for line in text.splitlines() if line.strip()), "")
-    return [name.strip().strip('"') for name in line.split(separator_of(line))]
-
-
-def separator_of(line: str) -> str:
-    """What stands between the cells of a CSV file's line; a comma beside something else is a decimal one."""
-    return next((separator for separator in ";\t" if separator in line), ",")
+    return [name.strip().strip('"') for name in line.split(separator_of(text))]
 
 
 def _by_content(head: bytes) -> str | None:

@@ -1,8 +1,11 @@
 # What all rules share: the validated settings, where things are, and how many shards and parts there are.
+import atexit
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 
 from ecgpipe import config as ecgpipe_config
@@ -23,6 +26,7 @@ except EcgpipeError as error:
 
 OUT = SETTINGS.outdir.rstrip("/")
 REFUSED = False  # whether `refuse_foreign` has looked
+SIGNALS = []  # that told this run to stop
 STARTED = time.time()
 LABELS = [] if SETTINGS.labels_by_index else read_labels(Path(SETTINGS.labels))
 
@@ -227,6 +231,29 @@ def take_outdir(logs):
         print(f"cancelled {cancelled} jobs of a run that was killed")
     if left:
         print(f"removed {left} unfinished files of a run that was killed")
+
+
+def end_well_when_stopped():
+    """Say last of all, after Snakemake's own lines, that a run which was told to stop goes on when it is started again.
+
+    The first Ctrl-C or SIGTERM ends the run as Snakemake does. Others only say that it waits for its jobs: in its midst
+    they would leave a traceback, and jobs at work.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number, frame):
+        if SIGNALS:
+            os.write(2, b"still stopping: the jobs at work have to end first\n")
+            return
+        SIGNALS.append(number)
+        atexit.register(print, "stopped; the same command resumes", file=sys.stderr, flush=True)
+        usual[number](number, frame)
+
+    for number, handler in usual.items():
+        if callable(handler):  # not ignored, as in the background
+            signal.signal(number, stop)
 
 
 def unrecorded(results):
