@@ -165,7 +165,7 @@ def test_a_scan_that_was_killed_between_two_deletions_leaves_nothing_that_is_rea
         if path.suffix == ".parquet" and 5 - len(deleted) == left:
             raise KeyboardInterrupt  # as far as the disk goes, as a kill
         deleted.append(path)
-        os.unlink(path)
+        os.unlink(path)  # noqa: PTH108, Path's own is replaced
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", unlink)
