@@ -3,6 +3,7 @@
 # make check   style and types
 # make bench   benchmarks of this machine: one table, and JSON in benchmarks/results
 # make gpu     eight minutes on a machine with a GPU: parity, rates, tests; JSON in benchmarks/results
+# make gpu-bundle  a folder to carry to such a machine where it has no network
 # make fuzz    coverage-guided fuzzing of the readers, a minute each
 # make docs    write the files that are generated from the settings' definition
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast check bench gpu fuzz docs clean
+.PHONY: demo test test-fast check bench gpu gpu-bundle fuzz docs clean
 
 demo: .venv/demo
 	$(BIN)/python -m ecgpipe demo --outdir demo
@@ -33,10 +34,15 @@ check: .venv/dev
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.run
 
-# With the Python and PyTorch that the machine has: GPU_PYTHON=/path/to/python make gpu. Nothing is installed.
-GPU_PYTHON ?= python3
+# With the Python and PyTorch that the machine has: PYTHON=/path/to/python make gpu. Nothing is installed.
 gpu:
-	$(GPU_PYTHON) -m benchmarks.gpu
+	$(PYTHON) -m benchmarks.gpu
+
+# For that machine's version of Python, 3.11 to 3.13. REFERENCE has real recordings and reference numbers, if it is there.
+GPU_PYTHON ?= 3.12
+REFERENCE ?= ../shared/reference
+gpu-bundle: .venv/dev
+	$(BIN)/python -m benchmarks.gpu_bundle --python $(GPU_PYTHON) --reference $(REFERENCE)
 
 # Each reader that parses by itself, for FUZZ_S seconds; what breaks one is left behind as crash-*.
 FUZZ_S ?= 60

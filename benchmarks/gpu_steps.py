@@ -4,41 +4,62 @@ They run in a process that is kept from step to step, so that PyTorch is loaded 
 writes goes to the setup's folder, and what another has written there is used again.
 """
 
-import filecmp
 import json
-import logging
 import os
 import re
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from statistics import median
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
 
-from benchmarks import ecg_fm, limit, machine, stage
+from benchmarks import ecg_fm, machine
 from benchmarks.ecg_fm import SAMPLES
+from benchmarks.gpu_measure import (
+    ROOT,
+    batch_sizes,
+    best_batch,
+    converted,
+    default_batch,
+    finish,
+    forward_rate,
+    fresh,
+    golden,
+    host_seconds,
+    infer,
+    loaded,
+    made,
+    measure_variant,
+    messages,
+    model_folder,
+    need,
+    noise,
+    outputs,
+    precisions,
+    products,
+    reference,
+    release,
+    run_command,
+    same_results,
+    smi,
+    stage_shards,
+    start_infer,
+    union_s,
+    variant_precision,
+)
 from benchmarks.gpu_worker import Report, Setup, SkippedError
-from benchmarks.sides import Setup as StageSetup
 from ecgpipe import checkpoint, engine, model, precision
-from ecgpipe.model import Network
+from ecgpipe.shards import look_at
+from ecgpipe.tuning import for_device
 
-ROOT = Path(__file__).parents[1]
-BATCH_SIZES = (1, 8, 32, 64, 128, 256, 512, 1024)
-PRECISIONS = ("float16", "bfloat16", "float32")
-VARIANT = "float16"  # the precision that the variants are compared in: what auto takes on a GPU
+POSITIONS: tuple[Literal["fourier", "direct"], ...] = ("fourier", "direct")
 
 # The largest differences from fairseq-signals' numbers that are rounding, float32; shared/reference/README.md.
 ALLOWED = {"logits": 1e-4, "embedding": 1e-4, "attention": 1e-5}
-
-
-# What is measured.
 
 
 def facts(setup: Setup, report: Report) -> None:
@@ -52,7 +73,7 @@ def facts(setup: Setup, report: Report) -> None:
     report("capability", f"{card.major}.{card.minor}")
     report("multiprocessors", card.multi_processor_count)
     report("memory_gb", {"free": round(free / 1e9, 1), "total": round(total / 1e9, 1)})
-    report("cudnn", torch.backends.cudnn.version())
+    report("cudnn", torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
     report("architectures", torch.cuda.get_arch_list())
     report("nvidia_smi", smi())
 
@@ -107,6 +128,30 @@ def alone(setup: Setup, report: Report) -> None:
         report(f"{name} matmul", {"gflop_per_s": round(most), "afterwards": round(after)})
 
 
+def variants(setup: Setup, report: Report) -> None:
+    """The ways to run the network that `ecgpipe.tuning` knows, and segments with padding, which need a mask."""
+    usual = replace(for_device(setup.device), graphs=False, compiled=False)
+    for size in (4,) if setup.tiny else (32, 256, 512):
+        for position in POSITIONS:
+            for graphs in (False, True) if setup.device == "cuda" else (False,):
+                tuning = replace(usual, position=position, graphs=graphs)
+                measure_variant(setup, report, variant_precision(setup), size, tuning)
+        measure_variant(setup, report, variant_precision(setup), size, usual, padded=True)
+    for position in POSITIONS:
+        tuning = replace(usual, position=position)
+        measure_variant(setup, report, "float32", 4 if setup.tiny else 256, tuning)
+
+
+def compiled(setup: Setup, report: Report) -> None:
+    """The model after torch.compile, by itself and as a CUDA graph; how long compiling takes counts in each job."""
+    if setup.device != "cuda":
+        raise SkippedError("for a GPU alone: docs/performance.md has what torch.compile does on a CPU")
+    usual = replace(for_device(setup.device), compiled=True)
+    for graphs in (False, True):
+        tuning = replace(usual, position="direct", graphs=graphs)
+        measure_variant(setup, report, variant_precision(setup), 8 if setup.tiny else 256, tuning)
+
+
 def profile(setup: Setup, report: Report) -> None:
     """Which kernels the time goes to, twenty of them, for the best batch."""
     size = best_batch(setup)
@@ -156,7 +201,7 @@ def host(setup: Setup, report: Report) -> None:
     """What the host does for a batch, and how long the GPU has nothing to do, in this process."""
     segments = 64 if setup.tiny else 8192
     shards = stage_shards(setup, segments)
-    contents = engine.shards.look_at(shards)
+    contents = look_at(shards)
     device, size = torch.device(setup.device), default_batch(setup)
     network = loaded(setup, variant_precision(setup))
 
@@ -177,19 +222,23 @@ def host(setup: Setup, report: Report) -> None:
             began = time.perf_counter()
             rows()
             took = time.perf_counter() - began
-        busy = union_s([(event.time_range.start, event.time_range.end) for event in profiler.events()])
-        report("idle_share", round(1 - busy / took, 3))
+        spans = [
+            (event.time_range.start, event.time_range.end)
+            for event in profiler.events()
+            if str(event.device_type).endswith("CUDA") and not event.name.startswith(("Memcpy", "Memset"))
+        ]
+        report("idle_share", round(1 - union_s(spans) / took, 3))
 
 
 def loop(setup: Setup, report: Report) -> None:
     """The loop of ECG-FM's notebook on the same card, as benchmarks/stand_in.py has it."""
-    need("ecg_transform")
+    need("ecg_transform", "neurokit2")
     from benchmarks import preprocess, stand_in
 
     count = 2 if setup.tiny else 128
     recordings = preprocess.write_recordings(fresh(setup, "loop"), "mat", count)
     network = stand_in.load(model_folder(setup)).to(setup.device)
-    segments = sum(len(stand_in.prepared(path)) for path in recordings)
+    segments = sum(len(preprocess.tutorial(path)) for path in recordings)
     report("differs_by", stand_in.check(model_folder(setup)))
     stand_in.infer(network, recordings[:1], setup.device)
     rates = []
@@ -204,16 +253,18 @@ def loop(setup: Setup, report: Report) -> None:
 def tests(setup: Setup, report: Report) -> None:
     """The tests that are marked for a GPU."""
     need("pytest")
+    from benchmarks.gpu_bundle import gpu_tests
+
     release(setup)
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests/unit/test_gpu.py"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    print(done.stdout, done.stderr)
-    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines()
-    report("pytest", lines[-1] if lines else "")
-    report("failed", re.findall(r"^(?:FAILED|ERROR) (.*)$", done.stdout, re.MULTILINE))
-    report("status", done.returncode)
-    if done.returncode not in (0, 5):
-        raise RuntimeError("\n".join(lines[-60:]))
+    # By name: other tests import what such a machine need not have.
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-m", "gpu"]
+    command += map(str, gpu_tests())
+    status, said = run_command(command)
+    report("pytest", said.strip().rpartition("\n")[2])
+    report("failed", re.findall(r"^(?:FAILED|ERROR) (.*)$", said, re.MULTILINE))
+    report("status", status)
+    if status:
+        raise RuntimeError(said[-6000:])
 
 
 def two_jobs(setup: Setup, report: Report) -> None:
@@ -276,7 +327,7 @@ def deterministic(setup: Setup, report: Report) -> None:
 
 def attribution(setup: Setup, report: Report) -> None:
     """How long integrated gradients of one label and one recording of ten seconds take."""
-    need("captum")
+    need("captum", "neurokit2")
     from benchmarks.attribution import segments
     from ecgpipe import attribute
 
@@ -299,11 +350,10 @@ def verify(setup: Setup, report: Report) -> None:
     """`ecgpipe verify` on the device."""
     release(setup)
     command = [sys.executable, "-m", "ecgpipe", "verify", "--device", setup.device]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    report("said", [*done.stdout.splitlines(), *done.stderr.splitlines()][-12:])
-    report("status", done.returncode)
-    if done.returncode:
-        raise RuntimeError(done.stdout + done.stderr)
+    status, said = run_command(command)
+    report("said", said.splitlines()[-12:])
+    if status:
+        raise RuntimeError(said[-6000:])
 
 
 def workflow(setup: Setup, report: Report) -> None:
@@ -318,15 +368,14 @@ def workflow(setup: Setup, report: Report) -> None:
         sys.executable, "-m", "snakemake", "--cores", str(setup.cores), "--snakefile", str(ROOT / "Snakefile"),
         "--directory", str(fresh(setup, "snakemake")), "--config", f"input={reference(setup) / 'code15'}",
         f"outdir={out}", f"checkpoint={source}", f"inference={{device: {setup.device}}}",
+        *(["attribution={recordings: 1, steps: 8}"] if setup.tiny else []),
     ]  # fmt: skip
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
+    status, said = run_command(command, PYTHONPATH=paths)
     report("seconds", round(time.perf_counter() - began, 1))
-    report("status", done.returncode)
-    print(done.stdout, done.stderr)
-    if done.returncode:
-        raise RuntimeError((done.stdout + done.stderr)[-6000:])
+    if status:
+        raise RuntimeError(said[-6000:])
     found = pd.concat([pd.read_parquet(path) for path in sorted(out.glob("predictions/part-*.parquet"))])
     expected = pd.read_csv(reference(setup) / "golden" / f"predictions_{variant}.csv")
     found = found.set_index("record_id")
@@ -341,295 +390,14 @@ def workflow(setup: Setup, report: Report) -> None:
     report("precision", run.get("precision"))
 
 
-# What several steps need.
-
-
-def card() -> str:
-    """The name of the card."""
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
-
-
-def need(*modules: str) -> None:
-    """Skip the step where a package is missing."""
-    import importlib.util
-
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SkippedError(f"not installed: {', '.join(missing)}")
-
-
-def reference(setup: Setup) -> Path:
-    """The folder of the real recordings and the reference numbers."""
-    if setup.reference is None:
-        raise SkippedError("the folder of reference numbers is not there (--reference)")
-    return setup.reference
-
-
-def golden(setup: Setup, name: str) -> dict[str, np.ndarray]:
-    """One of the reference's files of numbers."""
-    with np.load(reference(setup) / "golden" / name) as known:
-        return dict(known)
-
-
-def precisions(setup: Setup) -> list[str]:
-    """The precisions that the device computes in hardware, the fastest first."""
-    there = machine.devices()[setup.device]
-    return [name for name in PRECISIONS if name in there]
-
-
-def variant_precision(setup: Setup) -> str:
-    """The precision of the stage's and the variants' measurements."""
-    return VARIANT if VARIANT in precisions(setup) else "float32"
-
-
-def batch_sizes(setup: Setup) -> tuple[int, ...]:
-    """The batch sizes to measure."""
-    return (1, 4) if setup.tiny else BATCH_SIZES
-
-
-def default_batch(setup: Setup) -> int:
-    """The stage's own batch size."""
-    return engine.default_batch_size(torch.device(setup.device), SAMPLES)
-
-
-def fresh(setup: Setup, name: str) -> Path:
-    """A path in the setup's folder with nothing at it."""
-    path = setup.folder / name
-    shutil.rmtree(path, ignore_errors=True)
-    return path
-
-
-def model_folder(setup: Setup) -> Path:
-    """ECG-FM's architecture with random weights, written once."""
-    folder = setup.folder / "model"
-    if not (folder / "model.json").exists():
-        ecg_fm.write(folder, setup.tiny)
-    return folder
-
-
-def loaded(setup: Setup, name: str) -> Network:
-    """The network of `model_folder` as the infer stage sets it up."""
-    return ecg_fm.network(model_folder(setup), setup.device, name, setup.cores)
-
-
-def made(setup: Setup, variant: str) -> Path:
-    """A reference checkpoint, made by the reference's own recipe."""
-    path = setup.folder / f"{variant}.pt"
-    if not path.exists():
-        command = [sys.executable, str(reference(setup) / "make_checkpoint.py"), variant, str(path)]
-        subprocess.run(command, check=True)
-    return path
-
-
-def converted(setup: Setup, variant: str) -> Path:
-    """The folder of a reference checkpoint as the checkpoint stage writes it."""
-    folder = setup.folder / f"converted-{variant}"
-    if not (folder / "model.json").exists():
-        labels = folder / "labels.csv" if variant == "prenorm" else ecg_fm.LABELS
-        folder.mkdir(exist_ok=True)
-        if variant == "prenorm":
-            labels.write_text("name,aggregation\n" + "".join(f"output_{number},mean\n" for number in range(5)))
-        argv = ["checkpoint", "--source", made(setup, variant), "--labels", labels]
-        argv += ["--weights", folder / "model.safetensors", "--description", folder / "model.json"]
-        subprocess.run([sys.executable, "-m", "ecgpipe", *map(str, argv)], check=True, cwd=ROOT)
-    return folder
-
-
-def outputs(setup: Setup, folder: Path, name: str) -> dict[str, np.ndarray]:
-    """What the engine computes from the reference's segments."""
-    segments = golden(setup, "segments.npz")["signal"]  # (14, 12, 2500)
-    network = ecg_fm.network(folder, setup.device, name, setup.cores)
-    counts = np.full(len(segments), segments.shape[2], np.int32)
-    found = engine.forward(network, segments, counts, torch.device(setup.device), 16, with_attention=True)
-    assert found.attention is not None  # noqa: S101, it was asked for
-    return {"logits": found.logits, "embedding": found.embedding, "attention": found.attention}
-
-
-def finish(setup: Setup) -> None:
-    """Wait for what has only begun."""
-    if setup.device == "cuda":
-        torch.cuda.synchronize()
-
-
-def release(setup: Setup) -> None:
-    """Give memory that tensors no longer take back to the device, for other processes."""
-    if setup.device == "cuda":
-        torch.cuda.empty_cache()
-
-
-def rate(setup: Setup, call: Callable[[], object], units: float, round_s: float) -> float:
-    """Units per second: the median of five rounds that take `round_s` together, after a warm-up."""
-    call()
-    finish(setup)
-    began = time.perf_counter()
-    call()
-    finish(setup)
-    times = max(1, round(round_s / 5 / max(1e-9, time.perf_counter() - began)))
-    rates = []
-    for _ in range(5):
-        began = time.perf_counter()
-        for _ in range(times):
-            call()
-        finish(setup)
-        rates.append(times * units / (time.perf_counter() - began))
-    return median(rates)
-
-
-def products(setup: Setup, name: str, round_s: float) -> dict[str, float]:
-    """GFLOP/s of each product of benchmarks/limit.py."""
-    if setup.tiny:
-        shapes: Sequence[tuple[int, int, int]] = ((64, 32, 64), (128, 128, 128))
-    else:
-        shapes = limit.PRODUCTS[setup.device]
-    engine.configure(setup.cores, deterministic=False)
-    found = {}
-    for rows, inner, columns in shapes:
-        a, b, out = (
-            torch.randn(shape, device=setup.device).to(engine.DTYPES[name])
-            for shape in ((rows, inner), (inner, columns), (rows, columns))
-        )
-        with torch.no_grad():
-            gflop = 2 * rows * inner * columns / 1e9
-            found[f"{rows} x {inner} x {columns}"] = rate(
-                setup, lambda a=a, b=b, out=out: torch.matmul(a, b, out=out), gflop, round_s
-            )
-    return found
-
-
-def noise(setup: Setup, network: Network, size: int) -> torch.Tensor:
-    """A batch of segments on the device."""
-    return torch.randn(size, network.arch.in_leads, SAMPLES, device=setup.device)
-
-
-def forward_rate(setup: Setup, network: Network, size: int, with_attention: bool) -> tuple[float, float | None] | None:
-    """Segments per second of the model alone and its peak of memory in MB; None where there is too little."""
-    on_gpu = setup.device == "cuda"
-    try:
-        signal = noise(setup, network, size)
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        with torch.inference_mode():
-            found = rate(setup, lambda: network(signal, None, with_attention), size, 0.05 if setup.tiny else 0.5)
-    except torch.OutOfMemoryError:
-        release(setup)
-        return None
-    return found, round(torch.cuda.max_memory_allocated() / 2**20) if on_gpu else None
-
-
-def best_batch(setup: Setup) -> int:
-    """The batch size with the highest rate, of few."""
-    network = loaded(setup, variant_precision(setup))
-    sizes = batch_sizes(setup)[-4:]
-    rates = {size: found[0] for size in sizes if (found := forward_rate(setup, network, size, with_attention=True))}
-    return max(rates, key=lambda size: rates[size])
-
-
-def stage_shards(setup: Setup, segments: int) -> list[Path]:
-    """Shards of noise, written once for each number of segments."""
-    folder = setup.folder / f"segments-{segments}"
-    if folder.exists():
-        return sorted(folder.glob("*.arrow"))
-    return stage.write_shards(folder, segments)
-
-
-def start_infer(
-    setup: Setup, name: str, shards: Sequence[Path], precision_name: str, *options: str
-) -> "subprocess.Popen[str]":
-    """Start the infer stage's command; its results go to a folder of that name."""
-    folder = fresh(setup, name)
-    for source in ("model.safetensors", "model.json"):
-        folder.mkdir(exist_ok=True)
-        (folder / source).symlink_to(model_folder(setup) / source)
-    given = StageSetup(folder, setup.device, setup.cores, 1, 1.0)
-    command = [sys.executable, "-m", "ecgpipe", *map(str, stage.arguments(given, precision_name, shards)), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-
-
-def infer(
-    setup: Setup, name: str, shards: Sequence[Path], precision_name: str, *options: str
-) -> tuple[float, dict[str, Any]]:
-    """Run the infer stage; the seconds of the whole command, and what its timing file says."""
-    began = time.perf_counter()
-    process = start_infer(setup, name, shards, precision_name, *options)
-    said, _ = process.communicate()
-    took = time.perf_counter() - began
-    print(said)
-    if process.returncode:
-        raise RuntimeError(said[-4000:])
-    timing: dict[str, Any] = json.loads((setup.folder / name / "out" / "timing.json").read_text())
-    return took, timing
-
-
-def same_results(setup: Setup, one: str, other: str) -> bool:
-    """Whether two runs of the stage wrote the same bytes."""
-    names = [f"{kind}.parquet" for kind in ("logits", "embeddings", "attention")]
-    folders = (setup.folder / one / "out", setup.folder / other / "out")
-    same, _, _ = filecmp.cmpfiles(*folders, names, shallow=False)
-    return same == names
-
-
-@contextmanager
-def host_seconds() -> Iterator[list[float]]:
-    """How long the host is busy with each batch: what starts the kernels, not what waits for them."""
-    spent: list[float] = []
-    call = engine.Halving.__call__
-
-    def timed(self: engine.Halving, signals: torch.Tensor, samples: np.ndarray) -> list[torch.Tensor]:
-        began = time.perf_counter()
-        tensors = call(self, signals, samples)
-        spent.append(time.perf_counter() - began)
-        return tensors
-
-    engine.Halving.__call__ = timed  # type: ignore[method-assign]
-    try:
-        yield spent
-    finally:
-        engine.Halving.__call__ = call  # type: ignore[method-assign]
-
-
-@contextmanager
-def messages(name: str) -> Iterator[list[str]]:
-    """What a logger says meanwhile."""
-    said: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger(name)
-    logger.addHandler(handler)
-    try:
-        yield said
-    finally:
-        logger.removeHandler(handler)
-
-
-def union_s(spans: Sequence[tuple[float, float]]) -> float:
-    """How long at least one of some spans of microseconds lasts, in seconds."""
-    total, last = 0.0, float("-inf")
-    for start, end in sorted(spans):
-        total += max(0.0, end - max(start, last))
-        last = max(last, end)
-    return total / 1e6
-
-
-def smi() -> dict[str, str]:
-    """What nvidia-smi says of the card now."""
-    keys = [
-        "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.draw", "power.limit", "temperature.gpu",
-        "memory.used", "memory.total", "ecc.mode.current",
-    ]  # fmt: skip
-    command = ["nvidia-smi", "-i", "0", f"--query-gpu={','.join(keys)}", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        return {"error": str(error)}
-    return dict(zip(keys, (value.strip() for value in said.splitlines()[0].split(",")), strict=False))
-
-
 STEPS: Mapping[str, Callable[[Setup, Report], None]] = {
     "facts": facts,
     "matmul": matmul,
     "parity": parity,
     "drift": drift,
     "model": alone,
+    "variants": variants,
+    "compile": compiled,
     "profile": profile,
     "stage": end_to_end,
     "host": host,

@@ -44,6 +44,7 @@ class Worker:
 
     def end(self) -> None:
         """End it and the commands that it has started, whatever they do."""
+        assert self.process.pid is not None  # noqa: S101, it was started
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()  # it may not have come as far as a group of its own

@@ -21,6 +21,7 @@ from ecgpipe.prepare import UnusableError
 from ecgpipe.readers import UnreadableError
 from ecgpipe.reference import forward
 from ecgpipe.show import sources_of
+from ecgpipe.tuning import for_device
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ def computed(outdir: Path, drawn: Sample, device_name: str, threads: int) -> dic
     frames = []
     with devices.claim(device_name, engine.least_bytes(weights)) as device:
         network = model.load(description.architecture, weights, device)
-        compute = engine.Halving(network, BATCH, with_attention=True, deterministic=False)
+        compute = engine.Halving(network, BATCH, True, False, for_device(device))
         for first in range(0, len(drawn.numbers), BATCH):
             rows = slice(first, first + BATCH)
             tensors = compute(torch.from_numpy(drawn.signal[rows]).to(device), drawn.samples[rows])

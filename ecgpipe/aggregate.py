@@ -60,7 +60,11 @@ def predict(logits: pa.Table, wanted: Sequence[Label], calibrated: Calibration |
 
     Returns:
         A table of `tables.predictions_schema`, one row per recording in the same order, probabilities in float64.
+
+    Raises:
+        EcgpipeError: A logit is NaN or infinite, as an older ecgpipe or another program may have written it.
     """
+    _refuse_not_finite(logits, wanted)
     ids = logits["record_id"].to_numpy()
     changes = np.flatnonzero(ids[1:] != ids[:-1]) + 1
     firsts = np.concatenate([[0], changes]) if len(ids) else changes  # (recordings,) first row of each
@@ -77,6 +81,17 @@ def predict(logits: pa.Table, wanted: Sequence[Label], calibrated: Calibration |
             value = calibration.of_probability(calibrated, label.name, value)
         columns.append(pa.array(value, pa.float64()))  # (recordings,)
     return pa.table(columns, schema=tables.predictions_schema([label.name for label in wanted]))
+
+
+def _refuse_not_finite(logits: pa.Table, wanted: Sequence[Label]) -> None:
+    for label in wanted:
+        rows = np.flatnonzero(~np.isfinite(logits[label.name].to_numpy()))
+        if len(rows):
+            record_id, segment = (logits[name][int(rows[0])].as_py() for name in ("record_id", "segment"))
+            raise EcgpipeError(
+                f"logits: {len(rows):,} of {len(logits):,} logits of {label.name!r} are not finite numbers, the first "
+                f"that of segment {segment} of {record_id!r}; delete this part's file in logits/ and run again"
+            )
 
 
 def with_heads(predictions: pa.Table, paths: Sequence[Path], embeddings: Path | None) -> pa.Table:

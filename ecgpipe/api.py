@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ecgpipe import aggregate, arrays, checkpoint, devices, engine, labels, model, tables
+from ecgpipe import aggregate, arrays, checkpoint, devices, engine, finite, labels, model, tables
 from ecgpipe.arrays import Signal
 from ecgpipe.checkpoint import Description
 from ecgpipe.errors import EcgpipeError
@@ -71,8 +71,10 @@ class ECGFM:
         given: Sequence[Label],
         device: torch.device,
         batch_size: int | None,
+        exact: finite.InFloat32 | None = None,
     ) -> None:
         self.network = network
+        self._exact = exact  # the same in float32, where `network` is in half precision
         self.description = description
         self.labels = tuple(given)
         self.device = device
@@ -125,7 +127,10 @@ class ECGFM:
         with devices.claim(device, least) as where:
             dtype = engine.DTYPES[engine.usable(precision, where)]
             network = model.from_tensors(description.architecture, tensors, where, dtype)
-        return cls(network, description, named, where, batch_size)
+        exact = None
+        if dtype != torch.float32:
+            exact = finite.InFloat32(lambda: model.from_tensors(description.architecture, tensors, where), where)
+        return cls(network, description, named, where, batch_size, exact)
 
     def predict(
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = USUAL
@@ -254,7 +259,17 @@ class ECGFM:
         samples = np.repeat(np.array([one.samples for one in prepared], np.int32), counts)  # (segments,)
         engine.check(self.description, Contents({}, len(LEADS), windows.segment_samples, len(segments), {}))
         size = self.batch_size or engine.default_batch_size(self.device, windows.segment_samples)
-        return index, engine.forward(self.network, segments, samples, self.device, size, with_attention)
+        results = engine.forward(self.network, segments, samples, self.device, size, with_attention)
+        exact = self._exact
+
+        def again(rows: np.ndarray) -> engine.Results:
+            assert exact is not None  # noqa: S101
+            return exact(segments[rows], samples[rows], size, with_attention)
+
+        def name(row: int) -> str:
+            return f"segment {index[row][1]} of recording {index[row][0]}"
+
+        return index, finite.settled(results, again if exact else None, name, self.description.uri)
 
 
 def logits_table(

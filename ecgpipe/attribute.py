@@ -143,6 +143,11 @@ def run(args: argparse.Namespace) -> None:
             target = description.labels.index(label)
             seed = xxhash.xxh32_intdigest(record_id.encode())
             explained = explain(network, prepared, target, args.steps, size, seed)
+            if not all(np.isfinite(values).all() for values in explained):
+                logger.warning(
+                    "%s is left out: its attribution to %r has numbers that are not finite", record_id, label
+                )
+                continue
             writer.write_table(_rows(record_id, label, prepared, explained).cast(schema))
             leads.append(per_lead(record_id, label, explained.attribution))
             progress.add(1)

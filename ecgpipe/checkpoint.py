@@ -34,7 +34,7 @@ class Description:
 
     architecture: Architecture
     labels: tuple[str, ...]  # in the order of the outputs; empty without a head
-    uri: str
+    uri: str  # on the hub; of a local file its name, with backend fairseq its path
     revision: str | None
     sha256: str  # of the original file
     random_weights: bool  # the outputs are numbers to look at, not diagnoses
@@ -87,7 +87,9 @@ def run(args: argparse.Namespace) -> None:
         "architecture": asdict(arch),
         "labels": names,
         "source": {
-            "uri": source.uri,
+            # Of a local file its name alone: the description goes wherever the weights go, and the sha256 tells which
+            # it is. fairseq-signals reads the file itself.
+            "uri": source.uri if source.revision or not native else source.path.name,
             "revision": source.revision,
             "sha256": source.sha256,
             "bytes": source.path.stat().st_size,

@@ -318,26 +318,29 @@ def render(
     Returns:
         HTML.
     """
-    paths = all(one.content["config"].get("report", {}).get("paths", True) for one in both)
+    paths = all(nameless.shows_names(one.content) for one in both)
     by_distance = not account["labels"]["both"]
     amounts = pc.fill_null(table["embedding_distance"] if by_distance else pc.abs(table["change"]), -1).to_numpy()
     shown = table.take(np.argsort(-amounts, kind="stable")[:MOST_SHOWN]).to_pylist()
     if not paths:
         names = nameless.names(both[0].records, pa.array([row["record_id"] for row in shown], pa.string()))
         shown = [{**row, "record_id": name} for row, name in zip(shown, names, strict=True)]
-    hidden = ("config.input", "config.outdir", "config.labels", "config.checkpoint", "checkpoint.uri", "inputs")
     gone = only.group_by(["run", "other_status"]).aggregate([("record_id", "count")]).to_pylist()
     return (
         environment()
         .get_template("compare.html.j2")
         .render(
             both=[
-                {"letter": letter, "name": str(one.outdir) if paths else letter, "run": one.content}
+                {
+                    "letter": letter,
+                    "name": str(one.outdir) if paths else letter,
+                    "run": one.content if paths else nameless.without_paths(one.content),
+                }
                 for letter, one in zip("AB", both, strict=True)
             ],
             paths=paths,
             account=account,
-            differences=[row for row in account["differences"] if paths or not row["what"].startswith(hidden)],
+            differences=account["differences"] if paths else pair.differences(*both, paths=False),
             rows=rows,
             histograms={name: [some.tolist() for some in pair] for name, pair in histograms.items()},
             shown=shown,

@@ -5,9 +5,10 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,8 +19,9 @@ from torch import Tensor
 from ecgpipe import model, shards
 from ecgpipe.checkpoint import Description
 from ecgpipe.errors import EcgpipeError
-from ecgpipe.model import Network
+from ecgpipe.model import Network, Output
 from ecgpipe.shards import Contents, Keys
+from ecgpipe.tuning import Tuning, for_device
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +29,14 @@ T = TypeVar("T")
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-# Segments of five seconds at a time. On a CPU what was fastest in benchmarks/forward.py, more leave its caches. A GPU
-# wants many at once; by the arithmetic twice as many are no faster there, though none has been measured.
-BATCH_SIZES = {"cpu": 16, "cuda": 256}
 FIVE_SECONDS = 2500  # samples
 
 # Batches that are read before their turn. A buffer each, and one for the batch being computed and for the one before,
 # whose results may still be on their way.
 AHEAD = 2
+
+# Full batches that are run before one is recorded as a CUDA graph: a call with few segments is over sooner without.
+BEFORE_GRAPH = 2
 
 # Names of what can be set, in glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -118,9 +120,9 @@ def least_bytes(weights: Path) -> int:
 Stream = Iterator[tuple[Keys, Results]]  # batch by batch, in the order of the segments
 
 
-def default_batch_size(device: torch.device, samples: int) -> int:
+def default_batch_size(device: torch.device, samples: int, tuning: Tuning | None = None) -> int:
     """How many segments of so many samples to run at a time: fewer of longer ones, which need more memory."""
-    return max(1, BATCH_SIZES[device.type] * FIVE_SECONDS // max(FIVE_SECONDS, samples))
+    return max(1, (tuning or for_device(device)).batch_size * FIVE_SECONDS // max(FIVE_SECONDS, samples))
 
 
 def run(
@@ -131,6 +133,7 @@ def run(
     batch_size: int,
     with_attention: bool,
     deterministic: bool = False,
+    tuning: Tuning | None = None,
 ) -> Stream:
     """Run the network over all segments of some shards, in order.
 
@@ -142,6 +145,7 @@ def run(
         batch_size: Segments at a time. Where memory runs out they are halved, for this batch and all that follow.
         with_attention: Whether to compute the attention.
         deterministic: Whether to give up rather than to halve: other products round otherwise.
+        tuning: Whether to compile, and to record CUDA graphs. None: as is best on the device.
 
     Yields:
         The keys of a batch, and what the network said of it.
@@ -159,8 +163,9 @@ def run(
             f"inference.batch_size: there is no memory to read {size} segments at a time; give fewer"
         ) from error
     batches = _checked(_ahead(shards.read(paths, buffers)), network.arch.token_samples[1])
-    compute = Halving(network, batch_size, with_attention, deterministic)
-    yield from _on_gpu(compute, batches, device) if on_gpu else _on_cpu(compute, batches)
+    compute = Halving(network, batch_size, with_attention, deterministic, tuning or for_device(device))
+    with closing(batches):  # and what reads ahead with it, also where an error is kept and holds on to all this
+        yield from _on_gpu(compute, batches, device) if on_gpu else _on_cpu(compute, batches)
 
 
 def forward(
@@ -170,6 +175,7 @@ def forward(
     device: torch.device,
     batch_size: int,
     with_attention: bool,
+    tuning: Tuning | None = None,
 ) -> Results:
     """Run the network over segments in memory; they get what `run` gives them.
 
@@ -180,11 +186,12 @@ def forward(
         device: Where the network is.
         batch_size: Segments at a time, as for `run`.
         with_attention: Whether to compute the attention.
+        tuning: As for `run`.
 
     Returns:
         What the network said of them, in their order.
     """
-    compute = Halving(network, batch_size, with_attention, deterministic=False)
+    compute = Halving(network, batch_size, with_attention, False, tuning or for_device(device))
     batches = []
     for first in range(0, len(segments), batch_size):
         signals = torch.from_numpy(segments[first : first + batch_size]).to(device)
@@ -194,12 +201,18 @@ def forward(
 
 
 class Halving:
-    """The network, run on as many segments at a time as memory turned out to allow."""
+    """The network, run on as many segments at a time as memory turned out to allow, in the way that `tuning` says.
 
-    def __init__(self, network: Network, limit: int, with_attention: bool, deterministic: bool) -> None:
-        self.network, self.limit = network, limit
+    Where that way turns out not to be there, a line in the log says so, and `tuning` from then on what is done instead.
+    """
+
+    def __init__(self, network: Network, limit: int, with_attention: bool, deterministic: bool, tuning: Tuning) -> None:
+        self.network, self.limit, self.tuning = network, limit, tuning
         self.with_attention, self.deterministic = with_attention, deterministic
         self.said = ""  # by what ran out of memory last
+        self.seen = 0  # full batches without padding
+        self.compiled: Callable[..., Output] | None = None
+        self.replay: Callable[[Tensor], Output] | None = None  # of a CUDA graph, for `limit` segments
 
     def __call__(self, signals: Tensor, samples: np.ndarray) -> list[Tensor]:
         """Logits, embedding and, where asked for, attention of a batch, on its device."""
@@ -227,7 +240,7 @@ class Halving:
                 if missing:
                     signals = torch.cat([signals, signals.new_zeros(missing, *signals.shape[1:])])
                     samples = np.append(samples, np.full(missing, signals.shape[2], samples.dtype))
-                output = self.network(signals, torch.from_numpy(samples), self.with_attention)
+                output = self._output(signals, samples)
         except (RuntimeError, MemoryError) as error:
             if out_of_memory(error):
                 self.said = str(error).partition("\n")[0]
@@ -236,6 +249,42 @@ class Halving:
         logits = output.logits if output.logits is not None else output.embedding[:, :0]  # (n, 0) without a head
         tensors = [logits, output.embedding, *([output.attention] if output.attention is not None else [])]
         return [tensor[:segments] for tensor in tensors]
+
+    def _output(self, signals: Tensor, samples: np.ndarray) -> Output:
+        """What the network says of `limit` segments.
+
+        Padding is read by Python and differs from batch to batch: such a batch is neither compiled nor recorded.
+        """
+        tokens = self.network.arch.tokens
+        if tokens(int(samples.min())) < tokens(signals.shape[2]):
+            padded: Output = self.network(signals, torch.from_numpy(samples), self.with_attention)
+            return padded
+        self.seen += 1
+        recording = self.tuning.graphs and self.seen > BEFORE_GRAPH
+        try:
+            if recording and self.replay is None:
+                self.replay = captured(self._step, signals)
+            return self.replay(signals) if self.replay is not None else self._step(signals)
+        except Exception as error:
+            if out_of_memory(error) or not (recording or self.tuning.compiled):
+                raise
+            what, self.tuning = (
+                ("CUDA graphs", replace(self.tuning, graphs=False))
+                if recording
+                else ("torch.compile", replace(self.tuning, compiled=False))
+            )
+            self.compiled = self.replay = None
+            logger.warning("going on without %s: %s", what, str(error).partition("\n")[0] or type(error).__name__)
+        return self._output(signals, samples)
+
+    def _step(self, signals: Tensor) -> Output:
+        """The network on segments without padding, compiled where that is wanted."""
+        if self.tuning.compiled and self.compiled is None:
+            self.network(signals[:1], None, self.with_attention)  # what is made once and kept is not to be compiled
+            self.compiled = torch.compile(self.network, dynamic=False)
+        step = self.network if self.compiled is None else self.compiled
+        output: Output = step(signals, None, self.with_attention)
+        return output
 
     def _halve(self, signals: Tensor) -> None:
         tried = self.limit
@@ -249,12 +298,47 @@ class Halving:
                 f"inference.batch_size: {signals.device} has too little memory for {tried} segments at a time, and "
                 f"with inference.deterministic their number is not changed during a run; give {tried // 2} or fewer"
             )
-        self.limit = tried // 2
+        self.limit, self.replay = tried // 2, None
         logger.warning("out of memory with %d segments at a time; going on with %d", tried, self.limit)
         if signals.device.type == "cuda":
             torch.cuda.empty_cache()
         else:
             return_memory()
+
+
+def captured(step: Callable[[Tensor], Output], signals: Tensor) -> Callable[[Tensor], Output]:
+    """A step recorded as a CUDA graph, which launches all its kernels at once: they need no Python in between.
+
+    Args:
+        step: Runs on the current stream and never waits for the GPU. It has run before, so that all is there that is
+            made once, and its memory is known to suffice.
+        signals: A batch of the shape that all will have.
+
+    Returns:
+        A function that does what the step did, on the current stream. Its outputs are the caller's own.
+
+    Raises:
+        RuntimeError: The step cannot be recorded, or not here.
+    """
+    if signals.device.type != "cuda":
+        raise RuntimeError(f"a {signals.device.type} has none")
+    given = signals.clone()
+    usual, aside = torch.cuda.current_stream(signals.device), torch.cuda.Stream(signals.device)  # type: ignore[no-untyped-call]
+    aside.wait_stream(usual)
+    with torch.cuda.stream(aside):
+        step(given)  # once on that stream, where libraries make their working memory
+    graph = torch.cuda.CUDAGraph()
+    # Only this thread is watched for what a graph cannot hold: others may read and write files meanwhile.
+    with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+        made = step(given)
+    usual.wait_stream(aside)
+
+    def replay(signals: Tensor) -> Output:
+        given.copy_(signals)
+        graph.replay()
+        return Output._make(None if tensor is None else tensor.clone() for tensor in made)
+
+    return replay
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -301,7 +385,7 @@ def _results(arrays: list[np.ndarray]) -> Results:
     return Results(logits, embedding, attention[0] if attention else None)
 
 
-def _checked(batches: Iterator[tuple[Keys, Tensor]], least: int) -> Iterator[tuple[Keys, Tensor]]:
+def _checked(batches: Iterator[tuple[Keys, Tensor]], least: int) -> Generator[tuple[Keys, Tensor]]:
     """Refuse segments with too little signal for one token."""
     for keys, signals in batches:
         shortest = int(keys.samples.argmin())

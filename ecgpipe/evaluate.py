@@ -28,6 +28,10 @@ MOST_VALUES = 30
 SAID = ("auroc", "auprc", "sensitivity", "specificity", "brier", "ece")
 
 
+# Said where thresholds, a calibration or heads were fitted: `fitted.refuse_overlap` has seen to it.
+APART = "None of the recordings evaluated here was among those."
+
+
 class Subgroup(NamedTuple):
     """Some of the recordings."""
 
@@ -44,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
     parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
     parser.add_argument("--calibration", type=Path, help="what the predictions were calibrated by, if they were")
+    parser.add_argument(
+        "--heads", type=Path, nargs="*", default=[], help="the heads whose labels are predicted, if any"
+    )
     truth.add_arguments(parser)
     parser.add_argument("--patient", metavar="COLUMN", help="column of the patient, the unit that is resampled")
     parser.add_argument("--split", metavar="COLUMN", help="column that says which recordings to take (default: all)")
@@ -78,11 +85,11 @@ def run(args: argparse.Namespace) -> None:
     calibrated = tables.origin(schema).get("calibration")
     fits = fitted.behind(args.labels, args.calibration, calibrated)
     made = labels.choices(given) + ([calibration.sentence(calibrated)] if calibrated else [])
-    trained = fitted.of_heads(tables.origin(schema).get("heads") or {}, found.names)
+    trained = fitted.of_heads(tables.origin(schema).get("heads") or {}, found.names, args.heads)
     made += [f"{fit.what[0].upper()}{fit.what[1:]} were trained on {fit.on}." for fit in trained]
     fits += trained
     if fits:
-        made.append("None of the recordings evaluated here was among those.")
+        made.append(APART)
         of_patients = found.columns[args.patient] if args.patient else None
         fitted.refuse_overlap(
             fits, found.record_ids, tables.column_of(records, "signal_hash", found.record_ids), of_patients
@@ -321,7 +328,7 @@ def notes(account: Mapping[str, Any]) -> list[str]:
     without, split = counts["truth_without_prediction"], account["split"]
     told = [
         f"{counts['evaluated']:,} recordings evaluated"
-        + (f", those with {split['column']} = {split['value']}; {counts['outside_split']:,} others" if split else "")
+        + (f", those {_of_split(split)}; {counts['outside_split']:,} others" if split else "")
         + f"; {counts['without_truth']:,} predicted without a true label; true labels without a prediction: "
         f"{without['skipped']:,} skipped, {without['failed']:,} failed, {without['not_in_the_run']:,} not in the run."
     ]
@@ -344,13 +351,19 @@ def notes(account: Mapping[str, Any]) -> list[str]:
         told.append(" ".join(account["fitted"]))
     if by["unit"] == "patient":
         alone = f", {by['without_patient']:,} recordings without one each by itself" if by["without_patient"] else ""
-        told.append(f"Intervals by patient ({by['patient_column']}): {by['patients']:,}{alone}.")
+        column = f" ({by['patient_column']})" if by["patient_column"] else ""
+        told.append(f"Intervals by patient{column}: {by['patients']:,}{alone}.")
     else:
         told.append("Intervals take each recording for a patient of its own, as no column of the patient is named.")
     for column, values in account["subgroups"].items():
         if values["unknown"]:
             told.append(f"In no subgroup of {column}, as nothing is known: {values['unknown']:,} recordings.")
     return told
+
+
+def _of_split(split: Mapping[str, Any]) -> str:
+    """Which recordings, in words; a page without names says neither the column nor its value."""
+    return f"with {split['column']} = {split['value']}" if split["column"] else "of the split"
 
 
 def with_interval(row: Mapping[str, Any]) -> str:

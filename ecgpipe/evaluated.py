@@ -1,6 +1,7 @@
 """An evaluation as the report shows it."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -8,34 +9,39 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import evaluate, metrics
+from ecgpipe import evaluate, metrics, nameless
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path, columns: Collection[str] | None = None) -> dict[str, Any]:
     """The numbers of an evaluation.
 
     Args:
         folder: `evaluation/`.
+        columns: Of the inputs' tables, which alone may be named; None for all.
 
     Returns:
-        `account` as the stage wrote it, `notes` on it in sentences, `rows` (of each label and average `name`, `average`
-        and by metric its row of `metrics.parquet`), `bins` of the calibration error, and by column `subgroups`: their
-        `values` and `rows` of the same form, but by value and of AUROC alone.
+        `account` as the stage wrote it, less what it may not name, `hidden`, how many columns of subgroups are left out
+        therefore, `notes` on it in sentences, `rows` (of each label and average `name`, `average` and by metric its row
+        of `metrics.parquet`), `bins` of the calibration error, and by column `subgroups`: their `values` and `rows` of
+        the same form, but by value and of AUROC alone.
     """
     account = json.loads((folder / "account.json").read_text(encoding="utf-8"))
+    asked = len(account["subgroups"])
+    account = account if columns is None else nameless.evaluation(account, columns)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     subgroups: dict[str, dict[str, Any]] = {}
     for row in pq.read_table(folder / "metrics.parquet").to_pylist():
         key = row["label"], row["average"]
         if not row["subgroup"]:
             rows.setdefault(key, {})[row["metric"]] = row
-        elif row["metric"] == "auroc":
+        elif row["metric"] == "auroc" and row["subgroup"] in account["subgroups"]:
             inside = subgroups.setdefault(row["subgroup"], {"values": [], "rows": {}})
             if row["subgroup_value"] not in inside["values"]:
                 inside["values"].append(row["subgroup_value"])
             inside["rows"].setdefault(key, {})[row["subgroup_value"]] = row
     return {
         "account": account,
+        "hidden": asked - len(account["subgroups"]),
         "notes": evaluate.notes(account),
         "rows": _named(rows),
         "bins": metrics.BINS,

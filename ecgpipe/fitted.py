@@ -234,32 +234,41 @@ def behind(csv: Path, calibrated: Path | None, told: Mapping[str, Any] | None) -
     return found
 
 
-def of_heads(told: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> list[Fit]:
+def of_heads(told: Mapping[str, Mapping[str, str]], names: Sequence[str], given: Sequence[Path] = ()) -> list[Fit]:
     """On which recordings the heads were trained whose labels are to be scored.
 
     Args:
         told: What the predictions say of labels that are heads', `heads` of their origin.
         names: The labels to score.
+        given: Files of heads, wherever they lie now: which is which, their content says.
 
     Returns:
         One for each head that has one of them.
 
     Raises:
-        EcgpipeError: A head is gone or another one, or as of `read`.
+        EcgpipeError: A head is not among the files, or as of `read`.
     """
-    files = {told[name]["path"]: told[name]["sha256"] for name in names if name in told}
+    files = {provenance.file_sha256(path): path for path in given if path.is_file()}
+    # Predictions of an older version name the file.
+    written = (Path(told[name]["path"]) for name in names if "path" in told.get(name, {}))
+    files = {provenance.file_sha256(path): path for path in written if path.is_file()} | files
+    labels_of: dict[str, list[str]] = {}
+    for name in names:
+        if name in told:
+            labels_of.setdefault(told[name]["sha256"], []).append(name)
     found = []
-    for path, sha256 in files.items():
-        head = Path(path)
-        if not head.is_file() or provenance.file_sha256(head) != sha256:
+    for sha256, some in labels_of.items():
+        path = files.get(sha256)
+        if path is None:
             raise EcgpipeError(
-                f"heads: {path} is not there any more, or another one than the predictions are of, so that nobody can "
-                "tell which recordings it was trained on; put it back, or run again"
+                f"--heads: the head that predicted {', '.join(map(repr, some))} is not among the files, of which the "
+                f"SHA-256 would be {sha256[:12]}...; give its head.safetensors, or run again with the one that is "
+                "there: it says which recordings it was trained on"
             )
-        made = heads.load(head).facts.get("fitted")
+        made = heads.load(path).facts.get("fitted")
         if made is None:
             raise EcgpipeError(f"heads: {path} does not say which recordings it was trained on; train it anew by probe")
-        found.append(read(head, f"the weights of {path}", made["on"], made["sha256"]))
+        found.append(read(path, f"the weights of {path}", made["on"], made["sha256"]))
     return found
 
 

@@ -155,9 +155,7 @@ def apply(heads: Sequence[Head], embeddings: Sequence[Path], record_ids: pa.Arra
 
 
 def told(paths: Sequence[Path], heads: Sequence[Head]) -> dict[str, dict[str, str]]:
-    """What the metadata of predictions says of labels that are heads', by label."""
+    """What the metadata of predictions says of labels that are heads', by label: the file's hash finds it anywhere."""
     return {
-        name: {"path": str(path), "sha256": file_sha256(path)}
-        for path, head in zip(paths, heads, strict=True)
-        for name in head.labels
+        name: {"sha256": file_sha256(path)} for path, head in zip(paths, heads, strict=True) for name in head.labels
     }

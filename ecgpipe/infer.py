@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe import __version__, checkpoint, devices, engine, model, provenance, shards, tables, upstream
+from ecgpipe import __version__, checkpoint, devices, engine, finite, model, provenance, shards, tables, upstream
 from ecgpipe.atomic import whole
 from ecgpipe.engine import Results
 from ecgpipe.errors import EcgpipeError
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         logger.info("%s in %s on %s, %d threads", description.uri, name, devices.describe(device), args.threads)
         size = args.batch_size or engine.default_batch_size(device, contents.samples)
         with_attention = args.attention is not None
-        network = None
+        network, exact = None, None
         if args.fairseq_python:
             results = upstream.results(
                 args.fairseq_python, description, args.segments, contents, device, size, with_attention, args.threads
@@ -73,6 +73,11 @@ def run(args: argparse.Namespace) -> None:
         else:
             network = model.load(description.architecture, args.weights, device, engine.DTYPES[name])
             results = engine.run(network, args.segments, contents, device, size, with_attention, args.deterministic)
+        if name != "float32":
+            exact = finite.InFloat32(lambda: model.load(description.architecture, args.weights, device), device)
+        results = finite.checked(
+            results, description.uri, lambda rows: shards.signals(args.segments, rows), exact, size
+        )
         progress = Progress(args.logits.stem, contents.segments, "segments")
         write(args, description, contents, name, _counted(results, progress))
         progress.say()
@@ -84,13 +89,14 @@ def run(args: argparse.Namespace) -> None:
             "seconds": round(progress.elapsed_s, 3),
             "device": devices.describe(device),
             "precision": name,
+            "recomputed_segments": exact.segments if exact else 0,
             "threads": args.threads,
             "batch_size": size,
             "backend": description.backend,
             "machine": provenance.machine(),
             "versions": provenance.versions(),
         }
-        del network  # before another job may take the device
+        del network, exact  # before another job may take the device
     with whole(args.timing) as temporary:
         temporary.write_text(json.dumps(timing, indent=2) + "\n")
 

@@ -18,12 +18,14 @@ https://github.com/Jwoo5/fairseq-signals.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
+
+from ecgpipe.tuning import Tuning, for_device
 
 # oneDNN's linear layer, which PyTorch has for what torch.compile makes of a network. PyTorch's usual way takes MKL for
 # float32, slower on AMD's processors, and makes a pass over memory of its own for the GELU.
@@ -138,17 +140,24 @@ class Position(nn.Module):
         super().__init__()
         kernel = arch.position_kernel
         self.conv = nn.Conv1d(arch.width, arch.width, kernel, padding=kernel // 2, groups=arch.position_groups)
+        self.way: Literal["fourier", "direct"] = "fourier"
         self._spectrum: tuple[int, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, width) to the same."""
-        return x + F.gelu(self._by_fourier(x).to(x.dtype))  # (batch, tokens, width)
-
-    def _by_fourier(self, x: Tensor) -> Tensor:
-        """The convolution as a product of spectra, float32: a kernel this wide costs a seventh of the direct way.
+        """(batch, tokens, width) to the same.
 
         An even kernel gives one token too many: the last is dropped, as upstream's SamePad does.
         """
+        positions = self._by_fourier(x).to(x.dtype) if self.way == "fourier" else self._directly(x)
+        return x + F.gelu(positions)  # (batch, tokens, width)
+
+    def _directly(self, x: Tensor) -> Tensor:
+        """The convolution as PyTorch has it, in the type of its weights."""
+        wide: Tensor = self.conv(x.to(self.conv.weight.dtype).transpose(1, 2))[..., : x.shape[1]]
+        return wide.transpose(1, 2).to(x.dtype)  # (batch, tokens, width)
+
+    def _by_fourier(self, x: Tensor) -> Tensor:
+        """The convolution as a product of spectra, float32: on a CPU a seventh of the time for a kernel this wide."""
         batch, tokens, width = x.shape
         conv, groups = self.conv, self.conv.groups
         length = 32 * -(-(tokens + conv.kernel_size[0]) // 32)  # long enough not to wrap around, and quick to transform
@@ -276,12 +285,16 @@ class Network(nn.Module):
 
     def _padding(self, samples: Tensor, x: Tensor) -> Tensor | None:
         """Which tokens of x are padding, (batch, tokens) bool; None where none is."""
-        counts = [self.arch.tokens(count) for count in samples.tolist()]
-        if min(counts) == 0:
+        fewest = self.arch.tokens(int(samples.min()))
+        if fewest == 0:
             raise ValueError(f"a segment needs {self.arch.token_samples[1]} samples of signal for one token")
-        if min(counts) >= x.shape[1]:
-            return None  # so that nothing is masked in vain
-        return torch.arange(x.shape[1], device=x.device) >= torch.tensor(counts, device=x.device)[:, None]
+        if fewest >= x.shape[1]:
+            return None  # so that nothing is masked in vain: no kernel of flash attention takes such a mask
+        counts = torch.tensor([self.arch.tokens(count) for count in samples.tolist()])
+        padding = torch.arange(x.shape[1]) >= counts[:, None]
+        if x.device.type == "cuda":  # from pinned memory, or Python waited here for all that the GPU has to do
+            return padding.pin_memory().to(x.device, non_blocking=True)
+        return padding.to(x.device)
 
     @staticmethod
     def _even(x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -305,6 +318,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     packed: bool = True,
+    tuning: Tuning | None = None,
 ) -> Network:
     """The network with the weights of a `model.safetensors`, ready for inference.
 
@@ -312,14 +326,15 @@ def load(
         arch: What `model.json` says of it.
         weights: The safetensors file that the checkpoint stage wrote; it is mapped, not read as a whole.
         device: Where the weights go.
-        dtype: Of the layers' arithmetic. The first convolution with its norm, the positions, the softmax with its
-            scores where the attention is kept, the mean over the tokens and the head are float32 in any case.
+        dtype: Of the layers' arithmetic. The first convolution with its norm, the positions by spectra, the softmax
+            with its scores where the attention is kept, the mean over the tokens and the head are float32 in any case.
         packed: Whether a CPU's linear layers are laid out for speed; they give no gradients of their inputs then.
+        tuning: Which says how the positions are computed. None: as is best on the device.
 
     Returns:
         The network in evaluation mode, its weights without gradients.
     """
-    return from_tensors(arch, safetensors.torch.load_file(weights, device=str(device)), device, dtype, packed)
+    return from_tensors(arch, safetensors.torch.load_file(weights, device=str(device)), device, dtype, packed, tuning)
 
 
 def from_tensors(
@@ -328,13 +343,16 @@ def from_tensors(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     packed: bool = True,
+    tuning: Tuning | None = None,
 ) -> Network:
     """The same with weights in memory, by the names of `Network`."""
     with torch.device("meta"):
         network = Network(arch)  # no memory is filled with numbers that the weights replace
     network.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=True, assign=True)
     network.eval().requires_grad_(False)
-    for part in (network.convolutions.layers[1:], network.feature_norm, network.project, network.norm, network.layers):
+    network.position.way = (tuning or for_device(device)).position
+    rounded = [network.convolutions.layers[1:], network.feature_norm, network.project, network.norm, network.layers]
+    for part in [*rounded, *([network.position] if network.position.way == "direct" else [])]:
         part.to(dtype)
     for module in network.modules():
         if packed and isinstance(module, Linear):

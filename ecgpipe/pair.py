@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import labels, neighbors, tables
+from ecgpipe import labels, nameless, neighbors, tables
 from ecgpipe.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
@@ -95,17 +95,18 @@ def join(first: Run, second: Run) -> Joined:
     return Joined(first.side.ids.take(pa.array(rows)), (rows, places.drop_null().to_numpy().astype(np.int64)))
 
 
-def differences(first: Run, second: Run) -> list[dict[str, Any]]:
+def differences(first: Run, second: Run, paths: bool = True) -> list[dict[str, Any]]:
     """What the two runs say differently of their making.
 
     Args:
         first: A run.
         second: Another one.
+        paths: Whether what could name a patient may be said.
 
     Returns:
         `what`, `a` and `b` of each, as texts, None where one says nothing.
     """
-    said = [_facts(one) for one in (first, second)]
+    said = [_facts(one, paths) for one in (first, second)]
     names = dict.fromkeys(key for facts in said for key in facts)
     return [
         {"what": name, "a": said[0].get(name), "b": said[1].get(name)}
@@ -114,15 +115,16 @@ def differences(first: Run, second: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _facts(one: Run) -> dict[str, str]:
+def _facts(one: Run, paths: bool) -> dict[str, str]:
     """What a run says of its making, flat, as texts."""
-    content = one.content
+    content = one.content if paths else nameless.without_paths(one.content)
+    origin = one.origin if paths else nameless.only(one.origin, nameless.ORIGIN)
     kept = {key: content.get(key) for key in ("ecgpipe", "code", "checkpoint", "versions", "config")}
     kept["hardware"] = content.get("hardware", {}).get("inference")
     kept["inputs"] = {"sha256": content.get("inputs", {}).get("sha256")}
     kept["precision"] = content.get("precision", {}).get("used")
-    kept["meaning"] = one.origin.get("meaning")
-    kept["preprocess"] = one.origin.get("preprocess")  # of the file that was read, whatever run.json says now
+    kept["meaning"] = origin.get("meaning")
+    kept["preprocess"] = origin.get("preprocess")  # of the file that was read, whatever run.json says now
     flat: dict[str, str] = {}
 
     def put(name: str, value: object) -> None:

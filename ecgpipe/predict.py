@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import aggregate, engine, manifest, preprocess, provenance, shards, tables
+from ecgpipe import aggregate, engine, finite, manifest, preprocess, provenance, shards, tables
 from ecgpipe.api import ECGFM, logits_table
 from ecgpipe.atomic import whole
 from ecgpipe.config import Config
@@ -150,18 +150,22 @@ def predicted(ecgfm: ECGFM, rows: pa.Table, folder: Path, args: argparse.Namespa
     tables.write(shard, rows.set_column(0, "record_id", numbers))
     preprocess.run(argparse.Namespace(**vars(args) | {"shard": shard, "segments": segments, "records": records}))
     account: pd.DataFrame = pq.read_table(records, columns=ACCOUNT).to_pandas()
-    probabilities = _infer(ecgfm, segments).set_index("record_id").drop(columns="n_segments")
+    probabilities = _infer(ecgfm, segments, own_ids.to_pylist()).set_index("record_id").drop(columns="n_segments")
     frame: pd.DataFrame = account.join(probabilities, on="record_id")
     frame["record_id"] = own_ids.to_pandas()
     return frame
 
 
-def _infer(ecgfm: ECGFM, segments: Path) -> pd.DataFrame:
-    """The predictions of the recordings in a shard."""
+def _infer(ecgfm: ECGFM, segments: Path, own_ids: Sequence[str]) -> pd.DataFrame:
+    """The predictions of the recordings in a shard, whose ids there are their numbers; an error says their own."""
     contents = shards.look_at([segments])
     engine.check(ecgfm.description, contents)
     size = ecgfm.batch_size or engine.default_batch_size(ecgfm.device, contents.samples)
-    batches = list(engine.run(ecgfm.network, [segments], contents, ecgfm.device, size, with_attention=False))
+    batches = []
+    for keys, results in engine.run(ecgfm.network, [segments], contents, ecgfm.device, size, with_attention=False):
+        names = [f"segment {n} of {own_ids[int(i)]!r}" for i, n in zip(keys.record_ids, keys.numbers, strict=True)]
+        finite.settled(results, None, names.__getitem__, ecgfm.description.uri)
+        batches.append((keys, results))
     names = [label.name for label in ecgfm.labels]
     table = tables.logits_schema(names).empty_table()
     if batches:

@@ -113,7 +113,6 @@ def run(args: argparse.Namespace) -> None:
         "ecgpipe": __version__,
         "aggregation": "mean",
         "split": {"column": args.split, "patient": args.patient, "seed": args.seed, "recordings": account},
-        "truth": str(table or records[0].parent),
         "truth_sha256": file_sha256(table) if table else None,
         "mapping": mapped,
     }

@@ -39,11 +39,12 @@ MOST_SCANS = 10  # scans of the inputs that are listed, the last ones
 # Of the leads in the page, gzipped: with all else below 25 MB as base64.
 MOST_LEADS_BYTES = 10_000_000
 
-# What of the results the page has a link to, where it is there.
+# The results that the page has a link to. A run may go without the last ones.
 FILES = (
-    *("records", "predictions", "logits", "embeddings", "attention", "umap/umap.parquet", "examples.parquet"),
-    *("attribution", "evaluation", "duplicates.parquet", "manifest/files.parquet", "figures", "run.json"),
+    *("records", "predictions", "logits", "embeddings", "umap/umap.parquet", "examples.parquet"),
+    *("duplicates.parquet", "manifest/files.parquet", "figures", "run.json"),
 )
+OPTIONAL = ("attention", "attribution", "evaluation")
 
 # How the results are read elsewhere. A test runs each in a folder of results.
 SNIPPETS = {
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
     times = timings.of_rules(args.benchmarks) if args.benchmarks else []
     widest = max(summaries, key=lambda summary: summary.spread).name if summaries else None
     facts = {"thresholds": list(thresholds.values()), "colour": widest, "paths": args.paths}
-    evaluation = evaluated.read(args.evaluation) if args.evaluation else None
+    evaluation = evaluated.read(args.evaluation, None if args.paths else columns or []) if args.evaluation else None
     page = (
         environment()
         .get_template("report.html.j2")
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
             summaries=summaries,
             references={label.name: label.reference_share for label in given if label.reference_share is not None},
             calibration=calibration.sentence(content["calibration"]) if content.get("calibration") else None,
-            choices=labels.choices(given),
+            choices=labels.choices(given if args.paths else [nameless.label(label) for label in given]),
             with_threshold=[label.name for label in given if label.threshold is not None],
             n_points=found.n_points,
             map_points=len(found.points["row"]),
@@ -141,7 +142,8 @@ def run(args: argparse.Namespace) -> None:
             attention=bool(sources.attention),
             attributed=args.attribution is not None,
             evaluation=evaluation,
-            folders=[name for name in FILES if (args.output.parent / name).exists()],
+            # Not what is there yet: `figures` may be written after this page.
+            folders=[*FILES, *(name for name in OPTIONAL if getattr(args, name))],
             snippets=SNIPPETS,
             times=times,
             graph=timings.graph(times, {time.rule: counted(time) for time in times}),

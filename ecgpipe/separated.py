@@ -28,9 +28,10 @@ def separator_of(text: str) -> str:
         return next((separator for separator in ";\t" if separator in first), ",")
     cells = {separator: _cells(lines, separator) for separator in SEPARATORS}
     even = [separator for separator in SEPARATORS if len(set(cells[separator])) == 1 and cells[separator][0] > 1]
-    if len(even) > 1 and even[0] == "," and not re.search(r",(?! )", first):
-        even = even[1:]
-    return max(even or SEPARATORS, key=lambda separator: cells[separator][0])
+    possible = even or [separator for separator in SEPARATORS if cells[separator][0] > 1]
+    if len(possible) > 1 and possible[0] == "," and not re.search(r",(?! )", first):
+        possible = possible[1:]
+    return max(possible or SEPARATORS, key=lambda separator: cells[separator][0])
 
 
 def _cells(lines: list[str], separator: str) -> list[int]:

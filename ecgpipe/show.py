@@ -1,4 +1,7 @@
-"""Show any one recording of a finished run, as the report shows those that it holds: a page, or a PNG, PDF or SVG."""
+"""Show any one recording of a finished run, as the report shows those that it holds: a page, or a PNG, PDF or SVG.
+
+Of a run with `report.paths: false` the page and the pictures call recordings by their numbers, as its report does.
+"""
 
 import argparse
 import json
@@ -9,9 +12,23 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgpipe import attribute, checkpoint, devices, engine, labels, model, neighbors, paper, reread, tables, views
+from ecgpipe import (
+    attribute,
+    checkpoint,
+    devices,
+    engine,
+    labels,
+    model,
+    nameless,
+    neighbors,
+    paper,
+    reread,
+    tables,
+    views,
+)
 from ecgpipe.atlas import ACCOUNT, QUALITY
 from ecgpipe.atomic import whole
 from ecgpipe.config import Attribution, Preprocess
@@ -33,13 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outdir", type=Path, default=Path("results"), help="of the run (default %(default)s)")
     parser.add_argument("--output", type=Path, help="a .html, .png, .pdf or .svg (default: RECORD_ID.html, here)")
     parser.add_argument(
-        "--label", nargs="+", default=[], metavar="NAME", help="attribute the recording to these labels"
+        "--label",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="attribute the recording to these labels; the first one is its colour, on the page at first",
     )
     parser.add_argument(
         "--layout", choices=paper.LAYOUTS, default="standard", help="of a picture (default %(default)s)"
     )
     parser.add_argument(
-        "--colour", default="attention", help="of a picture: attention, none, or a label (default %(default)s)"
+        "--colour",
+        help="of a picture: attention, none, or a label (default: the first --label, or else the attention)",
     )
     parser.add_argument("--from-s", type=float, default=0.0, help="where a picture begins (default %(default)s)")
     parser.add_argument("--device", default="auto", help="for --label (default %(default)s)")
@@ -48,12 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Show a recording."""
-    name = re.sub(r"[^\w.-]+", "_", args.record_id).strip("._")
-    output = args.output or Path(f"{name or 'recording'}.html")
-    if output.suffix not in FORMATS:
-        raise EcgpipeError(f"--output: {output} ends in {output.suffix or 'nothing'!r}; give {', '.join(FORMATS)}")
     outdir, record_id = args.outdir, args.record_id
-    settings = json.loads(_there(outdir / "run.json").read_text(encoding="utf-8"))["config"]
+    if args.output and args.output.suffix not in FORMATS:
+        ending = args.output.suffix or "nothing"
+        raise EcgpipeError(f"--output: {args.output} ends in {ending!r}; give {', '.join(FORMATS)}")
+    content = json.loads(_there(outdir / "run.json").read_text(encoding="utf-8"))
+    settings, paths = content["config"], nameless.shows_names(content)
     description = checkpoint.describe(outdir / "checkpoint/model.json")
     if args.label:
         checkpoint.refuse_foreign(description)
@@ -61,32 +83,43 @@ def run(args: argparse.Namespace) -> None:
     account = reread.rows(sources.records, [record_id]).get(record_id)
     if account is None:
         raise EcgpipeError(f"RECORD_ID: {record_id!r} is no recording of {outdir}; {outdir / 'records'} has their ids")
-    shown = views.read([record_id], sources)[record_id]
+    name = record_id if paths else nameless.names(sources.records, pa.array([record_id]))[0]
+    file = re.sub(r"[^\w.-]+", "_", name).strip("._") or "recording"
+    output = args.output or Path(f"{file}.html")
+    shown = views.read([record_id], sources, paths)[record_id]
     if account["status"] != "ok":
-        shown["note"] = f"This recording was {account['status']}: {account['reason']}. {shown['note'] or ''}"
+        reason = account["reason"] if paths else nameless.general(account["reason"])
+        shown["note"] = f"This recording was {account['status']}: {reason}. {shown['note'] or ''}"
     if args.label and shown["view"]:
         made = attributions(args, settings, description, sources, account)
-        shown = views.read([record_id], sources._replace(attribution=None), more={record_id: made})[record_id]
+        shown = views.read([record_id], sources._replace(attribution=None), paths, {record_id: made})[record_id]
     if output.suffix == ".html":
-        content = described(outdir, settings, description, account, shown)
+        facts = described(outdir, settings, description, sources, account, paths)
+        opens = args.label[0] if args.label else None
         page = (
             environment()
             .get_template("show.html.j2")
-            .render(name=record_id, random=description.random_weights, data=pack(content))
+            .render(
+                name=name,
+                random=description.random_weights,
+                data=pack({"name": name, "why": [], **facts, **shown, "label": opens}),
+            )
         )
         with whole(output) as temporary:
             temporary.write_text(page, encoding="utf-8")
     elif not shown["view"]:
         raise EcgpipeError(f"RECORD_ID: {record_id!r} cannot be drawn: {shown['note']}")
     else:
-        colours = ["none", "attention", *(given["label"] for given in shown["view"]["attributions"])]
-        if args.colour not in colours:
-            raise EcgpipeError(f"--colour: {args.colour!r} is not there; give one of {', '.join(colours)}, or --label")
+        attention = ["attention"] if shown["view"]["attention"] is not None else []
+        colours = ["none", *attention, *(given["label"] for given in shown["view"]["attributions"])]
+        colour = args.colour or [*args.label, *attention, "none"][0]
+        if colour not in colours:
+            raise EcgpipeError(f"--colour: {colour!r} is not there; give one of {', '.join(colours)}, or --label")
         if not 0 <= args.from_s < shown["view"]["seconds"]:
             raise EcgpipeError(f"--from-s: {args.from_s:g} s is not within the {shown['view']['seconds']:g} s drawn")
         with mpl.rc_context(paper.STYLE):
-            figure = paper.draw(shown["view"], record_id, args.layout, args.colour, args.from_s)
-            if description.random_weights and args.colour != "none":
+            figure = paper.draw(shown["view"], name, args.layout, colour, args.from_s)
+            if description.random_weights and colour != "none":
                 paper.warn_of_random_weights(figure)
             paper.save(figure, output)
     logger.info("%s", output)
@@ -156,10 +189,23 @@ def described(
     outdir: Path,
     settings: dict[str, Any],
     description: checkpoint.Description,
+    sources: views.Sources,
     account: dict[str, Any],
-    shown: dict[str, Any],
+    paths: bool,
 ) -> dict[str, Any]:
-    """What the page's viewer shows of the recording."""
+    """What the page says beside a recording's leads: `probabilities`, `facts`, `neighbors`.
+
+    Args:
+        outdir: Of the run.
+        settings: `config` of its run.json.
+        description: Of its checkpoint.
+        sources: Where its recordings come from.
+        account: The recording's row of the records.
+        paths: Whether recordings and files may be named.
+
+    Returns:
+        For the page's viewer.
+    """
     record_id = account["record_id"]
     predictions = tables.of_run(outdir, "predictions")
     row = reread.rows(predictions, [record_id]).get(record_id, {})
@@ -172,14 +218,17 @@ def described(
     ]
     [alike] = neighbors.nearest(tables.of_run(outdir, "embeddings"), [record_id], NEIGHBORS)
     own = [name for name in account if name not in tables.RECORDS.names]
+    if not paths:
+        wanted = (settings.get("report") or {}).get("columns") or []
+        own = [name for name in own if name in wanted]
+        account = {**account, "reason": account["reason"] and nameless.general(account["reason"]), "path": None}
+        called = nameless.names(sources.records, pa.array([name for name, _ in alike], pa.string()))
+        alike = [(name, similarity) for name, (_, similarity) in zip(called, alike, strict=True)]
     facts = [(name, fact(account[name])) for name in (*ACCOUNT, "path", *QUALITY, *own)]
     return {
-        "name": record_id,
-        "why": [],
         "probabilities": sorted(probabilities, key=lambda one: -one["probability"]),
         "facts": [pair for pair in facts if pair[1]],
         "neighbors": [{"name": name, "row": None, "similarity": similarity} for name, similarity in alike],
-        **shown,
     }
 
 

@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> None:
     timings = [json.loads(path.read_text()) for path in tables.numbered(args.timings, "part", args.parts, "json")]
     drift = json.loads(args.drift.read_text()) if args.drift else None
     used = Counter(t["precision"] for t in timings)
+    recomputed = sum(t.get("recomputed_segments", 0) for t in timings)  # older ones do not say
     seconds, segments = sum(t["seconds"] for t in timings), sum(t["segments"] for t in timings)
     predictions = tables.numbered(args.predictions, "part", args.parts)
     made_by = {
@@ -102,10 +103,6 @@ def run(args: argparse.Namespace) -> None:
         "parts": len(predictions),
         "counts": {**counts, "files": manifest["files"], "other_files": manifest["files"]["ignored"]},
         "reasons": reasons,
-        "warnings": warnings(counts)
-        + label_warnings(description.labels)
-        + precision_warnings(used, drift)
-        + older_versions(made_by),
         "other_files": manifest["ignored"],
         "layouts": manifest["layouts"],
         "checkpoint": {
@@ -121,11 +118,17 @@ def run(args: argparse.Namespace) -> None:
             "segments_per_s": round(segments / seconds, 3) if seconds else None,
         },
         "calibration": tables.origin(pq.read_schema(predictions[0])).get("calibration"),
-        "precision": {"used": next(iter(used)) if len(used) == 1 else sorted(used), "drift": drift},
+        "precision": {
+            "used": next(iter(used)) if len(used) == 1 else sorted(used),
+            "parts": used,
+            "recomputed_segments": recomputed,
+            "drift": drift,
+        },
         "hardware": {"inference": sorted({t["device"] for t in timings}), "machines": machines(timings)},
         "versions": versions(timings),
         "config": args.settings,
     }
+    content["warnings"] = warnings_of(content)
     write_json(args.output, content)
     for line in closing_lines(content):
         logger.info("%s", line)
@@ -216,7 +219,28 @@ def versions(timings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {name: ", ".join(dict.fromkeys(numbers)) for name, numbers in said.items()}
 
 
-def warnings(counts: dict[str, Any]) -> list[str]:
+def warnings_of(content: Mapping[str, Any]) -> list[str]:
+    """What a person should look at, in words, all made from what else run.json says: pages without names do the same.
+
+    Args:
+        content: Of run.json. One that an older version wrote does not say how many parts were inferred in which
+            precision.
+
+    Returns:
+        Sentences; none where there is nothing.
+    """
+    precision = content["precision"]
+    return (
+        warnings(content.get("counts") or {})
+        + label_warnings(content["checkpoint"].get("labels") or [])
+        + precision_warnings(
+            precision.get("parts") or {}, precision.get("drift"), precision.get("recomputed_segments", 0)
+        )
+        + older_versions(content.get("made_by") or {})
+    )
+
+
+def warnings(counts: Mapping[str, Any]) -> list[str]:
     """What a person should look at, in words.
 
     Args:
@@ -225,8 +249,8 @@ def warnings(counts: dict[str, Any]) -> list[str]:
     Returns:
         Sentences; none where there is nothing.
     """
-    said = {name: (f"{counts[name]:,}", "recording" if counts[name] == 1 else "recordings") for name in WORDS}
-    return [f"{' '.join(said[name])} {words}" for name, words in WORDS.items() if counts[name]]
+    said = {name: f"{n:,} recording{'' if n == 1 else 's'}" for name in WORDS if (n := counts.get(name))}
+    return [f"{said[name]} {words}" for name, words in WORDS.items() if name in said]
 
 
 def label_warnings(names: Sequence[str]) -> list[str]:
@@ -259,12 +283,13 @@ def _versions(schemas: Iterable[pa.Schema]) -> Counter[str]:
     return Counter(tables.origin(schema)["version"] for schema in schemas)
 
 
-def precision_warnings(used: Mapping[str, int], drift: dict[str, Any] | None) -> list[str]:
+def precision_warnings(used: Mapping[str, int], drift: dict[str, Any] | None, recomputed: int = 0) -> list[str]:
     """What a person should know of the precision, in words.
 
     Args:
         used: How many parts were inferred in each.
         drift: What the precision stage found; None where float32 was certain.
+        recomputed: Segments that were computed in float32 because half precision gave numbers that are not finite.
 
     Returns:
         Sentences; none where the precision is the chosen one and within its bound.
@@ -291,6 +316,12 @@ def precision_warnings(used: Mapping[str, int], drift: dict[str, Any] | None) ->
         for name, n in sorted(used.items())
         if name != chosen
     ]
+    if recomputed:
+        are = "segment was" if recomputed == 1 else "segments were"
+        said.append(
+            f"{recomputed:,} {are} computed in float32, because half precision gave numbers that are not finite "
+            "(timing/)"
+        )
     return said
 
 

@@ -77,11 +77,12 @@ def opened(
             process.communicate()
 
 
-def original(description: Description) -> Path:
+def original(description: Description, given: str | None = None) -> Path:
     """The .pt file that a run's checkpoint was converted from.
 
     Args:
         description: The run's `checkpoint/model.json`.
+        given: Where the run's settings say that it is.
 
     Returns:
         Its path: the local one, or where the hub's client keeps it, which fetches it again if it is not there.
@@ -93,6 +94,8 @@ def original(description: Description) -> Path:
     if uri.startswith("hf://") and description.revision:
         where = hub.hub_file(uri)
         uri = f"hf://{where.repo}@{description.revision}/{where.file}"
+    elif given:
+        uri = given
     return hub.fetch(uri, description.sha256).path
 
 

@@ -107,7 +107,7 @@ def _run_against(args: argparse.Namespace) -> None:
         raise EcgpipeError(
             f"--outdir: the numbers of {outdir} are fairseq-signals' own (inference.backend): nothing to do"
         )
-    source = upstream.original(description)
+    source = upstream.original(description, summary["config"].get("checkpoint"))
     if args.answers:
         drawn = against.read(args.sample)
         about, theirs = against.answers(args.answers)

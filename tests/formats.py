@@ -205,6 +205,24 @@ def scp(path: Path, signal: np.ndarray, rate: int) -> Step:
     return 1e-3
 
 
+def cardiosoft(path: Path, signal: np.ndarray, rate: int) -> Step:
+    """GE CardioSoft."""
+    vendor_files.cardiosoft_xml(path.with_suffix(".xml"), ordered(signal, MIMIC), rate, MIMIC)
+    return 5e-3
+
+
+def mortara(path: Path, signal: np.ndarray, rate: int) -> Step:
+    """Mortara ELI."""
+    vendor_files.mortara_xml(path.with_suffix(".xml"), ordered(signal, MIMIC), rate, MIMIC)
+    return 2.5e-3
+
+
+def ishne(path: Path, signal: np.ndarray, rate: int) -> Step:
+    """An ISHNE Holter of twelve leads."""
+    vendor_files.ishne(path.with_suffix(".ecg"), ordered(signal, MIMIC), rate, MIMIC)
+    return 1e-3
+
+
 WRITERS: dict[str, Writer] = {
     **{f"wfdb {kind}": wfdb_of(kind) for kind in ("16", "24", "32", "80", "212")},
     "wfdb in three files": in_three_files,
@@ -222,4 +240,7 @@ WRITERS: dict[str, Writer] = {
     "sierra": sierra,
     "aecg": aecg,
     "scp": scp,
+    "cardiosoft": cardiosoft,
+    "mortara": mortara,
+    "ishne": ishne,
 }

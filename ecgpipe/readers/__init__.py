@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from ecgpipe.readers.filling import without_filling
 from ecgpipe.readers.leads import spelled
 from ecgpipe.readers.recording import LEADS, MIXED, MOST_VALUES, Assumed, Content, Recording, UnreadableError
 
@@ -25,6 +26,7 @@ __all__ = [
     "contents",
     "read",
     "spelled",
+    "without_filling",
 ]
 
 
@@ -50,6 +52,10 @@ FORMATS = {
     "sierra-xml": Format("ecgdatakit", "ecgdatakit", "vendor"),
     "hl7-aecg": Format("ecgdatakit", "ecgdatakit", "vendor"),
     "scp-ecg": Format("ecgdatakit", "ecgdatakit", "vendor"),
+    "cardiosoft-xml": Format("cardiosoft", "ecgdatakit", "vendor"),
+    "mortara-xml": Format("ecgdatakit", "ecgdatakit", "vendor"),
+    "kardia-json": Format("ecgdatakit", "ecgdatakit", "vendor"),
+    "ishne": Format("ishne"),
 }
 
 
@@ -63,7 +69,7 @@ def read(path: Path, format_name: str, assumed: Assumed, row: int | None = None)
         row: Which recording of a file that holds many.
 
     Returns:
-        The recording, its leads named as the file names them.
+        The recording without what fills up its ends (`without_filling`), its leads named as the file names them.
 
     Raises:
         UnreadableError: The file is not what it seemed to be, does not say enough, or its package is not installed.
@@ -74,7 +80,7 @@ def read(path: Path, format_name: str, assumed: Assumed, row: int | None = None)
         raise UnreadableError(f"a file is not there ({Path(error.filename or path).name})") from error
     except PermissionError as error:
         raise UnreadableError(f"no permission to read a file ({Path(error.filename or path).name})") from error
-    return recording
+    return without_filling(recording)
 
 
 def contents(path: Path, format_name: str) -> list[Content] | None:

@@ -1,13 +1,12 @@
 """CSV files of one recording: a row per sample, a column per lead, and perhaps one of times."""
 
-import csv
 import re
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
 
-from ecgpipe.readers import columns
+from ecgpipe.readers import columns, detect
 from ecgpipe.readers.files import brief, read_bytes, size_of
 from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, assumed_leads
 from ecgpipe.separated import separator_of
@@ -18,6 +17,9 @@ _MOST_BYTES = 256_000_000
 # The names of some thousand columns find room.
 _HEAD_BYTES = 100_000
 
+# Of the lines below the names, which may be empty.
+_MOST_EMPTY = 10
+
 _CELL = re.compile(r"[-+]?(?:\d+[.,]?\d*|[.,]\d+)(?:[eE][-+]?\d+)?|nan|", re.IGNORECASE)
 _MISSING = ["", "nan", "NaN", "NAN", "NA", "N/A", "null", "NULL", "-"]
 
@@ -26,24 +28,33 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     """Read a CSV file; see `readers.read`.
 
     Separated by commas, semicolons (then a decimal comma is understood) or tabs. A file without a line of names takes
-    them from `assumed`, which may name a column of times among the leads.
+    them from `assumed`, which may name a column of times among the leads. Before the names there may be a preamble, and
+    below them a line of units.
     """
     size = size_of(path)
     if size > _MOST_BYTES:
         raise UnreadableError(f"too long to read at once ({size} bytes of CSV)")
     head = read_bytes(path, 0, _HEAD_BYTES)
     encoding, text = _text(head)
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = separator_of(text)
-    cells = next(csv.reader([first], delimiter=separator), [])
-    named = not all(_CELL.fullmatch(cell.strip()) for cell in cells)
+    line, cells = detect.csv_names(text)
+    named = not all(_CELL.fullmatch(cell) for cell in cells)
     names = cells if named else _assumed(len(cells), assumed)
+    lines = detect.LINE_END.split(text)
+    values = line
+    if named:
+        names, values = _with_units(names, lines, line + 1)
     chosen = columns.wanted(names)
-    comma = separator != "," and re.search(r"\d,\d", text) is not None
+    separator = separator_of("\n".join(lines[line:]))
+    comma = separator != "," and re.search(r"\d,\d", "\n".join(lines[values:])) is not None
     try:
         table = pyarrow.csv.read_csv(
             path,
-            pyarrow.csv.ReadOptions(use_threads=False, encoding=encoding, column_names=None if named else names),
+            pyarrow.csv.ReadOptions(
+                use_threads=False,
+                encoding=encoding,
+                column_names=names,
+                skip_rows=values,
+            ),
             pyarrow.csv.ParseOptions(delimiter=separator),
             pyarrow.csv.ConvertOptions(
                 include_columns=chosen,
@@ -58,6 +69,24 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     except (pa.ArrowException, OSError, UnicodeError) as error:
         raise UnreadableError(f"not a readable CSV file ({brief(error)})") from error
     return columns.recording(table, None, None, assumed)
+
+
+def _with_units(names: list[str], lines: list[str], start: int) -> tuple[list[str], int]:
+    """The names with the units that stand in a line of their own below, and which line the values begin at.
+
+    Args:
+        names: Of the columns.
+        lines: Of the file.
+        start: The line after the one of names.
+    """
+    filled = [number for number in range(start, min(start + _MOST_EMPTY, len(lines))) if lines[number].strip()]
+    if len(filled) < 2:
+        return names, start
+    units, values = (detect.csv_cells(lines[number]) for number in filled[:2])
+    is_units = len(units) == len(values) == len(names) and detect.are_values(values)
+    if not is_units or any(unit and detect.are_values([unit]) for unit in units):
+        return names, start
+    return [columns.with_unit(name, unit) for name, unit in zip(names, units, strict=True)], filled[0] + 1
 
 
 def _assumed(count: int, assumed: Assumed) -> list[str]:

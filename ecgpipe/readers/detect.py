@@ -1,6 +1,9 @@
 """Which format a file has, by its first bytes."""
 
+import csv
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import PurePath
 
 from ecgpipe.readers.leads import spelled
@@ -27,7 +30,20 @@ SUFFIXES = {
     ".scp": "scp-ecg",
 }
 
+# A CSV file's lines end as pyarrow takes them to, which knows no others.
+LINE_END = re.compile(r"\r\n|\n|\r")
+_COMMENTS = ("#", "%", "//")
+_PREAMBLE_LINES = 200
+_PLAIN_NUMBER = re.compile(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?")
+# What stands in a cell below a name: a number, nothing, or a time.
+_VALUE = re.compile(r"[-+]?[\d.,]+(?:e[-+]?\d+)?|nan||\[?[\d:.,/ TZ+-]+\]?", re.IGNORECASE)
+
 _XML_ROOTS = {"restingecg": "muse-xml", "restingecgdata": "sierra-xml", "annotatedecg": "hl7-aecg"}
+_XML_ROOTS |= {"cardiologyxml": "cardiosoft-xml"}
+# A root that is called ECG alone is anybody's: Mortara's has its times as attributes, its leads as <CHANNEL>.
+_ELI = re.compile(r"<ECG\s[^>]*\bACQUISITION_TIME|<CHANNEL\s[^>]*\bUNITS_PER_MV")
+# What AliveCor's recordings state before their samples, and hardly any other JSON does.
+_KARDIA = re.compile(r'"recordedAt"\s*:.*"(?:algorithmDetermination|amplitudeResolution)"\s*:', re.DOTALL)
 _ROOT = re.compile(r"<(?:[\w.-]+:)?([A-Za-z_][\w.-]*)")
 # What stands before a root, also where the head ends within it.
 _NO_ROOT = re.compile(r"<\?.*?(?:\?>|$)|<!--.*?(?:-->|$)|<!DOCTYPE[^\[>]*(?:\[.*?(?:\]|$))?\s*(?:>|$)", re.DOTALL)
@@ -67,10 +83,63 @@ def what_else(name: PurePath, head: bytes) -> str:
 
 
 def csv_columns(head: bytes) -> list[str]:
-    """The names in the first line of a CSV file; numbers, as text, where it has no names."""
-    text = _text(head) or ""
-    line = next((line for line in text.splitlines() if line.strip()), "")
-    return [name.strip().strip('"') for name in line.split(separator_of(text))]
+    """The names in a CSV file's line of names; numbers, as text, where it has no names."""
+    return csv_names(_text(head) or "")[1]
+
+
+def csv_names(text: str) -> tuple[int, list[str]]:
+    """Find the line of a CSV file that names its columns.
+
+    It is the first one that holds something and is no comment, unless a later one names several leads and is followed
+    by one of as many numbers: recorders put a preamble before it. Of comments the last may be the line of names, as
+    NumPy writes it.
+
+    Args:
+        text: The file, or its beginning.
+
+    Returns:
+        The line's number, from 0, and its cells; of a file without names the cells of its first numbers.
+    """
+    lines = LINE_END.split(text)
+    filled = [number for number, line in enumerate(lines) if line.strip()]
+    plain = [number for number in filled if not lines[number].lstrip().startswith(_COMMENTS)] or filled
+    if not plain:
+        return 0, [""]
+    first, cells = plain[0], csv_cells(lines[plain[0]], lines[plain[1]] if len(plain) > 1 else "")
+    if _names_lead(cells):
+        return first, cells
+    if are_values(cells):
+        before = filled.index(first) - 1
+        names = csv_cells(lines[filled[before]].lstrip("#%/ ")) if before >= 0 else []
+        return (filled[before], names) if _names_lead(names) and len(names) == len(cells) else (first, cells)
+    for number, following in pairwise(plain[:_PREAMBLE_LINES]):
+        names = csv_cells(lines[number], lines[following])
+        if _names_lead(names, 2):
+            values = csv_cells(lines[following])
+            if len(values) == len(names) and are_values(values):
+                return number, names
+    return first, cells
+
+
+def csv_cells(line: str, following: str = "") -> list[str]:
+    """What a line's separators separate, without quotes around it. They may show only by the line that follows."""
+    separator = separator_of(f"{line}\n{following}\n")
+    if '"' in line:
+        line = next(csv.reader([line], delimiter=separator), [""])  # type: ignore[assignment]
+    return [cell.strip().strip("\"'") for cell in (line.split(separator) if isinstance(line, str) else line)]
+
+
+def are_values(cells: Sequence[str]) -> bool:
+    """Whether these are numbers and times, some of which may be missing."""
+    return any(map(str.strip, cells)) and all(map(_VALUE.fullmatch, cells))
+
+
+def _names_lead(cells: Sequence[str], least: int = 1) -> bool:
+    """Whether a limb lead is among several names: chest leads alone are also what R calls nameless columns."""
+    if len(cells) < 2:
+        return False
+    leads = set(spelled(cells)) & set(LEADS)
+    return len(leads) >= least and bool(leads & set(LEADS[:6]))
 
 
 def _by_content(head: bytes) -> str | None:
@@ -82,6 +151,8 @@ def _by_content(head: bytes) -> str | None:
         return "numpy"
     if any(head[at : at + 8] == b"\x89HDF\r\n\x1a\n" for at in (0, 512, 1024, 2048)):
         return "hdf5"
+    if head.startswith(b"ISHNE1.0"):
+        return "ishne"
     if head.startswith((b"0       ", b"\xffBIOSEMI")) and len(head) >= 256:
         return "edf"
     if head[128:132] == b"DICM":
@@ -92,21 +163,27 @@ def _by_content(head: bytes) -> str | None:
     if text is None:
         return None
     if text.lstrip().startswith("<"):
-        return _XML_ROOTS.get((_xml_root(text) or "").lower())
+        root = _xml_root(text)
+        if root == "ECG" and _ELI.search(text):
+            return "mortara-xml"
+        return _XML_ROOTS.get((root or "").lower())
+    if text.lstrip().startswith("{"):
+        return "kardia-json" if _KARDIA.search(text) else None
     return "csv" if _is_signal_csv(head) else None
 
 
 def _is_signal_csv(head: bytes) -> bool:
-    """A line of names among which a limb lead is, or of numbers alone, as many as leads are recorded, and no `path`.
+    """A line of names among which a limb lead is, or of numbers, as many as leads are recorded, and no `path`.
 
-    A chest lead alone is not enough: V1, V2 and so on is what R calls nameless columns.
+    Half of the numbers may be missing, as where chest electrodes were not attached.
     """
     names = csv_columns(head)
     if "path" in names:
         return False
-    if set(spelled(names)) & set(LEADS[:6]) and len(names) > 1:
+    if _names_lead(names):
         return True
-    return len(names) in (8, 12, 13) and all(re.fullmatch(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?", name) for name in names)
+    filled = [name for name in names if name]
+    return len(names) in (8, 12, 13) and 2 * len(filled) >= len(names) and all(map(_PLAIN_NUMBER.fullmatch, filled))
 
 
 def _xml_root(text: str) -> str | None:

@@ -22,12 +22,7 @@ from ecgpipe.readers.files import brief, size_of
 from ecgpipe.readers.leads import spelled
 from ecgpipe.readers.recording import LEADS, MOST_VALUES, Assumed, Recording, UnreadableError, check_size, in_mv
 
-_ECG = (
-    uid.TwelveLeadECGWaveformStorage,
-    uid.GeneralECGWaveformStorage,
-    uid.AmbulatoryECGWaveformStorage,
-    uid.General32bitECGWaveformStorage,
-)
+_OTHER_KIND = "a DICOM file of another kind than ECG"
 
 # So much of a file is looked at to learn what it is. The meta information takes a few hundred bytes.
 _HEAD_BYTES = 65_536
@@ -67,9 +62,7 @@ def _dataset(path: Path) -> Dataset:
     size_of(path)
     with path.open("rb") as file:
         meta = _meta(file.read(_HEAD_BYTES))
-        stored = meta.get("MediaStorageSOPClassUID")
-        if stored and stored not in _ECG:
-            raise UnreadableError(f"a DICOM file of another kind than ECG ({uid.UID(stored).name})")
+        _refuse_class(meta.get("MediaStorageSOPClassUID"))
         # 16 bits each, and some room for what else there is. An image without its class is not read to find out.
         most = 2 * MOST_VALUES + 10_000_000
         size = os.fstat(file.fileno()).st_size
@@ -80,11 +73,24 @@ def _dataset(path: Path) -> Dataset:
     tags = ["SOPClassUID", "WaveformSequence", "SpecificCharacterSet"]
     dataset = pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=tags)
     kind = dataset.get("SOPClassUID")
-    if kind is not None and kind not in _ECG:
-        raise UnreadableError(f"a DICOM file of another kind than ECG ({kind.name})")
-    if not dataset.get("WaveformSequence"):
+    _refuse_class(kind)
+    groups = dataset.get("WaveformSequence")
+    if not groups:
         raise UnreadableError("the DICOM file has no waveforms")
+    # Catheter laboratories store twelve leads as a hemodynamic or an electrophysiological waveform. What is none of
+    # an ECG's classes and has no lead either is pressure, breath or sound.
+    if kind and "ECG" not in uid.UID(kind).name and not any(map(_leads, groups)):
+        raise UnreadableError(f"{_OTHER_KIND} ({uid.UID(kind).name})")
     return dataset
+
+
+def _refuse_class(kind: str | None) -> None:
+    """Refuse a file by its class where that is one of the standard's and none of waveforms."""
+    if not kind:
+        return
+    what = uid.UID(kind)
+    if what.name != what and "Waveform" not in what.name:  # of an unknown class the name is its number
+        raise UnreadableError(f"{_OTHER_KIND} ({what.name})")
 
 
 def _meta(head: bytes) -> Dataset:
@@ -109,16 +115,26 @@ def _recording(dataset: Dataset, assumed: Assumed) -> Recording:
     if len(channels) != len(raw):
         raise UnreadableError(f"the DICOM file does not describe each channel ({len(channels)} of {len(raw)})")
     names = [_name(channel, n) for n, channel in enumerate(channels)]
-    signal = np.empty(raw.shape)
+    signal, limits = np.empty(raw.shape), np.empty((len(raw), 2))
+    extremes = np.array([np.iinfo(raw.dtype).min, np.iinfo(raw.dtype).max], np.float64)
     for n, channel in enumerate(channels):
         signal[n] = _scaled(raw[n], channel, names[n])
-    padding = _padding(group, raw.dtype)
-    stripped = 0
+        limits[n] = np.sort(_scaled(extremes, channel, names[n]))  # a sensitivity may be negative
+    padding = _padding(group, raw)
     if padding is not None:
         signal[raw == padding] = np.nan
-        signal, stripped = _without_padding(signal)
-    signal, unit = in_mv(signal, [_unit(channel) or assumed.unit for channel in channels])
-    return Recording(signal, rate, tuple(names), unit, stripped / rate if rate > 0 else 0.0)
+    units = [_unit(channel) or assumed.unit for channel in channels]
+    kept = _leads_alone(names, units)
+    names, units = [names[n] for n in kept], [units[n] for n in kept]
+    signal, unit = in_mv(signal[kept], units)
+    return Recording(signal, rate, tuple(names), unit, limits=in_mv(limits[kept], units)[0])
+
+
+def _leads_alone(names: list[str], units: list[str | None]) -> list[int]:
+    """The leads of the twelve and what shares a unit with one: pressure would leave them without a common unit."""
+    is_lead = [name in LEADS for name in spelled(names)]
+    lead_units = {unit for unit, wanted in zip(units, is_lead, strict=True) if wanted}
+    return [n for n, unit in enumerate(units) if is_lead[n] or not lead_units or unit in lead_units]
 
 
 def _rhythm(groups: list[Dataset]) -> int:
@@ -227,19 +243,15 @@ def _name(channel: Dataset, number: int) -> str:
     return meaning or value or label or f"channel {number + 1}"
 
 
-def _padding(group: Dataset, dtype: np.dtype) -> np.generic | None:
-    """The stored value that stands for no sample."""
+def _padding(group: Dataset, raw: np.ndarray) -> np.generic | None:
+    """The stored value that stands for no sample: one that the file states, and beyond all others that it has.
+
+    C# ECG Toolkit states 0 in every file, which is also what a lead has where the ECG crosses the baseline. Of such a
+    value a stretch at an end alone is padding, which `readers.filling` looks for.
+    """
     value = group.get("WaveformPaddingValue")
-    if not isinstance(value, bytes) or len(value) < dtype.itemsize:
+    if not isinstance(value, bytes) or len(value) < raw.dtype.itemsize:
         return None
-    found: np.generic = np.frombuffer(value, dtype, 1)[0]
-    return found
-
-
-def _without_padding(signal: np.ndarray) -> tuple[np.ndarray, int]:
-    """The signal without the samples at both ends that no lead has, and how many these were."""
-    kept = np.flatnonzero(~np.isnan(signal).all(axis=0))
-    if len(kept) == 0:
-        return signal, 0
-    start, stop = kept[0], kept[-1] + 1
-    return signal[:, start:stop], int(signal.shape[1] - (stop - start))
+    found: np.generic = np.frombuffer(value, raw.dtype, 1)[0]
+    others = raw[raw != found]
+    return found if others.size == 0 or found < others.min() or found > others.max() else None

@@ -1,4 +1,6 @@
-"""Vendors' files: GE MUSE XML, Philips Sierra XML, HL7 aECG and SCP-ECG, decoded by the ecgdatakit package.
+"""Vendors' files, decoded by the ecgdatakit package.
+
+GE MUSE XML, Philips Sierra XML, HL7 aECG, SCP-ECG, Mortara ELI XML and AliveCor's Kardia JSON.
 
 What ecgdatakit reads past with a warning, or without one, is judged here: a recording is whole, in its true rate and on
 one time axis, or it is refused with the reason.
@@ -6,8 +8,10 @@ one time axis, or it is refused with the reason.
 
 import base64
 import codecs
+import contextlib
 import math
 import re
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -19,8 +23,10 @@ import numpy as np
 from ecgdatakit.models import ECGRecord, Lead
 from ecgdatakit.parsing.helpers.xml import parse_xml_root
 from ecgdatakit.parsing.parser import Parser
+from ecgdatakit.parsing.parsers.alivecor_kardia import AliveCorKardiaParser
 from ecgdatakit.parsing.parsers.ge_muse_xml import GEMuseXMLParser
 from ecgdatakit.parsing.parsers.hl7_aecg import HL7aECGParser
+from ecgdatakit.parsing.parsers.mortara_el250 import MortaraEL250Parser
 from ecgdatakit.parsing.parsers.scp_ecg import SCPECGParser
 from ecgdatakit.parsing.parsers.sierra_xml import SierraXMLParser
 
@@ -31,8 +37,11 @@ from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError
 
 # Elements and attributes of an XML file; real ones have some thousands.
 _MOST_MARKS = 200_000
-# In these a declaration can be found by its bytes. ecgdatakit reads no multi-byte one but UTF-8 and UTF-16.
-_ENCODINGS = re.compile(r"utf-?(?:8|16)(?:-sig|-[bl]e)?|ascii|iso8859-\d+|cp125\d")
+# Of one byte each, and ASCII below 128: what a declaration may be believed of bytes that are no UTF-8.
+_ENCODINGS = re.compile(r"ascii|iso8859-\d+|cp125\d")
+# As ecgdatakit finds a declaration, so that it never gets to see another encoding than the one that is meant here.
+_DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>")
+_DECLARED = re.compile(r"encoding\s*=\s*[\"']([^\"']*)")
 
 # The leads that XLI stores as residuals of the first two; sierra-ecg-tools, DecodedLead.cs.
 _XLI_RESIDUALS = {"III", "aVR", "aVL", "aVF"}
@@ -47,6 +56,7 @@ _REFUSED = {
     "rhythm series found": "the file holds several rhythm series",
     "sequence sets in the rhythm series": "the rhythm series is in several pieces",
     "is non-zero for": "the file states an offset of its samples whose meaning is not documented",
+    "leads are stored": "the file does not have as many leads as it states",
 }
 
 
@@ -75,13 +85,21 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         head = file.read(HEAD_BYTES)
         found = _FORMATS.get(format_of(path, head) or "")
         if found is None:
-            raise UnreadableError("no MUSE XML, Sierra XML, aECG or SCP-ECG file")
+            raise UnreadableError("no vendor's file of a known format")
         name, parser, most_bytes, exact_rate = found
         data = head + file.read(most_bytes)
     if len(data) > most_bytes:
         raise UnreadableError(f"too large for its format (over {most_bytes} bytes of {name})")
-    rate = exact_rate(_root(data, name)) if exact_rate else None
-    record = _record(path, name, parser())
+    rate = None
+    with contextlib.ExitStack() as stack:
+        source = path
+        if exact_rate:
+            content, is_as_declared = _in_utf_8(data, name)
+            rate = exact_rate(_root(content, name))
+            if not is_as_declared:
+                source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ecgpipe-xml-")), path.name)
+                source.write_bytes(content)
+        record = _record(source, name, parser())
     keys = [
         (lead.sampling_rate, len(lead.samples), int(lead.annotations.get("start_sample", 1))) for lead in record.leads
     ]
@@ -94,32 +112,62 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     # A unit that the file states and nobody knows is not for the settings to replace.
     units = [lead.resolution_unit or lead.adc_resolution_unit or assumed.unit for lead in leads]
     signal, unit = in_mv(signal, units)
-    rate = rate or _scp_rate(record) or float(leads[0].sampling_rate)
+    rate = rate or _scp_rate(record) or _kardia_rate(record) or float(leads[0].sampling_rate)
     samples = signal.shape[1]
     if unit == "mV":
         signal = _without_mark(signal, labels, rate)
     return Recording(signal, rate, tuple(labels), unit, (samples - signal.shape[1]) / rate)
 
 
+def _in_utf_8(data: bytes, name: str) -> tuple[bytes, bool]:
+    """XML in UTF-8, in whatever encoding it declares itself to be.
+
+    Its numbers and names of leads are ASCII, so that no letter beyond it matters. Programs that remove patients' names
+    often leave UTF-8 that still declares itself to be UTF-16.
+
+    Args:
+        data: The file.
+        name: Of its format.
+
+    Returns:
+        The XML, which says nothing else than UTF-8 or an encoding of one byte that has ASCII in it; and whether the
+        file declares the encoding that it has, which ecgdatakit takes it to be in.
+
+    Raises:
+        UnreadableError: It is broken UTF-16.
+    """
+    marks = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
+    wide = marks.get(data[:2])
+    try:
+        text = data.decode(wide or "utf-8").removeprefix("\ufeff")
+        is_text = True
+    except UnicodeDecodeError as error:
+        if wide:
+            raise _unreadable(name, error) from error
+        text, is_text = data.decode("latin-1"), False
+    declaration = _DECLARATION.match(text)
+    declared = _DECLARED.search(declaration[0]) if declaration else None
+    try:
+        stated = codecs.lookup(declared[1][:40]).name if declared else wide or "utf-8"
+    except (LookupError, ValueError):
+        stated = ""
+    if not wide and (_ENCODINGS.fullmatch(stated) or (is_text and stated == "utf-8")):
+        return data, True
+    content = text[declaration.end() if declaration else 0 :].encode("utf-8", errors="replace")
+    return content, stated in (wide, "utf-16") if wide else False
+
+
+def xml_root(data: bytes, name: str) -> Element:
+    """The root of XML in any encoding, after a look at what would take the parsers' time or memory."""
+    return _root(_in_utf_8(data, name)[0], name)
+
+
 def _root(data: bytes, name: str) -> Element:
-    """The XML's root, after a look at what would take the parsers' time or memory."""
-    # UTF-16 has a zero beside each of these characters; the other encodings that are read here have none.
-    plain = data.replace(b"\0", b"")
-    if re.search(rb"<!(?:ENTITY|ATTLIST)", plain):
+    """The root of XML in UTF-8, after a look at what would take the parsers' time or memory."""
+    if re.search(rb"<!(?:ENTITY|ATTLIST)", data):
         raise UnreadableError("the XML declares entities or attributes of its own, which none of these formats has")
-    if plain.count(b"<") + plain.count(b"=") > _MOST_MARKS:
+    if data.count(b"<") + data.count(b"=") > _MOST_MARKS:
         raise UnreadableError(f"more elements than an ECG has (over {_MOST_MARKS})")
-    start = plain.find(b"<?xml", 0, HEAD_BYTES)
-    end = plain.find(b"?>", start, start + HEAD_BYTES)
-    if start >= 0:
-        declared = re.search(rb"encoding\s{0,9}=\s{0,9}[\"']([\w.-]{1,40})", plain[start:end] if end > 0 else b"")
-        encoding = declared[1].decode("ascii", errors="replace") if declared else "utf-8"
-        try:
-            known = _ENCODINGS.fullmatch(codecs.lookup(encoding).name)
-        except LookupError:
-            known = None
-        if end < 0 or known is None:
-            raise UnreadableError(f"the XML is in an encoding that is not read ({encoding})")
     try:
         return parse_xml_root(data)
     except Exception as error:  # expat's, defusedxml's and ecgdatakit's own
@@ -267,6 +315,24 @@ def _sierra_rate(root: Element) -> float | None:
     return rate
 
 
+def _eli_rate(root: Element) -> float | None:
+    """SAMPLE_FREQ of the <CHANNEL>s of a Mortara file, with a look at their scales.
+
+    ecgdatakit takes a scale that is no positive number for none at all, which the settings could then replace.
+    """
+    channels = root.findall("CHANNEL")
+    for channel in channels:
+        scale = channel.get("UNITS_PER_MV", "").strip()
+        if scale and (_number(scale) or 0) <= 0:
+            raise UnreadableError(
+                f"a lead's scale is no positive number ({channel.get('NAME', '')[:20]}: {scale[:20]})"
+            )
+    rates = {_number(channel.get("SAMPLE_FREQ")) for channel in channels}
+    if len(rates) > 1:
+        raise UnreadableError(f"the leads differ in sampling rate ({', '.join(map(str, rates))})")
+    return next(iter(rates), None)
+
+
 def _xli_fits(data: bytes, samples: int) -> bool:
     """Whether each lead's chunk unpacks to two bytes a sample; 10 bits can stand for 768 bytes."""
     at = 0
@@ -309,6 +375,17 @@ def _scp_rate(record: ECGRecord) -> float | None:
     return float(nearest) if nearest and abs(1e6 / nearest - interval) <= 0.5 else 1e6 / interval
 
 
+def _kardia_rate(record: ECGRecord) -> float | None:
+    """`frequency` of a Kardia recording, with a look at its scale, of which the same holds as of Mortara's."""
+    stated = record.raw_metadata.get("raw")
+    if record.source_format != "alivecor_kardia" or not isinstance(stated, dict):
+        return None
+    scale = stated.get("amplitudeResolution")
+    if scale is not None and (_number(str(scale)) or 0) <= 0:
+        raise UnreadableError(f"a lead's scale is no positive number (amplitudeResolution {str(scale)[:20]})")
+    return _number(str(stated["frequency"]))
+
+
 def _rate(rate: float) -> float:
     """A rate that decimal fractions have moved off a whole number by less than one in a hundred thousand, put back."""
     return float(round(rate)) if abs(rate - round(rate)) < 1e-5 * abs(rate) else rate
@@ -339,4 +416,7 @@ _FORMATS: dict[str, _Format] = {
     "hl7-aecg": _Format("HL7 aECG", HL7aECGParser, 24_000_000, _aecg_rate),
     # A lead's bytes are counted in 16 bits, so that twelve never take more than 0.8 MB; it is decoded bit by bit.
     "scp-ecg": _Format("SCP-ECG", SCPECGParser, 1_000_000, None),
+    "mortara-xml": _Format("Mortara ELI XML", MortaraEL250Parser, 24_000_000, _eli_rate),
+    # Thirty seconds of six leads, twice (raw and filtered), take 0.6 MB.
+    "kardia-json": _Format("Kardia JSON", AliveCorKardiaParser, 24_000_000, None),
 }

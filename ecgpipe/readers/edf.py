@@ -8,6 +8,7 @@ dropping samples and by leaving them unscaled: so the header is checked here fir
 
 import math
 import os
+import re
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -25,7 +26,10 @@ _BDF = b"\xffBIOSEMI"
 _SAMPLE_BYTES = {"EDF": 2, "BDF": 3}
 
 # An annotation, and BioSemi's triggers, are no signal.
-_NO_SIGNALS = ("edf annotations", "bdf annotations", "status")
+_ANNOTATIONS = ("edf annotations", "bdf annotations")
+_NO_SIGNALS = (*_ANNOTATIONS, "status")
+# A record's annotations begin with when it does, in seconds: EDF+ 2.2.2 and 2.2.4.
+_ONSET = re.compile(rb"([+-]\d{1,15}(?:\.\d{0,15})?)\x14\x14")
 
 # At which byte of a channel's header, times the number of channels, the samples in a record begin.
 _SAMPLES_AT = 16 + 80 + 8 + 8 + 8 + 8 + 8 + 80
@@ -38,6 +42,7 @@ class _Layout(NamedTuple):
     channels: int
     records: int
     record_s: float
+    samples: list[int]  # of each channel in a record
     size: int  # of header and records, in bytes
 
 
@@ -52,7 +57,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         row: None, since a file is one recording.
 
     Raises:
-        UnreadableError: It is cut or its header makes no sense, it has gaps (EDF+D), or its leads differ in rate.
+        UnreadableError: It is cut or its header makes no sense, there are gaps in it, or its leads differ in rate.
     """
     try:
         size_of(path)
@@ -83,8 +88,6 @@ def _layout(header: bytes, file_bytes: int) -> _Layout:
     channels = len(header) // _HEADER_BYTES - 1
     if _number(header[184:192], "header size", whole=True) != _HEADER_BYTES * (channels + 1) or len(header) % 256:
         raise UnreadableError("the EDF header's size does not fit its number of channels")
-    if header[192:197] in (b"EDF+D", b"BDF+D"):
-        raise UnreadableError("the EDF+ file has gaps (EDF+D), so what is on both sides of one is not one recording")
     records = _number(header[236:244], "number of records", whole=True)
     record_s = _number(header[244:252], "record duration")
     at = _HEADER_BYTES + _SAMPLES_AT * channels
@@ -100,10 +103,45 @@ def _layout(header: bytes, file_bytes: int) -> _Layout:
     if file_bytes - size >= record_bytes:
         raise UnreadableError(f"the EDF file is longer than its header says ({file_bytes}, not {size} bytes)")
     check_size(channels, int(records) * math.ceil(sum(samples) / channels))
-    return _Layout(kind, channels, int(records), record_s, size)
+    return _Layout(kind, channels, int(records), record_s, [int(number) for number in samples], size)
+
+
+def _refuse_gaps(content: bytes, layout: _Layout) -> None:
+    """Refuse a file whose records do not follow one another; many recorders write EDF+D whether they do or not.
+
+    Raises:
+        UnreadableError: There is a gap of half a sample or more, or the file does not say when each record begins.
+    """
+    if content[192:197] not in (b"EDF+D", b"BDF+D"):
+        return
+    labels = [
+        content[start : start + 16].strip().lower().decode("latin-1")
+        for start in range(_HEADER_BYTES, _HEADER_BYTES + 16 * layout.channels, 16)
+    ]
+    first = next((n for n, label in enumerate(labels) if label in _ANNOTATIONS), None)
+    if first is None:
+        raise UnreadableError("the EDF+D file does not say when its records begin (it has no annotations)")
+    each = _SAMPLE_BYTES[layout.kind]
+    before, size = each * sum(layout.samples[:first]), each * layout.samples[first]
+    start, record_bytes = _HEADER_BYTES * (layout.channels + 1) + before, each * sum(layout.samples)
+    onsets = np.empty(layout.records)
+    for record in range(layout.records):
+        at = start + record * record_bytes
+        match = _ONSET.match(content[at : at + size])
+        if match is None:
+            raise UnreadableError(f"the EDF+D file does not say when its records begin (record {record + 1})")
+        onsets[record] = float(match[1])
+    expected = onsets[0] + layout.record_s * np.arange(layout.records)
+    gaps = np.flatnonzero(np.abs(onsets - expected) >= 0.5 * layout.record_s / max(layout.samples))
+    if len(gaps):
+        raise UnreadableError(
+            "the EDF+ file has gaps (EDF+D), so what is on both sides of one is not one recording "
+            f"(record {gaps[0] + 1} begins at {onsets[gaps[0]]:g} s, not {expected[gaps[0]]:g} s)"
+        )
 
 
 def _recording(content: bytes, layout: _Layout, assumed: Assumed) -> Recording:
+    _refuse_gaps(content, layout)
     header = content[: _HEADER_BYTES * (layout.channels + 1)]
     read_content = edfio.read_bdf if layout.kind == "BDF" else edfio.read_edf
     with warnings.catch_warnings(action="ignore"):
@@ -130,10 +168,13 @@ def _recording(content: bytes, layout: _Layout, assumed: Assumed) -> Recording:
         if signal.samples_per_data_record == samples and (not leads or is_lead[n] or units[n] in lead_units)
     ]
     values = np.empty((len(chosen), samples * layout.records))  # (leads, samples)
+    limits = np.empty((len(chosen), 2))
     for at, n in enumerate(chosen):
-        values[at] = _scaled(signals[n], names[n])
-    values, unit = in_mv(values, [units[n] for n in chosen])
-    return Recording(values, samples / layout.record_s, tuple(names[n] for n in chosen), unit)
+        values[at], limits[at] = _scaled(signals[n], names[n])
+    chosen_units = [units[n] for n in chosen]
+    values, unit = in_mv(values, chosen_units)
+    limits, _ = in_mv(limits, chosen_units)
+    return Recording(values, samples / layout.record_s, tuple(names[n] for n in chosen), unit, limits=limits)
 
 
 def _buffer(content: bytes, layout: _Layout) -> bytes:
@@ -141,8 +182,8 @@ def _buffer(content: bytes, layout: _Layout) -> bytes:
     return content[:236] + f"{layout.records:<8}".encode() + content[244:]
 
 
-def _scaled(signal: edfio.EdfSignal | edfio.BdfSignal, name: str) -> np.ndarray:
-    """The samples of a channel in its unit, (samples,), by its digital and physical range."""
+def _scaled(signal: edfio.EdfSignal | edfio.BdfSignal, name: str) -> tuple[np.ndarray, tuple[float, float]]:
+    """The samples of a channel in its unit, (samples,), by its digital and physical range; and the latter in order."""
     try:
         physical, digital = signal.physical_range, signal.digital_range
     except ValueError as error:
@@ -150,7 +191,8 @@ def _scaled(signal: edfio.EdfSignal | edfio.BdfSignal, name: str) -> np.ndarray:
     if not digital.min < digital.max or physical.min == physical.max or not all(map(math.isfinite, physical)):
         raise UnreadableError(f"a channel's range in the EDF header is empty ({name})")
     scaled: np.ndarray = signal.data
-    return scaled
+    rounding = 1e-9 * abs(physical.max - physical.min)  # a step of 24 bits is 60 times as large
+    return scaled, (min(physical) + rounding, max(physical) - rounding)
 
 
 def _number(field: bytes, what: str, whole: bool = False) -> float:

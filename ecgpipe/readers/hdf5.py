@@ -34,6 +34,7 @@ from ecgpipe.readers.recording import (
     UnreadableError,
     check_size,
     from_array,
+    recording_axes,
 )
 
 _P = ParamSpec("_P")
@@ -75,12 +76,13 @@ class _Source(NamedTuple):
     """An open file and the array of it that is read."""
 
     file: h5py.File
-    array: h5py.Dataset  # (n, samples, 12), (n, leads, samples), ... or, of a single recording, two axes
+    array: h5py.Dataset
+    shape: tuple[int, ...]  # (n, samples, 12), (n, leads, samples), ... or, of a single recording, two axes
     beside: dict[str, h5py.Dataset]  # the file's datasets by name, from its root and from the array's group
 
     @property
     def many(self) -> bool:
-        return len(self.array.shape) == 3
+        return len(self.shape) == 3
 
 
 def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
@@ -207,7 +209,7 @@ def _serve(descriptor: int, most_bytes: int) -> None:
 def _read(path: Path, assumed: Assumed, row: int | None) -> Recording:
     with _reasons():
         source = _opened(path)
-        n = source.array.shape[0] if source.many else 1
+        n = source.shape[0] if source.many else 1
         if row is None and n > 1:
             raise UnreadableError(f"the HDF5 file holds many recordings and none was asked for ({n})")
         row = row or 0
@@ -215,19 +217,14 @@ def _read(path: Path, assumed: Assumed, row: int | None) -> Recording:
             raise UnreadableError(f"the HDF5 file has no such row ({row} of {n})")
         stated_rate = _rate(source, row)
         leads, unit = _leads(source), _unit(source)
-        code = _is_code(source)
-        if code:
+        if _is_code(source):
             stated_rate, leads = stated_rate or CODE_RATE, leads or CODE_LEADS
-        shape = source.array.shape[-2:]
+        shape = source.shape[-2:]
         axis = _lead_axis(shape, leads or assumed.leads)
         check_size(*shape)
         signal = _row(source, row) if source.many else _row(source, None)
         signal = signal.T if axis == 1 else signal  # (leads, samples)
-        stripped = 0
-        if code:
-            signal, stripped = _without_padding(signal)
-        recording = from_array(signal, stated_rate, leads, unit, assumed)
-        return recording._replace(stripped_s=stripped / recording.sample_rate)
+        return from_array(signal, stated_rate, leads, unit, assumed)
 
 
 def _contents(path: Path) -> list[Content] | None:
@@ -236,7 +233,7 @@ def _contents(path: Path) -> list[Content] | None:
         with source.file:
             if not source.many:
                 return None
-            n = source.array.shape[0]
+            n = source.shape[0]
             ids = _ids(source, n)
             # CODE-15%'s parts end in a row that is no exam.
             if _is_code(source) and ids and ids[-1] == "0" and not _row(source, n - 1).any():
@@ -248,11 +245,12 @@ def _read_matlab(path: Path, assumed: Assumed) -> Recording:
     with _reasons():
         source = _open(path, "feats")
         with source.file:
-            if source.many:
+            shape = [source.array.shape[axis] for axis in recording_axes(source.array.shape, many=False)]
+            if len(shape) != 2:
                 raise UnreadableError(f"the MATLAB array is no matrix ({source.array.name} {source.array.shape})")
-            check_size(*source.array.shape)
+            check_size(*shape)
             leads = LEADS if source.array.name == "/feats" else _leads(source)
-            return from_array(_row(source, None).T, _rate(source, 0), leads, None, assumed)
+            return from_array(source.array[()].reshape(shape).T, _rate(source, 0), leads, None, assumed)
 
 
 @contextlib.contextmanager
@@ -295,8 +293,9 @@ def _open(path: Path, preferred: str | None = None) -> _Source:
     try:
         datasets, outside = _datasets(file)
         array = _array(datasets, outside, preferred)
-        if array.shape[0] > _MOST_RECORDINGS and array.ndim == 3:
-            raise UnreadableError(f"the HDF5 file declares more recordings than are read of one ({array.shape[0]})")
+        shape = _shape(array)
+        if len(shape) == 3 and shape[0] > _MOST_RECORDINGS:
+            raise UnreadableError(f"the HDF5 file declares more recordings than are read of one ({shape[0]})")
         if array.size * array.dtype.itemsize > _MOST_SPARSE * array.id.get_storage_size():
             raise UnreadableError(f"the HDF5 array is empty or almost (shape {array.shape})")
         beside = {name.lower(): dataset for name, dataset in datasets.items()}
@@ -304,7 +303,7 @@ def _open(path: Path, preferred: str | None = None) -> _Source:
             posixpath.relpath(name, posixpath.dirname(array.name[1:]) or ".").lower(): dataset
             for name, dataset in datasets.items()
         }
-        return _Source(file, array, beside)
+        return _Source(file, array, shape, beside)
     except BaseException:
         file.close()
         raise
@@ -347,10 +346,10 @@ def _array(datasets: dict[str, h5py.Dataset], outside: list[str], preferred: str
         return datasets[preferred]
     numbers = {name: dataset for name, dataset in datasets.items() if dataset.size and _is_numbers(dataset)}
     for axes in (3, 2):
-        found = {name: dataset for name, dataset in numbers.items() if dataset.ndim == axes}
+        found = {name: dataset for name, dataset in numbers.items() if len(_shape(dataset)) == axes}
         if axes == 2:
             # Scalars and strings of MATLAB have two axes too, as have columns of labels.
-            found = {name: dataset for name, dataset in found.items() if min(dataset.shape) > 1}
+            found = {name: dataset for name, dataset in found.items() if min(_shape(dataset)) > 1}
         if len(found) > 1:
             shapes = ", ".join(f"{name} {dataset.shape}" for name, dataset in sorted(found.items())[:10])
             raise UnreadableError(f"the HDF5 file has several arrays that can be the signal ({shapes})")
@@ -369,11 +368,16 @@ def _is_numbers(dataset: h5py.Dataset) -> bool:
         return False
 
 
+def _shape(array: h5py.Dataset) -> tuple[int, ...]:
+    """Of an array without the axes that say nothing; as it is where two or three are left, or more."""
+    return tuple(array.shape[axis] for axis in recording_axes(array.shape))
+
+
 def _row(source: _Source, row: int | None) -> np.ndarray:
-    """A row of the array, or all of it."""
-    check_size(*source.array.shape[-2:])
+    """A row of the array, or all of it, (leads, samples) or (samples, leads)."""
+    check_size(*source.shape[-2:])
     values: np.ndarray = source.array[()] if row is None else source.array[row]
-    return values
+    return values.reshape(source.shape[-2:])
 
 
 def _is_code(source: _Source) -> bool:
@@ -382,23 +386,11 @@ def _is_code(source: _Source) -> bool:
     return (
         source.many
         and source.array.name == "/tracings"
-        and source.array.shape[2] == len(CODE_LEADS)
+        and source.shape[2] == len(CODE_LEADS)
         and ids is not None
         and ids.name == "/exam_id"
-        and ids.shape == source.array.shape[:1]
+        and ids.shape == source.shape[:1]
     )
-
-
-def _without_padding(signal: np.ndarray) -> tuple[np.ndarray, int]:
-    """The signal without the samples at both ends that are zero in all leads, and how many these were.
-
-    As fairseq-signals does it (scripts/preprocess/ecg/code_15_signals.py), which leaves a signal of zeros as it is.
-    """
-    kept = np.flatnonzero(signal.any(axis=0))
-    if len(kept) == 0:
-        return signal, 0
-    start, stop = kept[0], kept[-1] + 1
-    return signal[:, start:stop], int(signal.shape[1] - (stop - start))
 
 
 def _lead_axis(shape: tuple[int, int], leads: tuple[str, ...] | None) -> int:
@@ -444,7 +436,7 @@ def _rate(source: _Source, row: int) -> float | None:
             numbers = np.ravel(value).astype(np.float64)
         except ValueError as error:
             raise UnreadableError(f"the HDF5 file's sample rate is no number ({str(value)[:40]!r})") from error
-        if source.many and numbers.size == source.array.shape[0]:
+        if source.many and numbers.size == source.shape[0]:
             numbers = numbers[row : row + 1]
         # What MATLAB keeps of an empty array are zeros.
         if numbers.size == 0 or not numbers.any():

@@ -1,12 +1,15 @@
-"""MATLAB files: fairseq-signals' layout, `feats` (12, samples) and a sample rate, or one plain array with its rate.
+"""MATLAB files: fairseq-signals' layout, `feats` (12, samples) and a sample rate, or one array with its rate.
 
 Upstream: scripts/preprocess/ecg of https://github.com/Jwoo5/fairseq-signals, whose README fixes the order of the rows.
 """
 
 import io
+import math
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.io
@@ -21,7 +24,10 @@ from ecgpipe.readers.recording import (
     check_size,
     from_array,
     rate_of,
+    recording_axes,
 )
+
+_Listed = dict[str, tuple[tuple[int, ...], str]]  # by name: an array's shape, and the kind of its values
 
 # Whatever their capitals. `feats` is at the current rate, which differs from the original one in fairseq-signals'
 # `preprocessed` folder.
@@ -29,6 +35,8 @@ _RATES = ("fs", "sample_rate", "sampling_rate", "curr_sample_rate", "org_sample_
 
 # Which one is the ECG where a file has several arrays that could be, whatever its capitals.
 _ARRAYS = ("val", "ecg", "data", "signal")
+
+_DEEPEST = 3  # structs within one another that are looked into
 
 _NUMERIC = {"double", "single"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
@@ -62,19 +70,53 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         raise
     except Exception as error:  # scipy and zlib raise many kinds on a broken file
         raise UnreadableError(f"not a readable MATLAB file ({brief(error)})") from error
+    structs = [name for name, (shape, kind) in listed.items() if kind == "struct" and math.prod(shape) == 1]
+    if structs and "feats" not in listed and not _fitting(listed, assumed):
+        return _of_struct(plain, structs, listed, assumed)
     name = "feats" if "feats" in listed else _choose(listed, assumed)
     shape, kind = listed[name]
-    if kind not in _NUMERIC or len(shape) != 2:
+    plain_shape = [shape[axis] for axis in recording_axes(shape, many=False)]
+    if kind not in _NUMERIC or len(plain_shape) != 2:
         raise UnreadableError(f"the array is not (leads, samples) of numbers ({kind} of shape {shape})")
-    check_size(*shape)
+    check_size(*plain_shape)
     rates = [name for name, (shape, kind) in listed.items() if kind in _NUMERIC and shape == (1, 1)]
     rates = [name for name in rates if name.lower() in _RATES]
-    try:
-        content = scipy.io.loadmat(io.BytesIO(plain), variable_names=(name, *rates))
-    except Exception as error:
-        raise UnreadableError(f"not a readable MATLAB file ({brief(error)})") from error
+    content = _loaded(plain, (name, *rates))
     rate = _rate({name.lower(): rate_of(content.get(name)) for name in rates})
     return from_array(content.get(name), rate, LEADS if name == "feats" else None, None, assumed)
+
+
+def _loaded(plain: bytes, names: Sequence[str]) -> dict[str, Any]:
+    """Some variables of a file, as scipy has them."""
+    try:
+        content: dict[str, Any] = scipy.io.loadmat(io.BytesIO(plain), variable_names=names)
+    except Exception as error:
+        raise UnreadableError(f"not a readable MATLAB file ({brief(error)})") from error
+    return content
+
+
+def _of_struct(plain: bytes, structs: Sequence[str], listed: _Listed, assumed: Assumed) -> Recording:
+    """The recording of a file whose structs have it, as CPSC 2018 was published: `ECG` with sex, age and data."""
+    content = _loaded(plain, structs)
+    fields = dict(field for name in structs for field in _fields(name, content.get(name), _DEEPEST))
+    shapes = {name: (array.shape, "double") for name, array in fields.items()}
+    name = _choose(shapes | {name: found for name, found in listed.items() if name not in structs}, assumed)
+    check_size(1, fields[name].size)
+    stated = {name.rpartition(".")[2].lower(): rate_of(array) for name, array in fields.items() if array.size == 1}
+    rate = _rate({name: stated[name] for name in _RATES if name in stated})
+    return from_array(fields[name], rate, None, None, assumed)
+
+
+def _fields(name: str, value: object, depth: int) -> Iterator[tuple[str, np.ndarray]]:
+    """The numeric arrays in a struct and in the structs that are its fields, named with dots between."""
+    if not isinstance(value, np.ndarray):
+        return
+    if value.dtype.names is None:
+        if value.dtype.kind in "iuf":
+            yield name, value
+    elif value.size == 1 and depth:
+        for field in value.dtype.names:
+            yield from _fields(f"{name}.{field}", value.reshape(-1)[0][field], depth - 1)
 
 
 def _plain(data: bytes) -> dict[str, np.ndarray] | None:
@@ -120,15 +162,21 @@ def _part(data: bytes, at: int) -> tuple[int, int, int, int]:
     return kind, at + 8, size, at + 8 + -(-size // 8) * 8
 
 
-def _choose(listed: dict[str, tuple[tuple[int, ...], str]], assumed: Assumed) -> str:
-    """The one array that can be an ECG by its shape."""
+def _fitting(listed: _Listed, assumed: Assumed) -> list[str]:
+    """The arrays that can be an ECG by their shape."""
     counts = {8, 12} if assumed.leads is None else {len(assumed.leads)}
-    fitting = [
-        name
-        for name, (shape, kind) in listed.items()
-        if kind in _NUMERIC and len(shape) == 2 and min(shape) > 0 and not counts.isdisjoint(shape)
-    ]
-    named = [name for name in fitting if name.lower() in _ARRAYS]
+    fitting = []
+    for name, (whole, kind) in listed.items():
+        shape = [whole[axis] for axis in recording_axes(whole, many=False)]
+        if kind in _NUMERIC and len(shape) == 2 and min(shape) > 0 and not counts.isdisjoint(shape):
+            fitting.append(name)
+    return fitting
+
+
+def _choose(listed: _Listed, assumed: Assumed) -> str:
+    """The one array that can be an ECG by its shape."""
+    fitting = _fitting(listed, assumed)
+    named = [name for name in fitting if name.rpartition(".")[2].lower() in _ARRAYS]
     if len(fitting) == 1 or len(named) == 1:
         return (named or fitting)[0]
     names = ", ".join(listed)[:200] or "nothing"

@@ -1,6 +1,7 @@
 """NumPy files: a bare array in .npy, or `signal`, `sample_rate`, `leads` and `unit` in .npz. Never with pickles.
 
-A .npy of three axes holds many recordings: (recordings, leads, samples) or (recordings, samples, leads).
+A .npy of three axes holds many recordings: (recordings, leads, samples) or (recordings, samples, leads). An axis of
+length 1 more, wherever it is, says nothing.
 """
 
 import math
@@ -12,7 +13,16 @@ from typing import IO
 import numpy as np
 
 from ecgpipe.readers.files import brief, read_bytes
-from ecgpipe.readers.recording import Assumed, Content, Recording, UnreadableError, check_size, from_array, rate_of
+from ecgpipe.readers.recording import (
+    Assumed,
+    Content,
+    Recording,
+    UnreadableError,
+    check_size,
+    from_array,
+    rate_of,
+    recording_axes,
+)
 
 _NPZ = b"PK\x03\x04"
 
@@ -68,7 +78,8 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         # In this mode it takes no pickles, and no array that is larger than the file.
         with np.errstate(over="ignore"):  # of a shape that is too large by far
-            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array.reshape([array.shape[axis] for axis in recording_axes(array.shape)])
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # numpy raises many kinds on a broken file
@@ -102,10 +113,11 @@ def _member(archive: zipfile.ZipFile, name: str, most_bytes: int | None) -> np.n
         raise UnreadableError(f"the NPZ file is compressed in a way that NumPy does not write ({info.compress_type})")
     with archive.open(info) as file:
         shape, dtype = _shape(file)
-    if name == "signal" and (len(shape) != 2 or not np.issubdtype(dtype, np.number)):
+    plain = [shape[axis] for axis in recording_axes(shape, many=False)]
+    if name == "signal" and (len(plain) != 2 or not np.issubdtype(dtype, np.number)):
         raise UnreadableError(f"the array is not (leads, samples) of numbers ({dtype} of shape {shape})")
     if most_bytes is None:
-        check_size(*shape)
+        check_size(*plain)
     elif math.prod(shape) * dtype.itemsize > most_bytes:
         raise UnreadableError(f"the NPZ file's `{name}` is too long (shape {shape})")
     with archive.open(info) as file:

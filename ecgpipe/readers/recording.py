@@ -31,7 +31,10 @@ class Recording(NamedTuple):
     sample_rate: float  # Hz
     leads: tuple[str, ...]  # as the file names them
     unit: str | None  # "mV" where the file states what can be turned into it, MIXED, or None where it states nothing
-    stripped_s: float = 0.0  # padding at both ends that the reader knew to be no signal and left out
+    stripped_s: float = 0.0  # what stood at its ends, was no signal and was left out
+    # (leads, 2) the lowest and highest value that the file's numbers can stand for, in the signal's unit; None where
+    # the format has no such limits. What stands at them in all leads is no signal: see `readers.filling`.
+    limits: np.ndarray | None = None
 
 
 class Content(NamedTuple):
@@ -55,6 +58,27 @@ def rate_of(value: object) -> float | None:
         return float(np.ravel(np.asarray(value))[0])
     except (IndexError, TypeError, ValueError):
         return None
+
+
+def recording_axes(shape: tuple[int, ...], many: bool = True) -> tuple[int, ...]:
+    """Which axes of an array say something; one of length 1 beside leads and samples does not.
+
+    Args:
+        shape: Of the array.
+        many: Whether it may hold several recordings, on its first axis.
+
+    Returns:
+        Two axes of one recording, or three of many; more where the array has more that are longer than 1.
+    """
+    kept = list(range(len(shape)))
+    ones = sorted((axis for axis in kept if shape[axis] == 1), key=lambda axis: many and axis == 0)
+    for axis in ones[: max(0, len(shape) - (3 if many else 2))]:
+        kept.remove(axis)
+    # (12, 5000, 1) is rather one recording of twelve leads than twelve of one lead.
+    inner = [axis for axis in kept[1:] if shape[axis] == 1]
+    if many and len(kept) == 3 and inner and {shape[axis] for axis in kept} & {8, len(LEADS)}:
+        kept.remove(inner[0])
+    return tuple(kept)
 
 
 def check_size(leads: int, samples: int) -> None:
@@ -107,7 +131,7 @@ def from_array(
     """Make a recording of an array whose file may leave out what its rows are.
 
     Args:
-        array: (leads, samples) or (samples, leads), any real dtype.
+        array: (leads, samples) or (samples, leads), any real dtype; further axes of length 1 are taken off.
         sample_rate: In Hz, or None where the file does not state it.
         leads: Names of the leads, or None where the file does not state them.
         unit: Of all leads as the file has it, or None.
@@ -124,6 +148,8 @@ def from_array(
     unit = unit or assumed.unit
     if not isinstance(array, np.ndarray):
         raise UnreadableError(f"the array is not (leads, samples) of numbers ({type(array).__name__})")
+    axes = recording_axes(array.shape, many=False)
+    array = array.reshape([array.shape[axis] for axis in axes])
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise UnreadableError(f"the array is not (leads, samples) of numbers ({array.dtype} of shape {array.shape})")
     check_size(*array.shape)

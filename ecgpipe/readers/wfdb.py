@@ -9,6 +9,8 @@ The format: https://www.physionet.org/physiotools/wag/header-5.htm and signal-5.
 
 import math
 import re
+import tempfile
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +41,8 @@ _DEFAULT_RATE = 250.0  # header(5), DEFFREQ
 _BYTES = {"8": 1.0, "16": 2.0, "24": 3.0, "32": 4.0, "61": 2.0, "80": 1.0, "160": 2.0, "212": 1.5}
 _BYTES |= {"310": 4 / 3, "311": 4 / 3, "508": 0.0, "516": 0.0, "524": 0.0}
 _NOT_A_SAMPLE = -32768  # of format 16
+
+_RECORD = "record"  # what wfdb gets to see as a record's name
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RECORD_LINE = re.compile(
@@ -75,6 +79,7 @@ class _Header(NamedTuple):
     frames: int | None
     signals: list[_Signal]
     segments: list[tuple[str, int]]  # name and frames of each, in a record that consists of others
+    lines: list[str]  # of the signals or segments, as they are
 
 
 def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
@@ -144,7 +149,7 @@ def _header(path: Path) -> _Header:
         raise UnreadableError(f"the WFDB header does not list as many {what} as it states ({promised}, {listed})")
     segments = [_segment(line) for line in lines[1:]] if match["segments"] else []
     signals = [] if match["segments"] else [_signal(line) for line in lines[1:]]
-    return _Header(rate, frames or None, signals, segments)
+    return _Header(rate, frames or None, signals, segments, lines[1:])
 
 
 def _signal(line: str) -> _Signal:
@@ -195,12 +200,14 @@ def _segment(line: str) -> tuple[str, int]:
 
 
 def _of_one_rate(signals: list[_Signal]) -> list[int]:
-    """The signals' numbers, without those that are sampled faster or slower than the twelve leads."""
-    frames = {signal.frame for signal in signals}
+    """The signals' numbers, without those that are sampled faster or slower than the twelve leads, or than most."""
+    counts = Counter(signal.frame for signal in signals)
+    frames = set(counts)
     if len(frames) > 1:
         names = spelled([signal.name or "" for signal in signals])
         frames = {signal.frame for name, signal in zip(names, signals, strict=True) if name in LEADS}
-        if len(frames) != 1:
+        frames = frames or {counts.most_common(1)[0][0]}  # none of the twelve, which is told of later
+        if len(frames) > 1:
             raise UnreadableError(f"the leads differ in their sample rates ({sorted(frames)} samples per frame)")
     return [number for number, signal in enumerate(signals) if signal.frame in frames]
 
@@ -262,18 +269,26 @@ def _plain(path: Path, signals: list[_Signal], frames: int) -> np.ndarray:
 
 
 def _by_wfdb(path: Path, header: _Header, chosen: list[int]) -> np.ndarray:
+    """The chosen signals as wfdb reads them.
+
+    It is given a header of its own beside links to the signal files, without what says nothing of the signal: it would
+    not take dates in other forms than one, or names of records in other letters.
+    """
     import wfdb  # takes a second, which a run over plain records spares
 
-    if "::" in str(path.absolute()):
-        raise UnreadableError("wfdb takes a folder with :: in its name for an address")
-    try:
-        record = wfdb.rdrecord(str(path.with_suffix("")), channels=list(chosen), smooth_frames=False)
-        values = np.stack(record.e_p_signal).astype(np.float64, copy=False)  # (signals, samples)
-        read = list(zip(record.fmt, record.samps_per_frame, record.adc_gain, record.baseline, strict=True))
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:  # wfdb raises many kinds on a broken record
-        raise UnreadableError(f"not a readable WFDB record ({brief(error)})") from error
+    with tempfile.TemporaryDirectory(prefix="ecgpipe-wfdb-") as folder:
+        first = f"{_RECORD} {len(header.signals)} {header.rate!r}" + (f" {header.frames}" if header.frames else "")
+        Path(folder, f"{_RECORD}.hea").write_text("\n".join([first, *header.lines]) + "\n", encoding="utf-8")
+        try:
+            for file in {signal.file for signal in header.signals}:  # one that is there already is not replaced
+                Path(folder, file).symlink_to(path.with_name(file).absolute())
+            record = wfdb.rdrecord(f"{folder}/{_RECORD}", channels=list(chosen), smooth_frames=False)
+            values = np.stack(record.e_p_signal).astype(np.float64, copy=False)  # (signals, samples)
+            read = list(zip(record.fmt, record.samps_per_frame, record.adc_gain, record.baseline, strict=True))
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # wfdb raises many kinds on a broken record
+            raise UnreadableError(f"not a readable WFDB record ({brief(error)})") from error
     signals = [header.signals[number] for number in chosen]
     if read != [(signal.format, signal.frame, signal.gain, signal.baseline) for signal in signals]:
         raise UnreadableError("the wfdb package understands a signal's line of the header in another way")

@@ -54,6 +54,8 @@ class Viewer {
     const washes = [["none", "nothing"]];
     if (view.attention) washes.push(["attention", "attention"]);
     view.attributions.forEach(({ label }, i) => washes.push([String(i), `attribution to ${label}`]));
+    const asked = view.attributions.findIndex(({ label }) => label === recording.label); // of who asked for it
+    if (asked >= 0) this.wash = String(asked);
     if (!washes.some(([value]) => value === this.wash)) this.wash = view.attention ? "attention" : "none";
     this.at("wash").replaceChildren(...washes.map(([value, textContent]) => made("option", { value, textContent })));
     this.draw();

@@ -4,7 +4,7 @@ import runpy
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -345,6 +345,24 @@ def test_a_model_without_a_head_gives_files_without_rows(finished: Path) -> None
     table, leads = attributed(finished, "--predictions", str(finished / "predictions"))
     assert len(table) == len(leads) == 0
     assert table.schema.equals(tables.attribution_schema(12, 2500))
+
+
+def test_an_attribution_that_is_not_finite_is_left_out_and_said(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    integrated = attribute._integrated
+
+    def with_nan(*given: Any) -> np.ndarray:  # noqa: ANN401, what it is given, it passes on
+        values = integrated(*given)
+        if given[3] == 1:  # the target: the second label
+            values[1, 2, 3] = np.nan
+        return values
+
+    monkeypatch.setattr(attribute, "_integrated", with_nan)
+    table, leads = attributed(finished, "--record-ids", "recording001")
+    assert set(table["label"].to_pylist()) == set(leads["label"].to_pylist()) == {"Poor data quality", "Électrode"}
+    said = capsys.readouterr().err
+    assert "recording001 is left out: its attribution to 'Sinus rhythm' has numbers that are not finite" in said
 
 
 def test_a_recording_that_is_gone_is_left_out_and_said(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

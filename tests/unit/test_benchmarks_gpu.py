@@ -23,8 +23,8 @@ def setup(tmp_path: Path) -> Setup:
     return Setup(tmp_path / "scratch", "cpu", True, None, 1, time.time() + 60)
 
 
-def step(status: str, seconds: float = 1.0, **result: Any) -> dict[str, Any]:  # noqa: ANN401, whatever a step reports
-    return {"status": status, "seconds": seconds, "result": result}
+def step(status: str, **result: Any) -> dict[str, Any]:  # noqa: ANN401, whatever a step reports
+    return {"status": status, "seconds": 1.0, "result": result}
 
 
 def content(**steps: dict[str, Any]) -> dict[str, Any]:
@@ -140,8 +140,8 @@ def test_without_a_measurement_the_page_says_so() -> None:
 
 
 def test_a_try_on_a_cpu_is_no_measurement_of_a_gpu(tmp_path: Path) -> None:
-    for name, changes in {"gpu-a": {}, "gpu-b": {"tiny": True}, "gpu-c": {"device": "cpu"}}.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps({**content(), **changes}))
+    for name, tiny, device in (("gpu-a", False, "cuda"), ("gpu-b", True, "cuda"), ("gpu-c", False, "cpu")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**content(), "tiny": tiny, "device": device}))
     assert len(gpu_page.read(tmp_path)) == 1
 
 
@@ -154,7 +154,7 @@ def test_plots_and_page_come_of_the_json(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "gpu-some.json").write_text(json.dumps(content()))
     (tmp_path / "performance.md").write_text(f"{gpu_page.BEGIN}\n{gpu_page.END}\n")
-    command = [sys.executable, "-m", "benchmarks.plots", "--gpu", tmp_path / "results", "--outdir", tmp_path]
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "benchmarks.plots", "--gpu", str(tmp_path / "results")]
+    subprocess.run([*command, "--outdir", str(tmp_path)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     assert "### Some GPU" in (tmp_path / "performance.md").read_text()
     assert "Some GPU, float16" in (tmp_path / "performance-gpu.svg").read_text()

@@ -133,3 +133,25 @@ def test_from_python_a_gpu_gives_what_the_cpu_gives(save: Callable[..., Path]) -
         one, other = (getattr(model, method)(recordings, 500, LEADS) for model in (cpu, gpu))
         assert one.index.equals(other.index)
         np.testing.assert_allclose(other, one, rtol=0, atol=tolerance)
+
+
+def test_what_half_precision_cannot_compute_on_a_gpu_gets_the_numbers_of_float32(
+    tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path]
+) -> None:
+    content = checkpoints.classifier()
+    content["cfg"]["model"]["encoder_attention_heads"] = 4
+    content["model"]["encoder.feature_extractor.conv_layers.1.0.weight"] *= (
+        6000  # beyond float16, where there is a spike
+    )
+    run(save(content))
+    values = signals(len(ROWS))
+    values[::4] *= 0.01
+    values[::4, :, 200] = np.arange(1, 13)
+    paths = [write_shard(tmp_path / "spikes.arrow", ROWS, values)]
+    expected = infer(tmp_path / "out", paths, "exact", "--device", DEVICE)
+    made = infer(tmp_path / "out", paths, "half", "--device", DEVICE, "--precision", HALF)
+    recomputed = json.loads((tmp_path / "half" / "timing.json").read_text())["recomputed_segments"]
+    assert len(ROWS) / 4 <= recomputed < len(ROWS)
+    for one, other in zip(expected, made, strict=True):
+        assert np.isfinite(other).all()
+        np.testing.assert_allclose(other[::4], one[::4], rtol=0, atol=1e-5)

@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812, the name that PyTorch code u
 
 from ecgpipe import fairseq_signals, model
 from ecgpipe.model import Architecture, Convolutions, Layer, Linear, Network, Output, Position
+from ecgpipe.tuning import for_device
 
 POST_NORM = Architecture(
     in_leads=12,
@@ -335,6 +336,17 @@ def test_the_positions_of_ecg_fms_size_are_those_of_the_convolution(kernel: int)
         assert_close(position(x), directly(position, x))
 
 
+@pytest.mark.parametrize("kernel", [127, 128])
+def test_the_positions_by_fourier_are_those_of_the_direct_way(kernel: int) -> None:
+    position = Position(replace(POST_NORM, width=64, position_kernel=kernel, position_groups=16))
+    with torch.inference_mode():
+        x = noise(2, 156, 64)
+        by_fourier = position(x)
+        position.way = "direct"
+        assert_close(position(x), by_fourier)
+        assert torch.equal(position(x), directly(position, x))
+
+
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (7, 5), (2, 3, 5), (2, 3, 4, 5)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("packed", [True, False])
@@ -499,6 +511,30 @@ def test_in_bfloat16_what_needs_float32_has_it_and_so_have_the_outputs(arch: Arc
     assert {tensor.dtype for part in rounded for tensor in part.parameters()} == {torch.bfloat16}
     output = run(made, noise(2, 12, 1000))
     assert [None if tensor is None else tensor.dtype for tensor in output] == [torch.float32] * 3
+
+
+DIRECT = replace(for_device("cpu"), position="direct")
+
+
+@THREE
+def test_the_network_with_direct_positions_gives_what_it_gives_by_fourier(arch: Architecture, weights: Path) -> None:
+    samples = [2500, 700]
+    signal = padded(noise(2, 12, 2500), samples)
+    expected = run(model.load(arch, weights), signal, samples)
+    for one, other in zip(expected, run(model.load(arch, weights, tuning=DIRECT), signal, samples), strict=True):
+        assert one is not None
+        assert other is not None
+        assert_close(other, one)
+
+
+@needs_bfloat16
+def test_direct_positions_are_computed_in_the_layers_type(tmp_path: Path) -> None:
+    safetensors.torch.save_file(network(POST_NORM).state_dict(), tmp_path / "model.safetensors")
+    exact = run(model.load(POST_NORM, tmp_path / "model.safetensors"), noise(2, 12, 1000))
+    made = model.load(POST_NORM, tmp_path / "model.safetensors", dtype=torch.bfloat16, tuning=DIRECT)
+    assert made.position.conv.weight.dtype == torch.bfloat16
+    rounded = run(made, noise(2, 12, 1000))
+    assert float(torch.cosine_similarity(exact.embedding, rounded.embedding).min()) > 1 - 1e-4
 
 
 # Where a token stands

@@ -133,7 +133,6 @@ def test_json_has_every_label_and_null_where_there_is_none(capfd: pytest.Capture
     assert good["probabilities"] == pytest.approx(expected(noise(10, 1)).to_dict(), rel=1e-14)
 
 
-@pytest.mark.usefixtures("folder")
 def test_a_tilde_is_the_home_folder_in_every_option(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +152,7 @@ def test_it_computes_with_the_cpus_that_it_may_use() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
 
 
+@pytest.mark.usefixtures("folder")
 def test_it_takes_the_options_of_preprocessing(capfd: pytest.CaptureFixture[str]) -> None:
     assert command("short.npz", "--short", "pad", "--format", "json") == 0
     assert json.loads(capfd.readouterr().out)[0]["n_segments"] == 1

@@ -1,6 +1,7 @@
 """Linear probes: what can be separated is, what is random is at chance, and the test recordings teach nothing."""
 
 import csv
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -297,7 +298,7 @@ def test_evaluate_refuses_the_recordings_that_a_head_was_trained_on(
     paths = {"predictions": outdir / "predictions", "records": outdir / "records", "labels": tmp_path / "labels.csv"}
     paths |= {"truth": tmp_path / "truth.csv"} | {name: tmp_path / name for name in ("metrics", "curves", "account")}
     given = ["evaluate", *(text for name, value in paths.items() for text in (f"--{name}", str(value)))]
-    given += ["--resamples", "10", "--patient", "patient", "--split", "fold", "--on"]
+    given += ["--heads", str(path), "--resamples", "10", "--patient", "patient", "--split", "fold", "--on"]
     for trained_on in ("1", "8"):  # train, valid
         assert main([*given, trained_on]) == 2
         said = capsys.readouterr().err
@@ -307,3 +308,48 @@ def test_evaluate_refuses_the_recordings_that_a_head_was_trained_on(
     (tmp_path / "probe/head.safetensors.fitted.parquet").unlink()
     assert main([*given, "10"]) == 2
     assert "is not there, so that nobody can tell which recordings the weights of" in capsys.readouterr().err
+
+
+def predicted(outdir: Path, head: heads.Head, told: dict[str, dict[str, str]]) -> list[str]:
+    """The command that evaluates what a head says of a run, on recordings that it was not trained on."""
+    ids, segments, _ = data()
+    columns = [ids, [2] * len(ids), *head.probability(segments.mean(axis=1)).T]
+    schema = tables.with_origin(tables.predictions_schema(head.labels), "aggregate", heads=told)
+    tables.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
+    (outdir / "labels.csv").write_text("name,aggregation\nelse,mean\n")
+    paths = {name: outdir / name for name in ("predictions", "records", "metrics", "curves", "account")}
+    paths |= {"labels": outdir / "labels.csv", "truth": outdir.parent / "truth.csv"}
+    given = ["evaluate", *(text for name, value in paths.items() for text in (f"--{name}", str(value)))]
+    return [*given, "--resamples", "10", "--patient", "patient", "--split", "fold", "--on", "10"]
+
+
+def test_a_head_is_found_by_its_content_wherever_it_lies_now(
+    outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
+    command = predicted(outdir, head, heads.told([tmp_path / "probe/head.safetensors"], [head]))
+    (tmp_path / "probe").rename(tmp_path / "another mount")
+    other = run(outdir, tmp_path / "truth.csv", tmp_path / "other", *FOLDS, "--patient", "patient", "--seed", "1")
+    assert other.labels == head.labels
+    given = [str(tmp_path / name / "head.safetensors") for name in ("other", "another mount")]
+    assert main([*command, "--heads", *given]) == 0
+    assert "another mount/head.safetensors were trained on the recordings of train" in capsys.readouterr().err
+    assert main([*command, "--heads", given[0]]) == 2
+    said = capsys.readouterr().err
+    assert "--heads: the head that predicted 'easy', 'random' is not among the files" in said
+    assert "give its head.safetensors" in said
+
+
+def test_predictions_that_name_a_heads_file_as_they_did_once_are_evaluated_too(outdir: Path, tmp_path: Path) -> None:
+    head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
+    path = tmp_path / "probe/head.safetensors"
+    told = {name: {"path": str(path), **one} for name, one in heads.told([path], [head]).items()}
+    assert main(predicted(outdir, head, told)) == 0
+
+
+def test_no_file_of_a_probe_names_a_folder(outdir: Path, tmp_path: Path) -> None:
+    run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
+    for path in (tmp_path / "probe").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes()
+        if path.suffix == ".parquet":
+            assert str(tmp_path) not in json.dumps(tables.origin(pq.read_schema(path)))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -28,7 +29,7 @@ MIMIC_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V
 NOTHING = Assumed()
 ASSUMED = Assumed(500.0, LEADS)
 SIGNAL = np.random.default_rng(0).standard_normal((12, 300))  # mV, in the order of LEADS
-FORMATS = {".mat": "mat", ".npy": "numpy", ".npz": "numpy"}
+FORMATS = {".mat": "mat", ".npy": "numpy", ".npz": "numpy", ".h5": "hdf5"}
 
 
 def read(path: Path, assumed: Assumed = NOTHING, row: int | None = None) -> Recording:
@@ -64,7 +65,7 @@ def write_npy(folder: Path, array: np.ndarray) -> Path:
 def test_mat_in_fairseq_signals_layout_has_its_order_of_leads(options: dict[str, Any], tmp_path: Path) -> None:
     scipy.io.savemat(tmp_path / "x.mat", {"feats": SIGNAL, "org_sample_rate": 400}, **options)
     recording = read(tmp_path / "x.mat", Assumed(500.0, LEADS[::-1]))
-    assert recording[1:] == (400, LEADS, None, 0.0)
+    assert recording[1:5] == (400, LEADS, None, 0.0)
     assert recording.signal.dtype == np.float64
     np.testing.assert_array_equal(recording.signal, SIGNAL)
 
@@ -72,7 +73,7 @@ def test_mat_in_fairseq_signals_layout_has_its_order_of_leads(options: dict[str,
 def test_real_recordings_are_read_as_scipy_reads_them(reference: Path) -> None:
     for path in sorted((reference / "code15").glob("*.mat")):
         recording = read(path)
-        assert recording[1:] == (400, LEADS, None, 0.0)
+        assert recording[1:5] == (400, LEADS, None, 0.0)
         np.testing.assert_array_equal(recording.signal, scipy.io.loadmat(path)["feats"])
 
 
@@ -140,7 +141,7 @@ def test_the_current_rate_of_a_mat_file_counts_and_the_original_one_where_there_
 def test_the_one_array_with_a_row_for_each_lead_is_the_ecg(name: str, rate: str, tmp_path: Path) -> None:
     content = {name: SIGNAL.T.astype(np.int16), rate: 250, "other": np.zeros((3, 5)), "text": "x", "flag": True}
     recording = read(write_mat(tmp_path, **content), Assumed(500.0, MIMIC_LEADS, "uV"))
-    assert recording[1:] == (250, MIMIC_LEADS, "mV", 0.0)
+    assert recording[1:5] == (250, MIMIC_LEADS, "mV", 0.0)
     np.testing.assert_array_equal(recording.signal, SIGNAL.astype(np.int16) * 1e-3)
 
 
@@ -172,7 +173,7 @@ def test_of_several_arrays_the_one_that_is_called_so_is_the_ecg(tmp_path: Path) 
         ({"feats": SIGNAL, "curr_sample_rate": {"hz": 500}}, "the file states no sample rate"),
         ({"feats": SIGNAL[0], "fs": 500}, "the array's shape does not fit the number of leads ((1, 300),"),
         ({"feats": SIGNAL[:8], "fs": 500}, "the array's shape does not fit the number of leads ((8, 300),"),
-        ({"feats": SIGNAL[None], "fs": 500}, "the array is not (leads, samples) of numbers"),
+        ({"feats": np.stack([SIGNAL, SIGNAL]), "fs": 500}, "the array is not (leads, samples) of numbers"),
         ({"feats": SIGNAL + 1j, "fs": 500}, "the array is not (leads, samples) of numbers"),
         ({"feats": "text", "fs": 500}, "the array is not (leads, samples) of numbers"),
         ({"feats": {"a": 1}, "fs": 500}, "the array is not (leads, samples) of numbers"),
@@ -240,18 +241,18 @@ def test_npz_names_everything(tmp_path: Path) -> None:
     order = [LEADS.index(lead) for lead in MIMIC_LEADS]
     path = write_npz(tmp_path, signal=SIGNAL[order] * 1000, sample_rate=257.0, leads=MIMIC_LEADS, unit="uV")
     recording = read(path, Assumed(500.0, LEADS[::-1], "V"))
-    assert recording[1:] == (257.0, MIMIC_LEADS, "mV", 0.0)
+    assert recording[1:5] == (257.0, MIMIC_LEADS, "mV", 0.0)
     np.testing.assert_allclose(recording.signal, SIGNAL[order], rtol=1e-15)
 
 
 def test_npz_with_bytes_for_names_and_one_lead(tmp_path: Path) -> None:
     path = write_npz(tmp_path, signal=SIGNAL[:1], sample_rate=[500], leads=np.bytes_(b"II"), unit=np.bytes_(b"mV"))
-    assert read(path)[1:] == (500, ("II",), "mV", 0.0)
+    assert read(path)[1:5] == (500, ("II",), "mV", 0.0)
 
 
 def test_a_bare_array_takes_rate_leads_and_unit_from_the_settings(tmp_path: Path) -> None:
     recording = read(write_npy(tmp_path, SIGNAL.astype(np.int16)), Assumed(250.0, MIMIC_LEADS))
-    assert recording[1:] == (250.0, MIMIC_LEADS, None, 0.0)
+    assert recording[1:5] == (250.0, MIMIC_LEADS, None, 0.0)
     np.testing.assert_array_equal(recording.signal, SIGNAL.astype(np.int16))
     assert read(tmp_path / "x.npy", Assumed(250.0, MIMIC_LEADS, "mV")).unit == "mV"
 
@@ -284,6 +285,81 @@ def test_an_array_of_three_axes_holds_many_recordings(turned: bool, order: str, 
     assert says(path, ASSUMED) == "the file holds many recordings and none was asked for (3)"
 
 
+@pytest.mark.parametrize(
+    "shape", [(1, 12, 300), (12, 300, 1), (12, 1, 300), (1, 1, 12, 300), (12, 300, 1, 1), (1, 300, 12), (300, 12, 1, 1)]
+)
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mat", ".h5"])
+def test_an_axis_of_length_one_says_nothing(shape: tuple[int, ...], suffix: str, tmp_path: Path) -> None:
+    turned = shape.index(300) < shape.index(12)
+    array = (SIGNAL.T if turned else SIGNAL).reshape(shape)
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["ecg"] = array
+    else:
+        {".npy": write_npy, ".npz": write_npz, ".mat": write_mat}[suffix](
+            tmp_path, *([array] if suffix == ".npy" else []), **({} if suffix == ".npy" else {"signal": array})
+        )
+    found = readers.contents(path, FORMATS[suffix]) or [Content(None, "")]
+    assert len(found) == 1
+    np.testing.assert_array_equal(read(path, ASSUMED, found[0].row).signal, SIGNAL)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 12, 300), (3, 12, 300, 1), (3, 12, 1, 300), (3, 1, 300, 12, 1)])
+@pytest.mark.parametrize("suffix", [".npy", ".h5"])
+def test_an_axis_of_length_one_beside_many_recordings_says_nothing(
+    shape: tuple[int, ...], suffix: str, tmp_path: Path
+) -> None:
+    many = np.stack([SIGNAL, SIGNAL * 2, SIGNAL * 3])
+    array = (many.transpose(0, 2, 1) if shape.index(300) < shape.index(12) else many).reshape(shape)
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".npy":
+        np.save(path, array)
+    else:
+        with h5py.File(path, "w") as file:
+            file["ecg"] = array
+    assert readers.contents(path, FORMATS[suffix]) == [Content(row, str(row)) for row in range(3)]
+    for row in range(3):
+        np.testing.assert_array_equal(read(path, ASSUMED, row).signal, many[row])
+
+
+def test_recordings_of_a_single_lead_stay_many(tmp_path: Path) -> None:
+    path = write_npy(tmp_path, SIGNAL[:5].reshape(5, 1, 1, 300))
+    assert len(readers.contents(path, "numpy") or []) == 5
+    np.testing.assert_array_equal(read(path, Assumed(500.0, ("II",)), 2).signal, SIGNAL[2:3])
+
+
+@pytest.mark.parametrize("content", ["plain", "packed", "nested", "7.3"])
+def test_the_ecg_may_be_the_field_of_a_struct(content: str, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"sex": "Male", "age": [[60.0]], "data": SIGNAL, "fs": 400}
+    if content == "nested":
+        fields = {"patient": {"sex": "Male"}, "recording": fields}
+    path = tmp_path / "x.mat"
+    if content == "7.3":
+        with h5py.File(path, "w", userblock_size=512) as file:
+            file["ECG/data"], file["ECG/fs"] = SIGNAL.T, [[400.0]]
+        with path.open("r+b") as raw:
+            raw.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+    else:
+        scipy.io.savemat(path, {"ECG": fields, "version": "2"}, do_compression=content == "packed")
+    recording = read(path, Assumed(None, LEADS))
+    assert (recording.sample_rate, recording.leads) == (400, LEADS)
+    np.testing.assert_array_equal(recording.signal, SIGNAL)
+
+
+def test_a_struct_that_does_not_tell_its_ecg(tmp_path: Path) -> None:
+    assert says(write_mat(tmp_path, ECG={"raw": SIGNAL, "filtered": SIGNAL}), ASSUMED) == (
+        "the MATLAB file has several arrays that could be the ECG (ECG.raw, ECG.filtered)"
+    )
+    deep: dict[str, Any] = {"data": SIGNAL}
+    for _ in range(5):
+        deep = {"a": deep}
+    for fields in ({"age": 60.0, "name": "x"}, deep, {"data": [SIGNAL, "x"]}, {"data": SIGNAL + 1j}):
+        assert says(write_mat(tmp_path, ECG=fields), ASSUMED).startswith(
+            "the MATLAB file has no array `feats`, nor one"
+        )
+
+
 def test_an_array_of_two_axes_is_one_recording(tmp_path: Path) -> None:
     assert readers.contents(write_npy(tmp_path, SIGNAL), "numpy") is None
     assert readers.contents(write_npz(tmp_path, signal=SIGNAL), "numpy") is None
@@ -301,7 +377,7 @@ def test_an_array_of_two_axes_is_one_recording(tmp_path: Path) -> None:
         ({"signal": SIGNAL, "leads": LEADS, "sample_rate": 0}, "the file states no sample rate"),
         ({"signal": SIGNAL, "sample_rate": 500}, "the file names no leads; set preprocess.assume_leads to their names"),
         ({"signal": SIGNAL, "sample_rate": 500, "leads": LEADS[:8]}, "the array's shape does not fit the number of l"),
-        ({"signal": SIGNAL[None], "sample_rate": 500}, "the array is not (leads, samples) of numbers"),
+        ({"signal": np.stack([SIGNAL, SIGNAL]), "sample_rate": 500}, "the array is not (leads, samples) of numbers"),
         ({"signal": SIGNAL[0, 0], "sample_rate": 500}, "the array is not (leads, samples) of numbers"),
         ({"signal": SIGNAL > 0, "sample_rate": 500}, "the array is not (leads, samples) of numbers"),
         ({"signal": SIGNAL.astype(str), "sample_rate": 500}, "the array is not (leads, samples) of numbers"),

@@ -8,6 +8,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from vendor_files import hl7_aecg, muse_xml, scp_ecg, sierra_xml
+from vendor_files import hl7_aecg, kardia_json, mortara_xml, muse_xml, scp_ecg, sierra_xml
 
 from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, ecgdatakit
 
@@ -29,11 +30,12 @@ WRITERS: dict[str, tuple[Writer, str, float]] = {
     "Sierra, XLI": (sierra_xml, "xml", 5e-3 / 2),
     "Sierra, plain": (partial(sierra_xml, compressed=False), "xml", 5e-3 / 2),
     "aECG": (hl7_aecg, "xml", 2.5e-3 / 2),
+    "Mortara": (mortara_xml, "xml", 2.5e-3 / 2),
     "SCP-ECG, Huffman": (scp_ecg, "scp", 1e-3 / 2),
     "SCP-ECG, plain": (partial(scp_ecg, compressed=False), "scp", 1e-3 / 2),
     "SCP-ECG, reference beat": (partial(scp_ecg, beats=(150, 400, 600)), "scp", 1e-3 / 2),
 }
-XML = ("MUSE", "Sierra, XLI", "aECG")
+XML = ("MUSE", "Sierra, XLI", "aECG", "Mortara")
 FUZZ = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -110,7 +112,7 @@ def test_a_real_recording_comes_back_as_it_was_written(kind: str, tmp_path: Path
     np.testing.assert_allclose(recording.signal, source["feats"], rtol=0, atol=error * 1.001)
 
 
-@pytest.mark.parametrize("kind", ["MUSE", "Sierra, XLI", "aECG", "SCP-ECG, Huffman"])
+@pytest.mark.parametrize("kind", ["MUSE", "Sierra, XLI", "aECG", "SCP-ECG, Huffman", "Mortara"])
 def test_a_file_of_eight_leads_stays_at_eight(kind: str, tmp_path: Path) -> None:
     recording = read(write(tmp_path, kind, made(8)))
     assert recording.leads == EIGHT
@@ -126,7 +128,7 @@ def test_leads_in_another_order_keep_their_names(kind: str, tmp_path: Path) -> N
     np.testing.assert_allclose(recording.signal[::-1], made(), rtol=0, atol=error * 1.001)
 
 
-@pytest.mark.parametrize(("kind", "rate"), [("MUSE", 257.125), ("aECG", 360.5)])
+@pytest.mark.parametrize(("kind", "rate"), [("MUSE", 257.125), ("aECG", 360.5), ("Mortara", 488.28)])
 def test_a_rate_that_is_no_whole_number_is_kept(kind: str, rate: float, tmp_path: Path) -> None:
     assert read(write(tmp_path, kind, rate=rate)).sample_rate == pytest.approx(rate, rel=1e-9)
 
@@ -271,6 +273,43 @@ def test_xml_is_read_in_the_encodings_that_occur(tmp_path: Path) -> None:
     assert read(path).leads == LEADS
 
 
+ACTUAL = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "shift_jis")
+DECLARED = ("utf-8", "utf-16", "UTF-16LE", "ascii", "unicode", "Shift_JIS", "punycode", "?")
+
+
+@pytest.mark.parametrize("kind", XML)
+def test_no_declared_encoding_is_trusted(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path, kind)
+    true = read(path)
+    data = path.read_bytes()
+    text = data.decode("utf-16" if data.startswith(b"\xff\xfe") else "latin-1").replace("\xfc", "u")
+    for number, (actual, declared) in enumerate(product(ACTUAL, DECLARED)):
+        foreign = "\u8868" if actual == "shift_jis" else "\xfc"
+        changed = re.sub('encoding="[^"]*"', f'encoding="{declared}"', text, count=1)
+        changed = changed.replace("?>", f"?><!--{foreign}-->", 1) + "\n" * (number % 2)  # an odd and an even length
+        path.write_bytes(changed.encode(actual))
+        recording = read(path)
+        np.testing.assert_array_equal(recording.signal, true.signal, f"{actual} that says {declared}")
+        assert (recording.leads, recording.sample_rate) == (true.leads, true.sample_rate)
+
+
+@pytest.mark.parametrize("date", ["2006", "2014-05-08", "31/02/2020", "00-00-0000", "99999999", "yesterday", ""])
+def test_no_date_in_xml_decides(date: str, tmp_path: Path) -> None:
+    old, times = "<RestingECG>", f"<AcquisitionDate>{date}</AcquisitionDate><AcquisitionTime>{date}</AcquisitionTime>"
+    test = f"<TestDemographics>{times}<EditDate>{date}</EditDate><EditTime>{date}</EditTime></TestDemographics>"
+    assert read(edited(write(tmp_path, "MUSE"), old, f"{old}{test}", 1)).leads == LEADS
+    old = "<dataacquisition>"
+    patient = (
+        f"<patient><generalpatientdata><age><dateofbirth>{date}</dateofbirth></age></generalpatientdata></patient>"
+    )
+    new = f"<reportinfo date='{date}' time='{date}'/>{patient}<dataacquisition date='{date}' time='{date}'>"
+    assert read(edited(write(tmp_path, "Sierra, plain"), old, new)).leads == LEADS
+    path = edited(write(tmp_path, "aECG"), 'value="20021122091000"', f'value="{date}"')
+    old = '<code code="93000"/>'
+    new = f"{old}<effectiveTime><low value='{date}'/><high value='{date}'/></effectiveTime>"
+    assert read(edited(path, old, new)).leads == LEADS
+
+
 def test_an_scp_ecg_file_without_its_mark_is_told_by_its_ending(tmp_path: Path) -> None:
     path = write(tmp_path, "SCP-ECG, plain")
     data = bytearray(path.read_bytes())
@@ -283,16 +322,94 @@ def test_an_scp_ecg_file_without_its_mark_is_told_by_its_ending(tmp_path: Path) 
 def test_files_of_other_formats_are_refused(tmp_path: Path) -> None:
     for name, content in (("x.xml", b"<svg/>"), ("x.dat", bytes(100)), ("x.xml", b"")):
         (tmp_path / name).write_bytes(content)
-        assert says(tmp_path / name) == "no MUSE XML, Sierra XML, aECG or SCP-ECG file"
+        assert says(tmp_path / name) == "no vendor's file of a known format"
     (tmp_path / "x.scp").write_bytes(b"")
     assert says(tmp_path / "x.scp") == "not a readable SCP-ECG file (File too small for SCP-ECG: 0 bytes)"
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "y.xml")
 
 
-@pytest.mark.parametrize("root", ["RestingECG", "restingecgdata", "AnnotatedECG"])
+# Mortara
+
+
+def test_a_mortara_channel_of_another_kind_than_is_known_is_refused(tmp_path: Path) -> None:
+    for old, new, reason in (
+        ('OFFSET="0" BITS', 'OFFSET="12" BITS', "the file states an offset of its samples whose meaning is not"),
+        ('UNITS_PER_MV="400" DURATION', 'UNITS_PER_MV="-400" DURATION', "a lead's scale is no positive number (I: "),
+        ('DURATION="800"', 'DURATION="700"', "not a readable Mortara ELI XML file (CHANNEL I in x.xml: DURATION=700"),
+        ('SAMPLE_FREQ="400" NAME="II"', 'SAMPLE_FREQ="400.4" NAME="II"', "the leads differ in sampling rate (4"),
+        ('BITS="16" FORMAT="SIGNED" UNITS', 'BITS="8" FORMAT="SIGNED" UNITS', "not a readable Mortara ELI XML file ("),
+        ('SAMPLE_FREQ="400" NAME', 'SAMPLE_FREQ="0" NAME', "not a readable Mortara ELI XML file ("),
+    ):
+        assert says(edited(write(tmp_path, "Mortara"), old, new)).startswith(reason)
+
+
+def test_a_mortara_channel_without_a_scale_has_no_unit(tmp_path: Path) -> None:
+    path = edited(write(tmp_path, "Mortara"), 'UNITS_PER_MV="400" DURATION', "DURATION")
+    assert read(path).unit is None
+
+
+# Kardia, whose devices have one lead or six
+
+
+def kardia(folder: Path, leads: tuple[str, ...] = LEADS[:6], rate: float = 300) -> Path:
+    kardia_json(folder / "x.json", made()[: len(leads)], rate, leads)
+    return folder / "x.json"
+
+
+@pytest.mark.parametrize("leads", [("I",), LEADS[:6]])
+def test_a_kardia_recording_is_what_was_recorded_and_not_its_filtered_copy(
+    leads: tuple[str, ...], tmp_path: Path
+) -> None:
+    recording = read(kardia(tmp_path, leads, 300.5))
+    assert recording.leads == leads
+    assert recording.sample_rate == 300.5
+    assert recording.unit == "mV"
+    np.testing.assert_allclose(recording.signal, made()[: len(leads)], rtol=0, atol=0.5e-3 / 2 * 1.001)
+
+
+def test_a_kardia_recording_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    for old, new, reason in (
+        ('"numLeads": 6', '"numLeads": 5', "the file does not have as many leads as it states ("),
+        ('"amplitudeResolution": 500', '"amplitudeResolution": -500', "a lead's scale is no positive number (a"),
+        ('"frequency": 300', '"frequency": 0', "not a readable Kardia JSON file ("),
+        ('"raw"', '"cooked"', "not a readable Kardia JSON file ("),
+        ('"leadII": [', '"leadII": [1, ', "the leads differ in sample rate, length or begin ("),
+        ('"data":', '"data12L": [], "data":', "not a readable Kardia JSON file ("),
+    ):
+        assert says(edited(kardia(tmp_path), old, new)).startswith(reason)
+
+
+def test_a_kardia_recording_without_a_scale_has_no_unit(tmp_path: Path) -> None:
+    assert read(edited(kardia(tmp_path), '"amplitudeResolution": 500', '"note": ""')).unit is None
+
+
+@FUZZ
+@given(where=st.floats(0, 1, exclude_max=True), junk=st.binary(min_size=1, max_size=4))
+def test_a_damaged_kardia_recording_is_a_recording_or_a_reason(where: float, junk: bytes, tmp_path: Path) -> None:
+    path = kardia(tmp_path)
+    data = bytearray(path.read_bytes())
+    at = int(where * len(data))
+    data[at : at + len(junk)] = junk
+    path.write_bytes(data)
+    with contextlib.suppress(UnreadableError):
+        recording = read(path)
+        assert recording.signal.shape[0] == len(recording.leads)
+        assert recording.sample_rate > 0
+
+
+def test_a_kardia_recording_that_is_made_to_blow_up_is_refused(tmp_path: Path) -> None:
+    head = '{"recordedAt": "", "algorithmDetermination": "", "data": '
+    for content in ("[" * 100_000, "1" * 5_000, '{"raw": {"frequency": 1e999, "samples": {"leadI": [1]}}}'):
+        (tmp_path / "x.json").write_text(head + content + "}")
+        assert says(tmp_path / "x.json").startswith("not a readable Kardia JSON file (")
+    (tmp_path / "x.json").write_text(head + " " * 24_000_000)
+    assert says(tmp_path / "x.json") == "too large for its format (over 24000000 bytes of Kardia JSON)"
+
+
+@pytest.mark.parametrize("root", ["RestingECG", "restingecgdata", "AnnotatedECG", 'ECG ACQUISITION_TIME="1"'])
 def test_xml_that_is_made_to_blow_up_is_refused(root: str, tmp_path: Path) -> None:
-    path = tmp_path / "x.xml"
+    path, tag = tmp_path / "x.xml", root.partition(" ")[0]
     subset = (
         "<!ENTITY a 'x'><!ENTITY b '&a;&a;&a;&a;'>",
         "<!ENTITY a SYSTEM 'file:///etc/hostname'>",
@@ -300,14 +417,17 @@ def test_xml_that_is_made_to_blow_up_is_refused(root: str, tmp_path: Path) -> No
     )
     for encoding in ("utf-8", "utf-16"):
         for declarations in subset:
-            path.write_bytes(f"<!DOCTYPE {root} [{declarations}]><{root}>&a;</{root}>".encode(encoding))
+            path.write_bytes(f"<!DOCTYPE {tag} [{declarations}]><{root}>&a;</{tag}>".encode(encoding))
             assert says(path).startswith("the XML declares entities or attributes of its own")
-    path.write_text(f"<{root}>" + "<a/>" * 200_000 + f"</{root}>")
+    path.write_text(f"<{root}>" + "<a/>" * 200_000 + f"</{tag}>")
     assert says(path) == "more elements than an ECG has (over 200000)"
-    path.write_text(f"<{root}>" + "<a>" * 20_000 + "</a>" * 20_000 + f"</{root}>")
+    path.write_text(f"<{root}>" + "<a>" * 20_000 + "</a>" * 20_000 + f"</{tag}>")
     assert says(path).startswith("not a readable ")
-    path.write_text(f"<?xml version='1.0' encoding='punycode'?><{root}>a-b</{root}>")
-    assert says(path) == "the XML is in an encoding that is not read (punycode)"
+    # Python's codec of this name takes quadratic time.
+    path.write_bytes(
+        f"<?xml version='1.0' encoding  =\n'punycode'?><{root}>a{'-b' * 200_000}\xff</{tag}>".encode("latin-1")
+    )
+    assert says(path).startswith("not a readable ")
 
 
 def test_a_file_larger_than_any_resting_ecg_is_refused_unread(tmp_path: Path) -> None:

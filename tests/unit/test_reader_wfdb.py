@@ -67,7 +67,7 @@ def assert_as_wfdb_reads_it(path: Path) -> None:
 @pytest.mark.parametrize("leads", [LEADS, MIMIC_LEADS, LEADS[::-1]])
 def test_leads_are_known_by_name(leads: tuple[str, ...], tmp_path: Path) -> None:
     recording = read(write(tmp_path, leads))
-    assert recording[1:] == (500, leads, "mV", 0.0)
+    assert recording[1:5] == (500, leads, "mV", 0.0)
     assert recording.signal.flags.c_contiguous
     assert recording.signal.dtype == np.float64
     np.testing.assert_array_equal(by_lead(recording), SAMPLES / 1000)
@@ -282,7 +282,7 @@ def test_segments_that_all_have_the_same_signals_are_joined(tmp_path: Path) -> N
     path = tmp_path / "x.hea"
     path.write_text("\n".join(["x/2 12 500 300", *lines]))
     recording = read(path)
-    assert recording[1:] == (500, LEADS, "mV", 0.0)
+    assert recording[1:5] == (500, LEADS, "mV", 0.0)
     np.testing.assert_array_equal(recording.signal, SAMPLES / 1000)
     np.testing.assert_array_equal(recording.signal, wfdb.rdsamp(str(tmp_path / "x"))[0].T)
     assert reader.parts(path) == ["a.hea", "b.hea", "a.dat", "b.dat"]
@@ -300,7 +300,7 @@ def test_segments_that_differ_in_signals_are_nan_where_they_have_none(tmp_path: 
     expected = np.full((3, 260), np.nan)
     expected[:2, :100] = expected[:2, 160:] = SAMPLES[1::-1, :100] / 1000
     expected[2, 110:160] = SAMPLES[0, :50] / 1000
-    assert recording[1:] == (500, LEADS[:3], "mV", 0.0)
+    assert recording[1:5] == (500, LEADS[:3], "mV", 0.0)
     np.testing.assert_array_equal(recording.signal, expected)
     np.testing.assert_array_equal(recording.signal, wfdb.rdsamp(str(tmp_path / "x"))[0].T)
     assert reader.parts(path) == ["l.hea", "a.hea", "b.hea", "a.dat", "b.dat"]

@@ -103,8 +103,9 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
     format_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     form = FORMATS[format_name]
+    readers_of = {f"ecgpipe.readers.{other.module}" for other in FORMATS.values() if other.needs == form.needs}
     for module in list(sys.modules):
-        if module == f"ecgpipe.readers.{form.module}" or module.startswith(f"{form.needs}."):
+        if module in readers_of or module.startswith(f"{form.needs}."):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.delitem(sys.modules, str(form.needs), raising=False)
     monkeypatch.setattr(sys, "meta_path", [Missing(str(form.needs)), *sys.meta_path])

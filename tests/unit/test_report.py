@@ -156,11 +156,15 @@ def test_a_calibration_and_chosen_thresholds_are_told(tmp_path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["name", "aggregation", "threshold", "threshold_from"])
         writer.writerows([name, "mean", "0.25", json.dumps(made)] for name in LABELS)
-    page = Page(small_run.report(tmp_path, "--no-paths"))
+    page = Page(small_run.report(tmp_path))
     assert "calibrated by isotonic regression, fitted on 2,190 recordings (fold = 8)." in page.words
     assert "3 thresholds chosen by f1 on 2,183 recordings (fold = 9)." in page.words
+    page = Page(small_run.report(tmp_path, "--no-paths"))
+    assert "calibrated by isotonic regression, fitted on 2,190 recordings." in page.words
+    assert "3 thresholds chosen by f1 on 2,183 recordings." in page.words
     assert "not calibrated" not in page.words
     assert "secret" not in page.source
+    assert "fold" not in page.source  # a column of the inputs' tables
     assert page.get("facts")["thresholds"] == [0.25] * 3
     for label in LABELS:
         row = re.search(rf'<tr data-label="{label}">.*?</tr>', page.source, re.DOTALL)
@@ -284,6 +288,7 @@ def with_patients(folder: Path) -> tuple[Path, list[str]]:
     run["reasons"] += [{"status": "failed", "reason": "not a WFDB record (Kowalski.hea) at line 7", "count": 1}]
     run["other_files"] = {"no known format, .nowak": 2, "no known format, .jpg": 1, "a link to nothing": 1}
     run["warnings"] = ["1 recording is gone (Nowak/9.hea)"]
+    run["counts"]["duplicates"] = 2
     run["checkpoint"]["uri"] = f"{folder}/secret-weights.pt"
     run["config"] = {"input": [f"{folder}/recordings"], "outdir": f"{folder}/out", "labels": f"{folder}/mine.csv"} | {
         "checkpoint": f"{folder}/secret-weights.pt",
@@ -326,7 +331,8 @@ def test_without_paths_no_name_of_a_recording_file_or_folder_is_in_the_page(tmp_
     notes = [view["note"] for view in page.get("views") if view["note"]]
     assert notes == ["No leads: the file could not be read again: a file is not there."]
     assert "3 no known format, 1 a link to nothing" in page.words
-    assert "1 recording is gone " in page.words
+    assert "1 recording is gone" not in page.words
+    assert "2 recordings with the same signal as another one" in page.words  # said from the counts
     assert "a local file" in page.words
     assert '"min_dist": 0.125' in page.words  # the other settings stay
 
@@ -465,13 +471,18 @@ def test_the_lines_of_code_that_the_page_shows_work(name: str, tmp_path: Path, m
         assert values.loc[row["record_id"], "n_segments"] == 2
 
 
-def test_the_links_lead_to_files_that_are_there(tmp_path: Path) -> None:
+def links(folder: Path, **asked: bool) -> list[str]:
+    return re.findall(r'<a href="([^#"]+)">', small_run.report(folder, **asked).read_text(encoding="utf-8"))
+
+
+def test_the_links_are_those_of_the_run_whether_or_not_the_figures_are_there_already(tmp_path: Path) -> None:
     small_run.write(tmp_path, IDS)
-    page = Page(small_run.report(tmp_path))
-    links = re.findall(r'<a href="([^#"]+)">', page.source)
-    assert {"records", "predictions", "embeddings", "umap/umap.parquet", "examples.parquet"} <= set(links)
-    assert all((tmp_path / link).exists() for link in links)
-    assert not {"attribution", "figures"} & set(links)
+    before = links(tmp_path)
+    small_run.report(tmp_path, stage="figures")
+    assert links(tmp_path) == before
+    assert {"records", "predictions", "embeddings", "umap/umap.parquet", "examples.parquet", "figures"} <= set(before)
+    assert not {"attribution", "evaluation"} & set(before)  # what the run was not asked for
+    assert set(before) - set(links(tmp_path, attention=False)) == {"attention"}
 
 
 def test_leads_that_would_make_the_page_too_large_are_left_out_the_last_ones_chosen(

@@ -1,6 +1,7 @@
 """The summary: every recording is counted once, the same signal twice is told, and the verdict comes of the counts."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,19 @@ def test_a_precision_that_is_not_as_it_should_be_is_told(
     assert summary.precision_warnings(used, found) == says
 
 
+def test_segments_that_half_precision_could_not_compute_are_counted_over_all_parts_and_told_once(
+    tmp_path: Path,
+) -> None:
+    found = drift("auto", "float16", **compared(0.001))
+    content = summarise(tmp_path, ["float16"] * 3, found, recomputed=[2, None, 1])  # None: of an older version
+    expected = {"used": "float16", "parts": {"float16": 3}, "recomputed_segments": 3, "drift": found}
+    assert content["precision"] == expected
+    (warning,) = content["warnings"]
+    assert warning == (
+        "3 segments were computed in float32, because half precision gave numbers that are not finite (timing/)"
+    )
+
+
 def test_names_that_are_numbers_are_warned_of() -> None:
     assert summary.label_warnings(["output_00", "output_01"]) == [labels.nameless(2)]
     assert summary.label_warnings(["output_00", "Sinus rhythm"]) == []
@@ -146,6 +160,7 @@ def summarise(
     found: dict[str, Any] | None,
     version: str = __version__,
     calibration: object = None,
+    recomputed: Sequence[int | None] = (),
 ) -> dict[str, Any]:
     """Run the stage over a recording, and parts of those precisions inferred by a version, and read what it writes."""
     records = pa.Table.from_pylist([row("a", signal_hash="1")], schema=tables.RECORDS)
@@ -155,6 +170,10 @@ def summarise(
     files: dict[str, object] = {
         f"timing/part-{i:05d}.json": {**timing, "precision": name} for i, name in enumerate(precisions)
     }
+    for i, count in enumerate(recomputed):
+        if count is not None:
+            part = f"timing/part-{i:05d}.json"
+            files[part] = {**timing, "precision": precisions[i], "recomputed_segments": count}
     predictions = tables.with_origin(tables.predictions_schema(["A"]), "aggregate", calibration=calibration)
     for i in range(len(precisions)):
         tables.write(folder / "predictions" / f"part-{i:05d}.parquet", predictions.empty_table())
@@ -187,7 +206,9 @@ def test_run_json_has_the_precision_of_all_parts_and_what_was_found(
 ) -> None:
     found = drift("auto", "float16", **compared(0.001))
     content = summarise(tmp_path, ["float16", "float32", "float16"], found)
-    assert content["precision"] == {"used": ["float16", "float32"], "drift": found}
+    parts = {"float16": 2, "float32": 1}
+    expected = {"used": ["float16", "float32"], "parts": parts, "recomputed_segments": 0, "drift": found}
+    assert content["precision"] == expected
     (warning,) = content["warnings"]
     assert warning == "1 of 3 parts was inferred in float32 instead of float16 (timing/)"
     assert warning in capsys.readouterr().err
@@ -204,7 +225,8 @@ def test_run_json_and_the_last_lines_say_of_a_calibration(tmp_path: Path, capsys
 
 def test_run_json_without_a_choice_says_float32(tmp_path: Path) -> None:
     content = summarise(tmp_path, ["float32", "float32"], None)
-    assert content["precision"] == {"used": "float32", "drift": None}
+    expected = {"used": "float32", "parts": {"float32": 2}, "recomputed_segments": 0, "drift": None}
+    assert content["precision"] == expected
     assert content["calibration"] is None
     assert content["warnings"] == []
 

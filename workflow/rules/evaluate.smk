@@ -5,6 +5,7 @@ rule evaluate:
         predictions=all_parts("predictions"),
         truth=SETTINGS.evaluation.truth or [],
         calibration=SETTINGS.calibration or [],
+        heads=SETTINGS.heads,
     output:
         metrics=f"{OUT}/evaluation/metrics.parquet",
         curves=f"{OUT}/evaluation/curves.parquet",
@@ -27,11 +28,12 @@ rule evaluate:
         parts=lambda wildcards: n_parts(),
         truth=lambda wildcards, input: ["--truth", input.truth] if input.truth else [],
         calibration=["--calibration", SETTINGS.calibration] if SETTINGS.calibration else [],
+        heads=["--heads", *SETTINGS.heads] if SETTINGS.heads else [],
         options=truth_options,
         resamples=SETTINGS.evaluation.resamples,
         seed=SETTINGS.evaluation.seed,
     shell:
         "python3 -m ecgpipe evaluate --predictions {params.predictions:q} --parts {params.parts} --records {params.records:q} "
-        "--shards {params.shards} --labels {input.labels:q} {params.calibration:q} {params.truth:q} {params.options:q} "
+        "--shards {params.shards} --labels {input.labels:q} {params.calibration:q} {params.heads:q} {params.truth:q} {params.options:q} "
         "--resamples {params.resamples} --seed {params.seed} "
         "--metrics {output.metrics:q} --curves {output.curves:q} --account {output.account:q} --log {log:q}"

@@ -1,0 +1,149 @@
+"""Filling that is not signal: what software appends to a recording so that it fills an array or a file's last record.
+
+Left in, it counts as ECG: zeros change each lead's mean and spread, and 0.6 s at a converter's lowest value make the
+ECG seventy times smaller. So it is looked for once, for all formats, after a recording was read.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from ecgpipe.readers.leads import spelled
+from ecgpipe.readers.recording import LEADS, Recording
+
+# Electrodes and amplifiers have noise, so that no heart, not one in asystole either, gives the very same numbers again
+# and again in all leads at once. A stretch is this long before it counts as filling: where all leads stand at one
+# common value, which Einthoven's law allows only at zero, and where each stands at a value of its own.
+COMMON_S, OWN_S = 0.5, 1.0
+
+# Of a single lead, which may be clipped, a stretch at a limit of its numbers is so long before it counts.
+LIMIT_S = 0.1
+
+# Leads that stand at one value by chance are fewer.
+_SEVERAL = 3
+
+# What one software filled up another may have filled up again: zeros around a last record of lowest values.
+_ROUNDS = 3
+
+# The first and second sample, the last and the last but one.
+_ENDS = np.array([0, 1, -1, -2])
+
+
+def without_filling(recording: Recording) -> Recording:
+    """Leave out what stands at either end of a recording and is no signal.
+
+    A stretch at an end is filling where all leads of the twelve that vary at all, or without such names all rows, are
+
+    - NaN, or at a limit of what the file's numbers can be, or at one common value beyond all others of the recording,
+      however short it is;
+    - zero, as many samples at either end to within one: the recording was centred in an array;
+    - constant for `COMMON_S` at one common value or for `OWN_S` at values of their own, and for longer than anywhere
+      else in the recording, since computed signals are flat between beats.
+
+    Args:
+        recording: As a reader has made it.
+
+    Returns:
+        The same recording where nothing is filling; else a view of it, `stripped_s` longer by what was left out.
+    """
+    signal, rows = recording.signal, _rows(recording.leads)
+    if signal.shape[1] < len(_ENDS) or not _may_be_filled(recording, rows):
+        return recording
+    limits = recording.limits
+    if rows is not None:
+        signal, limits = signal[rows], limits if limits is None else limits[rows]
+    start, stop = _extent(signal, limits, recording.sample_rate)
+    left_out = recording.signal.shape[1] - (stop - start)
+    if not left_out:
+        return recording
+    return recording._replace(
+        signal=recording.signal[:, start:stop], stripped_s=recording.stripped_s + left_out / recording.sample_rate
+    )
+
+
+@lru_cache(maxsize=64)  # most files of a dataset have the same names
+def _rows(leads: tuple[str, ...]) -> np.ndarray | None:
+    """The rows that are leads of the twelve; None where all are or none is."""
+    rows = [row for row, name in enumerate(spelled(leads)) if name in LEADS]
+    return np.array(rows) if 0 < len(rows) < len(leads) else None
+
+
+def _may_be_filled(recording: Recording, rows: np.ndarray | None) -> bool:
+    """Whether the two samples at either end leave it open that there is filling; takes some microseconds."""
+    ends = recording.signal[:, _ENDS]
+    if rows is not None:
+        ends = ends[rows]
+    outer = ends[:, ::2]  # (leads, 2)
+    stands = outer == ends[:, 1::2]
+    stands |= outer != outer  # NaN
+    found = stands.all(axis=0)  # (2,)
+    if len(ends) >= _SEVERAL:
+        found |= (outer == outer[0]).all(axis=0)
+    if recording.limits is not None:
+        limits = recording.limits if rows is None else recording.limits[rows]
+        found |= ((outer <= limits[:, :1]) | (outer >= limits[:, 1:])).all(axis=0)
+    return bool(found.any()) and recording.sample_rate > 0
+
+
+def _extent(signal: np.ndarray, limits: np.ndarray | None, rate: float) -> tuple[int, int]:
+    """Where the signal begins and ends in (leads, samples), by the rules of `without_filling`."""
+    missing = np.isnan(signal)
+    varies = ~(missing.all(axis=1) | (signal == signal[:, :1]).all(axis=1))  # an electrode that was off tells nothing
+    if not varies.any():
+        return 0, signal.shape[1]
+    signal, missing = signal[varies], missing[varies]
+    limits = limits if limits is None else limits[varies]
+    start, stop = 0, signal.shape[1]
+    for _ in range(_ROUNDS):
+        before = _stands(signal[:, start:stop], missing[:, start:stop])
+        after = _stands(signal[:, start:stop][:, ::-1], missing[:, start:stop][:, ::-1])
+        inner = signal[:, start + before : stop - after]
+        if inner.shape[1] == 0:
+            break
+        zeros = not signal[:, start].any() and not signal[:, stop - 1].any()
+        centred = zeros and min(before, after) > 1 and abs(before - after) <= 1
+        filled = [
+            centred or _is_filling(signal[:, place], length, inner, limits, rate)
+            for place, length in ((start, before), (stop - 1, after))
+        ]
+        if not any(filled):
+            break
+        start += before * filled[0]
+        stop -= after * filled[1]
+    return start, stop
+
+
+def _is_filling(values: np.ndarray, length: int, inner: np.ndarray, limits: np.ndarray | None, rate: float) -> bool:
+    """Whether a stretch at an end is no signal.
+
+    Args:
+        values: (leads,) what the leads stand at.
+        length: Of the stretch, in samples.
+        inner: (leads, samples) the recording without such a stretch at either end.
+        limits: As of `Recording`.
+        rate: In Hz.
+    """
+    if np.isnan(values).all():
+        return True
+    lowest, highest = np.fmin.reduce(inner, axis=1), np.fmax.reduce(inner, axis=1)  # (leads,) NaN only where all are
+    if limits is not None and ((values <= limits[:, 0]) | (values >= limits[:, 1])).all():
+        # Some files state limits that their own signal exceeds.
+        extreme = ((values <= lowest) | (values >= highest)).all()
+        return bool(extreme) and (len(values) > 1 or length >= LIMIT_S * rate)
+    common = bool((values == values[0]).all())
+    if common and len(values) >= _SEVERAL and ((values < lowest).all() or (values > highest).all()):
+        return True
+    return length >= (COMMON_S if common else OWN_S) * rate and length > _longest_stand(inner)
+
+
+def _stands(signal: np.ndarray, missing: np.ndarray) -> int:
+    """How many samples from the first on all leads stand at their first value, or are NaN as the first is."""
+    moves = (signal != signal[:, :1]) & ~(missing & missing[:, :1])
+    moving = moves.any(axis=0)  # (samples,)
+    return int(moving.argmax()) if moving.any() else signal.shape[1]
+
+
+def _longest_stand(signal: np.ndarray) -> int:
+    """Samples of the longest stretch in which all leads stand."""
+    moving = (signal[:, 1:] != signal[:, :-1]).any(axis=0)
+    return int(np.diff(np.flatnonzero(np.concatenate([[True], moving, [True]]))).max())

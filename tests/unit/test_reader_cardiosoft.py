@@ -1,0 +1,150 @@
+"""CardioSoft XML: the strip as the file has it, at its rate and scale, or a reason why not."""
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from vendor_files import cardiosoft_xml
+
+from ecgpipe import manifest
+from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, cardiosoft
+
+EIGHT = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def made(leads: int = 12, samples: int = 400) -> np.ndarray:
+    """(leads, samples) in mV."""
+    return np.cumsum(np.random.default_rng(0).normal(0, 0.02, (leads, samples)), axis=1)
+
+
+def read(path: Path, assumed: Assumed | None = None) -> Recording:
+    return cardiosoft.read(path, assumed or Assumed())
+
+
+def says(path: Path) -> str:
+    with pytest.raises(UnreadableError) as caught:
+        read(path)
+    return str(caught.value)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    cardiosoft_xml(tmp_path / "x.xml", made(), 500, LEADS)
+    return tmp_path / "x.xml"
+
+
+def edited(path: Path, old: str, new: str, count: int = -1) -> Path:
+    """The file with a part of its text put otherwise; of the strip, which stands last, where `count` is 0."""
+    text = path.read_text("iso8859-1")
+    assert old in text
+    before, _, after = text.rpartition(old)
+    path.write_text(f"{before}{new}{after}" if count == 0 else text.replace(old, new, count), "iso8859-1")
+    return path
+
+
+def test_a_real_recording_comes_back_as_it_was_written(tmp_path: Path, reference: Path) -> None:
+    feats = scipy.io.loadmat(sorted((reference / "code15").glob("*.mat"))[0])["feats"]
+    written = cardiosoft_xml(tmp_path / "x.xml", feats, 400, LEADS)
+    recording = read(tmp_path / "x.xml")
+    assert (recording.leads, recording.sample_rate, recording.unit) == (LEADS, 400, "mV")
+    np.testing.assert_allclose(recording.signal, written, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(recording.signal, feats, rtol=0, atol=5e-3 / 2 * 1.001)
+
+
+@pytest.mark.parametrize("leads", [LEADS[::-1], EIGHT])
+def test_leads_are_called_as_the_file_calls_them(leads: tuple[str, ...], tmp_path: Path) -> None:
+    written = cardiosoft_xml(tmp_path / "x.xml", made(len(leads)), 500, leads)
+    recording = read(tmp_path / "x.xml")
+    assert recording.leads == leads
+    np.testing.assert_allclose(recording.signal, written, rtol=0, atol=1e-12)
+
+
+def test_what_the_file_states_it_must_hold(path: Path) -> None:
+    text = path.read_bytes()
+    for old, new, reason in (
+        ("<ChannelSampleCountTotal>400", "<ChannelSampleCountTotal>500",
+         "the file does not hold what it states (ChannelSampleCountTotal 500, found 400)"),
+        ("<NumberOfLeads>12", "<NumberOfLeads>15", "the file does not hold what it states (NumberOfLeads 15, f"),
+        ('<WaveformData lead="V6">', '<WaveformData lead="V6">1,', "the leads differ in length (I 400, "),
+        ('<WaveformData lead="V6">', '<WaveformData lead="">', "the CardioSoft XML file does not name each lead ("),
+        ('<WaveformData lead="V6">', '<WaveformData lead="V6">x,', "a lead's sample is no number (V6: 'x')"),
+        ('<SampleRate units="Hz">500', '<SampleRate units="Hz">', "the CardioSoft XML file's SampleRate is no"),
+        ('<SampleRate units="Hz">', '<SampleRate units="kHz">', "the sampling rate is in a unit that is not read (k"),
+        ('units="uVperLsb">5<', 'units="uVperLsb">-5<', "the CardioSoft XML file's Resolution is no positive number"),
+        ('units="uVperLsb"', 'units="perLsb"', "the resolution is in a unit that is not read (perlsb)"),
+        ("</StripData>", "</StripData><StripData><WaveformData/></StripData>", "the file holds several strips (2)"),
+    ):  # fmt: skip
+        path.write_bytes(text)
+        assert says(edited(path, old, new, 0)).startswith(reason)
+
+
+def test_an_exercise_test_without_a_strip_is_refused_with_what_it_is(path: Path) -> None:
+    edited(edited(path, "StripData", "FullDisclosure"), "RestECG", "StressECG")
+    assert says(path) == "the CardioSoft XML file has no strip of a resting ECG (StressECG)"
+
+
+def test_a_resolution_without_a_unit_leaves_it_to_the_settings(path: Path) -> None:
+    edited(path, '<Resolution units="uVperLsb">', "<Resolution>")
+    assert read(path).unit is None
+    in_mv = read(path, Assumed(unit="uV"))
+    assert in_mv.unit == "mV"
+    np.testing.assert_allclose(in_mv.signal, made(), rtol=0, atol=5e-3 / 2 * 1.001)
+
+
+def test_files_of_other_formats_are_refused(tmp_path: Path) -> None:
+    for content in (b"<svg/>", b"", bytes(100)):
+        (tmp_path / "x.xml").write_bytes(content)
+        assert says(tmp_path / "x.xml")
+
+
+def test_xml_that_is_made_to_blow_up_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.xml"
+    for declarations in ("<!ENTITY a 'x'><!ENTITY b '&a;&a;&a;'>", "<!ENTITY a SYSTEM 'file:///etc/hostname'>"):
+        path.write_text(f"<!DOCTYPE CardiologyXML [{declarations}]><CardiologyXML>&a;</CardiologyXML>")
+        assert says(path).startswith("the XML declares entities or attributes of its own")
+    path.write_bytes(b"<CardiologyXML>" + b" " * 24_000_000)
+    assert says(path) == "too large for its format (over 24000000 bytes of CardioSoft XML)"
+
+
+@FUZZ
+@given(where=st.floats(0, 1, exclude_max=True), junk=st.binary(min_size=1, max_size=4))
+def test_a_damaged_file_is_a_recording_or_a_reason(where: float, junk: bytes, tmp_path: Path) -> None:
+    cardiosoft_xml(tmp_path / "x.xml", made(8, 60), 500, EIGHT)
+    data = bytearray((tmp_path / "x.xml").read_bytes())
+    at = int(where * len(data))
+    data[at : at + len(junk)] = junk
+    (tmp_path / "x.xml").write_bytes(data)
+    with contextlib.suppress(UnreadableError):
+        recording = read(tmp_path / "x.xml")
+        assert recording.signal.shape[0] == len(recording.leads)
+        assert recording.sample_rate > 0
+
+
+@FUZZ
+@given(share=st.floats(0, 0.999))
+def test_a_file_that_was_cut_off_is_refused(share: float, tmp_path: Path) -> None:
+    cardiosoft_xml(tmp_path / "x.xml", made(8, 60), 500, EIGHT)
+    data = (tmp_path / "x.xml").read_bytes().rstrip()
+    (tmp_path / "x.xml").write_bytes(data[: int(share * len(data))])
+    assert says(tmp_path / "x.xml")
+
+
+def test_a_file_as_uk_biobank_has_it_is_found_and_read(tmp_path: Path, reference: Path) -> None:
+    script = reference.parent / "cases" / "09-cardiosoft-xml.py"
+    if not script.exists():
+        pytest.skip(f"{script} is not there")
+    subprocess.run([sys.executable, script, tmp_path], check=True)
+    found = manifest.scan([str(tmp_path)]).recordings.to_pylist()
+    assert [(row["record_id"], row["format"]) for row in found] == [("rest", "cardiosoft-xml")]
+    recording = read(tmp_path / "rest.xml")
+    assert (recording.leads, recording.sample_rate, recording.unit) == (LEADS, 500, "mV")
+    assert recording.signal.shape == (12, 5000)
+    first = int((tmp_path / "rest.xml").read_text("iso8859-1").partition('lead="I">')[2].partition(",")[0])
+    assert recording.signal[0, 0] == pytest.approx(first * 5e-3)
