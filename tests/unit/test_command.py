@@ -1,7 +1,6 @@
 """The command line, what it says where, and files that appear whole or not at all."""
 
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -90,18 +89,17 @@ def open_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def as_another_user(folder: Path, code: str) -> str:
-    """Run Python code as a user who is not root, though of root's group: Python may lie in /root."""
-    user = {"user": 65534} if os.geteuid() == 0 else {}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False, **user)  # type: ignore[call-overload]
-    return str(done.stderr)
+def as_another_user(folder: Path, imports: str, code: str) -> str:
+    """Run Python code as a user who is not root, and return what it says. Imports go first: Python may lie in /root."""
+    drop = "import os; os.geteuid() or os.setuid(65534)"
+    command = [sys.executable, "-c", f"{imports}\n{drop}\n{code}"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stderr
 
 
-READ = "import pyarrow.parquet; pyarrow.parquet.read_schema({path!r})"
+READ = "pyarrow.parquet.read_schema({path!r})"
 OPEN = "open({path!r}, 'rb')"
+IMPORTS = "import sys, pyarrow.parquet; from ecgpipe import __main__, config, verdict; from pathlib import Path"
 MAIN = """
-import sys
-from ecgpipe import __main__, verdict
 def run(args):
     {what}
 verdict.run = run
@@ -113,7 +111,7 @@ sys.exit(__main__.main(["verdict", "--run", "r", "--max-failed-fraction", "0", "
 def test_an_input_that_this_user_may_not_read_is_no_reason_to_make_room(what: str, open_folder: Path) -> None:
     path = open_folder / "mine.parquet"
     path.touch(mode=0o000)
-    said = as_another_user(open_folder, MAIN.format(what=what.format(path=str(path))))
+    said = as_another_user(open_folder, IMPORTS, MAIN.format(what=what.format(path=str(path))))
     assert "Permission denied" in said
     assert said.rstrip().endswith(
         "it is there, but this user may not read it: see its permissions (`ls -l`), or leave it out"
@@ -122,15 +120,14 @@ def test_an_input_that_this_user_may_not_read_is_no_reason_to_make_room(what: st
 
 
 def test_a_folder_that_this_user_may_not_write_to_asks_for_another_one(open_folder: Path) -> None:
-    said = as_another_user(open_folder, MAIN.format(what=f"open({str(open_folder / 'new')!r}, 'wb')"))
+    said = as_another_user(open_folder, IMPORTS, MAIN.format(what=f"open({str(open_folder / 'new')!r}, 'wb')"))
     assert said.rstrip().endswith("make room, or choose another outdir")
 
 
 def test_a_checkpoint_that_this_user_may_not_read_is_refused_before_any_job(open_folder: Path) -> None:
     (open_folder / "x.pt").touch(mode=0o000)
-    code = "from pathlib import Path; from ecgpipe import config; "
-    code += f"config.load({{'input': '.', 'checkpoint': 'x.pt'}}, Path({str(ROOT)!r}))"
-    said = as_another_user(open_folder, code)
+    code = f"config.load({{'input': '.', 'checkpoint': 'x.pt'}}, Path({str(ROOT)!r}))"
+    said = as_another_user(open_folder, IMPORTS, code)
     assert "checkpoint: no permission to read 'x.pt'; see its permissions (`ls -l`), or give another file" in said
 
 
