@@ -56,7 +56,12 @@ class Scanned(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe manifest`."""
     settings.add_arguments(parser, settings.Manifest)
-    parser.add_argument("--input", nargs="+", help="folders, files, globs, or CSV/Parquet tables with a `path` column")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        type=os.path.expanduser,
+        help="folders, files, globs, or CSV/Parquet tables with a `path` column",
+    )
     parser.add_argument(
         "--outdir", type=Path, required=True, help="the folder to write manifest.json, files.parquet and the shards to"
     )
