@@ -79,11 +79,6 @@ CERTAIN = SETTINGS.inference.precision == "float32" or not NATIVE
 CERTAIN |= SETTINGS.inference.precision == "auto" and SETTINGS.inference.device == "cpu"
 DRIFT = [] if CERTAIN else [f"{OUT}/precision/drift.json"]
 
-# Snakemake takes an input that is newer than the results for unchanged where this working folder has seen the content
-# before, although another folder may have used other settings in between. Here times count.
-if workflow.dag_settings:
-    workflow.dag_settings.max_checksum_file_size = 0
-
 # What the results are to be of, known to the main process alone: the jobs read settings/.
 if workflow.is_main_process:
     from ecgpipe import reuse
@@ -112,6 +107,9 @@ def plan():
     executor = workflow.executor_plugin
     if not workflow.is_main_process:
         return
+    # Snakemake takes an input that is newer than a result for unchanged if this working folder has seen its content before,
+    # although a run from another folder may have used another content in between. Here times count.
+    workflow.dag.max_checksum_file_size = 0
     if executor and not (executor.common_settings.dryrun_exec or executor.common_settings.touch_exec):
         try:
             LOCK = outdir.take(Path(OUT))
