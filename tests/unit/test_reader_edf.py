@@ -170,16 +170,13 @@ def test_a_number_of_records_that_was_never_written_is_counted(tmp_path: Path) -
 
 def discontinuous(first: float = 0.0, gap: float = 0.0, record: int = 1) -> bytes:
     """An EDF+D file of two records of 1 s, of which the first begins at `first` and one later by `gap`."""
-    data = content(annotations=[edfio.EdfAnnotation(0.5, None, "x")])
+    data = content(annotations=[edfio.EdfAnnotation(0.5, None, "x" * 40)])
     data = changed(data, RESERVED, "EDF+D", 44)
+    size = (len(data) - 256 * 14 - 2 * 12000) // 2  # of a record's annotations; its signals take 12,000 bytes
     for number in range(2):
-        was = f"+{number}\x14\x14".encode()
-        at = data.index(was, 256 * 14)
         onset = first + number + (gap if number == record else 0)
-        new = f"{onset:+g}\x14\x14".encode()
-        rest = data[at + len(was) :]
-        end = rest.index(b"\0\0") if b"\0\0" in rest else len(rest)
-        data = data[:at] + new + rest[:end] + rest[end + len(new) - len(was) :]
+        at = 256 * 14 + (number + 1) * 12000 + number * size
+        data = data[:at] + f"{onset:+g}\x14\x14".encode().ljust(size, b"\0") + data[at + size :]
     return data
 
 
