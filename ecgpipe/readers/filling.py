@@ -143,7 +143,7 @@ def _is_filling(values: np.ndarray, length: int, inner: np.ndarray, limits: np.n
 
 def _stands(signal: np.ndarray) -> int:
     """How many samples from the first on all leads stand at their first value, or are NaN as the first is."""
-    first, samples = signal[:, :1], signal.shape[1]
+    first, samples = signal[:, :1], int(signal.shape[1])
     missing = np.isnan(first)
     at, step = 1, _FIRST_LOOK
     while at < samples:  # most stretches are short, and most of a recording is none

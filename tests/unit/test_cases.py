@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from ecgpipe import manifest, preprocess
-from ecgpipe.prepare import Windows
-from ecgpipe.readers import LEADS, Assumed, spelled
+from ecgpipe.prepare import Windows, prepare
+from ecgpipe.readers import LEADS, Assumed, Recording, spelled
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 NUMBERS = ("01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12")
@@ -67,8 +67,8 @@ def heart(seconds: float = 10, rate: int = 500, seed: int = 0) -> np.ndarray:
 
 def segments_of(signal: np.ndarray, rate: float) -> np.ndarray:
     """What the preprocessing makes of a signal in memory."""
-    recording = preprocess.Recording(signal, rate, LEADS, "mV")
-    segments: np.ndarray = preprocess.prepare(recording, Windows(), {}).segments
+    recording = Recording(signal, rate, LEADS, "mV")
+    segments: np.ndarray = prepare(recording, Windows(), {}).segments
     return segments
 
 

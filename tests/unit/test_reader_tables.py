@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ecgpipe import readers
 from ecgpipe.readers import LEADS, MIXED, Assumed, Recording, UnreadableError, recording
+from ecgpipe.readers.detect import format_of
 
 NOTHING = Assumed()
 ASSUMED = Assumed(500.0, LEADS)
@@ -220,7 +221,7 @@ def test_times_that_tell_no_rate_are_not_needed_where_it_is_assumed(tmp_path: Pa
 def test_what_stands_before_the_names_is_not_needed(preamble: str, end: str, encoding: str, tmp_path: Path) -> None:
     text = f"{preamble}{frame(leads=tuple(f'{lead} (mV)' for lead in LEADS)).to_csv(index=False)}"
     path = csv(tmp_path, text.replace("\n", end).encode(encoding))
-    assert readers.detect.format_of(path, path.read_bytes()[:4096]) == "csv"
+    assert format_of(path, path.read_bytes()[:4096]) == "csv"
     found = read(path)
     assert found[1:3] == (500, tuple(f"{lead} (mV)" for lead in LEADS))
     assert found.unit == "mV"
@@ -252,7 +253,7 @@ def test_units_may_stand_in_a_line_below_the_names(tmp_path: Path) -> None:
 def test_a_file_without_names_may_lack_leads(tmp_path: Path) -> None:
     text = "".join(f"{','.join(map(str, row[:6]))},,,,,,\n" for row in SIGNAL.T)
     path = csv(tmp_path, text)
-    assert readers.detect.format_of(path, path.read_bytes()[:4096]) == "csv"
+    assert format_of(path, path.read_bytes()[:4096]) == "csv"
     found = read(path, ASSUMED)
     assert found.leads == LEADS[:6]
     np.testing.assert_array_equal(found.signal, SIGNAL[:6])
@@ -267,7 +268,7 @@ LINES = st.lists(
 @settings(deadline=None, max_examples=150)
 def test_any_lines_are_read_or_unreadable(lines: list[str], end: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = csv(tmp_path_factory.getbasetemp(), end.join(lines))
-    readers.detect.format_of(path, path.read_bytes())
+    format_of(path, path.read_bytes())
     try:
         found = read(path, Assumed(500.0, LEADS[:3]))
     except UnreadableError:
