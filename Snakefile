@@ -49,7 +49,8 @@ rule all:
 
 
 onstart:
-    take_outdir(log)
+    end_well_when_stopped()
+    clear_up(log)
 
 
 onsuccess:
@@ -60,4 +61,5 @@ onsuccess:
 
 onerror:
     cluster.forget(Path(OUT))
+    remove_outdated_report()
     print(mistakes())

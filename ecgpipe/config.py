@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,11 +25,20 @@ from ecgpipe.errors import EcgpipeError
 logger = logging.getLogger(__name__)
 
 
+# The settings that are paths, besides two in sections: see `_with_home`.
+_PATHS = ("input", "outdir", "checkpoint", "labels", "calibration", "heads")
+
+
 class Section(BaseModel):
     """A group of settings: unknown keys and wrong types are refused, nothing is changed after validation."""
 
     # Not strict: Snakemake passes the values within `--config umap='{neighbors: 30}'` as text.
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+# Marks a setting that no result's numbers depend on: how fast, how much is kept, or the path of a file, whose content
+# counts instead. Such settings stand in settings/performance.json and make nothing again.
+APART = "apart"
 
 
 class Manifest(Section):
@@ -62,20 +71,24 @@ class Preprocess(Section):
     min_leads: int = Field(
         2, ge=1, le=12, description="leads of the twelve that a recording must have; 1 takes wearables, with zero above"
     )
-    keep_segments: bool = Field(False, description="keep segments/ after inference, 0.12 MB per segment")
+    keep_segments: Annotated[bool, APART] = Field(
+        False, description="keep segments/ after inference, 0.12 MB per segment"
+    )
 
 
 class Inference(Section):
     """Segments to logits, embeddings and attention."""
 
     shards_per_part: int = Field(20, gt=0, description="shards that one GPU job infers")
-    attention: bool = Field(True, description="write the last layer's attention, which the report's traces show")
-    device: str = Field(
+    attention: Annotated[bool, APART] = Field(
+        True, description="write the last layer's attention, which the report's traces show"
+    )
+    device: Annotated[str, APART] = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
         description="auto (a GPU where there is one), cpu, cuda or cuda:N",
     )
-    batch_size: int | None = Field(
+    batch_size: Annotated[int | None, APART] = Field(
         None,
         gt=0,
         description="segments at a time; null: 16 on a CPU, 256 on a GPU, fewer if segments are longer; "
@@ -99,7 +112,7 @@ class Inference(Section):
         "native",
         description="what computes: ecgpipe's own network, or fairseq-signals in its environment, which has others too",
     )
-    fairseq_python: str | None = Field(
+    fairseq_python: Annotated[str | None, APART] = Field(
         None,
         min_length=1,
         description="the python of an environment that has fairseq-signals, for backend fairseq and for verify; null: "
@@ -130,7 +143,7 @@ class Attribution(Section):
 class Evaluation(Section):
     """Predictions against true labels."""
 
-    truth: str | None = Field(
+    truth: Annotated[str | None, APART] = Field(
         None,
         description="CSV or Parquet table with a record_id and a column of 0 and 1 per label; null: the inputs' tables",
     )
@@ -176,27 +189,27 @@ class Report(Section):
 class Config(Section):
     """Every setting of a run."""
 
-    input: str | list[str] = Field(
+    input: Annotated[str | list[str], APART] = Field(
         description="a folder, a file, a glob, a CSV or Parquet table with a `path` column, or a list of these"
     )
-    outdir: str = Field("results", min_length=1, description="where results go")
-    checkpoint: str = Field(
+    outdir: Annotated[str, APART] = Field("results", min_length=1, description="where results go")
+    checkpoint: Annotated[str, APART] = Field(
         "hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt",
         min_length=1,
         description="a local path, or hf://OWNER/REPO@REVISION/FILE on the Hugging Face hub",
     )
-    sha256: str | None = Field(
+    sha256: Annotated[str | None, APART] = Field(
         None,
         pattern="^[0-9a-fA-F]{64}$",
         description="what the checkpoint file's SHA-256 must be; null: as the hub states",
     )
-    labels: str = Field(
+    labels: Annotated[str, APART] = Field(
         labels.MIMIC_IV_ECG,
         min_length=1,
         description="a label CSV: names and aggregation of the model's outputs, in order; or index, which calls them "
         "output_00, output_01, ...",
     )
-    calibration: str | None = Field(
+    calibration: Annotated[str | None, APART] = Field(
         None,
         min_length=1,
         description="the JSON file that `python -m ecgpipe calibrate` wrote, to apply to the probabilities; null: none",
@@ -204,7 +217,7 @@ class Config(Section):
     max_failed_fraction: float = Field(
         0.05, ge=0, le=1, description="the run ends with an error, after all else, if more recordings could not be read"
     )
-    heads: list[str] = Field(
+    heads: Annotated[list[str], APART] = Field(
         [], description="head.safetensors files that `probe` trained on this checkpoint's embeddings: labels besides"
     )
     manifest: Manifest = Field(default_factory=Manifest, description="how the inputs are cut")
@@ -248,7 +261,8 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
     try:
         settings = Config.model_validate(dict(given))
     except ValidationError as error:
-        raise EcgpipeError("\n".join(_mistake(dict(item)) for item in error.errors())) from error
+        raise EcgpipeError("\n".join(mistake(dict(item)) for item in error.errors())) from error
+    settings = _with_home(settings)
     # os.path, not pathlib: a text that the system takes for no path at all, e.g. one too long, is not there either.
     for path in settings.inputs:
         if not any(character in path for character in "*?[") and not os.path.exists(path):  # noqa: PTH110
@@ -257,10 +271,12 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         raise EcgpipeError(
             f"checkpoint: {settings.checkpoint!r} is not a file; give a local .pt file or hf://OWNER/REPO/FILE"
         )
+    _refuse_unreadable("checkpoint", settings.checkpoint)
     _check_backend(settings)
     for path in settings.heads:
         if not os.path.isfile(path):  # noqa: PTH113
             raise EcgpipeError(f"heads: {path!r} is not a file; give the head.safetensors that probe wrote")
+        _refuse_unreadable("heads", path)
     made = calibration.read(Path(settings.calibration)) if settings.calibration else None
     names = None
     if settings.labels == labels.BY_INDEX:
@@ -288,15 +304,39 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
     return settings.model_copy(update={"labels": found})
 
 
+def _with_home(settings: Config) -> Config:
+    """The settings with the home folder for ~ in paths, which a shell leaves in `--config outdir=~/x`, and YAML too."""
+
+    def at_home(value: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(value, list):
+            return [os.path.expanduser(path) for path in value]  # noqa: PTH111, a Path has one slash for the two in hf://
+        return value and os.path.expanduser(value)  # noqa: PTH111
+
+    changed: dict[str, object] = {key: at_home(getattr(settings, key)) for key in _PATHS}
+    evaluation, inference = settings.evaluation, settings.inference
+    changed["evaluation"] = evaluation.model_copy(update={"truth": at_home(evaluation.truth)})
+    changed["inference"] = inference.model_copy(update={"fairseq_python": at_home(inference.fairseq_python)})
+    return settings.model_copy(update=changed)
+
+
 def _index_csv(outdir: str) -> str:
     """Where the checkpoint stage writes the labels that are the outputs' numbers."""
     return f"{outdir.rstrip('/')}/checkpoint/labels.csv"
+
+
+def _refuse_unreadable(key: str, path: str | None) -> None:
+    """Refuse a file that this user may not read, hours before a job would find out."""
+    if path is not None and os.path.isfile(path) and not os.access(path, os.R_OK):  # noqa: PTH113
+        raise EcgpipeError(
+            f"{key}: no permission to read {path!r}; see its permissions (`ls -l`), or give another file"
+        )
 
 
 def _check_evaluation(given: Evaluation, names: list[str] | None) -> None:
     """Refuse what `evaluate` could not make sense of, hours later. Labels may not be known yet (None)."""
     if given.truth is not None and not os.path.isfile(given.truth):  # noqa: PTH113
         raise EcgpipeError(f"evaluation.truth: {given.truth!r} is not a file; check the path")
+    _refuse_unreadable("evaluation.truth", given.truth)
     if not given.asked and (given.patient or given.split or given.subgroups):
         raise EcgpipeError(
             "evaluation: neither truth nor mapping is given, so there is nothing to evaluate; say by one of them where "
@@ -349,20 +389,28 @@ def _check_path(key: str, path: str) -> None:
         raise EcgpipeError(f"outdir: {path!r} is an address; give the path of a folder on this machine, from / on")
 
 
-def _mistake(item: dict[str, Any]) -> str:
-    """One line for one thing that pydantic found: the key, the value, and how to mend it."""
+def mistake(item: dict[str, Any], model: type[BaseModel] | None = None, prefix: str = "") -> str:
+    """One line for one thing that pydantic found: the key, the value, and how to fix it.
+
+    Args:
+        item: One of a ValidationError's `errors()`.
+        model: Of the settings; None for `Config`.
+        prefix: What stands before the key where the user gave it.
+
+    Returns:
+        A sentence.
+    """
     *sections, key = (str(part) for part in item["loc"] if part not in ("str", "list[str]"))
-    where = ".".join([*sections, key])
+    where = prefix + ".".join([*sections, key])
     if item["type"] == "extra_forbidden":
-        known = _fields(sections)
+        known = _fields(sections, model or Config)
         close = difflib.get_close_matches(key, known, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
         return f"{where}: no such setting; {mend}"
     return f"{where}: {item['input']!r} won't do: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
-def _fields(sections: list[str]) -> list[str]:
-    model: type[BaseModel] = Config
+def _fields(sections: list[str], model: type[BaseModel]) -> list[str]:
     for section in sections:
         annotation = model.model_fields[section].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ecgpipe import layouts, listed, log, readers, tables
+from ecgpipe import layouts, listed, log, readers, results, tables
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import detect, wfdb
 from ecgpipe.readers.moment import MOMENTARY, UnavailableError, patiently
@@ -47,6 +47,7 @@ class Account:
         self.not_on_disk = 0
         self.progress = log.Progress("scan", None, "files")
         self.in_layout = False
+        self.results: list[str] = []  # folders in which ecgpipe's own results were left out
         self.roots: dict[tuple[int, int], str] = {}  # by device and inode: the input, and where its links led to
         self._rows: dict[str, list[object]] = {name: [] for name in tables.MANIFEST.names[:5]}
         self._facts: list[layouts.Facts | None] = []
@@ -112,7 +113,8 @@ def scan(
     """Account for all that lies in a folder, depth first and by name.
 
     Links to folders are followed, also out of the folder. No folder is gone through twice: not one above the link, nor
-    one that lies in the input anyway, nor one that another link has led to.
+    one that lies in the input anyway, nor one that another link has led to. What ecgpipe has written is left out:
+    outdir may lie in the input, and so may results of earlier runs.
 
     Args:
         account: What is added to.
@@ -133,7 +135,9 @@ def scan(
         ) from error
     account.roots = {(status.st_dev, status.st_ino): os.path.realpath(root)}
     # Each folder hands over its folders as it comes to them. Python's own stack would be too low for what disks hold.
-    frames = [_folder(account, root, below, None, wanted, deep)]
+    parent, name = os.path.split(root)
+    ours = name if name in results.FOLDERS and results.is_folder_of_results(parent) else None
+    frames = [_folder(account, root, below, None, ours, wanted, deep)]
     while frames:
         inner = next(frames[-1], None)
         if inner is None:
@@ -204,9 +208,18 @@ def _content(account: Account, path: str, record_id: str, format_name: str) -> N
 
 
 def _folder(
-    account: Account, folder: str, below: str, reason: str | None, wanted: Callable[[str], bool] | None, deep: bool
-) -> Iterator[tuple[str, str, str | None]]:
-    """Account for a folder's files; yield each folder in it, what goes before its names, and why it is ignored."""
+    account: Account,
+    folder: str,
+    below: str,
+    reason: str | None,
+    ours: str | None,
+    wanted: Callable[[str], bool] | None,
+    deep: bool,
+) -> Iterator[tuple[str, str, str | None, str | None]]:
+    """Account for a folder's files; yield each folder in it, what goes before its names, why it is ignored, and `ours`.
+
+    `ours` is which of the folders of results this is or lies in, by its name; None where it is none.
+    """
     try:
         entries = patiently(lambda: _entries(folder), folder)
     except OSError as error:
@@ -220,6 +233,12 @@ def _folder(
             what = f"a folder cannot be looked into ({name}: {error.strerror})"
         account.unreadable(below, f"{folder}/", what)
         return
+    if ours is None and results.is_folder_of_results(folder, {entry.name for entry in entries}):
+        ours = ""
+        account.results.append(folder)
+        account.ignore(f"{folder}/", f"folder of ecgpipe's results ({os.path.basename(folder)})")  # noqa: PTH119
+    if ours is not None:
+        entries = [entry for entry in entries if not results.is_name_of_ours(ours, entry.name)]
     modes = [_mode(entry) for entry in entries]
     if wanted is not None:
         keep = [deep if mode == _FOLDER else wanted(below + e.name) for e, mode in zip(entries, modes, strict=True)]
@@ -247,7 +266,8 @@ def _folder(
             if why is not None:
                 account.ignore(f"{path}/", why)
             else:
-                yield path, f"{below}{name}/", reason or (layout.excluded.get(name) if layout else None)
+                why = reason or (layout.excluded.get(name) if layout else None)
+                yield path, f"{below}{name}/", why, name if ours == "" and name in results.FOLDERS else ours or None
         elif mode < 0:
             _lost(account, path, below + name, -mode)
         elif mode != _FILE:

@@ -1,6 +1,7 @@
 """Show what a file or folder is and what a run would do with it, without writing anything."""
 
 import argparse
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +22,9 @@ _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe inspect`."""
-    parser.add_argument("path", nargs="+", help="a file, folder, glob or table, as for the setting `input`")
+    parser.add_argument(
+        "path", nargs="+", type=os.path.expanduser, help="a file, folder, glob or table, as for the setting `input`"
+    )
     parser.add_argument("--ptbxl", choices=layouts.PTBXL_FOLDERS, default="records500", help="(default %(default)s)")
     parser.add_argument("--recordings", type=int, default=20, help="of a folder, to try to read (default %(default)s)")
     parser.add_argument("--width", type=int, help="of the picture, in characters (default: the terminal's)")

@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ecgpipe import readers, tables
+from ecgpipe import identity, readers, tables
 from ecgpipe.readers import detect
 from ecgpipe.readers.moment import patiently
+from ecgpipe.separated import separator_of
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 
@@ -75,10 +76,10 @@ def _read_csv(path: Path, head: bytes) -> pa.Table:
     """A CSV with all its columns as texts."""
     encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
     text = head.decode(encoding, errors="ignore")
-    line = next((line for line in text.splitlines() if line.strip()), "")
+    separator = separator_of(text.removeprefix("\ufeff"))
     options = {
         "read_options": pa.csv.ReadOptions(block_size=_BLOCK_BYTES, encoding=encoding),
-        "parse_options": pa.csv.ParseOptions(delimiter=max(",;\t", key=line.count), newlines_in_values=True),
+        "parse_options": pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
     }
     with pa.csv.open_csv(path, **options) as reader:
         names = reader.schema.names
@@ -176,7 +177,9 @@ def recordings(path: Path, table: pa.Table) -> pa.Table:
         pc.binary_join_element_wise(path.stem, numbers, "/row "),
     ]
     if "record_id" in table.column_names:
-        ids.insert(0, _strings(table, "record_id"))
+        own = table["record_id"]
+        numbers = pa.types.is_floating(own.type) or pa.types.is_dictionary(own.type)
+        ids.insert(0, identity.as_ids(own, "record_id") if numbers else _strings(table, "record_id"))
     columns = {
         "record_id": pc.coalesce(*ids),
         "path": pc.if_else(broken, None, absolute),

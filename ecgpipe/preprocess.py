@@ -4,16 +4,18 @@ import argparse
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgpipe import readers, survive, tables
+from ecgpipe import readers, settings, survive, tables
 from ecgpipe.atomic import whole
+from ecgpipe.config import Preprocess
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress
 from ecgpipe.prepare import SAMPLE_RATE, UnusableError, Windows, prepare
@@ -36,10 +38,10 @@ KEPT = ("record_id", "path", "row", "bytes", "modified", "format")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe preprocess`."""
+    settings.add_arguments(parser, settings.Preprocess)
     parser.add_argument("--shard", type=Path, required=True, help="a manifest/shard-*.parquet")
     parser.add_argument("--segments", type=Path, required=True, help="the Arrow IPC file to write the segments to")
     parser.add_argument("--records", type=Path, required=True, help="the Parquet file to write the account to")
-    add_reading_arguments(parser)
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,15 +72,43 @@ def reading(args: argparse.Namespace) -> tuple[Windows, Assumed]:
     return windows, Assumed(args.assume_sample_rate, leads, args.assume_unit)
 
 
+def as_read(given: Preprocess) -> tuple[Windows, Assumed]:
+    """What the settings say of how recordings are read and cut."""
+    windows = Windows(given.segment_s, given.tail, given.short, given.missing_leads, given.min_leads)
+    leads = tuple(given.assume_leads) if given.assume_leads else None
+    return windows, Assumed(given.assume_sample_rate, leads, given.assume_unit)
+
+
 def run(args: argparse.Namespace) -> None:
     """Preprocess one shard, in a process of its own that may crash."""
-    windows, assumed = reading(args)
-    with whole(args.segments) as segments:  # here, because a process that crashed leaves behind what it began to write
+    given = settings.of_arguments("preprocess", settings.Preprocess, args)
+    shard(args.shard, args.segments, args.records, *as_read(given), settings.marked("preprocess", given, {}))
+
+
+def shard(
+    shard_path: Path,
+    segments_path: Path,
+    records_path: Path,
+    windows: Windows,
+    assumed: Assumed,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Preprocess one shard, in a process of its own that may crash.
+
+    Args:
+        shard_path: Of the manifest.
+        segments_path: The Arrow IPC file to write.
+        records_path: The Parquet file to write.
+        windows: What the settings say of segments and leads.
+        assumed: What they say of files that state nothing.
+        facts: What the files' metadata says besides.
+    """
+    with whole(segments_path) as segments:  # here, because a process that crashed leaves behind what it began to write
 
         def work(crashed: dict[int, str], begin: Callable[[int], None]) -> None:
-            _preprocess(args.shard, segments, args.segments, args.records, windows, assumed, crashed, begin)
+            _preprocess(shard_path, segments, segments_path, records_path, windows, assumed, facts, crashed, begin)
 
-        survive.crashes(work, called=lambda row: pq.read_table(args.shard, columns=["path"])["path"][row].as_py())
+        survive.crashes(work, called=lambda row: pq.read_table(shard_path, columns=["path"])["path"][row].as_py())
 
 
 def _preprocess(
@@ -88,6 +118,7 @@ def _preprocess(
     records_path: Path,
     windows: Windows,
     assumed: Assumed,
+    told: Mapping[str, Any],
     crashed: dict[int, str],
     begin: Callable[[int], None],
 ) -> None:
@@ -95,14 +126,14 @@ def _preprocess(
 
     The segments are written to `segments_path`, which will be renamed to `segments_name`.
     """
-    settings = {
+    cutting = {
         "leads": list(LEADS),
         "sample_rate": SAMPLE_RATE,
         "segment_samples": windows.segment_samples,
         **windows._asdict(),
         **{f"assume_{name}": value for name, value in assumed._asdict().items()},
     }
-    facts: dict[str, Any] = {"preprocess": settings, "inputs_sha256": file_sha256(shard_path)}
+    facts: dict[str, Any] = {**told, "preprocess": cutting, "inputs_sha256": file_sha256(shard_path)}
     shard = pq.read_table(shard_path)
     schema = tables.segments_schema(len(LEADS), windows.segment_samples)
     schema = tables.with_name(tables.with_origin(schema, "preprocess", **facts), segments_name)

@@ -3,12 +3,9 @@
 import argparse
 import json
 import logging
-import os
-import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import __version__, calibration, labels, provenance, tables
+from ecgpipe import __version__, calibration, labels, provenance, settings, tables
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import packages
 
 logger = logging.getLogger(__name__)
-
-# The packages whose version can change a number.
-PACKAGES = ("torch", "numpy", "scipy", "pyarrow", "wfdb", "umap-learn", "safetensors", "snakemake")
 
 # Columns of the records that say something about a recording that was used.
 FLAGS = ("derived_leads", "missing_leads", "constant_leads", "clipped_leads", "flat_leads", "lead_suspicion")
@@ -49,6 +43,7 @@ MOST_KINDS = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe summary`."""
+    settings.add_arguments(parser, settings.Summary)
     parser.add_argument("--manifest", type=Path, required=True, help="manifest/manifest.json")
     parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
     parser.add_argument("--records", type=Path, required=True, help="the folder records/")
@@ -58,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
     parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
     parser.add_argument("--drift", type=Path, help="precision/drift.json, where precisions were compared")
-    parser.add_argument("--settings", type=json.loads, default={}, help="the resolved settings as JSON")
     parser.add_argument("--duplicates", type=Path, required=True, help="Parquet file to write: the same signal twice")
     parser.add_argument("--output", type=Path, required=True, help="run.json to write")
 
@@ -67,12 +61,13 @@ def run(args: argparse.Namespace) -> None:
     """Write run.json."""
     from ecgpipe import checkpoint  # here, because PyTorch takes a second and 200 MB, of Snakemake's process too
 
+    given = settings.of_arguments("summary", settings.Summary, args)
     manifest = json.loads(args.manifest.read_text())
     description = checkpoint.describe(args.description)
     records = tables.numbered(args.records, "shard", args.shards)
     counts, reasons = account(records)
     schemas = [pq.read_schema(path) for path in records]
-    facts = tables.inherited(schemas)
+    facts = settings.marked("summary", given, tables.inherited(schemas))
     counts["duplicates"] = write_duplicates(records, args.duplicates, facts)
     if not counts["ok"]:
         raise EcgpipeError(
@@ -106,6 +101,8 @@ def run(args: argparse.Namespace) -> None:
             "sha256": facts["inputs_sha256"],
             "scans": manifest["scans"],
         },
+        "shards": len(records),
+        "parts": len(predictions),
         "counts": {**counts, "files": manifest["files"], "other_files": manifest["files"]["ignored"]},
         "reasons": reasons,
         "other_files": manifest["ignored"],
@@ -129,14 +126,10 @@ def run(args: argparse.Namespace) -> None:
             "recomputed_segments": recomputed,
             "drift": drift,
         },
-        "hardware": {
-            "inference": sorted({t["device"] for t in timings}),
-            "system": platform.platform(),
-            "cpus": os.cpu_count(),
-            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "config": args.settings,
+        "hardware": {"inference": sorted({t["device"] for t in timings}), "machines": machines(timings)},
+        "versions": versions(timings),
+        "config": given.resolved,
+        settings.KEY: {**tables.origin(pq.read_schema(args.umap)).get(settings.KEY, {}), **facts[settings.KEY]},
     }
     content["warnings"] = warnings_of(content)
     write_json(args.output, content)
@@ -203,6 +196,30 @@ def write_duplicates(records: Sequence[Path], output: Path, facts: Mapping[str, 
     table = pa.table(columns, schema=tables.with_origin(tables.DUPLICATES, "summary", **facts))
     tables.write(output, table)
     return len(table)
+
+
+def machines(timings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The kinds of machine that inference ran on, the one with the most parts first.
+
+    Args:
+        timings: Of the parts, as `infer` writes them. Those of an older ecgpipe say nothing of their machine.
+
+    Returns:
+        For each what `provenance.machine` says, its `device`, and how many `parts` it inferred.
+    """
+    kinds = Counter(
+        json.dumps({"device": t["device"], **t["machine"]}, sort_keys=True) for t in timings if "machine" in t
+    )
+    return [{**json.loads(kind), "parts": n} for kind, n in kinds.most_common()]
+
+
+def versions(timings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By package the version that inference had; all of them where parts had several."""
+    said: dict[str, list[str]] = {}
+    for timing in timings:
+        for name, number in timing.get("versions", {}).items():
+            said.setdefault(name, []).append(number)
+    return {name: ", ".join(dict.fromkeys(numbers)) for name, numbers in said.items()}
 
 
 def warnings_of(content: Mapping[str, Any]) -> list[str]:

@@ -418,7 +418,7 @@ def _is_code(source: _Source) -> bool:
     )
 
 
-def _lead_axis(shape: tuple[int, int], leads: tuple[str, ...] | None) -> int:
+def _lead_axis(shape: tuple[int, ...], leads: tuple[str, ...] | None) -> int:
     """Which of the two axes the leads are on."""
     counts = {len(leads)} if leads else {len(LEADS), 8}
     fitting = [axis for axis in (0, 1) if shape[axis] in counts]

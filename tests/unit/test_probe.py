@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,13 @@ def test_what_can_be_separated_is_and_random_labels_are_at_chance(outdir: Path, 
     assert auroc(tmp_path / "probe", "easy")["value"] > 0.99
     found = auroc(tmp_path / "probe", "random")
     assert found["low"] < 0.5 < found["high"]
+
+
+def test_without_an_interval_none_is_printed(outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--resamples", "0")
+    said = capsys.readouterr().out
+    assert "nan" not in said
+    assert re.search(r"^easy +\S+ +\d\.\d{3}$", said, re.MULTILINE)
 
 
 def test_the_head_is_what_scikit_learn_finds_by_the_same_rules(outdir: Path, tmp_path: Path) -> None:

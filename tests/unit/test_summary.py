@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecgpipe import __version__, labels, provenance, summary, tables
+from ecgpipe import __version__, labels, provenance, summary, tables, verdict
 from ecgpipe.__main__ import main
+from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import packages
 
 
@@ -297,6 +298,34 @@ def test_the_run_ends_with_an_error_when_more_failed_than_allowed(
         assert "2 not a readable NumPy file" in says
         assert "too short" not in says
         assert f"{tmp_path}/report.html" in says
+        assert says.endswith("or allow as many: --config max_failed_fraction=0.25\n")
+
+
+@pytest.mark.parametrize(("failed", "total", "enough"), [(1, 19, 0.06), (1, 9, 0.12), (29, 100, 0.29), (3, 3, 1.0)])
+def test_the_share_that_the_verdict_names_is_enough_and_no_hundredth_more(
+    failed: int, total: int, enough: float, tmp_path: Path
+) -> None:
+    content: dict[str, Any] = {"counts": {"recordings": total, "failed": failed}, "reasons": []}
+    with pytest.raises(EcgpipeError, match=f"max_failed_fraction={enough:g}$"):
+        verdict.judge(content, 0.0, tmp_path / "run.json")
+    verdict.judge(content, enough, tmp_path / "run.json")
+    with pytest.raises(EcgpipeError):
+        verdict.judge(content, enough - 0.01, tmp_path / "run.json")
+
+
+def test_run_json_has_the_machines_and_versions_of_inference_and_not_those_of_this_process() -> None:
+    node = {"system": "Linux-6", "cpu": "Xeon", "cpus": 8, "memory_gb": 64}
+    timings: list[dict[str, Any]] = [
+        {"device": "H100", "machine": node, "versions": {"python": "3.11.7", "torch": "2.13.0"}},
+        {"device": "A100", "machine": {**node, "cpus": 4}, "versions": {"python": "3.11.7", "torch": "2.12.0"}},
+        {"device": "H100", "machine": node, "versions": {"python": "3.11.7", "torch": "2.13.0"}},
+        {"device": "CPU"},  # of an older ecgpipe
+    ]
+    assert summary.machines(timings) == [
+        {**node, "device": "H100", "parts": 2},
+        {**node, "cpus": 4, "device": "A100", "parts": 1},
+    ]
+    assert summary.versions(timings) == {"python": "3.11.7", "torch": "2.13.0, 2.12.0"}
 
 
 def test_no_failure_is_never_an_error(tmp_path: Path) -> None:
