@@ -182,7 +182,9 @@ class Report(Section):
         "paths is false",
     )
     paths: bool = Field(
-        True, description="false: the page names no record ids, files and folders, which may identify patients"
+        True,
+        description="false: report.html, figures/, and pages of show and compare name no record ids, files, folders and "
+        "columns, which may identify patients; `snakemake --report` names paths in any case",
     )
 
 
