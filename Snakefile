@@ -50,7 +50,7 @@ rule all:
 
 onstart:
     end_well_when_stopped()
-    take_outdir(log)
+    clear_up(log)
 
 
 onsuccess:
@@ -61,4 +61,5 @@ onsuccess:
 
 onerror:
     cluster.forget(Path(OUT))
+    remove_outdated_report()
     print(mistakes())

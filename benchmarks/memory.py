@@ -85,7 +85,7 @@ def peaks(folder: Path, recordings: int, shard_size: int) -> dict[str, float]:
         "examples", "--labels", LABELS, *results, "--embeddings", embeddings, "--umap", places, "--output", examples
     )
     found["attribute"] = peak_mb(
-        "attribute", *model, "--manifest", manifest, *results, "--most", "1", "--steps", "4", "--device", "cpu",
+        "attribute", *model, "--manifest", manifest, *results, "--recordings", "1", "--steps", "4", "--device", "cpu",
         "--output", attribution, "--leads", folder / "leads.parquet",
     )  # fmt: skip
     shown: tuple[str | Path, ...] = (

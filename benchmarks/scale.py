@@ -48,7 +48,7 @@ seconds = json.loads(os.environ["SCALE_SECONDS"])
 outputs = {{
     "checkpoint": ["--weights", "--description"],
     "preprocess": ["--segments", "--records"],
-    "precision": ["--choice", "--drift"],
+    "precision": ["--chosen", "--drift"],
     "infer": ["--logits", "--embeddings", "--attention", "--timing"],
     "aggregate": ["--predictions"],
     "summary": ["--duplicates"],
@@ -69,8 +69,11 @@ else:
     for name in outputs.get(stage, ()):
         if name in named:
             os.makedirs(os.path.dirname(named[name]), exist_ok=True)
-            with open(named[name], "w") as file:
-                file.write("float32" if name == "--choice" else "")
+            with open(named[name], "w"):
+                pass
+            if name == "--chosen":
+                with open(os.path.join(os.path.dirname(named[name]), "choice.txt"), "w") as file:
+                    file.write("float32")
     for name in {FIGURES!r} if stage == "figures" else ():
         os.makedirs(named["--outdir"], exist_ok=True)
         for suffix in ("png", "svg"):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import expit
 
-from ecgpipe import calibration, heads, labels, tables
+from ecgpipe import calibration, heads, labels, settings, tables
 from ecgpipe.calibration import Calibration
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.labels import Label
@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe aggregate`."""
+    settings.add_arguments(parser, settings.Aggregate)
     parser.add_argument("--logits", type=Path, required=True, help="a logits/part-*.parquet")
-    parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which says how each is aggregated")
+    parser.add_argument("--labels", type=Path, help="the label CSV, which says how each is aggregated")
     parser.add_argument("--calibration", type=Path, help="what `calibrate` wrote, to apply (default: none)")
     parser.add_argument("--heads", type=Path, nargs="*", default=[], help="head.safetensors of probe: labels besides")
     parser.add_argument("--embeddings", type=Path, help="the embeddings/part-*.parquet that the heads are applied to")
@@ -30,21 +31,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Aggregate one part."""
+    given = settings.of_arguments("aggregate", settings.Aggregate, args)
+    label_csv = args.labels or settings.path("labels", given.labels)
+    calibrated = args.calibration or (Path(given.calibration) if given.calibration else None)
+    head_files = args.heads or [Path(path) for path in given.heads]
     logits = pq.read_table(args.logits)
-    wanted = labels.read_for(args.labels, logits.column_names, args.logits)
-    facts = tables.inherited([logits.schema])
+    wanted = labels.read_for(label_csv, logits.column_names, args.logits)
+    facts = settings.marked("aggregate", given, tables.inherited([logits.schema]))
     facts["aggregation"] = {label.name: label.aggregation for label in wanted}
-    made = calibration.read(args.calibration) if args.calibration else None
+    made = calibration.read(calibrated) if calibrated else None
     if made:
         facts["calibration"] = made.facts
     scores = tables.scores(tables.origin(tables.with_origin(pa.schema([]), "aggregate", **facts)))
     if made:
         calibration.refuse_foreign(made, wanted, scores)
-    labels.refuse_foreign(args.labels, wanted, scores)
+    labels.refuse_foreign(label_csv, wanted, scores)
     table = predict(logits, wanted, made)
-    if args.heads:
-        table = with_heads(table, args.heads, args.embeddings)
-        facts["heads"] = heads.told(args.heads, [heads.load(path) for path in args.heads])
+    if head_files:
+        table = with_heads(table, head_files, args.embeddings)
+        facts["heads"] = heads.told(head_files, [heads.load(path) for path in head_files])
     tables.write(args.predictions, table.cast(tables.with_origin(table.schema, "aggregate", **facts)))
     logger.info("%s: %d recordings from %d segments", args.logits.stem, len(table), len(logits))
 

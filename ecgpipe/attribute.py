@@ -25,7 +25,7 @@ import xxhash
 from captum.attr import IntegratedGradients
 from torch import Tensor
 
-from ecgpipe import checkpoint, devices, engine, examples, labels, model, preprocess, reread, tables
+from ecgpipe import checkpoint, devices, engine, examples, labels, model, preprocess, reread, settings, tables
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress
 from ecgpipe.model import Network
@@ -77,6 +77,7 @@ class Explained(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe attribute`."""
+    settings.add_arguments(parser, settings.Attribute)
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint/model.safetensors")
     parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
     parser.add_argument("--manifest", type=Path, required=True, help="the folder manifest/")
@@ -86,12 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--predictions", type=Path, help="the folder predictions/: of each label the highest probability")
     what.add_argument("--record-ids", nargs="+", metavar="ID", help="recordings to attribute")
     parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
-    parser.add_argument("--most", type=int, help="of --predictions, so many at most (default: of all labels)")
     parser.add_argument("--label", nargs="+", metavar="NAME", help="with --record-ids: to which labels (default: all)")
-    preprocess.add_reading_arguments(parser)
-    parser.add_argument("--steps", type=int, default=48, help="of the integral (default %(default)s)")
-    parser.add_argument("--batch-size", type=int, help="steps of segments at a time (default: 16, on a GPU 64)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write, by segment and label")
     parser.add_argument("--leads", type=Path, required=True, help="Parquet file to write, by recording, label, lead")
@@ -101,10 +97,11 @@ def run(args: argparse.Namespace) -> None:
     """Attribute some labels of some recordings."""
     description = checkpoint.describe(args.description)
     checkpoint.refuse_foreign(description)
-    windows, assumed = preprocess.reading(args)
+    given = settings.of_arguments("attribute", settings.Attribute, args)
+    windows, assumed = preprocess.as_read(given.reading)
     records = tables.numbered(args.records, "shard", args.shards)
     if args.predictions:
-        pairs = strongest(tables.numbered(args.predictions, "part", args.parts), description.labels)[: args.most]
+        pairs = strongest(tables.numbered(args.predictions, "part", args.parts), description.labels)[: given.recordings]
     else:
         pairs = [(record_id, label) for record_id in args.record_ids for label in args.label or description.labels]
     unknown = sorted({label for _, label in pairs} - set(description.labels))
@@ -121,8 +118,10 @@ def run(args: argparse.Namespace) -> None:
             raise EcgpipeError(f"--record-ids: {record_id!r} is no recording of {args.records}; look into its files")
 
     facts = tables.inherited([pq.read_schema(path) for path in records])
+    facts["settings"] = {**description.settings, **facts.get("settings", {})}
+    facts = settings.marked("attribute", given, facts)
     facts |= {"checkpoint_sha256": description.sha256, "checkpoint": description.uri}
-    facts["method"] = {"name": "integrated gradients", "baseline": "flat line", "steps": args.steps, "power": POWER}
+    facts["method"] = {"name": "integrated gradients", "baseline": "flat line", "steps": given.steps, "power": POWER}
     facts["meaning"] = {"checkpoint": description.meaning, **facts["meaning"]}
     schema = tables.with_origin(tables.attribution_schema(len(LEADS), windows.segment_samples), "attribute", **facts)
     progress = Progress("attribute", len(pairs), "recordings and labels")
@@ -130,10 +129,10 @@ def run(args: argparse.Namespace) -> None:
     engine.configure(args.threads, deterministic=False)
     with (
         tables.parquet_writer(args.output, schema) as writer,
-        devices.claim(args.device, engine.least_bytes(args.weights)) as device,
+        devices.claim(given.device, engine.least_bytes(args.weights)) as device,
     ):
         network = model.load(description.architecture, args.weights, device, packed=False)
-        size = args.batch_size or BATCH_SIZES[device.type]
+        size = given.batch_size or BATCH_SIZES[device.type]
         for record_id, label in pairs:
             try:
                 prepared = drawn(reread.segments(found[record_id], accounts[record_id], windows, assumed))
@@ -142,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
                 continue
             target = description.labels.index(label)
             seed = xxhash.xxh32_intdigest(record_id.encode())
-            explained = explain(network, prepared, target, args.steps, size, seed)
+            explained = explain(network, prepared, target, given.steps, size, seed)
             if not all(np.isfinite(values).all() for values in explained):
                 logger.warning(
                     "%s is left out: its attribution to %r has numbers that are not finite", record_id, label

@@ -8,13 +8,13 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
 
-from ecgpipe import __version__, atomic, labels
+from ecgpipe import __version__, atomic, labels, settings
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.fairseq_signals import architecture, convert, read
 from ecgpipe.fairseq_signals import described as described_by_upstream
@@ -41,6 +41,7 @@ class Description:
     ecgpipe: str  # the version that wrote it
     meaning: int  # of this stage then, see provenance.MEANING
     backend: str = "native"  # or fairseq, and then no weights were converted
+    settings: Mapping[str, str] = field(default_factory=dict)  # that made it, see ecgpipe/settings.py
 
 
 class Opened(NamedTuple):
@@ -54,33 +55,33 @@ class Opened(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this stage."""
+    settings.add_arguments(parser, settings.Checkpoint)
     parser.add_argument(
         "--source",
         type=os.path.expanduser,
-        required=True,
         help="hf://OWNER/REPO@REVISION/FILE (without @REVISION: main), or the path of a .pt file",
     )
-    parser.add_argument("--sha256", help="refuse the checkpoint unless its sha256 is this one")
     parser.add_argument(
         "--labels",
         type=os.path.expanduser,
-        required=True,
         help="label CSV, one row for each output of the model; or index, which calls them output_00, output_01, ... "
         "and writes such a CSV, labels.csv, beside the description",
     )
     parser.add_argument("--weights", type=Path, required=True, help="model.safetensors to write")
     parser.add_argument("--description", type=Path, required=True, help="model.json to write")
-    parser.add_argument(
-        "--backend", choices=["native", "fairseq"], default="native", help="what is to compute (default %(default)s)"
-    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Fetch, verify, convert, write."""
-    native = args.backend == "native"
-    opened = open_source(args.source, args.sha256, native)
+    given = settings.of_arguments("checkpoint", settings.Checkpoint, args)
+    uri, label_csv = args.source or given.source, args.labels or given.labels
+    if not uri or not label_csv:
+        raise EcgpipeError("checkpoint: give --source and --labels, or --settings")
+    native = given.backend == "native"
+    opened = open_source(uri, given.sha256, native)
     source, arch = opened.source, opened.architecture
-    names = [label.name for label in named(str(args.labels), arch)]
+    names = [label.name for label in named(str(label_csv), arch)]
+    made_by = settings.marked("checkpoint", given, {})
     # fairseq-signals reads the file itself.
     tensors = convert(opened.state, arch, str(source.path)) if native else {}
     description = {
@@ -97,12 +98,13 @@ def run(args: argparse.Namespace) -> None:
         "random_weights": opened.random_weights,
         "ecgpipe": __version__,
         "meaning": MEANING["checkpoint"],
-        "backend": args.backend,
+        "backend": given.backend,
+        **made_by,
     }
-    if str(args.labels) == labels.BY_INDEX:
+    if str(label_csv) == labels.BY_INDEX:
         _write_labels(args.description.with_name(LABEL_CSV), names)
     with atomic.whole(args.weights) as path:
-        safetensors.torch.save_file(tensors, path)
+        safetensors.torch.save_file(tensors, path, {"ecgpipe": json.dumps(made_by, sort_keys=True)})
     atomic.write_json(args.description, description)  # last: where it is, the weights are too
     parameters = sum(tensor.numel() for tensor in tensors.values())
     logger.info("wrote %s, %s parameters, %d outputs", args.weights, f"{parameters:,}", arch.labels)
@@ -134,6 +136,7 @@ def describe(path: Path) -> Description:
             content["ecgpipe"],
             content["meaning"],
             content.get("backend", "native"),
+            content.get("settings", {}),
         )
     except OSError as error:
         raise EcgpipeError(

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -34,6 +34,11 @@ class Section(BaseModel):
 
     # Not strict: Snakemake passes the values within `--config umap='{neighbors: 30}'` as text.
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+# Marks a setting that no result's numbers depend on: how fast, how much is kept, or the path of a file, whose content
+# counts instead. Such settings stand in settings/performance.json and make nothing again.
+APART = "apart"
 
 
 class Manifest(Section):
@@ -66,20 +71,24 @@ class Preprocess(Section):
     min_leads: int = Field(
         2, ge=1, le=12, description="leads of the twelve that a recording must have; 1 takes wearables, with zero above"
     )
-    keep_segments: bool = Field(False, description="keep segments/ after inference, 0.12 MB per segment")
+    keep_segments: Annotated[bool, APART] = Field(
+        False, description="keep segments/ after inference, 0.12 MB per segment"
+    )
 
 
 class Inference(Section):
     """Segments to logits, embeddings and attention."""
 
     shards_per_part: int = Field(20, gt=0, description="shards that one GPU job infers")
-    attention: bool = Field(True, description="write the last layer's attention, which the report's traces show")
-    device: str = Field(
+    attention: Annotated[bool, APART] = Field(
+        True, description="write the last layer's attention, which the report's traces show"
+    )
+    device: Annotated[str, APART] = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
         description="auto (a GPU where there is one), cpu, cuda or cuda:N",
     )
-    batch_size: int | None = Field(
+    batch_size: Annotated[int | None, APART] = Field(
         None,
         gt=0,
         description="segments at a time; null: 16 on a CPU, 256 on a GPU, fewer if segments are longer; "
@@ -103,7 +112,7 @@ class Inference(Section):
         "native",
         description="what computes: ecgpipe's own network, or fairseq-signals in its environment, which has others too",
     )
-    fairseq_python: str | None = Field(
+    fairseq_python: Annotated[str | None, APART] = Field(
         None,
         min_length=1,
         description="the python of an environment that has fairseq-signals, for backend fairseq and for verify; null: "
@@ -134,7 +143,7 @@ class Attribution(Section):
 class Evaluation(Section):
     """Predictions against true labels."""
 
-    truth: str | None = Field(
+    truth: Annotated[str | None, APART] = Field(
         None,
         description="CSV or Parquet table with a record_id and a column of 0 and 1 per label; null: the inputs' tables",
     )
@@ -180,27 +189,27 @@ class Report(Section):
 class Config(Section):
     """Every setting of a run."""
 
-    input: str | list[str] = Field(
+    input: Annotated[str | list[str], APART] = Field(
         description="a folder, a file, a glob, a CSV or Parquet table with a `path` column, or a list of these"
     )
-    outdir: str = Field("results", min_length=1, description="where results go")
-    checkpoint: str = Field(
+    outdir: Annotated[str, APART] = Field("results", min_length=1, description="where results go")
+    checkpoint: Annotated[str, APART] = Field(
         "hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt",
         min_length=1,
         description="a local path, or hf://OWNER/REPO@REVISION/FILE on the Hugging Face hub",
     )
-    sha256: str | None = Field(
+    sha256: Annotated[str | None, APART] = Field(
         None,
         pattern="^[0-9a-fA-F]{64}$",
         description="what the checkpoint file's SHA-256 must be; null: as the hub states",
     )
-    labels: str = Field(
+    labels: Annotated[str, APART] = Field(
         labels.MIMIC_IV_ECG,
         min_length=1,
         description="a label CSV: names and aggregation of the model's outputs, in order; or index, which calls them "
         "output_00, output_01, ...",
     )
-    calibration: str | None = Field(
+    calibration: Annotated[str | None, APART] = Field(
         None,
         min_length=1,
         description="the JSON file that `python -m ecgpipe calibrate` wrote, to apply to the probabilities; null: none",
@@ -208,7 +217,7 @@ class Config(Section):
     max_failed_fraction: float = Field(
         0.05, ge=0, le=1, description="the run ends with an error, after all else, if more recordings could not be read"
     )
-    heads: list[str] = Field(
+    heads: Annotated[list[str], APART] = Field(
         [], description="head.safetensors files that `probe` trained on this checkpoint's embeddings: labels besides"
     )
     manifest: Manifest = Field(default_factory=Manifest, description="how the inputs are cut")
@@ -252,7 +261,7 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
     try:
         settings = Config.model_validate(dict(given))
     except ValidationError as error:
-        raise EcgpipeError("\n".join(_mistake(dict(item)) for item in error.errors())) from error
+        raise EcgpipeError("\n".join(mistake(dict(item)) for item in error.errors())) from error
     settings = _with_home(settings)
     # os.path, not pathlib: a text that the system takes for no path at all, e.g. one too long, is not there either.
     for path in settings.inputs:
@@ -380,20 +389,28 @@ def _check_path(key: str, path: str) -> None:
         raise EcgpipeError(f"outdir: {path!r} is an address; give the path of a folder on this machine, from / on")
 
 
-def _mistake(item: dict[str, Any]) -> str:
-    """One line for one thing that pydantic found: the key, the value, and how to mend it."""
+def mistake(item: dict[str, Any], model: type[BaseModel] | None = None, prefix: str = "") -> str:
+    """One line for one thing that pydantic found: the key, the value, and how to fix it.
+
+    Args:
+        item: One of a ValidationError's `errors()`.
+        model: Of the settings; None for `Config`.
+        prefix: What stands before the key where the user gave it.
+
+    Returns:
+        A sentence.
+    """
     *sections, key = (str(part) for part in item["loc"] if part not in ("str", "list[str]"))
-    where = ".".join([*sections, key])
+    where = prefix + ".".join([*sections, key])
     if item["type"] == "extra_forbidden":
-        known = _fields(sections)
+        known = _fields(sections, model or Config)
         close = difflib.get_close_matches(key, known, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
         return f"{where}: no such setting; {mend}"
     return f"{where}: {item['input']!r} won't do: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
-def _fields(sections: list[str]) -> list[str]:
-    model: type[BaseModel] = Config
+def _fields(sections: list[str], model: type[BaseModel]) -> list[str]:
     for section in sections:
         annotation = model.model_fields[section].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

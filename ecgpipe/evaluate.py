@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import calibration, curves, fitted, labels, metrics, provenance, tables, truth
+from ecgpipe import calibration, curves, fitted, identity, labels, metrics, provenance, settings, tables, truth
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.labels import Label
@@ -42,28 +42,17 @@ class Subgroup(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe evaluate`."""
+    settings.add_arguments(parser, settings.Evaluate)
     parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
     parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
     parser.add_argument("--records", type=Path, required=True, help="the folder records/")
     parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
-    parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
+    parser.add_argument("--labels", type=Path, help="the label CSV, which may give thresholds")
     parser.add_argument("--calibration", type=Path, help="what the predictions were calibrated by, if they were")
     parser.add_argument(
         "--heads", type=Path, nargs="*", default=[], help="the heads whose labels are predicted, if any"
     )
     truth.add_arguments(parser)
-    parser.add_argument("--patient", metavar="COLUMN", help="column of the patient, the unit that is resampled")
-    parser.add_argument("--split", metavar="COLUMN", help="column that says which recordings to take (default: all)")
-    parser.add_argument("--on", metavar="VALUE", help="what it says of those, e.g. test")
-    parser.add_argument(
-        "--subgroups",
-        nargs="+",
-        default=[],
-        metavar="COLUMN",
-        help="columns to measure each value of; COLUMN:EDGES for bands of a number, e.g. age:18,40,65,80",
-    )
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=42, help="of the resamples (default %(default)s)")
     parser.add_argument("--metrics", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--curves", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--account", type=Path, required=True, help="JSON file to write: what was counted, and how")
@@ -71,54 +60,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate a run."""
-    if (args.split is None) != (args.on is None):
-        raise EcgpipeError("--split, --on: one says which column, the other which value; give both or neither")
+    asked = settings.of_arguments("evaluate", settings.Evaluate, args)
+    if (asked.split is None) != (asked.split_value is None):
+        raise EcgpipeError("split, split_value: one says which column, the other which value; give both or neither")
+    label_csv = args.labels or settings.path("labels", asked.labels)
+    calibrated_by = args.calibration or (Path(asked.calibration) if asked.calibration else None)
+    table = args.truth or (Path(asked.truth) if asked.truth else None)
+    mapping = truth.mapping(args.map) or asked.mapping
+    head_files = args.heads or [Path(path) for path in asked.heads]
     predictions = tables.numbered(args.predictions, "part", args.parts)
     records = tables.numbered(args.records, "shard", args.shards)
     schema = pq.read_schema(predictions[0])
-    by_name = {label.name: label for label in labels.read_for(args.labels, schema.names, predictions[0])}
-    asked = dict(map(bands, args.subgroups))
-    beside = [name for name in dict.fromkeys([args.patient, args.split, *asked]) if name]
-    everything = truth.read(predictions, records, args.truth, truth.mapping(args.map), beside)
-    found = truth.in_split(everything, args.split, args.on)
+    by_name = {label.name: label for label in labels.read_for(label_csv, schema.names, predictions[0])}
+    columns = dict(map(bands, asked.subgroups))
+    beside = [name for name in dict.fromkeys([asked.patient, asked.split, *columns]) if name]
+    everything = truth.read(predictions, records, table, mapping, beside)
+    with_truth = truth.in_split(everything, asked.split, asked.split_value)
+    found = truth.where_predicted(with_truth)
+    not_predicted = np.isnan(found.true).sum(axis=0) - np.isnan(with_truth.true).sum(axis=0)  # (labels,)
     given = [by_name[name] for name in found.names]
     calibrated = tables.origin(schema).get("calibration")
-    fits = fitted.behind(args.labels, args.calibration, calibrated)
+    fits = fitted.behind(label_csv, calibrated_by, calibrated)
     made = labels.choices(given) + ([calibration.sentence(calibrated)] if calibrated else [])
-    trained = fitted.of_heads(tables.origin(schema).get("heads") or {}, found.names, args.heads)
+    trained = fitted.of_heads(tables.origin(schema).get("heads") or {}, found.names, head_files)
     made += [f"{fit.what[0].upper()}{fit.what[1:]} were trained on {fit.on}." for fit in trained]
     fits += trained
     if fits:
         made.append(APART)
-        of_patients = found.columns[args.patient] if args.patient else None
-        fitted.refuse_overlap(
-            fits, found.record_ids, tables.column_of(records, "signal_hash", found.record_ids), of_patients
-        )
-    patients = truth.units(found.columns[args.patient]) if args.patient else None
+        scored, run = (known_again(some, records, asked.patient) for some in (found, everything))
+        fitted.refuse_overlap(fits, scored, run, lambda name: column_of(name, found, records, table))
+    patients = truth.units(found.columns[asked.patient]) if asked.patient else None
     subgroups = [Subgroup("", "", np.ones(len(found.true), bool))]
-    for column, edges in asked.items():
+    for column, edges in columns.items():
         subgroups += split_up(column, found.columns[column], edges)
 
-    measured = measure(found, given, patients, subgroups, args.resamples, args.seed)
+    measured = measure(found, given, patients, subgroups, asked.resamples, asked.seed)
     account = {
         "recordings": counts(everything, found, records),
-        "split": {"column": args.split, "value": args.on} if args.split else None,
-        "intervals": intervals(args.patient, found, args.resamples, args.seed),
-        "labels": of_labels(found, given),
+        "split": {"column": asked.split, "value": asked.split_value} if asked.split else None,
+        "intervals": intervals(asked.patient, found, asked.resamples, asked.seed),
+        "labels": of_labels(found, given, not_predicted),
         "labels_without_truth": list(found.left_out),
         "labels_with_one_class": [name for name, both in zip(found.names, has_both(found), strict=True) if not both],
         "fitted": made,
         "subgroups": accounted(subgroups, found),
-        "truth": {"path": str(args.truth), "sha256": provenance.file_sha256(args.truth)} if args.truth else None,
-        "mapping": truth.mapping(args.map),
+        "truth": {"path": str(table), "sha256": provenance.file_sha256(table)} if table else None,
+        "mapping": mapping,
     }
-    facts = tables.inherited([schema]) | {"split": account["split"], "intervals": account["intervals"]}
+    facts = settings.marked("evaluate", asked, tables.inherited([schema]))
+    facts |= {"split": account["split"], "intervals": account["intervals"]}
     tables.write(args.metrics, measured.cast(tables.with_origin(tables.METRICS, "evaluate", **facts)))
     drawn = points(found)
     tables.write(args.curves, drawn.cast(tables.with_origin(tables.CURVES, "evaluate", **facts)))
-    write_json(args.account, account)
+    write_json(args.account, {**account, settings.KEY: facts[settings.KEY]})
     for line in lines(measured, account):
         logger.info("%s", line)
+
+
+def known_again(some: Truth, records: Sequence[Path], patient: str | None) -> fitted.Recordings:
+    """Recordings by all that they are known again by; `patient` is the column of theirs, if it is named."""
+    signals = tables.column_of(records, "signal_hash", some.record_ids)
+    known = patient is not None and patient != fitted.EACH
+    return fitted.Recordings(some.record_ids, signals, some.columns[patient] if known else None)
+
+
+def column_of(name: str, found: Truth, records: Sequence[Path], table: Path | None) -> pa.Array | None:
+    """A column for the recordings, which the settings need not name; None where there is no such column."""
+    if name in found.columns:
+        return found.columns[name]
+    return truth.column(name, found.record_ids, records, table)
 
 
 def bands(asked: str) -> tuple[str, list[float] | None]:
@@ -153,7 +163,7 @@ def split_up(column: str, values: pa.Array, edges: Sequence[float] | None) -> li
     Raises:
         EcgpipeError: A column with edges has a value that is no number, or one without has too many.
     """
-    texts = truth.as_text(values)
+    texts = identity.as_text(values)
     if edges is None:
         names = sorted(filter(None, texts.unique().to_pylist()))
         if len(names) > MOST_VALUES:
@@ -246,7 +256,7 @@ def counts(everything: Truth, found: Truth, records: Sequence[Path]) -> dict[str
     table = pa.concat_tables(
         pq.read_table(path, columns=["record_id", "status"]).replace_schema_metadata(None) for path in records
     ).combine_chunks()
-    place = pc.index_in(everything.unpredicted, table["record_id"].combine_chunks())
+    place = pc.index_in(everything.unpredicted, identity.as_text(table["record_id"]))
     status = pc.fill_null(table["status"].combine_chunks().take(place), "not_in_the_run")
     known = everything.account["with_truth"]
     return {
@@ -271,21 +281,22 @@ def intervals(column: str | None, found: Truth, resamples: int, seed: int) -> di
         "unit": "patient",
         "patient_column": column,
         "patients": len(np.unique(truth.units(patients))),
-        "without_patient": patients.null_count,
+        "without_patient": identity.as_ids(patients).null_count,
     }
 
 
-def of_labels(found: Truth, given: Sequence[Label]) -> dict[str, dict[str, Any]]:
-    """What is known of each label."""
+def of_labels(found: Truth, given: Sequence[Label], not_predicted: np.ndarray) -> dict[str, dict[str, Any]]:
+    """What is known of each label; `not_predicted` (labels,) recordings have a true label and no finite prediction."""
     return {
         label.name: {
             "known": int((~np.isnan(true)).sum()),
-            "unknown": int(np.isnan(true).sum()),
+            "unknown": int(np.isnan(true).sum() - missing),
+            "not_predicted": int(missing),
             "positive": int((true == 1).sum()),
             "threshold": labels.thresholds([label])[label.name],
             "threshold_from": "the default" if label.threshold is None else "the label file",
         }
-        for label, true in zip(given, found.true.T, strict=True)
+        for label, true, missing in zip(given, found.true.T, not_predicted, strict=True)
     }
 
 
@@ -335,6 +346,13 @@ def notes(account: Mapping[str, Any]) -> list[str]:
     unknown = [f"{name} {one['unknown']:,}" for name, one in account["labels"].items() if one["unknown"]]
     if unknown:
         told.append(f"Recordings of which the label is not known, and which do not count for it: {', '.join(unknown)}.")
+    missing = [
+        f"{name} {one['not_predicted']:,}" for name, one in account["labels"].items() if one.get("not_predicted")
+    ]
+    if missing:
+        told.append(
+            f"Recordings whose prediction is not a finite number, and which do not count for it: {', '.join(missing)}."
+        )
     if account["labels_without_truth"]:
         told.append(f"Without true labels: {', '.join(account['labels_without_truth'])}.")
     if account["labels_with_one_class"]:

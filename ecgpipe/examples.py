@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import xxhash
 from scipy.spatial import KDTree
 
-from ecgpipe import atlas, labels, neighbors, tables
+from ecgpipe import atlas, labels, neighbors, settings, tables
 from ecgpipe.summary import FLAGS
 
 logger = logging.getLogger(__name__)
@@ -55,14 +55,14 @@ Candidate = tuple[str, Why]  # a record id, and what speaks for it
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe examples`."""
-    parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
+    settings.add_arguments(parser, settings.Examples)
+    parser.add_argument("--labels", type=Path, help="the label CSV, which may give thresholds")
     parser.add_argument("--records", type=Path, required=True, help="the folder records/")
     parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
     parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
     parser.add_argument("--embeddings", type=Path, required=True, help="the folder embeddings/")
     parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
     parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
-    parser.add_argument("--recordings", type=int, default=80, help="to choose (default %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
 
 
@@ -71,22 +71,24 @@ def run(args: argparse.Namespace) -> None:
     predictions = tables.numbered(args.predictions, "part", args.parts)
     embeddings = tables.numbered(args.embeddings, "part", args.parts)
     records = tables.numbered(args.records, "shard", args.shards)
-    given = labels.read_for(args.labels, pq.read_schema(predictions[0]).names, predictions[0])
+    asked = settings.of_arguments("examples", settings.Examples, args)
+    label_csv = args.labels or settings.path("labels", asked.labels)
+    given = labels.read_for(label_csv, pq.read_schema(predictions[0]).names, predictions[0])
     strongest, borderline = of_labels(predictions, labels.thresholds(given))
     candidates = {
         "strongest": strongest,
         "borderline": borderline,
-        **of_records(records, args.recordings),
-        "outlier": outliers(args.umap, args.recordings),
+        **of_records(records, asked.recordings),
+        "outlier": outliers(args.umap, asked.recordings),
     }
-    chosen = choose(candidates, args.recordings)
+    chosen = choose(candidates, asked.recordings)
     alike = neighbors.nearest(embeddings, list(chosen), NEIGHBORS)
     columns = [
         list(chosen),
         [[why._asdict() for why in reasons] for reasons in chosen.values()],
         [[neighbor._asdict() for neighbor in some] for some in alike],
     ]
-    facts = tables.inherited([pq.read_schema(path) for path in predictions])
+    facts = settings.marked("examples", asked, tables.inherited([pq.read_schema(path) for path in predictions]))
     tables.write(args.output, pa.table(columns, schema=tables.with_origin(tables.EXAMPLES, "examples", **facts)))
     logger.info("%d recordings chosen", len(chosen))
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from ecgpipe import atlas, checkpoint, labels, nameless, paper, prevalence, tables, views
+from ecgpipe import atlas, checkpoint, labels, nameless, paper, prevalence, reuse, settings, tables, views
 from ecgpipe.prevalence import Summary
 
 logger = logging.getLogger(__name__)
@@ -31,36 +31,42 @@ USED, SKIPPED, FAILED, REFERENCE = "#0b6b77", "#9a5b00", "#b3361e", "#c07a00"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe figures`."""
+    settings.add_arguments(parser, settings.Figures)
     views.add_results_arguments(parser)
     parser.add_argument("--outdir", type=Path, required=True, help="the folder to write to")
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the figures."""
+    asked = settings.of_arguments("figures", settings.Figures, args)
     content = json.loads(args.run.read_text(encoding="utf-8"))
-    content = content if args.paths else nameless.without_paths(content)
+    content = content if asked.paths else nameless.without_paths(content)
     description = checkpoint.describe(args.description)
     predictions = tables.numbered(args.predictions, "part", args.parts)
-    given = labels.read_for(args.labels, pq.read_schema(predictions[0]).names, predictions[0])
+    given = labels.read_for(
+        args.labels or settings.path("labels", asked.labels), pq.read_schema(predictions[0]).names, predictions[0]
+    )
     summaries = prevalence.summarise(predictions, labels.thresholds(given))
     references = {label.name: label.reference_share for label in given if label.reference_share is not None}
     total = sum(pq.read_metadata(path).num_rows for path in predictions)
-    sources = views.sources(args, description.architecture.token_samples)
+    sources = views.sources(args, asked, description.architecture.token_samples)
     figures: dict[str, Callable[[], Figure]] = {
         "account": lambda: account(content),
         "labels": lambda: positives(summaries, references, total),
         "probabilities": lambda: probabilities(summaries),
         "together": lambda: together(summaries),
         "map": lambda: umap(args.umap, predictions, summaries),
-        "recording": lambda: recording(args.examples, sources, args.paths),
+        "recording": lambda: recording(args.examples, sources, asked.paths),
     }
+    facts = settings.marked("figures", asked, tables.inherited([pq.read_schema(args.umap)]))
+    made_by = reuse.mark(facts[settings.KEY])
     with mpl.rc_context(paper.STYLE):
         for name, make in figures.items():
             figure = make()
             if content["checkpoint"]["random_weights"] and name != "account":
                 paper.warn_of_random_weights(figure)
             for suffix in FORMATS:
-                paper.save(figure, args.outdir / f"{name}.{suffix}")
+                paper.save(figure, args.outdir / f"{name}.{suffix}", made_by)
     logger.info("%d figures in %s", len(figures), args.outdir)
 
 

@@ -10,7 +10,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe import __version__, checkpoint, devices, engine, finite, model, provenance, shards, tables, upstream
+from ecgpipe import (
+    __version__,
+    checkpoint,
+    devices,
+    engine,
+    finite,
+    model,
+    provenance,
+    settings,
+    shards,
+    tables,
+    upstream,
+)  # fmt: skip
 from ecgpipe.atomic import whole
 from ecgpipe.engine import Results
 from ecgpipe.errors import EcgpipeError
@@ -25,61 +37,57 @@ ROW_GROUP = 1024
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe infer`."""
+    settings.add_arguments(parser, settings.Infer)
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint/model.safetensors")
-    parser.add_argument(
-        "--fairseq-python", type=Path, help="the python of fairseq-signals' environment, where that is to compute"
-    )
     parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
-    parser.add_argument("--segments", type=Path, nargs="+", required=True, help="the part's shards, in order")
+    parser.add_argument(
+        "--segments",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="the part's shards, in order, or with --shards the folder",
+    )
+    parser.add_argument(
+        "--shards", type=int, nargs=2, metavar=("FIRST", "LAST"), help="the numbers of the part's shards in --segments"
+    )
+    parser.add_argument("--choice", type=Path, help="the file in which the precision stage names its choice")
     parser.add_argument("--logits", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--embeddings", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--attention", type=Path, help="Parquet file to write; left out, no attention is computed")
     parser.add_argument("--timing", type=Path, required=True, help="JSON file to write: segments, seconds, device")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
-    parser.add_argument(
-        "--precision",
-        choices=engine.DTYPES,
-        default="float32",
-        help="of the arithmetic; what the device cannot becomes float32 (default %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        help="segments at a time (default: 16 on a CPU, 256 on a GPU, fewer if longer than 5 s)",
-    )
-    parser.add_argument("--deterministic", action="store_true", help="the same bits from run to run")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Infer one part."""
-    if args.batch_size is not None and args.batch_size < 1:
-        raise EcgpipeError(f"inference.batch_size: {args.batch_size} segments at a time are none; give 1 or more")
+    given = settings.of_arguments("infer", settings.Infer, args)
+    paths = _shards(args)
+    precision = given.precision or (args.choice.read_text(encoding="utf-8").strip() if args.choice else "float32")
+    if precision not in engine.DTYPES:
+        raise EcgpipeError(f"--choice: {args.choice} names {precision!r}, no precision; delete it and run again")
     description = checkpoint.describe(args.description)
-    contents = shards.look_at(args.segments)
+    contents = shards.look_at(paths)
     engine.check(description, contents)
-    _check_backend(args, description)
-    engine.configure(args.threads, args.deterministic)
-    with devices.claim(args.device, engine.least_bytes(args.weights)) as device:
-        name = engine.usable(args.precision, device)
+    _check_backend(given, precision, args, description)
+    engine.configure(args.threads, given.deterministic)
+    with devices.claim(given.device, engine.least_bytes(args.weights)) as device:
+        name = engine.usable(precision, device)
         logger.info("%s in %s on %s, %d threads", description.uri, name, devices.describe(device), args.threads)
-        size = args.batch_size or engine.default_batch_size(device, contents.samples)
+        size = given.batch_size or engine.default_batch_size(device, contents.samples)
         with_attention = args.attention is not None
         network, exact = None, None
-        if args.fairseq_python:
+        if given.fairseq_python:
             results = upstream.results(
-                args.fairseq_python, description, args.segments, contents, device, size, with_attention, args.threads
+                Path(given.fairseq_python), description, paths, contents, device, size, with_attention, args.threads
             )
         else:
             network = model.load(description.architecture, args.weights, device, engine.DTYPES[name])
-            results = engine.run(network, args.segments, contents, device, size, with_attention, args.deterministic)
+            results = engine.run(network, paths, contents, device, size, with_attention, given.deterministic)
         if name != "float32":
             exact = finite.InFloat32(lambda: model.load(description.architecture, args.weights, device), device)
-        results = finite.checked(
-            results, description.uri, lambda rows: shards.signals(args.segments, rows), exact, size
-        )
+        results = finite.checked(results, description.uri, lambda rows: shards.signals(paths, rows), exact, size)
         progress = Progress(args.logits.stem, contents.segments, "segments")
-        write(args, description, contents, name, _counted(results, progress))
+        write(args, given, description, contents, name, _counted(results, progress))
         progress.say()
         timing = {
             "ecgpipe": __version__,
@@ -95,20 +103,33 @@ def run(args: argparse.Namespace) -> None:
             "backend": description.backend,
             "machine": provenance.machine(),
             "versions": provenance.versions(),
+            settings.KEY: settings.marked("infer", given, shards.facts(description, contents))[settings.KEY],
         }
         del network, exact  # before another job may take the device
     with whole(args.timing) as temporary:
         temporary.write_text(json.dumps(timing, indent=2) + "\n")
 
 
-def _check_backend(args: argparse.Namespace, description: checkpoint.Description) -> None:
+def _shards(args: argparse.Namespace) -> list[Path]:
+    """The files that `--segments` and `--shards` mean."""
+    if not args.shards:
+        return list(args.segments)
+    if len(args.segments) != 1:
+        raise EcgpipeError("--shards: counts the files of one folder; give that alone as --segments")
+    first, last = args.shards
+    return [args.segments[0] / f"shard-{number:05d}.arrow" for number in range(first, last + 1)]
+
+
+def _check_backend(
+    given: settings.Infer, precision: str, args: argparse.Namespace, description: checkpoint.Description
+) -> None:
     """Refuse options that what computes cannot follow."""
-    if (description.backend == "fairseq") != (args.fairseq_python is not None):
+    if (description.backend == "fairseq") != (given.fairseq_python is not None):
         raise EcgpipeError(
-            f"inference.backend: {args.description} is for the backend {description.backend}; --fairseq-python "
+            f"inference.backend: {args.description} is for the backend {description.backend}; fairseq_python "
             "goes with fairseq, and with nothing else"
         )
-    if description.backend == "fairseq" and (args.precision != "float32" or args.deterministic):
+    if description.backend == "fairseq" and (precision != "float32" or given.deterministic):
         raise EcgpipeError("inference.backend: fairseq computes in float32 alone, and is not told to be deterministic")
     if args.attention and not description.architecture.layers:
         raise EcgpipeError(f"inference.attention: {description.uri} has convolutions and no attention; set it to false")
@@ -116,15 +137,15 @@ def _check_backend(args: argparse.Namespace, description: checkpoint.Description
 
 def write(
     args: argparse.Namespace,
+    given: settings.Infer,
     description: checkpoint.Description,
     contents: shards.Contents,
     precision_name: str,
     results: engine.Stream,
 ) -> None:
     """Write the files of a part, in a thread beside the computation."""
-    facts = {**contents.origin, "checkpoint_sha256": description.sha256, "checkpoint": description.uri}
-    facts |= {"precision": precision_name, "deterministic": args.deterministic, "backend": description.backend}
-    facts["meaning"] = {"checkpoint": description.meaning, **facts["meaning"]}
+    facts = settings.marked("infer", given, shards.facts(description, contents))
+    facts |= {"precision": precision_name, "deterministic": given.deterministic, "backend": description.backend}
     schemas = {
         args.logits: tables.logits_schema(description.labels),
         args.embeddings: tables.embeddings_schema(description.architecture.width),

@@ -11,7 +11,7 @@ import numpy as np
 
 from ecgpipe import layouts, manifest, preprocess, survive, tables
 from ecgpipe.prepare import UnusableError, Windows, choose_leads
-from ecgpipe.readers import LEADS, Assumed, UnreadableError
+from ecgpipe.readers import LEADS, Assumed, UnavailableError, UnreadableError
 
 # A picture of a lead is so many lines of text high.
 PICTURE_LINES = 2
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if len(rows) < total:
         print(f"\n{len(rows)} of them, evenly spread:")
     print(flush=True)  # before the process that goes on is forked
-    survive.crashes(work)
+    survive.crashes(work, called=lambda number: rows[number]["path"])
 
 
 def overview(found: manifest.Scanned) -> list[str]:
@@ -106,7 +106,10 @@ def describe(
     Returns:
         Lines of text.
     """
-    record, segments = preprocess.account(row, windows, assumed, crashed)
+    try:
+        record, segments = preprocess.account(row, windows, assumed, crashed)
+    except UnavailableError as error:
+        return [printable(f"{row['record_id']}: not available, {error}")]
     outcome = f"{_counted(len(segments), 'segment')} of {windows.segment_s:g} s" if segments else record["reason"]
     head = f"{record['record_id']}: {record['status']}, {outcome}"
     if width is None:

@@ -61,7 +61,7 @@ RUN: dict[str, Any] = {
     "calibration": {**_each("method", "sha256", "left"), "fitted": _each("recordings")},
     "precision": {**_each("used", "recomputed_segments"), "parts": {ANY: True}, "drift": _DRIFT},
     "hardware": {
-        **_each("inference", "system", "cpus", "memory_gb"),
+        **_each("inference", "system", "cpus", "memory_gb"),  # the last three of an older version
         "machines": _each("device", "system", "cpu", "cpus", "memory_gb", "parts"),
     },
     "versions": _each("python", *provenance.PACKAGES),

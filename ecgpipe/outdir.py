@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -109,26 +109,6 @@ def clear_up(outdir: Path) -> int:
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)
-
-
-def remove_unrecorded(outdir: Path, incomplete: Callable[[list[Path]], Collection[Path]]) -> int:
-    """Remove results of which it is not known whether they are whole, or with which settings they were made.
-
-    Args:
-        outdir: The folder of the results.
-        incomplete: Says which of some results these are.
-
-    Returns:
-        How many there were.
-    """
-    fixed = [outdir / folder / name for folder, names in results.FIXED.items() if folder for name in names]
-    there = [path for path in fixed if path.is_file() and not path.is_symlink()]
-    numbered = {path for path, _ in _numbered(outdir)}
-    unknown = incomplete([*there, *numbered])
-    unrecorded = [path for path in unknown if path not in numbered or results.is_written_here(path)]
-    for path in unrecorded:
-        path.unlink(missing_ok=True)
-    return len(unrecorded)
 
 
 def remove_surplus(outdir: Path, shards: int, parts: int) -> int:

@@ -188,9 +188,10 @@ def warn_of_random_weights(figure: Figure) -> None:
     figure.text(0.5, 0.5, "RANDOM WEIGHTS: means nothing", color="#b3361e", alpha=0.35, fontsize=24, **place)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of its ending; the same figure gives the same bytes."""
+def save(figure: Figure, path: Path, description: str | None = None) -> None:
+    """Write a figure in the format of its ending, with a description in its metadata; the same gives the same bytes."""
     suffix = path.suffix[1:]
     dates: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    told = {"Description": description} if description and suffix in ("png", "svg") else {}
     with whole(path) as temporary:
-        figure.savefig(temporary, format=suffix, dpi=DPI, metadata=dates.get(suffix, {}))
+        figure.savefig(temporary, format=suffix, dpi=DPI, metadata={**dates.get(suffix, {}), **told})

@@ -5,17 +5,20 @@ depends on its weights and on the recordings, so that the first segments of each
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import expit
 
-from ecgpipe import checkpoint, devices, engine, model, shards
-from ecgpipe.atomic import whole
+from ecgpipe import settings
+from ecgpipe.atomic import whole, write_json
+from ecgpipe.errors import EcgpipeError
+
+if TYPE_CHECKING:
+    from ecgpipe import engine
 
 logger = logging.getLogger(__name__)
 
@@ -25,32 +28,54 @@ HALF = "float16"
 
 SEGMENTS = 256  # to compare
 
+# What inference reads. It keeps its time when the same is chosen anew, so that nothing is inferred again.
+CHOICE = "choice.txt"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe precision`."""
-    parser.add_argument("--weights", type=Path, required=True, help="checkpoint/model.safetensors")
-    parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
-    parser.add_argument("--segments", type=Path, nargs="+", required=True, help="shards to take segments from")
-    parser.add_argument("--precision", choices=["auto", *engine.DTYPES], default="auto", help="(default %(default)s)")
-    parser.add_argument(
-        "--max-drift", type=float, default=0.01, help="beyond which auto takes float32 (default %(default)s)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
+    settings.add_arguments(parser, settings.Precision)
+    parser.add_argument("--weights", type=Path, help="checkpoint/model.safetensors")
+    parser.add_argument("--description", type=Path, help="checkpoint/model.json")
+    parser.add_argument("--segments", type=Path, nargs="+", help="shards to take segments from")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
-    parser.add_argument("--choice", type=Path, required=True, help="text file to write: the name of the precision")
-    parser.add_argument("--drift", type=Path, required=True, help="JSON file to write: what was compared and found")
+    parser.add_argument(
+        "--chosen",
+        type=Path,
+        required=True,
+        help=f"JSON file to write: the name of the precision; beside it {CHOICE}, unless that names the same already",
+    )
+    parser.add_argument("--drift", type=Path, help="JSON file to write: what was compared and found")
 
 
 def run(args: argparse.Namespace) -> None:
     """Choose for one run."""
+    given = settings.of_arguments("precision", settings.Precision, args)
+    used, made_by = "float32", settings.marked("precision", given, {})
+    if not given.certain:
+        used, made_by = _compare(args, given)
+    choice = args.chosen.with_name(CHOICE)
+    if not choice.exists() or choice.read_text(encoding="utf-8") != f"{used}\n":
+        with whole(choice) as temporary:
+            temporary.write_text(f"{used}\n", encoding="utf-8")
+    write_json(args.chosen, {"used": used, **made_by})
+
+
+def _compare(args: argparse.Namespace, given: settings.Precision) -> tuple[str, dict[str, Any]]:
+    """Compute the first segments in two precisions; the one to use, and which settings that depends on."""
+    from ecgpipe import checkpoint, devices, engine, model, shards  # here, because PyTorch takes seconds
+
+    if not (args.weights and args.description and args.segments and args.drift):
+        raise EcgpipeError("--weights, --description, --segments, --drift: give all four to compare precisions")
     description = checkpoint.describe(args.description)
     contents = shards.look_at(args.segments)
+    made_by = settings.marked("precision", given, shards.facts(description, contents))
     engine.check(description, contents)
     engine.configure(args.threads, deterministic=False)
-    with devices.claim(args.device, engine.least_bytes(args.weights)) as device:
-        wanted = args.precision if args.precision != "auto" else HALF if device.type == "cuda" else "float32"
+    with devices.claim(given.device, engine.least_bytes(args.weights)) as device:
+        wanted = given.precision if given.precision != "auto" else HALF if device.type == "cuda" else "float32"
         wanted = engine.usable(wanted, device)
-        found: dict[str, Any] = {"asked": args.precision, "used": wanted, "device": devices.describe(device)}
+        found: dict[str, Any] = {"asked": given.precision, "used": wanted, "device": devices.describe(device)}
         if wanted != "float32":
             numbers = []
             for name in ("float32", wanted):
@@ -60,15 +85,14 @@ def run(args: argparse.Namespace) -> None:
                 batches = engine.run(network, args.segments, contents, device, size, with_attention=False)
                 numbers.append(first(batches, SEGMENTS))
                 del network, batches
-            found |= {"compared": wanted, "bound": args.max_drift} | drift(numbers[0], numbers[1], description.labels)
-    found["used"] = decide(found, args.precision)
-    with whole(args.drift) as temporary:
-        temporary.write_text(json.dumps(found, indent=2) + "\n")
-    with whole(args.choice) as temporary:
-        temporary.write_text(found["used"] + "\n")
+            found |= {"compared": wanted, "bound": given.max_drift} | drift(numbers[0], numbers[1], description.labels)
+    found["used"] = decide(found, given.precision)
+    noted = {settings.KEY: made_by[settings.KEY]}
+    write_json(args.drift, {**found, **noted})
+    return found["used"], noted
 
 
-def first(batches: engine.Stream, most: int) -> tuple[np.ndarray, np.ndarray]:
+def first(batches: "engine.Stream", most: int) -> tuple[np.ndarray, np.ndarray]:
     """The logits (n, labels) and embeddings (n, width) of the first segments, at most so many."""
     logits, embeddings, rows = [], [], 0
     for _, results in batches:

@@ -148,7 +148,7 @@ def predicted(ecgfm: ECGFM, rows: pa.Table, folder: Path, args: argparse.Namespa
     own_ids = rows["record_id"]
     numbers = pa.array([str(number) for number in range(len(rows))], pa.string())
     tables.write(shard, rows.set_column(0, "record_id", numbers))
-    preprocess.run(argparse.Namespace(**vars(args) | {"shard": shard, "segments": segments, "records": records}))
+    preprocess.shard(shard, segments, records, *preprocess.reading(args))
     account: pd.DataFrame = pq.read_table(records, columns=ACCOUNT).to_pandas()
     probabilities = _infer(ecgfm, segments, own_ids.to_pylist()).set_index("record_id").drop(columns="n_segments")
     frame: pd.DataFrame = account.join(probabilities, on="record_id")

@@ -4,21 +4,24 @@ import argparse
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgpipe import readers, survive, tables
+from ecgpipe import readers, settings, survive, tables
 from ecgpipe.atomic import whole
+from ecgpipe.config import Preprocess
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress
 from ecgpipe.prepare import SAMPLE_RATE, UnusableError, Windows, prepare
 from ecgpipe.provenance import file_sha256
-from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, spelled
+from ecgpipe.readers import LEADS, Assumed, Recording, UnavailableError, UnreadableError, spelled
+from ecgpipe.readers.moment import momentary
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +29,19 @@ logger = logging.getLogger(__name__)
 BATCH_SEGMENTS = 128
 
 
+# After so many recordings that cannot be read at the moment no more are asked for: each was waited for.
+MOST_UNAVAILABLE = 5
+
 # What the manifest's row says that the account says again.
 KEPT = ("record_id", "path", "row", "bytes", "modified", "format")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe preprocess`."""
+    settings.add_arguments(parser, settings.Preprocess)
     parser.add_argument("--shard", type=Path, required=True, help="a manifest/shard-*.parquet")
     parser.add_argument("--segments", type=Path, required=True, help="the Arrow IPC file to write the segments to")
     parser.add_argument("--records", type=Path, required=True, help="the Parquet file to write the account to")
-    add_reading_arguments(parser)
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,15 +72,43 @@ def reading(args: argparse.Namespace) -> tuple[Windows, Assumed]:
     return windows, Assumed(args.assume_sample_rate, leads, args.assume_unit)
 
 
+def as_read(given: Preprocess) -> tuple[Windows, Assumed]:
+    """What the settings say of how recordings are read and cut."""
+    windows = Windows(given.segment_s, given.tail, given.short, given.missing_leads, given.min_leads)
+    leads = tuple(given.assume_leads) if given.assume_leads else None
+    return windows, Assumed(given.assume_sample_rate, leads, given.assume_unit)
+
+
 def run(args: argparse.Namespace) -> None:
     """Preprocess one shard, in a process of its own that may crash."""
-    windows, assumed = reading(args)
-    with whole(args.segments) as segments:  # here, because a process that crashed leaves behind what it began to write
+    given = settings.of_arguments("preprocess", settings.Preprocess, args)
+    shard(args.shard, args.segments, args.records, *as_read(given), settings.marked("preprocess", given, {}))
+
+
+def shard(
+    shard_path: Path,
+    segments_path: Path,
+    records_path: Path,
+    windows: Windows,
+    assumed: Assumed,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Preprocess one shard, in a process of its own that may crash.
+
+    Args:
+        shard_path: Of the manifest.
+        segments_path: The Arrow IPC file to write.
+        records_path: The Parquet file to write.
+        windows: What the settings say of segments and leads.
+        assumed: What they say of files that state nothing.
+        facts: What the files' metadata says besides.
+    """
+    with whole(segments_path) as segments:  # here, because a process that crashed leaves behind what it began to write
 
         def work(crashed: dict[int, str], begin: Callable[[int], None]) -> None:
-            _preprocess(args.shard, segments, args.segments, args.records, windows, assumed, crashed, begin)
+            _preprocess(shard_path, segments, segments_path, records_path, windows, assumed, facts, crashed, begin)
 
-        survive.crashes(work)
+        survive.crashes(work, called=lambda row: pq.read_table(shard_path, columns=["path"])["path"][row].as_py())
 
 
 def _preprocess(
@@ -84,6 +118,7 @@ def _preprocess(
     records_path: Path,
     windows: Windows,
     assumed: Assumed,
+    told: Mapping[str, Any],
     crashed: dict[int, str],
     begin: Callable[[int], None],
 ) -> None:
@@ -91,25 +126,33 @@ def _preprocess(
 
     The segments are written to `segments_path`, which will be renamed to `segments_name`.
     """
-    settings = {
+    cutting = {
         "leads": list(LEADS),
         "sample_rate": SAMPLE_RATE,
         "segment_samples": windows.segment_samples,
         **windows._asdict(),
         **{f"assume_{name}": value for name, value in assumed._asdict().items()},
     }
-    facts: dict[str, Any] = {"preprocess": settings, "inputs_sha256": file_sha256(shard_path)}
+    facts: dict[str, Any] = {**told, "preprocess": cutting, "inputs_sha256": file_sha256(shard_path)}
     shard = pq.read_table(shard_path)
     schema = tables.segments_schema(len(LEADS), windows.segment_samples)
     schema = tables.with_name(tables.with_origin(schema, "preprocess", **facts), segments_name)
     records: list[dict[str, Any]] = []
     gone: list[str] = []
+    unavailable: list[str] = []
     progress = Progress(shard_path.stem, len(shard), "recordings")
 
     def prepared() -> Iterator[tuple[str, int, float, int, np.ndarray]]:
         for number, row in enumerate(shard.to_pylist()):
             begin(number)
-            record, segments = account(row, windows, assumed, crashed.get(number))
+            try:
+                record, segments = account(row, windows, assumed, crashed.get(number))
+            except UnavailableError as error:
+                logger.warning("%s", error)
+                unavailable.append(str(error))
+                if len(unavailable) >= MOST_UNAVAILABLE:
+                    break
+                continue
             yield from segments
             records.append(record)
             # What the scan did not find either may fail: a table can list what is nowhere.
@@ -122,6 +165,12 @@ def _preprocess(
         for batch in _batches(prepared(), schema, windows.segment_samples):
             writer.write_batch(batch)
     progress.say()
+    if unavailable:
+        others = f", and {len(unavailable) - 1} more of {shard_path.stem}" if len(unavailable) > 1 else ""
+        raise EcgpipeError(
+            f"input: {unavailable[0]}{others}; nothing is recorded of this shard. Give the same command again when the "
+            "disk or file server answers, or leave out of `input` what it has lost"
+        )
     back = [path for path in gone if not has_gone(path)]
     if back:
         raise EcgpipeError(f"input: {back[0]} was not there for a while ({len(back)} files in all); run again")
@@ -148,7 +197,9 @@ def has_gone(path: str) -> bool:
         os.stat(path)  # noqa: PTH116, which says why it cannot
     except PermissionError:
         return False
-    except OSError:
+    except OSError as error:
+        if momentary(error):
+            raise EcgpipeError(f"input: {path} cannot be looked at now ({error.strerror}); run again") from error
         folder = os.path.dirname(path)  # noqa: PTH120
     else:
         return False
@@ -182,6 +233,7 @@ def account(
 
     Raises:
         EcgpipeError: There is less memory than a recording may take.
+        UnavailableError: It cannot be read at the moment, of which there is nothing to record.
     """
     record: dict[str, Any] = {name: row[name] for name in KEPT}
     record |= {"status": "ok", "n_segments": 0}
@@ -194,6 +246,8 @@ def account(
         if recording.sample_rate > 0 and math.isfinite(recording.sample_rate):
             record["duration_s"] = recording.signal.shape[1] / recording.sample_rate
         segments, starts_s, samples, changes = prepare(recording, windows, record, overwrite=True)
+    except UnavailableError:
+        raise
     except UnreadableError as error:
         record |= {"status": "failed", "reason": str(error)}
     except UnusableError as error:

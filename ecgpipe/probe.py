@@ -128,6 +128,7 @@ def run(args: argparse.Namespace) -> None:
             tables.column_of(records, "signal_hash", ids),
             found.columns[args.patient].filter(learned) if args.patient else None,
             on=on,
+            patient=args.patient,
         ),
     }
     probed = train(paths, found.record_ids, true, split, names, facts)

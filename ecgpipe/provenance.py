@@ -16,8 +16,9 @@ from typing import Any
 # parameter of the stage's rule: a run with a newer ecgpipe then computes from that stage on again, and keeps the rest.
 MEANING = {
     "checkpoint": 1,
-    "manifest": 1,
-    "preprocess": 1,
+    "manifest": 2,  # 2: .npy and HDF5 files of more axes, CSV files with a preamble
+    # 2: filling at a recording's ends is left out; samples at 500 Hz are counted to the nearest whole number
+    "preprocess": 2,
     "precision": 1,
     "infer": 1,
     "aggregate": 1,

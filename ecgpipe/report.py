@@ -25,6 +25,8 @@ from ecgpipe import (
     labels,
     nameless,
     prevalence,
+    reuse,
+    settings,
     tables,
     timings,
     views,
@@ -82,46 +84,49 @@ table = duckdb.sql(\"\"\"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe report`."""
+    settings.add_arguments(parser, settings.Report)
     views.add_results_arguments(parser)
     parser.add_argument("--evaluation", type=Path, help="the folder evaluation/, where there are true labels")
     parser.add_argument("--benchmarks", type=Path, help="the folder benchmarks/, for the times of the rules")
-    parser.add_argument("--title", default="ECG-FM results", help="headline (default %(default)s)")
-    parser.add_argument("--map-points", type=int, default=100_000, help="of the map at most (default %(default)s)")
-    parser.add_argument(
-        "--columns", nargs="*", help="of the inputs' tables, to take along (default: all, none with --no-paths)"
-    )
     parser.add_argument("--output", type=Path, required=True, help="HTML file to write")
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the report."""
+    asked = settings.of_arguments("report", settings.Report, args)
     content = json.loads(args.run.read_text(encoding="utf-8"))
-    content = content if args.paths else nameless.without_paths(content)
+    content = content if asked.paths else nameless.without_paths(content)
     description = checkpoint.describe(args.description)
-    sources = views.sources(args, description.architecture.token_samples)
+    sources = views.sources(args, asked, description.architecture.token_samples)
     predictions = tables.numbered(args.predictions, "part", args.parts)
-    given = labels.read_for(args.labels, pq.read_schema(predictions[0]).names, predictions[0])
+    given = labels.read_for(
+        args.labels or settings.path("labels", asked.labels), pq.read_schema(predictions[0]).names, predictions[0]
+    )
     thresholds = labels.thresholds(given)
     summaries = prevalence.summarise(predictions, thresholds)
     names = [summary.name for summary in summaries]
     chosen = pq.read_table(args.examples).to_pylist()
     ids = [row["record_id"] for row in chosen]
-    columns = args.columns if args.columns is not None or args.paths else []
-    found = atlas.collect(args.umap, predictions, sources.records, names, ids, args.map_points, args.paths, columns)
-    shown = recordings(chosen, bounded(views.read(ids, sources, args.paths)), found, sources.records, args.paths)
+    columns = asked.columns if asked.columns is not None or asked.paths else []
+    found = atlas.collect(args.umap, predictions, sources.records, names, ids, asked.map_points, asked.paths, columns)
+    shown = recordings(chosen, bounded(views.read(ids, sources, asked.paths)), found, sources.records, asked.paths)
     n_views = sum(one["view"] is not None for one in shown)
     logger.info("%d recordings with their leads, %d points", n_views, len(found.points["row"]))
     times = timings.of_rules(args.benchmarks) if args.benchmarks else []
     widest = max(summaries, key=lambda summary: summary.spread).name if summaries else None
-    facts = {"thresholds": list(thresholds.values()), "colour": widest, "paths": args.paths}
-    evaluation = evaluated.read(args.evaluation, None if args.paths else columns or []) if args.evaluation else None
+    facts = {"thresholds": list(thresholds.values()), "colour": widest, "paths": asked.paths}
+    evaluation = evaluated.read(args.evaluation, None if asked.paths else columns or []) if args.evaluation else None
+    made = settings.marked("report", asked, tables.inherited([pq.read_schema(args.umap)]))[settings.KEY]
+    if args.evaluation:
+        made = {**made, **tables.origin(pq.read_schema(args.evaluation / "metrics.parquet")).get(settings.KEY, {})}
     page = (
         environment()
         .get_template("report.html.j2")
         .render(
-            title=args.title,
+            title=asked.title,
             run=content,
-            paths=args.paths,
+            made=reuse.mark(made),
+            paths=asked.paths,
             scans=changes(content),
             made_by=list(dict.fromkeys(version for by in content.get("made_by", {}).values() for version in by)),
             finished=f"{datetime.fromisoformat(content['finished']):%d %B %Y, %H:%M %Z}".lstrip("0"),
@@ -130,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
             summaries=summaries,
             references={label.name: label.reference_share for label in given if label.reference_share is not None},
             calibration=calibration.sentence(content["calibration"]) if content.get("calibration") else None,
-            choices=labels.choices(given if args.paths else [nameless.label(label) for label in given]),
+            choices=labels.choices(given if asked.paths else [nameless.label(label) for label in given]),
             with_threshold=[label.name for label in given if label.threshold is not None],
             n_points=found.n_points,
             map_points=len(found.points["row"]),

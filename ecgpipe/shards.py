@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from ecgpipe import tables
 from ecgpipe.errors import EcgpipeError
+
+if TYPE_CHECKING:
+    from ecgpipe.checkpoint import Description
 
 
 class Contents(NamedTuple):
@@ -68,6 +71,14 @@ def look_at(paths: Sequence[Path]) -> Contents:
     return Contents(
         preprocess, len(preprocess["leads"]), preprocess["segment_samples"], total, tables.inherited(schemas)
     )
+
+
+def facts(description: "Description", contents: Contents) -> dict[str, Any]:
+    """What results of some shards say of what is behind them: the shards' own, and the checkpoint."""
+    told = {**contents.origin, "checkpoint_sha256": description.sha256, "checkpoint": description.uri}
+    told["meaning"] = {"checkpoint": description.meaning, **contents.origin["meaning"]}
+    told["settings"] = {**description.settings, **contents.origin.get("settings", {})}
+    return told
 
 
 def read(paths: Sequence[Path], buffers: Sequence[Tensor]) -> Iterator[tuple[Keys, Tensor]]:

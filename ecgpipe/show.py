@@ -25,6 +25,7 @@ from ecgpipe import (
     nameless,
     neighbors,
     paper,
+    preprocess,
     reread,
     tables,
     views,
@@ -35,8 +36,8 @@ from ecgpipe.config import Attribution, Preprocess
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.examples import NEIGHBORS
 from ecgpipe.packed import pack
-from ecgpipe.prepare import UnusableError, Windows
-from ecgpipe.readers import Assumed, UnreadableError
+from ecgpipe.prepare import UnusableError
+from ecgpipe.readers import UnreadableError
 from ecgpipe.report import environment
 
 logger = logging.getLogger(__name__)
@@ -141,15 +142,18 @@ def sources_of(outdir: Path, settings: dict[str, Any], token_samples: tuple[int,
     """
     given = Preprocess.model_validate(settings["preprocess"])
     attribution = outdir / "attribution/attribution.parquet"
-    leads = tuple(given.assume_leads) if given.assume_leads else None
+    windows, assumed = preprocess.as_read(given)
+    # What an earlier run left there is not this one's.
+    attention = (outdir / "attention").is_dir() and settings.get("inference", {}).get("attention", True)
+    attributed = settings.get("attribution", {}).get("recordings", 1) > 0
     return views.Sources(
         manifest=tables.of_run(outdir, "manifest"),
         records=tables.of_run(outdir, "records"),
-        attention=tables.of_run(outdir, "attention") if (outdir / "attention").is_dir() else [],
-        attribution=attribution if attribution.exists() else None,
+        attention=tables.of_run(outdir, "attention") if attention else [],
+        attribution=attribution if attributed and attribution.exists() else None,
         token_samples=token_samples,
-        windows=Windows(given.segment_s, given.tail, given.short, given.missing_leads, given.min_leads),
-        assumed=Assumed(given.assume_sample_rate, leads, given.assume_unit),
+        windows=windows,
+        assumed=assumed,
     )
 
 

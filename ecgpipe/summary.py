@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import __version__, calibration, labels, provenance, tables
+from ecgpipe import __version__, calibration, labels, provenance, settings, tables
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.readers import packages
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ MOST_KINDS = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe summary`."""
+    settings.add_arguments(parser, settings.Summary)
     parser.add_argument("--manifest", type=Path, required=True, help="manifest/manifest.json")
     parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
     parser.add_argument("--records", type=Path, required=True, help="the folder records/")
@@ -51,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
     parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
     parser.add_argument("--drift", type=Path, help="precision/drift.json, where precisions were compared")
-    parser.add_argument("--settings", type=json.loads, default={}, help="the resolved settings as JSON")
     parser.add_argument("--duplicates", type=Path, required=True, help="Parquet file to write: the same signal twice")
     parser.add_argument("--output", type=Path, required=True, help="run.json to write")
 
@@ -60,12 +61,13 @@ def run(args: argparse.Namespace) -> None:
     """Write run.json."""
     from ecgpipe import checkpoint  # here, because PyTorch takes a second and 200 MB, of Snakemake's process too
 
+    given = settings.of_arguments("summary", settings.Summary, args)
     manifest = json.loads(args.manifest.read_text())
     description = checkpoint.describe(args.description)
     records = tables.numbered(args.records, "shard", args.shards)
     counts, reasons = account(records)
     schemas = [pq.read_schema(path) for path in records]
-    facts = tables.inherited(schemas)
+    facts = settings.marked("summary", given, tables.inherited(schemas))
     counts["duplicates"] = write_duplicates(records, args.duplicates, facts)
     if not counts["ok"]:
         raise EcgpipeError(
@@ -126,7 +128,8 @@ def run(args: argparse.Namespace) -> None:
         },
         "hardware": {"inference": sorted({t["device"] for t in timings}), "machines": machines(timings)},
         "versions": versions(timings),
-        "config": args.settings,
+        "config": given.resolved,
+        settings.KEY: {**tables.origin(pq.read_schema(args.umap)).get(settings.KEY, {}), **facts[settings.KEY]},
     }
     content["warnings"] = warnings_of(content)
     write_json(args.output, content)
@@ -231,7 +234,8 @@ def warnings_of(content: Mapping[str, Any]) -> list[str]:
     """
     precision = content["precision"]
     return (
-        warnings(content.get("counts") or {})
+        packages.counted({reason["reason"]: reason["count"] for reason in content.get("reasons") or []})
+        + warnings(content.get("counts") or {})
         + label_warnings(content["checkpoint"].get("labels") or [])
         + precision_warnings(
             precision.get("parts") or {}, precision.get("drift"), precision.get("recomputed_segments", 0)

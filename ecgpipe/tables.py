@@ -22,6 +22,7 @@ from ecgpipe.readers.recording import LEADS
 _INHERITED = (
     *("meaning", "checkpoint", "checkpoint_sha256", "preprocess", "precision", "deterministic"),
     "calibration",  # of predictions
+    "settings",  # by stage the SHA-256 of what made it, see ecgpipe/settings.py
 )
 
 # Rows that `batches` reads at a time: 31 MB of ECG-FM's embeddings.

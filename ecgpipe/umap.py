@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgpipe import tables
+from ecgpipe import settings, tables
 from ecgpipe.log import Progress
 
 logger = logging.getLogger(__name__)
@@ -28,39 +28,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embeddings", type=Path, required=True, help="the folder embeddings/")
     parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
-    parser.add_argument("--neighbors", type=int, help="(default: 15, or 3 below 100 segments)")
-    parser.add_argument("--min-dist", type=float, default=0.1, help="(default %(default)s)")
-    parser.add_argument("--random-state", type=int, default=42, help="(default %(default)s)")
-    parser.add_argument(
-        "--fit-segments", type=int, default=20_000, help="at most so many are fitted (default %(default)s)"
-    )
+    settings.add_arguments(parser, settings.Umap)
 
 
 def run(args: argparse.Namespace) -> None:
     """Map all embeddings."""
     paths = tables.numbered(args.embeddings, "part", args.parts)
     total = sum(pq.read_metadata(path).num_rows for path in paths)
-    facts = tables.inherited([pq.read_schema(path) for path in paths])
-    settings = {
-        "neighbors": args.neighbors or (15 if total >= FEW_SEGMENTS else 3),
-        "min_dist": args.min_dist,
-        "random_state": args.random_state,
-        "fit_segments": args.fit_segments,
+    given = settings.of_arguments("umap", settings.Umap, args)
+    facts = settings.marked("umap", given, tables.inherited([pq.read_schema(path) for path in paths]))
+    mapping = {
+        "neighbors": given.neighbors or (15 if total >= FEW_SEGMENTS else 3),
+        "min_dist": given.min_dist,
+        "random_state": given.random_state,
+        "fit_segments": given.fit_segments,
     }
-    schema = tables.with_origin(tables.UMAP, "umap", umap=settings, **facts)
+    schema = tables.with_origin(tables.UMAP, "umap", umap=mapping, **facts)
     progress = Progress("umap", total, "segments")
 
-    if total <= args.fit_segments:
+    if total <= given.fit_segments:
         fitted = np.arange(total)
     else:
         # Sorted, so that the sample is taken in one pass over the files.
-        fitted = np.sort(np.random.default_rng(args.random_state).choice(total, args.fit_segments, replace=False))
+        fitted = np.sort(np.random.default_rng(given.random_state).choice(total, given.fit_segments, replace=False))
     logger.info("fitting %d of %d segments", len(fitted), total)
     sample = _rows(paths, fitted)
     if total < LEAST_SEGMENTS:
         coordinates, reducer = principal_components(sample), None
     else:
-        coordinates, reducer = fit(sample, settings, transforms=total > len(fitted))
+        coordinates, reducer = fit(sample, mapping, transforms=total > len(fitted))
     del sample
     progress.add(len(fitted))
 
@@ -81,12 +77,12 @@ def run(args: argparse.Namespace) -> None:
     progress.say()
 
 
-def fit(sample: np.ndarray, settings: Mapping[str, Any], transforms: bool) -> tuple[np.ndarray, Any]:
+def fit(sample: np.ndarray, mapping: Mapping[str, Any], transforms: bool) -> tuple[np.ndarray, Any]:
     """Fit UMAP, with the settings of ECG-FM's tutorial as defaults.
 
     Args:
         sample: (n, width) float32.
-        settings: `neighbors`, `min_dist`, `random_state`.
+        mapping: `neighbors`, `min_dist`, `random_state`.
         transforms: Whether others are to be placed by what was fitted.
 
     Returns:
@@ -95,7 +91,7 @@ def fit(sample: np.ndarray, settings: Mapping[str, Any], transforms: bool) -> tu
     import umap  # here, because it takes seconds
     from sklearn.neighbors import NearestNeighbors
 
-    neighbors = min(settings["neighbors"], len(sample) - 1)
+    neighbors = min(mapping["neighbors"], len(sample) - 1)
     given: dict[str, Any] = {}
     if not transforms and len(sample) >= FEW_SEGMENTS:
         # Exact neighbours, found piece by piece. UMAP itself takes all distances at once below 4,096 points, and an
@@ -105,8 +101,8 @@ def fit(sample: np.ndarray, settings: Mapping[str, Any], transforms: bool) -> tu
         given["force_approximation_algorithm"] = True  # which here means: do not take all distances
     reducer = umap.UMAP(
         n_neighbors=neighbors,
-        min_dist=settings["min_dist"],
-        random_state=settings["random_state"],
+        min_dist=mapping["min_dist"],
+        random_state=mapping["random_state"],
         n_jobs=1,  # what a fixed random state needs; said here, umap does not warn of it
         **given,
     )

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ecgpipe import reuse, settings
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
 
@@ -12,17 +13,20 @@ from ecgpipe.errors import EcgpipeError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe verdict`."""
     parser.add_argument("--run", type=Path, required=True, help="run.json")
-    parser.add_argument("--max-failed-fraction", type=float, required=True, help="of the recordings, 0 to 1")
+    settings.add_arguments(parser, settings.Verdict)
     parser.add_argument("--output", type=Path, required=True, help="file to write when the run is good")
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the output, or say why not."""
     content = json.loads(args.run.read_text(encoding="utf-8"))
-    judge(content, args.max_failed_fraction, args.run)
+    given = settings.of_arguments("verdict", settings.Verdict, args)
+    judge(content, given.max_failed_fraction, args.run)
+    mark = reuse.mark({"verdict": settings.sha256("verdict", given)})
     counts = content["counts"]
     with whole(args.output) as temporary:
-        temporary.write_text(f"{counts['failed']} of {counts['recordings']} recordings failed\n", encoding="utf-8")
+        told = f"{counts['failed']} of {counts['recordings']} recordings failed"
+        temporary.write_text(f"{told}\n{mark}\n", encoding="utf-8")
 
 
 def judge(content: dict[str, Any], most: float, where: Path) -> None:

@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
-from ecgpipe import nameless, preprocess, reread, tables, traces
+from ecgpipe import nameless, preprocess, reread, settings, tables, traces
 from ecgpipe.prepare import UnusableError, Windows, cut_up, resampled_samples
 from ecgpipe.readers import LEADS, Assumed, UnreadableError
 
@@ -38,7 +38,7 @@ def add_results_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of a stage that shows a run's results."""
     parser.add_argument("--run", type=Path, required=True, help="run.json")
     parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
-    parser.add_argument("--labels", type=Path, required=True, help="the label CSV, which may give thresholds")
+    parser.add_argument("--labels", type=Path, help="the label CSV, which may give thresholds")
     parser.add_argument("--manifest", type=Path, required=True, help="the folder manifest/")
     parser.add_argument("--records", type=Path, required=True, help="the folder records/")
     parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
@@ -48,15 +48,11 @@ def add_results_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
     parser.add_argument("--examples", type=Path, required=True, help="examples.parquet: the recordings to show")
     parser.add_argument("--attribution", type=Path, help="attribution/attribution.parquet, where there is one")
-    preprocess.add_reading_arguments(parser)
-    parser.add_argument(
-        "--no-paths", dest="paths", action="store_false", help="number the recordings, and name no id, file or folder"
-    )
 
 
-def sources(args: argparse.Namespace, token_samples: tuple[int, int]) -> Sources:
-    """What `add_results_arguments` was given of where recordings come from."""
-    windows, assumed = preprocess.reading(args)
+def sources(args: argparse.Namespace, given: settings.Shown, token_samples: tuple[int, int]) -> Sources:
+    """What `add_results_arguments` and the settings say of where recordings come from."""
+    windows, assumed = preprocess.as_read(given.reading)
     return Sources(
         manifest=tables.numbered(args.manifest, "shard", args.shards),
         records=tables.numbered(args.records, "shard", args.shards),
@@ -133,21 +129,21 @@ def attributed(path: Path | None, record_ids: Sequence[str]) -> dict[str, list[d
     Returns:
         By record id, one for each label: `label`, `attribution` (segments, 12, samples), `judged`.
     """
+    pieces: dict[tuple[str, str], list[pa.Table]] = {}
+    for table in tables.rows_of([path] if path else [], record_ids):
+        keys = zip(table["record_id"].to_pylist(), table["label"].to_pylist(), strict=True)
+        rows: dict[tuple[str, str], list[int]] = {}
+        for row, key in enumerate(keys):
+            rows.setdefault(key, []).append(row)
+        for key, some in rows.items():
+            pieces.setdefault(key, []).append(table.take(some))
     found: dict[str, list[dict[str, Any]]] = {}
-    if path is None:
-        return found
-    wanted = set(record_ids)
-    with pq.ParquetFile(path) as file:
-        # A row group has one recording and label, as the stage writes them.
-        for group in range(file.num_row_groups):
-            record_id = file.read_row_group(group, columns=["record_id"])["record_id"][0].as_py()
-            if record_id not in wanted:
-                continue
-            table = file.read_row_group(group)
-            values = table["attribution"].combine_chunks().flatten().to_numpy().reshape(len(table), 12, -1)
-            numbers = {name: table[name].to_numpy() for name in tables.JUDGED}
-            told = {"label": table["label"][0].as_py(), "judged": judged(values, numbers)}
-            found.setdefault(record_id, []).append({**told, "attribution": values})
+    for (record_id, label), some_tables in pieces.items():
+        own = pa.concat_tables(some_tables).sort_by("segment")
+        values = own["attribution"].combine_chunks().flatten().to_numpy().reshape(len(own), len(LEADS), -1)
+        numbers = {name: own[name].to_numpy() for name in tables.JUDGED}
+        told = {"label": label, "judged": judged(values, numbers), "attribution": values}
+        found.setdefault(record_id, []).append(told)
     return found
 
 

@@ -66,7 +66,7 @@ def what_else(name: PurePath, head: bytes) -> str:
     """What a file is that `format_of` does not know, in words, for the account of the files."""
     if not head:
         return "empty file"
-    text = _text(head)
+    text = text_of(head)
     if text is not None and text.lstrip().startswith("<"):
         root = _xml_root(text)
         return f"XML of another kind ({root})" if root else "XML of another kind"
@@ -84,7 +84,7 @@ def what_else(name: PurePath, head: bytes) -> str:
 
 def csv_columns(head: bytes) -> list[str]:
     """The names in a CSV file's line of names; numbers, as text, where it has no names."""
-    return csv_names(_text(head) or "")[1]
+    return csv_names(text_of(head) or "")[1]
 
 
 def csv_names(text: str) -> tuple[int, list[str]]:
@@ -151,6 +151,8 @@ def _by_content(head: bytes) -> str | None:
         return "numpy"
     if any(head[at : at + 8] == b"\x89HDF\r\n\x1a\n" for at in (0, 512, 1024, 2048)):
         return "hdf5"
+    if head[:1] == b"\x40" and head[2:6] == b"MFR ":  # the preamble, without which MFER begins like anything else
+        return "mfer"
     if head.startswith(b"ISHNE1.0"):
         return "ishne"
     if head.startswith((b"0       ", b"\xffBIOSEMI")) and len(head) >= 256:
@@ -159,7 +161,7 @@ def _by_content(head: bytes) -> str | None:
         return "dicom"
     if head[16:22] == b"SCPECG" or (head[8:10] == head[22:24] == b"\0\0" and head[28:32] == b"\7\0\0\0"):
         return "scp-ecg"  # without the mark: section 0, whose first pointer is to itself at byte 7
-    text = _text(head)
+    text = text_of(head)
     if text is None:
         return None
     if text.lstrip().startswith("<"):
@@ -191,7 +193,7 @@ def _xml_root(text: str) -> str | None:
     return match[1] if match else None
 
 
-def _text(head: bytes) -> str | None:
+def text_of(head: bytes) -> str | None:
     """The bytes as text; None for what is none."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return head[: len(head) // 2 * 2].decode("utf-16", errors="ignore")

@@ -12,7 +12,7 @@ from crashing import Run, Start, again, settings
 from run_workflow import snakemake, write_recordings
 
 # What a run that is to crash in its first jobs of preprocessing has behind it.
-BEGINNING = ("out/checkpoint/model.json", "out/manifest/manifest.json", "out/precision/choice.txt")
+BEGINNING = ("out/checkpoint/model.json", "out/manifest/manifest.json", "out/precision/chosen.json")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -335,7 +335,7 @@ def test_the_highest_probability_of_each_label_is_attributed_to_it_the_most_vari
     tables.write(finished / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
     expected = [("recording003", "Sinus rhythm"), ("recording002", "Électrode"), ("recording001", "Poor data quality")]
     for most in (3, 2):
-        table, _ = attributed(finished, "--predictions", str(finished / "predictions"), "--most", str(most))
+        table, _ = attributed(finished, "--predictions", str(finished / "predictions"), "--recordings", str(most))
         assert [(row["record_id"], row["label"]) for row in table.to_pylist()[::2]] == expected[:most]
 
 

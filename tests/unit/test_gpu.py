@@ -83,7 +83,16 @@ def test_in_half_precision_a_gpu_gives_nearly_the_numbers_of_the_cpu(converted: 
 def test_auto_takes_half_precision_on_a_gpu_where_it_is_near_enough(converted: Path, shards: list[Path]) -> None:
     choice, drift = converted.parent / "choice.txt", converted.parent / "drift.json"
     command = ["precision", "--weights", converted / "model.safetensors", "--description", converted / "model.json"]
-    command += ["--segments", *shards, "--device", DEVICE, "--choice", choice, "--drift", drift]
+    command += [
+        "--segments",
+        *shards,
+        "--device",
+        DEVICE,
+        "--chosen",
+        choice.with_name("chosen.json"),
+        "--drift",
+        drift,
+    ]
     assert main([*map(str, command), "--max-drift", "0.01"]) == 0
     found = json.loads(drift.read_text())
     assert (choice.read_text(), found["compared"], found["segments"]) == (f"{HALF}\n", HALF, len(ROWS))

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgpipe import growth, manifest, tables
@@ -30,6 +30,7 @@ def ids(shards: list[pa.Table]) -> list[list[str]]:
 STAMPS = st.dictionaries(st.sampled_from("abcdefghijkl"), st.integers(0, 2), max_size=12)
 
 
+@settings(deadline=None)
 @given(scans=st.lists(STAMPS, min_size=1, max_size=5), size=st.integers(1, 5))
 def test_whatever_comes_and_goes_each_is_there_once_and_none_moves(scans: list[dict[str, int]], size: int) -> None:
     shards: list[pa.Table] = []

@@ -119,7 +119,9 @@ OWN_WORDS = {
     "prepare.py": {"what", "windows.segment_s"},
     "preprocess.py": {"UnreadableError(problem)", "UnreadableError(row['problem'])"},  # made in listed and folders
     "readers/__init__.py": {"format_name", "needs", "extra"},
-    "readers/dicom.py": {"UnreadableError(deflated)"},
+    "readers/cardiosoft.py": {"_NAME", "tag"},
+    "readers/columns.py": {"known"},  # a rate, by what is said elsewhere
+    "readers/dicom.py": {"UnreadableError(deflated)", "_OTHER_KIND"},
     "readers/ecgdatakit.py": {"name", "reason"},  # a format, and a value of _REFUSED
     "readers/edf.py": {"what"},
     "readers/numpy.py": {"name"},  # signal, leads, ...

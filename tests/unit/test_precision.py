@@ -213,7 +213,7 @@ def command(converted: Path, segments: int, *options: str) -> tuple[str, dict[st
         [
             *("precision", "--weights", str(converted / "model.safetensors")),
             *("--description", str(converted / "model.json"), "--segments", *map(str, paths)),
-            *("--choice", str(folder / "choice.txt"), "--drift", str(folder / "drift.json"), "--device", "cpu"),
+            *("--chosen", str(folder / "chosen.json"), "--drift", str(folder / "drift.json"), "--device", "cpu"),
             *options,
         ]
     )

@@ -12,6 +12,7 @@ import pytest
 from ecgpipe import __version__, labels, provenance, summary, tables, verdict
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.readers import packages
 
 
 def row(record_id: str, status: str = "ok", reason: str | None = None, **columns: object) -> dict[str, Any]:
@@ -160,10 +161,12 @@ def summarise(
     found: dict[str, Any] | None,
     version: str = __version__,
     calibration: object = None,
+    failed: Sequence[str] = (),
     recomputed: Sequence[int | None] = (),
 ) -> dict[str, Any]:
     """Run the stage over a recording, and parts of those precisions inferred by a version, and read what it writes."""
-    records = pa.Table.from_pylist([row("a", signal_hash="1")], schema=tables.RECORDS)
+    lost = [row(f"b{i}", status="failed", reason=reason) for i, reason in enumerate(failed)]
+    records = pa.Table.from_pylist([row("a", signal_hash="1"), *lost], schema=tables.RECORDS)
     schema = tables.with_origin(tables.RECORDS, "preprocess", inputs_sha256="5" * 64)
     tables.write(folder / "records" / "shard-00000.parquet", records.cast(schema))
     timing = {"ecgpipe": version, "segments": 2, "seconds": 1.0, "device": "CPU"}
@@ -221,6 +224,28 @@ def test_run_json_and_the_last_lines_say_of_a_calibration(tmp_path: Path, capsys
     assert content["calibration"] == facts
     said = "Probabilities are calibrated by Platt scaling, fitted on 2,183 recordings (fold = 9). Left as they were: A."
     assert said in capsys.readouterr().err
+
+
+def test_a_package_that_is_missing_is_said_once_with_how_many_recordings_it_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacks(what: str, package: str, extra: str) -> str:
+        return packages.missing(what, package, extra)
+
+    failed = [lacks("edf", "edfio", "edf"), *[lacks("muse-xml", "ecgdatakit", "vendor")] * 2]
+    failed += [lacks("scp-ecg", "ecgdatakit", "vendor"), "a file is not there (x.edf)"]
+    content = summarise(tmp_path, ["float32"], None, failed=failed)
+    warning = (
+        "4 recordings could not be read for want of a package: ecgdatakit (3), edfio (1); install it with: "
+        "pip install 'ecgpipe[edf,vendor]', and give the same command again"
+    )
+    assert content["warnings"] == [warning]
+    assert capsys.readouterr().err.count(warning) == 1
+    assert packages.counted({lacks("a file of MATLAB 7.3", "h5py", "hdf5"): 1}) == [
+        "1 recording could not be read for want of a package: h5py (1); install it with: pip install 'ecgpipe[hdf5]', "
+        "and give the same command again"
+    ]
+    assert packages.counted({"not a readable EDF file": 3}) == []
 
 
 def test_run_json_without_a_choice_says_float32(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ class Bounds(NamedTuple):
 def drift(folder: Path) -> Bounds:
     """The largest differences between bfloat16 and float32."""
     given = ("--weights", str(folder / "model.safetensors"), "--description", str(folder / "model.json"))
-    written = ("--choice", str(folder / "choice.txt"), "--drift", str(folder / "drift.json"))
+    written = ("--chosen", str(folder / "chosen.json"), "--drift", str(folder / "drift.json"))
     segments = map(str, prepared(folder, Way()))
     asked = ("--precision", "bfloat16", "--device", "cpu")
     assert main(["precision", *given, "--segments", *segments, *asked, *written]) == 0

@@ -1,10 +1,8 @@
 rule aggregate:
     input:
         logits=f"{OUT}/logits/part-{{part}}.parquet",
-        labels=SETTINGS.labels,
-        calibration=SETTINGS.calibration or [],
         embeddings=(f"{OUT}/embeddings/part-{{part}}.parquet" if SETTINGS.heads else []),
-        heads=SETTINGS.heads,
+        settings=settings_of("aggregate"),
     output:
         f"{OUT}/predictions/part-{{part}}.parquet",
     log:
@@ -18,11 +16,7 @@ rule aggregate:
         mem_mb=growing(2000),
         runtime=growing(20),
     params:
-        meaning=MEANING["aggregate"],
-        calibration=["--calibration", SETTINGS.calibration] if SETTINGS.calibration else [],
-        heads=lambda wildcards, input: (
-            ["--embeddings", input.embeddings, "--heads", *input.heads] if SETTINGS.heads else []
-        ),
+        embeddings=lambda wildcards, input: ["--embeddings", input.embeddings] if input.embeddings else [],
     shell:
-        "python3 -m ecgpipe aggregate --logits {input.logits:q} --labels {input.labels:q} {params.calibration:q} {params.heads:q} "
+        "python3 -m ecgpipe aggregate --settings {input.settings:q} --logits {input.logits:q} {params.embeddings:q} "
         "--predictions {output:q} --log {log:q}"

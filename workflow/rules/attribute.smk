@@ -4,6 +4,7 @@ rule attribute:
         description=f"{OUT}/checkpoint/model.json",
         records=all_records,
         predictions=all_parts("predictions"),
+        settings=settings_of("attribute"),
     output:
         attribution=f"{OUT}/attribution/attribution.parquet",
         leads=f"{OUT}/attribution/leads.parquet",
@@ -19,19 +20,14 @@ rule attribute:
         computing_threads=computing_threads("attribute"),
         mem_mb=growing(8000),
         runtime=growing(30 + 4 * SETTINGS.attribution.recordings),
-        device=SETTINGS.inference.device,
     params:
-        meaning=MEANING["attribute"],
         manifest=f"{OUT}/manifest",
         records=f"{OUT}/records",
         shards=lambda wildcards: n_shards(),
         predictions=f"{OUT}/predictions",
         parts=lambda wildcards: n_parts(),
-        reading=reading,
-        recordings=SETTINGS.attribution.recordings,
-        steps=SETTINGS.attribution.steps,
     shell:
-        "python3 -m ecgpipe attribute --weights {input.weights:q} --description {input.description:q} --manifest {params.manifest:q} "
-        "--records {params.records:q} --shards {params.shards} --predictions {params.predictions:q} --parts {params.parts} --most {params.recordings} {params.reading:q} "
-        "--steps {params.steps} --device {resources.device} --threads {resources.computing_threads} "
+        "python3 -m ecgpipe attribute --settings {input.settings:q} --weights {input.weights:q} --description {input.description:q} --manifest {params.manifest:q} "
+        "--records {params.records:q} --shards {params.shards} --predictions {params.predictions:q} --parts {params.parts} "
+        "--threads {resources.computing_threads} "
         "--output {output.attribution:q} --leads {output.leads:q} --log {log:q}"

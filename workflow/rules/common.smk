@@ -1,19 +1,19 @@
 # What all rules share: the validated settings, where things are, and how many shards and parts there are.
 import atexit
+import functools
 import json
 import os
-import shlex
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 
 from ecgpipe import config as ecgpipe_config
-from ecgpipe import atomic, cluster, outdir
+from ecgpipe import settings as stage_settings
+from ecgpipe import atomic, cluster, outdir, provenance
 from ecgpipe.errors import EcgpipeError
-from ecgpipe import __version__ as VERSION
-from ecgpipe.labels import read as read_labels
-from ecgpipe.provenance import MEANING, file_sha256
 from ecgpipe.results import FIGURES
 
 try:
@@ -28,7 +28,6 @@ OUT = SETTINGS.outdir.rstrip("/")
 REFUSED = False  # whether `refuse_foreign` has looked
 SIGNALS = []  # that told this run to stop
 STARTED = time.time()
-LABELS = [] if SETTINGS.labels_by_index else read_labels(Path(SETTINGS.labels))
 
 # Where nobody knows what the outputs are, the checkpoint's job writes the label CSV: it alone knows how many there are.
 INDEX_LABELS = {"labels": SETTINGS.labels} if SETTINGS.labels_by_index else {}
@@ -40,7 +39,6 @@ for variable, folder in {"PATH": Path(sys.executable).parent, "PYTHONPATH": work
 
 # What computes: the network of ecgpipe, or fairseq-signals, which reads the checkpoint as it is.
 NATIVE = SETTINGS.inference.backend == "native"
-FAIRSEQ_PYTHON = "" if NATIVE else f"--fairseq-python {shlex.quote(SETTINGS.inference.fairseq_python)}"
 
 # Attention may be switched off: the rules then do without the file.
 ATTENTION = {}
@@ -80,7 +78,74 @@ RECORDINGS_PER_PART = SETTINGS.manifest.shard_size * SETTINGS.inference.shards_p
 CERTAIN = SETTINGS.inference.precision == "float32" or not NATIVE
 CERTAIN |= SETTINGS.inference.precision == "auto" and SETTINGS.inference.device == "cpu"
 DRIFT = [] if CERTAIN else [f"{OUT}/precision/drift.json"]
-DETERMINISTIC = "--deterministic" if SETTINGS.inference.deterministic else ""
+
+# Snakemake takes an input that is newer than the results for unchanged where this working folder has seen the content
+# before, although another folder may have used other settings in between. Here times count.
+if workflow.dag_settings:
+    workflow.dag_settings.max_checksum_file_size = 0
+
+# What the results are to be of, known to the main process alone: the jobs read settings/.
+if workflow.is_main_process:
+    from ecgpipe import reuse
+
+    try:
+        reuse.refuse_unmarked(Path(OUT))
+        CHECKPOINT = stage_settings.checkpoint_identity(SETTINGS, Path(OUT))
+        STAGES = stage_settings.of_run(SETTINGS, CHECKPOINT, CERTAIN)
+    except EcgpipeError as error:
+        raise WorkflowError(str(error))
+
+LOCK = None
+
+# Of a dry run, and of options that only look: where the settings lie that a run would write, and what it would make again.
+PLANNED = ""
+STALE = set()
+
+
+@functools.cache
+def plan():
+    """Compare the results with the settings. A run takes the folder for itself, and writes its settings there.
+
+    Called by the first of the rules' functions, before anything is planned: not until then is it known what is asked for.
+    """
+    global LOCK, PLANNED
+    executor = workflow.executor_plugin
+    if not workflow.is_main_process:
+        return
+    if executor and not (executor.common_settings.dryrun_exec or executor.common_settings.touch_exec):
+        try:
+            LOCK = outdir.take(Path(OUT))
+            reuse.prepare(Path(OUT), STAGES, SETTINGS.inference.attention)
+            remove_outdated_report()
+            stage_settings.remember_checkpoint(SETTINGS, Path(OUT), CHECKPOINT)
+            atomic.write_json(Path(OUT, "manifest", ".asked"), STARTED)
+        except EcgpipeError as error:
+            raise WorkflowError(str(error))
+        except OSError as error:
+            raise WorkflowError(f"outdir: cannot write to {OUT}: {error.strerror}; make room, or give another one")
+    else:
+        PLANNED = tempfile.mkdtemp(prefix="ecgpipe-settings-")
+        atexit.register(shutil.rmtree, PLANNED, ignore_errors=True)
+        stage_settings.write(Path(PLANNED), STAGES)
+        for result in reuse.stale(reuse.results(Path(OUT), STAGES, SETTINGS.inference.attention), STAGES):
+            STALE.update({(result.stage, result.path.stem), result.stage})
+        if reuse.is_copy(Path(OUT)):
+            print(f"{OUT} is a copy without its files' times. A run corrects them first; it may do less than is shown.")
+
+
+def settings_of(stage):
+    """The settings file of a rule, by its wildcards: in a dry run a new one where the result would be made again."""
+
+    def path(wildcards):
+        plan()
+        own = f"{OUT}/{stage_settings.FOLDER}/{stage}.json"
+        if not PLANNED:
+            return own
+        names = [f"{kind}-{wildcards.get(kind)}" for kind in ("shard", "part") if wildcards.get(kind)]
+        changes = (stage, names[0]) in STALE if names else stage in STALE
+        return f"{PLANNED}/{stage}.json" if changes or not Path(own).exists() else own
+
+    return path
 
 
 def growing(amount, per_million=0):
@@ -115,25 +180,22 @@ def part_by_part(wildcards):
 
 def asked(wildcards):
     """A file that each real run writes anew, so that it looks for what is new in the inputs. A dry run does not look."""
-    path = Path(OUT, "manifest", ".asked")
-    if workflow.is_main_process and workflow.executor_plugin and not workflow.dryrun:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{STARTED}\n")
-        except OSError as error:
-            raise WorkflowError(f"outdir: cannot write to {OUT}: {error.strerror}; make room, or give another one")
-    return str(path) if path.exists() else []
+    plan()
+    path = f"{OUT}/manifest/.asked"
+    return path if Path(path).exists() else []
 
 
 def manifest(wildcards=None):
     """What the scan of the inputs found, once it has."""
+    plan()
     path = checkpoints.manifest.get().output[0]
     refuse_foreign(json.loads(Path(path).read_text())["n_shards"])
     return path
 
 
-def manifest_sha256(wildcards):
-    return file_sha256(Path(manifest()))
+def found(wildcards):
+    """A file that changes only when the scan of the inputs finds something else."""
+    return str(Path(manifest()).with_name("found.txt"))
 
 
 def n_shards():
@@ -174,30 +236,6 @@ def shard_of_manifest(shard):
     return str(Path(manifest()).with_name(f"shard-{shard}.parquet"))
 
 
-def reading(wildcards):
-    """The options that say how recordings are read and cut; the report reads some of them again."""
-    given = SETTINGS.preprocess
-    options = ["--segment-s", given.segment_s, "--tail", given.tail, "--short", given.short]
-    options += ["--missing-leads", given.missing_leads, "--min-leads", given.min_leads]
-    if given.assume_sample_rate:
-        options += ["--assume-sample-rate", given.assume_sample_rate]
-    if given.assume_leads:
-        options += ["--assume-leads", *given.assume_leads]
-    if given.assume_unit:
-        options += ["--assume-unit", given.assume_unit]
-    return options
-
-
-def truth_options(wildcards):
-    """The options that say what is known of true labels, and over whom to evaluate."""
-    given = SETTINGS.evaluation
-    options = ["--map", *(f"{column}={label}" for column, label in given.mapping.items())] if given.mapping else []
-    options += [f"--patient={given.patient}"] if given.patient else []
-    options += [f"--split={given.split}", f"--on={given.split_value}"] if given.split else []
-    options += ["--subgroups", *given.subgroups] if given.subgroups else []
-    return options
-
-
 def segments_to_compare(wildcards):
     """After the manifest, so that nothing is chosen anew for a new one in which the first shard is the same."""
     manifest()
@@ -205,32 +243,37 @@ def segments_to_compare(wildcards):
 
 
 def choice(wildcards):
-    """The file that says in which precision to infer. After the manifest, as Snakemake resolves one checkpoint by one."""
+    """The file that says in which precision to infer, and changes only when another one is chosen.
+
+    After the manifest, as Snakemake resolves one checkpoint by one.
+    """
     manifest()
-    return checkpoints.precision.get().output.choice
-
-
-def chosen_precision(wildcards):
-    return Path(choice(wildcards)).read_text().strip()
+    return str(Path(checkpoints.precision.get().output.chosen).with_name("choice.txt"))
 
 
 def segments_of_part(wildcards):
     return [f"{OUT}/segments/shard-{shard}.arrow" for shard in shards_of(wildcards.part)]
 
 
-def take_outdir(logs):
-    """Keep other runs out of the results while this one lives, and remove what a killed one left unfinished."""
-    global LOCK
+def clear_up(logs):
+    """Cancel what a killed run left in a cluster's queue, and remove what it left unfinished."""
+    if not LOCK:
+        return
     try:
-        LOCK = outdir.take(Path(OUT))
-        cancelled = cluster.cancel_left(Path(OUT), [Path(log) for log in logs]) if LOCK else 0
-        left = outdir.clear_up(Path(OUT)) + outdir.remove_unrecorded(Path(OUT), unrecorded) if LOCK else 0
+        cancelled = cluster.cancel_left(Path(OUT), [Path(log) for log in logs])
+        left = outdir.clear_up(Path(OUT))
     except EcgpipeError as error:
         raise WorkflowError(str(error))
     if cancelled:
         print(f"cancelled {cancelled} jobs of a run that was killed")
     if left:
         print(f"removed {left} unfinished files of a run that was killed")
+
+
+def remove_outdated_report():
+    """After an evaluation that failed: a report that goes on showing the one before would pass for today's."""
+    if LOCK and reuse.remove_outdated_report(Path(OUT)):
+        print(f"removed {OUT}/report.html: it showed an evaluation that is no more; the next run makes it again")
 
 
 def end_well_when_stopped():
@@ -254,15 +297,6 @@ def end_well_when_stopped():
     for number, handler in usual.items():
         if callable(handler):  # not ignored, as in the background
             signal.signal(number, stop)
-
-
-def unrecorded(results):
-    """Those of some results that came after their run was killed: with which settings, Snakemake does not know.
-
-    What --rerun-incomplete does for the jobs that are known at the beginning. Those after the scan are known later.
-    """
-    by_name = {f"{OUT}/{path.relative_to(OUT)}": path for path in results}
-    return [by_name[name] for name in workflow.persistence._filter_incomplete_keys(by_name)]
 
 
 def refuse_foreign(shards):

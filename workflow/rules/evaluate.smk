@@ -1,11 +1,8 @@
 rule evaluate:
     input:
-        labels=SETTINGS.labels,
         records=all_records,
         predictions=all_parts("predictions"),
-        truth=SETTINGS.evaluation.truth or [],
-        calibration=SETTINGS.calibration or [],
-        heads=SETTINGS.heads,
+        settings=settings_of("evaluate"),
     output:
         metrics=f"{OUT}/evaluation/metrics.parquet",
         curves=f"{OUT}/evaluation/curves.parquet",
@@ -21,19 +18,11 @@ rule evaluate:
         mem_mb=growing(4000, per_million=4000),
         runtime=growing(60, per_million=30),
     params:
-        meaning=MEANING["evaluate"],
         records=f"{OUT}/records",
         shards=lambda wildcards: n_shards(),
         predictions=f"{OUT}/predictions",
         parts=lambda wildcards: n_parts(),
-        truth=lambda wildcards, input: ["--truth", input.truth] if input.truth else [],
-        calibration=["--calibration", SETTINGS.calibration] if SETTINGS.calibration else [],
-        heads=["--heads", *SETTINGS.heads] if SETTINGS.heads else [],
-        options=truth_options,
-        resamples=SETTINGS.evaluation.resamples,
-        seed=SETTINGS.evaluation.seed,
     shell:
-        "python3 -m ecgpipe evaluate --predictions {params.predictions:q} --parts {params.parts} --records {params.records:q} "
-        "--shards {params.shards} --labels {input.labels:q} {params.calibration:q} {params.heads:q} {params.truth:q} {params.options:q} "
-        "--resamples {params.resamples} --seed {params.seed} "
+        "python3 -m ecgpipe evaluate --settings {input.settings:q} --predictions {params.predictions:q} --parts {params.parts} --records {params.records:q} "
+        "--shards {params.shards} "
         "--metrics {output.metrics:q} --curves {output.curves:q} --account {output.account:q} --log {log:q}"

@@ -1,10 +1,10 @@
 rule examples:
     input:
-        labels=SETTINGS.labels,
         records=all_records,
         predictions=all_parts("predictions"),
         embeddings=all_parts("embeddings"),
         umap=f"{OUT}/umap/umap.parquet",
+        settings=settings_of("examples"),
     output:
         f"{OUT}/examples.parquet",
     log:
@@ -17,14 +17,12 @@ rule examples:
         mem_mb=growing(4000),
         runtime=growing(30, per_million=10),
     params:
-        meaning=MEANING["examples"],
         records=f"{OUT}/records",
         shards=lambda wildcards: n_shards(),
         predictions=f"{OUT}/predictions",
         embeddings=f"{OUT}/embeddings",
         parts=lambda wildcards: n_parts(),
-        recordings=SETTINGS.report.recordings,
     shell:
-        "python3 -m ecgpipe examples --labels {input.labels:q} --records {params.records:q} --shards {params.shards} "
+        "python3 -m ecgpipe examples --settings {input.settings:q} --records {params.records:q} --shards {params.shards} "
         "--predictions {params.predictions:q} --embeddings {params.embeddings:q} --parts {params.parts} --umap {input.umap:q} "
-        "--recordings {params.recordings} --output {output:q} --log {log:q}"
+        "--output {output:q} --log {log:q}"

@@ -3,7 +3,8 @@ rule infer:
         weights=f"{OUT}/checkpoint/model.safetensors",
         description=f"{OUT}/checkpoint/model.json",
         segments=segments_of_part,
-        choice=ancient(choice),  # what counts is the precision itself, below
+        choice=choice,
+        settings=settings_of("infer"),
     output:
         **ATTENTION,
         logits=f"{OUT}/logits/part-{{part}}.parquet",
@@ -22,16 +23,14 @@ rule infer:
         computing_threads=computing_threads("infer"),
         mem_mb=growing(8000),
         runtime=growing(30 + RECORDINGS_PER_PART // 600),  # 0.1 s per recording
-        device=SETTINGS.inference.device,
-        fairseq_python=FAIRSEQ_PYTHON,
-        batch_size=(f"--batch-size {SETTINGS.inference.batch_size}" if SETTINGS.inference.batch_size else ""),
     params:
-        meaning=MEANING["infer"],
         attention=lambda wildcards, output: (["--attention", output.attention] if ATTENTION else []),
-        precision=chosen_precision,
-        deterministic=DETERMINISTIC,
+        # The shards as a range: their paths would outgrow the line.
+        segments=f"{OUT}/segments",
+        shards=lambda wildcards: [int(shards_of(wildcards.part)[end]) for end in (0, -1)],
     shell:
-        "python3 -m ecgpipe infer --weights {input.weights:q} --description {input.description:q} --segments {input.segments:q} "
+        "python3 -m ecgpipe infer --settings {input.settings:q} --choice {input.choice:q} --weights {input.weights:q} "
+        "--description {input.description:q} --segments {params.segments:q} --shards {params.shards} "
         "--logits {output.logits:q} --embeddings {output.embeddings:q} {params.attention:q} --timing {output.timing:q} "
-        "--precision {params.precision} {params.deterministic} --device {resources.device} {resources.batch_size} {resources.fairseq_python} --threads {resources.computing_threads} "
+        "--threads {resources.computing_threads} "
         "--log {log:q}"

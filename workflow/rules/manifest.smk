@@ -3,6 +3,7 @@ checkpoint manifest:
         # Patterns are resolved in the job: on a cluster every job parses this file.
         [path for path in SETTINGS.inputs if Path(path).exists()],
         asked=asked,
+        settings=settings_of("manifest"),
     output:
         # Beside it are the shards, and files that say what earlier scans found. Snakemake would delete an output.
         f"{OUT}/manifest/manifest.json",
@@ -16,10 +17,6 @@ checkpoint manifest:
         mem_mb=growing(4000, per_million=800),
         runtime=growing(60, per_million=1),
     params:
-        meaning=MEANING["manifest"],
         folder=lambda wildcards, output: str(Path(output[0]).parent),
-        inputs=SETTINGS.inputs,
-        shard_size=SETTINGS.manifest.shard_size,
-        ptbxl=SETTINGS.manifest.ptbxl,
     shell:
-        "python3 -m ecgpipe manifest --input {params.inputs:q} --shard-size {params.shard_size} --ptbxl {params.ptbxl} --outdir {params.folder:q} --log {log:q}"
+        "python3 -m ecgpipe manifest --settings {input.settings:q} --outdir {params.folder:q} --log {log:q}"

@@ -1,10 +1,12 @@
-# A checkpoint, so that infer's params are looked at again when the precision is chosen: another one infers again, and the
-# same one, though chosen anew, does not.
+# A checkpoint, and beside its output a file that it writes only if another precision is chosen (choice.txt): another one
+# infers again, and the same one, though chosen anew, does not.
 if CERTAIN:
 
     checkpoint precision:
+        input:
+            settings=settings_of("precision"),
         output:
-            choice=f"{OUT}/precision/choice.txt",
+            chosen=f"{OUT}/precision/chosen.json",
         log:
             f"{OUT}/logs/precision.log",
         benchmark:
@@ -13,14 +15,15 @@ if CERTAIN:
         conda:
             "../envs/ecgpipe.yaml"
         shell:
-            "echo float32 > {output.choice:q} 2> {log:q}"
+            "python3 -m ecgpipe precision --settings {input.settings:q} --chosen {output.chosen:q} --log {log:q}"
 
 else:
 
     # The first shard by itself: that its segments are made again for this must not infer its part again.
     use rule preprocess as sample with:
         input:
-            lambda wildcards: shard_of_manifest("00000"),
+            shard=lambda wildcards: shard_of_manifest("00000"),
+            settings=settings_of("preprocess"),
         output:
             segments=temp(f"{OUT}/precision/sample.arrow"),
             records=temp(f"{OUT}/precision/sample.parquet"),
@@ -35,8 +38,9 @@ else:
             weights=f"{OUT}/checkpoint/model.safetensors",
             description=f"{OUT}/checkpoint/model.json",
             segments=segments_to_compare,
+            settings=settings_of("precision"),
         output:
-            choice=f"{OUT}/precision/choice.txt",
+            chosen=f"{OUT}/precision/chosen.json",
             drift=f"{OUT}/precision/drift.json",
         log:
             f"{OUT}/logs/precision.log",
@@ -51,12 +55,7 @@ else:
             computing_threads=computing_threads("precision"),
             mem_mb=growing(8000),
             runtime=growing(60),
-            device=SETTINGS.inference.device,
-        params:
-            meaning=MEANING["precision"],
-            precision=SETTINGS.inference.precision,
-            max_drift=SETTINGS.inference.max_drift,
         shell:
-            "python3 -m ecgpipe precision --weights {input.weights:q} --description {input.description:q} "
-            "--segments {input.segments:q} --precision {params.precision} --max-drift {params.max_drift} "
-            "--choice {output.choice:q} --drift {output.drift:q} --device {resources.device} --threads {resources.computing_threads} --log {log:q}"
+            "python3 -m ecgpipe precision --settings {input.settings:q} --weights {input.weights:q} --description {input.description:q} "
+            "--segments {input.segments:q} --chosen {output.chosen:q} "
+            "--drift {output.drift:q} --threads {resources.computing_threads} --log {log:q}"

@@ -1,6 +1,7 @@
 rule preprocess:
     input:
-        lambda wildcards: shard_of_manifest(wildcards.shard),
+        shard=lambda wildcards: shard_of_manifest(wildcards.shard),
+        settings=settings_of("preprocess"),
     output:
         segments=(
             f"{OUT}/segments/shard-{{shard}}.arrow"
@@ -18,9 +19,6 @@ rule preprocess:
     resources:
         mem_mb=growing(2000),
         runtime=growing(10 + SETTINGS.manifest.shard_size // 240),  # 0.25 s per recording
-    params:
-        meaning=MEANING["preprocess"],
-        reading=reading,
     shell:
-        "python3 -m ecgpipe preprocess --shard {input:q} --segments {output.segments:q} --records {output.records:q} "
-        "{params.reading:q} --log {log:q}"
+        "python3 -m ecgpipe preprocess --settings {input.settings:q} --shard {input.shard:q} --segments {output.segments:q} --records {output.records:q} "
+        "--log {log:q}"

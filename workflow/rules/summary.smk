@@ -1,6 +1,8 @@
 rule summary:
     input:
-        manifest=ancient(manifest),  # written in each run; what counts is its content, below
+        manifest=ancient(manifest),  # written in each run; what counts is its content
+        found=found,
+        settings=settings_of("summary"),
         description=f"{OUT}/checkpoint/model.json",
         records=all_records,
         timings=all_parts("timing", "json"),
@@ -20,19 +22,14 @@ rule summary:
         mem_mb=growing(2000, per_million=400),
         runtime=growing(20, per_million=1),
     params:
-        meaning=MEANING["summary"],
-        version=VERSION,  # whose results are of an older one is said anew
-        found=manifest_sha256,
         records=f"{OUT}/records",
         shards=lambda wildcards: n_shards(),
         timings=f"{OUT}/timing",
         predictions=f"{OUT}/predictions",
         parts=lambda wildcards: n_parts(),
         drift=["--drift", *DRIFT] if DRIFT else [],
-        # Braces in a text of it are no wildcards. Where another program lies on this machine changes no result.
-        settings=lambda wildcards: SETTINGS.model_dump_json(exclude={"inference": {"fairseq_python"}}),
     shell:
         "python3 -m ecgpipe summary --manifest {input.manifest:q} --description {input.description:q} "
         "--records {params.records:q} --shards {params.shards} --timings {params.timings:q} --parts {params.parts} {params.drift:q} "
         "--predictions {params.predictions:q} --umap {input.umap:q} "
-        "--settings {params.settings:q} --duplicates {output.duplicates:q} --output {output.run:q} --log {log:q}"
+        "--settings {input.settings:q} --duplicates {output.duplicates:q} --output {output.run:q} --log {log:q}"

@@ -3,6 +3,7 @@ rule verdict:
     input:
         run=f"{OUT}/run.json",
         page=f"{OUT}/report.html",
+        settings=settings_of("verdict"),
     output:
         f"{OUT}/verdict.txt",
     log:
@@ -12,7 +13,5 @@ rule verdict:
     localrule: True
     conda:
         "../envs/ecgpipe.yaml"
-    params:
-        most=SETTINGS.max_failed_fraction,
     shell:
-        "python3 -m ecgpipe verdict --run {input.run:q} --max-failed-fraction {params.most} --output {output:q} --log {log:q}"
+        "python3 -m ecgpipe verdict --settings {input.settings:q} --run {input.run:q} --output {output:q} --log {log:q}"

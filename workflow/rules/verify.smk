@@ -18,7 +18,7 @@ rule verify_sample:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        meaning=MEANING["verify"],
+        meaning=provenance.MEANING["verify"],
         outdir=lambda wildcards, input: str(Path(input.run).parent),
     shell:
         "python3 -m ecgpipe verify --against fairseq-signals --outdir {params.outdir:q} --sample {output:q} --log {log:q}"
@@ -39,7 +39,7 @@ rule verify_forward:
         mem_mb=growing(8000),
         runtime=growing(60),
     params:
-        meaning=MEANING["verify"],
+        meaning=provenance.MEANING["verify"],
         python=SETTINGS.inference.fairseq_python or "python3",
         script=FORWARD,
     shell:
@@ -68,7 +68,7 @@ rule verify_against_fairseq_signals:
         mem_mb=growing(8000),
         runtime=growing(60),
     params:
-        meaning=MEANING["verify"],
+        meaning=provenance.MEANING["verify"],
         outdir=lambda wildcards, input: str(Path(input.run).parent),
     shell:
         "python3 -m ecgpipe verify --against fairseq-signals --outdir {params.outdir:q} --sample {input.segments:q} "

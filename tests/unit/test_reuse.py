@@ -1,0 +1,194 @@
+"""Which results belong to a run's settings: those stay, whatever the files' times say, and others are made again."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ecgpipe import provenance, reuse, settings, tables
+from ecgpipe.errors import EcgpipeError
+
+SHARDS = 2
+
+
+def stages(**given: settings.Section) -> dict[str, settings.Section]:
+    """Those of a run without evaluation and attribution, with other settings of some stages."""
+    made = {name: model() for name, model in settings.STAGES.items() if name not in ("attribute", "evaluate")}
+    return made | given
+
+
+def facts(made: dict[str, settings.Section], *names: str) -> dict[str, dict[str, str]]:
+    return {settings.KEY: {name: settings.sha256(name, made[name]) for name in names}}
+
+
+def write(out: Path, made: dict[str, settings.Section], *, of: tuple[str, ...] = ()) -> None:
+    """Write the results of some stages, all of them if none is named, as a run with these settings does."""
+    told = ["checkpoint", "preprocess", "infer", "aggregate", "umap"]
+    shards = []
+    for number in range(SHARDS):
+        path = out / f"manifest/shard-{number:05d}.parquet"
+        tables.write(path, tables.MANIFEST.empty_table().replace_schema_metadata({"number": str(number)}))
+        shards.append(provenance.file_sha256(path))
+
+    def parquet(name: str, stage: str, inputs: str, *before: str) -> None:
+        if not of or stage in of:
+            schema = tables.with_origin(
+                pa.schema([("x", pa.int64())]),
+                stage,
+                inputs_sha256=inputs,
+                precision="float32",
+                **facts(made, *before, stage),
+            )
+            tables.write(out / name, schema.empty_table())
+
+    for number, shard in enumerate(shards):
+        parquet(f"records/shard-{number:05d}.parquet", "preprocess", shard)
+    together = provenance.digest(shards)
+    for number, (name, stage) in enumerate((("logits", "infer"), ("predictions", "aggregate"))):
+        parquet(f"{name}/part-00000.parquet", stage, together, *told[: 2 + number])
+    parquet("umap/umap.parquet", "umap", together, *told[:3])
+    (out / "precision").mkdir(exist_ok=True)
+    (out / "precision/choice.txt").write_text("float32\n")
+    (out / "precision/chosen.json").write_text(json.dumps(facts(made, "precision")))
+    (out / "manifest/found.txt").write_text("\n")
+    (out / "manifest/manifest.json").write_text(json.dumps(facts(made, "manifest")))
+    (out / "checkpoint").mkdir(exist_ok=True)
+    (out / "checkpoint/model.json").write_text(json.dumps(facts(made, "checkpoint")))
+    mark = reuse.mark(facts(made, "umap", "report")[settings.KEY])
+    (out / "report.html").write_text(f'<html><meta content="{mark}"></html>')
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder of results by the settings' defaults."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    reuse.prepare(folder, stages(), attention=True)
+    write(folder, stages())
+    return folder
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file() and path.parent.name not in ("settings", "manifest")
+    }
+
+
+def stale(folder: Path) -> set[str]:
+    return {name for name, time in times(folder).items() if time == reuse.STALE_NS}
+
+
+UMAP = {"umap": settings.Umap(neighbors=4)}
+PREPROCESS = {"preprocess": settings.Preprocess(segment_s=2.5)}
+
+
+def test_results_of_the_same_settings_stay_as_they_are(out: Path) -> None:
+    before = times(out)
+    assert reuse.prepare(out, stages(), attention=True) == []
+    assert times(out) == before
+
+
+def test_results_of_other_settings_are_older_than_anything_with_what_was_made_of_them(out: Path) -> None:
+    assert reuse.prepare(out, stages(**UMAP), attention=True) == ["umap", "report"]
+    assert stale(out) == {"umap/umap.parquet", "report.html"}
+    reuse.prepare(out, stages(**PREPROCESS), attention=True)
+    records = {f"records/shard-{number:05d}.parquet" for number in range(SHARDS)}
+    parts = {"logits/part-00000.parquet", "predictions/part-00000.parquet", "umap/umap.parquet"}
+    assert stale(out) == {*records, *parts, "report.html"}
+
+
+def test_after_a_run_that_was_stopped_what_belongs_to_the_settings_before_is_kept(out: Path) -> None:
+    reuse.prepare(out, stages(**PREPROCESS), attention=True)
+    write(out, stages(**PREPROCESS), of=("preprocess",))
+    os.utime(out / "records/shard-00001.parquet", ns=(reuse.STALE_NS, reuse.STALE_NS))  # was not reached
+    write(out, stages(), of=("infer",))
+    reuse.prepare(out, stages(), attention=True)
+    assert {name for name in stale(out) if name.startswith("records/")} == {
+        f"records/shard-{number:05d}.parquet" for number in range(SHARDS)
+    }
+    logits = (out / "logits/part-00000.parquet").stat().st_mtime_ns
+    assert (out / "settings/preprocess.json").stat().st_mtime_ns <= logits
+
+
+def test_settings_that_were_written_again_are_no_newer_than_the_results_that_belong_to_them(out: Path) -> None:
+    shutil.rmtree(out / "settings")
+    before = times(out)
+    assert reuse.prepare(out, stages(), attention=True) == []
+    assert times(out) == before
+    oldest = min(time for name, time in before.items() if name.startswith("records/"))
+    assert (out / "settings/preprocess.json").stat().st_mtime_ns <= oldest
+
+
+def test_a_copy_with_the_times_of_its_copying_is_put_right(out: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy, copy_function=shutil.copyfile)
+    for path in copy.rglob("shard-*.parquet"):
+        os.utime(path, ns=(2 * 10**18, 2 * 10**18))
+    os.utime(copy / "settings" / "written.json", ns=(2 * 10**18, 2 * 10**18))
+    assert reuse.is_copy(copy)
+    assert not reuse.is_copy(out)
+    assert reuse.prepare(copy, stages(), attention=True) == []
+    assert len(set(times(copy).values()) - {(copy / "precision/choice.txt").stat().st_mtime_ns}) == 1
+    newest = max(path.stat().st_mtime_ns for path in (copy / "manifest").iterdir())
+    assert min(time for name, time in times(copy).items() if "choice" not in name) >= newest
+    assert not reuse.is_copy(copy)
+
+
+def test_in_a_copy_results_of_other_recordings_are_made_again(out: Path, tmp_path: Path) -> None:
+    shard = out / "manifest/shard-00001.parquet"
+    tables.write(shard, tables.MANIFEST.empty_table().replace_schema_metadata({"number": "another"}))
+    os.utime(out / "settings" / "written.json", ns=(2 * 10**18, 2 * 10**18))
+    reuse.prepare(out, stages(), attention=True)
+    parts = {"logits/part-00000.parquet", "predictions/part-00000.parquet", "umap/umap.parquet"}
+    assert stale(out) == {"records/shard-00001.parquet", *parts}
+
+
+def test_a_broken_result_and_one_that_lacks_what_lies_beside_it_are_made_again(out: Path) -> None:
+    (out / "logits/part-00000.parquet").write_bytes(b"torn")
+    (out / "manifest/found.txt").unlink()
+    reuse.prepare(out, stages(), attention=True)
+    assert stale(out) == {"logits/part-00000.parquet"}
+    assert (out / "manifest/manifest.json").stat().st_mtime_ns == reuse.STALE_NS
+
+
+def test_a_lost_choice_of_precision_is_that_of_the_results(out: Path) -> None:
+    (out / "precision/choice.txt").unlink()
+    reuse.prepare(out, stages(), attention=True)
+    assert (out / "precision/choice.txt").read_text() == "float32\n"
+    assert times(out)["precision/choice.txt"] <= times(out)["logits/part-00000.parquet"]
+
+
+def test_attention_of_an_earlier_run_is_not_looked_at_where_it_is_switched_off(out: Path) -> None:
+    (out / "attention").mkdir()
+    (out / "attention/part-00000.parquet").write_bytes(b"of something else")
+    reuse.prepare(out, stages(), attention=False)
+    assert not stale(out)
+    reuse.prepare(out, stages(), attention=True)
+    assert stale(out) == {"attention/part-00000.parquet"}
+
+
+def test_a_report_whose_evaluation_is_gone_is_removed_and_another_is_not(out: Path) -> None:
+    assert not reuse.remove_outdated_report(out)
+    page, account = out / "report.html", out / "evaluation/account.json"
+    page.write_text(reuse.mark({"evaluate": "a" * 64}))
+    account.parent.mkdir()
+    account.write_text(json.dumps({settings.KEY: {"evaluate": "a" * 64}}))
+    assert not reuse.remove_outdated_report(out)
+    account.write_text(json.dumps({settings.KEY: {"evaluate": "b" * 64}}))
+    assert reuse.remove_outdated_report(out)
+    assert not page.exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoint/model.json", "manifest/manifest.json"])
+def test_results_that_name_no_settings_are_refused(out: Path, name: str) -> None:
+    reuse.refuse_unmarked(out)
+    (out / name).write_text(json.dumps({"ecgpipe": "0.1.0"}))
+    with pytest.raises(
+        EcgpipeError, match=rf"outdir: {name} in .* does not say which settings made it, as with ecgpipe 0.1"
+    ):
+        reuse.refuse_unmarked(out)
