@@ -52,16 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--heads", type=Path, nargs="*", default=[], help="the heads whose labels are predicted, if any"
     )
     truth.add_arguments(parser)
-    parser.add_argument("--patient", metavar="COLUMN", help="column of the patient, the unit that is resampled")
-    parser.add_argument("--split", metavar="COLUMN", help="column that says which recordings to take (default: all)")
-    parser.add_argument("--on", metavar="VALUE", help="what it says of those, e.g. test")
-    parser.add_argument(
-        "--subgroups",
-        nargs="+",
-        default=[],
-        metavar="COLUMN",
-        help="columns to measure each value of; COLUMN:EDGES for bands of a number, e.g. age:18,40,65,80",
-    )
+    truth.add_choice_arguments(parser)
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default %(default)s)")
     parser.add_argument("--seed", type=int, default=42, help="of the resamples (default %(default)s)")
     parser.add_argument("--metrics", type=Path, required=True, help="Parquet file to write")

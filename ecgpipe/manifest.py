@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import folders, growth, layouts, listed, provenance, results, tables
+from ecgpipe import folders, growth, layouts, listed, provenance, results, tables, truth_checks
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import FORMATS, detect
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="records500",
         help="which recordings of PTB-XL, where both are there (default %(default)s)",
     )
+    truth_checks.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
     if not len(recordings):
         raise EcgpipeError(_nothing_found(args.input, reasons))
     _check_ids(recordings)
+    truth_checks.after_the_scan(args, recordings, files)
 
     recordings = growth.stamped(recordings, files)
     before = growth.earlier(args.outdir, args.shard_size)

@@ -18,6 +18,10 @@ try:
     # A job that waited in a cluster's queue while its run was killed must not delete what the next run has made.
     if not workflow.is_main_process:
         atomic.refuse_if_orphaned()
+    elif SETTINGS.evaluation.truth:
+        from ecgpipe import truth_checks  # here, because it takes a second, which no job needs
+
+        truth_checks.before_a_run(SETTINGS)
 except EcgpipeError as error:
     raise WorkflowError(str(error))
 
@@ -182,6 +186,15 @@ def reading(wildcards):
     if given.assume_unit:
         options += ["--assume-unit", given.assume_unit]
     return options
+
+
+def truth_of_settings():
+    """All options that say what is known of true labels, for the scan to hold against the recordings."""
+    given = SETTINGS.evaluation
+    if not given.asked:
+        return []
+    options = ["--truth", given.truth] if given.truth else []
+    return options + truth_options(None) + ([] if SETTINGS.labels_by_index else ["--labels", SETTINGS.labels])
 
 
 def truth_options(wildcards):

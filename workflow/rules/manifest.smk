@@ -15,6 +15,7 @@ checkpoint manifest:
     resources:
         mem_mb=growing(4000, per_million=800),
         runtime=growing(60, per_million=1),
+        truth=shlex.join(truth_of_settings()),  # to be looked at before anything is computed; the scan is the same
     params:
         meaning=MEANING["manifest"],
         folder=lambda wildcards, output: str(Path(output[0]).parent),
@@ -22,4 +23,4 @@ checkpoint manifest:
         shard_size=SETTINGS.manifest.shard_size,
         ptbxl=SETTINGS.manifest.ptbxl,
     shell:
-        "python3 -m ecgpipe manifest --input {params.inputs:q} --shard-size {params.shard_size} --ptbxl {params.ptbxl} --outdir {params.folder:q} --log {log:q}"
+        "python3 -m ecgpipe manifest --input {params.inputs:q} --shard-size {params.shard_size} --ptbxl {params.ptbxl} {resources.truth} --outdir {params.folder:q} --log {log:q}"
