@@ -69,6 +69,8 @@ def by_fit(args: argparse.Namespace) -> None:
     scores = _uncalibrated(given.scores)
     found: dict[str, dict[str, Any]] = {}
     left = dict.fromkeys(given.truth.left_out, "no column of the truth is called so")
+    for name in given.heads:
+        logger.warning("%s: left as it is: a head's label, whose probability is that of a logistic regression", name)
     known = {}
     for number, name in enumerate(given.truth.names):
         true, probability = given.truth.true[:, number], given.truth.probability[:, number]

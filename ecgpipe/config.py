@@ -183,8 +183,8 @@ class Report(Section):
     )
     paths: bool = Field(
         True,
-        description="false: report.html, figures/, and pages of show and compare name no record ids, files, folders and "
-        "columns, which may identify patients; `snakemake --report` names paths in any case",
+        description="false: report.html, figures/, and pages of show and compare name no record ids, files, folders "
+        "and columns, which may identify patients; `snakemake --report` names paths in any case",
     )
 
 
@@ -293,7 +293,8 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
     if settings.heads and names is not None:
         from ecgpipe import heads  # here, because pyarrow takes half a second, of every job that reads the Snakefile
 
-        names += [name for path in settings.heads for name in heads.load(Path(path)).labels]
+        files = [Path(path) for path in settings.heads]
+        names += [name for some in heads.called(files, list(map(heads.load, files)), names) for name in some]
     _check_evaluation(settings.evaluation, names)
     paths = {"outdir": settings.outdir, "checkpoint": settings.checkpoint, "labels": settings.labels}
     if settings.calibration is not None:

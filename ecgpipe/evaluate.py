@@ -120,8 +120,8 @@ def run(args: argparse.Namespace) -> None:
 def known_again(some: Truth, records: Sequence[Path], patient: str | None) -> fitted.Recordings:
     """Recordings by all that they are known again by; `patient` is the column of theirs, if it is named."""
     signals = tables.column_of(records, "signal_hash", some.record_ids)
-    known = patient is not None and patient != fitted.EACH
-    return fitted.Recordings(some.record_ids, signals, some.columns[patient] if known else None)
+    patients = None if patient in (None, fitted.EACH) else some.columns[str(patient)]
+    return fitted.Recordings(some.record_ids, signals, patients)
 
 
 def column_of(name: str, found: Truth, records: Sequence[Path], table: Path | None) -> pa.Array | None:

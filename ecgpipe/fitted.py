@@ -38,6 +38,7 @@ class Sample(NamedTuple):
     truth: truth.Truth
     signals: pa.Array  # (recordings,) `signal_hash`, null where there is none
     patients: pa.Array | None  # (recordings,), null where nobody knows; None where no column was named
+    heads: tuple[str, ...]  # labels of heads with true labels, which nothing is fitted to
     scores: dict[str, Any]  # `tables.scores` of the predictions, and `aggregation` by label
     settings: dict[str, Any]  # `config` of the run's run.json
     facts: dict[str, Any]  # what is told of the fit: `on`, `recordings`, ...
@@ -119,13 +120,23 @@ def sample(args: argparse.Namespace) -> Sample:
     records = tables.of_run(args.outdir, "records")
     beside = [name for name in dict.fromkeys([args.split, args.patient]) if name]
     table, mapped = truth.of_run(args, given)
-    found = truth.in_split(truth.read(predictions, records, table, mapped, beside), args.split, args.on)
-    found = truth.where_predicted(found)
+    everything = truth.read(predictions, records, table, mapped, beside)
+    of_heads = labels.of_heads(predictions[0])
+    heads_left = tuple(name for name in everything.names if name in of_heads)
+    everything = truth.without(everything, of_heads)
+    if not everything.names:
+        raise EcgpipeError(
+            f"truth: it has labels of heads alone ({', '.join(heads_left)}), which take no thresholds and no "
+            "calibration: a head gives the probabilities of a logistic regression, and is positive from 0.5 on; give the "
+            "true labels of the model's own labels, by --map COLUMN=LABEL"
+        )
+    found = truth.where_predicted(truth.in_split(everything, args.split, args.on))
     inputs = tables.origin(pq.read_schema(predictions[0])).get("inputs_sha256")
     return Sample(
         truth=found,
         signals=tables.column_of(records, "signal_hash", found.record_ids),
         patients=found.columns[args.patient] if args.patient else None,
+        heads=heads_left,
         scores=scores(predictions),
         settings=given,
         facts={

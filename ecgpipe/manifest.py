@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import folders, growth, listed, provenance, results, settings, tables
+from ecgpipe import folders, growth, listed, provenance, results, settings, tables, truth_checks
 from ecgpipe.atomic import whole, write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import FORMATS, UnavailableError, detect
@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
     if not len(recordings):
         raise EcgpipeError(_nothing_found(inputs, reasons))
     _check_ids(recordings)
+    truth_checks.after_the_scan(given.evaluation, given.labels, recordings, files)
 
     try:
         recordings = growth.stamped(recordings, files)

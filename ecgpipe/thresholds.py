@@ -98,6 +98,8 @@ def run(args: argparse.Namespace) -> None:
     write(path, args.output, told)
     split = given.facts["on"] or "all recordings"
     print("\n".join(told_as_table(chosen, f"On the recordings that they were chosen on ({split}), so optimistic:")))
+    for name in given.heads:
+        logger.warning("%s: no threshold: a head's label, which is in no label file and is positive from 0.5 on", name)
     for name in wanted:
         if name not in told:
             why = chosen[name].why if name in chosen else "no column of the truth is called so"

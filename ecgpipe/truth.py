@@ -4,8 +4,9 @@ import argparse
 import difflib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,7 +130,9 @@ def read(
     if not model:
         raise EcgpipeError("truth: this run's checkpoint has no head: it predicted no labels to hold the truth against")
     predicted = pa.concat_tables(pq.read_table(path, columns=["record_id", *model]) for path in predictions)
-    found = of_recordings(predicted["record_id"].combine_chunks(), model, records, table, mapped, columns)
+    heads = tables.origin(pq.read_schema(predictions[0])).get("heads", {})
+    alias = {name: told.get("label", name) for name, told in heads.items()}
+    found = of_recordings(predicted["record_id"].combine_chunks(), model, records, table, mapped, columns, alias)
     probability = np.stack([predicted[name].to_numpy().astype(np.float64) for name in found.names], axis=1)
     return found._replace(probability=probability)
 
@@ -141,6 +144,7 @@ def of_recordings(
     table: Path | None = None,
     mapped: Mapping[str, str] | None = None,
     columns: Sequence[str] = (),
+    alias: Mapping[str, str] = MappingProxyType({}),
 ) -> Truth:
     """Read the true labels of some recordings, whether or not the model knows these labels.
 
@@ -151,6 +155,8 @@ def of_recordings(
         table: The same.
         mapped: The same.
         columns: The same.
+        alias: By label another one that has the same true labels, where no column is its own: a head's label that the
+            model has too.
 
     Returns:
         The recordings of `record_ids`, with `probability` (recordings, 0).
@@ -160,9 +166,39 @@ def of_recordings(
     """
     mapped = mapped or {}
     model = list(dict.fromkeys(mapped.values())) if model is None else model
-    own = _own(records)
-    given = _table(table) if table else own
-    where = str(table) if table else "records/, which has the columns of the inputs' tables,"
+    return joined(record_ids, model, _own(records), table, mapped, columns, alias)
+
+
+def joined(
+    record_ids: pa.Array,
+    model: Sequence[str],
+    own: pa.Table,
+    table: Path | None,
+    mapped: Mapping[str, str],
+    columns: Sequence[str] = (),
+    alias: Mapping[str, str] = MappingProxyType({}),
+    inputs: str = "records/, which has the columns of the inputs' tables,",
+) -> Truth:
+    """The same of recordings whose own columns are at hand.
+
+    Args:
+        record_ids: As for `of_recordings`, and so are the others.
+        model: The same.
+        own: `record_id`, and the columns of the inputs' tables.
+        table: The same.
+        mapped: The same.
+        columns: The same.
+        alias: The same.
+        inputs: What a message calls the inputs' columns.
+
+    Returns:
+        The recordings.
+
+    Raises:
+        EcgpipeError: As of `read`.
+    """
+    given = read_table(table) if table else own
+    where = str(table) if table else inputs
     known_as = identity.as_text(record_ids)  # as `given` writes them
     first = _twice(known_as)
     if first is not None:
@@ -172,6 +208,7 @@ def of_recordings(
     place = pc.index_in(known_as, given["record_id"].combine_chunks(), skip_nulls=True)  # (recordings,) rows, or null
 
     sources = _sources(given.column_names, model, mapped, where)
+    sources = {name: sources[label] for name, label in alias.items() if label in sources} | sources
     names = tuple(name for name in model if name in sources)
     true = np.full((len(record_ids), len(names)), np.nan, np.float32)
     anything = np.zeros(len(given), bool)  # (rows,) of which something is known
@@ -267,6 +304,17 @@ def in_split(found: Truth, column: str | None, value: str | None) -> Truth:
     return chosen(found, rows)
 
 
+def without(found: Truth, names: Collection[str]) -> Truth:
+    """The same recordings without some labels."""
+    kept = [number for number, name in enumerate(found.names) if name not in names]
+    return found._replace(
+        names=tuple(found.names[number] for number in kept),
+        true=found.true[:, kept],
+        probability=found.probability[:, kept],
+        left_out=tuple(name for name in found.left_out if name not in names),
+    )
+
+
 def where_predicted(found: Truth) -> Truth:
     """The same recordings, their truth unknown where the prediction is not finite: one mask for all measures."""
     return found._replace(true=np.where(np.isfinite(found.probability), found.true, np.float32(np.nan)))
@@ -300,7 +348,7 @@ def column(name: str, record_ids: pa.Array, records: Sequence[Path], table: Path
         (recordings,) strings, null where nothing is known; None where there is no such column.
     """
     own = _own(records)
-    given = _table(table) if table else own
+    given = read_table(table) if table else own
     if name not in given.column_names and name not in own.column_names:
         return None
     place = pc.index_in(identity.as_text(record_ids), given["record_id"].combine_chunks(), skip_nulls=True)
@@ -317,7 +365,12 @@ def _own(records: Sequence[Path]) -> pa.Table:
     return pa.concat_tables(pieces, promote_options="permissive").combine_chunks()
 
 
-def _table(path: Path) -> pa.Table:
+def read_table(path: Path) -> pa.Table:
+    """A table of true labels, its `record_id` as texts, of which each is there once.
+
+    Raises:
+        EcgpipeError: It is no table, or has no column `record_id` or one twice.
+    """
     try:
         table = listed.read(path, texts=("record_id",)).combine_chunks()
     except ValueError as error:
@@ -337,6 +390,17 @@ def _table(path: Path) -> pa.Table:
     return table
 
 
+def check_labels(table: pa.Table, model: Sequence[str], mapped: Mapping[str, str], where: str) -> None:
+    """Refuse a table without labels, a mapping that it cannot fulfil, and values that are neither 0 nor 1.
+
+    Raises:
+        EcgpipeError: As of `read`.
+    """
+    for sources in _sources(table.column_names, model, mapped, where).values():
+        for source in sources:
+            _values(table, source, where)
+
+
 def _twice(record_ids: pa.Array | pa.ChunkedArray) -> str | None:
     """An id that is there more than once; None where there is none."""
     counts = pc.value_counts(record_ids)
@@ -351,13 +415,14 @@ def _sources(there: Sequence[str], model: Sequence[str], mapped: Mapping[str, st
         if label not in model:
             raise EcgpipeError(f"mapping: {label!r} is no label of this run's; {_close(label, model)}")
         if _column(source, there) is None:
-            raise EcgpipeError(f"mapping: {source!r} is no column of {where} {_close(source, there)}")
+            raise EcgpipeError(f"mapping: {source!r} is no column of {where.rstrip(',')}; {_close(source, there)}")
         if source not in found.get(label, []):
             found.setdefault(label, []).append(source)
     if not found:
         raise EcgpipeError(
-            f"truth: no column of {where} is called as a label of the model; say which is which by a mapping, e.g. "
-            "'1dAVb=1st degree atrioventricular block'. Columns: " + (", ".join(there[1:]) or "none")
+            f"truth: no column of {where} is called as a label of the model; say which is which, in the settings by "
+            "evaluation: {mapping: {1dAVb: 1st degree atrioventricular block}}, in a command by --map '1dAVb=1st "
+            "degree atrioventricular block'. Columns: " + (", ".join(there[1:]) or "none")
         )
     return found
 
@@ -407,7 +472,7 @@ def _beside(name: str, record_ids: pa.Array, given: pa.Table, own: pa.Table, pla
     if name in own.column_names:
         return identity.as_text(own[name], name).take(pc.index_in(record_ids, own["record_id"].combine_chunks()))
     there = [*given.column_names[1:], *own.column_names[1:]]
-    raise EcgpipeError(f"{name!r} is no column of {where} {_close(name, there)}")
+    raise EcgpipeError(f"{name!r} is no column of {where.rstrip(',')}; {_close(name, there)}")
 
 
 def _listing(values: pa.Array) -> pa.Array:
@@ -418,7 +483,8 @@ def _listing(values: pa.Array) -> pa.Array:
 
 
 def _close(name: str, there: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, there, n=1)
+    folded = {one.casefold(): one for one in there}
+    close = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=1)]
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(there) or 'none'}"
 
 

@@ -42,7 +42,7 @@ BIG = 2**53 + 1
         (pa.array([True, False, None]), ["true", "false", None]),
         (pa.array(["True", "False"]), ["true", "false"]),
         (pa.array([Decimal("12.00"), Decimal("12.50")]), ["12", "12.50"]),
-        (pa.array(pd.to_datetime(["2020-01-01", None])), ["2020-01-01", None]),
+        (pa.array(pd.to_datetime(pd.Series(["2020-01-01", None]))), ["2020-01-01", None]),
         (pa.array([pd.Timestamp("2020-01-01").date()]), ["2020-01-01"]),
         (pa.array(["2020-01-01 00:00:00", "2020-01-01T00:00:00Z"]), ["2020-01-01", "2020-01-01"]),
         (pl.Series(["a", "b"], dtype=pl.Categorical).to_arrow(), ["a", "b"]),

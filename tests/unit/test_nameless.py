@@ -199,7 +199,7 @@ def write(folder: Path, mark: str = "") -> set[str]:
     rows = [{**own, **row} for row in records]
     tables.write(folder / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=schema))
     (folder / "recordings/2.npz").unlink()  # so that there is a note
-    words |= {failed["record_id"], f"PLANTEDerror{mark}", f"PLANTEDextension{mark}", *COLUMNS.values()}
+    words |= {str(failed["record_id"]), f"PLANTEDerror{mark}", f"PLANTEDextension{mark}", *COLUMNS.values()}
     words.add(VALUES["own"] + mark)
 
     with (folder / "truth.csv").open("w", newline="") as file:

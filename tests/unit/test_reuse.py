@@ -4,27 +4,29 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from ecgpipe import provenance, reuse, settings, tables
+from ecgpipe.config import Section
 from ecgpipe.errors import EcgpipeError
 
 SHARDS = 2
 
 
-def stages(**given: settings.Section) -> dict[str, settings.Section]:
+def stages(**given: Section) -> dict[str, Section]:
     """Those of a run without evaluation and attribution, with other settings of some stages."""
     made = {name: model() for name, model in settings.STAGES.items() if name not in ("attribute", "evaluate")}
     return made | given
 
 
-def facts(made: dict[str, settings.Section], *names: str) -> dict[str, dict[str, str]]:
+def facts(made: dict[str, Section], *names: str) -> dict[str, Any]:
     return {settings.KEY: {name: settings.sha256(name, made[name]) for name in names}}
 
 
-def write(out: Path, made: dict[str, settings.Section], *, of: tuple[str, ...] = ()) -> None:
+def write(out: Path, made: dict[str, Section], *, of: tuple[str, ...] = ()) -> None:
     """Write the results of some stages, all of them if none is named, as a run with these settings does."""
     told = ["checkpoint", "preprocess", "infer", "aggregate", "umap"]
     shards = []

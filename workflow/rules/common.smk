@@ -21,6 +21,10 @@ try:
     # A job that waited in a cluster's queue while its run was killed must not delete what the next run has made.
     if not workflow.is_main_process:
         atomic.refuse_if_orphaned()
+    elif SETTINGS.evaluation.truth:
+        from ecgpipe import truth_checks  # here, because it takes a second, which no job needs
+
+        truth_checks.before_a_run(SETTINGS)
 except EcgpipeError as error:
     raise WorkflowError(str(error))
 
