@@ -32,7 +32,8 @@ def write(out: Path, made: dict[str, Section], *, of: tuple[str, ...] = ()) -> N
     shards = []
     for number in range(SHARDS):
         path = out / f"manifest/shard-{number:05d}.parquet"
-        tables.write(path, tables.MANIFEST.empty_table().replace_schema_metadata({"number": str(number)}))
+        schema = tables.with_origin(tables.MANIFEST, "manifest", number=number)
+        tables.write(path, schema.empty_table())
         shards.append(provenance.file_sha256(path))
 
     def parquet(name: str, stage: str, inputs: str, *before: str) -> None:
