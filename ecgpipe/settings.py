@@ -405,7 +405,8 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None
         told["metavar"] = name.upper().replace("-", "_")
         told["help"] += "" if default is None or default == [] else f" (default {default})"
         many = isinstance(default, list) or "list" in str(field.annotation)
-        parser.add_argument(f"--{name}", **told, **({"nargs": "*"} if many else {}))
+        told |= {"nargs": "*"} if many else {}
+        parser.add_argument(f"--{name}", **told)
 
 
 def _by_hand(model: type[Section]) -> Iterator[tuple[str, FieldInfo]]:

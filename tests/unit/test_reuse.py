@@ -9,24 +9,25 @@ import pyarrow as pa
 import pytest
 
 from ecgpipe import provenance, reuse, settings, tables
+from ecgpipe.config import Section
 from ecgpipe.errors import EcgpipeError
 
 SHARDS = 2
 
 
-def stages(**given: settings.Section) -> dict[str, settings.Section]:
+def stages(**given: Section) -> dict[str, Section]:
     """Those of a run without evaluation and attribution, with other settings of some stages."""
     made = {name: model() for name, model in settings.STAGES.items() if name not in ("attribute", "evaluate")}
     return made | given
 
 
-def facts(made: dict[str, settings.Section], *names: str) -> dict[str, dict[str, str]]:
+def facts(made: dict[str, Section], *names: str) -> dict[str, dict[str, str]]:
     return {settings.KEY: {name: settings.sha256(name, made[name]) for name in names}}
 
 
-def write(out: Path, made: dict[str, settings.Section], *, of: tuple[str, ...] = ()) -> None:
+def write(out: Path, made: dict[str, Section], *, of: tuple[str, ...] = ()) -> None:
     """Write the results of some stages, all of them if none is named, as a run with these settings does."""
-    told = ["checkpoint", "preprocess", "infer", "aggregate", "umap"]
+    flow = ["checkpoint", "preprocess", "infer", "aggregate", "umap"]
     shards = []
     for number in range(SHARDS):
         path = out / f"manifest/shard-{number:05d}.parquet"
@@ -35,21 +36,16 @@ def write(out: Path, made: dict[str, settings.Section], *, of: tuple[str, ...] =
 
     def parquet(name: str, stage: str, inputs: str, *before: str) -> None:
         if not of or stage in of:
-            schema = tables.with_origin(
-                pa.schema([("x", pa.int64())]),
-                stage,
-                inputs_sha256=inputs,
-                precision="float32",
-                **facts(made, *before, stage),
-            )
+            told = {"inputs_sha256": inputs, "precision": "float32", **facts(made, *before, stage)}
+            schema = tables.with_origin(pa.schema([("x", pa.int64())]), stage, {}, **told)
             tables.write(out / name, schema.empty_table())
 
     for number, shard in enumerate(shards):
         parquet(f"records/shard-{number:05d}.parquet", "preprocess", shard)
     together = provenance.digest(shards)
     for number, (name, stage) in enumerate((("logits", "infer"), ("predictions", "aggregate"))):
-        parquet(f"{name}/part-00000.parquet", stage, together, *told[: 2 + number])
-    parquet("umap/umap.parquet", "umap", together, *told[:3])
+        parquet(f"{name}/part-00000.parquet", stage, together, *flow[: 2 + number])
+    parquet("umap/umap.parquet", "umap", together, *flow[:3])
     (out / "precision").mkdir(exist_ok=True)
     (out / "precision/choice.txt").write_text("float32\n")
     (out / "precision/chosen.json").write_text(json.dumps(facts(made, "precision")))
