@@ -236,8 +236,8 @@ def test_what_is_switched_off_is_not_shown(finished: Path, data: Data) -> None:
     assert done(finished / "a", given).keys() == {*SCAN, "summary", "figures", "report"}
 
 
-# The settings change for real, over a run that goes as far as logits. (Of what follows from them Snakemake plans the next
-# job before it knows that there is nothing to do.)
+# The settings change for real, over a run that goes as far as logits. (Of what follows from them Snakemake plans the
+# next job before it knows that there is nothing to do.)
 
 
 @pytest.fixture
