@@ -48,7 +48,7 @@ gpu-bundle: .venv/dev
 FUZZ_S ?= 60
 fuzz: .venv/dev
 	$(PIP) --editable '.[fuzz]'
-	for target in wfdb detect csv mat; do \
+	for target in wfdb detect csv mat filling; do \
 	  $(BIN)/python tests/fuzz/readers.py $$target -max_total_time=$(FUZZ_S) -max_len=4096 -dict=tests/fuzz/dictionary || exit 1; \
 	done
 

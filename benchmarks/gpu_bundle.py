@@ -53,7 +53,7 @@ def requirements(pyproject: Path = ROOT / "pyproject.toml") -> list[str]:
     """What the code in the folder asks for: ecgpipe's dependencies and `OPTIONAL`, as pyproject.toml states them."""
     project = tomllib.loads(pyproject.read_text())["project"]
     optional = [line for extra in project["optional-dependencies"].values() for line in extra]
-    by_name = {canonicalize_name(Requirement(line).name): line for line in optional}
+    by_name = {str(canonicalize_name(Requirement(line).name)): line for line in optional}
     return [*project["dependencies"], *(by_name[name] for name in OPTIONAL)]
 
 

@@ -12,7 +12,7 @@ import torch
 from benchmarks.ecg_fm import SAMPLES
 from benchmarks.sides import CORES
 from ecgpipe import __version__, engine
-from ecgpipe.devices import cpu_name
+from ecgpipe.provenance import cpu_name
 
 # What decides how fast a processor multiplies matrices, as Linux names it.
 INSTRUCTIONS = (

@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ecgpipe.provenance import cpus
+
 LABELS = Path(__file__).parents[1] / "config" / "labels" / "mimic_iv_ecg.csv"
 
 
@@ -65,7 +67,7 @@ def peaks(folder: Path, recordings: int, shard_size: int) -> dict[str, float]:
     found["infer"] = peak_mb(
         "infer", *model, "--segments", *segments, "--logits", logits / part,
         "--embeddings", embeddings / part, "--attention", attention / part,
-        "--timing", timing / "part-00000.json", "--threads", str(os.cpu_count()),
+        "--timing", timing / "part-00000.json", "--threads", str(cpus()),
     )  # fmt: skip
     found["aggregate"] = peak_mb(
         "aggregate", "--logits", logits / part, "--labels", LABELS, "--predictions", predictions / part

@@ -233,7 +233,7 @@ def written(outdir: Path, drawn: Sample) -> dict[str, np.ndarray]:
         if not (outdir / folder).is_dir():
             continue
         rows: dict[tuple[str, int], Any] = {}
-        for table in tables.rows_of(tables.numbered(outdir / folder, "part", None), drawn.record_ids):
+        for table in tables.rows_of(tables.of_run(outdir, folder), drawn.record_ids):
             values = _vectors(table, kind, description.labels)  # (rows, numbers of each)
             found_keys = zip(table["record_id"].to_pylist(), table["segment"].to_pylist(), strict=True)
             rows |= dict(zip(found_keys, values, strict=True))

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ecgpipe import config
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.prepare import PLAUSIBLE_RATES, Prepared, UnusableError, Windows, prepare
-from ecgpipe.readers import LEADS, Recording, spelled
+from ecgpipe.readers import LEADS, Recording, spelled, without_filling
 
 Signal = npt.ArrayLike | Sequence[npt.ArrayLike]
 
@@ -50,7 +50,7 @@ def prepared(signal: Signal, sample_rate: float, leads: Sequence[str], windows: 
     for number, array in enumerate(arrays):
         which = f"recording {number}: " if len(arrays) > 1 else ""
         _check_shape(array, names, which)
-        recording = Recording(array.astype(np.float64, copy=False), rate, names, None)
+        recording = without_filling(Recording(array.astype(np.float64, copy=False), rate, names, None))
         try:
             made.append(prepare(recording, windows, {}))
         except UnusableError as error:

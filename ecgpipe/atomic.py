@@ -27,7 +27,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
     Yields:
         The path to write to. It lies in the same folder, because a rename is atomic only within a file system, and is
-        called .NAME.RUN.PID.tmp: whoever clears up after a run that was killed knows by RUN that it is none of a user's.
+        called .NAME.RUN.PID.tmp: by RUN it is known, after a run that was killed, to be none of a user's files.
 
     Raises:
         EcgpipeError: This is a job of a run that was killed.

@@ -1,5 +1,6 @@
 """What a run that was killed left in a cluster's queue: jobs that would write what the next run's jobs write."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,9 @@ NOTE = ".slurm-run"
 # Cancelled jobs end within SLURM's KillWait, usually 30 s, unless their node does not answer.
 _PATIENCE_S = 300
 
+# The plugin's names end like this. No other job is ever cancelled, whatever a file called as the note holds.
+_NAME = re.compile(r"\S*[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 
 def cancel_left(outdir: Path, logs: Sequence[Path]) -> int:
     """Cancel the SLURM jobs of the run before, if that was killed, wait for their end, and note the name of this run.
@@ -27,10 +31,10 @@ def cancel_left(outdir: Path, logs: Sequence[Path]) -> int:
         How many jobs there were.
 
     Raises:
-        EcgpipeError: SLURM does not answer, or the jobs do not end.
+        EcgpipeError: SLURM does not answer, the jobs do not end, or a user's file has the note's name.
     """
     note = outdir / NOTE
-    before = note.read_text(encoding="utf-8").strip() if note.exists() else ""
+    before = _noted(note)
     left = _jobs(before) if before else []
     if left:
         _slurm("scancel", f"--name={before}", name=before)
@@ -45,15 +49,28 @@ def cancel_left(outdir: Path, logs: Sequence[Path]) -> int:
     said = "\n".join(log.read_text(encoding="utf-8", errors="replace") for log in logs)
     found = re.search(r"SLURM run ID: (\S+)", said)
     if found:
+        if os.path.lexists(note) and not _noted(note):
+            raise EcgpipeError(
+                f"outdir: {note} was not written by ecgpipe, which notes there how SLURM names its jobs; move it away"
+            )
         note.write_text(found[1] + "\n", encoding="utf-8")
     else:
-        note.unlink(missing_ok=True)
+        forget(outdir)
     return len(left)
 
 
 def forget(outdir: Path) -> None:
     """For a run that ends by itself: Snakemake has waited for its jobs, or cancelled them."""
-    (outdir / NOTE).unlink(missing_ok=True)
+    if _noted(outdir / NOTE):
+        (outdir / NOTE).unlink()
+
+
+def _noted(note: Path) -> str:
+    """The name of a run's jobs; an empty text where the file is not there, or is no such note."""
+    if note.is_symlink() or not note.is_file():
+        return ""
+    name = note.read_text(encoding="utf-8", errors="replace").strip()
+    return name if _NAME.fullmatch(name) else ""
 
 
 def _jobs(name: str) -> list[str]:

@@ -6,6 +6,7 @@ One more recording is real, the one that pydicom carries as test data. A few can
 import argparse
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,9 @@ def run(args: argparse.Namespace) -> None:
         raise EcgpipeError("the demo needs neurokit2 and pydicom: pip install 'ecgpipe[demo]'") from error
 
     _clear(outdir, finished, started)
+    taken = [name for name in files if os.path.lexists(outdir / name)]
+    if taken:
+        raise EcgpipeError(f"demo: {outdir / taken[0]} is there and not of the demo; move it, or give another --outdir")
     with whole(started) as path:
         path.write_text(json.dumps(made, indent=1), encoding="utf-8")
     finished.unlink(missing_ok=True)
@@ -100,7 +104,8 @@ def _clear(outdir: Path, *markers: Path) -> None:
             raise EcgpipeError(
                 f"demo: the list of files in {outdir} names {name!r}, outside of it; give another --outdir"
             )
-        path.unlink(missing_ok=True)
+        if path.is_file() and not path.is_symlink():
+            path.unlink()
         folder = path.parent
         while folder != root and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import platform
 import re
 import subprocess
 import time
@@ -16,6 +15,7 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.provenance import cpu_name
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +102,6 @@ def claim(name: str, least_bytes: int) -> Iterator[torch.device]:
 def describe(device: torch.device) -> str:
     """The device as a person knows it, e.g. "NVIDIA H100 80GB HBM3" or "CPU (Intel(R) Xeon(R) Processor)"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({cpu_name()})"
-
-
-def cpu_name() -> str:
-    """The CPU's model, which Linux on x86 has in /proc/cpuinfo; elsewhere what Python knows, e.g. "aarch64"."""
-    with suppress(OSError):
-        if model := re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
-            return " ".join(model[1].split())
-    return platform.processor() or platform.machine()
 
 
 def visible_gpus() -> list[Gpu]:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ecgpipe import layouts, listed, log, readers, tables
+from ecgpipe import layouts, listed, log, readers, results, tables
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import detect, wfdb
+from ecgpipe.readers.moment import MOMENTARY, UnavailableError, patiently
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,9 @@ _SIGNALS = ("dat", "mat")
 # Beside a header of the same name these may be recordings of their own, which then have the same id.
 _OWN = {*(suffix[1:] for suffix in detect.SUFFIXES), "xml", "csv", "tsv", "parquet"} - {"mat"}
 
-# What is said of a folder that was there a moment ago, when its disk or share is not any more.
-_GONE = {errno.ENOENT, errno.ESTALE, errno.ENOTCONN}
+# What is said of a folder that was there a moment ago, when its disk or share is not any more. Other such errors are
+# those of the moment, after which the scan ends too.
+_GONE = {errno.ENOENT}
 
 _FOLDER, _FILE = stat.S_IFDIR, stat.S_IFREG
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
@@ -45,6 +47,7 @@ class Account:
         self.not_on_disk = 0
         self.progress = log.Progress("scan", None, "files")
         self.in_layout = False
+        self.results: list[str] = []  # folders in which ecgpipe's own results were left out
         self.roots: dict[tuple[int, int], str] = {}  # by device and inode: the input, and where its links led to
         self._rows: dict[str, list[object]] = {name: [] for name in tables.MANIFEST.names[:5]}
         self._facts: list[layouts.Facts | None] = []
@@ -110,7 +113,8 @@ def scan(
     """Account for all that lies in a folder, depth first and by name.
 
     Links to folders are followed, also out of the folder. No folder is gone through twice: not one above the link, nor
-    one that lies in the input anyway, nor one that another link has led to.
+    one that lies in the input anyway, nor one that another link has led to. What ecgpipe has written is left out:
+    outdir may lie in the input, and so may results of earlier runs.
 
     Args:
         account: What is added to.
@@ -131,7 +135,9 @@ def scan(
         ) from error
     account.roots = {(status.st_dev, status.st_ino): os.path.realpath(root)}
     # Each folder hands over its folders as it comes to them. Python's own stack would be too low for what disks hold.
-    frames = [_folder(account, root, below, None, wanted, deep)]
+    parent, name = os.path.split(root)
+    ours = name if name in results.FOLDERS and results.is_folder_of_results(parent) else None
+    frames = [_folder(account, root, below, None, ours, wanted, deep)]
     while frames:
         inner = next(frames[-1], None)
         if inner is None:
@@ -173,9 +179,15 @@ def file(account: Account, path: str, relative: str, facts: layouts.Facts | None
 
 def _content(account: Account, path: str, record_id: str, format_name: str) -> None:
     """Account for a file of a known format, which may hold many recordings."""
+    # Found out here, so that the next scan finds it changed once the package is there.
+    if missing := readers.missing_package(format_name):
+        account.unreadable(record_id, path, missing)
+        return
     try:
         # A name that is not UTF-8 is a problem in any case.
         several = readers.contents(Path(path), format_name) if listed.printable(path) == path else None
+    except UnavailableError:  # the scan ends, as `manifest.scan` says
+        raise
     except readers.UnreadableError as error:
         account.unreadable(record_id, path, str(error))
         return
@@ -196,12 +208,20 @@ def _content(account: Account, path: str, record_id: str, format_name: str) -> N
 
 
 def _folder(
-    account: Account, folder: str, below: str, reason: str | None, wanted: Callable[[str], bool] | None, deep: bool
-) -> Iterator[tuple[str, str, str | None]]:
-    """Account for a folder's files; yield each folder in it, what goes before its names, and why it is ignored."""
+    account: Account,
+    folder: str,
+    below: str,
+    reason: str | None,
+    ours: str | None,
+    wanted: Callable[[str], bool] | None,
+    deep: bool,
+) -> Iterator[tuple[str, str, str | None, str | None]]:
+    """Account for a folder's files; yield each folder in it, what goes before its names, why it is ignored, and `ours`.
+
+    `ours` is which of the folders of results this is or lies in, by its name; None where it is none.
+    """
     try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=attrgetter("name"))
+        entries = patiently(lambda: _entries(folder), folder)
     except OSError as error:
         if error.errno in _GONE:
             raise EcgpipeError(
@@ -213,6 +233,12 @@ def _folder(
             what = f"a folder cannot be looked into ({name}: {error.strerror})"
         account.unreadable(below, f"{folder}/", what)
         return
+    if ours is None and results.is_folder_of_results(folder, {entry.name for entry in entries}):
+        ours = ""
+        account.results.append(folder)
+        account.ignore(f"{folder}/", f"folder of ecgpipe's results ({os.path.basename(folder)})")  # noqa: PTH119
+    if ours is not None:
+        entries = [entry for entry in entries if not results.is_name_of_ours(ours, entry.name)]
     modes = [_mode(entry) for entry in entries]
     if wanted is not None:
         keep = [deep if mode == _FOLDER else wanted(below + e.name) for e, mode in zip(entries, modes, strict=True)]
@@ -240,7 +266,8 @@ def _folder(
             if why is not None:
                 account.ignore(f"{path}/", why)
             else:
-                yield path, f"{below}{name}/", reason or (layout.excluded.get(name) if layout else None)
+                why = reason or (layout.excluded.get(name) if layout else None)
+                yield path, f"{below}{name}/", why, name if ours == "" and name in results.FOLDERS else ours or None
         elif mode < 0:
             _lost(account, path, below + name, -mode)
         elif mode != _FILE:
@@ -270,6 +297,12 @@ def _folder(
             logger.warning("recordings that its table lists and that are not there: %d", missing)
 
 
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name."""
+    with os.scandir(folder) as found:
+        return sorted(found, key=attrgetter("name"))
+
+
 def _mode(entry: os.DirEntry[str]) -> int:
     """The kind of a file, links followed; or minus the error's number where a link cannot be followed."""
     try:
@@ -280,6 +313,9 @@ def _mode(entry: os.DirEntry[str]) -> int:
                 return _FILE
         return stat.S_IFMT(os.stat(entry.path).st_mode)  # noqa: PTH116
     except OSError as error:
+        if error.errno in MOMENTARY:
+            status = patiently(lambda: os.stat(entry.path), entry.path)  # noqa: PTH116
+            return stat.S_IFMT(status.st_mode)
         return -(error.errno or 1)
 
 
@@ -312,7 +348,7 @@ def _already(account: Account, entry: os.DirEntry[str]) -> str | None:
         # What is hidden in the input is gone through only where a link leads to it.
         if _within(real, root) and "/." not in real[len(root) :]:
             return f"a link to a folder that is gone through anyway ({listed.printable(real)})"
-    status = os.stat(real)  # noqa: PTH116
+    status = patiently(lambda: os.stat(real), real)  # noqa: PTH116
     account.roots[status.st_dev, status.st_ino] = real
     return None
 

@@ -10,7 +10,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe import __version__, checkpoint, devices, engine, finite, model, settings, shards, tables, upstream
+from ecgpipe import (
+    __version__,
+    checkpoint,
+    devices,
+    engine,
+    finite,
+    model,
+    provenance,
+    settings,
+    shards,
+    tables,
+    upstream,
+)  # fmt: skip
 from ecgpipe.atomic import whole
 from ecgpipe.engine import Results
 from ecgpipe.errors import EcgpipeError
@@ -79,6 +91,8 @@ def run(args: argparse.Namespace) -> None:
         progress.say()
         timing = {
             "ecgpipe": __version__,
+            "stage": "infer",
+            "file": args.timing.name,
             "segments": progress.done,
             "seconds": round(progress.elapsed_s, 3),
             "device": devices.describe(device),
@@ -87,6 +101,8 @@ def run(args: argparse.Namespace) -> None:
             "threads": args.threads,
             "batch_size": size,
             "backend": description.backend,
+            "machine": provenance.machine(),
+            "versions": provenance.versions(),
             settings.KEY: settings.marked("infer", given, shards.facts(description, contents))[settings.KEY],
         }
         del network, exact  # before another job may take the device

@@ -19,20 +19,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import folders, growth, listed, provenance, results, settings, tables
+from ecgpipe import folders, growth, listed, provenance, results, settings, tables, truth_checks
 from ecgpipe.atomic import whole, write_json
 from ecgpipe.errors import EcgpipeError
-from ecgpipe.readers import FORMATS, detect
+from ecgpipe.readers import FORMATS, UnavailableError, detect
 
 logger = logging.getLogger(__name__)
 
 # Pairs of recordings with one id that an error names, and recordings that a warning does.
 _PAIRS = 5
 
+# Columns of a table that a message names.
+_NAMES = 10
+
 # What a recording that was known can be now, and where that is kept.
 _CHANGES = ("changed", "removed")
 CHANGES = "changes.parquet"
 SCANS = "scans.json"
+
+# Why the file itself is ignored that lists recordings.
+TABLE = "the table of the recordings"
 
 # Beside manifest.json, which each scan writes: a file that is written only when a scan finds something else.
 FOUND = "found.txt"
@@ -50,7 +56,12 @@ class Scanned(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe manifest`."""
     settings.add_arguments(parser, settings.Manifest)
-    parser.add_argument("--input", nargs="+", help="folders, files, globs, or CSV/Parquet tables with a `path` column")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        type=os.path.expanduser,
+        help="folders, files, globs, or CSV/Parquet tables with a `path` column",
+    )
     parser.add_argument(
         "--outdir", type=Path, required=True, help="the folder to write manifest.json, files.parquet and the shards to"
     )
@@ -64,12 +75,17 @@ def run(args: argparse.Namespace) -> None:
         raise EcgpipeError("input: not given; give --input, or --settings")
     found = scan(inputs, given.ptbxl)
     recordings, files = found.recordings, found.files
+    _warn_of_ignored(inputs, files)
     reasons = Counter(files.filter(pc.equal(files["role"], "ignored"))["reason"].to_pylist())
     if not len(recordings):
         raise EcgpipeError(_nothing_found(inputs, reasons))
     _check_ids(recordings)
+    truth_checks.after_the_scan(given.evaluation, given.labels, recordings, files)
 
-    recordings = growth.stamped(recordings, files)
+    try:
+        recordings = growth.stamped(recordings, files)
+    except UnavailableError as error:
+        raise _unavailable(error) from error
     before = growth.earlier(args.outdir, given.shard_size)
     _check_inputs(inputs, before, recordings)
     scans = _scans(args.outdir) if before else []
@@ -116,6 +132,17 @@ def run(args: argparse.Namespace) -> None:
         logger.warning("%d of the recordings cannot be read: %s", sum(problems.values()), _counts(problems))
 
 
+def _warn_of_ignored(inputs: Sequence[str], files: pa.Table) -> None:
+    """Tell of files that were given themselves and are no recordings: somebody took them for some."""
+    given = {listed.printable(os.path.abspath(text)) for text in inputs if os.path.isfile(text)}  # noqa: PTH100, PTH113
+    if not given:
+        return
+    ignored = files.filter(pc.and_(pc.equal(files["role"], "ignored"), pc.is_in(files["path"], pa.array(list(given)))))
+    for path, reason in zip(ignored["path"].to_pylist(), ignored["reason"].to_pylist(), strict=True):
+        if reason != TABLE:
+            logger.warning("input: %s is ignored: %s", path, reason)
+
+
 def _note_if_other(path: Path, found: str) -> None:
     """Keep the SHA-256 of what was found in a file whose time says since when it has been so."""
     line = f"{hashlib.sha256(found.encode()).hexdigest()}\n"
@@ -154,8 +181,8 @@ def _refuse_foreign(folder: Path, shards: Sequence[pa.Table | None]) -> None:
         path = folder / f"shard-{number:05d}.parquet"
         if shard is not None and os.path.lexists(path) and not results.is_written_here(path, "manifest"):
             raise EcgpipeError(
-                f"outdir: {path} is not of ecgpipe, or damaged, and a shard of that name is to be written; move it away "
-                "or delete it, and run again"
+                f"outdir: {path} was not written by ecgpipe, or is damaged, and a shard of that name is to be written; "
+                "move it away or delete it, and run again"
             )
 
 
@@ -202,8 +229,22 @@ def scan(inputs: Sequence[str], ptbxl: str = "records500") -> Scanned:
         The recordings, under ids that may still be there twice, and every file, each once.
 
     Raises:
-        EcgpipeError: An input is not there, or is a table that cannot be used.
+        EcgpipeError: An input is not there, or is a table that cannot be used; or a file or folder cannot be read now.
     """
+    try:
+        return _scan(inputs, ptbxl)
+    except UnavailableError as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: UnavailableError) -> EcgpipeError:
+    return EcgpipeError(
+        f"input: {error}; nothing is recorded of it. Give the same command again when its disk or file server answers, "
+        "or leave it out of `input`"
+    )
+
+
+def _scan(inputs: Sequence[str], ptbxl: str) -> Scanned:
     account = folders.Account(ptbxl)
     for text in inputs:
         # os.path, not pathlib: a text that the system takes for no path at all is not there either.
@@ -217,28 +258,26 @@ def scan(inputs: Sequence[str], ptbxl: str = "records500") -> Scanned:
         else:
             _scan_matches(account, text)
     account.flush()
+    if account.results:
+        names = ", ".join(listed.printable(folder) for folder in account.results[:_PAIRS])
+        more = f" and {len(account.results) - _PAIRS:,} more" if len(account.results) > _PAIRS else ""
+        logger.info("left out ecgpipe's own results in %s%s", names, more)
     recordings = _merged([tables.MANIFEST.empty_table(), *account.recordings])
     files = pa.concat_tables([tables.FILES.empty_table(), *account.files])
     return Scanned(recordings, _once(files), account.layouts, account.not_on_disk)
 
 
 def _scan_file(account: folders.Account, path: Path) -> None:
-    """A file given as an input: a table of recordings, or one itself."""
+    """A file given as an input: a table of recordings, or perhaps one itself."""
     if path.suffix.lower() not in listed.SUFFIXES:
         folders.file(account, str(path), path.name)
         return
     try:
         head = listed.head_of(str(path))
-        names = pq.read_schema(path).names if head.startswith(b"PAR1") else detect.csv_columns(head)
-        if "path" not in names and listed.format_of(str(path), head)[0] is not None:
+        if "path" not in _columns(str(path), head):
             folders.file(account, str(path), path.name)
             return
-        table = listed.read(path, texts=listed.CONSUMED)
-        if "path" not in table.column_names:
-            raise ValueError(
-                f"has no column `path`, only {', '.join(table.column_names)}; rename the one with the files"
-            )
-        found = listed.recordings(path, table)
+        found = listed.recordings(path, listed.read(path, texts=listed.CONSUMED))
     except (OSError, ValueError, pa.ArrowException) as error:
         says = str(error) if type(error) is ValueError else f"cannot be read as a table: {error}"
         raise EcgpipeError(f"input: {listed.printable(str(path))} {says}") from error
@@ -248,8 +287,19 @@ def _scan_file(account: folders.Account, path: Path) -> None:
     columns = [found["path"], pa.array(["recording"] * n, pa.string()), found["record_id"], pa.nulls(n, pa.string())]
     files = pa.table(columns, schema=tables.FILES)
     account.files.append(files.filter(pc.is_valid(files["path"])))
-    account.ignore(str(path), "the table of the recordings")
+    account.ignore(str(path), TABLE)
     account.progress.add(n)
+
+
+def _columns(path: str, head: bytes) -> list[str]:
+    """The names of a table's columns; none where it cannot be read."""
+    if not head.startswith(b"PAR1"):
+        # A path with a NUL in it makes a row with a problem, not a table that is none.
+        return detect.csv_columns(head if detect.text_of(head) is not None else head.replace(b"\0", b"?"))
+    try:
+        return list(pq.read_schema(path).names)
+    except (OSError, ValueError, pa.ArrowException):
+        return []
 
 
 def _scan_matches(account: folders.Account, pattern: str) -> None:
@@ -390,10 +440,30 @@ def _counts(kinds: dict[str, int]) -> str:
 
 
 def _nothing_found(inputs: Sequence[str], reasons: Counter[str]) -> str:
+    endings, formats = ", ".join(sorted(detect.SUFFIXES)), ", ".join(FORMATS)
+    reads = f"ecgpipe reads {endings}, and by content {formats}"
+    if len(inputs) == 1 and os.path.isfile(inputs[0]):  # noqa: PTH113
+        return (
+            f"input: {inputs[0]!r} holds no recordings: {_looks_like(inputs[0])}; {reads}, and takes a CSV or Parquet "
+            "table of recordings by its column `path`"
+        )
     seen = _counts(dict(Counter(dict(sorted(reasons.items()))).most_common(8)))
     what = f"{reasons.total()} other files ({seen})" if reasons else "no files at all"
-    endings, formats = ", ".join(sorted(detect.SUFFIXES)), ", ".join(FORMATS)
-    return (
-        f"input: no recordings in {', '.join(map(repr, inputs))}, {what}; "
-        f"ecgpipe reads {endings}, and by content {formats}"
-    )
+    return f"input: no recordings in {', '.join(map(repr, inputs))}, {what}; {reads}"
+
+
+def _looks_like(path: str) -> str:
+    """What a file given as the only input is, in words."""
+    head = listed.head_of(path)
+    names = _columns(path, head)
+    if "path" in names:
+        return "it is a table of recordings without a row"
+    if len(names) > 1 and (head.startswith(b"PAR1") or path.lower().endswith(listed.SUFFIXES)):
+        shown = ", ".join(names[:_NAMES]) + (", ..." if len(names) > _NAMES else "")
+        return f"it looks like a table with the columns {shown}, and no limb lead is among them"
+    what = detect.what_else(Path(path), head)
+    text = detect.text_of(head)
+    if not head or text is None or text.lstrip().startswith("<"):
+        return f"it is of another kind ({what})"
+    begins = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return f"it looks like a text that begins with {begins[:60]!r}"

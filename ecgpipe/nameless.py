@@ -60,8 +60,11 @@ RUN: dict[str, Any] = {
     "throughput": _each("segments", "seconds", "segments_per_s"),
     "calibration": {**_each("method", "sha256", "left"), "fitted": _each("recordings")},
     "precision": {**_each("used", "recomputed_segments"), "parts": {ANY: True}, "drift": _DRIFT},
-    "hardware": _each("inference", "system", "cpus", "memory_gb"),
-    "versions": _each("python", *summary.PACKAGES),
+    "hardware": {
+        **_each("inference", "system", "cpus", "memory_gb"),  # the last three of an older version
+        "machines": _each("device", "system", "cpu", "cpus", "memory_gb", "parts"),
+    },
+    "versions": _each("python", *provenance.PACKAGES),
     "config": SETTINGS,
 }
 

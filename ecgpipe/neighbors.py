@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import cosine, pooled, tables, truth
+from ecgpipe import cosine, identity, pooled, tables
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress, visible
 
@@ -138,7 +138,7 @@ def side(outdir: Path) -> Side:
     """
     if not (outdir / "embeddings").is_dir():
         raise EcgpipeError(f"outdir: {outdir} has no embeddings/; give the folder of a finished run's results")
-    embeddings = tables.numbered(outdir / "embeddings", "part", None)
+    embeddings = tables.of_run(outdir, "embeddings")
     schemas = [pq.read_schema(path) for path in embeddings]
     made_by = {tables.origin(schema).get("checkpoint_sha256") for schema in schemas}
     if len(made_by) > 1:
@@ -198,7 +198,7 @@ def known(run: Side, record_ids: Sequence[str]) -> np.ndarray:
     wanted = pa.array(dict.fromkeys(record_ids), pa.string())
     rows = pc.index_in(wanted, run.ids)
     for record_id in wanted.filter(rows.is_null()).to_pylist():
-        records = sorted((run.outdir / "records").glob("shard-*.parquet"))
+        records = tables.of_run(run.outdir, "records")
         for row in (row for table in tables.rows_of(records, [record_id]) for row in table.to_pylist()):
             raise EcgpipeError(
                 f"RECORD_ID: {record_id!r} has no embedding, it was {row['status']}: {row['reason']}; give another one"
@@ -382,7 +382,7 @@ def _all_directions(run: Side) -> np.ndarray:
 
 def _column(run: Side, name: str) -> pa.Array:
     """A column of the records as text, for the recordings that have an embedding."""
-    paths = tables.numbered(run.outdir / "records", "shard", None)
+    paths = tables.of_run(run.outdir, "records")
     there = dict.fromkeys(column for path in paths for column in pq.read_schema(path).names)
     if name not in there:
         own = [column for column in there if column not in tables.RECORDS.names]
@@ -393,7 +393,7 @@ def _column(run: Side, name: str) -> pa.Array:
     pieces = [pq.read_table(path, columns=["record_id", name]) for path in paths if name in pq.read_schema(path).names]
     table = pa.concat_tables([piece.replace_schema_metadata(None) for piece in pieces], promote_options="permissive")
     places = pc.index_in(run.ids, table["record_id"].combine_chunks())
-    return truth.as_text(table[name].combine_chunks()).take(places)
+    return identity.as_ids(table[name], name).take(places)
 
 
 def _close(record_id: str, ids: pa.Array) -> list[str]:

@@ -53,7 +53,7 @@ def read(outdir: Path, label_csv: Path | None) -> Run:
     if not (outdir / "run.json").is_file():
         raise EcgpipeError(f"RUN: there is no {outdir / 'run.json'}; give the folder of a finished run's results")
     content = json.loads((outdir / "run.json").read_text(encoding="utf-8"))
-    predictions = tables.numbered(outdir / "predictions", "part", None)
+    predictions = tables.of_run(outdir, "predictions")
     side = neighbors.side(outdir)
     ids = tables.column(predictions, "record_id")
     if not ids.equals(side.ids):
@@ -72,7 +72,7 @@ def read(outdir: Path, label_csv: Path | None) -> Run:
         outdir=outdir,
         content=content,
         predictions=predictions,
-        records=tables.numbered(outdir / "records", "shard", None),
+        records=tables.of_run(outdir, "records"),
         side=side,
         origin=tables.origin(pq.read_schema(side.embeddings[0])),
         labels=labels.columns(names),

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import aggregate, engine, finite, manifest, preprocess, shards, tables
+from ecgpipe import aggregate, engine, finite, manifest, preprocess, provenance, shards, tables
 from ecgpipe.api import ECGFM, logits_table
 from ecgpipe.atomic import whole
 from ecgpipe.config import Config
@@ -42,14 +42,19 @@ WFDB_SIGNALS = (".dat", ".mat")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe predict`."""
-    parser.add_argument("path", nargs="+", help="a file, folder, glob or table, as for the setting `input`")
+    parser.add_argument(
+        "path", nargs="+", type=os.path.expanduser, help="a file, folder, glob or table, as for the setting `input`"
+    )
     parser.add_argument(
         "--checkpoint",
+        type=os.path.expanduser,
         default=Config.model_fields["checkpoint"].default,
         help="hf://OWNER/REPO@REVISION/FILE, a .pt file, or the folder checkpoint/ of a run (default %(default)s)",
     )
     parser.add_argument(
-        "--labels", help="label CSV, or index (default: the 17 of MIMIC-IV-ECG where there are as many)"
+        "--labels",
+        type=os.path.expanduser,
+        help="label CSV, or index (default: the 17 of MIMIC-IV-ECG where there are as many)",
     )
     parser.add_argument("--top", type=int, default=3, help="labels in a line of the table (default %(default)s)")
     parser.add_argument(
@@ -60,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, help="file to write (default: print it)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=provenance.cpus(), help="CPU threads (default %(default)s)")
     preprocess.add_reading_arguments(parser)
 
 

@@ -1,9 +1,14 @@
-"""Which code and which inputs made a result: what is written beside the numbers, and what has them computed again."""
+"""Which code, machine and inputs made a result: written beside the numbers, and what has them computed again."""
 
 import hashlib
+import os
+import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +16,9 @@ from typing import Any
 # parameter of the stage's rule: a run with a newer ecgpipe then computes from that stage on again, and keeps the rest.
 MEANING = {
     "checkpoint": 1,
-    "manifest": 1,
-    "preprocess": 1,
+    "manifest": 2,  # 2: .npy and HDF5 files of more axes, CSV files with a preamble
+    # 2: filling at a recording's ends is left out; samples at 500 Hz are counted to the nearest whole number
+    "preprocess": 2,
     "precision": 1,
     "infer": 1,
     "aggregate": 1,
@@ -40,6 +46,9 @@ _SCORES = {
     "calibration": "calibration",
 }
 
+# The packages whose version can change a number.
+PACKAGES = ("torch", "numpy", "scipy", "pyarrow", "wfdb", "umap-learn", "safetensors", "snakemake")
+
 _PACKAGE = Path(__file__).parent
 
 
@@ -59,6 +68,32 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None  # a folder that some other repository happens to lie around
+
+
+def cpus() -> int:
+    """How many CPUs this process may use: on a cluster, or within `taskset`, fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The CPU's model, which Linux on x86 has in /proc/cpuinfo; elsewhere what Python knows, e.g. "aarch64"."""
+    with suppress(OSError):
+        if model := re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return " ".join(model[1].split())
+    return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """This machine: `system`, `cpu`, `cpus` that this process may use, `memory_gb` in whole GB."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"system": platform.platform(), "cpu": cpu_name(), "cpus": cpus(), "memory_gb": round(memory / 1e9)}
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of `PACKAGES`."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def digest(sha256s: Iterable[str]) -> str:

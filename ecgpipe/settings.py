@@ -50,6 +50,9 @@ class Manifest(config.Manifest):
 
     inputs: Annotated[list[str], APART] = Field([], description="folders, files, globs or tables of recordings")
     places: str | None = Field(None, description="SHA-256 of the inputs' absolute paths")
+    # Held against the recordings as soon as these are known; the manifest is the same.
+    evaluation: Annotated[config.Evaluation, APART] = Field(config.Evaluation(), description="what will be evaluated")
+    labels: Annotated[str | None, APART] = Field(None, description="the label CSV of the evaluation")
 
 
 class Preprocess(config.Preprocess):
@@ -255,6 +258,8 @@ def of_run(given: Config, checkpoint_content: str, certain: bool) -> dict[str, S
         "manifest": Manifest(
             **given.manifest.model_dump(),
             inputs=given.inputs,
+            evaluation=given.evaluation,
+            labels=None if by_index else given.labels,
             places=provenance.digest(os.path.abspath(path) for path in given.inputs),  # noqa: PTH100, keeps links
         ),
         "preprocess": reading,
@@ -404,8 +409,8 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None
             continue
         told["metavar"] = name.upper().replace("-", "_")
         told["help"] += "" if default is None or default == [] else f" (default {default})"
-        many = isinstance(default, list) or "list" in str(field.annotation)
-        told |= {"nargs": "*"} if many else {}
+        if isinstance(default, list) or "list" in str(field.annotation):
+            told["nargs"] = "*"
         parser.add_argument(f"--{name}", **told)
 
 

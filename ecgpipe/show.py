@@ -147,9 +147,9 @@ def sources_of(outdir: Path, settings: dict[str, Any], token_samples: tuple[int,
     attention = (outdir / "attention").is_dir() and settings.get("inference", {}).get("attention", True)
     attributed = settings.get("attribution", {}).get("recordings", 1) > 0
     return views.Sources(
-        manifest=tables.numbered(outdir / "manifest", "shard", None),
-        records=tables.numbered(outdir / "records", "shard", None),
-        attention=tables.numbered(outdir / "attention", "part", None) if attention else [],
+        manifest=tables.of_run(outdir, "manifest"),
+        records=tables.of_run(outdir, "records"),
+        attention=tables.of_run(outdir, "attention") if attention else [],
         attribution=attribution if attributed and attribution.exists() else None,
         token_samples=token_samples,
         windows=windows,
@@ -211,7 +211,7 @@ def described(
         For the page's viewer.
     """
     record_id = account["record_id"]
-    predictions = tables.numbered(outdir / "predictions", "part", None)
+    predictions = tables.of_run(outdir, "predictions")
     row = reread.rows(predictions, [record_id]).get(record_id, {})
     path = Path(settings["labels"])
     thresholds = labels.thresholds(labels.read(path)) if description.labels and path.exists() else {}
@@ -220,14 +220,14 @@ def described(
         for name in labels.columns(pq.read_schema(predictions[0]).names)
         if row
     ]
-    [alike] = neighbors.nearest(tables.numbered(outdir / "embeddings", "part", None), [record_id], NEIGHBORS)
+    [alike] = neighbors.nearest(tables.of_run(outdir, "embeddings"), [record_id], NEIGHBORS)
     own = [name for name in account if name not in tables.RECORDS.names]
     if not paths:
         wanted = (settings.get("report") or {}).get("columns") or []
         own = [name for name in own if name in wanted]
         account = {**account, "reason": account["reason"] and nameless.general(account["reason"]), "path": None}
         called = nameless.names(sources.records, pa.array([name for name, _ in alike], pa.string()))
-        alike = [(name, similarity) for name, (_, similarity) in zip(called, alike, strict=True)]
+        alike = [one._replace(record_id=name) for name, one in zip(called, alike, strict=True)]
     facts = [(name, fact(account[name])) for name in (*ACCOUNT, "path", *QUALITY, *own)]
     return {
         "probabilities": sorted(probabilities, key=lambda one: -one["probability"]),

@@ -3,12 +3,9 @@
 import argparse
 import json
 import logging
-import os
-import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +17,9 @@ import pyarrow.parquet as pq
 from ecgpipe import __version__, calibration, labels, provenance, settings, tables
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.readers import packages
 
 logger = logging.getLogger(__name__)
-
-# The packages whose version can change a number.
-PACKAGES = ("torch", "numpy", "scipy", "pyarrow", "wfdb", "umap-learn", "safetensors", "snakemake")
 
 # Columns of the records that say something about a recording that was used.
 FLAGS = ("derived_leads", "missing_leads", "constant_leads", "clipped_leads", "flat_leads", "lead_suspicion")
@@ -106,6 +101,8 @@ def run(args: argparse.Namespace) -> None:
             "sha256": facts["inputs_sha256"],
             "scans": manifest["scans"],
         },
+        "shards": len(records),
+        "parts": len(predictions),
         "counts": {**counts, "files": manifest["files"], "other_files": manifest["files"]["ignored"]},
         "reasons": reasons,
         "other_files": manifest["ignored"],
@@ -129,13 +126,8 @@ def run(args: argparse.Namespace) -> None:
             "recomputed_segments": recomputed,
             "drift": drift,
         },
-        "hardware": {
-            "inference": sorted({t["device"] for t in timings}),
-            "system": platform.platform(),
-            "cpus": os.cpu_count(),
-            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "hardware": {"inference": sorted({t["device"] for t in timings}), "machines": machines(timings)},
+        "versions": versions(timings),
         "config": given.resolved,
         settings.KEY: {**tables.origin(pq.read_schema(args.umap)).get(settings.KEY, {}), **facts[settings.KEY]},
     }
@@ -206,6 +198,30 @@ def write_duplicates(records: Sequence[Path], output: Path, facts: Mapping[str, 
     return len(table)
 
 
+def machines(timings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The kinds of machine that inference ran on, the one with the most parts first.
+
+    Args:
+        timings: Of the parts, as `infer` writes them. Those of an older ecgpipe say nothing of their machine.
+
+    Returns:
+        For each what `provenance.machine` says, its `device`, and how many `parts` it inferred.
+    """
+    kinds = Counter(
+        json.dumps({"device": t["device"], **t["machine"]}, sort_keys=True) for t in timings if "machine" in t
+    )
+    return [{**json.loads(kind), "parts": n} for kind, n in kinds.most_common()]
+
+
+def versions(timings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By package the version that inference had; all of them where parts had several."""
+    said: dict[str, list[str]] = {}
+    for timing in timings:
+        for name, number in timing.get("versions", {}).items():
+            said.setdefault(name, []).append(number)
+    return {name: ", ".join(dict.fromkeys(numbers)) for name, numbers in said.items()}
+
+
 def warnings_of(content: Mapping[str, Any]) -> list[str]:
     """What a person should look at, in words, all made from what else run.json says: pages without names do the same.
 
@@ -218,7 +234,8 @@ def warnings_of(content: Mapping[str, Any]) -> list[str]:
     """
     precision = content["precision"]
     return (
-        warnings(content.get("counts") or {})
+        packages.counted({reason["reason"]: reason["count"] for reason in content.get("reasons") or []})
+        + warnings(content.get("counts") or {})
         + label_warnings(content["checkpoint"].get("labels") or [])
         + precision_warnings(
             precision.get("parts") or {}, precision.get("drift"), precision.get("recomputed_segments", 0)

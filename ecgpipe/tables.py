@@ -283,11 +283,12 @@ def with_origin(
 
 
 def with_name(schema: pa.Schema, path: Path) -> pa.Schema:
-    """The schema of a shard or part, with the name of its file in the metadata: what is called so otherwise is no result."""
+    """The schema of a shard or part, with its file's name in the metadata: a copy under another name is no result."""
     told = origin(schema)
     if not told or not results.is_shard_or_part(path.name):
         return schema
-    return schema.with_metadata({**schema.metadata, "ecgpipe": json.dumps({**told, "file": path.name}, sort_keys=True)})
+    named = json.dumps({**told, "file": path.name}, sort_keys=True)
+    return schema.with_metadata({**schema.metadata, b"ecgpipe": named})
 
 
 def origin(schema: pa.Schema) -> dict[str, Any]:
@@ -411,9 +412,33 @@ def numbered(folder: Path, name: str, count: int | None, suffix: str = "parquet"
         EcgpipeError: One is not there.
     """
     if count is None:
-        count = len(list(folder.glob(f"{name}-*.{suffix}")))
+        files = [path.name for path in folder.glob(f"{name}-*.{suffix}") if results.is_shard_or_part(path.name)]
+        count = 1 + max((int(file[len(name) + 1 :].partition(".")[0]) for file in files), default=0)
     paths = [folder / f"{name}-{number:05d}.{suffix}" for number in range(max(count, 1))]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise EcgpipeError(f"{missing[0]} is not there; run the stage that writes it first")
     return paths
+
+
+def of_run(outdir: Path, folder: str) -> list[Path]:
+    """The files of a folder of a finished run, in order: as many as its run.json counts.
+
+    What an earlier run left beyond them, and a user's own files, do not belong to it.
+
+    Args:
+        outdir: The run's results.
+        folder: One of `results.NUMBERED`.
+
+    Returns:
+        Their paths; all that are there for a run that has no run.json, or one of an older ecgpipe.
+
+    Raises:
+        EcgpipeError: One is not there.
+    """
+    kind, _, suffix = results.NUMBERED[folder]
+    try:
+        count = json.loads((outdir / "run.json").read_text(encoding="utf-8")).get(f"{kind}s")
+    except FileNotFoundError:
+        count = None
+    return numbered(outdir / folder, kind, count, suffix)

@@ -134,7 +134,7 @@ def _rate(name: str, column: pa.ChunkedArray, known: float | None) -> float:
                 raise UnreadableError(
                     f"the times are too coarse for a sample rate ({name[:80]}); set preprocess.assume_sample_rate"
                 )
-            if abs(len(steps) / known - clock[-1] + clock[0]) > 1.5 * steps.max():
+            if abs(len(steps) / known - clock[-1] + clock[0]) > steps.max() + 1 / known:
                 raise UnreadableError(
                     f"the times are of another length than the samples at {known:g} Hz ({clock[-1] - clock[0]:g} s and "
                     f"{len(steps) / known:g} s)"
@@ -181,5 +181,6 @@ def _clock(column: pa.ChunkedArray) -> np.ndarray | None:
         texts = pc.replace_substring(pc.struct_field(parts, name), ",", ".")
         numbers.append(pc.cast(pc.if_else(pc.equal(texts, ""), "0", texts), pa.float64()).to_numpy())
     hours, minutes, seconds = numbers
-    times = hours * 3600 + minutes * 60 + seconds
-    return times + 86_400 * np.cumsum(np.diff(times, prepend=times[0]) < -43_200)
+    times: np.ndarray = hours * 3600 + minutes * 60 + seconds
+    times += 86_400 * np.cumsum(np.diff(times, prepend=times[0]) < -43_200)
+    return times

@@ -25,6 +25,9 @@ _SEVERAL = 3
 # What one software filled up another may have filled up again: zeros around a last record of lowest values.
 _ROUNDS = 3
 
+# Samples that are looked at first for the end of a stretch.
+_FIRST_LOOK = 64
+
 # The first and second sample, the last and the last but one.
 _ENDS = np.array([0, 1, -1, -2])
 
@@ -37,8 +40,9 @@ def without_filling(recording: Recording) -> Recording:
     - NaN, or at a limit of what the file's numbers can be, or at one common value beyond all others of the recording,
       however short it is;
     - zero, as many samples at either end to within one: the recording was centred in an array;
-    - constant for `COMMON_S` at one common value or for `OWN_S` at values of their own, and for longer than anywhere
-      else in the recording, since computed signals are flat between beats.
+    - constant for `COMMON_S` at one common value or for `OWN_S` at values of their own.
+
+    The last two for longer than anywhere else in the recording, since computed signals are flat between beats.
 
     Args:
         recording: As a reader has made it.
@@ -87,24 +91,24 @@ def _may_be_filled(recording: Recording, rows: np.ndarray | None) -> bool:
 
 def _extent(signal: np.ndarray, limits: np.ndarray | None, rate: float) -> tuple[int, int]:
     """Where the signal begins and ends in (leads, samples), by the rules of `without_filling`."""
-    missing = np.isnan(signal)
-    varies = ~(missing.all(axis=1) | (signal == signal[:, :1]).all(axis=1))  # an electrode that was off tells nothing
+    # An electrode that was off tells nothing.
+    varies = ~((signal == signal[:, :1]).all(axis=1) | np.isnan(signal).all(axis=1))
     if not varies.any():
         return 0, signal.shape[1]
-    signal, missing = signal[varies], missing[varies]
-    limits = limits if limits is None else limits[varies]
+    if not varies.all():
+        signal, limits = signal[varies], limits if limits is None else limits[varies]
     start, stop = 0, signal.shape[1]
     for _ in range(_ROUNDS):
-        before = _stands(signal[:, start:stop], missing[:, start:stop])
-        after = _stands(signal[:, start:stop][:, ::-1], missing[:, start:stop][:, ::-1])
-        inner = signal[:, start + before : stop - after]
+        rest = signal[:, start:stop]
+        before, after = _stands(rest), _stands(rest[:, ::-1])
+        inner = rest[:, before : rest.shape[1] - after]
         if inner.shape[1] == 0:
             break
-        zeros = not signal[:, start].any() and not signal[:, stop - 1].any()
-        centred = zeros and min(before, after) > 1 and abs(before - after) <= 1
+        zeros = abs(before - after) <= 1 < min(before, after) and not rest[:, 0].any() and not rest[:, -1].any()
+        centred = zeros and min(before, after) > _longest_stand(inner)
         filled = [
-            centred or _is_filling(signal[:, place], length, inner, limits, rate)
-            for place, length in ((start, before), (stop - 1, after))
+            centred or _is_filling(values, length, inner, limits, rate)
+            for values, length in ((rest[:, 0], before), (rest[:, -1], after))
         ]
         if not any(filled):
             break
@@ -125,22 +129,30 @@ def _is_filling(values: np.ndarray, length: int, inner: np.ndarray, limits: np.n
     """
     if np.isnan(values).all():
         return True
-    lowest, highest = np.fmin.reduce(inner, axis=1), np.fmax.reduce(inner, axis=1)  # (leads,) NaN only where all are
-    if limits is not None and ((values <= limits[:, 0]) | (values >= limits[:, 1])).all():
-        # Some files state limits that their own signal exceeds.
-        extreme = ((values <= lowest) | (values >= highest)).all()
-        return bool(extreme) and (len(values) > 1 or length >= LIMIT_S * rate)
     common = bool((values == values[0]).all())
-    if common and len(values) >= _SEVERAL and ((values < lowest).all() or (values > highest).all()):
-        return True
+    limited = limits is not None and bool(((values <= limits[:, 0]) | (values >= limits[:, 1])).all())
+    if limited or (common and len(values) >= _SEVERAL):
+        lowest, highest = np.fmin.reduce(inner, axis=1), np.fmax.reduce(inner, axis=1)  # (leads,)
+        if limited:  # some files state limits that their own signal exceeds
+            extreme = ((values <= lowest) | (values >= highest)).all()
+            return bool(extreme) and (len(values) > 1 or length >= LIMIT_S * rate)
+        if (values < lowest).all() or (values > highest).all():
+            return True
     return length >= (COMMON_S if common else OWN_S) * rate and length > _longest_stand(inner)
 
 
-def _stands(signal: np.ndarray, missing: np.ndarray) -> int:
+def _stands(signal: np.ndarray) -> int:
     """How many samples from the first on all leads stand at their first value, or are NaN as the first is."""
-    moves = (signal != signal[:, :1]) & ~(missing & missing[:, :1])
-    moving = moves.any(axis=0)  # (samples,)
-    return int(moving.argmax()) if moving.any() else signal.shape[1]
+    first, samples = signal[:, :1], int(signal.shape[1])
+    missing = np.isnan(first)
+    at, step = 1, _FIRST_LOOK
+    while at < samples:  # most stretches are short, and most of a recording is none
+        piece = signal[:, at : at + step]
+        moving = ((piece != first) & ~(missing & np.isnan(piece))).any(axis=0)
+        if moving.any():
+            return at + int(moving.argmax())
+        at, step = at + step, 2 * step
+    return samples
 
 
 def _longest_stand(signal: np.ndarray) -> int:

@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of the readers that parse by themselves: python tests/fuzz/readers.py TARGET [OPTION ...].
 
-A target is `wfdb`, `detect`, `csv` or `mat`; the options are libFuzzer's. Whatever the bytes, a reader gives a
-recording or an UnreadableError; anything else ends the fuzzing with the bytes in a file named crash-*. `make fuzz` runs
-each target for a minute.
+A target is `wfdb`, `detect`, `csv`, `mat` or `filling`; the options are libFuzzer's. Whatever the bytes, a reader gives
+a recording or an UnreadableError; anything else ends the fuzzing with the bytes in a file named crash-*. `make fuzz`
+runs each target for a minute.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path, PurePath
 
 import atheris
+import numpy as np
 
 with atheris.instrument_imports(include=["ecgpipe"]):
     from ecgpipe import readers
@@ -56,6 +57,7 @@ def _read(path: Path, format_name: str) -> None:
         assert recording.signal.dtype == "float64"
         assert recording.sample_rate > 0
         assert math.isfinite(recording.sample_rate)
+        assert recording.stripped_s >= 0
 
 
 LEADS = "I,II,III,aVR,aVL,aVF,V1,V2,V3,V4,V5,V6"
@@ -74,7 +76,10 @@ SEEDS: dict[str, list[str | bytes]] = {
     "csv": [
         "time," + LEADS + "\n" + "".join(f"{i / 500},{i}" + ",1.5" * 11 + "\n" for i in range(4)),
         "I (mV);II\n1,5;2\n",
+        "# a\n\ntime,I,II\ns,mV,mV\n" + "".join(f"10:00:00.{i:03d},{i},0\n" for i in range(0, 8, 2)),
+        "#I,II\n1,2\n3,\n",
     ],
+    "filling": [struct.pack("<2B24d", 2, 3, *range(24)), struct.pack("<2B24d", 12, 0, *[0.0] * 12, *range(12))],
 }
 
 
@@ -84,7 +89,23 @@ def mat(data: bytes) -> None:
         assert array.nbytes <= len(data)
 
 
-TARGETS = {"wfdb": wfdb, "detect": detect_format, "csv": csv, "mat": mat}
+def filling(data: bytes) -> None:
+    """Any samples: the number of leads, how often each value is repeated, then the values, by sample."""
+    if len(data) < 2:
+        return
+    leads, times = data[0] % 12 + 1, data[1] + 1
+    values = np.frombuffer(data[2 : 2 + (len(data) - 2) // 8 * 8], "<f8")
+    signal = np.repeat(values[: len(values) // leads * leads].reshape(-1, leads).T, times, axis=1)
+    limits = np.tile([-32.768, 32.767], (leads, 1))
+    names = tuple(LEADS.split(",")[:leads])
+    for stated in (None, limits):
+        found = readers.without_filling(readers.Recording(signal, 500.0, names, "mV", limits=stated))
+        left = round(found.stripped_s * 500)
+        assert found.signal.shape == (leads, signal.shape[1] - left)
+        assert found.signal.shape[1] > 0 or signal.shape[1] == 0
+
+
+TARGETS = {"wfdb": wfdb, "detect": detect_format, "csv": csv, "mat": mat, "filling": filling}
 
 if __name__ == "__main__":
     chosen = sys.argv.pop(1)

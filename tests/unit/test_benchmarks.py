@@ -69,6 +69,17 @@ def test_the_plots_are_small_and_the_same_for_the_same_figures(tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_the_stage_without_its_network_is_told_with_its_parts() -> None:
+    command = [sys.executable, "-m", "benchmarks.ceiling", "--tiny", "--repeats", "1", "--batch-sizes", "16"]
+    said = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    head, *lines = said.splitlines()
+    assert "ratio" in head
+    parts = ["stage", "copying the bytes", "reading", "computing nothing", "writing"]
+    assert [line.partition("  ")[0] for line in lines] == parts
+    assert all("segments/s" in line and "cpu" in line for line in lines)
+
+
+@pytest.mark.slow
 def test_everything_runs_and_is_told_in_one_table_and_as_json(tmp_path: Path) -> None:
     path = tmp_path / "results" / "this.json"
     sizes = ["--batch-sizes", "1", "4", "--segments", "4", "8", "--recordings", "2", "--files", "2"]

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ecgpipe import manifest, tables
+from ecgpipe import manifest, readers, results, tables
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers.detect import SUFFIXES
@@ -131,6 +131,47 @@ def test_the_content_says_what_a_file_is_before_its_ending_does(tmp_path: Path) 
         "g.parquet": no_leads,
         "h.parquet": no_leads,
     }
+
+
+def write_results(folder: Path) -> None:
+    """As much of a folder of results as a scan may meet."""
+    names = [f"{kind}/{what}-00000.{suffix}" for kind, (what, _, suffix) in results.NUMBERED.items()]
+    names += [f"{kind}/{name}" for kind, some in results.FIXED.items() for name in some]
+    touch(folder, *names, "logs/infer/part-00000.log", "benchmarks/manifest.tsv", ".lock", ".owner")
+    (folder / results.RUNS).write_text("0123456789abcdef\n")
+
+
+def test_results_in_the_inputs_are_left_out_and_a_users_files_beside_them_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    top = tmp_path / "in"
+    touch(top, "a.mat", "results/mine/b.mat", "results/records/c.mat", "results/d.mat", "no/logits/part-00000.parquet")
+    write_results(top / "results")
+    write_results(top / "old")
+    (top / "old" / results.RUNS).unlink()  # copied without hidden files, but it has a run.json
+    (top / "old/run.json").write_text(json.dumps({"ecgpipe": "0.1.0", "counts": {}}))
+    write_results(tmp_path / "elsewhere")
+    (top / "by-link").symlink_to(tmp_path / "elsewhere")
+    assert ids(top) == ["a", "results/d", "results/mine/b", "results/records/c"]
+    assert {path: why for path, why in ignored(top).items() if why and "results" in why} == {
+        "by-link/": "folder of ecgpipe's results (by-link)",
+        "old/": "folder of ecgpipe's results (old)",
+        "results/": "folder of ecgpipe's results (results)",
+    }
+    assert write(tmp_path / "out", top) == 0
+    content = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert content["ignored"]["folder of ecgpipe's results"] == 3
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert said == [f"[manifest] left out ecgpipe's own results in {top}/by-link, {top}/old, {top}/results"]
+
+
+def test_a_folder_of_results_may_be_the_input_itself_and_hold_the_recordings(tmp_path: Path) -> None:
+    write_results(tmp_path)
+    touch(tmp_path, "ecgs/a.mat", "logits/b.mat")
+    assert ids(tmp_path) == ["ecgs/a", "logits/b"]
+    assert ids(tmp_path / "ecgs") == ["a"]
+    assert ids(f"{tmp_path}/**/*.mat") == ["ecgs/a", "logits/b"]
+    assert ids(f"{tmp_path}/*/*") == ["ecgs/a", "logits/b"]
 
 
 def test_the_order_is_that_of_the_names_whatever_the_disk_says(tmp_path: Path) -> None:
@@ -648,8 +689,6 @@ def test_columns_of_several_inputs_are_put_under_one_another(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "cannot be read as a table: Empty CSV file"),
-        (b"file,age\na.mat,70\n", "has no column `path`, only file, age; rename the one with the files"),
         (b"path\na.mat\nM\xfcnchen.mat\n", "cannot be read as a table"),
         (b"path,M\xfcnchen\na.mat,1\n", "cannot be read as a table"),
         (b"path,path\na.mat,b.mat\n", "it has two columns 'path'; rename one"),
@@ -665,9 +704,73 @@ def test_a_table_that_is_none_is_a_mistake(content: bytes, says: str, tmp_path: 
 
 def test_a_parquet_table_that_is_none_or_has_no_texts(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and nothing more")
-    assert "cannot be read as a table" in mistake(tmp_path / "t.parquet")
+    assert str(problems(tmp_path / "t.parquet")["t"]).startswith("not a readable Parquet file (")
     pd.DataFrame({"path": [["a.mat"]]}).to_parquet(tmp_path / "t.parquet")
     assert "its column 'path' holds no texts" in mistake(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("t.csv", b"", "it is of another kind (empty file)"),
+        (
+            "t.csv",
+            b"file,age\na.mat,70\n",
+            "it looks like a table with the columns file, age, and no limb lead is among ",
+        ),
+        (
+            "t.tsv",
+            b"onset\tlabel\n0.5\tN\n",
+            "it looks like a table with the columns onset, label, and no limb lead is ",
+        ),
+        ("t.csv", b"Name\nLead,Lead I\nUnit,uV\n\n0,1\n-0,2\n", "it looks like a text that begins with 'Name'"),
+        ("t.txt", b"\nSome notes, and more.\n", "it looks like a text that begins with 'Some notes, and more.'"),
+        ("t.csv", b"path,age\n", "it is a table of recordings without a row"),
+        ("t.xml", b"<CardiologyXML>", "it is of another kind (XML of another kind (CardiologyXML))"),
+        ("t.bin", bytes(99), "it is of another kind (no known format, .bin)"),
+    ],
+)
+def test_a_file_that_is_neither_recording_nor_table_says_what_it_looks_like(
+    name: str, content: bytes, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert ids(path) == []
+    assert write(tmp_path / "out", path) == 2
+    said = capsys.readouterr().err
+    assert f"error: input: '{path}' holds no recordings: {says}" in said
+    assert "ecgpipe reads .bdf" in said
+    assert "table of recordings by its column `path`" in said
+
+
+def test_a_parquet_file_of_something_else_says_its_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pd.DataFrame({f"c{number}": [1.0] for number in range(12)}).to_parquet(tmp_path / "t.parquet")
+    assert write(tmp_path / "out", tmp_path / "t.parquet") == 2
+    assert (
+        "a table with the columns c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, ..., and no limb" in capsys.readouterr().err
+    )
+
+
+def test_a_file_that_is_a_recording_is_one_whatever_its_columns_are_called(tmp_path: Path) -> None:
+    rows_of_numbers = "1,1,1,2,3,4,5,6\n" * 3
+    (tmp_path / "numbers.csv").write_text(rows_of_numbers)
+    (tmp_path / "preamble.csv").write_text("# a\n\ntime,I,II\n0,1,2\n")
+    pd.DataFrame({"I": [1.0], "II": [2.0]}).to_parquet(tmp_path / "signals.parquet")
+    for name in ("numbers.csv", "preamble.csv", "signals.parquet"):
+        [row] = rows(tmp_path / name)
+        assert (row["record_id"], row["format"]) == (Path(name).stem, Path(name).suffix[1:])
+
+
+def test_a_given_file_that_is_ignored_beside_recordings_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch(tmp_path, "in/a.mat")
+    (tmp_path / "t.csv").write_text("file\nin/a.mat\n")
+    (tmp_path / "u.csv").write_text("path\nin/a.mat\n")
+    assert write(tmp_path / "out", tmp_path / "in", tmp_path / "t.csv") == 0
+    assert f"input: {tmp_path}/t.csv is ignored: table without a column for each lead" in capsys.readouterr().err
+    assert write(tmp_path / "out", tmp_path / "u.csv") == 0
+    assert "is ignored" not in capsys.readouterr().err
 
 
 def test_an_empty_table_has_no_recordings(tmp_path: Path) -> None:
@@ -766,3 +869,39 @@ def test_any_bytes_are_a_table_or_a_mistake(
         pass
     else:
         assert all(found)
+
+
+# Packages that are not installed
+
+
+def test_files_whose_package_is_missing_say_which_and_are_changed_ones_once_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.npz").write_bytes(CONTENT[".npz"])
+    (folder / "b.edf").write_bytes(b"0".ljust(256))
+    with h5py.File(folder / "c.h5", "w") as file:
+        file["x"] = np.zeros((2, 12, 9))
+    (tmp_path / "table.csv").write_text("path,record_id\nin/a.npz,A\nin/b.edf,B\n")
+    monkeypatch.setattr(readers, "is_installed", lambda package: package not in ("edfio", "h5py"))
+    says = {
+        name: f"reading {name} takes the package {package}, which is not installed; install it with: "
+        f"pip install 'ecgpipe[{extra}]'"
+        for name, package, extra in (("edf", "edfio", "edf"), ("hdf5", "h5py", "hdf5"))
+    }
+    assert {row["record_id"]: row["problem"] for row in rows(folder)} == {
+        "a": None, "b": says["edf"], "c": says["hdf5"],
+    }  # fmt: skip
+    assert {row["record_id"]: row["problem"] for row in rows(tmp_path / "table.csv")} == {"A": None, "B": says["edf"]}
+
+    assert main(["manifest", "--input", str(folder), "--outdir", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err
+    assert f"2 of the recordings cannot be read: 1 {says['edf']}, 1 {says['hdf5']}" in said
+    monkeypatch.undo()
+    assert main(["manifest", "--input", str(folder), "--outdir", str(tmp_path / "out")]) == 0
+    assert "changed since the last run: 1 (b)" in capsys.readouterr().err
+    shards = [pq.read_table(path).to_pylist() for path in sorted((tmp_path / "out").glob("shard-*.parquet"))]
+    assert {row["record_id"]: row["format"] for shard in shards for row in shard} == {
+        "a": "numpy", "b": "edf", "c/0": "hdf5", "c/1": "hdf5",
+    }  # fmt: skip

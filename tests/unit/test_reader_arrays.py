@@ -296,13 +296,15 @@ def test_an_axis_of_length_one_says_nothing(shape: tuple[int, ...], suffix: str,
     if suffix == ".h5":
         with h5py.File(path, "w") as file:
             file["ecg"] = array
+    elif suffix == ".npy":
+        write_npy(tmp_path, array)
+    elif suffix == ".npz":
+        write_npz(tmp_path, signal=array)
     else:
-        {".npy": write_npy, ".npz": write_npz, ".mat": write_mat}[suffix](
-            tmp_path, *([array] if suffix == ".npy" else []), **({} if suffix == ".npy" else {"signal": array})
-        )
-    found = readers.contents(path, FORMATS[suffix]) or [Content(None, "")]
-    assert len(found) == 1
-    np.testing.assert_array_equal(read(path, ASSUMED, found[0].row).signal, SIGNAL)
+        write_mat(tmp_path, signal=array)
+    rows = [content.row for content in readers.contents(path, FORMATS[suffix]) or []]
+    assert len(rows) <= 1
+    np.testing.assert_array_equal(read(path, ASSUMED, rows[0] if rows else None).signal, SIGNAL)
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 12, 300), (3, 12, 300, 1), (3, 12, 1, 300), (3, 1, 300, 12, 1)])

@@ -198,6 +198,36 @@ def test_padding_at_the_ends_is_left_out_and_within_is_no_number(tmp_path: Path)
     assert np.argwhere(np.isnan(recording.signal)).tolist() == [[3, 150]]
 
 
+@pytest.mark.parametrize("value", [0, 100, -32768])
+def test_a_padding_value_that_leads_have_otherwise_too_is_a_sample(value: int, tmp_path: Path) -> None:
+    samples = SAMPLES.copy()
+    samples[3, 50], samples[:, -400:] = value, value
+    recording = read(write(tmp_path, group(samples, WaveformPaddingValue=np.int16(value).tobytes())))
+    assert recording.stripped_s == 400 / 500
+    assert np.isnan(recording.signal).sum() == (value == -32768)
+
+
+def test_samples_at_the_limit_of_16_bits_are_padding_where_none_is_stated(tmp_path: Path) -> None:
+    samples = SAMPLES.copy()
+    samples[:, -9:] = -32768
+    assert read(write(tmp_path, group(samples))).stripped_s == 9 / 500
+
+
+@pytest.mark.parametrize(
+    "sop", [uid.HemodynamicWaveformStorage, uid.CardiacElectrophysiologyWaveformStorage, "1.2.826.0.1.3680043.8.498.9"]
+)
+def test_the_channels_decide_what_is_an_ecg(sop: str, tmp_path: Path) -> None:
+    whole = read(write(tmp_path, group()))
+    np.testing.assert_array_equal(read(write(tmp_path, group(), sop=sop)).signal, whole.signal)
+    pressure = [channel(f"Pressure {number}", unit="mm[Hg]") for number in range(12)]
+    assert says(write(tmp_path, group(channels=pressure), sop=sop)).startswith(
+        "a DICOM file of another kind than ECG ("
+    )
+    mixed = group(np.vstack([SAMPLES, SAMPLES[:1]]), [*(channel(f"Lead {lead}") for lead in LEADS), pressure[0]])
+    found = read(write(tmp_path, mixed, sop=sop))
+    assert (found.unit, len(found.leads)) == ("mV", 12)
+
+
 # What it must not get away with
 
 

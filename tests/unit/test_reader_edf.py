@@ -168,9 +168,59 @@ def test_a_number_of_records_that_was_never_written_is_counted(tmp_path: Path) -
 # What it must not get away with
 
 
-def test_gaps_are_refused(tmp_path: Path) -> None:
+def discontinuous(first: float = 0.0, gap: float = 0.0, record: int = 1) -> bytes:
+    """An EDF+D file of two records of 1 s, of which the first begins at `first` and one later by `gap`."""
+    data = content(annotations=[edfio.EdfAnnotation(0.5, None, "x" * 40)])
+    data = changed(data, RESERVED, "EDF+D", 44)
+    size = (len(data) - 256 * 14 - 2 * 12000) // 2  # of a record's annotations; its signals take 12,000 bytes
+    for number in range(2):
+        onset = first + number + (gap if number == record else 0)
+        at = 256 * 14 + (number + 1) * 12000 + number * size
+        data = data[:at] + f"{onset:+g}\x14\x14".encode().ljust(size, b"\0") + data[at + size :]
+    return data
+
+
+@pytest.mark.parametrize("first", [0.0, 0.25, 3600.0, -1.5])
+def test_records_that_follow_one_another_are_a_recording_whatever_the_file_calls_itself(
+    first: float, tmp_path: Path
+) -> None:
+    whole = read(tmp_path, content())
+    found = read(tmp_path, discontinuous(first))
+    np.testing.assert_array_equal(found.signal, whole.signal)
+
+
+@pytest.mark.parametrize("gap", [1.0, 0.5, 0.002, -0.5, -1.0])
+def test_gaps_are_refused(gap: float, tmp_path: Path) -> None:
+    assert "gaps (EDF+D)" in says(tmp_path, discontinuous(gap=gap))
+
+
+def test_a_file_that_may_have_gaps_says_when_its_records_begin(tmp_path: Path) -> None:
+    assert says(tmp_path, changed(content(), RESERVED, "EDF+D", 44)).startswith("the EDF+D file does not say when its")
+    data = discontinuous()
+    assert says(tmp_path, data.replace(b"+1\x14\x14", b"?1\x14\x14")) == (
+        "the EDF+D file does not say when its records begin (record 2)"
+    )
+
+
+@pytest.mark.parametrize("date", ["00.00.00", "99.99.99", "2014-05-", "        ", "31.02.20"])
+@pytest.mark.parametrize("recording", ["Startdate 2014 X X X", "Startdate 31-FEB-2020 X X X", "Startdate ? X X X"])
+def test_no_date_decides(date: str, recording: str, tmp_path: Path) -> None:
     data = content(annotations=[edfio.EdfAnnotation(0.5, None, "x")])
-    assert "gaps (EDF+D)" in says(tmp_path, changed(data, RESERVED, "EDF+D", 44))
+    found = read(tmp_path, changed(changed(changed(data, 88, recording, 80), 168, date), 176, "xx.yy.zz"))
+    np.testing.assert_array_equal(found.signal, read(tmp_path, data).signal)
+
+
+@pytest.mark.parametrize("unit", ["mV", "uV"])
+def test_a_last_record_at_the_digital_minimum_is_no_signal(unit: str, tmp_path: Path) -> None:
+    data = content(*channels(unit=unit))
+    whole = read(tmp_path, data)
+    lowest = np.array([-32768] * 200, "<i2").tobytes()
+    for number in range(12):  # the last 200 of each channel's 500 samples in the second record
+        end = len(data) - 2 * 500 * (11 - number)
+        data = data[: end - len(lowest)] + lowest + data[end:]
+    found = read(tmp_path, data)
+    assert found.stripped_s == 200 / 500
+    np.testing.assert_array_equal(found.signal, whole.signal[:, :800])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ecgpipe import readers
 from ecgpipe.readers import LEADS, MIXED, Assumed, Recording, UnreadableError, recording
+from ecgpipe.readers.detect import format_of
 
 NOTHING = Assumed()
 ASSUMED = Assumed(500.0, LEADS)
@@ -92,14 +93,16 @@ def test_units_stand_in_the_names_of_columns(names: list[str], factors: list[flo
     assert read(csv(tmp_path, frame()), Assumed(unit="uV")).unit == "mV"
 
 
-def test_empty_cells_are_nan(tmp_path: Path) -> None:
+def test_empty_cells_are_nan_and_an_empty_column_is_no_lead(tmp_path: Path) -> None:
     content = frame()
     content.loc[3, "I"] = np.nan
     content["V6"] = np.nan
     for path in (csv(tmp_path, content), csv(tmp_path, content, na_rep="NaN"), parquet(tmp_path, content)):
-        signal = read(path).signal
-        assert np.isnan(signal[0]).nonzero()[0].tolist() == [3]
-        assert np.isnan(signal[11]).all()
+        found = read(path)
+        assert found.leads == LEADS[:11]
+        assert np.isnan(found.signal[0]).nonzero()[0].tolist() == [3]
+    content[list(LEADS)] = np.nan
+    assert np.isnan(read(parquet(tmp_path, content)).signal).all()
 
 
 # The times
@@ -142,7 +145,7 @@ def broken(change: str) -> pd.DataFrame:
         times = np.cumsum(np.linspace(0.002, 0.0023, 300))
     if change == "milliseconds":
         times *= 1000
-    return content.assign(time="noon" if change == "text" else times)
+    return content.assign(time=times)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,6 @@ def broken(change: str) -> pd.DataFrame:
         ("inf", "the times do not rise from row to row (time)"),
         ("slower", "the times have gaps ("),
         ("milliseconds", "the times seem to be no seconds; is their column meant to be time_ms? (time)"),
-        ("text", "the time column holds something else than numbers (time: string)"),
         ("one", "the table has too few rows for a recording (1)"),
     ],
 )
@@ -165,7 +167,113 @@ def test_times_that_are_no_samples_times_are_told(change: str, reason: str, tmp_
     assert says(parquet(tmp_path, content), ASSUMED).startswith(reason)
 
 
+CLOCKS = {
+    "hours": lambda at: f"10:00:{at:06.3f}",
+    "with a decimal comma": lambda at: f"10:00:{at:06.3f}".replace(".", ","),
+    "elapsed": lambda at: f"'0:{at:06.3f}'",
+    "of WFDB": lambda at: f"[10:00:{at:06.3f} 01/01/2024]",
+    "with a date": lambda at: f"01.02.2024 10:00:{at:06.3f}",
+    "over midnight": lambda at: f"23:59:{at + 59.8:06.3f}" if at < 0.1999 else f"0:00:{at - 0.2:06.3f}",
+}
+
+
+@pytest.mark.parametrize("kind", CLOCKS)
+@pytest.mark.parametrize("name", ["Time", "Elapsed time", "timestamp"])
+def test_times_may_be_those_of_a_clock(kind: str, name: str, tmp_path: Path) -> None:
+    content = frame(time=None)
+    content.insert(0, name, [CLOCKS[kind](number / 500) for number in range(300)])
+    for path in (csv(tmp_path, content, sep=";"), csv(tmp_path, content), parquet(tmp_path, content)):
+        found = read(path)
+        assert found.sample_rate == 500
+        np.testing.assert_array_equal(found.signal, SIGNAL)
+    lost = content.drop(index=100)
+    assert says(csv(tmp_path, lost), ASSUMED).startswith("the times have gaps (")
+
+
+def test_times_that_tell_no_rate_are_not_needed_where_it_is_assumed(tmp_path: Path) -> None:
+    for text in ("noon", "", "12", True):
+        content = frame().assign(time=text)
+        assert says(parquet(tmp_path, content)).startswith("the time column holds something else than times (time: ")
+        assert read(parquet(tmp_path, content), ASSUMED).sample_rate == 500
+    content = frame().assign(time=[f"10:00:{number // 100:02d}" for number in range(300)])
+    for path in (csv(tmp_path, content), parquet(tmp_path, content)):
+        assert says(path) == "the times are too coarse for a sample rate (time); set preprocess.assume_sample_rate"
+        assert read(path, Assumed(100.0)).sample_rate == 100
+        assert says(path, ASSUMED).startswith(
+            "the times are of another length than the samples at 500 Hz (2 s and 0.598"
+        )
+
+
 # CSV
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "preamble",
+    [
+        "# recorder: none\n# rate: 500 Hz\n\n",
+        "% M\u00fcller, I, II\n",
+        "Name,M\u00fcller\nRate,500\n\nLead,Lead I\n",
+        "Sample values\n\n\n",
+    ],
+)
+def test_what_stands_before_the_names_is_not_needed(preamble: str, end: str, encoding: str, tmp_path: Path) -> None:
+    text = f"{preamble}{frame(leads=tuple(f'{lead} (mV)' for lead in LEADS)).to_csv(index=False)}"
+    path = csv(tmp_path, text.replace("\n", end).encode(encoding))
+    assert format_of(path, path.read_bytes()[:4096]) == "csv"
+    found = read(path)
+    assert found[1:3] == (500, tuple(f"{lead} (mV)" for lead in LEADS))
+    assert found.unit == "mV"
+    np.testing.assert_array_equal(found.signal, SIGNAL)
+
+
+def test_names_may_stand_in_a_comment_as_numpy_writes_them(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "x.csv", SIGNAL.T, delimiter=",", header="a recording\n" + ",".join(LEADS))
+    found = read(tmp_path / "x.csv", Assumed(500.0))
+    assert found.leads == LEADS
+    np.testing.assert_array_equal(found.signal, SIGNAL)
+
+
+def test_units_may_stand_in_a_line_below_the_names(tmp_path: Path) -> None:
+    names, *lines = frame().to_csv(index=False).splitlines()
+    path = csv(tmp_path, "\n".join([names, ",".join(["s", *["uV"] * 12]), *lines]))
+    found = read(path)
+    assert (found.sample_rate, found.unit) == (500, "mV")
+    np.testing.assert_array_equal(found.signal, SIGNAL * 1e-3)
+    # As PhysioNet's tools write it.
+    rows = [f"'0:{number / 500:06.3f}',{line.partition(',')[2]}" for number, line in enumerate(lines)]
+    quoted = [f"'{name}'" for name in ("Elapsed time", *LEADS)], ["'hh:mm:ss.mmm'", *["'mV'"] * 12]
+    path = csv(tmp_path, "\n".join([*map(",".join, quoted), *rows]))
+    found = read(path)
+    assert (found.sample_rate, found.unit) == (500, "mV")
+    np.testing.assert_array_equal(found.signal, SIGNAL)
+
+
+def test_a_file_without_names_may_lack_leads(tmp_path: Path) -> None:
+    text = "".join(f"{','.join(map(str, row[:6]))},,,,,,\n" for row in SIGNAL.T)
+    path = csv(tmp_path, text)
+    assert format_of(path, path.read_bytes()[:4096]) == "csv"
+    found = read(path, ASSUMED)
+    assert found.leads == LEADS[:6]
+    np.testing.assert_array_equal(found.signal, SIGNAL[:6])
+
+
+LINES = st.lists(
+    st.sampled_from(["# a", "I,II,V1", "Lead,Lead I", "1,2,3", "1,,", "mV,mV,mV", "", "10:00:00.1,2,3", '"I', "x"])
+)
+
+
+@given(lines=LINES, end=st.sampled_from(["\n", "\r", "\r\n"]))
+@settings(deadline=None, max_examples=150)
+def test_any_lines_are_read_or_unreadable(lines: list[str], end: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = csv(tmp_path_factory.getbasetemp(), end.join(lines))
+    format_of(path, path.read_bytes())
+    try:
+        found = read(path, Assumed(500.0, LEADS[:3]))
+    except UnreadableError:
+        return
+    assert found.signal.shape[0] == len(found.leads)
 
 
 @pytest.mark.parametrize("options", [{}, {"sep": ";"}, {"sep": "\t"}, {"sep": ";", "decimal": ","}, {"quoting": 1}])

@@ -64,6 +64,41 @@ def assert_as_wfdb_reads_it(path: Path) -> None:
 # What a header says
 
 
+@pytest.mark.parametrize("kind", ["16", "24", "212", "80"])
+@pytest.mark.parametrize("date", ["0:00:00 2006", "2014-05-08 05:05:15", "05-May-2020 09:49:17", "noon", "31/02/2020"])
+def test_no_date_decides(kind: str, date: str, tmp_path: Path) -> None:
+    path = write(tmp_path, fmt=[kind] * 12, d_signal=(SAMPLES // 100).T.astype(np.int64))
+    whole = read(path).signal
+    first, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([f"{first} {date}", *lines]))
+    np.testing.assert_array_equal(read(path).signal, whole)
+
+
+def test_names_of_folders_and_records_that_wfdb_does_not_take(tmp_path: Path) -> None:
+    whole = by_lead(read(write(tmp_path, fmt=["24"] * 12)))
+    odd = tmp_path / "s3::a b"
+    odd.mkdir()
+    first, *lines = (tmp_path / "x.hea").read_text().splitlines()
+    (odd / "M\u00fcller (1).hea").write_text("\n".join([first, *lines]))
+    (odd / "x.dat").write_bytes((tmp_path / "x.dat").read_bytes())
+    np.testing.assert_array_equal(by_lead(read(odd / "M\u00fcller (1).hea")), whole)
+
+
+def test_no_signal_file_is_overwritten(tmp_path: Path) -> None:
+    line = "record.hea 24 200/mV 24 0 0 0 0 I\n"
+    (tmp_path / "record.hea").write_text(f"record 1 500 4\n{line}")
+    before = (tmp_path / "record.hea").read_bytes()
+    assert says(tmp_path / "record.hea").startswith("not a readable WFDB record (")
+    assert (tmp_path / "record.hea").read_bytes() == before
+
+
+def test_a_record_without_a_lead_of_the_twelve_is_read_at_the_rate_of_most(tmp_path: Path) -> None:
+    lines = ["x 3 125 2", *(f"x.dat {kind} 200/mV 16 0 0 0 0 {name}" for kind, name in
+             (("16x2", "MCL1"), ("16", "ABP"), ("16", "RESP")))]  # fmt: skip
+    found = read(written(tmp_path, "\n".join(lines)))
+    assert (found.leads, found.sample_rate) == (("ABP", "RESP"), 125)
+
+
 @pytest.mark.parametrize("leads", [LEADS, MIMIC_LEADS, LEADS[::-1]])
 def test_leads_are_known_by_name(leads: tuple[str, ...], tmp_path: Path) -> None:
     recording = read(write(tmp_path, leads))

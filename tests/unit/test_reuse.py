@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -21,13 +22,13 @@ def stages(**given: Section) -> dict[str, Section]:
     return made | given
 
 
-def facts(made: dict[str, Section], *names: str) -> dict[str, dict[str, str]]:
+def facts(made: dict[str, Section], *names: str) -> dict[str, Any]:
     return {settings.KEY: {name: settings.sha256(name, made[name]) for name in names}}
 
 
 def write(out: Path, made: dict[str, Section], *, of: tuple[str, ...] = ()) -> None:
     """Write the results of some stages, all of them if none is named, as a run with these settings does."""
-    flow = ["checkpoint", "preprocess", "infer", "aggregate", "umap"]
+    told = ["checkpoint", "preprocess", "infer", "aggregate", "umap"]
     shards = []
     for number in range(SHARDS):
         path = out / f"manifest/shard-{number:05d}.parquet"
@@ -36,16 +37,21 @@ def write(out: Path, made: dict[str, Section], *, of: tuple[str, ...] = ()) -> N
 
     def parquet(name: str, stage: str, inputs: str, *before: str) -> None:
         if not of or stage in of:
-            told = {"inputs_sha256": inputs, "precision": "float32", **facts(made, *before, stage)}
-            schema = tables.with_origin(pa.schema([("x", pa.int64())]), stage, {}, **told)
+            schema = tables.with_origin(
+                pa.schema([("x", pa.int64())]),
+                stage,
+                inputs_sha256=inputs,
+                precision="float32",
+                **facts(made, *before, stage),
+            )
             tables.write(out / name, schema.empty_table())
 
     for number, shard in enumerate(shards):
         parquet(f"records/shard-{number:05d}.parquet", "preprocess", shard)
     together = provenance.digest(shards)
     for number, (name, stage) in enumerate((("logits", "infer"), ("predictions", "aggregate"))):
-        parquet(f"{name}/part-00000.parquet", stage, together, *flow[: 2 + number])
-    parquet("umap/umap.parquet", "umap", together, *flow[:3])
+        parquet(f"{name}/part-00000.parquet", stage, together, *told[: 2 + number])
+    parquet("umap/umap.parquet", "umap", together, *told[:3])
     (out / "precision").mkdir(exist_ok=True)
     (out / "precision/choice.txt").write_text("float32\n")
     (out / "precision/chosen.json").write_text(json.dumps(facts(made, "precision")))
