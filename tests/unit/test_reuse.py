@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ecgpipe import provenance, reuse, settings, tables
+from ecgpipe import outdir, provenance, reuse, settings, tables
 from ecgpipe.errors import EcgpipeError
 
 SHARDS = 2
@@ -30,7 +30,8 @@ def write(out: Path, made: dict[str, settings.Section], *, of: tuple[str, ...] =
     shards = []
     for number in range(SHARDS):
         path = out / f"manifest/shard-{number:05d}.parquet"
-        tables.write(path, tables.MANIFEST.empty_table().replace_schema_metadata({"number": str(number)}))
+        schema = tables.with_origin(tables.MANIFEST, "manifest", number=number)
+        tables.write(path, schema.empty_table())
         shards.append(provenance.file_sha256(path))
 
     def parquet(name: str, stage: str, inputs: str, *before: str) -> None:
@@ -148,11 +149,19 @@ def test_in_a_copy_results_of_other_recordings_are_made_again(out: Path, tmp_pat
     assert stale(out) == {"records/shard-00001.parquet", *parts}
 
 
-def test_a_broken_result_and_one_that_lacks_what_lies_beside_it_are_made_again(out: Path) -> None:
-    (out / "logits/part-00000.parquet").write_bytes(b"torn")
+def test_a_file_that_is_broken_or_a_users_own_is_not_made_again_but_refused(out: Path) -> None:
+    (out / "logits/part-00000.parquet").write_bytes(b"torn, or not of ecgpipe")
+    before = times(out)["logits/part-00000.parquet"]
+    reuse.prepare(out, stages(), attention=True)
+    assert times(out)["logits/part-00000.parquet"] == before
+    with pytest.raises(EcgpipeError, match=r"logits/part-00000.parquet, which this run would overwrite"):
+        outdir.refuse_foreign(out, SHARDS, 1)
+
+
+def test_a_result_that_lacks_what_lies_beside_it_is_made_again(out: Path) -> None:
     (out / "manifest/found.txt").unlink()
     reuse.prepare(out, stages(), attention=True)
-    assert stale(out) == {"logits/part-00000.parquet"}
+    assert not stale(out)
     assert (out / "manifest/manifest.json").stat().st_mtime_ns == reuse.STALE_NS
 
 
@@ -164,8 +173,8 @@ def test_a_lost_choice_of_precision_is_that_of_the_results(out: Path) -> None:
 
 
 def test_attention_of_an_earlier_run_is_not_looked_at_where_it_is_switched_off(out: Path) -> None:
-    (out / "attention").mkdir()
-    (out / "attention/part-00000.parquet").write_bytes(b"of something else")
+    schema = tables.with_origin(pa.schema([("x", pa.int64())]), "infer")
+    tables.write(out / "attention/part-00000.parquet", schema.empty_table())
     reuse.prepare(out, stages(), attention=False)
     assert not stale(out)
     reuse.prepare(out, stages(), attention=True)
