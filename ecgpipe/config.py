@@ -183,8 +183,8 @@ class Report(Section):
     )
     paths: bool = Field(
         True,
-        description="false: report.html, figures/, and pages of show and compare name no record ids, files, folders and "
-        "columns, which may identify patients; `snakemake --report` names paths in any case",
+        description="false: report.html, figures/, and pages of show and compare name no record ids, files, folders "
+        "and columns, which may identify patients; `snakemake --report` names paths in any case",
     )
 
 
