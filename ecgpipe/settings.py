@@ -411,6 +411,8 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None
         told["help"] += "" if default is None or default == [] else f" (default {default})"
         if isinstance(default, list) or "list" in str(field.annotation):
             told["nargs"] = "*"
+        if name == "fairseq-python":  # the one that is a path
+            told["type"] = os.path.expanduser
         parser.add_argument(f"--{name}", **told)
 
 
