@@ -49,6 +49,7 @@ rule all:
 
 
 onstart:
+    end_well_when_stopped()
     clear_up(log)
 
 

@@ -36,7 +36,7 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
     from benchmarks.ecg_fm import SAMPLES
     from benchmarks.sides import Setup
     from benchmarks.stage import arguments
-    from ecgpipe import __main__, checkpoint, engine, infer, model, shards
+    from ecgpipe import __main__, checkpoint, engine, infer, model, settings, shards
     from ecgpipe.model import Architecture, Output
     from ecgpipe.shards import Keys
     from ecgpipe.tuning import for_device
@@ -61,7 +61,7 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
     contents = shards.look_at(paths)
     description = checkpoint.describe(folder / "model.json")
     free = Free(description.architecture)
-    model.load = lambda *_: free  # type: ignore[assignment, return-value]
+    model.load = lambda *_: free  # type: ignore[assignment]
     setup = Setup(folder, "cpu", 1, 1, 1.0)
     argv = [*map(str, arguments(setup, "float32", paths)), "--batch-size", str(batch)]
     buffers = [torch.empty(batch, contents.leads, contents.samples) for _ in range(engine.AHEAD + 2)]
@@ -76,7 +76,7 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
         views = cycle([memoryview(buffer.numpy()).cast("B") for buffer in buffers])  # type: ignore[arg-type]
         for _ in range(times):
             with shard.open("rb", buffering=0) as file:
-                while file.readinto(next(views)):  # type: ignore[attr-defined]
+                while file.readinto(next(views)):
                     pass
 
     def read() -> None:
@@ -97,7 +97,9 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
     def write() -> None:
         parser = argparse.ArgumentParser()
         infer.add_arguments(parser)
-        infer.write(parser.parse_args(argv[1:]), description, contents, "float32", said())
+        args = parser.parse_args(argv[1:])
+        given = settings.of_arguments("infer", settings.Infer, args)
+        infer.write(args, given, description, contents, "float32", said())
 
     return {STAGE: stage, COPY: copy, READ: read, COMPUTE: compute, WRITE: write}
 

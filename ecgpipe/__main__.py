@@ -4,6 +4,8 @@ import argparse
 import errno
 import importlib
 import logging
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -68,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(options)
+    # As a shell does, which leaves --option=~/x, and what stands in quotes, as it is.
+    options.register("type", Path, lambda text: Path(os.path.expanduser(text)))  # noqa: PTH111, takes ~nobody as it is
     options.add_argument("--log", type=Path, help="also write the messages to this file")
     args = options.parse_args(command.options)
     log.start(command.stage, args.log)
@@ -82,10 +86,20 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in SURROUNDINGS:
             raise
-        logging.getLogger("ecgpipe").error("error: %s; make room, or choose another outdir", error)
+        logging.getLogger("ecgpipe").error("error: %s; %s", error, _mend(error))
         return 2
 
     return 0
+
+
+def _mend(error: OSError) -> str:
+    """What to do about what the disk says, be it of an input or of what is written."""
+    # PyArrow names the file in its message alone.
+    named = re.search(r"'(/?[^']+)'", str(error))
+    path = error.filename or (named[1] if named else None)
+    if error.errno == errno.EACCES and path and not os.access(path, os.R_OK) and os.path.lexists(path):
+        return "it is there, but this user may not read it: see its permissions (`ls -l`), or leave it out"
+    return "make room, or choose another outdir"
 
 
 if __name__ == "__main__":

@@ -48,8 +48,7 @@ def run(args: argparse.Namespace) -> None:
     labels.refuse_foreign(label_csv, wanted, scores)
     table = predict(logits, wanted, made)
     if head_files:
-        table = with_heads(table, head_files, args.embeddings)
-        facts["heads"] = heads.told(head_files, [heads.load(path) for path in head_files])
+        table, facts["heads"] = with_heads(table, head_files, args.embeddings)
     tables.write(args.predictions, table.cast(tables.with_origin(table.schema, "aggregate", **facts)))
     logger.info("%s: %d recordings from %d segments", args.logits.stem, len(table), len(logits))
 
@@ -99,7 +98,9 @@ def _refuse_not_finite(logits: pa.Table, wanted: Sequence[Label]) -> None:
             )
 
 
-def with_heads(predictions: pa.Table, paths: Sequence[Path], embeddings: Path | None) -> pa.Table:
+def with_heads(
+    predictions: pa.Table, paths: Sequence[Path], embeddings: Path | None
+) -> tuple[pa.Table, dict[str, dict[str, str]]]:
     """Append what heads say of the recordings.
 
     Args:
@@ -108,7 +109,8 @@ def with_heads(predictions: pa.Table, paths: Sequence[Path], embeddings: Path | 
         embeddings: The same part's `embeddings/part-*.parquet`.
 
     Returns:
-        The same table, with a column of probabilities in float64 for each label of each head after those of the model.
+        The same table, with a column of probabilities in float64 for each label of each head after those of the model;
+        and what its metadata says of them, `heads.told`.
 
     Raises:
         EcgpipeError: A head belongs to other embeddings, or has a label of a name that is taken.
@@ -116,7 +118,8 @@ def with_heads(predictions: pa.Table, paths: Sequence[Path], embeddings: Path | 
     if embeddings is None:
         raise EcgpipeError("--heads: nothing to apply them to; give the same part's --embeddings")
     given = [heads.load(path) for path in paths]
-    heads.check(paths, given, pq.read_schema(embeddings), predictions.column_names)
-    for name, values in heads.apply(given, [embeddings], predictions["record_id"].combine_chunks()).items():
+    heads.check(paths, given, pq.read_schema(embeddings))
+    called = heads.called(paths, given, labels.columns(predictions.column_names))
+    for name, values in heads.apply(given, called, [embeddings], predictions["record_id"].combine_chunks()).items():
         predictions = predictions.append_column(name, pa.array(values, pa.float64()))
-    return predictions
+    return predictions, heads.told(paths, given, called)

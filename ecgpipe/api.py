@@ -5,6 +5,7 @@ network and put its segments together.
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -115,8 +116,10 @@ class ECGFM:
             torch.set_num_threads(threads)
         if batch_size is not None and batch_size < 1:
             raise EcgpipeError(f"batch_size: {batch_size} segments at a time are none; give 1 or more")
+        source = os.path.expanduser(source)  # noqa: PTH111, a Path would make one slash of two in hf://
+        labels = None if labels is None else os.path.expanduser(labels)  # noqa: PTH111
         load = _from_run if Path(source).is_dir() else _from_file
-        description, named, tensors = load(str(source), None if labels is None else str(labels))
+        description, named, tensors = load(source, labels)
         if description.random_weights:
             logger.warning("%s has random weights: what it gives are numbers to try things out with", source)
         least = 2 * sum(tensor.nbytes for tensor in tensors.values())

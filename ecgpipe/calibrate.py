@@ -69,6 +69,8 @@ def by_fit(args: argparse.Namespace) -> None:
     scores = _uncalibrated(given.scores)
     found: dict[str, dict[str, Any]] = {}
     left = dict.fromkeys(given.truth.left_out, "no column of the truth is called so")
+    for name in given.heads:
+        logger.warning("%s: left as it is: a head's label, whose probability is that of a logistic regression", name)
     known = {}
     for number, name in enumerate(given.truth.names):
         true, probability = given.truth.true[:, number], given.truth.probability[:, number]
@@ -87,12 +89,13 @@ def by_fit(args: argparse.Namespace) -> None:
     made = _write(args, scores, found, left, {**given.facts, "sha256": sha256})
     print(f"On the recordings that it was fitted on ({given.facts['on'] or 'all recordings'}), so optimistic:\n")
     width = max(map(len, found))
-    print(f"{'label':<{width}}  positive  recordings     Brier score      log loss")
+    print(f"{'':<{width}}                        Brier score        log loss")
+    print(f"{'label':<{width}}  positive  recordings  before   after  before   after")
     for name in found:
         true, probability = known[name]
         after = calibration.of_probability(made, name, probability)
-        losses = "   ".join(f"{of(true, probability):.4f} {of(true, after):.4f}" for of in (brier, log_loss))
-        print(f"{name:<{width}}  {true.sum():>8,.0f}  {len(true):>10,}   {losses}")
+        losses = (f"{of(true, values):>6.4f}" for of in (brier, log_loss) for values in (probability, after))
+        print(f"{name:<{width}}  {true.sum():>8,.0f}  {len(true):>10,}  {'  '.join(losses)}")
         if found[name].get("slope", 1) <= 0:
             logger.warning(
                 "%s: the label is rarer where its probability is higher: the order of recordings turns over", name

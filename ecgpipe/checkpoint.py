@@ -6,6 +6,7 @@ path. It is checked against the sha256 that the hub states, and against --sha256
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,10 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this stage."""
     settings.add_arguments(parser, settings.Checkpoint)
     parser.add_argument(
-        "--source", help="hf://OWNER/REPO@REVISION/FILE (without @REVISION: main), or the path of a .pt file"
+        "--source",
+        type=os.path.expanduser,
+        help="hf://OWNER/REPO@REVISION/FILE (without @REVISION: main), or the path of a .pt file",
     )
     parser.add_argument(
         "--labels",
+        type=os.path.expanduser,
         help="label CSV, one row for each output of the model; or index, which calls them output_00, output_01, ... "
         "and writes such a CSV, labels.csv, beside the description",
     )

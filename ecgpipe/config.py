@@ -25,6 +25,10 @@ from ecgpipe.errors import EcgpipeError
 logger = logging.getLogger(__name__)
 
 
+# The settings that are paths, besides two in sections: see `_with_home`.
+_PATHS = ("input", "outdir", "checkpoint", "labels", "calibration", "heads")
+
+
 class Section(BaseModel):
     """A group of settings: unknown keys and wrong types are refused, nothing is changed after validation."""
 
@@ -178,7 +182,9 @@ class Report(Section):
         "paths is false",
     )
     paths: bool = Field(
-        True, description="false: the page names no record ids, files and folders, which may identify patients"
+        True,
+        description="false: report.html, figures/, and pages of show and compare name no record ids, files, folders "
+        "and columns, which may identify patients; `snakemake --report` names paths in any case",
     )
 
 
@@ -258,6 +264,7 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         settings = Config.model_validate(dict(given))
     except ValidationError as error:
         raise EcgpipeError("\n".join(mistake(dict(item)) for item in error.errors())) from error
+    settings = _with_home(settings)
     # os.path, not pathlib: a text that the system takes for no path at all, e.g. one too long, is not there either.
     for path in settings.inputs:
         if not any(character in path for character in "*?[") and not os.path.exists(path):  # noqa: PTH110
@@ -266,10 +273,12 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         raise EcgpipeError(
             f"checkpoint: {settings.checkpoint!r} is not a file; give a local .pt file or hf://OWNER/REPO/FILE"
         )
+    _refuse_unreadable("checkpoint", settings.checkpoint)
     _check_backend(settings)
     for path in settings.heads:
         if not os.path.isfile(path):  # noqa: PTH113
             raise EcgpipeError(f"heads: {path!r} is not a file; give the head.safetensors that probe wrote")
+        _refuse_unreadable("heads", path)
     made = calibration.read(Path(settings.calibration)) if settings.calibration else None
     names = None
     if settings.labels == labels.BY_INDEX:
@@ -284,7 +293,8 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
     if settings.heads and names is not None:
         from ecgpipe import heads  # here, because pyarrow takes half a second, of every job that reads the Snakefile
 
-        names += [name for path in settings.heads for name in heads.load(Path(path)).labels]
+        files = [Path(path) for path in settings.heads]
+        names += [name for some in heads.called(files, list(map(heads.load, files)), names) for name in some]
     _check_evaluation(settings.evaluation, names)
     paths = {"outdir": settings.outdir, "checkpoint": settings.checkpoint, "labels": settings.labels}
     if settings.calibration is not None:
@@ -297,15 +307,39 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
     return settings.model_copy(update={"labels": found})
 
 
+def _with_home(settings: Config) -> Config:
+    """The settings with the home folder for ~ in paths, which a shell leaves in `--config outdir=~/x`, and YAML too."""
+
+    def at_home(value: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(value, list):
+            return [os.path.expanduser(path) for path in value]  # noqa: PTH111, a Path has one slash for the two in hf://
+        return value and os.path.expanduser(value)  # noqa: PTH111
+
+    changed: dict[str, object] = {key: at_home(getattr(settings, key)) for key in _PATHS}
+    evaluation, inference = settings.evaluation, settings.inference
+    changed["evaluation"] = evaluation.model_copy(update={"truth": at_home(evaluation.truth)})
+    changed["inference"] = inference.model_copy(update={"fairseq_python": at_home(inference.fairseq_python)})
+    return settings.model_copy(update=changed)
+
+
 def _index_csv(outdir: str) -> str:
     """Where the checkpoint stage writes the labels that are the outputs' numbers."""
     return f"{outdir.rstrip('/')}/checkpoint/labels.csv"
+
+
+def _refuse_unreadable(key: str, path: str | None) -> None:
+    """Refuse a file that this user may not read, hours before a job would find out."""
+    if path is not None and os.path.isfile(path) and not os.access(path, os.R_OK):  # noqa: PTH113
+        raise EcgpipeError(
+            f"{key}: no permission to read {path!r}; see its permissions (`ls -l`), or give another file"
+        )
 
 
 def _check_evaluation(given: Evaluation, names: list[str] | None) -> None:
     """Refuse what `evaluate` could not make sense of, hours later. Labels may not be known yet (None)."""
     if given.truth is not None and not os.path.isfile(given.truth):  # noqa: PTH113
         raise EcgpipeError(f"evaluation.truth: {given.truth!r} is not a file; check the path")
+    _refuse_unreadable("evaluation.truth", given.truth)
     if not given.asked and (given.patient or given.split or given.subgroups):
         raise EcgpipeError(
             "evaluation: neither truth nor mapping is given, so there is nothing to evaluate; say by one of them where "

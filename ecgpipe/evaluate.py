@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import calibration, curves, fitted, labels, metrics, provenance, settings, tables, truth
+from ecgpipe import calibration, curves, fitted, identity, labels, metrics, provenance, settings, tables, truth
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.labels import Label
@@ -53,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--heads", type=Path, nargs="*", default=[], help="the heads whose labels are predicted, if any"
     )
     truth.add_arguments(parser)
+    # As thresholds, calibrate and probe call it.
+    parser.add_argument("--on", dest=f"{settings.PREFIX}split_value", metavar="VALUE", help="the same as --split-value")
     parser.add_argument("--metrics", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--curves", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--account", type=Path, required=True, help="JSON file to write: what was counted, and how")
@@ -75,7 +77,9 @@ def run(args: argparse.Namespace) -> None:
     columns = dict(map(bands, asked.subgroups))
     beside = [name for name in dict.fromkeys([asked.patient, asked.split, *columns]) if name]
     everything = truth.read(predictions, records, table, mapping, beside)
-    found = truth.in_split(everything, asked.split, asked.split_value)
+    with_truth = truth.in_split(everything, asked.split, asked.split_value)
+    found = truth.where_predicted(with_truth)
+    not_predicted = np.isnan(found.true).sum(axis=0) - np.isnan(with_truth.true).sum(axis=0)  # (labels,)
     given = [by_name[name] for name in found.names]
     calibrated = tables.origin(schema).get("calibration")
     fits = fitted.behind(label_csv, calibrated_by, calibrated)
@@ -85,10 +89,8 @@ def run(args: argparse.Namespace) -> None:
     fits += trained
     if fits:
         made.append(APART)
-        of_patients = found.columns[asked.patient] if asked.patient else None
-        fitted.refuse_overlap(
-            fits, found.record_ids, tables.column_of(records, "signal_hash", found.record_ids), of_patients
-        )
+        scored, run = (known_again(some, records, asked.patient) for some in (found, everything))
+        fitted.refuse_overlap(fits, scored, run, lambda name: column_of(name, found, records, table))
     patients = truth.units(found.columns[asked.patient]) if asked.patient else None
     subgroups = [Subgroup("", "", np.ones(len(found.true), bool))]
     for column, edges in columns.items():
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
         "recordings": counts(everything, found, records),
         "split": {"column": asked.split, "value": asked.split_value} if asked.split else None,
         "intervals": intervals(asked.patient, found, asked.resamples, asked.seed),
-        "labels": of_labels(found, given),
+        "labels": of_labels(found, given, not_predicted),
         "labels_without_truth": list(found.left_out),
         "labels_with_one_class": [name for name, both in zip(found.names, has_both(found), strict=True) if not both],
         "fitted": made,
@@ -115,6 +117,20 @@ def run(args: argparse.Namespace) -> None:
     write_json(args.account, {**account, settings.KEY: facts[settings.KEY]})
     for line in lines(measured, account):
         logger.info("%s", line)
+
+
+def known_again(some: Truth, records: Sequence[Path], patient: str | None) -> fitted.Recordings:
+    """Recordings by all that they are known again by; `patient` is the column of theirs, if it is named."""
+    signals = tables.column_of(records, "signal_hash", some.record_ids)
+    patients = None if patient in (None, fitted.EACH) else some.columns[str(patient)]
+    return fitted.Recordings(some.record_ids, signals, patients)
+
+
+def column_of(name: str, found: Truth, records: Sequence[Path], table: Path | None) -> pa.Array | None:
+    """A column for the recordings, which the settings need not name; None where there is no such column."""
+    if name in found.columns:
+        return found.columns[name]
+    return truth.column(name, found.record_ids, records, table)
 
 
 def bands(asked: str) -> tuple[str, list[float] | None]:
@@ -149,7 +165,7 @@ def split_up(column: str, values: pa.Array, edges: Sequence[float] | None) -> li
     Raises:
         EcgpipeError: A column with edges has a value that is no number, or one without has too many.
     """
-    texts = truth.as_text(values)
+    texts = identity.as_text(values)
     if edges is None:
         names = sorted(filter(None, texts.unique().to_pylist()))
         if len(names) > MOST_VALUES:
@@ -242,7 +258,7 @@ def counts(everything: Truth, found: Truth, records: Sequence[Path]) -> dict[str
     table = pa.concat_tables(
         pq.read_table(path, columns=["record_id", "status"]).replace_schema_metadata(None) for path in records
     ).combine_chunks()
-    place = pc.index_in(everything.unpredicted, table["record_id"].combine_chunks())
+    place = pc.index_in(everything.unpredicted, identity.as_text(table["record_id"]))
     status = pc.fill_null(table["status"].combine_chunks().take(place), "not_in_the_run")
     known = everything.account["with_truth"]
     return {
@@ -267,21 +283,22 @@ def intervals(column: str | None, found: Truth, resamples: int, seed: int) -> di
         "unit": "patient",
         "patient_column": column,
         "patients": len(np.unique(truth.units(patients))),
-        "without_patient": patients.null_count,
+        "without_patient": identity.as_ids(patients).null_count,
     }
 
 
-def of_labels(found: Truth, given: Sequence[Label]) -> dict[str, dict[str, Any]]:
-    """What is known of each label."""
+def of_labels(found: Truth, given: Sequence[Label], not_predicted: np.ndarray) -> dict[str, dict[str, Any]]:
+    """What is known of each label; `not_predicted` (labels,) recordings have a true label and no finite prediction."""
     return {
         label.name: {
             "known": int((~np.isnan(true)).sum()),
-            "unknown": int(np.isnan(true).sum()),
+            "unknown": int(np.isnan(true).sum() - missing),
+            "not_predicted": int(missing),
             "positive": int((true == 1).sum()),
             "threshold": labels.thresholds([label])[label.name],
             "threshold_from": "the default" if label.threshold is None else "the label file",
         }
-        for label, true in zip(given, found.true.T, strict=True)
+        for label, true, missing in zip(given, found.true.T, not_predicted, strict=True)
     }
 
 
@@ -331,6 +348,13 @@ def notes(account: Mapping[str, Any]) -> list[str]:
     unknown = [f"{name} {one['unknown']:,}" for name, one in account["labels"].items() if one["unknown"]]
     if unknown:
         told.append(f"Recordings of which the label is not known, and which do not count for it: {', '.join(unknown)}.")
+    missing = [
+        f"{name} {one['not_predicted']:,}" for name, one in account["labels"].items() if one.get("not_predicted")
+    ]
+    if missing:
+        told.append(
+            f"Recordings whose prediction is not a finite number, and which do not count for it: {', '.join(missing)}."
+        )
     if account["labels_without_truth"]:
         told.append(f"Without true labels: {', '.join(account['labels_without_truth'])}.")
     if account["labels_with_one_class"]:

@@ -8,7 +8,7 @@ import argparse
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import calibration, heads, labels, provenance, tables, truth
+from ecgpipe import calibration, heads, identity, labels, provenance, tables, truth
 from ecgpipe.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
 
 # What a recording is known again by.
 KINDS = ("record_id", "signal", "patient")
+
+# As the column of the patient it says that each recording counts as a patient: which patients there are, nobody knows.
+EACH = "record_id"
 
 # Ids that a message names.
 NAMED = 3
@@ -35,6 +38,7 @@ class Sample(NamedTuple):
     truth: truth.Truth
     signals: pa.Array  # (recordings,) `signal_hash`, null where there is none
     patients: pa.Array | None  # (recordings,), null where nobody knows; None where no column was named
+    heads: tuple[str, ...]  # labels of heads with true labels, which nothing is fitted to
     scores: dict[str, Any]  # `tables.scores` of the predictions, and `aggregation` by label
     settings: dict[str, Any]  # `config` of the run's run.json
     facts: dict[str, Any]  # what is told of the fit: `on`, `recordings`, ...
@@ -46,6 +50,15 @@ class Fit(NamedTuple):
     what: str  # e.g. "the thresholds of labels.csv"
     on: str | None  # the split, e.g. "fold = 9"; None: all that there were
     hashes: dict[str, np.ndarray]  # by kind, uint64
+    patient: str | None = None  # the column that the patients were taken from; None where none was named
+
+
+class Recordings(NamedTuple):
+    """Recordings by all that they are known again by."""
+
+    ids: pa.Array  # (recordings,)
+    signals: pa.Array  # (recordings,) their `signal_hash`, null where there is none
+    patients: pa.Array | None = None  # (recordings,) null where nobody knows; None where no column is known
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,12 +120,23 @@ def sample(args: argparse.Namespace) -> Sample:
     records = tables.of_run(args.outdir, "records")
     beside = [name for name in dict.fromkeys([args.split, args.patient]) if name]
     table, mapped = truth.of_run(args, given)
-    found = truth.in_split(truth.read(predictions, records, table, mapped, beside), args.split, args.on)
+    everything = truth.read(predictions, records, table, mapped, beside)
+    of_heads = labels.of_heads(predictions[0])
+    heads_left = tuple(name for name in everything.names if name in of_heads)
+    everything = truth.without(everything, of_heads)
+    if not everything.names:
+        raise EcgpipeError(
+            f"truth: it has labels of heads alone ({', '.join(heads_left)}), which take no thresholds and no "
+            "calibration: a head gives the probabilities of a logistic regression, and is positive from 0.5 on; give "
+            "the true labels of the model's own labels, by --map COLUMN=LABEL"
+        )
+    found = truth.where_predicted(truth.in_split(everything, args.split, args.on))
     inputs = tables.origin(pq.read_schema(predictions[0])).get("inputs_sha256")
     return Sample(
         truth=found,
         signals=tables.column_of(records, "signal_hash", found.record_ids),
         patients=found.columns[args.patient] if args.patient else None,
+        heads=heads_left,
         scores=scores(predictions),
         settings=given,
         facts={
@@ -176,7 +200,7 @@ def write_hashes(
     return provenance.file_sha256(sidecar(path))
 
 
-def read(path: Path, what: str, on: str | None, sha256: str) -> Fit:
+def read(path: Path, what: str, on: str | None, sha256: str, patient: str | None = None) -> Fit:
     """Read on which recordings a file was fitted.
 
     Args:
@@ -184,6 +208,7 @@ def read(path: Path, what: str, on: str | None, sha256: str) -> Fit:
         what: It is, in words.
         on: The split, as the file says.
         sha256: Of what was written beside it, as the file says.
+        patient: The column of the patients, where what was written beside it is of an older version and does not say.
 
     Returns:
         The fit.
@@ -201,7 +226,10 @@ def read(path: Path, what: str, on: str | None, sha256: str) -> Fit:
         raise EcgpipeError(f"{beside} belongs to another fit than {path.name}; put the right one back, or fit again")
     table = pq.read_table(beside)
     kinds = {kind: table.filter(pc.equal(table["what"], kind))["hash"].to_numpy() for kind in KINDS}
-    return Fit(what, on, kinds)
+    patient = tables.origin(table.schema).get("patient", patient)
+    if patient == EACH:
+        patient, kinds["patient"] = None, np.empty(0, np.uint64)
+    return Fit(what, on, kinds, patient)
 
 
 def behind(csv: Path, calibrated: Path | None, told: Mapping[str, Any] | None) -> list[Fit]:
@@ -265,54 +293,99 @@ def of_heads(told: Mapping[str, Mapping[str, str]], names: Sequence[str], given:
                 f"SHA-256 would be {sha256[:12]}...; give its head.safetensors, or run again with the one that is "
                 "there: it says which recordings it was trained on"
             )
-        made = heads.load(path).facts.get("fitted")
+        facts = heads.load(path).facts
+        made = facts.get("fitted")
         if made is None:
             raise EcgpipeError(f"heads: {path} does not say which recordings it was trained on; train it anew by probe")
-        found.append(read(path, f"the weights of {path}", made["on"], made["sha256"]))
+        column = (facts.get("split") or {}).get("patient")
+        found.append(read(path, f"the weights of {path}", made["on"], made["sha256"], column))
     return found
 
 
-def refuse_overlap(fits: Sequence[Fit], ids: pa.Array, signals: pa.Array, patients: pa.Array | None = None) -> None:
+def refuse_overlap(
+    fits: Sequence[Fit],
+    scored: Recordings,
+    run: Recordings | None = None,
+    column: Callable[[str], pa.Array | None] = lambda name: None,
+) -> None:
     """Refuse to score recordings that something was fitted on: the numbers would be better than those of new ones.
 
-    A recording is known again by its id, by its signal (the same recording under another id), and by its patient where
-    both the fit and the scoring know patients. Ids and patients are compared as texts, whatever data set they are of:
-    two that number theirs alike are told apart only by other numbers.
+    A recording is known again by its id, by its signal (the same recording under another id), and by its patient. Where
+    the scoring names no column of the patient, that of the fit is taken. Where the fit named none, its recordings
+    are looked for in this run, and their patients count as fitted on. Ids and patients are compared as texts, whatever
+    data set they are of: two that number theirs alike are told apart only by other numbers.
 
     Args:
         fits: What was fitted.
-        ids: (recordings,) to score.
-        signals: (recordings,) their `signal_hash`.
-        patients: (recordings,) their patients, null where nobody knows; None where no column is known.
+        scored: The recordings to score.
+        run: All recordings of the run that is scored, with their patients.
+        column: Gives the column of a name for the recordings to score, (recordings,); None where there is none.
 
     Raises:
-        EcgpipeError: Some of the recordings, or others of the same patients, were fitted on.
+        EcgpipeError: Some of the recordings, or others of the same patients, were fitted on; or that cannot be told, as
+            the fit knows patients and the scoring has no such column.
     """
-    values = {"record_id": ids, "signal": signals, "patient": patients}
     for fit in fits:
-        if patients is not None and not len(fit.hashes["patient"]):
-            logger.warning(
-                "nobody knows of which patients %s were fitted: other recordings of theirs may be scored", fit.what
+        patients_fitted_on = fit.hashes["patient"]
+        columns = [scored.patients]
+        if len(patients_fitted_on):
+            columns.append(column(fit.patient) if fit.patient else None)  # the scoring may have named another one
+        elif scored.patients is not None:
+            patients_fitted_on = _patients_of(fit, run)
+        columns = [values for values in columns if values is not None]
+        if len(patients_fitted_on) and not columns:
+            where = f"the column {fit.patient!r}" if fit.patient else "a column"
+            raise EcgpipeError(
+                f"evaluation.patient: not given, and {fit.what} were fitted with the patients of {where}, which is not "
+                "here, so that nobody can tell whether recordings of the same patients are scored; name the column "
+                "that says whose a recording is: evaluation: {patient: COLUMN}, or --config evaluation='{..., "
+                "patient: COLUMN}'"
             )
-        again = {kind: _among(kind, values[kind], fit.hashes[kind], len(ids)) for kind in KINDS}
+        again = {
+            "record_id": _among("record_id", scored.ids, fit.hashes["record_id"]),
+            "signal": _among("signal", scored.signals, fit.hashes["signal"]),
+            "patient": np.zeros(len(scored.ids), bool),
+        }
+        for values in columns:
+            again["patient"] |= _among("patient", values, patients_fitted_on)
         leaked = np.logical_or.reduce(list(again.values()))  # (recordings,)
         if not leaked.any():
             continue
-        names = ", ".join(map(repr, ids.filter(pa.array(leaked))[:NAMED].to_pylist()))
+        names = ", ".join(map(repr, scored.ids.filter(pa.array(leaked))[:NAMED].to_pylist()))
         by = {"record_id": "by id", "signal": "by signal", "patient": "by patient"}
         counts = ", ".join(f"{again[kind].sum():,} {by[kind]}" for kind in KINDS)
         raise EcgpipeError(
             f"evaluation: {fit.what} were fitted on {fit.on or 'all recordings of a run'}, and {leaked.sum():,} of the "
-            f"{len(ids):,} recordings to score are among those or of their patients ({counts}), such as {names}; score "
-            "another split (evaluation.split_value), or fit on another one"
+            f"{len(scored.ids):,} recordings to score are among those or of their patients ({counts}), such as {names}"
+            "; score another split (evaluation.split_value), or fit on another one"
         )
 
 
-def _among(kind: str, values: pa.Array | None, hashes: np.ndarray, recordings: int) -> np.ndarray:
+def _patients_of(fit: Fit, run: Recordings | None) -> np.ndarray:
+    """The hashes of the patients of those recordings of a run that something was fitted on without knowing patients."""
+    found = np.empty(0, np.uint64)
+    here = 0
+    if run is not None and run.patients is not None:
+        by_id = _among("record_id", run.ids, fit.hashes["record_id"])
+        by_signal = _among("signal", run.signals, fit.hashes["signal"])
+        here = min(int((by_id | by_signal).sum()), len(fit.hashes["record_id"]))
+        found = np.unique(_hashes("patient", run.patients.filter(pa.array(by_id | by_signal))))
+    if here < len(fit.hashes["record_id"]):
+        logger.warning(
+            "nobody knows of which patients %s were fitted, but for %s of %s recordings, which are in this run: other "
+            "recordings of theirs may be scored; fit again with --patient COLUMN",
+            fit.what,
+            f"{here:,}",
+            f"{len(fit.hashes['record_id']):,}",
+        )
+    return found
+
+
+def _among(kind: str, values: pa.Array, hashes: np.ndarray) -> np.ndarray:
     """(recordings,) bool: which of the values were fitted on."""
-    found = np.zeros(recordings, bool)
-    if values is not None:
-        found[values.is_valid().to_numpy(zero_copy_only=False)] = np.isin(_hashes(kind, values), hashes)
+    found = np.zeros(len(values), bool)
+    values = identity.as_ids(values)
+    found[values.is_valid().to_numpy(zero_copy_only=False)] = np.isin(_hashes(kind, values), hashes)
     return found
 
 
@@ -321,6 +394,6 @@ def _hashes(kind: str, values: pa.Array | None) -> np.ndarray:
 
     By them a value is known again, and not read; who guesses an id can see that the guess is right.
     """
-    texts = [] if values is None else truth.as_text(values).drop_null().to_pylist()
+    texts = [] if values is None else identity.as_ids(values).drop_null().to_pylist()
     content = b"".join(hashlib.sha256(f"{kind} {text}".encode()).digest()[:8] for text in texts)
     return np.frombuffer(content, ">u8").astype(np.uint64)

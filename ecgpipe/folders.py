@@ -13,6 +13,7 @@ import pyarrow as pa
 from ecgpipe import layouts, listed, log, readers, results, tables
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import detect, wfdb
+from ecgpipe.readers.moment import MOMENTARY, UnavailableError, patiently
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,9 @@ _SIGNALS = ("dat", "mat")
 # Beside a header of the same name these may be recordings of their own, which then have the same id.
 _OWN = {*(suffix[1:] for suffix in detect.SUFFIXES), "xml", "csv", "tsv", "parquet"} - {"mat"}
 
-# What is said of a folder that was there a moment ago, when its disk or share is not any more.
-_GONE = {errno.ENOENT, errno.ESTALE, errno.ENOTCONN}
+# What is said of a folder that was there a moment ago, when its disk or share is not any more. Other such errors are
+# those of the moment, after which the scan ends too.
+_GONE = {errno.ENOENT}
 
 _FOLDER, _FILE = stat.S_IFDIR, stat.S_IFREG
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
@@ -177,9 +179,15 @@ def file(account: Account, path: str, relative: str, facts: layouts.Facts | None
 
 def _content(account: Account, path: str, record_id: str, format_name: str) -> None:
     """Account for a file of a known format, which may hold many recordings."""
+    # Found out here, so that the next scan finds it changed once the package is there.
+    if missing := readers.missing_package(format_name):
+        account.unreadable(record_id, path, missing)
+        return
     try:
         # A name that is not UTF-8 is a problem in any case.
         several = readers.contents(Path(path), format_name) if listed.printable(path) == path else None
+    except UnavailableError:  # the scan ends, as `manifest.scan` says
+        raise
     except readers.UnreadableError as error:
         account.unreadable(record_id, path, str(error))
         return
@@ -213,8 +221,7 @@ def _folder(
     `ours` is which of the folders of results this is or lies in, by its name; None where it is none.
     """
     try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=attrgetter("name"))
+        entries = patiently(lambda: _entries(folder), folder)
     except OSError as error:
         if error.errno in _GONE:
             raise EcgpipeError(
@@ -290,6 +297,12 @@ def _folder(
             logger.warning("recordings that its table lists and that are not there: %d", missing)
 
 
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name."""
+    with os.scandir(folder) as found:
+        return sorted(found, key=attrgetter("name"))
+
+
 def _mode(entry: os.DirEntry[str]) -> int:
     """The kind of a file, links followed; or minus the error's number where a link cannot be followed."""
     try:
@@ -300,6 +313,9 @@ def _mode(entry: os.DirEntry[str]) -> int:
                 return _FILE
         return stat.S_IFMT(os.stat(entry.path).st_mode)  # noqa: PTH116
     except OSError as error:
+        if error.errno in MOMENTARY:
+            status = patiently(lambda: os.stat(entry.path), entry.path)  # noqa: PTH116
+            return stat.S_IFMT(status.st_mode)
         return -(error.errno or 1)
 
 
@@ -332,7 +348,7 @@ def _already(account: Account, entry: os.DirEntry[str]) -> str | None:
         # What is hidden in the input is gone through only where a link leads to it.
         if _within(real, root) and "/." not in real[len(root) :]:
             return f"a link to a folder that is gone through anyway ({listed.printable(real)})"
-    status = os.stat(real)  # noqa: PTH116
+    status = patiently(lambda: os.stat(real), real)  # noqa: PTH116
     account.roots[status.st_dev, status.st_ino] = real
     return None
 

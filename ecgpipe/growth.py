@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecgpipe import results, tables
+from ecgpipe.readers.moment import patiently
 
 # Asking a file server about a file is waiting for the most part.
 _THREADS = 16
@@ -41,6 +42,9 @@ def stamped(recordings: pa.Table, files: pa.Table) -> pa.Table:
     Returns:
         The same rows with `bytes`, `modified` and `stamp`, a checksum of the sizes and times of all; null where there
         is no file.
+
+    Raises:
+        UnavailableError: A file cannot be looked at now. It is not to be taken for one that has changed.
     """
     # A file of many recordings is asked about once.
     coded = recordings["path"].combine_chunks().dictionary_encode(null_encoding="encode")
@@ -158,7 +162,7 @@ def _stamp(path: str | None) -> tuple[int, int]:
     if path is None:
         return -1, -1
     try:
-        status = os.stat(path)  # noqa: PTH116, a million times
+        status = patiently(lambda: os.stat(path), path)  # noqa: PTH116, a million times
     except (OSError, ValueError):  # not there, or no path at all
         return -1, -1
     return status.st_size, status.st_mtime_ns

@@ -90,20 +90,18 @@ def load(path: Path) -> Head:
     return found
 
 
-def check(paths: Sequence[Path], heads: Sequence[Head], embeddings: pa.Schema, known: Sequence[str]) -> None:
+def check(paths: Sequence[Path], heads: Sequence[Head], embeddings: pa.Schema) -> None:
     """Refuse heads that do not fit what they are to be applied to.
 
     Args:
         paths: Of the heads, for the message.
         heads: The same heads.
         embeddings: Of a file that they are to be applied to.
-        known: Labels that there are already.
 
     Raises:
-        EcgpipeError: A head belongs to other embeddings, or its label has the name of another label or column.
+        EcgpipeError: A head belongs to other embeddings.
     """
     here, width = space(embeddings), embeddings.field("embedding").type.list_size
-    taken = dict.fromkeys(known, "the model")
     for path, head in zip(paths, heads, strict=True):
         theirs = head.facts["space"]
         other = [what for key, what in SPACE.items() if theirs.get(key) != here[key]]
@@ -116,20 +114,45 @@ def check(paths: Sequence[Path], heads: Sequence[Head], embeddings: pa.Schema, k
                 f"heads: {path} was trained on embeddings of {' and '.join(other)}, where its numbers mean something "
                 "else; train it on a run like this one"
             )
-        for name in head.labels:
+
+
+def called(paths: Sequence[Path], heads: Sequence[Head], known: Sequence[str]) -> list[tuple[str, ...]]:
+    """What the labels of heads are called among predictions: `NAME (head)` where the model has a label NAME, else NAME.
+
+    Args:
+        paths: Of the heads, for the message.
+        heads: The same heads.
+        known: The labels of the model.
+
+    Returns:
+        For each head the names, in the order of its labels.
+
+    Raises:
+        EcgpipeError: Two heads have one label, or a name is taken otherwise.
+    """
+    taken = dict.fromkeys(known, "the model")
+    found = []
+    for path, head in zip(paths, heads, strict=True):
+        names = tuple(f"{name} (head)" if name in known else name for name in head.labels)
+        for name in names:
             if name in taken:
                 raise EcgpipeError(
                     f"heads: {name!r} of {path} is a label of {taken[name]} too; train the head with another name, by "
                     "--map COLUMN=LABEL"
                 )
             taken[name] = str(path)
+        found.append(names)
+    return found
 
 
-def apply(heads: Sequence[Head], embeddings: Sequence[Path], record_ids: pa.Array) -> dict[str, np.ndarray]:
+def apply(
+    heads: Sequence[Head], called: Sequence[Sequence[str]], embeddings: Sequence[Path], record_ids: pa.Array
+) -> dict[str, np.ndarray]:
     """What heads say of recordings.
 
     Args:
-        heads: Of labels that are all called differently.
+        heads: The heads.
+        called: What the labels of each are called, all differently.
         embeddings: `embeddings/part-*.parquet` with the recordings.
         record_ids: (recordings,) whose probabilities are wanted.
 
@@ -149,13 +172,18 @@ def apply(heads: Sequence[Head], embeddings: Sequence[Path], record_ids: pa.Arra
     if rows.null_count:
         missing = record_ids.filter(rows.is_null())
         raise EcgpipeError(f"heads: {len(missing)} recordings have no embedding, such as {missing[0].as_py()!r}")
-    names = [name for head in heads for name in head.labels]
+    names = [name for some in called for name in some]
     values = np.concatenate(found)[rows.to_numpy()] if found else np.empty((0, len(names)))
     return {name: values[:, number] for number, name in enumerate(names)}
 
 
-def told(paths: Sequence[Path], heads: Sequence[Head]) -> dict[str, dict[str, str]]:
-    """What the metadata of predictions says of labels that are heads', by label: the file's hash finds it anywhere."""
+def told(paths: Sequence[Path], heads: Sequence[Head], called: Sequence[Sequence[str]]) -> dict[str, dict[str, str]]:
+    """What the metadata of predictions says of labels that are heads', by their names there.
+
+    The file's hash finds it anywhere; `label` is the label's name in it, and that of its true labels.
+    """
     return {
-        name: {"sha256": file_sha256(path)} for path, head in zip(paths, heads, strict=True) for name in head.labels
+        name: {"sha256": file_sha256(path), "label": label}
+        for path, head, names in zip(paths, heads, called, strict=True)
+        for name, label in zip(names, head.labels, strict=True)
     }

@@ -1,6 +1,7 @@
 """Show what a file or folder is and what a run would do with it, without writing anything."""
 
 import argparse
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 
 from ecgpipe import layouts, manifest, preprocess, survive, tables
 from ecgpipe.prepare import UnusableError, Windows, choose_leads
-from ecgpipe.readers import LEADS, Assumed, UnreadableError
+from ecgpipe.readers import LEADS, Assumed, UnavailableError, UnreadableError
 
 # A picture of a lead is so many lines of text high.
 PICTURE_LINES = 2
@@ -21,7 +22,9 @@ _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe inspect`."""
-    parser.add_argument("path", nargs="+", help="a file, folder, glob or table, as for the setting `input`")
+    parser.add_argument(
+        "path", nargs="+", type=os.path.expanduser, help="a file, folder, glob or table, as for the setting `input`"
+    )
     parser.add_argument("--ptbxl", choices=layouts.PTBXL_FOLDERS, default="records500", help="(default %(default)s)")
     parser.add_argument("--recordings", type=int, default=20, help="of a folder, to try to read (default %(default)s)")
     parser.add_argument("--width", type=int, help="of the picture, in characters (default: the terminal's)")
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if len(rows) < total:
         print(f"\n{len(rows)} of them, evenly spread:")
     print(flush=True)  # before the process that goes on is forked
-    survive.crashes(work)
+    survive.crashes(work, called=lambda number: rows[number]["path"])
 
 
 def overview(found: manifest.Scanned) -> list[str]:
@@ -103,7 +106,10 @@ def describe(
     Returns:
         Lines of text.
     """
-    record, segments = preprocess.account(row, windows, assumed, crashed)
+    try:
+        record, segments = preprocess.account(row, windows, assumed, crashed)
+    except UnavailableError as error:
+        return [printable(f"{row['record_id']}: not available, {error}")]
     outcome = f"{_counted(len(segments), 'segment')} of {windows.segment_s:g} s" if segments else record["reason"]
     head = f"{record['record_id']}: {record['status']}, {outcome}"
     if width is None:

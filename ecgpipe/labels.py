@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from ecgpipe import provenance
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.separated import separator_of
 
 Aggregation = Literal["mean", "max"]
 
@@ -27,6 +28,9 @@ MIMIC_IV_ECG = "config/labels/mimic_iv_ecg.csv"  # what ECG-FM's released classi
 
 # What the column threshold_from holds, a JSON object: the choice, and the predictions that it holds for.
 THRESHOLD_FROM = frozenset({"threshold", "method", "recordings", "on", "fitted", "scores"})
+
+# So much of a label CSV tells its separator.
+_HEAD_CHARACTERS = 4096
 
 # What counts as positive where the CSV gives no threshold.
 DEFAULT_THRESHOLD = 0.5
@@ -46,6 +50,8 @@ class Label(NamedTuple):
 def read(path: Path) -> tuple[Label, ...]:
     """Read a label CSV: columns `name`, `aggregation` (mean or max), and optionally those of `Label` besides.
 
+    Commas, semicolons or tabs separate; beside the latter two, a number may have a decimal comma.
+
     Args:
         path: The file. Its rows stand in the order of the model's outputs.
 
@@ -56,10 +62,7 @@ def read(path: Path) -> tuple[Label, ...]:
         EcgpipeError: The file is missing, or a row of it cannot be meant.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            rows = list(reader)
+        columns, rows = rows_of(path)
     except (OSError, ValueError, csv.Error) as error:
         raise EcgpipeError(f"labels: cannot read {path}: {error}") from error
     missing = {"name", "aggregation"} - set(columns)
@@ -81,6 +84,21 @@ def read(path: Path) -> tuple[Label, ...]:
             f"labels: {path} has no rows; it needs one for each output of the model, in the model's order"
         )
     return labels
+
+
+def rows_of(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
+    """The columns of a label CSV and its rows, as they stand there.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no text.
+        csv.Error: It is no CSV.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        separator = separator_of(file.read(_HEAD_CHARACTERS))
+        file.seek(0)
+        reader = csv.DictReader(file, delimiter=separator)
+        return list(reader.fieldnames or []), list(reader)
 
 
 def read_for(path: Path, results: Sequence[str], file: Path) -> list[Label]:
@@ -249,7 +267,7 @@ def _number(
     """A number from 0 (or above `above`) to `most`, finite; None where the column is missing or empty."""
     text = (row.get(column) or "").strip()
     try:
-        value = float(text) if text else None
+        value = float(text.replace(",", ".")) if text else None
     except ValueError:
         value = math.nan
     if value is not None and not (0 <= value <= most and above < value < math.inf):

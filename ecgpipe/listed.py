@@ -9,8 +9,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ecgpipe import readers, tables
+from ecgpipe import identity, readers, tables
 from ecgpipe.readers import detect
+from ecgpipe.readers.moment import patiently
+from ecgpipe.separated import separator_of
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 
@@ -74,10 +76,10 @@ def _read_csv(path: Path, head: bytes) -> pa.Table:
     """A CSV with all its columns as texts."""
     encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
     text = head.decode(encoding, errors="ignore")
-    line = next((line for line in text.splitlines() if line.strip()), "")
+    separator = separator_of(text.removeprefix("\ufeff"))
     options = {
         "read_options": pa.csv.ReadOptions(block_size=_BLOCK_BYTES, encoding=encoding),
-        "parse_options": pa.csv.ParseOptions(delimiter=max(",;\t", key=line.count), newlines_in_values=True),
+        "parse_options": pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
     }
     with pa.csv.open_csv(path, **options) as reader:
         names = reader.schema.names
@@ -158,6 +160,10 @@ def recordings(path: Path, table: pa.Table) -> pa.Table:
     whole_name = _where(pa.array([False] * len(paths), pa.bool_()), unsure, [name for name, _, _ in looked])
     formats = _where(formats, unsure, [format_name for _, format_name, _ in looked])
     problems = _where(problems, unsure, [problem for _, _, problem in looked])
+    for format_name in pc.unique(formats).drop_null().to_pylist():
+        if missing := readers.missing_package(format_name):
+            of_it = pc.fill_null(pc.equal(formats, format_name), fill_value=False)
+            problems = pc.if_else(of_it, pc.coalesce(problems, missing), problems)
     absolute = pc.if_else(whole_name, pc.binary_join_element_wise(absolute, ".hea", ""), absolute)
     stems = pc.if_else(whole_name, paths, stems)
 
@@ -171,7 +177,9 @@ def recordings(path: Path, table: pa.Table) -> pa.Table:
         pc.binary_join_element_wise(path.stem, numbers, "/row "),
     ]
     if "record_id" in table.column_names:
-        ids.insert(0, _strings(table, "record_id"))
+        own = table["record_id"]
+        numbers = pa.types.is_floating(own.type) or pa.types.is_dictionary(own.type)
+        ids.insert(0, identity.as_ids(own, "record_id") if numbers else _strings(table, "record_id"))
     columns = {
         "record_id": pc.coalesce(*ids),
         "path": pc.if_else(broken, None, absolute),
@@ -245,7 +253,16 @@ def _look(path: str) -> tuple[bool, str | None, str | None]:
 
 
 def head_of(path: str) -> bytes:
-    """The first bytes of a file. What turns out to be a pipe is not waited for."""
+    """The first bytes of a file. What turns out to be a pipe is not waited for.
+
+    Raises:
+        OSError: It cannot be opened.
+        UnavailableError: It cannot be now.
+    """
+    return patiently(lambda: _head_of(path), path)
+
+
+def _head_of(path: str) -> bytes:
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.read(number, detect.HEAD_BYTES)
@@ -277,7 +294,7 @@ def format_of(path: str, head: bytes) -> tuple[str | None, str | None]:
     if not head.startswith(b"PAR1"):
         return detect.format_of(PurePosixPath(path), head), None
     try:
-        names = pq.read_schema(path).names
+        names = patiently(lambda: pq.read_schema(path).names, path)
     except (OSError, ValueError, pa.ArrowException) as error:
         return None, f"not a readable Parquet file ({error})"
     return ("parquet" if "path" not in names and names_leads(names) else None), None

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import folders, growth, listed, provenance, results, settings, tables
+from ecgpipe import folders, growth, listed, provenance, results, settings, tables, truth_checks
 from ecgpipe.atomic import whole, write_json
 from ecgpipe.errors import EcgpipeError
-from ecgpipe.readers import FORMATS, detect
+from ecgpipe.readers import FORMATS, UnavailableError, detect
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,12 @@ class Scanned(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe manifest`."""
     settings.add_arguments(parser, settings.Manifest)
-    parser.add_argument("--input", nargs="+", help="folders, files, globs, or CSV/Parquet tables with a `path` column")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        type=os.path.expanduser,
+        help="folders, files, globs, or CSV/Parquet tables with a `path` column",
+    )
     parser.add_argument(
         "--outdir", type=Path, required=True, help="the folder to write manifest.json, files.parquet and the shards to"
     )
@@ -75,8 +80,12 @@ def run(args: argparse.Namespace) -> None:
     if not len(recordings):
         raise EcgpipeError(_nothing_found(inputs, reasons))
     _check_ids(recordings)
+    truth_checks.after_the_scan(given.evaluation, given.labels, recordings, files)
 
-    recordings = growth.stamped(recordings, files)
+    try:
+        recordings = growth.stamped(recordings, files)
+    except UnavailableError as error:
+        raise _unavailable(error) from error
     before = growth.earlier(args.outdir, given.shard_size)
     _check_inputs(inputs, before, recordings)
     scans = _scans(args.outdir) if before else []
@@ -220,8 +229,22 @@ def scan(inputs: Sequence[str], ptbxl: str = "records500") -> Scanned:
         The recordings, under ids that may still be there twice, and every file, each once.
 
     Raises:
-        EcgpipeError: An input is not there, or is a table that cannot be used.
+        EcgpipeError: An input is not there, or is a table that cannot be used; or a file or folder cannot be read now.
     """
+    try:
+        return _scan(inputs, ptbxl)
+    except UnavailableError as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: UnavailableError) -> EcgpipeError:
+    return EcgpipeError(
+        f"input: {error}; nothing is recorded of it. Give the same command again when its disk or file server answers, "
+        "or leave it out of `input`"
+    )
+
+
+def _scan(inputs: Sequence[str], ptbxl: str) -> Scanned:
     account = folders.Account(ptbxl)
     for text in inputs:
         # os.path, not pathlib: a text that the system takes for no path at all is not there either.

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import cosine, pooled, tables, truth
+from ecgpipe import cosine, identity, pooled, tables
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress, visible
 
@@ -393,7 +393,7 @@ def _column(run: Side, name: str) -> pa.Array:
     pieces = [pq.read_table(path, columns=["record_id", name]) for path in paths if name in pq.read_schema(path).names]
     table = pa.concat_tables([piece.replace_schema_metadata(None) for piece in pieces], promote_options="permissive")
     places = pc.index_in(run.ids, table["record_id"].combine_chunks())
-    return truth.as_text(table[name].combine_chunks()).take(places)
+    return identity.as_ids(table[name], name).take(places)
 
 
 def _close(record_id: str, ids: pa.Array) -> list[str]:

@@ -71,7 +71,7 @@ def take(outdir: Path) -> FileLock | None:
 
 
 def _refuse_taken(outdir: Path) -> None:
-    """Keep a folder's first run from overwriting what is called as its results will be.
+    """Keep a folder's first run from overwriting what is called as its results will be; see `refuse_foreign` too.
 
     Raises:
         EcgpipeError: There is such a file, and ecgpipe has never written to the folder.
@@ -83,7 +83,6 @@ def _refuse_taken(outdir: Path) -> None:
     taken += [lock] if os.path.lexists(lock) and (not lock.is_file() or lock.stat().st_size) else []
     fixed = [outdir / folder / name for folder, names in results.FIXED.items() for name in names]
     taken += [path for path in fixed if os.path.lexists(path)]
-    taken += [path for path, _ in _numbered(outdir)]
     if taken:
         raise EcgpipeError(
             f"outdir: {outdir} has {_some(outdir, taken)}, which ecgpipe did not write and a run would overwrite; move "

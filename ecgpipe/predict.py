@@ -42,14 +42,19 @@ WFDB_SIGNALS = (".dat", ".mat")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe predict`."""
-    parser.add_argument("path", nargs="+", help="a file, folder, glob or table, as for the setting `input`")
+    parser.add_argument(
+        "path", nargs="+", type=os.path.expanduser, help="a file, folder, glob or table, as for the setting `input`"
+    )
     parser.add_argument(
         "--checkpoint",
+        type=os.path.expanduser,
         default=Config.model_fields["checkpoint"].default,
         help="hf://OWNER/REPO@REVISION/FILE, a .pt file, or the folder checkpoint/ of a run (default %(default)s)",
     )
     parser.add_argument(
-        "--labels", help="label CSV, or index (default: the 17 of MIMIC-IV-ECG where there are as many)"
+        "--labels",
+        type=os.path.expanduser,
+        help="label CSV, or index (default: the 17 of MIMIC-IV-ECG where there are as many)",
     )
     parser.add_argument("--top", type=int, default=3, help="labels in a line of the table (default %(default)s)")
     parser.add_argument(

@@ -20,6 +20,9 @@ SAMPLE_RATE = 500  # Hz
 # A rate outside of this is a slip in the file, and resampling from it could ask for any amount of memory.
 PLAUSIBLE_RATES = (20.0, 50_000.0)
 
+# So near to a whole number of samples at 500 Hz is that number.
+ROUNDING = 1e-6
+
 # `short: pad` takes nothing shorter: there would hardly be a heartbeat in it.
 SHORTEST_PADDED_S = 1.0
 
@@ -146,8 +149,14 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
 
 
 def resampled_samples(recording: Recording) -> int:
-    """How many samples a recording has at 500 Hz, as ecg-transform's LinearResample counts them."""
-    return int(recording.signal.shape[1] * (SAMPLE_RATE / recording.sample_rate))
+    """How many whole samples a recording has at 500 Hz.
+
+    A product within `ROUNDING` of a whole number is that number. ecg-transform's LinearResample takes the integer part,
+    and so loses a sample to the rounding of the factor, and with it a segment: of ten seconds at 121 Hz it has 4,999.
+    """
+    exact = recording.signal.shape[1] * (SAMPLE_RATE / recording.sample_rate)
+    nearest = round(exact)
+    return nearest if abs(exact - nearest) < ROUNDING else int(exact)
 
 
 def choose_leads(recording: Recording, windows: Windows) -> Twelve:

@@ -20,13 +20,17 @@ from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress
 from ecgpipe.prepare import SAMPLE_RATE, UnusableError, Windows, prepare
 from ecgpipe.provenance import file_sha256
-from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, spelled
+from ecgpipe.readers import LEADS, Assumed, Recording, UnavailableError, UnreadableError, spelled
+from ecgpipe.readers.moment import momentary
 
 logger = logging.getLogger(__name__)
 
 # Segments per record batch of a shard file: 15 MB, what preprocess and infer hold at a time.
 BATCH_SEGMENTS = 128
 
+
+# After so many recordings that cannot be read at the moment no more are asked for: each was waited for.
+MOST_UNAVAILABLE = 5
 
 # What the manifest's row says that the account says again.
 KEPT = ("record_id", "path", "row", "bytes", "modified", "format")
@@ -104,7 +108,7 @@ def shard(
         def work(crashed: dict[int, str], begin: Callable[[int], None]) -> None:
             _preprocess(shard_path, segments, segments_path, records_path, windows, assumed, facts, crashed, begin)
 
-        survive.crashes(work)
+        survive.crashes(work, called=lambda row: pq.read_table(shard_path, columns=["path"])["path"][row].as_py())
 
 
 def _preprocess(
@@ -135,12 +139,20 @@ def _preprocess(
     schema = tables.with_name(tables.with_origin(schema, "preprocess", **facts), segments_name)
     records: list[dict[str, Any]] = []
     gone: list[str] = []
+    unavailable: list[str] = []
     progress = Progress(shard_path.stem, len(shard), "recordings")
 
     def prepared() -> Iterator[tuple[str, int, float, int, np.ndarray]]:
         for number, row in enumerate(shard.to_pylist()):
             begin(number)
-            record, segments = account(row, windows, assumed, crashed.get(number))
+            try:
+                record, segments = account(row, windows, assumed, crashed.get(number))
+            except UnavailableError as error:
+                logger.warning("%s", error)
+                unavailable.append(str(error))
+                if len(unavailable) >= MOST_UNAVAILABLE:
+                    break
+                continue
             yield from segments
             records.append(record)
             # What the scan did not find either may fail: a table can list what is nowhere.
@@ -153,6 +165,12 @@ def _preprocess(
         for batch in _batches(prepared(), schema, windows.segment_samples):
             writer.write_batch(batch)
     progress.say()
+    if unavailable:
+        others = f", and {len(unavailable) - 1} more of {shard_path.stem}" if len(unavailable) > 1 else ""
+        raise EcgpipeError(
+            f"input: {unavailable[0]}{others}; nothing is recorded of this shard. Give the same command again when the "
+            "disk or file server answers, or leave out of `input` what it has lost"
+        )
     back = [path for path in gone if not has_gone(path)]
     if back:
         raise EcgpipeError(f"input: {back[0]} was not there for a while ({len(back)} files in all); run again")
@@ -179,7 +197,9 @@ def has_gone(path: str) -> bool:
         os.stat(path)  # noqa: PTH116, which says why it cannot
     except PermissionError:
         return False
-    except OSError:
+    except OSError as error:
+        if momentary(error):
+            raise EcgpipeError(f"input: {path} cannot be looked at now ({error.strerror}); run again") from error
         folder = os.path.dirname(path)  # noqa: PTH120
     else:
         return False
@@ -213,6 +233,7 @@ def account(
 
     Raises:
         EcgpipeError: There is less memory than a recording may take.
+        UnavailableError: It cannot be read at the moment, of which there is nothing to record.
     """
     record: dict[str, Any] = {name: row[name] for name in KEPT}
     record |= {"status": "ok", "n_segments": 0}
@@ -225,6 +246,8 @@ def account(
         if recording.sample_rate > 0 and math.isfinite(recording.sample_rate):
             record["duration_s"] = recording.signal.shape[1] / recording.sample_rate
         segments, starts_s, samples, changes = prepare(recording, windows, record, overwrite=True)
+    except UnavailableError:
+        raise
     except UnreadableError as error:
         record |= {"status": "failed", "reason": str(error)}
     except UnusableError as error:

@@ -13,7 +13,7 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -128,6 +128,7 @@ def run(args: argparse.Namespace) -> None:
             tables.column_of(records, "signal_hash", ids),
             found.columns[args.patient].filter(learned) if args.patient else None,
             on=on,
+            patient=args.patient,
         ),
     }
     probed = train(paths, found.record_ids, true, split, names, facts)
@@ -302,10 +303,17 @@ def told(rows: Sequence[dict[str, object]], probed: Probed) -> list[str]:
     lines = [f"{'label':<{width}}  {'C':>7}" + "".join(f"  {heading[str(kind)]:<22}" for kind in kinds)]
     for number, name in enumerate(names):
         strength = f"{probed.strength[number]:g}" if name is not None else ""
-        cells = (by[kind, name] for kind in kinds)
-        shown = (f"  {row['value']:>6.3f} [{row['low']:.3f}, {row['high']:.3f}]".ljust(24) for row in cells)
+        shown = (f"  {_with_interval(by[kind, name])}".ljust(24) for kind in kinds)
         lines.append((f"{name or 'macro':<{width}}  {strength:>7}" + "".join(shown)).rstrip())
     return lines
+
+
+def _with_interval(row: Mapping[str, Any]) -> str:
+    """A value, and its interval if it has one: there is none without resamples, or where most do not define it."""
+    if np.isnan(row["value"]):
+        return f"{'-':>6}"
+    text = f"{row['value']:>6.3f}"
+    return text if np.isnan(row["low"]) else f"{text} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def _is_binary(column: pa.ChunkedArray) -> bool:

@@ -17,7 +17,8 @@ from typing import Any
 MEANING = {
     "checkpoint": 1,
     "manifest": 2,  # 2: .npy and HDF5 files of more axes, CSV files with a preamble
-    "preprocess": 2,  # 2: filling at a recording's ends is left out
+    # 2: filling at a recording's ends is left out; samples at 500 Hz are counted to the nearest whole number
+    "preprocess": 2,
     "precision": 1,
     "infer": 1,
     "aggregate": 1,

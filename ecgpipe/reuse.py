@@ -17,6 +17,7 @@ from ecgpipe import provenance, settings
 from ecgpipe.atomic import whole, write_json
 from ecgpipe.config import Section
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.results import is_name_of_ours, is_shard_or_part, is_written_here
 
 # By stage, where below the folder of the results its results lie.
 RESULTS = {
@@ -91,11 +92,21 @@ def results(outdir: Path, stages: Mapping[str, Section], attention: bool) -> lis
         for pattern in RESULTS[stage]
         if attention or not pattern.startswith("attention/")
         for path in sorted(outdir.glob(pattern))
-        if path.is_file()
     ]
     with ThreadPoolExecutor(_THREADS) as threads:
+        ours = list(threads.map(_is_ours, [path for _, path in found]))
+        found = [one for one, is_ours in zip(found, ours, strict=True) if is_ours]
         told = threads.map(made_by, [path for _, path in found])
         return [Result(stage, path, one) for (stage, path), one in zip(found, told, strict=True)]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a result, and no user's: the time of a user's file is never changed, nor is a link followed."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    if is_shard_or_part(path.name):
+        return is_written_here(path)
+    return path.parent.name != "figures" or is_name_of_ours("figures", path.name)
 
 
 def made_by(path: Path) -> dict[str, str] | None:
@@ -186,7 +197,7 @@ def remove_outdated_report(outdir: Path) -> bool:
         Whether there was one.
     """
     page = outdir / "report.html"
-    shown = (made_by(page) or {}).get("evaluate") if page.is_file() else None
+    shown = (made_by(page) or {}).get("evaluate") if page.is_file() and not page.is_symlink() else None
     if shown is None:
         return False
     account = outdir / "evaluation" / "account.json"
@@ -204,7 +215,8 @@ def _is_alone(path: Path) -> bool:
 
 def _of_other_inputs(outdir: Path, kept: Sequence[Result], shards_per_part: int) -> list[Result]:
     """Results of other recordings than those of the manifest beside them, which only the times had told before."""
-    shards = [provenance.file_sha256(path) for path in sorted(outdir.glob("manifest/shard-*.parquet"))]
+    paths = [path for path in sorted(outdir.glob("manifest/shard-*.parquet")) if is_written_here(path)]
+    shards = [provenance.file_sha256(path) for path in paths]
     starts = range(0, len(shards), shards_per_part)
     parts = [_together(shards[start : start + shards_per_part]) for start in starts]
     expected = {f"shard-{number:05d}": one for number, one in enumerate(shards)}

@@ -50,6 +50,9 @@ class Manifest(config.Manifest):
 
     inputs: Annotated[list[str], APART] = Field([], description="folders, files, globs or tables of recordings")
     places: str | None = Field(None, description="SHA-256 of the inputs' absolute paths")
+    # Held against the recordings as soon as these are known; the manifest is the same.
+    evaluation: Annotated[config.Evaluation, APART] = Field(config.Evaluation(), description="what will be evaluated")
+    labels: Annotated[str | None, APART] = Field(None, description="the label CSV of the evaluation")
 
 
 class Preprocess(config.Preprocess):
@@ -204,7 +207,7 @@ _NO_OPTION = frozenset(
         *("attention", "attribution", "evaluation"),
     }
 )
-_PREFIX = "settings."  # of these options' names among the parsed ones
+PREFIX = "settings."  # of these options' names among the parsed ones
 
 Model = TypeVar("Model", bound=Section)
 
@@ -255,6 +258,8 @@ def of_run(given: Config, checkpoint_content: str, certain: bool) -> dict[str, S
         "manifest": Manifest(
             **given.manifest.model_dump(),
             inputs=given.inputs,
+            evaluation=given.evaluation,
+            labels=None if by_index else given.labels,
             places=provenance.digest(os.path.abspath(path) for path in given.inputs),  # noqa: PTH100, keeps links
         ),
         "preprocess": reading,
@@ -396,7 +401,7 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None
     for key, field in _by_hand(model):
         default = field.get_default(call_default_factory=True)
         name = key.rpartition(".")[2].replace("_", "-")
-        told: dict[str, Any] = {"dest": _PREFIX + key, "help": (field.description or "").replace("%", "%%")}
+        told: dict[str, Any] = {"dest": PREFIX + key, "help": (field.description or "").replace("%", "%%")}
         if isinstance(default, bool):
             parser.add_argument(
                 f"--no-{name}" if default else f"--{name}", action="store_const", const=not default, **told
@@ -404,8 +409,9 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None
             continue
         told["metavar"] = name.upper().replace("-", "_")
         told["help"] += "" if default is None or default == [] else f" (default {default})"
-        many = isinstance(default, list) or "list" in str(field.annotation)
-        parser.add_argument(f"--{name}", **told, **({"nargs": "*"} if many else {}))
+        if isinstance(default, list) or "list" in str(field.annotation):
+            told["nargs"] = "*"
+        parser.add_argument(f"--{name}", **told)
 
 
 def _by_hand(model: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
@@ -432,7 +438,7 @@ def of_arguments(stage: str, model: type[Model], args: argparse.Namespace) -> Mo
         EcgpipeError: A key is unknown, a value is out of range, or the file cannot be read.
     """
     told: dict[str, Any] = read(stage, model, args.settings).model_dump() if args.settings else {}
-    options = {key.removeprefix(_PREFIX): value for key, value in vars(args).items() if key.startswith(_PREFIX)}
+    options = {key.removeprefix(PREFIX): value for key, value in vars(args).items() if key.startswith(PREFIX)}
     pairs = [(key, value) for key, value in options.items() if value is not None]
     for text in args.set:
         key, equals, value = text.partition("=")

@@ -227,7 +227,7 @@ def described(
         own = [name for name in own if name in wanted]
         account = {**account, "reason": account["reason"] and nameless.general(account["reason"]), "path": None}
         called = nameless.names(sources.records, pa.array([name for name, _ in alike], pa.string()))
-        alike = [(name, similarity) for name, (_, similarity) in zip(called, alike, strict=True)]
+        alike = [one._replace(record_id=name) for name, one in zip(called, alike, strict=True)]
     facts = [(name, fact(account[name])) for name in (*ACCOUNT, "path", *QUALITY, *own)]
     return {
         "probabilities": sorted(probabilities, key=lambda one: -one["probability"]),

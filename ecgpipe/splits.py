@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
-from ecgpipe import truth
+from ecgpipe import identity, truth
 from ecgpipe.errors import EcgpipeError
 
 SPLITS = ("train", "valid", "test")
@@ -51,11 +50,11 @@ def by_patient(patients: pa.Array, seed: int) -> np.ndarray:
     Returns:
         As `by_column`.
     """
-    coded = patients.dictionary_encode()
-    texts = pc.cast(coded.dictionary, pa.string()).to_pylist()
+    coded = identity.as_ids(patients).dictionary_encode()
+    texts = coded.dictionary.to_pylist()
     drawn = np.array([xxhash.xxh64_intdigest(f"{seed}:{text}".encode()) / 2**64 for text in texts])
     split_of = np.searchsorted(np.cumsum(SHARES)[:-1], drawn, side="right")  # (patients,)
-    codes = pc.fill_null(coded.indices, NONE).to_numpy(zero_copy_only=False)
+    codes = coded.indices.fill_null(NONE).to_numpy(zero_copy_only=False)
     return np.where(codes == NONE, NONE, np.append(split_of, NONE)[codes])
 
 
@@ -63,10 +62,10 @@ def refuse_shared(split: np.ndarray, patients: pa.Array | None) -> None:
     """Raise an error if a patient has recordings in two splits."""
     if patients is None:
         return
-    coded = patients.dictionary_encode()
+    coded = identity.as_ids(patients).dictionary_encode()
     there = np.zeros((len(coded.dictionary), len(SPLITS)), bool)
     known = coded.indices.is_valid().to_numpy(zero_copy_only=False) & (split != NONE)
-    there[pc.fill_null(coded.indices, 0).to_numpy()[known], split[known]] = True
+    there[coded.indices.fill_null(0).to_numpy()[known], split[known]] = True
     shared = np.flatnonzero(there.sum(axis=1) > 1)
     if len(shared):
         raise EcgpipeError(

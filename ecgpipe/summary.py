@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ecgpipe import __version__, calibration, labels, provenance, settings, tables
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
+from ecgpipe.readers import packages
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +234,8 @@ def warnings_of(content: Mapping[str, Any]) -> list[str]:
     """
     precision = content["precision"]
     return (
-        warnings(content.get("counts") or {})
+        packages.counted({reason["reason"]: reason["count"] for reason in content.get("reasons") or []})
+        + warnings(content.get("counts") or {})
         + label_warnings(content["checkpoint"].get("labels") or [])
         + precision_warnings(
             precision.get("parts") or {}, precision.get("drift"), precision.get("recomputed_segments", 0)

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
@@ -21,8 +22,15 @@ from ecgpipe.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
 
-# A row that takes longer hangs: the longest that `readers.recording.MOST_VALUES` allows takes about a second.
-SECONDS_PER_ROW = 120.0
+# A row that computes for longer never ends: the longest that `readers.recording.MOST_VALUES` allows takes a second.
+CPU_S_PER_ROW = 60.0
+
+# One that takes longer in all, and does not compute for the above, waits for a disk or a file server. That says nothing
+# of the row. The ratio is for machines on which many processes share a core.
+WALL_S_PER_ROW = 300.0
+
+# How often such a row is waited for.
+WAITS = 2
 
 # Memory that the working process may fill besides what it begins with, which Arrow and the threads of many cores make
 # a gigabyte and more on paper. Whatever a file makes a library ask for ends there, as a MemoryError.
@@ -48,23 +56,31 @@ class Row(Protocol):
     value: int
 
 
-def crashes(work: Work, seconds_per_row: float = SECONDS_PER_ROW) -> None:
+def crashes(
+    work: Work,
+    cpu_s: float = CPU_S_PER_ROW,
+    wall_s: float = WALL_S_PER_ROW,
+    called: Callable[[int], str] = "row {}".format,
+) -> None:
     """Run `work` in a process of its own, again from the beginning when a row crashed it.
 
     Args:
         work: What to do.
-        seconds_per_row: After which a row counts as hanging.
+        cpu_s: How long a row may compute.
+        wall_s: How long it may take in all.
+        called: What a row is called in messages.
 
     Raises:
-        EcgpipeError: Its process was killed.
+        EcgpipeError: Its process was killed, or a row was waited for in vain.
         Exception: What `work` raised, or a RuntimeError if its process ended without a word.
     """
     context = multiprocessing.get_context("fork")
     row = context.Value("q", -1, lock=False)
     crashed: dict[int, str] = {}
+    waits: Counter[int] = Counter()
     while True:
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_run, args=(work, crashed, row, seconds_per_row, theirs, os.getpid()))
+        process = context.Process(target=_run, args=(work, crashed, row, (cpu_s, wall_s), theirs, os.getpid()))
         row.value = -1
         process.start()
         theirs.close()
@@ -76,14 +92,26 @@ def crashes(work: Work, seconds_per_row: float = SECONDS_PER_ROW) -> None:
         if process.exitcode == 0:
             return
         died_of = -(process.exitcode or 0)
-        if row.value < 0 or row.value in crashed or died_of not in {*CRASHES, signal.SIGALRM}:
+        if row.value < 0 or row.value in crashed or died_of not in {*CRASHES, signal.SIGPROF, signal.SIGALRM}:
             if died_of in KILLED:
                 raise EcgpipeError(
                     f"the process that reads the recordings was killed ({signal.Signals(died_of).name}), as the system "
                     "does when memory runs out; run again, with more memory (mem_mb) or fewer jobs at a time (--cores)"
                 )
             raise RuntimeError(f"the process that reads the recordings ended with {process.exitcode}")
-        why = f"reading it took longer than {seconds_per_row:g} s"
+        # A bus error is what comes of a file in memory (mmap) whose pages cannot be read, now or at all.
+        if died_of in {signal.SIGALRM, signal.SIGBUS}:
+            waits[row.value] += 1
+            if waits[row.value] < WAITS:
+                logger.warning("%s: %s; beginning again", called(row.value), signal.Signals(died_of).name)
+                continue
+            if died_of == signal.SIGALRM:
+                raise EcgpipeError(
+                    f"input: {called(row.value)} was waited for {WAITS} times for {wall_s:g} s: its disk or file "
+                    "server does not answer. Nothing is recorded of it; give the same command again when it does, or "
+                    "leave it out of `input`"
+                )
+        why = f"reading it took longer than {cpu_s:g} s of computing"
         if died_of in CRASHES:
             why = f"so damaged that reading it crashed ({signal.Signals(died_of).name})"
         logger.warning("row %d: %s; beginning again without it", row.value, why)
@@ -102,7 +130,7 @@ def is_confined() -> bool:
 
 
 def _run(
-    work: Work, crashed: dict[int, str], row: Row, seconds_per_row: float, errors: Connection, parent: int
+    work: Work, crashed: dict[int, str], row: Row, limits_s: tuple[float, float], errors: Connection, parent: int
 ) -> None:
     """What the process does: `work`, and send what it raises."""
 
@@ -111,9 +139,12 @@ def _run(
             os._exit(1)  # nobody waits for this any more
         row.value = number
         # The system ends the process when this runs out, also amid compiled code and when the parent is gone.
-        signal.setitimer(signal.ITIMER_REAL, seconds_per_row if number >= 0 else 0)
+        cpu_s, wall_s = limits_s if number >= 0 else (0, 0)
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        signal.setitimer(signal.ITIMER_REAL, wall_s)
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     if sys.platform == "linux":
         allowed = resource.getrlimit(resource.RLIMIT_DATA)[1]
         most = MOST_BYTES + int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()

@@ -98,6 +98,8 @@ def run(args: argparse.Namespace) -> None:
     write(path, args.output, told)
     split = given.facts["on"] or "all recordings"
     print("\n".join(told_as_table(chosen, f"On the recordings that they were chosen on ({split}), so optimistic:")))
+    for name in given.heads:
+        logger.warning("%s: no threshold: a head's label, which is in no label file and is positive from 0.5 on", name)
     for name in wanted:
         if name not in told:
             why = chosen[name].why if name in chosen else "no column of the truth is called so"
@@ -196,16 +198,13 @@ def write(path: Path, output: Path, told: Mapping[str, Mapping[str, Any]]) -> No
         output: The CSV to write.
         told: By label what `labels.THRESHOLD_FROM` lists. Labels that are not there have no threshold then.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or [])
-        rows = list(reader)
+    columns, rows = labels.rows_of(path)
     columns += [name for name in ("threshold", "threshold_from") if name not in columns]
     with whole(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            one = told.get(row["name"].strip())
+            one = told.get((row["name"] or "").strip())
             threshold = {"threshold": "" if one is None else repr(one["threshold"])}
             origin = {"threshold_from": "" if one is None else json.dumps(one, ensure_ascii=False)}
             writer.writerow({**row, **threshold, **origin})

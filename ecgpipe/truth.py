@@ -4,8 +4,9 @@ import argparse
 import difflib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import labels, listed, tables
+from ecgpipe import identity, labels, listed, tables
 from ecgpipe.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Truth(NamedTuple):
     names: tuple[str, ...]  # labels that a column was found for, in the model's order
     true: np.ndarray  # (recordings, names) float32: 1 there, 0 not there, NaN where nothing is known
     probability: np.ndarray  # (recordings, names) float64, what the run predicted; (recordings, 0) if not asked for
-    columns: dict[str, pa.Array]  # what was asked for besides, (recordings,) each, null where nothing is known
+    columns: dict[str, pa.Array]  # what was asked for besides, (recordings,) strings each, null where nothing is known
     account: dict[str, int]  # `predicted`, `with_truth`, `without_truth`, `without_prediction`
     left_out: tuple[str, ...]  # labels of the model without a column
     unpredicted: pa.Array  # strings, the ids of those that have a true label and no prediction
@@ -129,45 +130,87 @@ def read(
     if not model:
         raise EcgpipeError("truth: this run's checkpoint has no head: it predicted no labels to hold the truth against")
     predicted = pa.concat_tables(pq.read_table(path, columns=["record_id", *model]) for path in predictions)
-    found = of_recordings(predicted["record_id"].combine_chunks(), model, records, table, mapped, columns)
+    heads = tables.origin(pq.read_schema(predictions[0])).get("heads", {})
+    alias = {name: told.get("label", name) for name, told in heads.items()}
+    found = of_recordings(predicted["record_id"].combine_chunks(), model, records, table, mapped, columns, alias)
     probability = np.stack([predicted[name].to_numpy().astype(np.float64) for name in found.names], axis=1)
     return found._replace(probability=probability)
 
 
 def of_recordings(
-    ids: pa.Array,
+    record_ids: pa.Array,
     model: Sequence[str] | None,
     records: Sequence[Path],
     table: Path | None = None,
     mapped: Mapping[str, str] | None = None,
     columns: Sequence[str] = (),
+    alias: Mapping[str, str] = MappingProxyType({}),
 ) -> Truth:
     """Read the true labels of some recordings, whether or not the model knows these labels.
 
     Args:
-        ids: (recordings,) strings, each once.
+        record_ids: (recordings,) strings, each once.
         model: The labels that there are; None: those of `mapped`, in its order.
         records: As for `read`, and so are the others.
         table: The same.
         mapped: The same.
         columns: The same.
+        alias: By label another one that has the same true labels, where no column is its own: a head's label that the
+            model has too.
 
     Returns:
-        The recordings of `ids`, with `probability` (recordings, 0).
+        The recordings of `record_ids`, with `probability` (recordings, 0).
 
     Raises:
         EcgpipeError: As of `read`.
     """
     mapped = mapped or {}
     model = list(dict.fromkeys(mapped.values())) if model is None else model
-    own = _own(records)
-    given = _table(table) if table else own
-    where = str(table) if table else "records/, which has the columns of the inputs' tables,"
-    place = pc.index_in(ids, given["record_id"].combine_chunks())  # (recordings,) the row of each, or null
+    return joined(record_ids, model, _own(records), table, mapped, columns, alias)
+
+
+def joined(
+    record_ids: pa.Array,
+    model: Sequence[str],
+    own: pa.Table,
+    table: Path | None,
+    mapped: Mapping[str, str],
+    columns: Sequence[str] = (),
+    alias: Mapping[str, str] = MappingProxyType({}),
+    inputs: str = "records/, which has the columns of the inputs' tables,",
+) -> Truth:
+    """The same of recordings whose own columns are at hand.
+
+    Args:
+        record_ids: As for `of_recordings`, and so are the others.
+        model: The same.
+        own: `record_id`, and the columns of the inputs' tables.
+        table: The same.
+        mapped: The same.
+        columns: The same.
+        alias: The same.
+        inputs: What a message calls the inputs' columns.
+
+    Returns:
+        The recordings.
+
+    Raises:
+        EcgpipeError: As of `read`.
+    """
+    given = read_table(table) if table else own
+    where = str(table) if table else inputs
+    known_as = identity.as_text(record_ids)  # as `given` writes them
+    first = _twice(known_as)
+    if first is not None:
+        raise EcgpipeError(
+            f"truth: several of the run's recordings are called {first!r}, with .0 or without; rename one"
+        )
+    place = pc.index_in(known_as, given["record_id"].combine_chunks(), skip_nulls=True)  # (recordings,) rows, or null
 
     sources = _sources(given.column_names, model, mapped, where)
+    sources = {name: sources[label] for name, label in alias.items() if label in sources} | sources
     names = tuple(name for name in model if name in sources)
-    true = np.full((len(ids), len(names)), np.nan, np.float32)
+    true = np.full((len(record_ids), len(names)), np.nan, np.float32)
     anything = np.zeros(len(given), bool)  # (rows,) of which something is known
     for number, name in enumerate(names):
         values = np.stack([_values(given, source, where) for source in sources[name]])  # (sources, rows)
@@ -177,17 +220,17 @@ def of_recordings(
         true[rows, number] = one[place.drop_null().to_numpy()]
     known = ~np.isnan(true).all(axis=1)
     if not known.any():
-        raise EcgpipeError(_nothing_in_common(ids, given["record_id"], where))
-    beside = {name: _beside(name, ids, given, own, place, where) for name in columns}
-    unpredicted = pc.and_(pa.array(anything), pc.invert(pc.is_in(given["record_id"].combine_chunks(), ids)))
+        raise EcgpipeError(_nothing_in_common(record_ids, given["record_id"], where))
+    beside = {name: _beside(name, record_ids, given, own, place, where) for name in columns}
+    unpredicted = pc.and_(pa.array(anything), pc.invert(pc.is_in(given["record_id"].combine_chunks(), known_as)))
     return Truth(
-        record_ids=ids,
+        record_ids=record_ids,
         names=names,
         true=true,
-        probability=np.empty((len(ids), 0)),
+        probability=np.empty((len(record_ids), 0)),
         columns=beside,
         account={
-            "predicted": len(ids),
+            "predicted": len(record_ids),
             "with_truth": int(known.sum()),
             "without_truth": int((~known).sum()),
             "without_prediction": int(anything.sum() - known.sum()),
@@ -229,8 +272,8 @@ def equal(values: pa.Array, value: str) -> np.ndarray:
     Raises:
         EcgpipeError: It is not among them.
     """
-    texts = as_text(values)
-    found = pc.fill_null(pc.equal(texts, _canonical(value)), False).to_numpy(zero_copy_only=False)
+    texts = identity.as_text(values)
+    found = pc.fill_null(pc.equal(texts, identity.as_text(pa.array([value]))[0]), False).to_numpy(zero_copy_only=False)
     if not found.any():
         there = sorted(filter(None, texts.unique().to_pylist()))[:10]
         raise EcgpipeError(f"split: no recording has {value!r}; there are {', '.join(there) or 'no values'}")
@@ -261,6 +304,22 @@ def in_split(found: Truth, column: str | None, value: str | None) -> Truth:
     return chosen(found, rows)
 
 
+def without(found: Truth, names: Collection[str]) -> Truth:
+    """The same recordings without some labels."""
+    kept = [number for number, name in enumerate(found.names) if name not in names]
+    return found._replace(
+        names=tuple(found.names[number] for number in kept),
+        true=found.true[:, kept],
+        probability=found.probability[:, kept],
+        left_out=tuple(name for name in found.left_out if name not in names),
+    )
+
+
+def where_predicted(found: Truth) -> Truth:
+    """The same recordings, their truth unknown where the prediction is not finite: one mask for all measures."""
+    return found._replace(true=np.where(np.isfinite(found.probability), found.true, np.float32(np.nan)))
+
+
 def units(patients: pa.Array) -> np.ndarray:
     """Number the patients.
 
@@ -270,10 +329,30 @@ def units(patients: pa.Array) -> np.ndarray:
     Returns:
         (recordings,) int64, the same for the same patient.
     """
-    codes = as_text(patients).dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    codes = identity.as_ids(patients).dictionary_encode().indices.to_numpy(zero_copy_only=False)
     alone = np.isnan(codes.astype(np.float64))
     numbers = np.arange(len(codes)) + len(codes)
     return np.where(alone, numbers, np.nan_to_num(codes)).astype(np.int64)
+
+
+def column(name: str, record_ids: pa.Array, records: Sequence[Path], table: Path | None = None) -> pa.Array | None:
+    """A column of the table of true labels, or else of the records.
+
+    Args:
+        name: Of the column.
+        record_ids: (recordings,) of the run.
+        records: As for `read`, and so is `table`.
+        table: The same.
+
+    Returns:
+        (recordings,) strings, null where nothing is known; None where there is no such column.
+    """
+    own = _own(records)
+    given = read_table(table) if table else own
+    if name not in given.column_names and name not in own.column_names:
+        return None
+    place = pc.index_in(identity.as_text(record_ids), given["record_id"].combine_chunks(), skip_nulls=True)
+    return _beside(name, record_ids, given, own, place, "")
 
 
 def _own(records: Sequence[Path]) -> pa.Table:
@@ -286,7 +365,12 @@ def _own(records: Sequence[Path]) -> pa.Table:
     return pa.concat_tables(pieces, promote_options="permissive").combine_chunks()
 
 
-def _table(path: Path) -> pa.Table:
+def read_table(path: Path) -> pa.Table:
+    """A table of true labels, its `record_id` as texts, of which each is there once.
+
+    Raises:
+        EcgpipeError: It is no table, or has no column `record_id` or one twice.
+    """
     try:
         table = listed.read(path, texts=("record_id",)).combine_chunks()
     except ValueError as error:
@@ -296,13 +380,32 @@ def _table(path: Path) -> pa.Table:
             f"truth: {path} has no column record_id, but {', '.join(table.column_names)}; rename the one that has "
             "the ids of records/"
         )
-    ids = pc.cast(table["record_id"], pa.string())
-    counts = pc.value_counts(ids.combine_chunks())
-    twice = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(twice):
-        first = twice.field("values")[0].as_py()
+    named = identity.as_ids(table["record_id"], "record_id")
+    if named.null_count:
+        logger.warning("truth: %s: %s rows have no record_id, and do not count", path, f"{named.null_count:,}")
+    table = table.set_column(table.column_names.index("record_id"), "record_id", named).filter(named.is_valid())
+    first = _twice(table["record_id"])
+    if first is not None:
         raise EcgpipeError(f"truth: {path}: {first!r} stands there twice; each recording has one row")
-    return table.set_column(table.column_names.index("record_id"), "record_id", ids)
+    return table
+
+
+def check_labels(table: pa.Table, model: Sequence[str], mapped: Mapping[str, str], where: str) -> None:
+    """Refuse a table without labels, a mapping that it cannot fulfil, and values that are neither 0 nor 1.
+
+    Raises:
+        EcgpipeError: As of `read`.
+    """
+    for sources in _sources(table.column_names, model, mapped, where).values():
+        for source in sources:
+            _values(table, source, where)
+
+
+def _twice(record_ids: pa.Array | pa.ChunkedArray) -> str | None:
+    """An id that is there more than once; None where there is none."""
+    counts = pc.value_counts(record_ids)
+    twice = counts.filter(pc.greater(counts.field("counts"), 1))
+    return str(twice.field("values")[0]) if len(twice) else None
 
 
 def _sources(there: Sequence[str], model: Sequence[str], mapped: Mapping[str, str], where: str) -> dict[str, list[str]]:
@@ -312,13 +415,14 @@ def _sources(there: Sequence[str], model: Sequence[str], mapped: Mapping[str, st
         if label not in model:
             raise EcgpipeError(f"mapping: {label!r} is no label of this run's; {_close(label, model)}")
         if _column(source, there) is None:
-            raise EcgpipeError(f"mapping: {source!r} is no column of {where} {_close(source, there)}")
+            raise EcgpipeError(f"mapping: {source!r} is no column of {where.rstrip(',')}; {_close(source, there)}")
         if source not in found.get(label, []):
             found.setdefault(label, []).append(source)
     if not found:
         raise EcgpipeError(
-            f"truth: no column of {where} is called as a label of the model; say which is which by a mapping, e.g. "
-            "'1dAVb=1st degree atrioventricular block'. Columns: " + (", ".join(there[1:]) or "none")
+            f"truth: no column of {where} is called as a label of the model; say which is which, in the settings by "
+            "evaluation: {mapping: {1dAVb: 1st degree atrioventricular block}}, in a command by --map '1dAVb=1st "
+            "degree atrioventricular block'. Columns: " + (", ".join(there[1:]) or "none")
         )
     return found
 
@@ -340,7 +444,7 @@ def _values(table: pa.Table, source: str, where: str) -> np.ndarray:
     if code is not None:
         there = pc.match_substring_regex(_listing(values), rf"(?:^|[^\w.\-]){re.escape(code)}(?:[^\w.\-]|$)")
         return np.asarray(pc.cast(there, pa.float64()).to_numpy(zero_copy_only=False), float)
-    texts = pc.utf8_lower(pc.utf8_trim_whitespace(as_text(values)))
+    texts = pc.utf8_lower(pc.utf8_trim_whitespace(identity.as_text(values, name)))
     positive = pc.is_in(texts, pa.array(POSITIVE)).to_numpy(zero_copy_only=False)
     negative = pc.is_in(texts, pa.array(NEGATIVE)).to_numpy(zero_copy_only=False)
     empty = pc.fill_null(pc.equal(texts, ""), True).to_numpy(zero_copy_only=False)
@@ -361,47 +465,31 @@ def _either(values: np.ndarray) -> np.ndarray:
     return np.where(there, 1.0, np.where(silent, np.nan, 0.0))
 
 
-def _beside(name: str, ids: pa.Array, given: pa.Table, own: pa.Table, place: pa.Array, where: str) -> pa.Array:
+def _beside(name: str, record_ids: pa.Array, given: pa.Table, own: pa.Table, place: pa.Array, where: str) -> pa.Array:
     """A column of the table, or else of the records, for each recording."""
     if name in given.column_names:
-        return given[name].combine_chunks().take(place)
+        return identity.as_text(given[name], name).take(place)
     if name in own.column_names:
-        return own[name].combine_chunks().take(pc.index_in(ids, own["record_id"].combine_chunks()))
+        return identity.as_text(own[name], name).take(pc.index_in(record_ids, own["record_id"].combine_chunks()))
     there = [*given.column_names[1:], *own.column_names[1:]]
-    raise EcgpipeError(f"{name!r} is no column of {where} {_close(name, there)}")
+    raise EcgpipeError(f"{name!r} is no column of {where.rstrip(',')}; {_close(name, there)}")
 
 
 def _listing(values: pa.Array) -> pa.Array:
     """Lists of codes as text."""
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         return pc.binary_join(pc.cast(values, pa.list_(pa.string())), " ")
-    return as_text(values)
-
-
-def as_text(values: pa.Array) -> pa.Array:
-    """Values as texts, whole numbers without a point: 9 and 9.0 are the same fold, or patient."""
-    if pa.types.is_floating(values.type):
-        whole = pc.fill_null(pc.equal(values, pc.round(values)), False)
-        numbers = pc.if_else(whole, values, pa.scalar(0, values.type))
-        integers = pc.cast(pc.cast(numbers, pa.int64(), safe=False), pa.string())
-        return pc.if_else(whole, integers, pc.cast(pc.if_else(pc.is_nan(values), None, values), pa.string()))
-    return pc.cast(values, pa.string())
-
-
-def _canonical(value: str) -> str:
-    """A value from the settings as `as_text` writes it."""
-    if value in ("True", "False"):
-        return value.lower()
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", value)
+    return identity.as_text(values)
 
 
 def _close(name: str, there: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, there, n=1)
+    folded = {one.casefold(): one for one in there}
+    close = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=1)]
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(there) or 'none'}"
 
 
-def _nothing_in_common(ids: pa.Array, given: pa.ChunkedArray, where: str) -> str:
-    ours = ", ".join(map(repr, ids[:NAMED].to_pylist()))
+def _nothing_in_common(record_ids: pa.Array, given: pa.ChunkedArray, where: str) -> str:
+    ours = ", ".join(map(repr, record_ids[:NAMED].to_pylist()))
     theirs = ", ".join(map(repr, given[:NAMED].to_pylist()))
     return (
         f"truth: no recording has both a prediction and a true label: the run's are called {ours}, those of {where} "

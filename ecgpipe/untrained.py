@@ -7,6 +7,7 @@ Its embeddings are what a probe has to beat: random networks of this kind carry 
 import argparse
 import logging
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -22,7 +23,12 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe untrained`."""
-    parser.add_argument("--like", required=True, help="hf://OWNER/REPO@REVISION/FILE or a .pt file: the architecture")
+    parser.add_argument(
+        "--like",
+        type=os.path.expanduser,
+        required=True,
+        help="hf://OWNER/REPO@REVISION/FILE or a .pt file: the architecture",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="the .pt file to write, to give as checkpoint")
 

@@ -41,11 +41,17 @@ def judge(content: dict[str, Any], most: float, where: Path) -> None:
         EcgpipeError: More failed.
     """
     failed, total = content["counts"]["failed"], content["counts"]["recordings"]
-    if failed > most * total:
+    if failed and failed / total > most:
         reasons = [item for item in content["reasons"] if item["status"] == "failed"]
         why = "; ".join(f"{item['count']:,} {item['reason']}" for item in reasons[:5])
         raise EcgpipeError(
             f"max_failed_fraction: {failed:,} of {total:,} recordings could not be read ({failed / total:.1%}), more "
             f"than {most:.1%}: {why}. The results are complete for the others: {where.parent / 'report.html'}, and "
-            f"{where.parent / 'records'} says why for each. Mend the files, leave them out, or allow more"
+            f"{where.parent / 'records'} says why for each. Fix the files, leave them out, or allow as many: "
+            f"--config max_failed_fraction={_enough(failed, total):g}"
         )
+
+
+def _enough(failed: int, total: int) -> float:
+    """The least share in whole hundredths that allows so many of all to fail."""
+    return next(hundredths / 100 for hundredths in range(101) if failed / total <= hundredths / 100)

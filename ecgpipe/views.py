@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from ecgpipe import nameless, preprocess, reread, settings, tables, traces
 from ecgpipe.prepare import UnusableError, Windows, cut_up, resampled_samples
@@ -129,21 +129,21 @@ def attributed(path: Path | None, record_ids: Sequence[str]) -> dict[str, list[d
     Returns:
         By record id, one for each label: `label`, `attribution` (segments, 12, samples), `judged`.
     """
+    pieces: dict[tuple[str, str], list[pa.Table]] = {}
+    for table in tables.rows_of([path] if path else [], record_ids):
+        keys = zip(table["record_id"].to_pylist(), table["label"].to_pylist(), strict=True)
+        rows: dict[tuple[str, str], list[int]] = {}
+        for row, key in enumerate(keys):
+            rows.setdefault(key, []).append(row)
+        for key, some in rows.items():
+            pieces.setdefault(key, []).append(table.take(some))
     found: dict[str, list[dict[str, Any]]] = {}
-    if path is None:
-        return found
-    wanted = set(record_ids)
-    with pq.ParquetFile(path) as file:
-        # A row group has one recording and label, as the stage writes them.
-        for group in range(file.num_row_groups):
-            record_id = file.read_row_group(group, columns=["record_id"])["record_id"][0].as_py()
-            if record_id not in wanted:
-                continue
-            table = file.read_row_group(group)
-            values = table["attribution"].combine_chunks().flatten().to_numpy().reshape(len(table), 12, -1)
-            numbers = {name: table[name].to_numpy() for name in tables.JUDGED}
-            told = {"label": table["label"][0].as_py(), "judged": judged(values, numbers)}
-            found.setdefault(record_id, []).append({**told, "attribution": values})
+    for (record_id, label), some_tables in pieces.items():
+        own = pa.concat_tables(some_tables).sort_by("segment")
+        values = own["attribution"].combine_chunks().flatten().to_numpy().reshape(len(own), len(LEADS), -1)
+        numbers = {name: own[name].to_numpy() for name in tables.JUDGED}
+        told = {"label": label, "judged": judged(values, numbers), "attribution": values}
+        found.setdefault(record_id, []).append(told)
     return found
 
 

@@ -74,6 +74,10 @@ class Run:
         """Wait until Snakemake ends, and return its exit status."""
         return self._process.wait(PATIENCE_S)
 
+    def says(self, words: str) -> None:
+        """Wait until Snakemake has said something."""
+        until(lambda: words in self.output, 0.01)
+
     def kill(self) -> None:
         """Kill Snakemake alone: what it has started goes on."""
         self._process.kill()
@@ -150,7 +154,7 @@ def advance(job: psutil.Process, outdir: Path, writing: str, size: int = 0) -> P
         resume(job)
         time.sleep(0.001)
         hold(job)
-        found = (outdir / folder).glob(f".{name}.{job.pid}.tmp")
+        found = (outdir / folder).glob(f".{name}.*.{job.pid}.tmp")
         return next((path for path in found if path.stat().st_size >= size), None)
 
     return until(step, 0)

@@ -217,6 +217,12 @@ def mortara(path: Path, signal: np.ndarray, rate: int) -> Step:
     return 2.5e-3
 
 
+def mfer(path: Path, signal: np.ndarray, rate: int) -> Step:
+    """MFER."""
+    vendor_files.mfer(path.with_suffix(".mwf"), ordered(signal, MIMIC), rate, MIMIC)
+    return 2.5e-3
+
+
 def ishne(path: Path, signal: np.ndarray, rate: int) -> Step:
     """An ISHNE Holter of twelve leads."""
     vendor_files.ishne(path.with_suffix(".ecg"), ordered(signal, MIMIC), rate, MIMIC)
@@ -242,5 +248,6 @@ WRITERS: dict[str, Writer] = {
     "scp": scp,
     "cardiosoft": cardiosoft,
     "mortara": mortara,
+    "mfer": mfer,
     "ishne": ishne,
 }

@@ -2,9 +2,9 @@
 
 Each function takes a signal of (leads, samples) in millivolts and returns what the file holds of it after quantisation,
 in millivolts too. Layouts: MUSE's restecg.dtd; Philips' SierraECGSchema_1_04_01.xsd and, for XLI, sierra-ecg-tools;
-HL7's PORT_MT020001 of 2003-12; EN 1064:2005 for SCP-ECG; Badilini 1998 for ISHNE; developers.kardia.com for Kardia.
-CardioSoft's and Mortara's are not published: theirs are as other readers have them, ml4h's tensorize, BRAVEHEART's
-load_cardiosoftxml.m and load_elixml.m, and EDFbrowser's mortara2edf.cpp.
+HL7's PORT_MT020001 of 2003-12; EN 1064:2005 for SCP-ECG; MFER part 1 and 3-1; Badilini 1998 for ISHNE;
+developers.kardia.com for Kardia. CardioSoft's and Mortara's are not published: theirs are as other readers have them,
+ml4h's tensorize, BRAVEHEART's load_cardiosoftxml.m and load_elixml.m, and EDFbrowser's mortara2edf.cpp.
 """
 
 import base64
@@ -231,6 +231,42 @@ def ishne(
     head = b"ISHNE1.0" + struct.pack("<H", binascii.crc_hqx(checked, 0xFFFF)) + checked
     path.write_bytes(head + counts.T.astype("<i2").tobytes())
     return counts * 1e-3
+
+
+# MFER part 3-1: the standard 12 leads.
+MFER_LEADS = {"I": 1, "II": 2, "III": 61, "aVR": 62, "aVL": 63, "aVF": 64} | {f"V{n}": n + 2 for n in range(1, 7)}
+
+
+def mfer(
+    path: Path, signal_mv: np.ndarray, sample_rate: float, leads: Sequence[str], *, big_endian: bool = False
+) -> np.ndarray:
+    """MFER (ISO 22077-1) at 2.5 uV a count, a dominant beat before the rhythm, the channels one after another."""
+    counts = quantised(signal_mv, 2.5)
+    order = ">" if big_endian else "<"
+    exponent = 0 if sample_rate == int(sample_rate) else -1
+
+    def tag(number: int, value: bytes) -> bytes:
+        size = len(value)
+        return bytes([number]) + (bytes([size]) if size < 128 else b"\x84" + struct.pack(">I", size)) + value
+
+    def frame(kind: int, rows: np.ndarray) -> bytes:
+        channels = b"".join(
+            b"\x3f" + bytes([n]) + bytes([3]) + tag(0x09, bytes([MFER_LEADS[name]])) for n, name in enumerate(leads)
+        )
+        return b"".join([
+            tag(0x08, struct.pack(f"{order}H", kind)), tag(0x04, struct.pack(f"{order}I", rows.shape[1])),
+            tag(0x05, bytes([len(rows)])), tag(0x06, struct.pack(f"{order}H", 1)), channels,
+            tag(0x1E, rows.astype(f"{order}i2").tobytes()),
+        ])  # fmt: skip
+
+    rate = struct.pack(f"{order}Bbi", 0, exponent, round(sample_rate * 10**-exponent))  # 0: in Hz
+    head = [
+        tag(0x40, b"MFR Standard 12 leads ECG".ljust(32)), tag(0x01, bytes([not big_endian])),
+        tag(0x17, b"Maker^Model"), tag(0x83, bytes(7)), tag(0x0B, rate),
+        tag(0x0C, struct.pack(f"{order}Bbh", 0, -7, 25)), tag(0x0A, b"\0"),  # 25e-7 V, 16-bit integers
+    ]  # fmt: skip
+    path.write_bytes(b"".join([*head, frame(9, -counts[:, :50]), frame(1, counts)]))
+    return counts * 2.5e-3
 
 
 def scp_ecg(

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from ecgpipe.readers.filling import without_filling
 from ecgpipe.readers.leads import spelled
+from ecgpipe.readers.moment import UnavailableError, patiently
+from ecgpipe.readers.packages import is_installed, missing
 from ecgpipe.readers.recording import LEADS, MIXED, MOST_VALUES, Assumed, Content, Recording, UnreadableError
 
 __all__ = [
@@ -22,8 +24,10 @@ __all__ = [
     "Assumed",
     "Content",
     "Recording",
+    "UnavailableError",
     "UnreadableError",
     "contents",
+    "missing_package",
     "read",
     "spelled",
     "without_filling",
@@ -55,6 +59,7 @@ FORMATS = {
     "cardiosoft-xml": Format("cardiosoft", "ecgdatakit", "vendor"),
     "mortara-xml": Format("ecgdatakit", "ecgdatakit", "vendor"),
     "kardia-json": Format("ecgdatakit", "ecgdatakit", "vendor"),
+    "mfer": Format("ecgdatakit", "ecgdatakit", "vendor"),
     "ishne": Format("ishne"),
 }
 
@@ -73,9 +78,11 @@ def read(path: Path, format_name: str, assumed: Assumed, row: int | None = None)
 
     Raises:
         UnreadableError: The file is not what it seemed to be, does not say enough, or its package is not installed.
+        UnavailableError: It cannot be read now, and could not after some pauses.
     """
+    module = _module(format_name)
     try:
-        recording: Recording = _module(format_name).read(path, assumed, row)
+        recording: Recording = patiently(lambda: module.read(path, assumed, row), path)
     except FileNotFoundError as error:
         raise UnreadableError(f"a file is not there ({Path(error.filename or path).name})") from error
     except PermissionError as error:
@@ -94,17 +101,26 @@ def contents(path: Path, format_name: str) -> list[Content] | None:
         The recordings of a file that holds many, in order; None for one that is a single recording.
 
     Raises:
-        UnreadableError: As `read`.
+        UnreadableError, UnavailableError: As `read`.
     """
     if not FORMATS[format_name].many:
         return None
+    module = _module(format_name)
     try:
-        found: list[Content] | None = _module(format_name).contents(path)
+        found: list[Content] | None = patiently(lambda: module.contents(path), path)
     except FileNotFoundError as error:
         raise UnreadableError(f"a file is not there ({path.name})") from error
     except PermissionError as error:
         raise UnreadableError(f"no permission to read a file ({path.name})") from error
     return found
+
+
+def missing_package(format_name: str) -> str | None:
+    """Why no file of a format can be read, where its package is not installed; else None."""
+    form = FORMATS[format_name]
+    if form.needs is None or form.extra is None or is_installed(form.needs):
+        return None
+    return missing(format_name, form.needs, form.extra)
 
 
 def _module(format_name: str) -> ModuleType:
@@ -113,9 +129,6 @@ def _module(format_name: str) -> ModuleType:
     try:
         return importlib.import_module(f"ecgpipe.readers.{module}")
     except ModuleNotFoundError as error:
-        if error.name != needs:
+        if needs is None or extra is None or error.name != needs:
             raise
-        raise UnreadableError(
-            f"reading {format_name} takes the package {needs}, which is not installed; "
-            f"install it with: pip install 'ecgpipe[{extra}]'"
-        ) from error
+        raise UnreadableError(missing(format_name, needs, extra)) from error

@@ -9,6 +9,7 @@ import pyarrow.csv
 from ecgpipe.readers import columns, detect
 from ecgpipe.readers.files import brief, read_bytes, size_of
 from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, assumed_leads
+from ecgpipe.separated import separator_of
 
 # An hour and a half of twelve leads at 500 Hz.
 _MOST_BYTES = 256_000_000
@@ -43,7 +44,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     if named:
         names, values = _with_units(names, lines, line + 1)
     chosen = columns.wanted(names)
-    separator = detect.separator_of(lines[line])
+    separator = separator_of("\n".join(lines[line:]))
     comma = separator != "," and re.search(r"\d,\d", "\n".join(lines[values:])) is not None
     try:
         table = pyarrow.csv.read_csv(

@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from ecgpipe.readers.leads import spelled
 from ecgpipe.readers.recording import LEADS
+from ecgpipe.separated import separator_of
 
 # So many bytes of a file are looked at.
 HEAD_BYTES = 4096
@@ -104,7 +105,7 @@ def csv_names(text: str) -> tuple[int, list[str]]:
     plain = [number for number in filled if not lines[number].lstrip().startswith(_COMMENTS)] or filled
     if not plain:
         return 0, [""]
-    first, cells = plain[0], csv_cells(lines[plain[0]])
+    first, cells = plain[0], csv_cells(lines[plain[0]], lines[plain[1]] if len(plain) > 1 else "")
     if _names_lead(cells):
         return first, cells
     if are_values(cells):
@@ -112,7 +113,7 @@ def csv_names(text: str) -> tuple[int, list[str]]:
         names = csv_cells(lines[filled[before]].lstrip("#%/ ")) if before >= 0 else []
         return (filled[before], names) if _names_lead(names) and len(names) == len(cells) else (first, cells)
     for number, following in pairwise(plain[:_PREAMBLE_LINES]):
-        names = csv_cells(lines[number])
+        names = csv_cells(lines[number], lines[following])
         if _names_lead(names, 2):
             values = csv_cells(lines[following])
             if len(values) == len(names) and are_values(values):
@@ -120,9 +121,9 @@ def csv_names(text: str) -> tuple[int, list[str]]:
     return first, cells
 
 
-def csv_cells(line: str) -> list[str]:
-    """What a line's separators separate, without quotes around it."""
-    separator = separator_of(line)
+def csv_cells(line: str, following: str = "") -> list[str]:
+    """What a line's separators separate, without quotes around it. They may show only by the line that follows."""
+    separator = separator_of(f"{line}\n{following}\n")
     if '"' in line:
         line = next(csv.reader([line], delimiter=separator), [""])  # type: ignore[assignment]
     return [cell.strip().strip("\"'") for cell in (line.split(separator) if isinstance(line, str) else line)]
@@ -141,11 +142,6 @@ def _names_lead(cells: Sequence[str], least: int = 1) -> bool:
     return len(leads) >= least and bool(leads & set(LEADS[:6]))
 
 
-def separator_of(line: str) -> str:
-    """What stands between the cells of a CSV file's line; a comma beside something else is a decimal one."""
-    return next((separator for separator in ";\t" if separator in line), ",")
-
-
 def _by_content(head: bytes) -> str | None:
     if head.startswith(b"MATLAB 5.0 MAT-file") or head.startswith(b"MATLAB 7.3 MAT-file"):
         return "mat"
@@ -155,6 +151,8 @@ def _by_content(head: bytes) -> str | None:
         return "numpy"
     if any(head[at : at + 8] == b"\x89HDF\r\n\x1a\n" for at in (0, 512, 1024, 2048)):
         return "hdf5"
+    if head[:1] == b"\x40" and head[2:6] == b"MFR ":  # the preamble, without which MFER begins like anything else
+        return "mfer"
     if head.startswith(b"ISHNE1.0"):
         return "ishne"
     if head.startswith((b"0       ", b"\xffBIOSEMI")) and len(head) >= 256:

@@ -1,6 +1,6 @@
 """Vendors' files, decoded by the ecgdatakit package.
 
-GE MUSE XML, Philips Sierra XML, HL7 aECG, SCP-ECG, Mortara ELI XML and AliveCor's Kardia JSON.
+GE MUSE XML, Philips Sierra XML, HL7 aECG, SCP-ECG, MFER, Mortara ELI XML and AliveCor's Kardia JSON.
 
 What ecgdatakit reads past with a warning, or without one, is judged here: a recording is whole, in its true rate and on
 one time axis, or it is refused with the reason.
@@ -26,6 +26,7 @@ from ecgdatakit.parsing.parser import Parser
 from ecgdatakit.parsing.parsers.alivecor_kardia import AliveCorKardiaParser
 from ecgdatakit.parsing.parsers.ge_muse_xml import GEMuseXMLParser
 from ecgdatakit.parsing.parsers.hl7_aecg import HL7aECGParser
+from ecgdatakit.parsing.parsers.mfer import MFERParser
 from ecgdatakit.parsing.parsers.mortara_el250 import MortaraEL250Parser
 from ecgdatakit.parsing.parsers.scp_ecg import SCPECGParser
 from ecgdatakit.parsing.parsers.sierra_xml import SierraXMLParser
@@ -42,6 +43,9 @@ _ENCODINGS = re.compile(r"ascii|iso8859-\d+|cp125\d")
 # As ecgdatakit finds a declaration, so that it never gets to see another encoding than the one that is meant here.
 _DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>")
 _DECLARED = re.compile(r"encoding\s*=\s*[\"']([^\"']*)")
+
+# Nobody's ECG has more; each of them is looked at before its samples are.
+_MOST_CHANNELS = 1_000
 
 # The leads that XLI stores as residuals of the first two; sierra-ecg-tools, DecodedLead.cs.
 _XLI_RESIDUALS = {"III", "aVR", "aVL", "aVF"}
@@ -66,6 +70,21 @@ class _Sierra(SierraXMLParser):
     @staticmethod
     def _parse_signature(signature: str) -> tuple[str, None]:
         return "", None
+
+
+class _Mfer(MFERParser):
+    """With a look at whether each frame takes up its data, neither more nor less."""
+
+    def _add_frame(self, wav: bytes) -> None:
+        if self._state.channels > _MOST_CHANNELS:
+            raise UnreadableError(f"the MFER file has too many channels ({self._state.channels})")
+        super()._add_frame(wav)
+        frame = self._frames[-1]
+        declared = sum(
+            len(samples) * dtype.itemsize for samples, dtype in zip(frame["channels"], frame["dtypes"], strict=True)
+        )
+        if declared != len(wav):
+            raise UnreadableError(f"an MFER frame does not hold what it declares ({declared} of {len(wav)} bytes)")
 
 
 class _Format(NamedTuple):
@@ -112,7 +131,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     # A unit that the file states and nobody knows is not for the settings to replace.
     units = [lead.resolution_unit or lead.adc_resolution_unit or assumed.unit for lead in leads]
     signal, unit = in_mv(signal, units)
-    rate = rate or _scp_rate(record) or _kardia_rate(record) or float(leads[0].sampling_rate)
+    rate = rate or _scp_rate(record) or _kardia_rate(record) or _mfer_rate(record) or float(leads[0].sampling_rate)
     samples = signal.shape[1]
     if unit == "mV":
         signal = _without_mark(signal, labels, rate)
@@ -180,7 +199,7 @@ def _record(path: Path, name: str, parser: Parser) -> ECGRecord:
         warnings.simplefilter("always")
         try:
             record = parser.parse(path)
-        except (FileNotFoundError, PermissionError):
+        except (FileNotFoundError, PermissionError, UnreadableError):
             raise
         except Exception as error:  # on broken files, of many kinds
             raise _unreadable(name, error, path) from error
@@ -188,6 +207,9 @@ def _record(path: Path, name: str, parser: Parser) -> ECGRecord:
         for part, reason in _REFUSED.items():
             if part in message:
                 raise UnreadableError(f"{reason} ({_short(message, path)})")
+        # All but those of the patient and the time tell of samples that are not where or when they should be.
+        if message.startswith("MFER:") and not message.startswith("MFER: invalid "):
+            raise UnreadableError(f"the MFER file does not say enough, or contradicts itself ({_short(message, path)})")
         # Sections 2 to 6 are what the signal is made of, by the pointers in section 0. Others are texts and
         # measurements; changing those is what programs do that remove names.
         if "CRC mismatch in:" in message and not re.search(r"Section [02-6]\b", message):
@@ -386,6 +408,22 @@ def _kardia_rate(record: ECGRecord) -> float | None:
     return _number(str(stated["frequency"]))
 
 
+def _mfer_rate(record: ECGRecord) -> float | None:
+    """MWF_IVL of the channels of an MFER file, which have to share it, with a look at their offsets.
+
+    The sign of MWF_OFF could be checked with no file of a device.
+    """
+    if record.source_format != "mfer":
+        return None
+    for lead in record.leads:
+        if lead.offset or "offset_counts" in lead.annotations:
+            raise UnreadableError(f"the file states an offset of its samples ({lead.label}), which is not read")
+    rates = set(record.raw_metadata.get("sampling_rates", []))
+    if len(rates) != 1:
+        raise UnreadableError(f"the leads differ in sampling rate ({', '.join(f'{rate:g}' for rate in sorted(rates))})")
+    return _rate(rates.pop())
+
+
 def _rate(rate: float) -> float:
     """A rate that decimal fractions have moved off a whole number by less than one in a hundred thousand, put back."""
     return float(round(rate)) if abs(rate - round(rate)) < 1e-5 * abs(rate) else rate
@@ -417,6 +455,8 @@ _FORMATS: dict[str, _Format] = {
     # A lead's bytes are counted in 16 bits, so that twelve never take more than 0.8 MB; it is decoded bit by bit.
     "scp-ecg": _Format("SCP-ECG", SCPECGParser, 1_000_000, None),
     "mortara-xml": _Format("Mortara ELI XML", MortaraEL250Parser, 24_000_000, _eli_rate),
+    # Ten seconds of twelve leads take 0.12 MB.
+    "mfer": _Format("MFER", _Mfer, 24_000_000, None),
     # Thirty seconds of six leads, twice (raw and filtered), take 0.6 MB.
     "kardia-json": _Format("Kardia JSON", AliveCorKardiaParser, 24_000_000, None),
 }

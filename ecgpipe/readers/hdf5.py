@@ -8,11 +8,13 @@ holds. So a second process reads, with little memory and little time, and is rep
 
 import atexit
 import contextlib
+import errno
 import math
 import os
 import posixpath
 import re
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ import h5py
 import numpy as np
 
 from ecgpipe.readers.files import brief, size_of
+from ecgpipe.readers.moment import momentary
 from ecgpipe.readers.recording import (
     LEADS,
     MIXED,
@@ -68,7 +71,9 @@ _CACHE_BYTES = 128 * 2**20
 
 # What the process that reads may take. The longest recording is 200 MB; a row takes a millisecond.
 _MOST_BYTES = 3 * 2**30
-_MOST_S = 10.0
+_MOST_CPU_S = 10.0
+# How long it may take in all. Who computes no more than the above in so long waits for a file server.
+_MOST_S = 60.0
 _START_S = 120.0  # importing from a cluster's file system may be slow
 
 
@@ -131,17 +136,25 @@ _helpers: dict[int, _Helper] = {}  # by the process that it reads for: a fork ha
 
 
 def _asked(function: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs) -> _T:
-    """What the other process answers; its UnreadableError, FileNotFoundError or PermissionError is raised here."""
+    """What the other process answers; its UnreadableError or OSError is raised here.
+
+    Raises:
+        UnreadableError: It computes for too long, or breaks down.
+        TimeoutError: It waits for too long.
+    """
     for _ in range(2):  # the process may have died of something else than this file
         helper = _helpers.get(os.getpid()) or _started()
         try:
-            helper.connection.send((function, arguments, options))
+            helper.connection.send((function, arguments, options, _MOST_CPU_S))
             if not helper.connection.poll(_MOST_S):
                 _stop()
-                raise UnreadableError(f"the HDF5 file takes too long to read, as damaged ones do (over {_MOST_S:g} s)")
+                raise TimeoutError(errno.ETIMEDOUT, f"no answer within {_MOST_S:g} s")
             answer: _T | Exception = helper.connection.recv()
         except (EOFError, ConnectionError):
-            _stop()
+            if _stop() == -signal.SIGPROF:
+                raise UnreadableError(
+                    f"the HDF5 file takes too long to read, as damaged ones do (over {_MOST_CPU_S:g} s of computing)"
+                ) from None
             continue
         except KeyboardInterrupt:  # an answer may still come, which would be taken for the next one's
             _stop()
@@ -175,16 +188,20 @@ def _started() -> _Helper:
     except (EOFError, ConnectionError):
         pass
     _stop()
-    raise RuntimeError("the process that reads HDF5 files does not start")
+    # Of a machine or a file system that is too busy, whatever the file is.
+    raise TimeoutError(errno.ETIMEDOUT, "the process that reads HDF5 files does not start")
 
 
 @atexit.register
-def _stop() -> None:
+def _stop() -> int | None:
+    """End the process that reads, and say how it ended; None where there is none."""
     helper = _helpers.pop(os.getpid(), None)
-    if helper is not None:
-        helper.process.kill()
-        helper.process.wait()
-        helper.connection.close()
+    if helper is None:
+        return None
+    helper.process.kill()  # no more than a formality for one that has ended
+    status = helper.process.wait()
+    helper.connection.close()
+    return status
 
 
 def _serve(descriptor: int, most_bytes: int) -> None:
@@ -199,11 +216,15 @@ def _serve(descriptor: int, most_bytes: int) -> None:
     connection.send("ready")
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            function, arguments, options = connection.recv()
+            function, arguments, options, most_cpu_s = connection.recv()
+            # The system ends the process when this runs out, also amid compiled code.
+            signal.setitimer(signal.ITIMER_PROF, most_cpu_s)
             try:
-                connection.send(function(*arguments, **options))
-            except (UnreadableError, FileNotFoundError, PermissionError) as error:
-                connection.send(error)
+                answer = function(*arguments, **options)
+            except (UnreadableError, OSError) as error:
+                answer = error
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            connection.send(answer)
 
 
 def _read(path: Path, assumed: Assumed, row: int | None) -> Recording:
@@ -257,11 +278,15 @@ def _read_matlab(path: Path, assumed: Assumed) -> Recording:
 def _reasons() -> Iterator[None]:
     try:
         yield
-    except (UnreadableError, FileNotFoundError, PermissionError):
+    except (FileNotFoundError, PermissionError):
         _close()
         raise
     except Exception as error:  # h5py raises many kinds on a broken file
         _close()
+        if cause := momentary(error):
+            raise cause from None  # an error that is sent to another process loses what it was caused by
+        if isinstance(error, UnreadableError):
+            raise
         raise UnreadableError(f"not a readable HDF5 file ({brief(error)})") from error
 
 

@@ -23,6 +23,7 @@ _LEADS |= {10 + n: f"V{n}" for n in range(1, 7)} | {17: "ES", 18: "AS", 19: "AI"
 
 # What a recorder writes where a lead was off.
 _FAULT = -32768
+_LIMITS = np.array([_FAULT, 32767])
 
 
 def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
@@ -63,12 +64,13 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         raise UnreadableError("the ISHNE file became shorter while it was read")
     counts = np.frombuffer(data, "<i2").reshape(samples, leads).T  # (leads, samples)
     # A lead without a resolution is in counts, whose unit the settings may know.
-    scales = [resolution if resolution > 0 else 1 for resolution in resolutions[:leads]]
-    signal = np.where(counts == _FAULT, np.nan, counts * np.array(scales, np.float64)[:, None])
+    scales = np.array([[resolution if resolution > 0 else 1.0] for resolution in resolutions[:leads]])  # (leads, 1)
+    signal = np.where(counts == _FAULT, np.nan, counts * scales)
     units = ["nV" if resolution > 0 else assumed.unit for resolution in resolutions[:leads]]
     signal, unit = in_mv(signal, units)
+    limits, _ = in_mv(scales * _LIMITS, units)
     names = tuple(_LEADS.get(code, f"lead {n}") for n, code in enumerate(codes[:leads], start=1))
-    return Recording(signal, float(rate), names, unit)
+    return Recording(signal, float(rate), names, unit, limits=limits)
 
 
 def _check(content: bytes, stored: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.io
 
 from ecgpipe.readers.files import brief, read_bytes, size_of
+from ecgpipe.readers.packages import missing
 from ecgpipe.readers.recording import (
     LEADS,
     MOST_VALUES,
@@ -223,9 +224,6 @@ def _read_7_3(path: Path, assumed: Assumed) -> Recording:
     except ModuleNotFoundError as error:
         if error.name != "h5py":
             raise
-        raise UnreadableError(
-            "reading a file of MATLAB 7.3 takes the package h5py, which is not installed; "
-            "install it with: pip install 'ecgpipe[hdf5]'"
-        ) from error
+        raise UnreadableError(missing("a file of MATLAB 7.3", "h5py", "hdf5")) from error
     recording: Recording = read_matlab(path, assumed)
     return recording

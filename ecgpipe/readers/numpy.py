@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 
 from ecgpipe.readers.files import brief, read_bytes
+from ecgpipe.readers.moment import momentary
 from ecgpipe.readers.recording import (
     Assumed,
     Content,
@@ -69,7 +70,9 @@ def _axes(path: Path) -> int | None:
             if np.lib.format.read_magic(file) != (1, 0):
                 return None
             return len(np.lib.format.read_array_header_1_0(file)[0])
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if momentary(error):
+            raise
         return None
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from ecgpipe.readers.files import brief, read_bytes, size_of
 from ecgpipe.readers.leads import spelled
+from ecgpipe.readers.moment import UnavailableError, patiently
 from ecgpipe.readers.recording import (
     LEADS,
     MOST_VALUES,
@@ -119,7 +120,9 @@ def parts(header: Path) -> list[str]:
 def comments(header: Path) -> dict[str, str]:
     """The lines of a header like `#Age: 74`, as PhysioNet 2021 has them, keys as written; the first of a key counts."""
     try:
-        lines = _lines(header)
+        lines = patiently(lambda: _lines(header), header)
+    except UnavailableError:
+        raise
     except (OSError, UnreadableError):
         return {}
     found: dict[str, str] = {}
@@ -358,7 +361,9 @@ def _segment_header(folder: Path, name: str, master: _Header) -> _Header:
 def _named(path: Path) -> tuple[list[str], list[str]]:
     """The segments and the signal files that a header names, read as kindly as can be."""
     try:
-        lines = [line for line in _lines(path) if not line.startswith("#")]
+        lines = [line for line in patiently(lambda: _lines(path), path) if not line.startswith("#")]
+    except UnavailableError:  # after which it is not known what it names
+        raise
     except (OSError, UnreadableError):
         return [], []
     match = re.match(r"\S+?(/\d+)?\s+\d+(?:\s|$)", lines[0], re.ASCII) if lines else None

@@ -42,7 +42,7 @@ class Curves {
 
   plot(curve, x, y, traces, told, caption) {
     const figure = this.figures.get(curve), axis = { range: [-0.02, 1.02], zeroline: false, gridcolor: css("--line"), fixedrange: true };
-    const layout = { margin: { l: 50, r: 8, t: 10, b: 42 }, showlegend: false, hovermode: "closest", paper_bgcolor: css("--card"),
+    const layout = { width: onPaper() ? PAPER_PX / 3 : undefined, margin: { l: 50, r: 8, t: 10, b: 42 }, showlegend: false, hovermode: "closest", paper_bgcolor: css("--card"),
       plot_bgcolor: css("--card"), font: { family: "system-ui, sans-serif", size: 12, color: css("--ink") },
       xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } } };
     Plotly.react(figure, traces.map((trace) => ({ type: "scatter", ...trace })), layout,

@@ -81,7 +81,7 @@ class AtlasMap {
     const colour = { font: { family: "system-ui, sans-serif", size: 12, color: css("--ink") }, paper_bgcolor: css("--card"),
       plot_bgcolor: css("--card"), modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: css("--accent") } };
     this.data = data;
-    Plotly.react(this.root, data, { height: 580, margin: { l: 30, r: 8, t: 30, b: 30 }, hovermode: "closest", uirevision: "same",
+    Plotly.react(this.root, data, { height: 580, width: onPaper() ? PAPER_PX : undefined, margin: { l: 30, r: 8, t: 30, b: 30 }, hovermode: "closest", uirevision: "same",
       dragmode: finger ? false : "pan", legend: { itemsizing: "constant" }, xaxis: { ...axis, title: { text: "UMAP 1" } },
       yaxis: { ...axis, title: { text: "UMAP 2" } }, ...colour }, this.config);
   }

@@ -100,6 +100,22 @@ function grid(svg, width, height) {
   }
 }
 
+// What the scale is wherever the paper is narrower than its true width, `width` in mm: on a phone, in print. The browser
+// chooses by the width that it gives the paper; no script could, for none sees the width in print.
+function scales(width, millivolts) {
+  const said = (mm) => {
+    const speed = `${mm === MM_PER_S ? MM_PER_S : mm.toFixed(1)} mm/s`, height = MM_PER_MV * mm / MM_PER_S;
+    if (!millivolts) return `${speed}, arbitrary amplitude, no unit in the file`;
+    return `${speed}, ${height === MM_PER_MV ? MM_PER_MV : height.toFixed(1)} mm/mV`;
+  };
+  const rules = [`.sheet .scale::after { content: "${said(MM_PER_S)}"; }`];
+  for (let tenths = 10 * MM_PER_S - 1; tenths >= 10; tenths--) {
+    const most = (width * (tenths + 0.5) / (10 * MM_PER_S)).toFixed(2);
+    rules.push(`@container sheet (max-width: ${most}mm) { .sheet .scale::after { content: "${said(tenths / 10)}"; } }`);
+  }
+  return rules.join("\n");
+}
+
 /** Draw ten seconds of a recording into an element.
  *
  * view: as ecgpipe/traces.py codes it. options: `layout` of LAYOUTS, `wash` ("none", "attention" or the number of an
@@ -111,7 +127,6 @@ function paper(parent, view, options) {
   const width = LEFT + Math.max(span, 2.5) * MM_PER_S + RIGHT, height = TOP + layout.rows.length * layout.row_mm + BOTTOM;
   const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", class: "paper",
     "aria-label": `12-lead ECG of ${options.name}, from ${from.toFixed(1)} to ${(from + span).toFixed(1)} seconds` });
-  svg.style.width = `${width}mm`;
   grid(svg, width, height);
   const wash = washes(view, options.wash), scale = millimetres(view, layout), signals = traces(view);
   const colours = (options.wash === "attention" ? ["--attention", "--attention"] : ["--favour", "--against"])
@@ -152,10 +167,14 @@ function paper(parent, view, options) {
   for (let second = Math.ceil(from); second <= from + span + 1e-6; second++) {
     element("text", { x: LEFT + (second - from) * MM_PER_S, y: height - 7, class: "time" }, words, `${second} s`);
   }
-  const amplitude = view.millivolts ? "10 mm/mV" : "arbitrary amplitude, no unit in the file";
-  element("text", { x: width - 3, y: height - 2, class: "scale" }, words, `25 mm/s, ${amplitude}`);
   caliper(svg, view.millivolts);
-  parent.replaceChildren(svg);
+  const sheet = document.createElement("div"), says = document.createElement("div"), rules = document.createElement("style");
+  sheet.className = "sheet";
+  for (const [name, value] of Object.entries({ width, height })) sheet.style.setProperty(`--${name}`, value);
+  says.className = "scale";
+  rules.textContent = scales(width, view.millivolts);
+  sheet.append(rules, svg, says);
+  parent.replaceChildren(sheet);
   return svg;
 }
 

@@ -7,6 +7,9 @@ function made(name, properties = {}, ...children) {
   return node;
 }
 
+// Plots are as wide as the screen, and would be so in print: the width of a portrait A4 without its margins.
+const PAPER_PX = 720, onPaper = () => matchMedia("print").matches;
+
 const digits = (value, places) => value === null || Number.isNaN(value) ? "–" : value.toFixed(places);
 
 // Shows a recording in #viewer; `recording` is what ecgpipe/show.py and ecgpipe/report.py call so.
@@ -90,9 +93,9 @@ class Viewer {
       said.push(` The first ${digits(view.seconds, 0)} of ${digits(view.of_seconds, 1)} s are drawn.`);
     }
     if (view.borders.length) said.push(" Dotted lines: where a segment begins.");
-    if (view.end < view.seconds - 0.01) said.push(" Hatched: fills no segment, the model did not see it.");
+    if (view.end < view.seconds - 0.01) said.push(" Grey: fills no segment, the model did not see it.");
     if (view.made.length) said.push(` * not recorded, but derived or zero: ${view.made.join(", ")}.`);
-    said.push(" Each lead around its median. Drag with the mouse to measure.");
+    said.push(" Each lead around its median.", made("span", { className: "mouse", textContent: " Drag with the mouse to measure." }));
     return said;
   }
 }

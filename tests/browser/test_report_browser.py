@@ -15,6 +15,7 @@ import small_run
 from browsing import Open, violations
 from PIL import Image
 from playwright.sync_api import Page
+from printed import assert_true, printed
 from small_run import HOSTILE, LABELS
 
 from ecgpipe import tables
@@ -216,14 +217,19 @@ def millimetres(page: Page) -> dict[str, list[tuple[float, float]]]:
     return found
 
 
+def said_scale(page: Page) -> str:
+    said: str = page.evaluate("getComputedStyle(document.querySelector('#viewer .scale'), '::after').content")
+    return said.strip('"')
+
+
 def test_the_leads_stand_as_cardiologists_read_them_at_25_mm_per_s_and_10_mm_per_mv(page: Page) -> None:
     pick(page, "a/1")
     page.select_option('#viewer [data-part="layout"]', "standard")
     texts = page.locator("#viewer .words text").all_text_contents()
     order = ["I", "aVR", "V1", "V4", "II", "aVL", "V2", "V5", "III", "aVF", "V3", "V6", "II"]
     assert texts[:13] == order
-    assert texts[-1] == "25 mm/s, 10 mm/mV"
-    assert texts[13:-1] == [f"{second} s" for second in range(11)]
+    assert texts[13:] == [f"{second} s" for second in range(11)]
+    assert said_scale(page) == "25 mm/s, 10 mm/mV"
     drawn = millimetres(page)
     assert drawn.keys() == set(LEADS)
     signal = small_run.signal(IDS.index("a/1"))
@@ -524,10 +530,45 @@ def test_it_prints_on_paper_in_light_colours_without_what_only_a_screen_has(open
         assert not page.locator("#search").is_visible()
         assert page.evaluate("getComputedStyle(document.querySelector('#viewer .trace')).stroke") == "rgb(0, 0, 0)"
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-        pdf = page.pdf(prefer_css_page_size=True)
+        pdf = page.pdf(format="A4")
     assert pdf.startswith(b"%PDF")
     boxes = {tuple(map(float, box.split())) for box in re.findall(rb"/MediaBox \[([\d. ]+)\]", pdf)}
     assert {(round(width), round(height)) for _, _, width, height in boxes} == {(842, 595)}  # A4 landscape, in points
+
+
+PORTRAIT = "@page { size: portrait; }"  # as browsers print that do not know which way round a page wants to be
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("paper", "style", "says"),
+    [
+        ("A4", "", "25 mm/s, 10 mm/mV"),
+        ("Letter", "", "25 mm/s, 10 mm/mV"),
+        ("A4", PORTRAIT, "18.5 mm/s, 7.4 mm/mV"),
+        ("Letter", PORTRAIT, "19.0 mm/s, 7.6 mm/mV"),
+    ],
+)
+def test_the_printed_scale_is_what_it_says(paper: str, style: str, says: str, opened: Open, report: Path) -> None:
+    with opened(report) as page:
+        pick(page, "a/1")
+        page.select_option('#viewer [data-part="wash"]', "none")
+        page.select_option('#table [data-part="group"]', "quality")  # a table wider than any paper
+        page.add_style_tag(content=style)
+        found = printed(page.pdf(format=paper, print_background=True))
+    assert found.said == says
+    assert_true(found)
+
+
+@pytest.mark.slow
+def test_on_a_phone_the_scale_is_what_it_says(opened: Open, report: Path) -> None:
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    with opened(report, **phone) as page:
+        pick(page, "a/1")
+        wide = page.evaluate("document.querySelector('#viewer svg.paper').getBoundingClientRect().width")
+        speed = 25 * wide / (265 / 25.4 * 96)  # CSS has 96 pixels to the inch
+        assert speed < 20
+        assert said_scale(page) == f"{speed:.1f} mm/s, {speed / 2.5:.1f} mm/mV"
 
 
 # Large runs

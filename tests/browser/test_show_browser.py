@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small_run
 from browsing import Open, violations
+from printed import assert_true, printed
 from small_run import HOSTILE, LABELS
 
+from ecgpipe import show
 from ecgpipe.__main__ import main
 
 
@@ -37,3 +40,34 @@ def test_nothing_stands_in_the_way_of_a_screen_reader_the_keyboard_or_weak_eyes(
 ) -> None:
     with opened(shown, color_scheme=scheme) as page:
         assert violations(page) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", ["A4", "Letter"])
+@pytest.mark.parametrize("layout", ["standard", "long"])
+def test_it_prints_on_one_page_at_the_scale_that_it_says(paper: str, layout: str, opened: Open, tmp_path: Path) -> None:
+    names = [f"Label {i}, of two or three words" for i in range(17)]
+    small_run.write(tmp_path, ["p1000/p10001725/s41420867/41420867", *"abcdefg"], labels=names, thresholds=[""] * 17)
+    page = tmp_path / "page.html"
+    given = ["--outdir", str(tmp_path), "--output", str(page), "p1000/p10001725/s41420867/41420867"]
+    assert main(["show", *given]) == 0
+    with opened(page) as shown:
+        shown.select_option('#viewer [data-part="layout"]', layout)
+        shown.select_option('#viewer [data-part="wash"]', "none")
+        found = printed(shown.pdf(format=paper, print_background=True))
+    assert_true(found)
+    if layout == "standard":
+        assert (found.pages, found.said) == (1, "25 mm/s, 10 mm/mV")
+
+
+def test_it_opens_on_the_label_that_was_asked_for(
+    opened: Open, shown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(shown) as page:
+        assert page.locator('#viewer [data-part="wash"] option:checked').inner_text() == "attention"
+    asked = [{"label": label, "attribution": np.ones((2, 12, 2500)), "judged": ""} for label in LABELS[:2]]
+    monkeypatch.setattr(show, "attributions", lambda *_: asked)  # which takes a network
+    given = ["--outdir", str(shown.parent), "--output", str(tmp_path / "x.html"), "--label", *LABELS[:2]]
+    assert main(["show", *given, "--", "a"]) == 0
+    with opened(tmp_path / "x.html") as page:
+        assert page.locator('#viewer [data-part="wash"] option:checked').inner_text() == f"attribution to {LABELS[0]}"

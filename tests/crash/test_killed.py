@@ -198,21 +198,26 @@ def test_infer_is_killed_while_it_writes(folder: Path, given: dict[str, str], st
     assert_equal(folder / "out", undisturbed, *REST)
 
 
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("how", ["SIGINT", "SIGINT twice", "SIGTERM"])
 def test_a_run_that_is_asked_to_stop_ends_its_jobs_and_the_next_goes_on(
     how: str, folder: Path, given: dict[str, str], start: Start, undisturbed: Path
 ) -> None:
     run = start(*RESULTS)
     job = run.job("preprocess")
     advance(job, folder / "out", "segments/shard-*.arrow")
-    if how == "SIGINT":
-        run.interrupt()
-    else:
+    if how == "SIGTERM":
         run.send(signal.SIGTERM)
+    else:
+        run.interrupt()
+    if how == "SIGINT twice":
+        run.says("Terminating processes on user request")
+        run.interrupt()
+        run.says("still stopping")
     resume(job)
     assert run.ends() != 0
     assert not job.is_running()
     assert "Traceback" not in run.output
+    assert run.output.splitlines()[-1] == "stopped; the same command resumes"
     assert_no_file_is_torn(folder / "out")
     assert not unfinished(folder / "out")
     again(folder, given, *RESULTS)

@@ -402,6 +402,14 @@ def test_windows_are_checked_as_the_settings_are(windows: Windows, says: str, ec
         ecgfm.predict(noise(10), 500, LEADS, windows)
 
 
+def test_a_tilde_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "named.csv").write_text("name,aggregation\n" + "".join(f"L{i},mean\n" for i in range(17)))
+    for source in ("~/checkpoint.pt", Path("~/checkpoint.pt")):
+        loaded = ECGFM.from_checkpoint(source, "~/named.csv", device="cpu")
+        assert [label.name for label in loaded.labels] == [f"L{i}" for i in range(17)]
+
+
 def test_a_checkpoint_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     for given, says in {
         "nowhere.pt": "there is no file nowhere.pt; give the path of a .pt file, or hf://",

@@ -199,6 +199,17 @@ def test_the_command_fits_on_its_split_and_binds_by_name(tmp_path: Path, capsys:
     said = capsys.readouterr()
     assert "Flutter, rare: left as it is: no recording of the split is positive" in said.err
     assert "On the recordings that it was fitted on (fold = 9), so optimistic:" in said.out
+    lines = said.out.splitlines()
+    above, heads = next((lines[i - 1], line) for i, line in enumerate(lines) if line.startswith("label "))
+    assert above.split() == ["Brier", "score", "log", "loss"]
+    assert heads.split() == ["label", "positive", "recordings", "before", "after", "before", "after"]
+    for name in read.labels:
+        true, probability = made["true"][name][fold], made["probability"][name][fold]
+        after = calibration.of_probability(read, name, probability)
+        four = [of(true, p) for of in (brier_score_loss, log_loss_of_sklearn) for p in (probability, after)]
+        (row,) = [line for line in lines if line.startswith(name)]
+        assert row.removeprefix(name).split()[2:] == [f"{value:.4f}" for value in four]
+        assert row.index(f"{four[2]:.4f}") == heads.rindex("before")  # a number stands below its head
     assert read.fitted is not None
     assert {key: read.fitted[key] for key in ("on", "recordings", "patient", "truth_sha256")} == {
         "on": "fold = 9", "recordings": 40, "patient": None, "truth_sha256": None,

@@ -17,7 +17,7 @@ from ecgpipe.prepare import Windows, prepare
 from ecgpipe.readers import LEADS, Assumed, Recording, spelled
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
-NUMBERS = ("01", "02", "03", "04", "05", "06", "07", "08", "10", "11", "12")
+NUMBERS = ("01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12")
 NOTHING = Assumed()
 
 Made = dict[str, tuple[dict[str, Any], np.ndarray]]  # by record id: its row of the records, and (segments, 12, samples)
@@ -166,6 +166,13 @@ def test_08_the_ecg_may_be_the_field_of_a_struct(case: Callable[[str], Path]) ->
     for name in ("A0001", "compressed"):
         assert_ok(found[name][0])
         np.testing.assert_array_equal(found[name][1], segments_of(heart(), 500))
+
+
+def test_09_cardiosoft_xml_as_uk_biobank_has_it_is_read(case: Callable[[str], Path]) -> None:
+    record, segments = made_of(case("09"))["rest"]
+    assert_ok(record)
+    assert (record["format"], tuple(record["leads"]), record["unit"]) == ("cardiosoft-xml", LEADS, "mV")
+    np.testing.assert_allclose(segments, segments_of(np.rint(heart() * 200) / 200, 500), atol=1e-6)
 
 
 def test_10_a_record_without_leads_is_skipped_whatever_its_rates(case: Callable[[str], Path]) -> None:

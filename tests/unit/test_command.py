@@ -4,7 +4,9 @@ import logging
 import re
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from ecgpipe import __version__, log
 from ecgpipe.__main__ import STAGES, main
 from ecgpipe.atomic import whole
+
+ROOT = Path(__file__).parents[2]
 
 
 def python(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -75,6 +79,56 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     says = "'nowhere' is not a file or folder, and no pattern that matches any; check the path"
     assert done.stderr == f"[manifest] error: input: {says}\n"
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that any user may look into: pytest's own are root's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def as_another_user(folder: Path, imports: str, code: str) -> str:
+    """Run Python code as a user who is not root, and return what it says. Imports go first: Python may lie in /root."""
+    drop = "import os; os.geteuid() or os.setuid(65534)"
+    command = [sys.executable, "-c", f"{imports}\n{drop}\n{code}"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stderr
+
+
+READ = "pyarrow.parquet.read_schema({path!r})"
+OPEN = "open({path!r}, 'rb')"
+IMPORTS = "import sys, pyarrow.parquet; from ecgpipe import __main__, config, verdict; from pathlib import Path"
+MAIN = """
+def run(args):
+    {what}
+verdict.run = run
+sys.exit(__main__.main(["verdict", "--run", "r", "--max-failed-fraction", "0", "--output", "o"]))
+"""
+
+
+@pytest.mark.parametrize("what", [READ, OPEN])
+def test_an_input_that_this_user_may_not_read_is_no_reason_to_make_room(what: str, open_folder: Path) -> None:
+    path = open_folder / "mine.parquet"
+    path.touch(mode=0o000)
+    said = as_another_user(open_folder, IMPORTS, MAIN.format(what=what.format(path=str(path))))
+    assert "Permission denied" in said
+    assert said.rstrip().endswith(
+        "it is there, but this user may not read it: see its permissions (`ls -l`), or leave it out"
+    )
+    assert "outdir" not in said
+
+
+def test_a_folder_that_this_user_may_not_write_to_asks_for_another_one(open_folder: Path) -> None:
+    said = as_another_user(open_folder, IMPORTS, MAIN.format(what=f"open({str(open_folder / 'new')!r}, 'wb')"))
+    assert said.rstrip().endswith("make room, or choose another outdir")
+
+
+def test_a_checkpoint_that_this_user_may_not_read_is_refused_before_any_job(open_folder: Path) -> None:
+    (open_folder / "x.pt").touch(mode=0o000)
+    code = f"config.load({{'input': '.', 'checkpoint': 'x.pt'}}, Path({str(ROOT)!r}))"
+    said = as_another_user(open_folder, IMPORTS, code)
+    assert "checkpoint: no permission to read 'x.pt'; see its permissions (`ls -l`), or give another file" in said
 
 
 def test_a_bug_of_ours_keeps_its_traceback(tmp_path: Path) -> None:

@@ -100,6 +100,31 @@ def test_the_checkpoint_stage_writes_the_labels_that_are_numbers(
     assert not load({"input": "."}).labels_by_index
 
 
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("ecgs", "more"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "labels.csv").write_text("name,aggregation\nA,mean\n")
+    for name in ("x.pt", "truth.csv", "python"):
+        (tmp_path / name).touch()
+    given = {
+        "input": ["~/ecgs", "~/more/*.mat"], "outdir": "~/out", "checkpoint": "~/x.pt", "labels": "~/labels.csv",
+        "evaluation": {"truth": "~/truth.csv"}, "inference": {"backend": "fairseq", "fairseq_python": "~/python"},
+        "attribution": {"recordings": 0},
+    }  # fmt: skip
+    loaded = load(given)
+    assert loaded.inputs == [f"{tmp_path}/ecgs", f"{tmp_path}/more/*.mat"]
+    assert (loaded.outdir, loaded.checkpoint) == (f"{tmp_path}/out", f"{tmp_path}/x.pt")
+    assert (loaded.labels, loaded.evaluation.truth) == (f"{tmp_path}/labels.csv", f"{tmp_path}/truth.csv")
+    assert loaded.inference.fairseq_python == f"{tmp_path}/python"
+    assert "no.json" in mistake(calibration="~/no.json")
+    for key in ("calibration", "heads"):
+        path = f"{tmp_path}/no.json"
+        assert path in mistake(**{key: ["~/no.json"] if key == "heads" else "~/no.json"})
+    assert load({"input": "."}).checkpoint.startswith("hf://")
+
+
 def test_numbers_from_the_command_line_may_come_as_text() -> None:
     loaded = load({"input": ".", "outdir": 2024, "umap": {"neighbors": "30", "min_dist": "0"}})
     assert (loaded.outdir, loaded.umap.neighbors, loaded.umap.min_dist) == ("2024", 30, 0)

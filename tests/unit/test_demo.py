@@ -214,6 +214,24 @@ def test_a_run_that_was_cut_off_is_made_anew(tmp_path: Path, monkeypatch: pytest
     assert not (outdir / ".demo").exists()
 
 
+def test_a_users_file_that_is_called_as_a_recording_of_a_larger_demo_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make(tmp_path) == 0
+    listed = json.loads((tmp_path / "demo.json").read_text())["files"]
+    assert make(tmp_path / "larger", recordings=12) == 0
+    new = sorted(set(json.loads((tmp_path / "larger" / "demo.json").read_text())["files"]) - set(listed))[0]
+    (tmp_path / new).parent.mkdir(exist_ok=True)
+    (tmp_path / new).write_text("mine")
+    link = tmp_path / listed[0]
+    link.rename(tmp_path / "kept")
+    link.symlink_to(tmp_path / "kept")
+    assert make(tmp_path, recordings=12) == 2
+    assert (tmp_path / new).read_text() == "mine"
+    assert link.is_symlink()
+    assert "is there and not of the demo; move it, or give another --outdir" in capsys.readouterr().err
+
+
 def test_a_folder_of_the_users_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     assert make(tmp_path) == 2

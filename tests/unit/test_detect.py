@@ -53,6 +53,7 @@ CONTENTS = {
         b'{"id": "a", "recordedAt": "2021-04-16T15:19:09", "algorithmDetermination": "normal", "data": {}}',
         b'\xef\xbb\xbf\n{ "recordedAt" : "", "data": {"raw": {"amplitudeResolution": 500',
     ],
+    "mfer": [b"\x40\x20MFR Standard 12 leads ECG".ljust(40) + b"\1\1\1"],
     "ishne": [b"ISHNE1.0".ljust(522, b"\0")],
     "csv": [
         ",".join(LEADS).encode(),

@@ -12,7 +12,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
-from ecgpipe import curves, tables, truth
+from ecgpipe import curves, metrics, tables, truth
 from ecgpipe.__main__ import main
 
 AF, LBBB, PACED = "Atrial fibrillation", "Left bundle branch block", "Electronic pacemaker"
@@ -148,6 +148,52 @@ def test_patients_are_what_is_resampled(folder: Path) -> None:
     assert row.low != value(alone, "auroc", AF).low
     origin = tables.origin(pq.read_schema(folder / "out/metrics.parquet"))
     assert origin["intervals"]["patient_column"] == "patient"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_patients_that_are_not_a_number_are_nobody_and_not_one_patient(folder: Path, suffix: str) -> None:
+    frame = pd.read_csv(folder / "truth.csv")
+    frame["patient"] = [np.nan if i % 4 == 0 else i // 2 for i in range(len(frame))]
+    table = pa.table({name: pa.array(frame[name], from_pandas=name != "patient") for name in frame})
+    if suffix == "parquet":
+        tables.write(folder / "truth.parquet", table)
+    else:
+        frame.to_csv(folder / "truth.csv", index=False, na_rep="NaN")
+    _, account = evaluated(folder, "--patient", "patient", "--truth", str(folder / f"truth.{suffix}"))
+    predicted = frame[frame.record_id.str.startswith("r") & frame[[PACED, AF, LBBB]].notna().any(axis=1)]
+    alone = predicted["patient"].isna().sum()
+    assert account["intervals"]["without_patient"] == alone > 0
+    assert account["intervals"]["patients"] == alone + predicted["patient"].nunique()
+
+
+def test_a_prediction_that_is_not_a_number_counts_in_no_metric_and_no_curve_and_that_is_said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "predictions/part-00000.parquet"
+    table = pq.read_table(path)
+    values = table[AF].to_numpy().copy()
+    values[40:60] = np.nan
+    tables.write(path, table.set_column(table.column_names.index(AF), table.schema.field(AF), pa.array(values)))
+    measured, account = evaluated(folder)
+    frame = joined(folder)
+    usable = frame[frame[AF].notna() & frame[f"{AF}_p"].notna()]
+    left = frame[AF].notna().sum() - len(usable)
+    assert left == 20
+    assert account["labels"][AF]["not_predicted"] == left
+    assert account["labels"][AF]["known"] == len(usable)
+    assert account["labels"][LBBB]["not_predicted"] == 0
+    for metric in metrics.METRICS:
+        assert value(measured, metric, AF).n == len(usable)
+        assert value(measured, metric, AF).n_positive == usable[AF].sum()
+    assert value(measured, "auroc", AF).value == pytest.approx(
+        sklearn_metrics.roc_auc_score(usable[AF], usable[f"{AF}_p"])
+    )
+    curves = pq.read_table(folder / "out/curves.parquet").to_pandas()
+    roc = curves[(curves.label == AF) & (curves.curve == "roc")]
+    assert np.trapezoid(roc.y, roc.x) == pytest.approx(value(measured, "auroc", AF).value)
+    bins = curves[(curves.label == AF) & (curves.curve == "calibration")]
+    assert bins.n.sum() == len(usable)
+    assert f"which do not count for it: {AF} 20." in capsys.readouterr().err
 
 
 def test_a_recording_without_a_patient_is_one_of_its_own() -> None:

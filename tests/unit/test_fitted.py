@@ -12,7 +12,7 @@ import pytest
 from ecgpipe import calibration, fitted, labels
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
-from ecgpipe.fitted import Fit
+from ecgpipe.fitted import Fit, Recordings
 from ecgpipe.provenance import file_sha256
 
 
@@ -32,21 +32,21 @@ def fits(folder: Path) -> list[Fit]:
     return fitted.behind(folder / "chosen.csv", path, {"sha256": file_sha256(path)})
 
 
-def columns(made: dict[str, Any], folds: list[int]) -> tuple[pa.Array, pa.Array, pa.Array]:
+def columns(made: dict[str, Any], folds: list[int]) -> Recordings:
     """Ids, signals and patients of the recordings in some folds."""
     rows = np.isin(made["fold"], folds)
     ids = pa.array(made["ids"]).filter(pa.array(rows))
     signals = pa.array([f"signal of {record_id}" for record_id in ids.to_pylist()])
-    return ids, signals, pa.array(made["patient"]).filter(pa.array(rows))
+    return Recordings(ids, signals, pa.array(made["patient"]).filter(pa.array(rows)))
 
 
 def test_other_folds_may_be_scored(tmp_path: Path, made: dict[str, Any]) -> None:
-    fitted.refuse_overlap(fits(tmp_path), *columns(made, [0, 1, 2, 3, 4, 5, 6, 9]))
+    fitted.refuse_overlap(fits(tmp_path), columns(made, [0, 1, 2, 3, 4, 5, 6, 9]))
 
 
 def test_the_fold_of_the_thresholds_may_not(tmp_path: Path, made: dict[str, Any]) -> None:
     with pytest.raises(EcgpipeError) as caught:
-        fitted.refuse_overlap(fits(tmp_path), *columns(made, [8, 9]))
+        fitted.refuse_overlap(fits(tmp_path), columns(made, [8, 9]))
     assert str(caught.value) == (
         "evaluation: the thresholds of chosen.csv were fitted on fold = 8, and 40 of the 80 recordings to score are "
         "among those or of their patients (40 by id, 40 by signal, 40 by patient), such as 'r/16', 'r/17', 'r/36'; "
@@ -58,7 +58,7 @@ def test_nor_may_that_of_the_calibration(tmp_path: Path, made: dict[str, Any]) -
     with pytest.raises(
         EcgpipeError, match=r"the parameters of calibration\.json were fitted on fold = 7, and 40 of the 80"
     ):
-        fitted.refuse_overlap(fits(tmp_path), *columns(made, [7, 9]))
+        fitted.refuse_overlap(fits(tmp_path), columns(made, [7, 9]))
 
 
 @pytest.mark.parametrize(
@@ -75,21 +75,113 @@ def test_one_planted_recording_is_caught(
     clean = columns(made, [9])
     planted = [pa.concat_arrays([column, pa.array([value])]) for column, value in zip(clean, leaked, strict=True)]
     with pytest.raises(EcgpipeError, match=f"1 of the 41 .* \\({counts}\\), such as '{leaked[0]}'"):
-        fitted.refuse_overlap(fits(tmp_path), *planted)
+        fitted.refuse_overlap(fits(tmp_path), Recordings(*planted))
 
 
 def test_what_nobody_knows_is_no_overlap(tmp_path: Path, made: dict[str, Any]) -> None:
     nothing = pa.nulls(3, pa.string())
-    fitted.refuse_overlap(fits(tmp_path), pa.array(["x", "y", "z"]), nothing, nothing)
+    fitted.refuse_overlap(fits(tmp_path), Recordings(pa.array(["x", "y", "z"]), nothing, nothing))
 
 
-def test_patients_that_the_fit_does_not_know_are_a_warning(
-    tmp_path: Path, made: dict[str, Any], capsys: pytest.CaptureFixture[str]
+def chosen_without_patients(folder: Path) -> list[Fit]:
+    """Thresholds chosen on the first recording of each patient of fold 8, without saying who the patients are."""
+    options = ["--split", "first", "--on", "8", "--method", "youden", "--output", str(folder / "chosen.csv")]
+    assert main(["thresholds", "--outdir", str(folder), *options]) == 0
+    return fitted.behind(folder / "chosen.csv", None, None)
+
+
+def test_patients_that_the_fit_does_not_know_are_found_in_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    made = labelled.write(tmp_path)
+    first = [fold if i % 2 == 0 else -1 for i, fold in enumerate(made["fold"])]
+    add_column(tmp_path, "first", dict(zip(made["ids"], first, strict=True)))
+    (fit,) = chosen_without_patients(tmp_path)
+    assert fit.patient is None
+    rows = np.array([fold == 8 and i % 2 == 1 for i, fold in enumerate(made["fold"])])
+    every = columns(made, list(range(10)))
+    second = Recordings(*(None if values is None else values.filter(pa.array(rows)) for values in every))
+    with pytest.raises(EcgpipeError, match=r"20 of the 20 .* \(0 by id, 0 by signal, 20 by patient\), such as 'r/17'"):
+        fitted.refuse_overlap([fit], second, columns(made, list(range(10))))
+    fitted.refuse_overlap([fit], columns(made, [9]), columns(made, list(range(10))))
+    assert "nobody knows of which patients" not in capsys.readouterr().err
+
+
+def test_or_else_are_a_warning(tmp_path: Path, made: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--split", "fold", "--on", "8", "--method", "youden", "--output", str(tmp_path / "chosen.csv")]
     assert main(["thresholds", "--outdir", str(tmp_path), *options]) == 0
-    fitted.refuse_overlap(fitted.behind(tmp_path / "chosen.csv", None, None), *columns(made, [9]))
-    assert "nobody knows of which patients the thresholds of chosen.csv were fitted" in capsys.readouterr().err
+    fitted.refuse_overlap(fitted.behind(tmp_path / "chosen.csv", None, None), columns(made, [9]), columns(made, [9]))
+    said = capsys.readouterr().err
+    assert "nobody knows of which patients the thresholds of chosen.csv were fitted, but for 0 of 40 recordings" in said
+    assert "fit again with --patient COLUMN" in said
+
+
+def add_column(folder: Path, name: str, values: dict[str, Any]) -> None:
+    """Add a column to a run's records."""
+    path = folder / "records/shard-00000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column(name, pa.array([values[i] for i in table["record_id"].to_pylist()])), path)
+
+
+def evaluated(folder: Path, *options: str) -> int:
+    given = ["--predictions", "predictions", "--records", "records", "--labels", "chosen.csv"]
+    given += ["--metrics", "m.parquet", "--curves", "c.parquet", "--account", "a.json"]
+    paths = [text if text.startswith("--") else str(folder / text) for text in given]
+    return main(["evaluate", *paths, "--resamples", "0", *options])
+
+
+@pytest.fixture
+def halved(tmp_path: Path) -> Path:
+    """A run with one recording of each patient of fold 8 in `half` a, on which thresholds were chosen, and one in b."""
+    made = labelled.write(tmp_path)
+    half = {
+        name: "ab"[i % 2] if fold == 8 else "c"
+        for i, (name, fold) in enumerate(zip(made["ids"], made["fold"], strict=True))
+    }
+    add_column(tmp_path, "half", half)
+    options = ["--patient", "patient", "--split", "half", "--on", "a", "--method", "youden"]
+    assert main(["thresholds", "--outdir", str(tmp_path), *options, "--output", str(tmp_path / "chosen.csv")]) == 0
+    return tmp_path
+
+
+@pytest.mark.parametrize("patient", [[], ["--patient", "record_id"], ["--patient", "patient"]])
+def test_the_column_of_the_fit_tells_the_patients_whatever_the_evaluation_names(
+    halved: Path, patient: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluated(halved, "--split", "half", "--on", "b", *patient) == 2
+    assert "20 of the 20 recordings to score are among those or of their patients (0 by id, 0 by signal, 20 by" in (
+        capsys.readouterr().err
+    )
+    assert evaluated(halved, "--split", "half", "--on", "c", *patient) == 0
+
+
+def test_without_the_column_of_the_fit_an_evaluation_asks_for_one(
+    halved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = halved / "records/shard-00000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(
+        table.rename_columns(["subject" if name == "patient" else name for name in table.column_names]), path
+    )
+    assert evaluated(halved, "--split", "half", "--on", "c") == 2
+    said = capsys.readouterr().err
+    assert (
+        "evaluation.patient: not given, and the thresholds of chosen.csv were fitted with the patients of the" in said
+    )
+    assert "column 'patient', which is not here" in said
+    assert "evaluation: {patient: COLUMN}" in said
+    assert evaluated(halved, "--split", "half", "--on", "c", "--patient", "subject") == 0
+    assert evaluated(halved, "--split", "half", "--on", "b", "--patient", "subject") == 2
+
+
+def test_a_head_says_which_column_its_patients_were_of(tmp_path: Path, made: dict[str, Any]) -> None:
+    ids = pa.array(made["ids"])
+    sha256 = fitted.write_hashes(tmp_path / "x", "probe", ids, ids, pa.array(made["patient"]), patient="patient")
+    assert fitted.read(tmp_path / "x", "x", None, sha256).patient == "patient"
+    sha256 = fitted.write_hashes(tmp_path / "x", "probe", ids, ids, ids, patient="record_id")
+    each = fitted.read(tmp_path / "x", "x", None, sha256)
+    assert each.patient is None  # each recording a patient: nobody knows who the patients are
+    assert len(each.hashes["patient"]) == 0
 
 
 def test_a_patient_is_the_same_whether_written_with_a_point_or_without() -> None:

@@ -1,5 +1,6 @@
 """A manifest that grows: whoever was known stays where he was, and what changed on disk is noticed."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgpipe import growth, manifest, tables
@@ -29,6 +30,7 @@ def ids(shards: list[pa.Table]) -> list[list[str]]:
 STAMPS = st.dictionaries(st.sampled_from("abcdefghijkl"), st.integers(0, 2), max_size=12)
 
 
+@settings(deadline=None)
 @given(scans=st.lists(STAMPS, min_size=1, max_size=5), size=st.integers(1, 5))
 def test_whatever_comes_and_goes_each_is_there_once_and_none_moves(scans: list[dict[str, int]], size: int) -> None:
     shards: list[pa.Table] = []
@@ -149,6 +151,66 @@ def test_another_shard_size_cuts_all_anew_and_leaves_no_shard_too_many(tmp_path:
         f"shard-0000{i}.parquet" for i in (0, 1)
     ]
     assert changes(tmp_path) == []
+
+
+@pytest.mark.parametrize("left", [2, 3, 4])
+def test_a_scan_that_was_killed_between_two_deletions_leaves_nothing_that_is_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    for i in range(5):
+        touch(tmp_path / "in" / f"{i}.mat")
+    scan(tmp_path, shard_size=1)
+    deleted: list[Path] = []
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".parquet" and 5 - len(deleted) == left:
+            raise KeyboardInterrupt  # as far as the disk goes, as a kill
+        deleted.append(path)
+        os.unlink(path)  # noqa: PTH108, Path's own is replaced
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        command = ["manifest", "--input", str(tmp_path / "in"), "--outdir", str(tmp_path / "out"), "--shard-size", "5"]
+        assert main(command) == 130 if left > 1 else 0
+    # Whatever comes next, each recording is there once, in as many shards as are counted.
+    for shard_size in (1, 2):
+        (tmp_path / "in" / "4.mat").unlink(missing_ok=True)
+        rows = scan(tmp_path, shard_size=shard_size)
+        counted = json.loads((tmp_path / "out" / "manifest.json").read_text())["n_shards"]
+        assert len(list((tmp_path / "out").glob("shard-*"))) == counted
+        assert sorted(str(row["record_id"]) for row in rows) == ["0", "1", "2", "3"]
+
+
+def test_stale_shards_beyond_a_gap_are_removed_and_a_users_file_is_not(tmp_path: Path) -> None:
+    for i in range(5):
+        touch(tmp_path / "in" / f"{i}.mat")
+    rows = scan(tmp_path, shard_size=1)
+    for number in (2, 3):
+        (tmp_path / "out" / f"shard-0000{number}.parquet").unlink()
+    mine = tmp_path / "out" / "shard-00007.parquet"
+    mine.write_text("mine")
+    command = ["manifest", "--input", str(tmp_path / "in"), "--outdir", str(tmp_path / "out"), "--shard-size", "3"]
+    assert main(command) == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("shard-*")) == [
+        "shard-00000.parquet", "shard-00001.parquet", "shard-00007.parquet",
+    ]  # fmt: skip
+    assert mine.read_text() == "mine"
+    assert [
+        row for number in (0, 1) for row in pq.read_table(tmp_path / "out" / f"shard-0000{number}.parquet").to_pylist()
+    ] == rows
+
+
+def test_a_users_file_that_is_called_as_a_shard_to_be_written_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch(tmp_path / "in" / "a.mat")
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out" / "shard-00000.parquet"
+    mine.write_text("mine")
+    command = ["manifest", "--input", str(tmp_path / "in"), "--outdir", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert mine.read_text() == "mine"
+    assert f"outdir: {mine} was not written by ecgpipe" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_gone_leaves_the_manifest_as_it_was(tmp_path: Path) -> None:

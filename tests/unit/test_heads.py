@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import expit
 
-from ecgpipe import attribute, config, heads, labels, tables
+from ecgpipe import attribute, config, heads, labels, tables, truth
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.heads import Head
@@ -142,7 +142,6 @@ def test_a_head_of_a_version_that_computes_something_else_is_refused(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["Infarction"], "'Infarction' of {folder}/Infarction.safetensors is a label of the model too"),
         (["A", "A"], "'A' of {folder}/A.safetensors is a label of {folder}/A.safetensors too"),
     ],
 )
@@ -153,6 +152,29 @@ def test_a_name_that_is_taken_is_refused(
     paths = [str(head(tmp_path, name)[0]) for name in names]
     assert aggregate(tmp_path, "--embeddings", str(tmp_path / "embeddings.parquet"), "--heads", *paths) == 2
     assert message.format(folder=tmp_path) in capsys.readouterr().err
+
+
+def test_a_label_of_the_model_too_is_called_a_heads(tmp_path: Path) -> None:
+    means = embeddings(tmp_path)
+    path, made = head(tmp_path, "Infarction", "A")
+    options = ["--embeddings", str(tmp_path / "embeddings.parquet"), "--heads"]
+    assert aggregate(tmp_path, *options, str(path)) == 0
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column_names[2:] == [*MODEL, "Infarction (head)", "A"]
+    told = tables.origin(table.schema)["heads"]
+    assert {name: one["label"] for name, one in told.items()} == {"Infarction (head)": "Infarction", "A": "A"}
+    for row in table.to_pylist():
+        expected = made.probability(means[row["record_id"]][None])[0]
+        assert [row["Infarction (head)"], row["A"]] == pytest.approx(expected.tolist())
+        assert row["Infarction"] != pytest.approx(row["Infarction (head)"], abs=1e-6)
+    # What is true of the label is true of both.
+    tables.write(tmp_path / "shard-00000.parquet", pa.table({"record_id": list(means), "infarction": [1, 0] * 20}))
+    found = truth.read(
+        [tmp_path / "out.parquet"], [tmp_path / "shard-00000.parquet"], mapped={"infarction": "Infarction"}
+    )
+    assert found.names == ("Infarction", "Infarction (head)")
+    np.testing.assert_array_equal(found.true[:, 0], found.true[:, 1])
+    np.testing.assert_array_equal(found.probability[:, 1], table["Infarction (head)"].to_numpy())
 
 
 def test_the_settings_know_the_labels_of_heads(tmp_path: Path) -> None:

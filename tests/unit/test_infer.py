@@ -15,7 +15,7 @@ import torch
 from processor import needs_bfloat16
 from segment_files import SAMPLES, SETTINGS, infer_options, signals, write_shard
 
-from ecgpipe import checkpoint, infer, model, tables
+from ecgpipe import checkpoint, infer, model, provenance, tables
 from ecgpipe.__main__ import main
 
 TOKENS = 100  # of the small checkpoint
@@ -204,6 +204,8 @@ def test_every_file_names_its_checkpoint_and_preprocessing_and_the_time_it_took(
     assert (timing["segments"], timing["batch_size"], timing["threads"]) == (len(ROWS), 3, 2)
     assert timing["seconds"] > 0
     assert timing["device"].startswith("CPU")
+    assert timing["machine"] == provenance.machine()
+    assert timing["versions"] == provenance.versions()
 
 
 def test_float16_on_a_cpu_becomes_float32_and_everything_says_so(

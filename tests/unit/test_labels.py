@@ -109,7 +109,7 @@ def test_every_shipped_set_is_valid(path: Path) -> None:
     ("text", "says"),
     [
         ("", "has the columns (none) but needs aggregation, name too"),
-        ("label;aggregation\n", "has the columns label;aggregation but needs aggregation, name too"),
+        ("label;aggregation\n", "has the columns label, aggregation but needs name too"),
         ("name\nA\n", "has the columns name but needs aggregation too; config/labels/mimic_iv_ecg.csv shows the form"),
         ("name,aggregation\n", "has no rows; it needs one for each output of the model, in the model's order"),
         ("name,aggregation\nA,mean\n,mean\n", "row 2: '' cannot be a label's name; give another"),

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ecgpipe import manifest, tables
+from ecgpipe import manifest, readers, results, tables
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers.detect import SUFFIXES
@@ -131,6 +131,47 @@ def test_the_content_says_what_a_file_is_before_its_ending_does(tmp_path: Path) 
         "g.parquet": no_leads,
         "h.parquet": no_leads,
     }
+
+
+def write_results(folder: Path) -> None:
+    """As much of a folder of results as a scan may meet."""
+    names = [f"{kind}/{what}-00000.{suffix}" for kind, (what, _, suffix) in results.NUMBERED.items()]
+    names += [f"{kind}/{name}" for kind, some in results.FIXED.items() for name in some]
+    touch(folder, *names, "logs/infer/part-00000.log", "benchmarks/manifest.tsv", ".lock", ".owner")
+    (folder / results.RUNS).write_text("0123456789abcdef\n")
+
+
+def test_results_in_the_inputs_are_left_out_and_a_users_files_beside_them_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    top = tmp_path / "in"
+    touch(top, "a.mat", "results/mine/b.mat", "results/records/c.mat", "results/d.mat", "no/logits/part-00000.parquet")
+    write_results(top / "results")
+    write_results(top / "old")
+    (top / "old" / results.RUNS).unlink()  # copied without hidden files, but it has a run.json
+    (top / "old/run.json").write_text(json.dumps({"ecgpipe": "0.1.0", "counts": {}}))
+    write_results(tmp_path / "elsewhere")
+    (top / "by-link").symlink_to(tmp_path / "elsewhere")
+    assert ids(top) == ["a", "results/d", "results/mine/b", "results/records/c"]
+    assert {path: why for path, why in ignored(top).items() if why and "results" in why} == {
+        "by-link/": "folder of ecgpipe's results (by-link)",
+        "old/": "folder of ecgpipe's results (old)",
+        "results/": "folder of ecgpipe's results (results)",
+    }
+    assert write(tmp_path / "out", top) == 0
+    content = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert content["ignored"]["folder of ecgpipe's results"] == 3
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert said == [f"[manifest] left out ecgpipe's own results in {top}/by-link, {top}/old, {top}/results"]
+
+
+def test_a_folder_of_results_may_be_the_input_itself_and_hold_the_recordings(tmp_path: Path) -> None:
+    write_results(tmp_path)
+    touch(tmp_path, "ecgs/a.mat", "logits/b.mat")
+    assert ids(tmp_path) == ["ecgs/a", "logits/b"]
+    assert ids(tmp_path / "ecgs") == ["a"]
+    assert ids(f"{tmp_path}/**/*.mat") == ["ecgs/a", "logits/b"]
+    assert ids(f"{tmp_path}/*/*") == ["ecgs/a", "logits/b"]
 
 
 def test_the_order_is_that_of_the_names_whatever_the_disk_says(tmp_path: Path) -> None:
@@ -828,3 +869,39 @@ def test_any_bytes_are_a_table_or_a_mistake(
         pass
     else:
         assert all(found)
+
+
+# Packages that are not installed
+
+
+def test_files_whose_package_is_missing_say_which_and_are_changed_ones_once_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.npz").write_bytes(CONTENT[".npz"])
+    (folder / "b.edf").write_bytes(b"0".ljust(256))
+    with h5py.File(folder / "c.h5", "w") as file:
+        file["x"] = np.zeros((2, 12, 9))
+    (tmp_path / "table.csv").write_text("path,record_id\nin/a.npz,A\nin/b.edf,B\n")
+    monkeypatch.setattr(readers, "is_installed", lambda package: package not in ("edfio", "h5py"))
+    says = {
+        name: f"reading {name} takes the package {package}, which is not installed; install it with: "
+        f"pip install 'ecgpipe[{extra}]'"
+        for name, package, extra in (("edf", "edfio", "edf"), ("hdf5", "h5py", "hdf5"))
+    }
+    assert {row["record_id"]: row["problem"] for row in rows(folder)} == {
+        "a": None, "b": says["edf"], "c": says["hdf5"],
+    }  # fmt: skip
+    assert {row["record_id"]: row["problem"] for row in rows(tmp_path / "table.csv")} == {"A": None, "B": says["edf"]}
+
+    assert main(["manifest", "--input", str(folder), "--outdir", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err
+    assert f"2 of the recordings cannot be read: 1 {says['edf']}, 1 {says['hdf5']}" in said
+    monkeypatch.undo()
+    assert main(["manifest", "--input", str(folder), "--outdir", str(tmp_path / "out")]) == 0
+    assert "changed since the last run: 1 (b)" in capsys.readouterr().err
+    shards = [pq.read_table(path).to_pylist() for path in sorted((tmp_path / "out").glob("shard-*.parquet"))]
+    assert {row["record_id"]: row["format"] for shard in shards for row in shard} == {
+        "a": "numpy", "b": "edf", "c/0": "hdf5", "c/1": "hdf5",
+    }  # fmt: skip

@@ -118,10 +118,11 @@ def outside_brackets(error: ast.Call) -> list[str]:
 OWN_WORDS = {
     "prepare.py": {"what", "windows.segment_s"},
     "preprocess.py": {"UnreadableError(problem)", "UnreadableError(row['problem'])"},  # made in listed and folders
-    "readers/__init__.py": {"format_name", "needs", "extra"},
+    "readers/__init__.py": {"UnreadableError(missing(format_name, needs, extra))"},
     "readers/cardiosoft.py": {"_NAME", "tag"},
     "readers/columns.py": {"known"},  # a rate, by what is said elsewhere
     "readers/dicom.py": {"UnreadableError(deflated)", "_OTHER_KIND"},
+    "readers/mat.py": {"UnreadableError(missing('a file of MATLAB 7.3', 'h5py', 'hdf5'))"},
     "readers/ecgdatakit.py": {"name", "reason"},  # a format, and a value of _REFUSED
     "readers/edf.py": {"what"},
     "readers/numpy.py": {"name"},  # signal, leads, ...
@@ -198,7 +199,7 @@ def write(folder: Path, mark: str = "") -> set[str]:
     rows = [{**own, **row} for row in records]
     tables.write(folder / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=schema))
     (folder / "recordings/2.npz").unlink()  # so that there is a note
-    words |= {failed["record_id"], f"PLANTEDerror{mark}", f"PLANTEDextension{mark}", *COLUMNS.values()}
+    words |= {str(failed["record_id"]), f"PLANTEDerror{mark}", f"PLANTEDextension{mark}", *COLUMNS.values()}
     words.add(VALUES["own"] + mark)
 
     with (folder / "truth.csv").open("w", newline="") as file:

@@ -15,8 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ecgpipe import atomic, cluster, outdir, results, tables
+from ecgpipe import atomic, cluster, outdir, results, reuse, tables
+from ecgpipe import settings as stage_settings
 from ecgpipe.__main__ import main
+from ecgpipe.config import Config
 from ecgpipe.errors import EcgpipeError
 
 
@@ -156,13 +158,13 @@ def test_what_is_not_of_ecgpipe_in_the_folders_of_results_stays_and_is_named(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/part-00009.parquet").touch()
     assert outdir.remove_surplus(tmp_path, shards=1, parts=1) == 1
-    assert copy.exists()
+    assert Path(copy).exists()
     assert derived.exists()
     (message,) = caplog.messages
     assert "has logits/notes.csv, logits/part-00007.parquet, logits/part-00008.parquet beside results" in message
 
 
-@pytest.mark.parametrize("name", ["run.json", "logits/part-00000.parquet", "figures/map.png", ".owner"])
+@pytest.mark.parametrize("name", ["run.json", "figures/map.png", ".owner"])
 def test_the_first_run_in_a_folder_overwrites_no_file_that_is_called_as_its_results(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
@@ -181,6 +183,8 @@ def test_no_later_run_overwrites_a_file_that_is_called_as_its_results(tmp_path: 
 
 
 # A user's files
+
+LABELS = Path(__file__).parents[2] / "config/labels/mimic_iv_ecg.csv"
 
 WORDS = st.sampled_from(["a", "part-00007", "shard-00002", ".hidden", "run", "notes", "\u00e4 b\n", "recording"])
 ENDINGS = st.sampled_from([".parquet", ".arrow", ".json", ".csv", ".tmp", ".txt", ""])
@@ -228,7 +232,9 @@ def test_whatever_a_user_keeps_in_and_around_a_folder_of_results_is_never_touche
     cluster.cancel_left(out, [])
     cluster.forget(out)
     outdir.clear_up(out)
-    outdir.remove_unrecorded(out, lambda paths: [path for path in paths if path.parent.name != "manifest"])
+    stages = stage_settings.of_run(Config(input=str(recordings), labels=str(LABELS)), "{}", certain=True)
+    reuse.prepare(out, stages, attention=True)
+    reuse.remove_outdated_report(out)
     outdir.remove_surplus(out, kept, kept)
     main(["manifest", "--input", str(recordings), "--outdir", str(out / "manifest")])
     lock.release()
@@ -257,15 +263,17 @@ def plant(path: Path, kind: str, elsewhere: Path) -> None:
 
 
 def everything(top: Path) -> dict[str, str | bytes]:
-    """The content of each file below a folder, where each link leads, and the folders; links are not followed."""
+    """Each file below a folder with its time and content, where each link leads, and the folders."""
     found: dict[str, str | bytes] = {}
     for folder, folders, names in os.walk(top):
         for name in (*folders, *names):
             path = Path(folder, name)
             if path.is_symlink():
                 found[str(path)] = str(path.readlink())
+            elif path.is_dir():
+                found[str(path)] = "a folder"
             else:
-                found[str(path)] = "a folder" if path.is_dir() else path.read_bytes()
+                found[str(path)] = f"{path.stat().st_mtime_ns} ".encode() + path.read_bytes()
     return found
 
 

@@ -1,7 +1,10 @@
 """python -m ecgpipe predict: one line per recording, whatever the files, with the numbers of ECGFM."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import checkpoints
@@ -128,6 +131,25 @@ def test_json_has_every_label_and_null_where_there_is_none(capfd: pytest.Capture
     assert (short["status"], short["probabilities"], short["n_segments"]) == ("skipped", None, 0)
     assert (good["record_id"], good["status"], good["reason"], good["n_segments"]) == ("x", "ok", None, 2)
     assert good["probabilities"] == pytest.approx(expected(noise(10, 1)).to_dict(), rel=1e-14)
+
+
+def test_a_tilde_is_the_home_folder_in_every_option(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    options = ["--checkpoint=~/checkpoint.pt", "--labels=index", "--device=cpu", "--threads=1"]
+    assert main(["predict", *options, "--output=~/out.csv", "--log=~/log.txt", "~/y.mat"]) == 0
+    assert {"out.csv", "log.txt"} <= {path.name for path in folder.iterdir()}
+    assert not (folder / "~").exists()
+    assert main(["inspect", "~/y.mat"]) == 0
+    assert "1 recording\n" in capfd.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system ties no process to CPUs")
+def test_it_computes_with_the_cpus_that_it_may_use() -> None:
+    code = "import argparse, os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from ecgpipe import predict; "
+    code += "parser = argparse.ArgumentParser(); predict.add_arguments(parser); print(parser.parse_args(['x']).threads)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
 
 
 @pytest.mark.usefixtures("folder")

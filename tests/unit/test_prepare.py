@@ -17,6 +17,7 @@ from ecgpipe.prepare import (
     cut_up,
     linearly_resampled,
     prepare,
+    resampled_samples,
     standardised,
 )
 from ecgpipe.readers import LEADS, MIXED, MOST_VALUES, Recording
@@ -265,6 +266,26 @@ def test_the_signal_is_left_alone_unless_it_may_be_overwritten(rate: int) -> Non
 def standard_of(signal: np.ndarray) -> np.ndarray:
     """(12, samples) standardised over all of it."""
     return standardised(signal - signal.mean(axis=1, keepdims=True))
+
+
+def counted(samples: int, rate: float) -> int:
+    """How many samples at 500 Hz a recording of so many has."""
+    return resampled_samples(recorded(np.empty((1, samples)), ("I",), rate))
+
+
+def test_at_no_rate_from_50_to_2000_hz_a_sample_is_lost_to_rounding() -> None:
+    for rate in range(50, 2001):
+        some = [*(seconds * rate for seconds in (1, 5, 10, 30, 60)), rate - 1, rate + 1, 10 * rate + 7]
+        expected = [samples * 500 // rate for samples in some]  # in whole numbers, which are not rounded
+        assert [counted(samples, rate) for samples in some] == expected, rate
+
+
+@pytest.mark.parametrize("rate", [121, 227, 242, 454])
+def test_ten_seconds_are_two_segments_where_ecg_transform_loses_one(rate: int) -> None:
+    assert int(10 * rate * (500 / rate)) == 4999  # what ecg-transform 0.2.1 computes
+    prepared = prepare(recorded(noise(10 * rate), rate=rate), Windows(), {})
+    assert len(prepared.segments) == 2
+    assert prepared.changes["discarded_s"] == 0
 
 
 def test_what_fills_no_segment_is_dropped() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,13 @@ def test_what_can_be_separated_is_and_random_labels_are_at_chance(outdir: Path, 
     assert auroc(tmp_path / "probe", "easy")["value"] > 0.99
     found = auroc(tmp_path / "probe", "random")
     assert found["low"] < 0.5 < found["high"]
+
+
+def test_without_an_interval_none_is_printed(outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--resamples", "0")
+    said = capsys.readouterr().out
+    assert "nan" not in said
+    assert re.search(r"^easy +\S+ +\d\.\d{3}$", said, re.MULTILINE)
 
 
 def test_the_head_is_what_scikit_learn_finds_by_the_same_rules(outdir: Path, tmp_path: Path) -> None:
@@ -282,7 +290,7 @@ def test_evaluate_refuses_the_recordings_that_a_head_was_trained_on(
     head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
     path = tmp_path / "probe/head.safetensors"
     ids, segments, _ = data()
-    told = heads.told([path], [head])
+    told = heads.told([path], [head], [head.labels])
     columns = [ids, [2] * len(ids), *head.probability(segments.mean(axis=1)).T]
     schema = tables.with_origin(tables.predictions_schema(head.labels), "aggregate", heads=told)
     tables.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
@@ -319,7 +327,7 @@ def test_a_head_is_found_by_its_content_wherever_it_lies_now(
     outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
-    command = predicted(outdir, head, heads.told([tmp_path / "probe/head.safetensors"], [head]))
+    command = predicted(outdir, head, heads.told([tmp_path / "probe/head.safetensors"], [head], [head.labels]))
     (tmp_path / "probe").rename(tmp_path / "another mount")
     other = run(outdir, tmp_path / "truth.csv", tmp_path / "other", *FOLDS, "--patient", "patient", "--seed", "1")
     assert other.labels == head.labels
@@ -335,7 +343,7 @@ def test_a_head_is_found_by_its_content_wherever_it_lies_now(
 def test_predictions_that_name_a_heads_file_as_they_did_once_are_evaluated_too(outdir: Path, tmp_path: Path) -> None:
     head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
     path = tmp_path / "probe/head.safetensors"
-    told = {name: {"path": str(path), **one} for name, one in heads.told([path], [head]).items()}
+    told = {name: {"path": str(path), **one} for name, one in heads.told([path], [head], [head.labels]).items()}
     assert main(predicted(outdir, head, told)) == 0
 
 

@@ -1,8 +1,6 @@
 """CardioSoft XML: the strip as the file has it, at its rate and scale, or a reason why not."""
 
 import contextlib
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vendor_files import cardiosoft_xml
 
-from ecgpipe import manifest
 from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, cardiosoft
 
 EIGHT = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -134,17 +131,3 @@ def test_a_file_that_was_cut_off_is_refused(share: float, tmp_path: Path) -> Non
     data = (tmp_path / "x.xml").read_bytes().rstrip()
     (tmp_path / "x.xml").write_bytes(data[: int(share * len(data))])
     assert says(tmp_path / "x.xml")
-
-
-def test_a_file_as_uk_biobank_has_it_is_found_and_read(tmp_path: Path, reference: Path) -> None:
-    script = reference.parent / "cases" / "09-cardiosoft-xml.py"
-    if not script.exists():
-        pytest.skip(f"{script} is not there")
-    subprocess.run([sys.executable, script, tmp_path], check=True)
-    found = manifest.scan([str(tmp_path)]).recordings.to_pylist()
-    assert [(row["record_id"], row["format"]) for row in found] == [("rest", "cardiosoft-xml")]
-    recording = read(tmp_path / "rest.xml")
-    assert (recording.leads, recording.sample_rate, recording.unit) == (LEADS, 500, "mV")
-    assert recording.signal.shape == (12, 5000)
-    first = int((tmp_path / "rest.xml").read_text("iso8859-1").partition('lead="I">')[2].partition(",")[0])
-    assert recording.signal[0, 0] == pytest.approx(first * 5e-3)

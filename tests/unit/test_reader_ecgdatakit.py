@@ -16,7 +16,7 @@ import pytest
 import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from vendor_files import hl7_aecg, kardia_json, mortara_xml, muse_xml, scp_ecg, sierra_xml
+from vendor_files import hl7_aecg, kardia_json, mfer, mortara_xml, muse_xml, scp_ecg, sierra_xml
 
 from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, ecgdatakit
 
@@ -31,6 +31,8 @@ WRITERS: dict[str, tuple[Writer, str, float]] = {
     "Sierra, plain": (partial(sierra_xml, compressed=False), "xml", 5e-3 / 2),
     "aECG": (hl7_aecg, "xml", 2.5e-3 / 2),
     "Mortara": (mortara_xml, "xml", 2.5e-3 / 2),
+    "MFER": (mfer, "mwf", 2.5e-3 / 2),
+    "MFER, big-endian": (partial(mfer, big_endian=True), "mwf", 2.5e-3 / 2),
     "SCP-ECG, Huffman": (scp_ecg, "scp", 1e-3 / 2),
     "SCP-ECG, plain": (partial(scp_ecg, compressed=False), "scp", 1e-3 / 2),
     "SCP-ECG, reference beat": (partial(scp_ecg, beats=(150, 400, 600)), "scp", 1e-3 / 2),
@@ -112,7 +114,7 @@ def test_a_real_recording_comes_back_as_it_was_written(kind: str, tmp_path: Path
     np.testing.assert_allclose(recording.signal, source["feats"], rtol=0, atol=error * 1.001)
 
 
-@pytest.mark.parametrize("kind", ["MUSE", "Sierra, XLI", "aECG", "SCP-ECG, Huffman", "Mortara"])
+@pytest.mark.parametrize("kind", ["MUSE", "Sierra, XLI", "aECG", "SCP-ECG, Huffman", "Mortara", "MFER"])
 def test_a_file_of_eight_leads_stays_at_eight(kind: str, tmp_path: Path) -> None:
     recording = read(write(tmp_path, kind, made(8)))
     assert recording.leads == EIGHT
@@ -128,7 +130,7 @@ def test_leads_in_another_order_keep_their_names(kind: str, tmp_path: Path) -> N
     np.testing.assert_allclose(recording.signal[::-1], made(), rtol=0, atol=error * 1.001)
 
 
-@pytest.mark.parametrize(("kind", "rate"), [("MUSE", 257.125), ("aECG", 360.5), ("Mortara", 488.28)])
+@pytest.mark.parametrize(("kind", "rate"), [("MUSE", 257.125), ("aECG", 360.5), ("Mortara", 488.28), ("MFER", 360.5)])
 def test_a_rate_that_is_no_whole_number_is_kept(kind: str, rate: float, tmp_path: Path) -> None:
     assert read(write(tmp_path, kind, rate=rate)).sample_rate == pytest.approx(rate, rel=1e-9)
 
@@ -347,6 +349,74 @@ def test_a_mortara_channel_of_another_kind_than_is_known_is_refused(tmp_path: Pa
 def test_a_mortara_channel_without_a_scale_has_no_unit(tmp_path: Path) -> None:
     path = edited(write(tmp_path, "Mortara"), 'UNITS_PER_MV="400" DURATION', "DURATION")
     assert read(path).unit is None
+
+
+# MFER
+
+
+def replaced(path: Path, old: bytes, new: bytes) -> Path:
+    """The file with some of its bytes put otherwise, where they are last."""
+    before, found, after = path.read_bytes().rpartition(old)
+    assert found
+    path.write_bytes(before + new + after)
+    return path
+
+
+def test_an_mfer_file_that_does_not_say_enough_or_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    samples, rate = struct.pack("<I", 800), struct.pack("<Bbi", 0, 0, 400)
+    contradicts = "the MFER file does not say enough, or contradicts itself (MFER: "
+    for old, new, reason in (
+        (
+            b"\x04\4" + samples,
+            b"\x04\4" + struct.pack("<I", 700),
+            "an MFER frame does not hold what it declares (1",
+        ),
+        (b"\x04\4" + samples, b"\x04\4" + struct.pack("<I", 900), "an MFER frame does not hold what it declares (2"),
+        (b"\x04\4" + samples, b"\x04\4" + bytes(4), "not a readable MFER file ("),
+        (b"\x06\2\1\0", b"\x06\2\2\0", contradicts + "frame declares 1 sequence(s)"),
+        (b"\x05\1\x0c", b"\x05\1\x0b", "an MFER frame does not hold what it declares (1"),
+        (b"\x3f\x0b\3", b"\x3f\x0c\3", contradicts + "attributes for channel 13 ignored"),
+        (b"\x05\1\x0c", b"\x05\2\0\4", "the MFER file has too many channels (1024)"),
+        (b"\x0b\6" + rate, b"", contradicts + "no sampling interval (MWF_IVL)"),
+        (b"\x0b\6" + rate, b"\x0b\6" + struct.pack("<Bbi", 0, 0, 0), "not a readable MFER file ("),
+        (b"\x0b\6" + rate, b"\x0b\6" + rate + b"\x0d\2\7\0", "the file states an offset of its samples (I), which"),
+        (b"\x0b\6" + rate, b"\x0b\6" + rate + b"\x0e\2\1\0", "not a readable MFER file ("),
+        (b"\x0c\4\0", b"\x0c\4\1", ""),
+    ):
+        path = replaced(write(tmp_path, "MFER"), old, new)
+        if reason:
+            assert says(path).startswith(reason)
+        else:  # mmHg
+            assert read(path).unit is None
+
+
+def test_an_mfer_file_of_two_rhythms_that_do_not_fit_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "MFER")
+    data = path.read_bytes()
+    rhythm = data[data.rindex(b"\x08\2\1\0") :]
+    path.write_bytes(data + rhythm)  # goes on
+    assert read(path).signal.shape == (12, 1600)
+    path.write_bytes(data + b"\x0c\4" + struct.pack("<Bbh", 0, -7, 50) + rhythm)
+    assert says(path).startswith("the MFER file does not say enough, or contradicts itself (MFER: 1 frame(s) after")
+
+
+def test_an_interval_in_seconds_is_a_rate_too(tmp_path: Path) -> None:
+    interval = struct.pack("<Bbi", 1, -6, 2500)
+    assert read(replaced(write(tmp_path, "MFER"), struct.pack("<Bbi", 0, 0, 400), interval)).sample_rate == 400
+
+
+@FUZZ
+@given(where=st.floats(0, 1, exclude_max=True), junk=st.binary(min_size=1, max_size=4))
+def test_a_damaged_mfer_file_is_a_recording_or_a_reason(where: float, junk: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path, "MFER", made(8, 60))
+    data = bytearray(path.read_bytes())
+    at = int(where * len(data))
+    data[at : at + len(junk)] = junk
+    path.write_bytes(data)
+    with contextlib.suppress(UnreadableError):
+        recording = read(path)
+        assert recording.signal.shape[0] == len(recording.leads)
+        assert recording.sample_rate > 0
 
 
 # Kardia, whose devices have one lead or six

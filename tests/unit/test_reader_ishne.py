@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vendor_files import ishne as ishne_file
 
+from ecgpipe import readers
 from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, ishne
 
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -103,6 +104,18 @@ def test_where_a_lead_was_off_there_is_no_number(tmp_path: Path) -> None:
     assert off[3, 5:9].all()
 
 
+def test_an_end_at_which_all_leads_were_off_is_no_signal(tmp_path: Path) -> None:
+    signal = made()
+    signal[:, 350:] = -32.768
+    ishne_file(tmp_path / "x.ecg", signal, 500, LEADS)
+    recording = readers.read(tmp_path / "x.ecg", "ishne", Assumed())
+    assert recording.signal.shape == (12, 350)
+    assert recording.stripped_s == pytest.approx(50 / 500)
+    signal[:, 300:] = 32.767
+    ishne_file(tmp_path / "x.ecg", signal, 500, LEADS)
+    assert readers.read(tmp_path / "x.ecg", "ishne", Assumed()).signal.shape == (12, 300)
+
+
 @pytest.mark.parametrize("size", [400, 12 * 400])
 def test_the_stated_size_is_that_of_a_lead_or_of_all(size: int, path: Path) -> None:
     assert read(patched(path, 14, struct.pack("<i", size))).signal.shape == (12, 400)
@@ -158,7 +171,7 @@ def test_a_flipped_bit_of_the_header_never_changes_the_signal(where: float, bit:
     with contextlib.suppress(UnreadableError):
         changed = read(tmp_path / "x.ecg")
         np.testing.assert_array_equal(changed.signal, whole.signal)
-        assert changed._replace(signal=whole.signal) == whole
+        assert (changed.leads, changed.sample_rate, changed.unit) == (whole.leads, whole.sample_rate, whole.unit)
 
 
 @FUZZ

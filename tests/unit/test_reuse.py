@@ -4,33 +4,36 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from ecgpipe import provenance, reuse, settings, tables
+from ecgpipe import outdir, provenance, reuse, settings, tables
+from ecgpipe.config import Section
 from ecgpipe.errors import EcgpipeError
 
 SHARDS = 2
 
 
-def stages(**given: settings.Section) -> dict[str, settings.Section]:
+def stages(**given: Section) -> dict[str, Section]:
     """Those of a run without evaluation and attribution, with other settings of some stages."""
     made = {name: model() for name, model in settings.STAGES.items() if name not in ("attribute", "evaluate")}
     return made | given
 
 
-def facts(made: dict[str, settings.Section], *names: str) -> dict[str, dict[str, str]]:
+def facts(made: dict[str, Section], *names: str) -> dict[str, Any]:
     return {settings.KEY: {name: settings.sha256(name, made[name]) for name in names}}
 
 
-def write(out: Path, made: dict[str, settings.Section], *, of: tuple[str, ...] = ()) -> None:
+def write(out: Path, made: dict[str, Section], *, of: tuple[str, ...] = ()) -> None:
     """Write the results of some stages, all of them if none is named, as a run with these settings does."""
     told = ["checkpoint", "preprocess", "infer", "aggregate", "umap"]
     shards = []
     for number in range(SHARDS):
         path = out / f"manifest/shard-{number:05d}.parquet"
-        tables.write(path, tables.MANIFEST.empty_table().replace_schema_metadata({"number": str(number)}))
+        schema = tables.with_origin(tables.MANIFEST, "manifest", number=number)
+        tables.write(path, schema.empty_table())
         shards.append(provenance.file_sha256(path))
 
     def parquet(name: str, stage: str, inputs: str, *before: str) -> None:
@@ -141,18 +144,26 @@ def test_a_copy_with_the_times_of_its_copying_is_put_right(out: Path, tmp_path: 
 
 def test_in_a_copy_results_of_other_recordings_are_made_again(out: Path, tmp_path: Path) -> None:
     shard = out / "manifest/shard-00001.parquet"
-    tables.write(shard, tables.MANIFEST.empty_table().replace_schema_metadata({"number": "another"}))
+    tables.write(shard, tables.with_origin(tables.MANIFEST, "manifest", number="another").empty_table())
     os.utime(out / "settings" / "written.json", ns=(2 * 10**18, 2 * 10**18))
     reuse.prepare(out, stages(), attention=True)
     parts = {"logits/part-00000.parquet", "predictions/part-00000.parquet", "umap/umap.parquet"}
     assert stale(out) == {"records/shard-00001.parquet", *parts}
 
 
-def test_a_broken_result_and_one_that_lacks_what_lies_beside_it_are_made_again(out: Path) -> None:
-    (out / "logits/part-00000.parquet").write_bytes(b"torn")
+def test_a_file_that_is_broken_or_a_users_own_is_not_made_again_but_refused(out: Path) -> None:
+    (out / "logits/part-00000.parquet").write_bytes(b"torn, or not of ecgpipe")
+    before = times(out)["logits/part-00000.parquet"]
+    reuse.prepare(out, stages(), attention=True)
+    assert times(out)["logits/part-00000.parquet"] == before
+    with pytest.raises(EcgpipeError, match=r"logits/part-00000.parquet, which this run would overwrite"):
+        outdir.refuse_foreign(out, SHARDS, 1)
+
+
+def test_a_result_that_lacks_what_lies_beside_it_is_made_again(out: Path) -> None:
     (out / "manifest/found.txt").unlink()
     reuse.prepare(out, stages(), attention=True)
-    assert stale(out) == {"logits/part-00000.parquet"}
+    assert not stale(out)
     assert (out / "manifest/manifest.json").stat().st_mtime_ns == reuse.STALE_NS
 
 
@@ -164,8 +175,8 @@ def test_a_lost_choice_of_precision_is_that_of_the_results(out: Path) -> None:
 
 
 def test_attention_of_an_earlier_run_is_not_looked_at_where_it_is_switched_off(out: Path) -> None:
-    (out / "attention").mkdir()
-    (out / "attention/part-00000.parquet").write_bytes(b"of something else")
+    schema = tables.with_origin(pa.schema([("x", pa.int64())]), "infer")
+    tables.write(out / "attention/part-00000.parquet", schema.empty_table())
     reuse.prepare(out, stages(), attention=False)
     assert not stale(out)
     reuse.prepare(out, stages(), attention=True)

@@ -10,7 +10,7 @@ import every_setting
 import pytest
 
 from ecgpipe import config, settings
-from ecgpipe.config import Config
+from ecgpipe.config import Config, Section
 from ecgpipe.errors import EcgpipeError
 
 
@@ -22,7 +22,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def stages(given: Mapping[str, Any]) -> dict[str, settings.Section]:
+def stages(given: Mapping[str, Any]) -> dict[str, Section]:
     loaded = config.load(given, Path())
     certain = loaded.inference.precision == "float32" or loaded.inference.device == "cpu"
     return settings.of_run(loaded, settings.checkpoint_identity(loaded, Path("out")), certain)

@@ -12,7 +12,8 @@ import small_run
 from report_page import Page
 from small_run import HOSTILE, LABELS
 
-from ecgpipe import tables
+from ecgpipe import show as show_stage
+from ecgpipe import tables, views
 from ecgpipe.__main__ import main
 from ecgpipe.traces import attention_per_sample
 
@@ -181,3 +182,44 @@ def test_it_is_read_as_the_run_has_read_it(tmp_path: Path) -> None:
     assert show(tmp_path, "a/0", tmp_path / "x.html") == 0
     view = Page(tmp_path / "x.html").get("shown")["view"]
     assert (view["seconds"], view["end"], view["millivolts"]) == (2, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "blue speaks for Tachycardia"),
+        (["--colour", "Infarction"], "blue speaks for Infarction"),
+        (["--colour", "attention"], "colour: attention"),
+        (["--colour", "none"], "25 mm/s"),
+    ],
+)
+def test_a_picture_has_the_colour_of_the_label_that_was_asked_for(
+    options: list[str], says: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [{"label": label, "attribution": np.ones((2, 12, 2500)), "judged": ""} for label in LABELS[1:]]
+    monkeypatch.setattr(show_stage, "attributions", lambda *_: asked)  # which takes a network
+    given = ["--outdir", str(folder), "--output", str(tmp_path / "x.svg"), *options]
+    assert main(["show", "a/0", *given, "--label", *LABELS[1:]]) == 0
+    assert f"<!-- {says}" in (tmp_path / "x.svg").read_text()
+
+
+def test_an_attribution_is_found_by_recording_and_label_however_its_rows_are_grouped(
+    folder: Path, tmp_path: Path
+) -> None:
+    small_run.write(tmp_path, IDS, attributed=[("a/1", LABELS[1]), ("a/0", LABELS[0]), ("a/1", LABELS[2])])
+    path = tmp_path / "attribution/attribution.parquet"
+    expected = views.attributed(path, ["a/1"])
+    table = pq.read_table(path)
+    values = table["attribution"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+    values = values * (1 + np.arange(len(table))[:, None])  # each row is another one
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel()), values.shape[1])
+    table = table.set_column(table.column_names.index("attribution"), "attribution", column)
+    for rows in (1, 3, 100):  # a group for each row, two recordings in one, all in one
+        pq.write_table(table, path, row_group_size=rows)
+        found = views.attributed(path, ["a/1"])["a/1"]
+        assert [one["label"] for one in found] == [one["label"] for one in expected["a/1"]] == [LABELS[1], LABELS[2]]
+        for one, first in zip(found, (0, 4), strict=True):
+            np.testing.assert_array_equal(
+                one["attribution"].reshape(2, -1), values[first : first + 2].astype(np.float32)
+            )
+    assert views.attributed(path, ["nobody"]) == {}

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecgpipe import __version__, labels, provenance, summary, tables
+from ecgpipe import __version__, labels, provenance, summary, tables, verdict
 from ecgpipe.__main__ import main
+from ecgpipe.errors import EcgpipeError
+from ecgpipe.readers import packages
 
 
 def row(record_id: str, status: str = "ok", reason: str | None = None, **columns: object) -> dict[str, Any]:
@@ -159,10 +161,12 @@ def summarise(
     found: dict[str, Any] | None,
     version: str = __version__,
     calibration: object = None,
+    failed: Sequence[str] = (),
     recomputed: Sequence[int | None] = (),
 ) -> dict[str, Any]:
     """Run the stage over a recording, and parts of those precisions inferred by a version, and read what it writes."""
-    records = pa.Table.from_pylist([row("a", signal_hash="1")], schema=tables.RECORDS)
+    lost = [row(f"b{i}", status="failed", reason=reason) for i, reason in enumerate(failed)]
+    records = pa.Table.from_pylist([row("a", signal_hash="1"), *lost], schema=tables.RECORDS)
     schema = tables.with_origin(tables.RECORDS, "preprocess", inputs_sha256="5" * 64)
     tables.write(folder / "records" / "shard-00000.parquet", records.cast(schema))
     timing = {"ecgpipe": version, "segments": 2, "seconds": 1.0, "device": "CPU"}
@@ -222,6 +226,28 @@ def test_run_json_and_the_last_lines_say_of_a_calibration(tmp_path: Path, capsys
     assert said in capsys.readouterr().err
 
 
+def test_a_package_that_is_missing_is_said_once_with_how_many_recordings_it_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacks(what: str, package: str, extra: str) -> str:
+        return packages.missing(what, package, extra)
+
+    failed = [lacks("edf", "edfio", "edf"), *[lacks("muse-xml", "ecgdatakit", "vendor")] * 2]
+    failed += [lacks("scp-ecg", "ecgdatakit", "vendor"), "a file is not there (x.edf)"]
+    content = summarise(tmp_path, ["float32"], None, failed=failed)
+    warning = (
+        "4 recordings could not be read for want of a package: ecgdatakit (3), edfio (1); install it with: "
+        "pip install 'ecgpipe[edf,vendor]', and give the same command again"
+    )
+    assert content["warnings"] == [warning]
+    assert capsys.readouterr().err.count(warning) == 1
+    assert packages.counted({lacks("a file of MATLAB 7.3", "h5py", "hdf5"): 1}) == [
+        "1 recording could not be read for want of a package: h5py (1); install it with: pip install 'ecgpipe[hdf5]', "
+        "and give the same command again"
+    ]
+    assert packages.counted({"not a readable EDF file": 3}) == []
+
+
 def test_run_json_without_a_choice_says_float32(tmp_path: Path) -> None:
     content = summarise(tmp_path, ["float32", "float32"], None)
     expected = {"used": "float32", "parts": {"float32": 2}, "recomputed_segments": 0, "drift": None}
@@ -272,6 +298,34 @@ def test_the_run_ends_with_an_error_when_more_failed_than_allowed(
         assert "2 not a readable NumPy file" in says
         assert "too short" not in says
         assert f"{tmp_path}/report.html" in says
+        assert says.endswith("or allow as many: --config max_failed_fraction=0.25\n")
+
+
+@pytest.mark.parametrize(("failed", "total", "enough"), [(1, 19, 0.06), (1, 9, 0.12), (29, 100, 0.29), (3, 3, 1.0)])
+def test_the_share_that_the_verdict_names_is_enough_and_no_hundredth_more(
+    failed: int, total: int, enough: float, tmp_path: Path
+) -> None:
+    content: dict[str, Any] = {"counts": {"recordings": total, "failed": failed}, "reasons": []}
+    with pytest.raises(EcgpipeError, match=f"max_failed_fraction={enough:g}$"):
+        verdict.judge(content, 0.0, tmp_path / "run.json")
+    verdict.judge(content, enough, tmp_path / "run.json")
+    with pytest.raises(EcgpipeError):
+        verdict.judge(content, enough - 0.01, tmp_path / "run.json")
+
+
+def test_run_json_has_the_machines_and_versions_of_inference_and_not_those_of_this_process() -> None:
+    node = {"system": "Linux-6", "cpu": "Xeon", "cpus": 8, "memory_gb": 64}
+    timings: list[dict[str, Any]] = [
+        {"device": "H100", "machine": node, "versions": {"python": "3.11.7", "torch": "2.13.0"}},
+        {"device": "A100", "machine": {**node, "cpus": 4}, "versions": {"python": "3.11.7", "torch": "2.12.0"}},
+        {"device": "H100", "machine": node, "versions": {"python": "3.11.7", "torch": "2.13.0"}},
+        {"device": "CPU"},  # of an older ecgpipe
+    ]
+    assert summary.machines(timings) == [
+        {**node, "device": "H100", "parts": 2},
+        {**node, "cpus": 4, "device": "A100", "parts": 1},
+    ]
+    assert summary.versions(timings) == {"python": "3.11.7", "torch": "2.13.0, 2.12.0"}
 
 
 def test_no_failure_is_never_an_error(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import errno
 import faulthandler
 import itertools
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -40,7 +41,7 @@ def hang_in_compiled_code() -> None:
     ctypes.PyDLL(None).sleep(1000)
 
 
-def rows_of(folder: Path, bad: dict[int, Callable[[], None]], seconds_per_row: float = 60) -> dict[int, str]:
+def rows_of(folder: Path, bad: dict[int, Callable[[], None]], cpu_s: float = 60, wall_s: float = 60) -> dict[int, str]:
     """Work through six rows, some of them bad, and return what the last process heard of those before it."""
 
     def work(crashed: dict[int, str], begin: Begin) -> None:
@@ -54,7 +55,7 @@ def rows_of(folder: Path, bad: dict[int, Callable[[], None]], seconds_per_row: f
         (folder / "told").write_text("".join(f"{row} {why}\n" for row, why in crashed.items()))
         (folder / "done").write_text(repr(done))
 
-    crashes(work, seconds_per_row)
+    crashes(work, cpu_s, wall_s)
     assert (folder / "done").read_text() == repr([row for row in range(6) if row not in bad])
     lines = (folder / "told").read_text().splitlines()
     return {int(line.split(" ", 1)[0]): line.split(" ", 1)[1] for line in lines}
@@ -80,9 +81,54 @@ def test_several_rows_may_crash_the_first_and_the_last_too(tmp_path: Path) -> No
     assert list(rows_of(tmp_path, {0: segfault, 3: os.abort, 5: segfault})) == [0, 3, 5]
 
 
-@pytest.mark.parametrize("bad", [loop, hang_in_compiled_code])
-def test_a_row_that_hangs_is_told_of(bad: Callable[[], None], tmp_path: Path) -> None:
-    assert rows_of(tmp_path, {4: bad}, 0.3) == {4: "reading it took longer than 0.3 s"}
+def loop_in_compiled_code() -> None:
+    re.match(r"(a+)+$", "a" * 99 + "b")  # takes 2 ** 99 steps
+
+
+@pytest.mark.parametrize("bad", [loop, loop_in_compiled_code])
+def test_a_row_that_computes_for_ever_is_told_of(bad: Callable[[], None], tmp_path: Path) -> None:
+    assert rows_of(tmp_path, {4: bad}, 0.3) == {4: "reading it took longer than 0.3 s of computing"}
+
+
+def wait_for_a_pipe() -> None:
+    # As for a file server that does not answer: blocked in the kernel, and hardly any time is computed.
+    inner, outer = os.pipe()
+    os.read(inner, 1)
+    os.close(outer)
+
+
+@pytest.mark.parametrize("bad", [wait_for_a_pipe, hang_in_compiled_code])
+def test_a_row_that_waits_for_ever_is_an_error_of_the_moment(bad: Callable[[], None], tmp_path: Path) -> None:
+    def work(crashed: dict[int, str], begin: Begin) -> None:
+        with (tmp_path / "times").open("a") as file:
+            file.write("x")
+        begin(3)
+        assert crashed == {}
+        bad()
+
+    with pytest.raises(
+        EcgpipeError, match=r"input: /a/3 was waited for 2 times for 0.3 s: its disk or file server does"
+    ):
+        crashes(work, 60, 0.3, "/a/{}".format)
+    assert (tmp_path / "times").read_text() == "xx"
+
+
+@pytest.mark.parametrize("why", [wait_for_a_pipe, lambda: os.kill(os.getpid(), signal.SIGBUS)])
+def test_a_row_that_can_be_read_at_the_second_try_is_read(why: Callable[[], None], tmp_path: Path) -> None:
+    def once() -> None:
+        if not (tmp_path / "tried").exists():
+            (tmp_path / "tried").touch()
+            why()
+
+    def work(crashed: dict[int, str], begin: Begin) -> None:
+        assert crashed == {}
+        begin(2)
+        once()
+        begin(-1)
+        (tmp_path / "done").touch()
+
+    crashes(work, 60, 0.3)
+    assert (tmp_path / "done").exists()
 
 
 def test_the_time_is_each_rows_own_and_none_counts_after_the_last(tmp_path: Path) -> None:
@@ -95,7 +141,7 @@ def test_the_time_is_each_rows_own_and_none_counts_after_the_last(tmp_path: Path
         time.sleep(0.8)
         (tmp_path / "done").touch()
 
-    crashes(work, 0.7)
+    crashes(work, 60, 0.7)
     assert (tmp_path / "done").exists()
 
 
@@ -186,7 +232,7 @@ PROGRAM = """
             time.sleep(0.01)
 
     try:
-        crashes(work, 1 if sys.argv[2] == "hangs" else 100)
+        crashes(work, 100, 1 if sys.argv[2] == "hangs" else 100)
     except KeyboardInterrupt:
         sys.exit(130)
 """

@@ -48,9 +48,35 @@ def test_a_column_of_the_inputs_is_a_label_by_its_mapping(run: tuple[list[Path],
     assert values(found, AF) == {"a": 0, "b": 1, "c": None}
     predicted = dict(zip(found.record_ids.to_pylist(), found.probability[:, 0].tolist(), strict=True))
     assert predicted == {"a": 0.7, "b": 0.8, "c": 0.9}
-    assert found.columns["fold"].to_pylist() == [None, 10, 9]
+    assert found.columns["fold"].to_pylist() == [None, "10", "9"]
     assert found.account == {"predicted": 3, "with_truth": 2, "without_truth": 1, "without_prediction": 1}
     assert found.left_out == (LBBB,)
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [pa.array([2.0, 1.0, np.nan]), pa.array([2, 1, None]), pa.array(["2", "1", ""]), pa.array(["2.0", "1.0", None])],
+)
+def test_numbers_as_record_ids_are_found_whatever_type_the_table_gives_them(tmp_path: Path, theirs: pa.Array) -> None:
+    ids = ["1", "2", "01"]
+    columns = [ids, pa.array([1] * 3, pa.int32()), [0.1, 0.2, 0.3]]
+    tables.write(tmp_path / "part-00000.parquet", pa.table(columns, schema=tables.predictions_schema([AF])))
+    tables.write(tmp_path / "shard-00000.parquet", pa.table({"record_id": ids, "status": ["ok"] * 3}))
+    for suffix in ("parquet", "csv"):
+        table = tmp_path / f"truth.{suffix}"
+        content = pa.table({"record_id": theirs, AF: [1, 0, 1]})
+        tables.write(table, content) if suffix == "parquet" else content.to_pandas().to_csv(table, index=False)
+        found = truth.read([tmp_path / "part-00000.parquet"], [tmp_path / "shard-00000.parquet"], table=table)
+        assert values(found, AF) == {"1": 0, "2": 1, "01": None}
+        assert found.account["without_prediction"] == 0  # a row of nobody is none
+
+
+def test_an_id_that_a_table_writes_in_two_ways_is_there_twice(
+    run: tuple[list[Path], list[Path]], tmp_path: Path
+) -> None:
+    (tmp_path / "truth.csv").write_text(f"record_id,{AF}\n12,1\n12.0,0\n")
+    with pytest.raises(EcgpipeError, match="'12' stands there twice"):
+        truth.read(*run, table=tmp_path / "truth.csv")
 
 
 def test_a_table_is_joined_by_record_id_whatever_its_order(run: tuple[list[Path], list[Path]], tmp_path: Path) -> None:

@@ -236,25 +236,26 @@ def test_what_is_switched_off_is_not_shown(finished: Path, data: Data) -> None:
     assert done(finished / "a", given).keys() == {*SCAN, "summary", "figures", "report"}
 
 
-# The settings change for real, over a run that goes as far as predictions.
+# The settings change for real, over a run that goes as far as logits. (Of what follows from them Snakemake plans the
+# next job before it knows that there is nothing to do.)
 
 
 @pytest.fixture
-def predicted(data: Data, tmp_path: Path) -> tuple[Path, dict[str, str], str]:
+def inferred(data: Data, tmp_path: Path) -> tuple[Path, dict[str, str], str]:
     """Of a run from folder `a`: the folder, its settings and its target."""
-    target = f"{tmp_path}/out/predictions/part-00000.parquet"
+    target = f"{tmp_path}/out/logits/part-00000.parquet"
     given = data.settings(tmp_path / "out") | {"input": str(data.folder / "other")}
     done(tmp_path / "a", given, target)
     return tmp_path, given, target
 
 
 def test_one_folder_after_the_other_gets_what_its_own_settings_say(
-    predicted: tuple[Path, dict[str, str], str],
+    inferred: tuple[Path, dict[str, str], str],
 ) -> None:
-    folder, given, target = predicted
+    folder, given, target = inferred
     first = Path(target).read_bytes()
     assert len(table(folder / "out" / "logits")) == 4
-    made = {"manifest", "preprocess", "infer", "aggregate"}
+    made = {"manifest", "preprocess", "infer"}
     assert done(folder / "b", given, target, preprocess="{segment_s: 2.5}").keys() == made
     assert len(table(folder / "out" / "logits")) == 8
     # This folder's .snakemake knows everything as it is to be again.
@@ -264,22 +265,22 @@ def test_one_folder_after_the_other_gets_what_its_own_settings_say(
 
 
 def test_another_checkpoint_of_an_older_time_is_used_and_a_touched_one_is_not(
-    predicted: tuple[Path, dict[str, str], str], data: Data
+    inferred: tuple[Path, dict[str, str], str], data: Data
 ) -> None:
-    folder, given, target = predicted
+    folder, given, target = inferred
     first = pq.read_table(target)
     os.utime(data.folder / "x.pt")
     assert done(folder / "b", given, target).keys() == {"manifest"}
     jobs = done(folder / "b", given, target, checkpoint=str(data.folder / "y.pt"))
-    assert jobs.keys() == {"manifest", "checkpoint", "preprocess", "infer", "aggregate"}
+    assert jobs.keys() == {"manifest", "checkpoint", "preprocess", "infer"}
     second = pq.read_table(target)
     assert second["Second"].to_pylist() != first["Second"].to_pylist()
 
 
 def test_a_copy_that_has_lost_the_times_costs_nothing_and_changed_settings_are_seen_in_it(
-    predicted: tuple[Path, dict[str, str], str],
+    inferred: tuple[Path, dict[str, str], str],
 ) -> None:
-    folder, given, target = predicted
+    folder, given, target = inferred
     for name in sorted(path for path in (folder / "out").rglob("*") if path.is_file()):
         copy = folder / "copy" / name.relative_to(folder / "out")
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -296,9 +297,9 @@ def test_a_copy_that_has_lost_the_times_costs_nothing_and_changed_settings_are_s
 
 
 def test_results_that_do_not_name_their_settings_are_refused_with_the_way_out(
-    predicted: tuple[Path, dict[str, str], str],
+    inferred: tuple[Path, dict[str, str], str],
 ) -> None:
-    folder, given, target = predicted
+    folder, given, target = inferred
     path = folder / "out" / "checkpoint" / "model.json"
     content = json.loads(path.read_text())
     del content["settings"]

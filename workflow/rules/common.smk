@@ -4,8 +4,10 @@ import functools
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 
 from ecgpipe import config as ecgpipe_config
@@ -19,11 +21,16 @@ try:
     # A job that waited in a cluster's queue while its run was killed must not delete what the next run has made.
     if not workflow.is_main_process:
         atomic.refuse_if_orphaned()
+    elif SETTINGS.evaluation.truth:
+        from ecgpipe import truth_checks  # here, because it takes a second, which no job needs
+
+        truth_checks.before_a_run(SETTINGS)
 except EcgpipeError as error:
     raise WorkflowError(str(error))
 
 OUT = SETTINGS.outdir.rstrip("/")
 REFUSED = False  # whether `refuse_foreign` has looked
+SIGNALS = []  # that told this run to stop
 STARTED = time.time()
 
 # Where nobody knows what the outputs are, the checkpoint's job writes the label CSV: it alone knows how many there are.
@@ -76,11 +83,6 @@ CERTAIN = SETTINGS.inference.precision == "float32" or not NATIVE
 CERTAIN |= SETTINGS.inference.precision == "auto" and SETTINGS.inference.device == "cpu"
 DRIFT = [] if CERTAIN else [f"{OUT}/precision/drift.json"]
 
-# Snakemake takes an input that is newer than the results for unchanged where this working folder has seen the content
-# before, although another folder may have used other settings in between. Here times count.
-if workflow.dag_settings:
-    workflow.dag_settings.max_checksum_file_size = 0
-
 # What the results are to be of, known to the main process alone: the jobs read settings/.
 if workflow.is_main_process:
     from ecgpipe import reuse
@@ -109,6 +111,9 @@ def plan():
     executor = workflow.executor_plugin
     if not workflow.is_main_process:
         return
+    # Snakemake takes an input that is newer than a result for unchanged if this working folder has seen its content before,
+    # although a run from another folder may have used another content in between. Here times count.
+    workflow.dag.max_checksum_file_size = 0
     if executor and not (executor.common_settings.dryrun_exec or executor.common_settings.touch_exec):
         try:
             LOCK = outdir.take(Path(OUT))
@@ -271,6 +276,29 @@ def remove_outdated_report():
     """After an evaluation that failed: a report that goes on showing the one before would pass for today's."""
     if LOCK and reuse.remove_outdated_report(Path(OUT)):
         print(f"removed {OUT}/report.html: it showed an evaluation that is no more; the next run makes it again")
+
+
+def end_well_when_stopped():
+    """Say last of all, after Snakemake's own lines, that a run which was told to stop goes on when it is started again.
+
+    The first Ctrl-C or SIGTERM ends the run as Snakemake does. Others only say that it waits for its jobs: in its midst
+    they would leave a traceback, and jobs at work.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number, frame):
+        if SIGNALS:
+            os.write(2, b"still stopping: the jobs at work have to end first\n")
+            return
+        SIGNALS.append(number)
+        atexit.register(print, "stopped; the same command resumes", file=sys.stderr, flush=True)
+        usual[number](number, frame)
+
+    for number, handler in usual.items():
+        if callable(handler):  # not ignored, as in the background
+            signal.signal(number, stop)
 
 
 def refuse_foreign(shards):
