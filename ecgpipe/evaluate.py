@@ -53,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--heads", type=Path, nargs="*", default=[], help="the heads whose labels are predicted, if any"
     )
     truth.add_arguments(parser)
+    # As thresholds, calibrate and probe call it.
+    parser.add_argument("--on", dest=f"{settings.PREFIX}split_value", metavar="VALUE", help="the same as --split-value")
     parser.add_argument("--metrics", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--curves", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--account", type=Path, required=True, help="JSON file to write: what was counted, and how")

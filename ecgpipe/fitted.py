@@ -127,8 +127,8 @@ def sample(args: argparse.Namespace) -> Sample:
     if not everything.names:
         raise EcgpipeError(
             f"truth: it has labels of heads alone ({', '.join(heads_left)}), which take no thresholds and no "
-            "calibration: a head gives the probabilities of a logistic regression, and is positive from 0.5 on; give the "
-            "true labels of the model's own labels, by --map COLUMN=LABEL"
+            "calibration: a head gives the probabilities of a logistic regression, and is positive from 0.5 on; give "
+            "the true labels of the model's own labels, by --map COLUMN=LABEL"
         )
     found = truth.where_predicted(truth.in_split(everything, args.split, args.on))
     inputs = tables.origin(pq.read_schema(predictions[0])).get("inputs_sha256")

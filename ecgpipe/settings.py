@@ -207,7 +207,7 @@ _NO_OPTION = frozenset(
         *("attention", "attribution", "evaluation"),
     }
 )
-_PREFIX = "settings."  # of these options' names among the parsed ones
+PREFIX = "settings."  # of these options' names among the parsed ones
 
 Model = TypeVar("Model", bound=Section)
 
@@ -401,7 +401,7 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None
     for key, field in _by_hand(model):
         default = field.get_default(call_default_factory=True)
         name = key.rpartition(".")[2].replace("_", "-")
-        told: dict[str, Any] = {"dest": _PREFIX + key, "help": (field.description or "").replace("%", "%%")}
+        told: dict[str, Any] = {"dest": PREFIX + key, "help": (field.description or "").replace("%", "%%")}
         if isinstance(default, bool):
             parser.add_argument(
                 f"--no-{name}" if default else f"--{name}", action="store_const", const=not default, **told
@@ -411,6 +411,8 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None
         told["help"] += "" if default is None or default == [] else f" (default {default})"
         if isinstance(default, list) or "list" in str(field.annotation):
             told["nargs"] = "*"
+        if name == "fairseq-python":  # the one that is a path
+            told["type"] = os.path.expanduser
         parser.add_argument(f"--{name}", **told)
 
 
@@ -438,7 +440,7 @@ def of_arguments(stage: str, model: type[Model], args: argparse.Namespace) -> Mo
         EcgpipeError: A key is unknown, a value is out of range, or the file cannot be read.
     """
     told: dict[str, Any] = read(stage, model, args.settings).model_dump() if args.settings else {}
-    options = {key.removeprefix(_PREFIX): value for key, value in vars(args).items() if key.startswith(_PREFIX)}
+    options = {key.removeprefix(PREFIX): value for key, value in vars(args).items() if key.startswith(PREFIX)}
     pairs = [(key, value) for key, value in options.items() if value is not None]
     for text in args.set:
         key, equals, value = text.partition("=")

@@ -39,10 +39,12 @@ def without_filling(recording: Recording) -> Recording:
 
     - NaN, or at a limit of what the file's numbers can be, or at one common value beyond all others of the recording,
       however short it is;
-    - zero, as many samples at either end to within one: the recording was centred in an array;
-    - constant for `COMMON_S` at one common value or for `OWN_S` at values of their own.
+    - zero, as many samples at either end to within one, with at most two such stretches between: the recording was
+      centred in an array;
+    - constant for `COMMON_S` at one common value or for `OWN_S` at values of their own, and for longer than anywhere
+      else in the recording.
 
-    The last two for longer than anywhere else in the recording, since computed signals are flat between beats.
+    What lies between counts because computed signals are flat between all their beats.
 
     Args:
         recording: As a reader has made it.
@@ -105,7 +107,7 @@ def _extent(signal: np.ndarray, limits: np.ndarray | None, rate: float) -> tuple
         if inner.shape[1] == 0:
             break
         zeros = abs(before - after) <= 1 < min(before, after) and not rest[:, 0].any() and not rest[:, -1].any()
-        centred = zeros and min(before, after) > _longest_stand(inner)
+        centred = zeros and (_stretches(inner) >= min(before, after)).sum() < _SEVERAL
         filled = [
             centred or _is_filling(values, length, inner, limits, rate)
             for values, length in ((rest[:, 0], before), (rest[:, -1], after))
@@ -138,7 +140,7 @@ def _is_filling(values: np.ndarray, length: int, inner: np.ndarray, limits: np.n
             return bool(extreme) and (len(values) > 1 or length >= LIMIT_S * rate)
         if (values < lowest).all() or (values > highest).all():
             return True
-    return length >= (COMMON_S if common else OWN_S) * rate and length > _longest_stand(inner)
+    return length >= (COMMON_S if common else OWN_S) * rate and length > _stretches(inner).max()
 
 
 def _stands(signal: np.ndarray) -> int:
@@ -155,7 +157,7 @@ def _stands(signal: np.ndarray) -> int:
     return samples
 
 
-def _longest_stand(signal: np.ndarray) -> int:
-    """Samples of the longest stretch in which all leads stand."""
+def _stretches(signal: np.ndarray) -> np.ndarray:
+    """Samples of each stretch in which all leads stand, in order."""
     moving = (signal[:, 1:] != signal[:, :-1]).any(axis=0)
-    return int(np.diff(np.flatnonzero(np.concatenate([[True], moving, [True]]))).max())
+    return np.diff(np.flatnonzero(np.concatenate([[True], moving, [True]])))

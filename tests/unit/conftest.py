@@ -25,16 +25,10 @@ def run(tmp_path: Path, labels_csv: Path) -> Callable[..., checkpoint.Descriptio
         source: str | Path, labels: Path | str = labels_csv, sha256: str | None = None
     ) -> checkpoint.Description:
         weights, description = tmp_path / "out" / "model.safetensors", tmp_path / "out" / "model.json"
-        checkpoint.run(
-            argparse.Namespace(
-                source=str(source),
-                sha256=sha256,
-                labels=labels,
-                weights=weights,
-                description=description,
-                backend="native",
-            )
-        )
+        parser = argparse.ArgumentParser()
+        checkpoint.add_arguments(parser)
+        given = ["--source", str(source), "--labels", str(labels), *(["--sha256", sha256] if sha256 else [])]
+        checkpoint.run(parser.parse_args([*given, "--weights", str(weights), "--description", str(description)]))
         return checkpoint.describe(description)
 
     return run_stage

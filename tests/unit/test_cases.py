@@ -175,6 +175,13 @@ def test_09_cardiosoft_xml_as_uk_biobank_has_it_is_read(case: Callable[[str], Pa
     np.testing.assert_allclose(segments, segments_of(np.rint(heart() * 200) / 200, 500), atol=1e-6)
 
 
+def test_09_cardiosoft_xml_is_a_recording(case: Callable[[str], Path]) -> None:
+    record, segments = made_of(case("09"))["rest"]
+    assert_ok(record)
+    assert (tuple(spelled(record["leads"])), record["unit"]) == (LEADS, "mV")
+    np.testing.assert_allclose(segments, segments_of(np.rint(heart() * 200) / 200, 500), atol=1e-6)
+
+
 def test_10_a_record_without_leads_is_skipped_whatever_its_rates(case: Callable[[str], Path]) -> None:
     found = records_of(case("10"))
     assert {record["status"] for record in found.values()} == {"skipped"}

@@ -726,7 +726,7 @@ def test_a_parquet_table_that_is_none_or_has_no_texts(tmp_path: Path) -> None:
         ("t.csv", b"Name\nLead,Lead I\nUnit,uV\n\n0,1\n-0,2\n", "it looks like a text that begins with 'Name'"),
         ("t.txt", b"\nSome notes, and more.\n", "it looks like a text that begins with 'Some notes, and more.'"),
         ("t.csv", b"path,age\n", "it is a table of recordings without a row"),
-        ("t.xml", b"<CardiologyXML>", "it is of another kind (XML of another kind (CardiologyXML))"),
+        ("t.xml", b"<note>", "it is of another kind (XML of another kind (note))"),
         ("t.bin", bytes(99), "it is of another kind (no known format, .bin)"),
     ],
 )

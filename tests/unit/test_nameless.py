@@ -208,7 +208,7 @@ def write(folder: Path, mark: str = "") -> set[str]:
         for i, name in enumerate(ids):
             true = [i % 2, (i + 1) % 2, i // 3]
             writer.writerow([name, *true, f"{VALUES['patient']}{i}", VALUES["split"], f"{VALUES['group']}{i % 2}"])
-    asked = ["--patient", COLUMNS["patient"], "--split", COLUMNS["split"], "--on", VALUES["split"]]
+    asked = ["--patient", COLUMNS["patient"], "--split", COLUMNS["split"], "--split-value", VALUES["split"]]
     small_run.evaluate(folder, *asked, "--subgroups", COLUMNS["group"])
     words |= {VALUES[name] for name in ("patient", "split", "group")}
 

@@ -298,7 +298,7 @@ def test_evaluate_refuses_the_recordings_that_a_head_was_trained_on(
     paths = {"predictions": outdir / "predictions", "records": outdir / "records", "labels": tmp_path / "labels.csv"}
     paths |= {"truth": tmp_path / "truth.csv"} | {name: tmp_path / name for name in ("metrics", "curves", "account")}
     given = ["evaluate", *(text for name, value in paths.items() for text in (f"--{name}", str(value)))]
-    given += ["--heads", str(path), "--resamples", "10", "--patient", "patient", "--split", "fold", "--on"]
+    given += ["--heads", str(path), "--resamples", "10", "--patient", "patient", "--split", "fold", "--split-value"]
     for trained_on in ("1", "8"):  # train, valid
         assert main([*given, trained_on]) == 2
         said = capsys.readouterr().err
@@ -320,7 +320,7 @@ def predicted(outdir: Path, head: heads.Head, told: dict[str, dict[str, str]]) -
     paths = {name: outdir / name for name in ("predictions", "records", "metrics", "curves", "account")}
     paths |= {"labels": outdir / "labels.csv", "truth": outdir.parent / "truth.csv"}
     given = ["evaluate", *(text for name, value in paths.items() for text in (f"--{name}", str(value)))]
-    return [*given, "--resamples", "10", "--patient", "patient", "--split", "fold", "--on", "10"]
+    return [*given, "--resamples", "10", "--patient", "patient", "--split", "fold", "--split-value", "10"]
 
 
 def test_a_head_is_found_by_its_content_wherever_it_lies_now(

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ecgpipe import provenance, reuse, settings, tables
+from ecgpipe import outdir, provenance, reuse, settings, tables
 from ecgpipe.config import Section
 from ecgpipe.errors import EcgpipeError
 
@@ -26,19 +26,14 @@ def facts(made: dict[str, Section], *names: str) -> dict[str, Any]:
     return {settings.KEY: {name: settings.sha256(name, made[name]) for name in names}}
 
 
-def write_shard(path: Path, name: str) -> None:
-    """A shard of the manifest; the name stands for its recordings."""
-    schema = tables.with_origin(tables.MANIFEST, "manifest", recordings=name)
-    tables.write(path, schema.empty_table())
-
-
 def write(out: Path, made: dict[str, Section], *, of: tuple[str, ...] = ()) -> None:
     """Write the results of some stages, all of them if none is named, as a run with these settings does."""
     told = ["checkpoint", "preprocess", "infer", "aggregate", "umap"]
     shards = []
     for number in range(SHARDS):
         path = out / f"manifest/shard-{number:05d}.parquet"
-        write_shard(path, str(number))
+        schema = tables.with_origin(tables.MANIFEST, "manifest", number=number)
+        tables.write(path, schema.empty_table())
         shards.append(provenance.file_sha256(path))
 
     def parquet(name: str, stage: str, inputs: str, *before: str) -> None:
@@ -149,18 +144,26 @@ def test_a_copy_with_the_times_of_its_copying_is_put_right(out: Path, tmp_path: 
 
 def test_in_a_copy_results_of_other_recordings_are_made_again(out: Path, tmp_path: Path) -> None:
     shard = out / "manifest/shard-00001.parquet"
-    write_shard(shard, "others")
+    tables.write(shard, tables.with_origin(tables.MANIFEST, "manifest", number="another").empty_table())
     os.utime(out / "settings" / "written.json", ns=(2 * 10**18, 2 * 10**18))
     reuse.prepare(out, stages(), attention=True)
     parts = {"logits/part-00000.parquet", "predictions/part-00000.parquet", "umap/umap.parquet"}
     assert stale(out) == {"records/shard-00001.parquet", *parts}
 
 
-def test_a_broken_result_and_one_that_lacks_what_lies_beside_it_are_made_again(out: Path) -> None:
-    (out / "umap/umap.parquet").write_bytes(b"torn")
+def test_a_file_that_is_broken_or_a_users_own_is_not_made_again_but_refused(out: Path) -> None:
+    (out / "logits/part-00000.parquet").write_bytes(b"torn, or not of ecgpipe")
+    before = times(out)["logits/part-00000.parquet"]
+    reuse.prepare(out, stages(), attention=True)
+    assert times(out)["logits/part-00000.parquet"] == before
+    with pytest.raises(EcgpipeError, match=r"logits/part-00000.parquet, which this run would overwrite"):
+        outdir.refuse_foreign(out, SHARDS, 1)
+
+
+def test_a_result_that_lacks_what_lies_beside_it_is_made_again(out: Path) -> None:
     (out / "manifest/found.txt").unlink()
     reuse.prepare(out, stages(), attention=True)
-    assert stale(out) == {"umap/umap.parquet"}
+    assert not stale(out)
     assert (out / "manifest/manifest.json").stat().st_mtime_ns == reuse.STALE_NS
 
 
@@ -172,14 +175,11 @@ def test_a_lost_choice_of_precision_is_that_of_the_results(out: Path) -> None:
 
 
 def test_attention_of_an_earlier_run_is_not_looked_at_where_it_is_switched_off(out: Path) -> None:
-    (out / "attention").mkdir()
-    shutil.copy(out / "logits/part-00000.parquet", out / "attention")
-    other = stages(umap=settings.Umap(neighbors=4), infer=settings.Infer(deterministic=True))
-    write(out, other, of=("infer", "aggregate", "umap"))
-    (out / "report.html").unlink()
-    reuse.prepare(out, other, attention=False)
+    schema = tables.with_origin(pa.schema([("x", pa.int64())]), "infer")
+    tables.write(out / "attention/part-00000.parquet", schema.empty_table())
+    reuse.prepare(out, stages(), attention=False)
     assert not stale(out)
-    reuse.prepare(out, other, attention=True)
+    reuse.prepare(out, stages(), attention=True)
     assert stale(out) == {"attention/part-00000.parquet"}
 
 
