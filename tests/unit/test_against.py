@@ -37,7 +37,7 @@ def finish(folder: Path, content: object, *reading: str, short: str = "skip") ->
         ["infer", *weights, "--segments", segments, *files, "--timing", str(folder / "t.json"), "--device", "cpu"],
     ):
         assert main(command) == 0
-    settings = {"preprocess": {"short": short}, "inference": {}}
+    settings = {"preprocess": {"short": short}, "inference": {}, "checkpoint": str(folder / "x.pt")}
     (out / "run.json").write_text(json.dumps({"config": settings, "precision": {"used": "float32"}}))
     return out
 

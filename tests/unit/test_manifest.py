@@ -158,6 +158,7 @@ def test_results_in_the_inputs_are_left_out_and_a_users_files_beside_them_are_no
         "old/": "folder of ecgpipe's results (old)",
         "results/": "folder of ecgpipe's results (results)",
     }
+    capsys.readouterr()
     assert write(tmp_path / "out", top) == 0
     content = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert content["ignored"]["folder of ecgpipe's results"] == 3
@@ -798,6 +799,7 @@ def test_shards_are_cut_in_order(shard_size: int, sizes: list[int], tmp_path: Pa
     assert [record_id for table in read for record_id in table["record_id"].to_pylist()] == list("0123456")
     content = json.loads((tmp_path / "out" / "manifest.json").read_text())
     sha256s = "".join(hashlib.sha256(path.read_bytes()).hexdigest() + "\n" for path in shards)
+    assert content.pop("settings").keys() == {"manifest"}
     assert content == {
         "n_recordings": 7,
         "n_shards": len(sizes),

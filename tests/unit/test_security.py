@@ -54,7 +54,7 @@ def test_a_setting_that_would_be_taken_for_something_else_is_refused(
 
 
 @pytest.mark.parametrize(
-    "name", ["a b", "it's", "$(x)", "`x`", "a;b", "a&&b", "a*b", "50%", "%s", "a\\b", "心電図", "~", "#"]
+    "name", ["a b", "it's", "$(x)", "`x`", "a;b", "a&&b", "a*b", "50%", "%s", "a\\b", "心電図", "a~", "#"]
 )
 def test_a_path_with_other_signs_is_taken_as_it_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

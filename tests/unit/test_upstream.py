@@ -117,7 +117,7 @@ def foreign(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], "is for the backend fairseq; --fairseq-python goes with fairseq, and with nothing else"),
+        ([], "is for the backend fairseq; fairseq_python goes with fairseq, and with nothing else"),
         (["--fairseq-python", "p", "--precision", "bfloat16"], "fairseq computes in float32 alone"),
         (["--fairseq-python", "p", "--deterministic"], "is not told to be deterministic"),
         (["--fairseq-python", "p"], "has convolutions and no attention; set it to false"),

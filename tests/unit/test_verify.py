@@ -148,13 +148,21 @@ def not_a_number(tensors: dict[str, Tensor]) -> None:
     tensors["head.bias"][2] = torch.nan
 
 
+def converted_with(change: Callable[[dict[str, Tensor]], None]) -> Callable[..., dict[str, Tensor]]:
+    def convert(*given: object) -> dict[str, Tensor]:
+        tensors = fairseq_signals.convert(*given)  # type: ignore[arg-type]
+        change(tensors)
+        return tensors
+
+    return convert
+
+
 @pytest.mark.parametrize(
     ("change", "differing"),
     [
         (one_weight, ["logits", "embedding"]),
         (keys_for_queries, ["logits", "embedding", "attention"]),
         (outputs_reversed, ["logits", "probabilities"]),
-        (not_a_number, ["logits by nan", "probabilities by nan"]),
     ],
 )
 def test_other_weights_are_caught(
@@ -163,12 +171,7 @@ def test_other_weights_are_caught(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def convert(*given: object) -> dict[str, Tensor]:
-        tensors = fairseq_signals.convert(*given)  # type: ignore[arg-type]
-        change(tensors)
-        return tensors
-
-    monkeypatch.setattr(checkpoint, "convert", convert)
+    monkeypatch.setattr(checkpoint, "convert", converted_with(change))
     assert verified() == 2
     said = capsys.readouterr()
     lines = {line.split()[0]: line for line in said.out.splitlines()}
@@ -176,6 +179,14 @@ def test_other_weights_are_caught(
         assert what in said.err
         assert "DIFFERS" in lines[what.split()[0]]
     assert lines["segments"].endswith("ok")
+
+
+def test_weights_that_give_no_numbers_are_caught(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checkpoint, "convert", converted_with(not_a_number))
+    assert verified() == 2
+    assert "recipe.pt gives numbers that are not finite for segment 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["segments", "logits", "embedding", "attention", "probabilities"])
