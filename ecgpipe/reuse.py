@@ -171,8 +171,8 @@ def prepare(outdir: Path, stages: Mapping[str, Section], attention: bool) -> lis
     if copied:
         # Nothing is newer than what was made of it, if all are of one time.
         latest = max((path.stat().st_mtime_ns for path in _all_files(outdir)), default=0)
-        for result in kept:
-            os.utime(result.path, ns=(latest, latest))
+        for path in [*(result.path for result in kept), *_benchmarks(outdir, stages)]:
+            os.utime(path, ns=(latest, latest))
     _put_settings_before(folder, kept)
     _restore_choice(outdir, kept)
     if copied or not (folder / WRITTEN).exists():
@@ -236,6 +236,15 @@ def _all_files(outdir: Path) -> Iterator[Path]:
     """What rules write and read, and what lies beside it."""
     folders = {Path(pattern).parent.as_posix() for patterns in RESULTS.values() for pattern in patterns}
     return (path for folder in sorted(folders) for path in (outdir / folder).glob("*") if path.is_file())
+
+
+def _benchmarks(outdir: Path, stages: Mapping[str, Section]) -> Iterator[Path]:
+    """What Snakemake writes of the jobs' times: the oldest of a job's results and of this is when it was done."""
+    for stage in stages:
+        for pattern in (f"{stage}.tsv", f"{stage}/shard-*.tsv", f"{stage}/part-*.tsv"):
+            yield from (
+                path for path in outdir.glob(f"benchmarks/{pattern}") if path.is_file() and not path.is_symlink()
+            )
 
 
 def _put_settings_before(folder: Path, kept: Sequence[Result]) -> None:

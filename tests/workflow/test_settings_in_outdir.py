@@ -277,7 +277,6 @@ def test_another_checkpoint_of_an_older_time_is_used_and_a_touched_one_is_not(
     assert second["Second"].to_pylist() != first["Second"].to_pylist()
 
 
-@pytest.mark.xfail(reason="in a run Snakemake still sees the times of the copying: everything is made again")
 def test_a_copy_that_has_lost_the_times_costs_nothing_and_changed_settings_are_seen_in_it(
     inferred: tuple[Path, dict[str, str], str],
 ) -> None:
