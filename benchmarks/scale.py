@@ -7,7 +7,8 @@
 Snakemake's time is that of its main process, since a shared machine says little of what passes meanwhile.
 
 The workflow as it is, on a copy of its rules, with a stand-in for the stages: after the scan of the inputs, which is
-the real one, a stage only waits for its --seconds and writes empty files. So 16 cores and 4 GPUs can be had anywhere.
+the real one, a stage only waits for its --seconds and writes files without rows. So 16 cores and 4 GPUs can be had
+anywhere.
 With --real the stages are the real ones, over one recording of five seconds per shard, with a small model.
 """
 
@@ -29,17 +30,43 @@ from typing import NamedTuple
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.sides import call
+from ecgpipe.results import FIGURES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-
-# As in workflow/rules/common.smk.
-FIGURES = ["account", "labels", "probabilities", "together", "map", "recording"]
 
 # The package that jobs find first: what is not in it is found in the real one.
 INIT = f"__path__.append({str(ROOT / 'ecgpipe')!r})\n__version__ = 'stand-in'\n"
 MAIN = f"""
 import json, os, runpy, sys, time
+from pathlib import Path
+
+def empty(stage, path):
+    # Results without rows that name the settings and the stage that made them, as a run asks before it takes them over.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from ecgpipe import reuse, settings
+
+    given = settings.read(stage, settings.STAGES[stage], Path(path))
+    made_by = {{stage: settings.sha256(stage, given)}}
+
+    def write(path, **more):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        told = {{"stage": stage, "file": path.name, "settings": made_by, "ecgpipe": "0", "segments": 0, "seconds": 0}}
+        schema = pa.schema([], metadata={{"ecgpipe": json.dumps(told)}})
+        if path.suffix == ".parquet":
+            pq.write_table(schema.empty_table(), path)
+        elif path.suffix == ".arrow":
+            pa.ipc.new_file(str(path), schema).close()
+        elif path.suffix == ".json":
+            path.write_text(json.dumps(told | more))
+        elif path.suffix == ".safetensors":
+            head = json.dumps({{"__metadata__": {{"ecgpipe": json.dumps({{"settings": made_by}})}}}}).encode()
+            path.write_bytes(len(head).to_bytes(8, "little") + head)
+        else:
+            path.write_text(reuse.mark(made_by))
+
+    return write
 
 started = time.time()
 stage, options = sys.argv[1], sys.argv[2:]
@@ -66,23 +93,20 @@ if stage == "manifest" or os.environ["SCALE_REAL"]:
         status = error.code
 else:
     time.sleep(seconds.get(stage, 0))
+    write = empty(stage, named["--settings"])
     for name in outputs.get(stage, ()):
         if name in named:
-            os.makedirs(os.path.dirname(named[name]), exist_ok=True)
-            with open(named[name], "w"):
-                pass
+            write(Path(named[name]))
             if name == "--chosen":
-                with open(os.path.join(os.path.dirname(named[name]), "choice.txt"), "w") as file:
-                    file.write("float32")
+                Path(named[name]).with_name("choice.txt").write_text("float32")
     for name in {FIGURES!r} if stage == "figures" else ():
-        os.makedirs(named["--outdir"], exist_ok=True)
         for suffix in ("png", "svg"):
-            open(os.path.join(named["--outdir"], name + "." + suffix), "w").close()
+            write(Path(named["--outdir"], name + "." + suffix))
     if stage == "summary":
         counts = dict.fromkeys(("recordings", "ok", "skipped", "failed", "segments", "other_files"), 0)
-        said = {{"counts": counts, "reasons": [], "warnings": [], "checkpoint": {{"random_weights": False}}}}
-        with open(named["--output"], "w") as file:
-            json.dump(said, file)
+        write(
+            Path(named["--output"]), counts=counts, reasons=[], warnings=[], checkpoint={{"random_weights": False}}
+        )
 number = os.path.basename(named.get("--records") or named.get("--timing") or "").rpartition("-")[2].partition(".")[0]
 stage = "sample" if number == "sample" else stage
 with open(os.environ["SCALE_EVENTS"], "a") as events:

@@ -33,7 +33,7 @@ FIXED = {
     "": ("run.json", "report.html", "examples.parquet", "duplicates.parquet", "verdict.txt"),
     "manifest": ("manifest.json", "files.parquet", "changes.parquet", "scans.json", "found.txt"),
     "checkpoint": ("model.safetensors", "model.json", "labels.csv"),
-    "precision": ("choice.txt", "chosen.json", "chosen.json", "drift.json", "sample.arrow", "sample.parquet"),
+    "precision": ("choice.txt", "chosen.json", "drift.json", "sample.arrow", "sample.parquet"),
     "umap": ("umap.parquet",),
     "attribution": ("attribution.parquet", "leads.parquet"),
     "evaluation": ("metrics.parquet", "curves.parquet", "account.json"),

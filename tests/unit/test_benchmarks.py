@@ -105,8 +105,8 @@ def test_a_run_with_a_stand_in_for_the_stages_takes_part_after_part(tmp_path: Pa
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     (row,) = json.loads(path.read_text())["rows"]
     assert (row["shards"], row["parts"]) == (12, 4)
-    # The checkpoint, the scan, all; shards, parts and their predictions; the map, the examples, the attribution, the
-    # summary, the figures, the report, the verdict.
-    assert row["jobs"] == 2 + 1 + 12 + 2 * 4 + 7
+    # The checkpoint, the scan, the precision, all; shards, parts and their predictions; the map, the examples, the
+    # attribution, the summary, the figures, the report, the verdict.
+    assert row["jobs"] == 3 + 1 + 12 + 2 * 4 + 7
     assert row["most_segments"] < 1  # the first part's segments were gone before the last part's were there
     assert row["peak_mb"] > 0
