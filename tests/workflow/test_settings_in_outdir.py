@@ -16,7 +16,7 @@ import pytest
 import torch
 from run_workflow import Ran, snakemake, table, write_recordings
 
-from ecgpipe import outdir, settings
+from ecgpipe import outdir, reuse, settings
 
 pytestmark = pytest.mark.slow  # three minutes in all
 
@@ -188,8 +188,9 @@ def test_every_setting_makes_again_what_depends_on_it_from_the_same_folder_anoth
 def test_what_only_looks_at_the_workflow_leaves_the_settings_alone(finished: Path, data: Data) -> None:
     before = hashes(finished / "out" / "settings")
     given = data.settings(finished / "out", "umap.neighbors")
-    for option in ("--rulegraph", "--summary", "--touch"):
+    for option in ("--rulegraph", "--summary"):
         done(finished / "a", given, option)
+    done(finished / "a", data.settings(finished / "out"), "--touch")
     assert hashes(finished / "out" / "settings") == before
     assert "umap" in done(finished / "a", given, "--dry-run")
     assert "Nothing to be done" in run(finished / "a", data.settings(finished / "out"), "--dry-run").output
@@ -209,15 +210,19 @@ def test_while_another_run_has_the_folder_nothing_of_its_settings_is_written(
     assert hashes(finished / "out" / "settings") == before
 
 
-def test_after_an_evaluation_that_fails_the_report_shows_no_other_ones_numbers(finished: Path, data: Data) -> None:
+def test_a_truth_that_cannot_be_evaluated_leaves_report_evaluation_and_run_of_one_another(
+    finished: Path, data: Data
+) -> None:
     given, page = data.settings(finished / "out"), finished / "out" / "report.html"
     assert "True labels" in page.read_text() or "evaluation" in page.read_text()
     wrong = data.folder / "wrong.csv"
     wrong.write_text("record_id,First\nnobody,1\n")
     ran = run(finished / "b", given, evaluation=json.dumps({"truth": str(wrong)}))
     assert ran.status != 0
-    assert not page.exists()
-    assert "report.html: it showed an evaluation" in ran.output
+    assert "evaluation.truth: no recording has both a prediction and a true label" in ran.output
+    account = json.loads((finished / "out/evaluation/account.json").read_text())
+    assert (reuse.made_by(page) or {})["evaluate"] == account["settings"]["evaluate"]
+    assert str(wrong) not in (finished / "out/run.json").read_text()
     assert done(finished / "a", given).keys() == {*SCAN, "evaluate", "summary", "figures", "report"}
     assert page.exists()
 
@@ -225,8 +230,8 @@ def test_after_an_evaluation_that_fails_the_report_shows_no_other_ones_numbers(f
 def test_what_is_switched_off_is_not_shown(finished: Path, data: Data) -> None:
     given = data.settings(finished / "out")
     off = {"inference": json.dumps({"shards_per_part": 2, "device": "cpu", "attention": False})}
-    off |= {"attribution": "{recordings: 0}", "evaluation": "{truth: null}"}
-    jobs = done(finished / "b", given, **off)
+    off |= {"attribution": "{recordings: 0}"}
+    jobs = done(finished / "b", {name: value for name, value in given.items() if name != "evaluation"}, **off)
     assert jobs.keys() == {*SCAN, "summary", "figures", "report"}
     page = (finished / "out" / "report.html").read_text()
     assert not [name for name in ("attention", "attribution", "evaluation") if f'href="{name}"' in page]

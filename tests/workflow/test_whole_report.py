@@ -105,8 +105,8 @@ def test_the_figure_of_the_workflow_is_snakemakes_own_graph(finished: Path) -> N
     names = dict(re.findall(r'(\d+)\[label = "(\w+)"', graph))
     found = {(names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", graph)}
     assert set(names.values()) - {"all", "verdict"} == set(timings.SOURCES)
-    # The shards lie beside the output that Snakemake knows of the scan.
-    found |= {("manifest", "preprocess"), ("manifest", "sample")}
+    # The shards, and the name of the precision, lie beside the outputs that Snakemake knows.
+    found |= {("manifest", "preprocess"), ("manifest", "sample"), ("precision", "infer")}
     drawn = {(source, rule) for rule, sources in timings.SOURCES.items() for source in sources}
     assert ancestors(found) == ancestors(drawn)
 
