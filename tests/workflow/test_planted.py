@@ -1,5 +1,6 @@
 """A run with `report.paths: false` whose every name is a planted word, and what its pages show of them."""
 
+import contextlib
 import csv
 import json
 from pathlib import Path
@@ -87,7 +88,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given += ["--patient", "PLANTEDpatient"]
     assert main(["probe", *given, "--resamples", "5", "--output", str(folder / "PLANTEDprobe")]) == 0
     calibration = str(folder / "PLANTEDcalibration.json")
-    assert main(["calibrate", "--outdir", out, "--method", "pos-weight", "--output", calibration]) == 0
+    with contextlib.chdir(folder):  # the settings name files as seen from here
+        assert main(["calibrate", "--outdir", out, "--method", "pos-weight", "--output", calibration]) == 0
     run(
         folder,
         input="[PLANTEDtable.csv,PLANTEDfolder/PLANTEDbroken.hea]",
@@ -106,7 +108,8 @@ def test_the_run_has_the_names_that_are_looked_for(finished: Path) -> None:
     assert ("failed", "not a WFDB header") in reasons
 
 
-def test_pages_and_figures_show_none_of_them(finished: Path, tmp_path: Path) -> None:
+def test_pages_and_figures_show_none_of_them(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
     out, words = finished / "PLANTEDout", OF_INPUTS | OF_SETTINGS | {"PLANTEDhome"}
     assert leaked((out / "report.html").read_bytes(), words) == set()
     assert leaked((out / "report.html").read_bytes(), {"PLANTEDtitle"})
