@@ -78,5 +78,10 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _in_base64(word: bytes) -> set[bytes]:
-    """What a word becomes in base64, but for its ends: one form for each place at which it may begin."""
-    return {base64.b64encode(b"\0" * before + word)[4 if before else 0 : -4] for before in range(3)}
+    """What a word becomes in base64, but for the characters that its neighbours share: one form for each beginning."""
+    forms = set()
+    for before in range(3):
+        written = base64.b64encode(b"\0" * before + word)
+        first, last = -(-8 * before // 6), 8 * (before + len(word)) // 6  # six bits each
+        forms.add(written[first:last])
+    return forms

@@ -36,9 +36,9 @@ OF_INPUTS = {
 OF_SETTINGS = {"PLANTEDout", "PLANTEDweights", "PLANTEDlabels", "PLANTEDtruth", "PLANTEDprobe", "PLANTEDcalibration"}
 
 
-def run(folder: Path, *options: str, **settings: object) -> Ran:
-    evaluation = "{truth: PLANTEDtruth.csv, mapping: {PLANTEDtruecolumn: Second}, patient: PLANTEDpatient, resamples: 5"
-    evaluation += f", split: PLANTEDsplit, split_value: {TEST}, subgroups: [PLANTEDgroup]}}"
+def run(folder: Path, *options: str, label: str, **settings: object) -> Ran:
+    evaluation = f"{{truth: PLANTEDtruth.csv, mapping: {{PLANTEDtruecolumn: {label}}}, patient: PLANTEDpatient"
+    evaluation += f", resamples: 5, split: PLANTEDsplit, split_value: {TEST}, subgroups: [PLANTEDgroup]}}"
     given: dict[str, object] = {
         "input": "[PLANTEDtable.csv,PLANTEDfolder]",
         "outdir": "PLANTEDout",
@@ -53,6 +53,14 @@ def run(folder: Path, *options: str, **settings: object) -> Ran:
     ran = snakemake(folder, *options, **(given | settings))
     assert ran.status == 0, ran.output
     return ran
+
+
+def run_with_head(folder: Path, *options: str) -> Ran:
+    return run(
+        folder, *options, label="Of a head",
+        input="[PLANTEDtable.csv,PLANTEDfolder/PLANTEDbroken.hea]",
+        heads="[PLANTEDprobe/head.safetensors]", calibration="PLANTEDcalibration.json",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +89,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name,aggregation,threshold,pos_weight\nFirst,max,0.5,2\nSecond,mean,,3\nThird,mean,,\n"
     )
     (folder / "PLANTEDweights.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
-    run(folder, input="PLANTEDtable.csv")
+    run(folder, label="Second", input="PLANTEDtable.csv")
     out = str(folder / "PLANTEDout")
     given = ["--outdir", out, "--truth", str(folder / "PLANTEDtruth.csv"), "--split", "PLANTEDsplit"]
     given += ["--train", TRAIN, "--valid", VALID, "--test", TEST, "--map", "PLANTEDtruecolumn=Of a head"]
@@ -90,12 +98,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calibration = str(folder / "PLANTEDcalibration.json")
     with contextlib.chdir(folder):  # the settings name files as seen from here
         assert main(["calibrate", "--outdir", out, "--method", "pos-weight", "--output", calibration]) == 0
-    run(
-        folder,
-        input="[PLANTEDtable.csv,PLANTEDfolder/PLANTEDbroken.hea]",
-        heads="[PLANTEDprobe/head.safetensors]",
-        calibration="PLANTEDcalibration.json",
-    )
+    run_with_head(folder)
     return folder
 
 
@@ -120,12 +123,21 @@ def test_pages_and_figures_show_none_of_them(finished: Path, tmp_path: Path, mon
     assert leaked((tmp_path / "compared/compare.html").read_bytes(), words) == set()
 
 
+def test_the_report_says_that_heads_and_calibration_were_fitted_elsewhere(finished: Path) -> None:
+    text = (finished / "PLANTEDout/report.html").read_text(encoding="utf-8")
+    assert "Thresholds, calibration or heads were fitted, on none of the recordings evaluated here." in text
+    assert "Probabilities are corrected for the weight of positives in the training" in text
+
+
+def test_what_is_carried_elsewhere_names_no_local_path(finished: Path) -> None:
+    files = [*(finished / "PLANTEDprobe").iterdir(), finished / "PLANTEDcalibration.json"]
+    files += [finished / "PLANTEDout/checkpoint/model.json", finished / "PLANTEDout/checkpoint/model.safetensors"]
+    for path in files:
+        assert leaked(path.read_bytes(), {"PLANTEDhome", "PLANTEDout", "PLANTEDprobe", "PLANTEDtruth"}) == set()
+
+
 def test_snakemakes_own_report_names_paths_and_says_so_but_no_recordings(finished: Path) -> None:
-    run(
-        finished, "--report", "snakemake.html",
-        input="[PLANTEDtable.csv,PLANTEDfolder/PLANTEDbroken.hea]",
-        heads="[PLANTEDprobe/head.safetensors]", calibration="PLANTEDcalibration.json",
-    )  # fmt: skip
+    run_with_head(finished, "--report", "snakemake.html")
     content = (finished / "snakemake.html").read_bytes()
     assert leaked(content, {"PLANTEDout"}) == {"PLANTEDout"}
     of_settings = {"PLANTEDfolder", "PLANTEDbroken", "PLANTEDtable", "PLANTEDtruth"}  # paths in the settings

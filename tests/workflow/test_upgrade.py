@@ -9,6 +9,7 @@ import pytest
 from run_workflow import ROOT, Ran, sha256s, snakemake_of, write_recordings
 
 from ecgpipe import __version__
+from ecgpipe.provenance import MEANING
 
 pytestmark = pytest.mark.slow  # a minute and a half
 
@@ -42,7 +43,9 @@ def newer(folder: Path, version: str, **meaning: int) -> Path:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Snakefile", root)
     changes = {"__init__.py": {f'__version__ = "{__version__}"': f'__version__ = "{version}"'}}
-    changes["provenance.py"] = {f'"{stage}": 1,': f'"{stage}": {number},' for stage, number in meaning.items()}
+    changes["provenance.py"] = {
+        f'"{stage}": {MEANING[stage]},': f'"{stage}": {number},' for stage, number in meaning.items()
+    }
     for name, texts in changes.items():
         path = root / "ecgpipe" / name
         content = path.read_text()
@@ -73,7 +76,7 @@ def test_a_version_that_computes_the_same_keeps_everything_and_says_whose_it_is(
 
 
 def test_a_stage_that_computes_something_else_is_computed_again_with_what_follows(folder: Path) -> None:
-    ran = run(folder, newer(folder, "8.0.0", aggregate=2))
+    ran = run(folder, newer(folder, "8.0.0", aggregate=MEANING["aggregate"] + 1))
     assert ran.jobs == {**CHEAP, "aggregate": 1, "examples": 1, "attribute": 1}
     made_by = json.loads((folder / "out" / "run.json").read_text())["made_by"]
     assert made_by["aggregate"] == {"8.0.0": 1}
@@ -83,7 +86,7 @@ def test_a_stage_that_computes_something_else_is_computed_again_with_what_follow
 
 
 def test_another_meaning_of_the_preprocessing_computes_everything_after_it(folder: Path) -> None:
-    ran = run(folder, newer(folder, "9.0.0", preprocess=2))
+    ran = run(folder, newer(folder, "9.0.0", preprocess=MEANING["preprocess"] + 1))
     assert ran.jobs == {
         **CHEAP,
         "preprocess": 2,
