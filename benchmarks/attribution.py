@@ -16,7 +16,8 @@ import numpy as np
 
 from benchmarks.ecg_fm import write
 from benchmarks.sides import CORES
-from ecgpipe import attribute, checkpoint, engine, model
+from ecgpipe import attribute, engine, model
+from ecgpipe.description import describe
 from ecgpipe.prepare import Prepared, Windows, prepare
 from ecgpipe.readers import LEADS, Recording
 from ecgpipe.simulator import RHYTHMS, simulate
@@ -49,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         write(Path(name), args.tiny)
         engine.configure(args.threads, deterministic=False)
-        arch = checkpoint.describe(Path(name) / "model.json").architecture
+        arch = describe(Path(name) / "model.json").architecture
         network = model.load(arch, Path(name) / "model.safetensors", packed=False)
 
     def errors(steps: int, power: int, rule: str) -> tuple[list[attribute.Explained], float]:

@@ -20,6 +20,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks.sides import Row, call, show
+from ecgpipe.description import describe
 
 if TYPE_CHECKING:
     from ecgpipe import engine
@@ -36,8 +37,9 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
     from benchmarks.ecg_fm import SAMPLES
     from benchmarks.sides import Setup
     from benchmarks.stage import arguments
-    from ecgpipe import __main__, checkpoint, engine, infer, model, settings, shards
-    from ecgpipe.model import Architecture, Output
+    from ecgpipe import __main__, engine, infer, model, settings, shards
+    from ecgpipe.description import Architecture
+    from ecgpipe.model import Output
     from ecgpipe.shards import Keys
     from ecgpipe.tuning import for_device
 
@@ -59,7 +61,7 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
 
     paths = [shard] * times
     contents = shards.look_at(paths)
-    description = checkpoint.describe(folder / "model.json")
+    description = describe(folder / "model.json")
     free = Free(description.architecture)
     model.load = lambda *_: free  # type: ignore[assignment]
     setup = Setup(folder, "cpu", 1, 1, 1.0)

@@ -7,8 +7,9 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from ecgpipe import __version__, checkpoint, engine, model
-from ecgpipe.model import Architecture, Network
+from ecgpipe import __version__, engine, model
+from ecgpipe.description import Architecture, describe
+from ecgpipe.model import Network
 from ecgpipe.provenance import MEANING
 
 ECG_FM = Architecture(
@@ -52,13 +53,13 @@ def write(folder: Path, tiny: bool = False) -> None:
 def network(folder: Path, device: str, precision: str, threads: int) -> Network:
     """The network of a folder, as the infer stage sets it up."""
     engine.configure(threads, deterministic=False)
-    arch = checkpoint.describe(folder / "model.json").architecture
+    arch = describe(folder / "model.json").architecture
     return model.load(arch, folder / "model.safetensors", device, engine.DTYPES[precision])
 
 
 def gflop(folder: Path) -> float:
     """What one segment takes: GFLOP."""
-    return flops(checkpoint.describe(folder / "model.json").architecture, SAMPLES) / 1e9
+    return flops(describe(folder / "model.json").architecture, SAMPLES) / 1e9
 
 
 def flops(arch: Architecture, samples: int) -> int:

@@ -24,7 +24,8 @@ from benchmarks import ecg_fm, limit, machine, stage
 from benchmarks.ecg_fm import SAMPLES
 from benchmarks.gpu_worker import Report, Setup, SkippedError
 from benchmarks.sides import Setup as StageSetup
-from ecgpipe import checkpoint, engine, model
+from ecgpipe import engine, model
+from ecgpipe.description import describe
 from ecgpipe.model import Network
 from ecgpipe.tuning import Tuning
 
@@ -337,7 +338,7 @@ def measure_variant(setup: Setup, report: Report, name: str, size: int, tuning: 
     key = f"{name} {size} {tuning.position}" + " graphs" * tuning.graphs + " compiled" * tuning.compiled
     folder, device = model_folder(setup), torch.device(setup.device)
     engine.configure(setup.cores, deterministic=False)
-    arch = checkpoint.describe(folder / "model.json").architecture
+    arch = describe(folder / "model.json").architecture
     counts = np.full(size, SAMPLES, np.int32)
     counts[0] -= 500 * padded
     usual = replace(tuning, position="fourier", graphs=False, compiled=False)

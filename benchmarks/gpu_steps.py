@@ -52,7 +52,8 @@ from benchmarks.gpu_measure import (
     variant_precision,
 )
 from benchmarks.gpu_worker import Report, Setup, SkippedError
-from ecgpipe import checkpoint, engine, model, precision
+from ecgpipe import engine, model, precision
+from ecgpipe.description import describe
 from ecgpipe.shards import look_at
 from ecgpipe.tuning import for_device
 
@@ -98,7 +99,7 @@ def parity(setup: Setup, report: Report) -> None:
 def drift(setup: Setup, report: Report) -> None:
     """What half precision changes on the real recordings, as the precision stage tells it."""
     folder = converted(setup, "tiny" if setup.tiny else "base")
-    labels = checkpoint.describe(folder / "model.json").labels
+    labels = describe(folder / "model.json").labels
     exact = outputs(setup, folder, "float32")
     for name in precisions(setup):
         if name != "float32":
@@ -332,7 +333,7 @@ def attribution(setup: Setup, report: Report) -> None:
     from ecgpipe import attribute
 
     folder = model_folder(setup)
-    arch = checkpoint.describe(folder / "model.json").architecture
+    arch = describe(folder / "model.json").architecture
     network = model.load(arch, folder / "model.safetensors", setup.device, packed=False)
     steps, size = (4, 4) if setup.tiny else (48, attribute.BATCH_SIZES[setup.device])
     prepared = segments(2)

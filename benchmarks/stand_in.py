@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.ecg_fm import SAMPLES
 from benchmarks.preprocess import tutorial as prepared
 from benchmarks.sides import Setup, Work
-from ecgpipe import checkpoint, model
-from ecgpipe.model import Architecture, Network
+from ecgpipe import model
+from ecgpipe.description import Architecture, describe
+from ecgpipe.model import Network
 
 BATCH = 16  # recordings
 AGREE = 1e-4
@@ -194,7 +195,7 @@ def check(folder: Path) -> float:
     Raises:
         RuntimeError: It is further than `AGREE`, so that it would be no stand-in.
     """
-    arch = checkpoint.describe(folder / "model.json").architecture
+    arch = describe(folder / "model.json").architecture
     difference = apart(model.load(arch, folder / "model.safetensors"), load(folder))
     if not difference <= AGREE:
         raise RuntimeError(f"the stand-in differs from ecgpipe's network by {difference:.1e} ({AGREE:.0e} allowed)")
@@ -203,7 +204,7 @@ def check(folder: Path) -> float:
 
 def load(folder: Path) -> StandIn:
     """The stand-in with the weights of a folder."""
-    arch = checkpoint.describe(folder / "model.json").architecture
+    arch = describe(folder / "model.json").architecture
     return StandIn(arch, safetensors.torch.load_file(folder / "model.safetensors")).eval()
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ecgpipe import checkpoint, devices, engine, model, reread, tables, upstream
+from ecgpipe import devices, engine, model, reread, tables, upstream
+from ecgpipe.description import Architecture, describe
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.prepare import UnusableError
 from ecgpipe.readers import UnreadableError
@@ -70,7 +71,7 @@ def sample(outdir: Path, most: int, seed: int) -> Sample:
     Raises:
         EcgpipeError: The run has none, or a recording is not what it was.
     """
-    description = checkpoint.describe(outdir / "checkpoint/model.json")
+    description = describe(outdir / "checkpoint/model.json")
     sources = sources_of(outdir, settings_of(outdir)["config"], description.architecture.token_samples)
     chosen = _choose(sources.records, most, seed)
     if not chosen:
@@ -199,7 +200,7 @@ def computed(outdir: Path, drawn: Sample, device_name: str, threads: int) -> dic
     Returns:
         `logits` (n, labels), `embedding` (n, width) and `attention` (n, tokens).
     """
-    description = checkpoint.describe(outdir / "checkpoint/model.json")
+    description = describe(outdir / "checkpoint/model.json")
     weights = outdir / "checkpoint/model.safetensors"
     engine.configure(threads, deterministic=False)
     frames = []
@@ -227,7 +228,7 @@ def written(outdir: Path, drawn: Sample) -> dict[str, np.ndarray]:
     Raises:
         EcgpipeError: A segment is in no file.
     """
-    description = checkpoint.describe(outdir / "checkpoint/model.json")
+    description = describe(outdir / "checkpoint/model.json")
     found = {}
     for kind, folder in FOLDERS.items():
         if not (outdir / folder).is_dir():
@@ -252,9 +253,7 @@ def _vectors(table: pa.Table, kind: str, labels: tuple[str, ...]) -> np.ndarray:
     return np.stack(table[kind].to_numpy())
 
 
-def own_tokens(
-    drawn: Sample, numbers: Mapping[str, np.ndarray], architecture: model.Architecture
-) -> dict[str, np.ndarray]:
+def own_tokens(drawn: Sample, numbers: Mapping[str, np.ndarray], architecture: Architecture) -> dict[str, np.ndarray]:
     """The numbers, with the attention of the tokens of padding left out: ecgpipe has 0 there, fairseq-signals does not.
 
     Args:

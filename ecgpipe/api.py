@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ecgpipe import aggregate, arrays, checkpoint, devices, engine, finite, labels, model, tables
 from ecgpipe.arrays import Signal
-from ecgpipe.checkpoint import Description
+from ecgpipe.description import Description, describe
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.fairseq_signals import convert
 from ecgpipe.labels import Label
@@ -309,7 +309,7 @@ def _from_file(source: str, given: str | None) -> tuple[Description, tuple[Label
 
 def _from_run(folder: str, given: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
     """What the checkpoint stage wrote. The names are there, and a label CSV, joined by name, says the rest of them."""
-    description = checkpoint.describe(Path(folder, "model.json"))
+    description = describe(Path(folder, "model.json"))
     weights = Path(folder, "model.safetensors")
     if not weights.is_file():
         raise EcgpipeError(f"checkpoint: {weights} is not there; give the folder checkpoint/ of a run that finished it")

@@ -25,7 +25,8 @@ import xxhash
 from captum.attr import IntegratedGradients
 from torch import Tensor
 
-from ecgpipe import checkpoint, devices, engine, examples, labels, model, preprocess, reread, settings, tables
+from ecgpipe import devices, engine, examples, labels, model, preprocess, reread, settings, tables
+from ecgpipe.description import describe, refuse_foreign
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress
 from ecgpipe.model import Network
@@ -95,8 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Attribute some labels of some recordings."""
-    description = checkpoint.describe(args.description)
-    checkpoint.refuse_foreign(description)
+    description = describe(args.description)
+    refuse_foreign(description)
     given = settings.of_arguments("attribute", settings.Attribute, args)
     windows, assumed = preprocess.as_read(given.reading)
     records = tables.numbered(args.records, "shard", args.shards)

@@ -8,40 +8,24 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
 
 from ecgpipe import __version__, atomic, labels, settings
+from ecgpipe.description import Architecture, Description
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.fairseq_signals import architecture, convert, read
 from ecgpipe.fairseq_signals import described as described_by_upstream
 from ecgpipe.hub import Source, fetch
 from ecgpipe.labels import Label
 from ecgpipe.log import logger
-from ecgpipe.model import Architecture
 from ecgpipe.provenance import MEANING
 
 # What the stages after this one take for the label CSV where the outputs are called by their number.
 LABEL_CSV = "labels.csv"
-
-
-@dataclass(frozen=True)
-class Description:
-    """What `model.json` says of the converted checkpoint."""
-
-    architecture: Architecture
-    labels: tuple[str, ...]  # in the order of the outputs; empty without a head
-    uri: str  # on the hub; of a local file its name, with backend fairseq its path
-    revision: str | None
-    sha256: str  # of the original file
-    random_weights: bool  # the outputs are numbers to look at, not diagnoses
-    ecgpipe: str  # the version that wrote it
-    meaning: int  # of this stage then, see provenance.MEANING
-    backend: str = "native"  # or fairseq, and then no weights were converted
-    settings: Mapping[str, str] = field(default_factory=dict)  # that made it, see ecgpipe/settings.py
 
 
 class Opened(NamedTuple):
@@ -108,53 +92,6 @@ def run(args: argparse.Namespace) -> None:
     atomic.write_json(args.description, description)  # last: where it is, the weights are too
     parameters = sum(tensor.numel() for tensor in tensors.values())
     logger.info("wrote %s, %s parameters, %d outputs", args.weights, f"{parameters:,}", arch.labels)
-
-
-def describe(path: Path) -> Description:
-    """Read a `model.json`.
-
-    Args:
-        path: The file that this stage wrote.
-
-    Returns:
-        What it says.
-
-    Raises:
-        EcgpipeError: It is missing, or not such a file.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        sizes, source = content["architecture"], content["source"]
-        layers = tuple((channels, kernel, stride) for channels, kernel, stride in sizes["conv_layers"])
-        return Description(
-            Architecture(**{**sizes, "conv_layers": layers}),
-            tuple(content["labels"]),
-            source["uri"],
-            source["revision"],
-            source["sha256"],
-            content["random_weights"],
-            content["ecgpipe"],
-            content["meaning"],
-            content.get("backend", "native"),
-            content.get("settings", {}),
-        )
-    except OSError as error:
-        raise EcgpipeError(
-            f"checkpoint: cannot read {path}: {error.strerror}; run the checkpoint stage first"
-        ) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise EcgpipeError(
-            f"checkpoint: {path} is not a description that ecgpipe {__version__} wrote; run the checkpoint stage again"
-        ) from error
-
-
-def refuse_foreign(description: Description) -> None:
-    """Raise an error where ecgpipe's own network, which gives gradients, has no weights."""
-    if description.backend != "native":
-        raise EcgpipeError(
-            f"inference.backend: {description.backend} computed this run, which gives no gradients; nothing can be "
-            "attributed to a label"
-        )
 
 
 def open_source(uri: str, sha256: str | None = None, native: bool = True) -> Opened:

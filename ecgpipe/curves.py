@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from ecgpipe import metrics
 
@@ -81,7 +81,7 @@ def calibration(true: np.ndarray, score: np.ndarray) -> Calibration:
     count, positive, total = (np.bincount(place, weights, metrics.BINS) for weights in (None, true, score))
     some = count > 0
     count, positive, total = count[some], positive[some], total[some]  # (bins,)
-    share, z = positive / count, norm.ppf((1 + metrics.LEVEL) / 2)
+    share, z = positive / count, ndtri((1 + metrics.LEVEL) / 2)
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     low, high = np.minimum(middle - reach, share).clip(0), np.maximum(middle + reach, share).clip(max=1)  # rounding

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ecgpipe import model, shards
-from ecgpipe.checkpoint import Description
+from ecgpipe.description import Description
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.model import Network, Output
 from ecgpipe.shards import Contents, Keys

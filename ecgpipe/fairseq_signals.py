@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ecgpipe.description import Architecture
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import logger
-from ecgpipe.model import Architecture, Network
+from ecgpipe.model import Network
 from ecgpipe.readers import LEADS
 
 # Upstream's names (`_name` in the configuration) for the networks that model.py computes.

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from ecgpipe import atlas, checkpoint, labels, nameless, paper, prevalence, reuse, settings, tables, views
+from ecgpipe import atlas, labels, nameless, paper, prevalence, reuse, settings, tables, views
+from ecgpipe.description import describe
 from ecgpipe.prevalence import Summary
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     asked = settings.of_arguments("figures", settings.Figures, args)
     content = json.loads(args.run.read_text(encoding="utf-8"))
     content = content if asked.paths else nameless.without_paths(content)
-    description = checkpoint.describe(args.description)
+    description = describe(args.description)
     predictions = tables.numbered(args.predictions, "part", args.parts)
     given = labels.read_for(
         args.labels or settings.path("labels", asked.labels), pq.read_schema(predictions[0]).names, predictions[0]

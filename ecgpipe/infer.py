@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from ecgpipe import (
     __version__,
-    checkpoint,
     devices,
     engine,
     finite,
@@ -24,6 +23,7 @@ from ecgpipe import (
     upstream,
 )  # fmt: skip
 from ecgpipe.atomic import whole
+from ecgpipe.description import Description, describe
 from ecgpipe.engine import Results
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     precision = given.precision or (args.choice.read_text(encoding="utf-8").strip() if args.choice else "float32")
     if precision not in engine.DTYPES:
         raise EcgpipeError(f"--choice: {args.choice} names {precision!r}, no precision; delete it and run again")
-    description = checkpoint.describe(args.description)
+    description = describe(args.description)
     contents = shards.look_at(paths)
     engine.check(description, contents)
     _check_backend(given, precision, args, description)
@@ -120,9 +120,7 @@ def _shards(args: argparse.Namespace) -> list[Path]:
     return [args.segments[0] / f"shard-{number:05d}.arrow" for number in range(first, last + 1)]
 
 
-def _check_backend(
-    given: settings.Infer, precision: str, args: argparse.Namespace, description: checkpoint.Description
-) -> None:
+def _check_backend(given: settings.Infer, precision: str, args: argparse.Namespace, description: Description) -> None:
     """Refuse options that what computes cannot follow."""
     if (description.backend == "fairseq") != (given.fairseq_python is not None):
         raise EcgpipeError(
@@ -138,7 +136,7 @@ def _check_backend(
 def write(
     args: argparse.Namespace,
     given: settings.Infer,
-    description: checkpoint.Description,
+    description: Description,
     contents: shards.Contents,
     precision_name: str,
     results: engine.Stream,

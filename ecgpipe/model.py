@@ -16,7 +16,6 @@ https://github.com/Jwoo5/fairseq-signals.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
+from ecgpipe.description import Architecture
 from ecgpipe.tuning import Tuning, for_device
 
 # oneDNN's linear layer, which PyTorch has for what torch.compile makes of a network. PyTorch's usual way takes MKL for
@@ -33,38 +33,6 @@ ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_li
 
 # On a CPU, bfloat16 attention is a third faster where the tokens fill its registers: 160 instead of 156 of them.
 EVEN_TOKENS = 32
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The sizes that make one network; `fairseq_signals.architecture` knows upstream's names for them."""
-
-    in_leads: int
-    conv_layers: tuple[tuple[int, int, int], ...]  # (channels, kernel, stride) of each
-    conv_bias: bool
-    width: int
-    layers: int
-    heads: int
-    hidden: int
-    layer_norm_first: bool
-    position_kernel: int
-    position_groups: int
-    labels: int  # 0 for a pretrained network, which has no head
-
-    @property
-    def token_samples(self) -> tuple[int, int]:
-        """(step, span): token t sees the samples from step * t up to, not including, step * t + span."""
-        step, span = 1, 1
-        for _, kernel, stride in self.conv_layers:
-            span += (kernel - 1) * step
-            step *= stride
-        return step, span
-
-    def tokens(self, samples: int) -> int:
-        """How many tokens a segment of `samples` samples gives; 0 where it is too short for one."""
-        for _, kernel, stride in self.conv_layers:
-            samples = max(0, (samples - kernel) // stride + 1)
-        return samples
 
 
 class Output(NamedTuple):

@@ -15,6 +15,7 @@ from scipy.special import expit
 
 from ecgpipe import settings
 from ecgpipe.atomic import whole, write_json
+from ecgpipe.description import describe
 from ecgpipe.errors import EcgpipeError
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _compare(args: argparse.Namespace, given: settings.Precision) -> tuple[str, dict[str, Any]]:
     """Compute the first segments in two precisions; the one to use, and which settings that depends on."""
-    from ecgpipe import checkpoint, devices, engine, model, shards  # here, because PyTorch takes seconds
+    from ecgpipe import devices, engine, model, shards  # here, because PyTorch takes seconds
 
     if not (args.weights and args.description and args.segments and args.drift):
         raise EcgpipeError("--weights, --description, --segments, --drift: give all four to compare precisions")
-    description = checkpoint.describe(args.description)
+    description = describe(args.description)
     contents = shards.look_at(args.segments)
     made_by = settings.marked("precision", given, shards.facts(description, contents))
     engine.check(description, contents)

@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 
 from ecgpipe import (
     __version__,
-    checkpoint,
     fitted,
     heads,
     labels,
@@ -34,6 +33,7 @@ from ecgpipe import (
     tables,
     truth,
 )
+from ecgpipe.description import describe
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.heads import Head
 from ecgpipe.provenance import file_sha256
@@ -325,7 +325,7 @@ def _is_binary(column: pa.ChunkedArray) -> bool:
 
 
 def _say_baseline(outdir: Path) -> None:
-    description = checkpoint.describe(outdir / "checkpoint/model.json")
+    description = describe(outdir / "checkpoint/model.json")
     if not description.random_weights:
         logger.warning("--baseline: the weights of %s are not random: the gain is over that model", description.uri)
 

@@ -18,7 +18,6 @@ from plotly.offline import get_plotlyjs
 from ecgpipe import (
     atlas,
     calibration,
-    checkpoint,
     evaluate,
     evaluated,
     examples,
@@ -32,6 +31,7 @@ from ecgpipe import (
     views,
 )
 from ecgpipe.atomic import whole
+from ecgpipe.description import describe
 from ecgpipe.packed import pack
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     asked = settings.of_arguments("report", settings.Report, args)
     content = json.loads(args.run.read_text(encoding="utf-8"))
     content = content if asked.paths else nameless.without_paths(content)
-    description = checkpoint.describe(args.description)
+    description = describe(args.description)
     sources = views.sources(args, asked, description.architecture.token_samples)
     predictions = tables.numbered(args.predictions, "part", args.parts)
     given = labels.read_for(

@@ -14,7 +14,7 @@ from ecgpipe import tables
 from ecgpipe.errors import EcgpipeError
 
 if TYPE_CHECKING:
-    from ecgpipe.checkpoint import Description
+    from ecgpipe.description import Description
 
 
 class Contents(NamedTuple):

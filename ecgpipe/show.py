@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from ecgpipe import (
     attribute,
-    checkpoint,
     devices,
     engine,
     labels,
@@ -33,6 +32,7 @@ from ecgpipe import (
 from ecgpipe.atlas import ACCOUNT, QUALITY
 from ecgpipe.atomic import whole
 from ecgpipe.config import Attribution, Preprocess
+from ecgpipe.description import Description, describe, refuse_foreign
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.examples import NEIGHBORS
 from ecgpipe.packed import pack
@@ -77,9 +77,9 @@ def run(args: argparse.Namespace) -> None:
         raise EcgpipeError(f"--output: {args.output} ends in {ending!r}; give {', '.join(FORMATS)}")
     content = json.loads(_there(outdir / "run.json").read_text(encoding="utf-8"))
     settings, paths = content["config"], nameless.shows_names(content)
-    description = checkpoint.describe(outdir / "checkpoint/model.json")
+    description = describe(outdir / "checkpoint/model.json")
     if args.label:
-        checkpoint.refuse_foreign(description)
+        refuse_foreign(description)
     sources = sources_of(outdir, settings, description.architecture.token_samples)
     account = reread.rows(sources.records, [record_id]).get(record_id)
     if account is None:
@@ -160,7 +160,7 @@ def sources_of(outdir: Path, settings: dict[str, Any], token_samples: tuple[int,
 def attributions(
     args: argparse.Namespace,
     settings: dict[str, Any],
-    description: checkpoint.Description,
+    description: Description,
     sources: views.Sources,
     account: dict[str, Any],
 ) -> list[dict[str, Any]]:
@@ -192,7 +192,7 @@ def attributions(
 def described(
     outdir: Path,
     settings: dict[str, Any],
-    description: checkpoint.Description,
+    description: Description,
     sources: views.Sources,
     account: dict[str, Any],
     paths: bool,

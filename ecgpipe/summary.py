@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ecgpipe import __version__, calibration, labels, provenance, settings, tables
 from ecgpipe.atomic import write_json
+from ecgpipe.description import describe
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import packages
 
@@ -59,11 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write run.json."""
-    from ecgpipe import checkpoint  # here, because PyTorch takes a second and 200 MB, of Snakemake's process too
-
     given = settings.of_arguments("summary", settings.Summary, args)
     manifest = json.loads(args.manifest.read_text())
-    description = checkpoint.describe(args.description)
+    description = describe(args.description)
     records = tables.numbered(args.records, "shard", args.shards)
     counts, reasons = account(records)
     schemas = [pq.read_schema(path) for path in records]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ecgpipe import fairseq_signals, hub
 from ecgpipe.atomic import whole
+from ecgpipe.description import Architecture
 from ecgpipe.errors import EcgpipeError
-from ecgpipe.model import Architecture
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ecgpipe import hub, shards
-from ecgpipe.checkpoint import Description
+from ecgpipe.description import Description
 from ecgpipe.engine import Results, Stream
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.reference import forward

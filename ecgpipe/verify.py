@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 import torch
 from scipy.special import expit
 
-from ecgpipe import __version__, against, atomic, checkpoint, engine, recipe, shards, upstream
+from ecgpipe import __version__, against, atomic, engine, recipe, shards, upstream
 from ecgpipe.atomic import whole
+from ecgpipe.description import Description, describe
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.provenance import source_sha256
 from ecgpipe.reference import OUTPUTS, forward
@@ -102,7 +103,7 @@ def _run_against(args: argparse.Namespace) -> None:
         raise EcgpipeError(f"--segments: {args.segments} are none; give 1 or more")
     began = time.perf_counter()
     summary = against.settings_of(outdir)
-    description = checkpoint.describe(outdir / "checkpoint/model.json")
+    description = describe(outdir / "checkpoint/model.json")
     if description.backend != "native":
         raise EcgpipeError(
             f"--outdir: the numbers of {outdir} are fairseq-signals' own (inference.backend): nothing to do"
@@ -150,7 +151,7 @@ def _against(
     drawn: against.Sample,
     ours: Mapping[str, np.ndarray],
     theirs: Mapping[str, np.ndarray],
-    description: checkpoint.Description,
+    description: Description,
     whose: str,
     allowed: Mapping[str, float],
 ) -> list[Check]:

@@ -8,6 +8,7 @@ import checkpoints
 import pytest
 
 from ecgpipe import checkpoint
+from ecgpipe.description import Description, describe
 
 
 @pytest.fixture
@@ -18,18 +19,16 @@ def labels_csv(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, labels_csv: Path) -> Callable[..., checkpoint.Description]:
+def run(tmp_path: Path, labels_csv: Path) -> Callable[..., Description]:
     """Run the stage in this process; the results are in tmp_path / "out"."""
 
-    def run_stage(
-        source: str | Path, labels: Path | str = labels_csv, sha256: str | None = None
-    ) -> checkpoint.Description:
+    def run_stage(source: str | Path, labels: Path | str = labels_csv, sha256: str | None = None) -> Description:
         weights, description = tmp_path / "out" / "model.safetensors", tmp_path / "out" / "model.json"
         parser = argparse.ArgumentParser()
         checkpoint.add_arguments(parser)
         given = ["--source", str(source), "--labels", str(labels), *(["--sha256", sha256] if sha256 else [])]
         checkpoint.run(parser.parse_args([*given, "--weights", str(weights), "--description", str(description)]))
-        return checkpoint.describe(description)
+        return describe(description)
 
     return run_stage
 
@@ -47,7 +46,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def converted(tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path]) -> Path:
+def converted(tmp_path: Path, run: Callable[..., Description], save: Callable[..., Path]) -> Path:
     """The folder of a small converted checkpoint."""
     run(save(checkpoints.classifier()))
     return tmp_path / "out"

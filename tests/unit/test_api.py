@@ -27,8 +27,8 @@ from hub_server import Hub
 
 from ecgpipe import ECGFM, demo, labels
 from ecgpipe.__main__ import main
-from ecgpipe.checkpoint import Description
 from ecgpipe.config import load
+from ecgpipe.description import Description
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.prepare import Windows
 from ecgpipe.readers import LEADS

@@ -15,10 +15,11 @@ from run_workflow import write_recordings
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
-from ecgpipe import attribute, checkpoint, model, tables
+from ecgpipe import attribute, model, tables
 from ecgpipe.__main__ import main
 from ecgpipe.attribute import explain, kept_parts
-from ecgpipe.model import Architecture, Network
+from ecgpipe.description import Architecture, describe
+from ecgpipe.model import Network
 from ecgpipe.prepare import Prepared
 from ecgpipe.readers import LEADS
 
@@ -267,7 +268,7 @@ def load_reference(reference: Path, tmp_path: Path) -> Callable[[str], Network]:
         given = ["--source", tmp_path / "x.pt", "--labels", tmp_path / "labels.csv"]
         given += ["--weights", paths[0], "--description", paths[1]]
         assert main(["checkpoint", *map(str, given)]) == 0
-        return model.load(checkpoint.describe(paths[1]).architecture, paths[0], packed=False)
+        return model.load(describe(paths[1]).architecture, paths[0], packed=False)
 
     return load
 

@@ -21,14 +21,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgpipe import __version__, checkpoint, demo, fairseq_signals, labels, model
+from ecgpipe import __version__, demo, fairseq_signals, labels, model
+from ecgpipe.description import Architecture, Description, describe
 from ecgpipe.errors import EcgpipeError
-from ecgpipe.model import Architecture, Output
+from ecgpipe.model import Output
 from ecgpipe.provenance import MEANING
 
 
 def outputs(folder: Path, segments: torch.Tensor | None = None) -> Output:
-    network = model.load(checkpoint.describe(folder / "model.json").architecture, folder / "model.safetensors")
+    network = model.load(describe(folder / "model.json").architecture, folder / "model.safetensors")
     if segments is None:
         segments = torch.randn(3, 12, 200, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -56,7 +57,7 @@ def test_the_weights_are_the_same_bits_with_any_number_of_threads() -> None:
 
 @pytest.mark.parametrize("name", ["tiny", "prenorm", pytest.param("base", marks=pytest.mark.slow)])
 def test_outputs_are_those_of_fairseq_signals(
-    name: str, reference: Path, tmp_path: Path, run: Callable[..., checkpoint.Description]
+    name: str, reference: Path, tmp_path: Path, run: Callable[..., Description]
 ) -> None:
     generator = runpy.run_path(str(reference / "make_checkpoint.py"))
     torch.save(generator["state"](name), tmp_path / "x.pt")
@@ -70,13 +71,13 @@ def test_outputs_are_those_of_fairseq_signals(
 
 
 def test_the_description_says_what_the_weights_are_and_where_they_came_from(
-    tmp_path: Path, save: Callable[..., Path], run: Callable[..., checkpoint.Description]
+    tmp_path: Path, save: Callable[..., Path], run: Callable[..., Description]
 ) -> None:
     path = save(checkpoints.classifier())
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     made = run(path, sha256=sha256.upper())
     assert made.settings.keys() == {"checkpoint"}
-    assert replace(made, settings={}) == checkpoint.Description(
+    assert replace(made, settings={}) == Description(
         architecture=Architecture(
             in_leads=12,
             conv_layers=((6, 2, 2), (6, 2, 2)),
@@ -105,7 +106,7 @@ def test_the_description_says_what_the_weights_are_and_where_they_came_from(
 
 
 def test_a_second_run_writes_the_same_bytes(
-    tmp_path: Path, save: Callable[..., Path], run: Callable[..., checkpoint.Description]
+    tmp_path: Path, save: Callable[..., Path], run: Callable[..., Description]
 ) -> None:
     path = save(checkpoints.classifier())
     results = []
@@ -116,12 +117,12 @@ def test_a_second_run_writes_the_same_bytes(
     assert results[0] == results[1]
 
 
-def test_random_weights_are_marked(save: Callable[..., Path], run: Callable[..., checkpoint.Description]) -> None:
+def test_random_weights_are_marked(save: Callable[..., Path], run: Callable[..., Description]) -> None:
     assert run(save({**checkpoints.classifier(), "ecgpipe": {"random_weights": True}})).random_weights
 
 
 def test_a_pretrained_checkpoint_gives_the_same_without_logits(
-    tmp_path: Path, save: Callable[..., Path], run: Callable[..., checkpoint.Description]
+    tmp_path: Path, save: Callable[..., Path], run: Callable[..., Description]
 ) -> None:
     run(save(checkpoints.classifier()))
     classified = outputs(tmp_path / "out")
@@ -136,7 +137,7 @@ def test_a_pretrained_checkpoint_gives_the_same_without_logits(
 
 
 def test_the_weight_norm_of_older_pytorch_is_the_same(
-    tmp_path: Path, save: Callable[..., Path], run: Callable[..., checkpoint.Description]
+    tmp_path: Path, save: Callable[..., Path], run: Callable[..., Description]
 ) -> None:
     content = checkpoints.classifier()
     run(save(content))
@@ -148,7 +149,7 @@ def test_the_weight_norm_of_older_pytorch_is_the_same(
 
 
 def test_half_precision_becomes_float32(
-    tmp_path: Path, save: Callable[..., Path], run: Callable[..., checkpoint.Description]
+    tmp_path: Path, save: Callable[..., Path], run: Callable[..., Description]
 ) -> None:
     content = checkpoints.classifier()
     content["model"] = {name: tensor.half() for name, tensor in content["model"].items()}
@@ -159,9 +160,7 @@ def test_half_precision_becomes_float32(
     torch.testing.assert_close(outputs(tmp_path / "out"), halved, rtol=0, atol=0)
 
 
-def test_weights_that_share_memory_are_written(
-    save: Callable[..., Path], run: Callable[..., checkpoint.Description]
-) -> None:
+def test_weights_that_share_memory_are_written(save: Callable[..., Path], run: Callable[..., Description]) -> None:
     content = checkpoints.classifier()
     flat = torch.randn(200)
     for layer in (0, 1):
@@ -169,9 +168,7 @@ def test_weights_that_share_memory_are_written(
     run(save(content))
 
 
-def test_the_format_of_older_pytorch_is_read(
-    save: Callable[..., Path], run: Callable[..., checkpoint.Description]
-) -> None:
+def test_the_format_of_older_pytorch_is_read(save: Callable[..., Path], run: Callable[..., Description]) -> None:
     assert run(save(checkpoints.classifier(), _use_new_zipfile_serialization=False)).architecture.labels == 3
 
 
@@ -190,9 +187,7 @@ def test_the_format_of_older_pytorch_is_read(
         (checkpoints.saved({"cfg": None, "model": {}}), "not a checkpoint of fairseq-signals"),
     ],
 )
-def test_another_file_is_refused(
-    content: bytes, says: str, tmp_path: Path, run: Callable[..., checkpoint.Description]
-) -> None:
+def test_another_file_is_refused(content: bytes, says: str, tmp_path: Path, run: Callable[..., Description]) -> None:
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(EcgpipeError, match=rf"x\.pt is {says}"):
         run(tmp_path / "x.pt")
@@ -200,7 +195,7 @@ def test_another_file_is_refused(
 
 
 @pytest.mark.parametrize("source", ["nowhere.pt", ".", "https://huggingface.co/wanglab/ecg-fm"])
-def test_a_path_that_is_no_file_is_refused(source: str, run: Callable[..., checkpoint.Description]) -> None:
+def test_a_path_that_is_no_file_is_refused(source: str, run: Callable[..., Description]) -> None:
     with pytest.raises(EcgpipeError, match=re.escape(f"there is no file {source}; give the path of a .pt file, or hf")):
         run(source)
 
@@ -216,7 +211,7 @@ class Malicious:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_nothing_in_a_checkpoint_is_executed(
-    zipped: bool, tmp_path: Path, save: Callable[..., Path], run: Callable[..., checkpoint.Description]
+    zipped: bool, tmp_path: Path, save: Callable[..., Path], run: Callable[..., Description]
 ) -> None:
     Malicious.trace = str(tmp_path / "executed")
     path = save({**checkpoints.classifier(), "extra_state": Malicious()}, _use_new_zipfile_serialization=zipped)
@@ -227,14 +222,14 @@ def test_nothing_in_a_checkpoint_is_executed(
     assert (tmp_path / "executed").exists()  # it would have worked
 
 
-def test_everything_refused_is_named(save: Callable[..., Path], run: Callable[..., checkpoint.Description]) -> None:
+def test_everything_refused_is_named(save: Callable[..., Path], run: Callable[..., Description]) -> None:
     state = {"one": Fraction(1, 2), "another": Decimal(1)}
     with pytest.raises(EcgpipeError, match=r"asks for decimal\.Decimal, fractions\.Fraction, which is code"):
         run(save({**checkpoints.classifier(), "extra_state": state}))
 
 
 def test_numbers_of_numpy_and_options_of_argparse_are_harmless(
-    tmp_path: Path, save: Callable[..., Path], run: Callable[..., checkpoint.Description]
+    tmp_path: Path, save: Callable[..., Path], run: Callable[..., Description]
 ) -> None:
     state = {
         "args": argparse.Namespace(lr=1e-4),
@@ -257,7 +252,7 @@ def test_numbers_of_numpy_and_options_of_argparse_are_harmless(
 
 
 def test_every_fault_of_the_tensors_is_told_at_once(
-    tmp_path: Path, save: Callable[..., Path], run: Callable[..., checkpoint.Description]
+    tmp_path: Path, save: Callable[..., Path], run: Callable[..., Description]
 ) -> None:
     content = checkpoints.classifier()
     tensors = content["model"]
@@ -280,7 +275,7 @@ def test_every_fault_of_the_tensors_is_told_at_once(
 
 
 def test_labels_must_be_as_many_as_outputs(
-    labels_csv: Path, save: Callable[..., Path], run: Callable[..., checkpoint.Description]
+    labels_csv: Path, save: Callable[..., Path], run: Callable[..., Description]
 ) -> None:
     labels_csv.write_text("name,aggregation\nOnly one,mean\n")
     with pytest.raises(
@@ -294,7 +289,7 @@ def test_outputs_that_nobody_has_named_are_called_by_number_and_a_label_file_is_
     outputs: int,
     tmp_path: Path,
     save: Callable[..., Path],
-    run: Callable[..., checkpoint.Description],
+    run: Callable[..., Description],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level("WARNING"):
@@ -306,7 +301,7 @@ def test_outputs_that_nobody_has_named_are_called_by_number_and_a_label_file_is_
 
 
 def test_a_label_file_is_written_for_nobody_else(
-    tmp_path: Path, save: Callable[..., Path], run: Callable[..., checkpoint.Description]
+    tmp_path: Path, save: Callable[..., Path], run: Callable[..., Description]
 ) -> None:
     run(save(checkpoints.classifier()))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.json", "model.safetensors"}
@@ -318,12 +313,12 @@ def test_a_label_file_is_written_for_nobody_else(
 def test_another_json_is_not_a_description(content: str, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(content)
     with pytest.raises(EcgpipeError, match="is not a description that ecgpipe"):
-        checkpoint.describe(tmp_path / "model.json")
+        describe(tmp_path / "model.json")
 
 
 def test_a_missing_description_says_to_run_the_stage(tmp_path: Path) -> None:
     with pytest.raises(EcgpipeError, match="run the checkpoint stage first"):
-        checkpoint.describe(tmp_path / "model.json")
+        describe(tmp_path / "model.json")
 
 
 # The configuration

@@ -15,8 +15,9 @@ from segment_files import SAMPLES, signals, write_shard
 from torch import Tensor
 
 from ecgpipe import engine, model, shards
+from ecgpipe.description import Architecture
 from ecgpipe.errors import EcgpipeError
-from ecgpipe.model import Architecture, Network
+from ecgpipe.model import Network
 from ecgpipe.shards import Keys
 from ecgpipe.tuning import Tuning, for_device
 

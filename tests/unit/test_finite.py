@@ -13,8 +13,9 @@ import pytest
 import torch
 from segment_files import infer_options, signals, write_shard
 
-from ecgpipe import ECGFM, aggregate, checkpoint, engine, finite, labels, model, shards, tables
+from ecgpipe import ECGFM, aggregate, engine, finite, labels, model, shards, tables
 from ecgpipe.__main__ import main
+from ecgpipe.description import Description, describe
 from ecgpipe.engine import Results
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.prepare import Windows
@@ -37,7 +38,7 @@ def overflowing() -> dict[str, Any]:
 
 
 @pytest.fixture
-def converted(tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path]) -> Path:
+def converted(tmp_path: Path, run: Callable[..., Description], save: Callable[..., Path]) -> Path:
     run(save(overflowing()))
     return tmp_path / "out"
 
@@ -61,9 +62,7 @@ def outputs(folder: Path) -> list[np.ndarray]:
 
 
 def expected(converted: Path, dtype: torch.dtype) -> list[np.ndarray]:
-    network = model.load(
-        checkpoint.describe(converted / "model.json").architecture, converted / "model.safetensors", dtype=dtype
-    )
+    network = model.load(describe(converted / "model.json").architecture, converted / "model.safetensors", dtype=dtype)
     samples = np.full(len(ROWS), SIGNALS.shape[2], np.int32)
     results = engine.forward(network, SIGNALS, samples, torch.device("cpu"), 4, True)
     return [output for output in results if output is not None]
@@ -90,7 +89,7 @@ def test_segments_that_half_precision_cannot_compute_get_the_numbers_of_float32(
 
 @pytest.mark.usefixtures("in_half")
 def test_what_is_finite_is_not_computed_again(
-    tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path]
+    tmp_path: Path, run: Callable[..., Description], save: Callable[..., Path]
 ) -> None:
     run(save(checkpoints.classifier()))
     out = tmp_path / "out"
@@ -108,7 +107,7 @@ def broken() -> dict[str, Any]:
 
 def test_a_network_with_broken_weights_ends_inference_and_leaves_no_file(
     tmp_path: Path,
-    run: Callable[..., checkpoint.Description],
+    run: Callable[..., Description],
     save: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -12,8 +12,9 @@ import torch
 from scipy.special import expit
 from segment_files import infer_options, signals, write_shard
 
-from ecgpipe import ECGFM, checkpoint, tables
+from ecgpipe import ECGFM, tables
 from ecgpipe.__main__ import main
+from ecgpipe.description import Description
 from ecgpipe.readers import LEADS
 
 pytestmark = [
@@ -28,7 +29,7 @@ COUNTS = [400 if row % 4 else 100 + row for row in range(len(ROWS))]
 
 
 @pytest.fixture
-def converted(tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path]) -> Path:
+def converted(tmp_path: Path, run: Callable[..., Description], save: Callable[..., Path]) -> Path:
     """The folder of a small converted checkpoint with four heads."""
     content = checkpoints.classifier()
     content["cfg"]["model"]["encoder_attention_heads"] = 4
@@ -145,7 +146,7 @@ def test_from_python_a_gpu_gives_what_the_cpu_gives(save: Callable[..., Path]) -
 
 
 def test_what_half_precision_cannot_compute_on_a_gpu_gets_the_numbers_of_float32(
-    tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path]
+    tmp_path: Path, run: Callable[..., Description], save: Callable[..., Path]
 ) -> None:
     content = checkpoints.classifier()
     content["cfg"]["model"]["encoder_attention_heads"] = 4

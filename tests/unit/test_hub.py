@@ -16,7 +16,7 @@ import torch
 from hub_server import Hub
 from huggingface_hub import constants
 
-from ecgpipe import checkpoint
+from ecgpipe.description import Description, describe
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.hub import hub_file
 
@@ -84,7 +84,7 @@ def test_the_command_fetches_with_the_token_and_later_runs_offline(tmp_path: Pat
         assert {request.token for request in hub.requests if "/resolve/" in request.path} == {TOKEN}
         assert [request.token for request in hub.downloads] == [None]  # the content host is not the hub
 
-    description = checkpoint.describe(tmp_path / "out" / "model.json")
+    description = describe(tmp_path / "out" / "model.json")
     assert (description.uri, description.revision) == (URI, commit)
     assert description.sha256 == hashlib.sha256(content).hexdigest()
 
@@ -97,7 +97,7 @@ def test_the_command_fetches_with_the_token_and_later_runs_offline(tmp_path: Pat
     assert TOKEN.encode() not in written
 
 
-def test_a_pinned_revision_is_what_it_was(hub: Hub, run: Callable[..., checkpoint.Description]) -> None:
+def test_a_pinned_revision_is_what_it_was(hub: Hub, run: Callable[..., Description]) -> None:
     first = hub.publish(REPO, FILE, checkpoints.saved(checkpoints.classifier()))
     last = hub.publish(REPO, FILE, checkpoints.saved(checkpoints.pretrained()))
     assert run(f"hf://{REPO}@{first}/{FILE}").architecture.labels == 3
@@ -106,12 +106,12 @@ def test_a_pinned_revision_is_what_it_was(hub: Hub, run: Callable[..., checkpoin
     assert len(hub.downloads) == 2
 
 
-def test_a_branch_may_have_slashes(hub: Hub, run: Callable[..., checkpoint.Description]) -> None:
+def test_a_branch_may_have_slashes(hub: Hub, run: Callable[..., Description]) -> None:
     commit = hub.publish(REPO, FILE, checkpoints.saved(checkpoints.classifier()), branch="refs/pr/1")
     assert run(f"hf://{REPO}@refs%2Fpr%2F1/{FILE}").revision == commit
 
 
-def test_a_fetched_file_is_not_fetched_again(hub: Hub, run: Callable[..., checkpoint.Description]) -> None:
+def test_a_fetched_file_is_not_fetched_again(hub: Hub, run: Callable[..., Description]) -> None:
     hub.publish(REPO, FILE, checkpoints.saved(checkpoints.classifier()))
     assert run(URI) == run(URI)
     assert len(hub.downloads) == 1
@@ -119,7 +119,7 @@ def test_a_fetched_file_is_not_fetched_again(hub: Hub, run: Callable[..., checkp
 
 @pytest.mark.parametrize("links", [True, False])
 def test_content_other_than_the_hub_states_is_refused_and_not_kept(
-    links: bool, tmp_path: Path, hub: Hub, run: Callable[..., checkpoint.Description], monkeypatch: pytest.MonkeyPatch
+    links: bool, tmp_path: Path, hub: Hub, run: Callable[..., Description], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", not links)
     content = checkpoints.saved(checkpoints.classifier())
@@ -135,7 +135,7 @@ def test_content_other_than_the_hub_states_is_refused_and_not_kept(
 
 
 def test_a_file_that_went_bad_in_the_cache_is_fetched_again(
-    tmp_path: Path, hub: Hub, run: Callable[..., checkpoint.Description]
+    tmp_path: Path, hub: Hub, run: Callable[..., Description]
 ) -> None:
     hub.publish(REPO, FILE, checkpoints.saved(checkpoints.classifier()))
     good = run(URI)
@@ -145,7 +145,7 @@ def test_a_file_that_went_bad_in_the_cache_is_fetched_again(
     assert len(hub.downloads) == 2
 
 
-def test_the_users_sha256_must_be_the_files(hub: Hub, run: Callable[..., checkpoint.Description]) -> None:
+def test_the_users_sha256_must_be_the_files(hub: Hub, run: Callable[..., Description]) -> None:
     content = checkpoints.saved(checkpoints.classifier())
     sha256 = hashlib.sha256(content).hexdigest()
     hub.publish(REPO, FILE, content)
@@ -157,9 +157,7 @@ def test_the_users_sha256_must_be_the_files(hub: Hub, run: Callable[..., checkpo
     assert len(hub.downloads) == 1  # a whole file stays in the cache
 
 
-def test_a_download_that_breaks_off_is_resumed(
-    tmp_path: Path, hub: Hub, run: Callable[..., checkpoint.Description]
-) -> None:
+def test_a_download_that_breaks_off_is_resumed(tmp_path: Path, hub: Hub, run: Callable[..., Description]) -> None:
     # The client keeps what arrived in pieces of 10 MiB; the optimizer's state makes the file so large.
     content = checkpoints.saved({**checkpoints.classifier(), "last_optimizer_state": torch.zeros(3 * 1024**2)})
     piece = constants.DOWNLOAD_CHUNK_SIZE
@@ -170,7 +168,7 @@ def test_a_download_that_breaks_off_is_resumed(
     assert (tmp_path / "out" / "model.safetensors").stat().st_size < 100_000  # the optimizer's state is left behind
 
 
-def test_a_download_that_is_reset_starts_again(hub: Hub, run: Callable[..., checkpoint.Description]) -> None:
+def test_a_download_that_is_reset_starts_again(hub: Hub, run: Callable[..., Description]) -> None:
     content = checkpoints.saved(checkpoints.classifier())
     hub.publish(REPO, FILE, content)
     hub.cuts, hub.resets = iter([1000]), True
@@ -178,9 +176,7 @@ def test_a_download_that_is_reset_starts_again(hub: Hub, run: Callable[..., chec
     assert [request.byte_range for request in hub.downloads] == [None, None]  # not what the client itself resumes
 
 
-def test_a_hub_that_always_breaks_off_is_given_up(
-    tmp_path: Path, hub: Hub, run: Callable[..., checkpoint.Description]
-) -> None:
+def test_a_hub_that_always_breaks_off_is_given_up(tmp_path: Path, hub: Hub, run: Callable[..., Description]) -> None:
     hub.publish(REPO, FILE, checkpoints.saved(checkpoints.classifier()))
     hub.cuts = itertools.repeat(1000)
     with pytest.raises(
@@ -192,7 +188,7 @@ def test_a_hub_that_always_breaks_off_is_given_up(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_hub_out_of_reach_is_told(hub: Hub, run: Callable[..., checkpoint.Description]) -> None:
+def test_a_hub_out_of_reach_is_told(hub: Hub, run: Callable[..., Description]) -> None:
     hub.__exit__(None, None, None)
     with pytest.raises(EcgpipeError, match=r"from 127\.0\.0\.1: .*[Cc]onnection refused; check the connection"):
         run(URI)
@@ -208,7 +204,7 @@ def test_a_hub_out_of_reach_is_told(hub: Hub, run: Callable[..., checkpoint.Desc
         (f"hf://{REPO}/../x.pt", f"cannot fetch ../x.pt of {REPO} from"),
     ],
 )
-def test_what_the_hub_lacks_is_named(uri: str, says: str, hub: Hub, run: Callable[..., checkpoint.Description]) -> None:
+def test_what_the_hub_lacks_is_named(uri: str, says: str, hub: Hub, run: Callable[..., Description]) -> None:
     hub.publish(REPO, FILE, checkpoints.saved(checkpoints.classifier()))
     with pytest.raises(EcgpipeError, match=re.escape(says)):
         run(uri)
@@ -229,7 +225,7 @@ def test_a_refusal_says_to_set_the_token(
     gated: bool,
     says: str,
     hub: Hub,
-    run: Callable[..., checkpoint.Description],
+    run: Callable[..., Description],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if token:
@@ -244,7 +240,7 @@ def test_a_refusal_says_to_set_the_token(
 
 def test_a_token_that_cannot_be_sent_is_not_repeated(
     hub: Hub,
-    run: Callable[..., checkpoint.Description],
+    run: Callable[..., Description],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -255,7 +251,7 @@ def test_a_token_that_cannot_be_sent_is_not_repeated(
 
 
 def test_offline_the_cache_is_enough(
-    hub: Hub, run: Callable[..., checkpoint.Description], monkeypatch: pytest.MonkeyPatch
+    hub: Hub, run: Callable[..., Description], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = checkpoints.saved(checkpoints.classifier())
     hub.publish(REPO, FILE, content)
@@ -267,7 +263,7 @@ def test_offline_the_cache_is_enough(
 
 
 def test_offline_a_file_that_went_bad_is_not_used(
-    tmp_path: Path, hub: Hub, run: Callable[..., checkpoint.Description], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, hub: Hub, run: Callable[..., Description], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.publish(REPO, FILE, checkpoints.saved(checkpoints.classifier()))
     good = run(URI)
@@ -281,7 +277,7 @@ def test_offline_a_file_that_went_bad_is_not_used(
 
 
 def test_a_store_shared_by_repositories_is_understood(
-    tmp_path: Path, hub: Hub, run: Callable[..., checkpoint.Description]
+    tmp_path: Path, hub: Hub, run: Callable[..., Description]
 ) -> None:
     # What the client's other transport, xet, leaves in the cache: the content under a hash of xet's own.
     hub.publish(REPO, FILE, checkpoints.saved(checkpoints.classifier()))
@@ -297,7 +293,7 @@ def test_a_store_shared_by_repositories_is_understood(
 
 
 def test_offline_without_a_cache_is_told_at_once(
-    hub: Hub, run: Callable[..., checkpoint.Description], monkeypatch: pytest.MonkeyPatch
+    hub: Hub, run: Callable[..., Description], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(EcgpipeError, match=rf"HF_HUB_OFFLINE is set, and {FILE} of {REPO} at revision main is not in"):

@@ -15,8 +15,9 @@ import torch
 from processor import needs_bfloat16
 from segment_files import SAMPLES, SETTINGS, infer_options, signals, write_shard
 
-from ecgpipe import checkpoint, infer, model, provenance, tables
+from ecgpipe import infer, model, provenance, tables
 from ecgpipe.__main__ import main
+from ecgpipe.description import Description, describe
 
 TOKENS = 100  # of the small checkpoint
 LABELS = ["Poor data quality", "Sinus rhythm", "Électrode"]
@@ -68,7 +69,7 @@ def test_every_segments_outputs_stand_in_its_row(converted: Path, shards: list[P
         assert list(zip(frame["record_id"], frame["segment"], strict=True)) == ROWS
     assert list(frames["logits"].columns) == ["record_id", "segment", "start_s", *LABELS]
     assert list(frames["logits"]["start_s"]) == [5.0 * number for _, number in ROWS]
-    description = checkpoint.describe(converted / "model.json")
+    description = describe(converted / "model.json")
     network = model.load(description.architecture, converted / "model.safetensors")
     for row, signal in enumerate(SIGNALS):
         with torch.inference_mode():
@@ -107,7 +108,7 @@ def test_padded_segments_stand_in_their_rows_beside_others(
     shard = write_shard(converted.parent / "padded.arrow", ROWS, values, counts=counts)
     assert command(converted, [shard], "--batch-size", str(batch_size)) == 0
     made = numbers(results(converted))
-    network = model.load(checkpoint.describe(converted / "model.json").architecture, converted / "model.safetensors")
+    network = model.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
     for row, count in enumerate(counts):
         with torch.inference_mode():
             expected = network(torch.from_numpy(values[row][None]), torch.tensor([count]))
@@ -180,7 +181,7 @@ def test_without_attention_there_is_no_such_file_and_the_rest_is_the_same(conver
 
 
 def test_a_network_without_a_head_gives_embeddings_and_logits_without_labels(
-    tmp_path: Path, run: Callable[..., checkpoint.Description], save: Callable[..., Path], shards: list[Path]
+    tmp_path: Path, run: Callable[..., Description], save: Callable[..., Path], shards: list[Path]
 ) -> None:
     run(save(checkpoints.pretrained()))
     assert command(tmp_path / "out", shards) == 0
@@ -193,7 +194,7 @@ def test_every_file_names_its_checkpoint_and_preprocessing_and_the_time_it_took(
     converted: Path, shards: list[Path]
 ) -> None:
     assert command(converted, shards, "--batch-size", "3", "--threads", "2") == 0
-    description = checkpoint.describe(converted / "model.json")
+    description = describe(converted / "model.json")
     for name in results(converted):
         origin = tables.origin(pq.read_schema(converted.parent / f"{name}.parquet"))
         assert origin["checkpoint_sha256"] == description.sha256
@@ -227,7 +228,7 @@ def test_in_bfloat16_too_every_segments_outputs_stand_in_its_row(converted: Path
     assert command(converted, shards, "--precision", "bfloat16", "--batch-size", "1") == 0
     frames = results(converted)
     assert all(list(zip(frame["record_id"], frame["segment"], strict=True)) == ROWS for frame in frames.values())
-    architecture = checkpoint.describe(converted / "model.json").architecture
+    architecture = describe(converted / "model.json").architecture
     network = model.load(architecture, converted / "model.safetensors", dtype=torch.bfloat16)
     for row, signal in enumerate(SIGNALS):
         with torch.inference_mode():

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
 from ecgpipe import fairseq_signals, model
-from ecgpipe.model import Architecture, Convolutions, Layer, Linear, Network, Output, Position
+from ecgpipe.description import Architecture
+from ecgpipe.model import Convolutions, Layer, Linear, Network, Output, Position
 from ecgpipe.tuning import for_device
 
 POST_NORM = Architecture(

@@ -10,7 +10,8 @@ import torch
 from segment_files import SAMPLES, signals
 
 from ecgpipe import engine, model
-from ecgpipe.model import Architecture, Network
+from ecgpipe.description import Architecture
+from ecgpipe.model import Network
 from ecgpipe.tuning import BY_DEVICE, Tuning, for_device
 
 ARCH = Architecture(12, ((16, 2, 2),) * 2, False, 32, 2, 4, 64, False, 16, 4, 3)

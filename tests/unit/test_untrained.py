@@ -6,18 +6,19 @@ import checkpoints
 import pytest
 import torch
 
-from ecgpipe import checkpoint, fairseq_signals, untrained
+from ecgpipe import fairseq_signals, untrained
 from ecgpipe.__main__ import main
+from ecgpipe.description import Description, describe
 
 LABELS = "name,aggregation\nA,mean\nB,mean\nC,mean\n"
 
 
-def converted(folder: Path, source: Path) -> checkpoint.Description:
+def converted(folder: Path, source: Path) -> Description:
     (folder / "labels.csv").write_text(LABELS)
     made = {"--labels": "labels.csv", "--weights": "model.safetensors", "--description": "model.json"}
     options = [text for option, name in made.items() for text in (option, str(folder / name))]
     assert main(["checkpoint", "--source", str(source), *options]) == 0
-    return checkpoint.describe(folder / "model.json")
+    return describe(folder / "model.json")
 
 
 @pytest.mark.parametrize("content", [checkpoints.classifier, checkpoints.pretrained])

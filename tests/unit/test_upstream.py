@@ -12,8 +12,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from ecgpipe import checkpoint, config, recipe, shards, tables
+from ecgpipe import config, recipe, shards, tables
 from ecgpipe.__main__ import main
+from ecgpipe.description import describe
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import LEADS
 from ecgpipe.reference import forward
@@ -65,7 +66,7 @@ def test_a_network_of_convolutions_is_described_without_weights(tmp_path: Path) 
     torch.save(convolutional(), tmp_path / "x.pt")
     assert converted(tmp_path, "--backend", "fairseq") == 0
     assert safetensors.torch.load_file(tmp_path / "model.safetensors") == {}
-    described = checkpoint.describe(tmp_path / "model.json")
+    described = describe(tmp_path / "model.json")
     assert described.backend == "fairseq"
     assert described.labels == tuple(recipe.LABELS)
     arch = described.architecture

@@ -15,8 +15,9 @@ import torch
 from report_page import Page
 from run_workflow import ROOT, Ran, snakemake, table, write_recordings
 
-from ecgpipe import checkpoint, labels, model
+from ecgpipe import labels, model
 from ecgpipe.__main__ import main
+from ecgpipe.description import describe
 
 ATTRIBUTION = "{recordings: 1, steps: 4}"
 
@@ -87,7 +88,7 @@ def test_a_label_file_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:
 def by_hand(folder: Path, seconds: float, starts: Sequence[float]) -> pd.DataFrame:
     """The logits of each recording's segments, one at a time through the network, cut and standardised here."""
     out = folder / "out/checkpoint"
-    description = checkpoint.describe(out / "model.json")
+    description = describe(out / "model.json")
     network = model.load(description.architecture, out / "model.safetensors")
     rows = []
     for number in range(6):
