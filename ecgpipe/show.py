@@ -16,11 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgpipe import (
-    attribute,
-    devices,
-    engine,
     labels,
-    model,
     nameless,
     neighbors,
     paper,
@@ -165,6 +161,8 @@ def attributions(
     account: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Attribute the recording to the labels that are asked for, as `views.attributed` gives it."""
+    from ecgpipe import attribute, devices, engine, model  # here, because PyTorch and Captum take five seconds
+
     unknown = [label for label in args.label if label not in description.labels]
     if unknown:
         raise EcgpipeError(
