@@ -1,6 +1,7 @@
 """A two-dimensional map of the embeddings: fitted on a bounded sample, applied to the rest."""
 
 import argparse
+import contextlib
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,8 @@ def fit(sample: np.ndarray, mapping: Mapping[str, Any], transforms: bool) -> tup
     import umap  # here, because it takes seconds
     from sklearn.neighbors import NearestNeighbors
 
+    _keep_compiled()
+
     neighbors = min(mapping["neighbors"], len(sample) - 1)
     given: dict[str, Any] = {}
     if not transforms and len(sample) >= FEW_SEGMENTS:
@@ -110,6 +113,17 @@ def fit(sample: np.ndarray, mapping: Mapping[str, Any], transforms: bool) -> tup
         warnings.filterwarnings("ignore", message=".*transforming new data")
         coordinates: np.ndarray = reducer.fit_transform(sample)
     return coordinates, reducer
+
+
+def _keep_compiled() -> None:
+    """Have Numba keep what it compiles of UMAP, which takes 17 s, for later processes, as it keeps PyNNDescent's."""
+    from umap.umap_ import compute_membership_strengths, smooth_knn_dist
+    from umap.utils import fast_knn_indices
+
+    for function in (fast_knn_indices, smooth_knn_dist, compute_membership_strengths):
+        # No folder that can be written to, neither beside the package nor of the user: it is compiled each time.
+        with contextlib.suppress(RuntimeError):
+            function.enable_caching()
 
 
 def principal_components(vectors: np.ndarray) -> np.ndarray:

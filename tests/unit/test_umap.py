@@ -105,6 +105,33 @@ def test_every_segment_has_a_finite_place(count: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_compiled_is_kept_for_the_next_process_and_gives_the_same_map(tmp_path: Path) -> None:
+    embeddings = str(write(tmp_path, vectors(20)))
+    code = (
+        "import sys; from ecgpipe.__main__ import main; status = main(sys.argv[1:]); import umap.umap_ as umap; "
+        "print(sum(umap.smooth_knn_dist.stats.cache_hits.values())); sys.exit(status)"
+    )
+    hits, maps = [], []
+    for name in ("first.parquet", "second.parquet"):
+        command = [sys.executable, "-c", code, "umap", "--embeddings", embeddings, "--output", str(tmp_path / name)]
+        hits.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        maps.append((tmp_path / name).read_bytes())
+    assert hits[1] == 1  # the first may find what an earlier process left
+    assert maps[0] == maps[1]
+
+
+@pytest.mark.slow
+def test_where_nothing_can_be_kept_there_is_a_map_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from umap.umap_ import smooth_knn_dist
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("cannot cache function 'smooth_knn_dist': no locator available")
+
+    monkeypatch.setattr(type(smooth_knn_dist), "enable_caching", refuse)
+    assert np.isfinite(mapped(tmp_path, write(tmp_path, vectors(20)))).all()
+
+
+@pytest.mark.slow
 def test_the_seed_decides_and_the_cut_into_parts_does_not(tmp_path: Path) -> None:
     values = vectors(150)
     first = mapped(tmp_path, write(tmp_path, values))
