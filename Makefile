@@ -50,7 +50,7 @@ gpu-bundle: .venv/dev
 FUZZ_S ?= 60
 fuzz: .venv/dev
 	$(PIP) --editable '.[fuzz]'
-	for target in wfdb detect csv mat filling; do \
+	for target in wfdb detect csv mat filling cardiosoft ishne; do \
 	  $(BIN)/python tests/fuzz/readers.py $$target -max_total_time=$(FUZZ_S) -max_len=4096 -dict=tests/fuzz/dictionary || exit 1; \
 	done
 

@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of the readers that parse by themselves: python tests/fuzz/readers.py TARGET [OPTION ...].
 
-A target is `wfdb`, `detect`, `csv`, `mat` or `filling`; the options are libFuzzer's. Whatever the bytes, a reader gives
-a recording or an UnreadableError; anything else ends the fuzzing with the bytes in a file named crash-*. `make fuzz`
-runs each target for a minute.
+A target is `wfdb`, `detect`, `csv`, `mat`, `filling`, `cardiosoft` or `ishne`; the options are libFuzzer's. Whatever
+the bytes, a reader gives a recording or an UnreadableError; anything else ends the fuzzing with the bytes in a file
+named crash-*. `make fuzz` runs each target for a minute.
 """
 
 import contextlib
@@ -10,10 +10,14 @@ import math
 import struct
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path, PurePath
 
 import atheris
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import vendor_files
 
 with atheris.instrument_imports(include=["ecgpipe"]):
     from ecgpipe import readers
@@ -50,6 +54,18 @@ def csv(data: bytes) -> None:
     _read(FOLDER / "x.csv", "csv")
 
 
+def cardiosoft(data: bytes) -> None:
+    """A CardioSoft XML file."""
+    (FOLDER / "x.xml").write_bytes(data)
+    _read(FOLDER / "x.xml", "cardiosoft-xml")
+
+
+def ishne(data: bytes) -> None:
+    """An ISHNE file; without a checksum, which would end every attempt."""
+    (FOLDER / "x.ecg").write_bytes(data[:8] + b"\0\0" + data[10:])
+    _read(FOLDER / "x.ecg", "ishne")
+
+
 def _read(path: Path, format_name: str) -> None:
     with contextlib.suppress(UnreadableError):
         recording = readers.read(path, format_name, Assumed(500.0, None, None))
@@ -83,6 +99,16 @@ SEEDS: dict[str, list[str | bytes]] = {
 }
 
 
+def of_vendor(write: Callable[[Path, np.ndarray, int, tuple[str, ...]], object], leads: int) -> bytes:
+    """A small file as the vendor's software would write it."""
+    write(FOLDER / "seed", np.arange(4.0 * leads).reshape(leads, 4) / 10, 500, tuple(LEADS.split(",")[:leads]))
+    return (FOLDER / "seed").read_bytes()
+
+
+SEEDS["cardiosoft"] = [of_vendor(vendor_files.cardiosoft_xml, leads) for leads in (12, 1)]
+SEEDS["ishne"] = [of_vendor(vendor_files.ishne, leads) for leads in (12, 1)]
+
+
 def mat(data: bytes) -> None:
     """The matrices of an uncompressed MATLAB file; scipy is not asked, which crashes on some."""
     for array in (mat_reader._plain(b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + data) or {}).values():
@@ -105,7 +131,10 @@ def filling(data: bytes) -> None:
         assert found.signal.shape[1] > 0 or signal.shape[1] == 0
 
 
-TARGETS = {"wfdb": wfdb, "detect": detect_format, "csv": csv, "mat": mat, "filling": filling}
+TARGETS = {
+    "wfdb": wfdb, "detect": detect_format, "csv": csv, "mat": mat, "filling": filling, "cardiosoft": cardiosoft,
+    "ishne": ishne,
+}  # fmt: skip
 
 if __name__ == "__main__":
     chosen = sys.argv.pop(1)

@@ -115,6 +115,31 @@ def test_a_table_of_ones_own_evaluates_anew_and_infers_nothing(finished: Path) -
     assert found[(found.label == OTHER) & (found.metric == "auroc")].value.item() == pytest.approx(expected)
 
 
+def test_after_an_evaluation_that_fails_at_its_own_stage_no_report_shows_the_one_before(finished: Path) -> None:
+    """Only the predictions tell that the one recording of the split has none."""
+    records = table(finished / "out/records")
+    own = pd.DataFrame({"record_id": records.record_id, OTHER: np.arange(len(records)) % 2})
+    own["fold"] = np.where(records.status == "skipped", "test", "train")
+    own.to_csv(finished / "folds.csv", index=False)
+    evaluation = "truth: folds.csv, resamples: 10, split: fold, split_value"
+    ran = run(finished, evaluation=f"{{{evaluation}: train}}")
+    assert ran.status == 0, ran.output
+    report = finished / "out/report.html"
+    assert "fold = train" in Page(report).text
+
+    ran = run(finished, evaluation=f"{{{evaluation}: test}}")
+    assert ran.status != 0
+    assert ran.jobs["evaluate"] == 1
+    assert "[evaluate] error: split: no recording has 'test'" in ran.output
+    assert not report.exists()
+    assert not (finished / "out/evaluation/metrics.parquet").exists()
+    assert "report.html: it showed an evaluation that is no more; the next run makes it again" in ran.output
+
+    ran = run(finished, evaluation=f"{{{evaluation}: train}}")
+    assert ran.status == 0, ran.output
+    assert "fold = train" in Page(report).text
+
+
 def test_without_true_labels_nothing_is_evaluated(finished: Path) -> None:
     assert "evaluate" not in run(finished, "--dry-run").jobs
 
