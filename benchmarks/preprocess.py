@@ -173,11 +173,11 @@ class Stage:
     def __init__(self, folder: Path, paths: Sequence[Path], kind: str, recordings: int) -> None:
         import pyarrow as pa
 
-        from ecgpipe import tables
+        from ecgpipe import parquet, tables
 
         self.folder, self.recordings = folder, recordings
         rows = rows_of([paths[i % len(paths)] for i in range(recordings)], kind)
-        tables.write(folder / "shard-00000.parquet", pa.Table.from_pylist(rows, schema=tables.MANIFEST))
+        parquet.write(folder / "shard-00000.parquet", pa.Table.from_pylist(rows, schema=tables.MANIFEST))
 
     def start(self, name: str, core: int) -> subprocess.Popen[bytes]:
         """Start it on a core; `name` is that of the files it writes."""

@@ -37,7 +37,7 @@ def write_shards(folder: Path, segments: int) -> list[Path]:
     import pyarrow as pa
 
     from benchmarks.ecg_fm import SAMPLES
-    from ecgpipe import tables
+    from ecgpipe import provenance, tables
     from ecgpipe.preprocess import BATCH_SEGMENTS
     from ecgpipe.readers import LEADS
 
@@ -49,7 +49,9 @@ def write_shards(folder: Path, segments: int) -> list[Path]:
     for number, first in enumerate(range(0, segments, SHARD_SEGMENTS)):
         paths.append(folder / f"shard-{number:05d}.arrow")
         last = min(segments, first + SHARD_SEGMENTS)
-        with pa.ipc.new_file(str(paths[-1]), tables.with_origin(schema, "preprocess", preprocess=settings)) as writer:
+        with pa.ipc.new_file(
+            str(paths[-1]), provenance.with_origin(schema, "preprocess", preprocess=settings)
+        ) as writer:
             for start in range(first, last, BATCH_SEGMENTS):
                 rows = range(start, min(last, start + BATCH_SEGMENTS))
                 columns = [

@@ -44,6 +44,9 @@ STAGES = {
 }
 
 
+# The stages that are not the module of their name.
+MODULES = {"manifest": "scan", "config": "settings_docs"}
+
 # What the disk says when it cannot be written to: full, over quota, read-only, not ours.
 SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
@@ -63,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the stage's own options")
     command = parser.parse_args(argv)
 
-    module = importlib.import_module(f"ecgpipe.{command.stage}")
+    module = importlib.import_module(f"ecgpipe.{MODULES.get(command.stage, command.stage)}")
     options = argparse.ArgumentParser(
         prog=f"python -m ecgpipe {command.stage}",
         description=module.__doc__,

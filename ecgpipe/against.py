@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ecgpipe import devices, engine, model, reread, tables, upstream
+from ecgpipe import devices, engine, model, parquet, reread, upstream
 from ecgpipe.description import Architecture, describe
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.prepare import UnusableError
 from ecgpipe.readers import UnreadableError
 from ecgpipe.reference import forward
-from ecgpipe.show import sources_of
+from ecgpipe.reread import sources_of
 from ecgpipe.tuning import for_device
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def _choose(records: Sequence[Path], most: int, seed: int) -> dict[str, list[int
     """By record id the numbers of the segments that were drawn, in the run's order."""
     counted = [
         (batch["record_id"], batch["n_segments"].to_numpy(zero_copy_only=False))
-        for batch in tables.batches(records, ["record_id", "n_segments"])
+        for batch in parquet.batches(records, ["record_id", "n_segments"])
     ]
     total = int(sum(counts.sum() for _, counts in counted))
     drawn = np.sort(np.random.default_rng(seed).choice(total, min(most, total), replace=False))  # of all segments
@@ -234,7 +234,7 @@ def written(outdir: Path, drawn: Sample) -> dict[str, np.ndarray]:
         if not (outdir / folder).is_dir():
             continue
         rows: dict[tuple[str, int], Any] = {}
-        for table in tables.rows_of(tables.of_run(outdir, folder), drawn.record_ids):
+        for table in parquet.rows_of(parquet.of_run(outdir, folder), drawn.record_ids):
             values = _vectors(table, kind, description.labels)  # (rows, numbers of each)
             found_keys = zip(table["record_id"].to_pylist(), table["segment"].to_pylist(), strict=True)
             rows |= dict(zip(found_keys, values, strict=True))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import expit
 
-from ecgpipe import calibration, heads, labels, settings, tables
+from ecgpipe import calibration, heads, labels, parquet, provenance, settings, tables
 from ecgpipe.calibration import Calibration
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.labels import Label
@@ -37,19 +37,19 @@ def run(args: argparse.Namespace) -> None:
     head_files = args.heads or [Path(path) for path in given.heads]
     logits = pq.read_table(args.logits)
     wanted = labels.read_for(label_csv, logits.column_names, args.logits)
-    facts = settings.marked("aggregate", given, tables.inherited([logits.schema]))
+    facts = settings.marked("aggregate", given, provenance.inherited([logits.schema]))
     facts["aggregation"] = {label.name: label.aggregation for label in wanted}
     made = calibration.read(calibrated) if calibrated else None
     if made:
         facts["calibration"] = made.facts
-    scores = tables.scores(tables.origin(tables.with_origin(pa.schema([]), "aggregate", **facts)))
+    scores = provenance.scores(provenance.origin(provenance.with_origin(pa.schema([]), "aggregate", **facts)))
     if made:
         calibration.refuse_foreign(made, wanted, scores)
     labels.refuse_foreign(label_csv, wanted, scores)
     table = predict(logits, wanted, made)
     if head_files:
         table, facts["heads"] = with_heads(table, head_files, args.embeddings)
-    tables.write(args.predictions, table.cast(tables.with_origin(table.schema, "aggregate", **facts)))
+    parquet.write(args.predictions, table.cast(provenance.with_origin(table.schema, "aggregate", **facts)))
     logger.info("%s: %d recordings from %d segments", args.logits.stem, len(table), len(logits))
 
 

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ecgpipe import aggregate, arrays, checkpoint, devices, engine, finite, labels, model, tables
+from ecgpipe import aggregate, arrays, checkpoint, config, devices, engine, finite, labels, model, tables
 from ecgpipe.arrays import Signal
 from ecgpipe.description import Description, describe
 from ecgpipe.errors import EcgpipeError
@@ -299,9 +299,9 @@ def _from_file(source: str, given: str | None) -> tuple[Description, tuple[Label
     """A checkpoint of fairseq-signals, converted in memory."""
     opened = checkpoint.open_source(source)
     if given is None:
-        default = labels.located(labels.MIMIC_IV_ECG)
+        default = labels.located(config.MIMIC_IV_ECG)
         fits = default.is_file() and len(labels.read(default)) == opened.architecture.labels
-        given = labels.MIMIC_IV_ECG if fits else labels.BY_INDEX
+        given = config.MIMIC_IV_ECG if fits else labels.BY_INDEX
     named = checkpoint.named(_located(given), opened.architecture)
     tensors = convert(opened.state, opened.architecture, str(opened.source.path))
     return checkpoint.described(opened, [label.name for label in named]), named, tensors
@@ -329,7 +329,7 @@ def _located(given: str) -> str:
 
 def _known(names: Sequence[str]) -> tuple[Label, ...]:
     """Labels by their names alone: those of the CSV in ecgpipe's clone that has just these, else the mean of each."""
-    for path in sorted((labels.CLONE / labels.MIMIC_IV_ECG).parent.glob("*.csv")):
+    for path in sorted((labels.CLONE / config.MIMIC_IV_ECG).parent.glob("*.csv")):
         brought = labels.read(path)
         if [label.name for label in brought] == list(names):
             return brought

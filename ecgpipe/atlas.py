@@ -14,10 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import nameless, tables
+from ecgpipe import nameless, parquet, tables
+from ecgpipe.parquet import sample
 from ecgpipe.readers import LEADS
-
-SEED = 42
 
 # Recordings that were skipped or failed, of which the page has a row.
 MOST_UNUSED = 5_000
@@ -107,28 +106,6 @@ def collect(
     )
 
 
-def sample(umap: Path, most: int) -> tuple[pa.Table, int]:
-    """The points of the map, or a random sample of them.
-
-    Args:
-        umap: `umap/umap.parquet`.
-        most: Points at most.
-
-    Returns:
-        The points in order, and how many segments there are.
-    """
-    total = pq.read_metadata(umap).num_rows
-    taken = np.arange(total)
-    if total > most:
-        taken = np.sort(np.random.default_rng(SEED).choice(total, most, replace=False))
-    pieces, done = [], 0
-    for batch in tables.batches([umap]):
-        first, last = np.searchsorted(taken, [done, done + batch.num_rows])
-        pieces.append(batch.take(pa.array(taken[first:last] - done)))
-        done += batch.num_rows
-    return pa.Table.from_batches(pieces, pq.read_schema(umap)), total
-
-
 def _density(umap: Path) -> dict[str, Any]:
     """How many of all segments lie in each square of the map, row by row, and the squares' edges."""
     least, greatest = np.full(2, np.inf), np.full(2, -np.inf)
@@ -142,7 +119,7 @@ def _density(umap: Path) -> dict[str, Any]:
 
 
 def _places(umap: Path) -> Iterator[np.ndarray]:
-    for batch in tables.batches([umap], ["x", "y"]):
+    for batch in parquet.batches([umap], ["x", "y"]):
         yield np.stack([batch["x"].to_numpy(), batch["y"].to_numpy()], axis=1)  # (points, 2)
 
 
@@ -181,7 +158,7 @@ def probabilities(predictions: Sequence[Path], ids: pa.Array, labels: Sequence[s
         (recordings,) uint16; NO_PROBABILITY where there is none.
     """
     found = np.full((len(labels), len(ids)), NO_PROBABILITY, np.uint16)
-    for batch in tables.batches(predictions, ["record_id", *labels]) if labels else ():
+    for batch in parquet.batches(predictions, ["record_id", *labels]) if labels else ():
         rows = pc.index_in(batch["record_id"], ids)
         known = rows.is_valid()
         for values, label in zip(found, labels, strict=True):

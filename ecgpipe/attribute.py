@@ -25,14 +25,14 @@ import xxhash
 from captum.attr import IntegratedGradients
 from torch import Tensor
 
-from ecgpipe import devices, engine, examples, labels, model, preprocess, reread, settings, tables
+from ecgpipe import devices, engine, examples, labels, model, parquet, preprocess, provenance, reread, settings, tables
 from ecgpipe.description import describe, refuse_foreign
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress
 from ecgpipe.model import Network
 from ecgpipe.prepare import Prepared, UnusableError
 from ecgpipe.readers import LEADS, UnreadableError
-from ecgpipe.traces import DRAWN_S
+from ecgpipe.settings import DRAWN_S
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +100,11 @@ def run(args: argparse.Namespace) -> None:
     refuse_foreign(description)
     given = settings.of_arguments("attribute", settings.Attribute, args)
     windows, assumed = preprocess.as_read(given.reading)
-    records = tables.numbered(args.records, "shard", args.shards)
+    records = parquet.numbered(args.records, "shard", args.shards)
     if args.predictions:
-        pairs = strongest(tables.numbered(args.predictions, "part", args.parts), description.labels)[: given.recordings]
+        pairs = strongest(parquet.numbered(args.predictions, "part", args.parts), description.labels)[
+            : given.recordings
+        ]
     else:
         pairs = [(record_id, label) for record_id in args.record_ids for label in args.label or description.labels]
     unknown = sorted({label for _, label in pairs} - set(description.labels))
@@ -112,24 +114,26 @@ def run(args: argparse.Namespace) -> None:
             + (", ".join(description.labels) or "none")
         )
     ids = list(dict.fromkeys(record_id for record_id, _ in pairs))
-    found = reread.rows(tables.numbered(args.manifest, "shard", args.shards), ids)
+    found = reread.rows(parquet.numbered(args.manifest, "shard", args.shards), ids)
     accounts = reread.rows(records, ids)
     for record_id in ids:
         if record_id not in accounts:
             raise EcgpipeError(f"--record-ids: {record_id!r} is no recording of {args.records}; look into its files")
 
-    facts = tables.inherited([pq.read_schema(path) for path in records])
+    facts = provenance.inherited([pq.read_schema(path) for path in records])
     facts["settings"] = {**description.settings, **facts.get("settings", {})}
     facts = settings.marked("attribute", given, facts)
     facts |= {"checkpoint_sha256": description.sha256, "checkpoint": description.uri}
     facts["method"] = {"name": "integrated gradients", "baseline": "flat line", "steps": given.steps, "power": POWER}
     facts["meaning"] = {"checkpoint": description.meaning, **facts["meaning"]}
-    schema = tables.with_origin(tables.attribution_schema(len(LEADS), windows.segment_samples), "attribute", **facts)
+    schema = provenance.with_origin(
+        tables.attribution_schema(len(LEADS), windows.segment_samples), "attribute", **facts
+    )
     progress = Progress("attribute", len(pairs), "recordings and labels")
     leads: list[pa.Table] = []
     engine.configure(args.threads, deterministic=False)
     with (
-        tables.parquet_writer(args.output, schema) as writer,
+        parquet.parquet_writer(args.output, schema) as writer,
         devices.claim(given.device, engine.least_bytes(args.weights)) as device,
     ):
         network = model.load(description.architecture, args.weights, device, packed=False)
@@ -152,8 +156,8 @@ def run(args: argparse.Namespace) -> None:
             leads.append(per_lead(record_id, label, explained.attribution))
             progress.add(1)
     progress.say()
-    schema = tables.with_origin(tables.ATTRIBUTION_LEADS, "attribute", **facts)
-    tables.write(args.leads, pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in leads)]))
+    schema = provenance.with_origin(tables.ATTRIBUTION_LEADS, "attribute", **facts)
+    parquet.write(args.leads, pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in leads)]))
 
 
 def strongest(predictions: Sequence[Path], names: Sequence[str]) -> list[tuple[str, str]]:

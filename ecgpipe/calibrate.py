@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ecgpipe import __version__, calibration, fitted, labels, tables
+from ecgpipe import __version__, calibration, fitted, labels, parquet
 from ecgpipe.atomic import write_json
 from ecgpipe.calibration import Calibration, logit
 from ecgpipe.errors import EcgpipeError
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 def by_assumption(args: argparse.Namespace) -> None:
     """Write the correction by the training's weight of positives."""
     path = args.labels or Path(fitted.settings(args.outdir)["labels"])
-    scores = _uncalibrated(fitted.scores(tables.of_run(args.outdir, "predictions")))
+    scores = _uncalibrated(fitted.scores(parquet.of_run(args.outdir, "predictions")))
     given = [label for label in labels.read(path) if label.name in scores["aggregation"]]
     shifts = {label.name: {"shift": math.log(label.pos_weight)} for label in given if label.pos_weight is not None}
     left = {label.name: "no pos_weight" for label in given if label.pos_weight is None}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import calibration, curves, fitted, identity, labels, metrics, provenance, settings, tables, truth
+from ecgpipe import calibration, curves, fitted, identity, labels, metrics, parquet, provenance, settings, tables, truth
 from ecgpipe.atomic import write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.labels import Label
@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
     table = args.truth or (Path(asked.truth) if asked.truth else None)
     mapping = truth.mapping(args.map) or asked.mapping
     head_files = args.heads or [Path(path) for path in asked.heads]
-    predictions = tables.numbered(args.predictions, "part", args.parts)
-    records = tables.numbered(args.records, "shard", args.shards)
+    predictions = parquet.numbered(args.predictions, "part", args.parts)
+    records = parquet.numbered(args.records, "shard", args.shards)
     schema = pq.read_schema(predictions[0])
     by_name = {label.name: label for label in labels.read_for(label_csv, schema.names, predictions[0])}
     columns = dict(map(bands, asked.subgroups))
@@ -81,10 +81,10 @@ def run(args: argparse.Namespace) -> None:
     found = truth.where_predicted(with_truth)
     not_predicted = np.isnan(found.true).sum(axis=0) - np.isnan(with_truth.true).sum(axis=0)  # (labels,)
     given = [by_name[name] for name in found.names]
-    calibrated = tables.origin(schema).get("calibration")
+    calibrated = provenance.origin(schema).get("calibration")
     fits = fitted.behind(label_csv, calibrated_by, calibrated)
     made = labels.choices(given) + ([calibration.sentence(calibrated)] if calibrated else [])
-    trained = fitted.of_heads(tables.origin(schema).get("heads") or {}, found.names, head_files)
+    trained = fitted.of_heads(provenance.origin(schema).get("heads") or {}, found.names, head_files)
     made += [f"{fit.what[0].upper()}{fit.what[1:]} were trained on {fit.on}." for fit in trained]
     fits += trained
     if fits:
@@ -109,11 +109,11 @@ def run(args: argparse.Namespace) -> None:
         "truth": {"path": str(table), "sha256": provenance.file_sha256(table)} if table else None,
         "mapping": mapping,
     }
-    facts = settings.marked("evaluate", asked, tables.inherited([schema]))
+    facts = settings.marked("evaluate", asked, provenance.inherited([schema]))
     facts |= {"split": account["split"], "intervals": account["intervals"]}
-    tables.write(args.metrics, measured.cast(tables.with_origin(tables.METRICS, "evaluate", **facts)))
+    parquet.write(args.metrics, measured.cast(provenance.with_origin(tables.METRICS, "evaluate", **facts)))
     drawn = points(found)
-    tables.write(args.curves, drawn.cast(tables.with_origin(tables.CURVES, "evaluate", **facts)))
+    parquet.write(args.curves, drawn.cast(provenance.with_origin(tables.CURVES, "evaluate", **facts)))
     write_json(args.account, {**account, settings.KEY: facts[settings.KEY]})
     for line in lines(measured, account):
         logger.info("%s", line)
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
 
 def known_again(some: Truth, records: Sequence[Path], patient: str | None) -> fitted.Recordings:
     """Recordings by all that they are known again by; `patient` is the column of theirs, if it is named."""
-    signals = tables.column_of(records, "signal_hash", some.record_ids)
+    signals = parquet.column_of(records, "signal_hash", some.record_ids)
     patients = None if patient in (None, fitted.EACH) else some.columns[str(patient)]
     return fitted.Recordings(some.record_ids, signals, patients)
 

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import xxhash
 from scipy.spatial import KDTree
 
-from ecgpipe import atlas, labels, neighbors, settings, tables
-from ecgpipe.summary import FLAGS
+from ecgpipe import labels, neighbors, parquet, provenance, settings, tables
+from ecgpipe.tables import FLAGS
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Choose the recordings."""
-    predictions = tables.numbered(args.predictions, "part", args.parts)
-    embeddings = tables.numbered(args.embeddings, "part", args.parts)
-    records = tables.numbered(args.records, "shard", args.shards)
+    predictions = parquet.numbered(args.predictions, "part", args.parts)
+    embeddings = parquet.numbered(args.embeddings, "part", args.parts)
+    records = parquet.numbered(args.records, "shard", args.shards)
     asked = settings.of_arguments("examples", settings.Examples, args)
     label_csv = args.labels or settings.path("labels", asked.labels)
     given = labels.read_for(label_csv, pq.read_schema(predictions[0]).names, predictions[0])
@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> None:
         [[why._asdict() for why in reasons] for reasons in chosen.values()],
         [[neighbor._asdict() for neighbor in some] for some in alike],
     ]
-    facts = settings.marked("examples", asked, tables.inherited([pq.read_schema(path) for path in predictions]))
-    tables.write(args.output, pa.table(columns, schema=tables.with_origin(tables.EXAMPLES, "examples", **facts)))
+    facts = settings.marked("examples", asked, provenance.inherited([pq.read_schema(path) for path in predictions]))
+    parquet.write(args.output, pa.table(columns, schema=provenance.with_origin(tables.EXAMPLES, "examples", **facts)))
     logger.info("%d recordings chosen", len(chosen))
 
 
@@ -106,7 +106,7 @@ def of_labels(predictions: Sequence[Path], thresholds: Mapping[str, float]) -> t
     """
     highest, nearest = dict.fromkeys(thresholds, _NONE), dict.fromkeys(thresholds, _NONE)
     moments = {name: np.zeros(3) for name in thresholds}  # count, sum, sum of squares
-    for batch in tables.batches(predictions, ["record_id", *thresholds]):
+    for batch in parquet.batches(predictions, ["record_id", *thresholds]):
         ids = batch["record_id"]
         for name, threshold in thresholds.items():
             values = batch[name].to_numpy()
@@ -134,7 +134,7 @@ def of_records(records: Sequence[Path], wanted: int) -> dict[str, list[Candidate
     """
     flagged = {name: _NONE for name in FLAGS if name != "derived_leads"}
     others = _NONE
-    for batch in tables.batches(records, ["record_id", "status", *flagged]):
+    for batch in parquet.batches(records, ["record_id", "status", *flagged]):
         used = batch.filter(pc.equal(batch["status"], "ok"))
         ids = used["record_id"]
         order = np.array([xxhash.xxh64_intdigest(text.encode()) / 2**64 for text in ids.to_pylist()])
@@ -160,7 +160,7 @@ def outliers(umap: Path, wanted: int) -> list[Candidate]:
     Returns:
         Record ids and why, the remotest first.
     """
-    table, _ = atlas.sample(umap, MOST_MAP_POINTS)
+    table, _ = parquet.sample(umap, MOST_MAP_POINTS)
     places = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)  # (points, 2)
     if len(places) <= OUTLIER_NEIGHBORS + 1:
         return []

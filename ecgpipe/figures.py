@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from ecgpipe import atlas, labels, nameless, paper, prevalence, reuse, settings, tables, views
+from ecgpipe import atlas, labels, nameless, paper, parquet, prevalence, provenance, reread, settings, views
 from ecgpipe.description import describe
 from ecgpipe.prevalence import Summary
 
@@ -43,14 +43,14 @@ def run(args: argparse.Namespace) -> None:
     content = json.loads(args.run.read_text(encoding="utf-8"))
     content = content if asked.paths else nameless.without_paths(content)
     description = describe(args.description)
-    predictions = tables.numbered(args.predictions, "part", args.parts)
+    predictions = parquet.numbered(args.predictions, "part", args.parts)
     given = labels.read_for(
         args.labels or settings.path("labels", asked.labels), pq.read_schema(predictions[0]).names, predictions[0]
     )
     summaries = prevalence.summarise(predictions, labels.thresholds(given))
     references = {label.name: label.reference_share for label in given if label.reference_share is not None}
     total = sum(pq.read_metadata(path).num_rows for path in predictions)
-    sources = views.sources(args, asked, description.architecture.token_samples)
+    sources = reread.sources(args, asked, description.architecture.token_samples)
     figures: dict[str, Callable[[], Figure]] = {
         "account": lambda: account(content),
         "labels": lambda: positives(summaries, references, total),
@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> None:
         "map": lambda: umap(args.umap, predictions, summaries),
         "recording": lambda: recording(args.examples, sources, asked.paths),
     }
-    facts = settings.marked("figures", asked, tables.inherited([pq.read_schema(args.umap)]))
-    made_by = reuse.mark(facts[settings.KEY])
+    facts = settings.marked("figures", asked, provenance.inherited([pq.read_schema(args.umap)]))
+    made_by = settings.mark(facts[settings.KEY])
     with mpl.rc_context(paper.STYLE):
         for name, make in figures.items():
             figure = make()
@@ -182,7 +182,7 @@ def umap(path: Path, predictions: Sequence[Path], summaries: Sequence[Summary]) 
     Returns:
         A figure; of a large map it shows a random sample.
     """
-    points, total = atlas.sample(path, MAP_POINTS)
+    points, total = parquet.sample(path, MAP_POINTS)
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.subplots()
     size = 14 if len(points) < 500 else 5 if len(points) < 5000 else 1
@@ -203,7 +203,7 @@ def umap(path: Path, predictions: Sequence[Path], summaries: Sequence[Summary]) 
     return figure
 
 
-def recording(examples: Path, sources: views.Sources, paths: bool) -> Figure:
+def recording(examples: Path, sources: reread.Sources, paths: bool) -> Figure:
     """The first of the chosen recordings that can be drawn, with attribution where there is one, else attention."""
     for row in pq.read_table(examples).to_pylist():
         record_id = row["record_id"]

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import calibration, heads, identity, labels, provenance, tables, truth
+from ecgpipe import calibration, heads, identity, labels, parquet, provenance, tables, truth
 from ecgpipe.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
@@ -93,8 +93,8 @@ def scores(predictions: Sequence[Path]) -> dict[str, Any]:
     """
     found: list[dict[str, Any]] = []
     for path in predictions:
-        origin = tables.origin(pq.read_schema(path))
-        found.append({**tables.scores(origin), "aggregation": origin.get("aggregation", {})})
+        origin = provenance.origin(pq.read_schema(path))
+        found.append({**provenance.scores(origin), "aggregation": origin.get("aggregation", {})})
         different = provenance.difference(found[0], found[-1])
         if different:
             raise EcgpipeError(f"{path} was made with {different} than {predictions[0]}; finish the run first")
@@ -116,8 +116,8 @@ def sample(args: argparse.Namespace) -> Sample:
     if (args.split is None) != (args.on is None):
         raise EcgpipeError("--split, --on: one says which column, the other which value; give both or neither")
     given = settings(args.outdir)
-    predictions = tables.of_run(args.outdir, "predictions")
-    records = tables.of_run(args.outdir, "records")
+    predictions = parquet.of_run(args.outdir, "predictions")
+    records = parquet.of_run(args.outdir, "records")
     beside = [name for name in dict.fromkeys([args.split, args.patient]) if name]
     table, mapped = truth.of_run(args, given)
     everything = truth.read(predictions, records, table, mapped, beside)
@@ -131,10 +131,10 @@ def sample(args: argparse.Namespace) -> Sample:
             "the true labels of the model's own labels, by --map COLUMN=LABEL"
         )
     found = truth.where_predicted(truth.in_split(everything, args.split, args.on))
-    inputs = tables.origin(pq.read_schema(predictions[0])).get("inputs_sha256")
+    inputs = provenance.origin(pq.read_schema(predictions[0])).get("inputs_sha256")
     return Sample(
         truth=found,
-        signals=tables.column_of(records, "signal_hash", found.record_ids),
+        signals=parquet.column_of(records, "signal_hash", found.record_ids),
         patients=found.columns[args.patient] if args.patient else None,
         heads=heads_left,
         scores=scores(predictions),
@@ -194,9 +194,9 @@ def write_hashes(
     values = {"record_id": ids, "signal": signals, "patient": patients}
     columns = {kind: np.unique(_hashes(kind, values[kind])) for kind in KINDS}
     what = np.repeat(KINDS, [len(columns[kind]) for kind in KINDS])
-    schema = tables.with_origin(tables.FITTED, stage, **facts)
+    schema = provenance.with_origin(tables.FITTED, stage, **facts)
     hashes = pa.array(np.concatenate(list(columns.values())), pa.uint64())
-    tables.write(sidecar(path), pa.table([pa.array(what, pa.string()), hashes], schema=schema))
+    parquet.write(sidecar(path), pa.table([pa.array(what, pa.string()), hashes], schema=schema))
     return provenance.file_sha256(sidecar(path))
 
 
@@ -226,7 +226,7 @@ def read(path: Path, what: str, on: str | None, sha256: str, patient: str | None
         raise EcgpipeError(f"{beside} belongs to another fit than {path.name}; put the right one back, or fit again")
     table = pq.read_table(beside)
     kinds = {kind: table.filter(pc.equal(table["what"], kind))["hash"].to_numpy() for kind in KINDS}
-    patient = tables.origin(table.schema).get("patient", patient)
+    patient = provenance.origin(table.schema).get("patient", patient)
     if patient == EACH:
         patient, kinds["patient"] = None, np.empty(0, np.uint64)
     return Fit(what, on, kinds, patient)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import results, tables
+from ecgpipe import provenance, results, tables
 from ecgpipe.readers.moment import patiently
 
 # Asking a file server about a file is waiting for the most part.
@@ -85,7 +85,7 @@ def earlier(folder: Path, size: int) -> list[pa.Table]:
     found: list[pa.Table] = []
     while results.is_written_here(path := folder / f"shard-{len(found):05d}.parquet", "manifest"):
         table = pq.read_table(path)
-        if tables.origin(table.schema).get("shard_size") != size:
+        if provenance.origin(table.schema).get("shard_size") != size:
             return []
         found.append(table.replace_schema_metadata(None))
     return found

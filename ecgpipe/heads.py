@@ -13,7 +13,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 from scipy.special import expit
 
-from ecgpipe import atomic, pooled, tables
+from ecgpipe import atomic, pooled, provenance
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.provenance import file_sha256
 
@@ -44,7 +44,7 @@ class Head:
 
 def space(schema: pa.Schema) -> dict[str, Any]:
     """What made the embeddings of a file, as far as a head depends on it."""
-    origin = tables.origin(schema)
+    origin = provenance.origin(schema)
     meaning = {stage: number for stage, number in origin.get("meaning", {}).items() if stage in STAGES}
     return {**{key: origin.get(key) for key in SPACE}, "meaning": meaning}
 

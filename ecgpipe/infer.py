@@ -10,18 +10,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe import (
+from ecgpipe import (  # fmt: skip
     __version__,
     devices,
     engine,
     finite,
     model,
+    parquet,
     provenance,
     settings,
     shards,
     tables,
     upstream,
-)  # fmt: skip
+)
 from ecgpipe.atomic import whole
 from ecgpipe.description import Description, describe
 from ecgpipe.engine import Results
@@ -151,7 +152,7 @@ def write(
     }
     with ExitStack() as files:
         writers = [
-            files.enter_context(tables.parquet_writer(path, tables.with_origin(schema, "infer", **facts)))
+            files.enter_context(parquet.parquet_writer(path, provenance.with_origin(schema, "infer", **facts)))
             for path, schema in schemas.items()
             if path is not None
         ]

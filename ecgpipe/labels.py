@@ -24,7 +24,6 @@ BY_INDEX = "index"
 
 # The clone, in which the label CSVs that ecgpipe brings lie; it is installed from there (`pip install --editable`).
 CLONE = Path(__file__).parents[1]
-MIMIC_IV_ECG = "config/labels/mimic_iv_ecg.csv"  # what ECG-FM's released classifier was trained on
 
 # What the column threshold_from holds, a JSON object: the choice, and the predictions that it holds for.
 THRESHOLD_FROM = frozenset({"threshold", "method", "recordings", "on", "fitted", "scores"})
@@ -191,9 +190,9 @@ def of_heads(file: Path) -> list[str]:
     """Those of the labels of a predictions file that are heads' and not the model's."""
     import pyarrow.parquet as pq  # here, because it takes half a second, of every job that reads the Snakefile
 
-    from ecgpipe import tables
+    from ecgpipe import provenance
 
-    return list(tables.origin(pq.read_schema(file)).get("heads", {}))
+    return list(provenance.origin(pq.read_schema(file)).get("heads", {}))
 
 
 def thresholds(given: Sequence[Label]) -> dict[str, float]:

@@ -3,14 +3,13 @@
 No signal is read. Files that hold many recordings are opened for their list, others at most for their first bytes.
 """
 
-import argparse
 import glob
 import hashlib
 import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import folders, growth, listed, provenance, results, settings, tables, truth_checks
+from ecgpipe import folders, growth, listed, parquet, provenance, results, settings, tables
 from ecgpipe.atomic import whole, write_json
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import FORMATS, UnavailableError, detect
@@ -53,26 +52,21 @@ class Scanned(NamedTuple):
     not_on_disk: int  # recordings that those datasets' tables list, and that are not there
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe manifest`."""
-    settings.add_arguments(parser, settings.Manifest)
-    parser.add_argument(
-        "--input",
-        nargs="+",
-        type=os.path.expanduser,
-        help="folders, files, globs, or CSV/Parquet tables with a `path` column",
-    )
-    parser.add_argument(
-        "--outdir", type=Path, required=True, help="the folder to write manifest.json, files.parquet and the shards to"
-    )
+def write(
+    inputs: Sequence[str], given: settings.Manifest, outdir: Path, check: Callable[[pa.Table, pa.Table], None]
+) -> None:
+    """Scan the inputs and write `manifest.json`, `files.parquet`, and each `shard-*.parquet` that is new or changed.
 
+    Args:
+        inputs: Folders, files, globs, or tables with a column `path`.
+        given: How they are cut.
+        outdir: The folder `manifest/`.
+        check: Called with `Scanned.recordings` and `Scanned.files` before anything is written; raises what stops the
+            run.
 
-def run(args: argparse.Namespace) -> None:
-    """Scan the inputs and write `manifest.json`, `files.parquet`, and each `shard-*.parquet` that is new or changed."""
-    given = settings.of_arguments("manifest", settings.Manifest, args)
-    inputs = args.input or given.inputs
-    if not inputs:
-        raise EcgpipeError("input: not given; give --input, or --settings")
+    Raises:
+        EcgpipeError: There are no recordings, two of one name, or `check` refuses them.
+    """
     found = scan(inputs, given.ptbxl)
     recordings, files = found.recordings, found.files
     _warn_of_ignored(inputs, files)
@@ -80,15 +74,15 @@ def run(args: argparse.Namespace) -> None:
     if not len(recordings):
         raise EcgpipeError(_nothing_found(inputs, reasons))
     _check_ids(recordings)
-    truth_checks.after_the_scan(given.evaluation, given.labels, recordings, files)
+    check(recordings, files)
 
     try:
         recordings = growth.stamped(recordings, files)
     except UnavailableError as error:
         raise _unavailable(error) from error
-    before = growth.earlier(args.outdir, given.shard_size)
+    before = growth.earlier(outdir, given.shard_size)
     _check_inputs(inputs, before, recordings)
-    scans = _scans(args.outdir) if before else []
+    scans = _scans(outdir) if before else []
     cut = growth.cut(recordings, before, given.shard_size)
     changes = Counter(cut.changes["change"].to_pylist())
     known = scans[-1]["recordings"] if scans else 0
@@ -97,18 +91,18 @@ def run(args: argparse.Namespace) -> None:
     if added or changes:
         scans.append({"recordings": len(recordings), "added": added, **{what: changes[what] for what in _CHANGES}})
 
-    _refuse_foreign(args.outdir, cut.shards)
-    _remove_surplus(args.outdir, len(cut.shards))
+    _refuse_foreign(outdir, cut.shards)
+    _remove_surplus(outdir, len(cut.shards))
     for number, shard in enumerate(cut.shards):
         if shard is not None:  # one that is as it was keeps its time too, so that nothing is computed again
-            schema = tables.with_origin(shard.schema, "manifest", shard_size=given.shard_size)
-            tables.write(args.outdir / f"shard-{number:05d}.parquet", shard.cast(schema))
-    tables.write(args.outdir / "files.parquet", files.cast(tables.with_origin(files.schema, "manifest")))
-    if changes or not (args.outdir / CHANGES).exists():
-        tables.write(args.outdir / CHANGES, cut.changes.cast(tables.with_origin(tables.CHANGES, "manifest")))
-    write_json(args.outdir / SCANS, scans)
+            schema = provenance.with_origin(shard.schema, "manifest", shard_size=given.shard_size)
+            parquet.write(outdir / f"shard-{number:05d}.parquet", shard.cast(schema))
+    parquet.write(outdir / "files.parquet", files.cast(provenance.with_origin(files.schema, "manifest")))
+    if changes or not (outdir / CHANGES).exists():
+        parquet.write(outdir / CHANGES, cut.changes.cast(provenance.with_origin(tables.CHANGES, "manifest")))
+    write_json(outdir / SCANS, scans)
     roles = Counter(files["role"].to_pylist())
-    shards = [args.outdir / f"shard-{number:05d}.parquet" for number in range(len(cut.shards))]
+    shards = [outdir / f"shard-{number:05d}.parquet" for number in range(len(cut.shards))]
     content = {
         "n_recordings": len(recordings),
         "n_shards": len(shards),
@@ -120,8 +114,8 @@ def run(args: argparse.Namespace) -> None:
         "scans": scans,
         "sha256": provenance.digest(map(provenance.file_sha256, shards)),
     }
-    _note_if_other(args.outdir / FOUND, json.dumps(content, sort_keys=True))
-    write_json(args.outdir / "manifest.json", {**content, **settings.marked("manifest", given, {})})
+    _note_if_other(outdir / FOUND, json.dumps(content, sort_keys=True))
+    write_json(outdir / "manifest.json", {**content, **settings.marked("manifest", given, {})})
 
     logger.info("%d recordings in %d shards", len(recordings), len(shards))
     logger.info("%d files: %s", len(files), ", ".join(f"{roles[role]} {role}" for role in content["files"]))

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgpipe import evaluate, provenance, summary, tables
+from ecgpipe import evaluate, parquet, provenance, summary, tables
 from ecgpipe.labels import Label
 
 ANY = "*"  # each key: names of labels, versions, names of a fixed set
@@ -54,7 +54,7 @@ RUN: dict[str, Any] = {
     "made_by": {stage: {ANY: True} for stage in provenance.MEANING},
     "inputs": {"scans": _SCAN},  # not their hash: who guesses the paths could see that the guess is right
     "counts": _each(
-        *("recordings", "ok", "skipped", "failed", "segments", "hours", "duplicates", "other_files"), *summary.FLAGS
+        *("recordings", "ok", "skipped", "failed", "segments", "hours", "duplicates", "other_files"), *tables.FLAGS
     ),
     "checkpoint": _each("sha256", "random_weights", "labels"),
     "throughput": _each("segments", "seconds", "segments_per_s"),
@@ -203,7 +203,7 @@ def names(records: Sequence[Path], ids: pa.Array) -> list[str]:
     """
     found = np.zeros(len(ids), int)
     done = 0
-    for batch in tables.batches(records, ["record_id"]):
+    for batch in parquet.batches(records, ["record_id"]):
         places = pc.index_in(batch["record_id"], ids)
         here = np.flatnonzero(places.is_valid())
         found[places.drop_null().to_numpy()] = done + here + 1

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import cosine, identity, pooled, tables
+from ecgpipe import cosine, identity, parquet, pooled, provenance, tables
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.log import Progress, visible
 
@@ -107,17 +107,17 @@ def run(args: argparse.Namespace) -> None:
     else:
         blocks, measured = approximately(asked, args.random_state)
         account |= measured
-    facts = tables.inherited([pq.read_schema(path) for path in mine.embeddings])
-    schema = tables.with_origin(tables.NEIGHBORS, "neighbors", neighbors=account, **facts)
+    facts = provenance.inherited([pq.read_schema(path) for path in mine.embeddings])
+    schema = provenance.with_origin(tables.NEIGHBORS, "neighbors", neighbors=account, **facts)
     if args.record_id:
         table = pa.concat_tables([listed(mine, theirs, *block).cast(schema) for block in blocks])
         print("\n".join(lines(table, mine.ids.take(pa.array(queries)).to_pylist())))
         if args.output:
-            tables.write(args.output, table)
+            parquet.write(args.output, table)
         return
     output = args.output or args.outdir / "neighbors.parquet"
     progress = Progress("neighbors", len(queries), "recordings")
-    with tables.parquet_writer(output, schema) as writer:
+    with parquet.parquet_writer(output, schema) as writer:
         for rows, found in blocks:
             writer.write_table(listed(mine, theirs, rows, found).cast(schema))
             progress.add(len(rows))
@@ -138,9 +138,9 @@ def side(outdir: Path) -> Side:
     """
     if not (outdir / "embeddings").is_dir():
         raise EcgpipeError(f"outdir: {outdir} has no embeddings/; give the folder of a finished run's results")
-    embeddings = tables.of_run(outdir, "embeddings")
+    embeddings = parquet.of_run(outdir, "embeddings")
     schemas = [pq.read_schema(path) for path in embeddings]
-    made_by = {tables.origin(schema).get("checkpoint_sha256") for schema in schemas}
+    made_by = {provenance.origin(schema).get("checkpoint_sha256") for schema in schemas}
     if len(made_by) > 1:
         raise EcgpipeError(f"outdir: {outdir / 'embeddings'} is of several checkpoints; run the workflow to its end")
     ids = pooled.ids(embeddings)
@@ -159,7 +159,7 @@ def check_alike(mine: Side, theirs: Side) -> None:
     Raises:
         EcgpipeError: They are of different checkpoints or widths.
     """
-    first, second = (tables.origin(pq.read_schema(one.embeddings[0])) for one in (mine, theirs))
+    first, second = (provenance.origin(pq.read_schema(one.embeddings[0])) for one in (mine, theirs))
     shas = first.get("checkpoint_sha256"), second.get("checkpoint_sha256")
     if None in shas:
         logger.warning("%s does not say which checkpoint made it", mine.outdir if shas[0] is None else theirs.outdir)
@@ -198,8 +198,8 @@ def known(run: Side, record_ids: Sequence[str]) -> np.ndarray:
     wanted = pa.array(dict.fromkeys(record_ids), pa.string())
     rows = pc.index_in(wanted, run.ids)
     for record_id in wanted.filter(rows.is_null()).to_pylist():
-        records = tables.of_run(run.outdir, "records")
-        for row in (row for table in tables.rows_of(records, [record_id]) for row in table.to_pylist()):
+        records = parquet.of_run(run.outdir, "records")
+        for row in (row for table in parquet.rows_of(records, [record_id]) for row in table.to_pylist()):
             raise EcgpipeError(
                 f"RECORD_ID: {record_id!r} has no embedding, it was {row['status']}: {row['reason']}; give another one"
             )
@@ -382,7 +382,7 @@ def _all_directions(run: Side) -> np.ndarray:
 
 def _column(run: Side, name: str) -> pa.Array:
     """A column of the records as text, for the recordings that have an embedding."""
-    paths = tables.of_run(run.outdir, "records")
+    paths = parquet.of_run(run.outdir, "records")
     there = dict.fromkeys(column for path in paths for column in pq.read_schema(path).names)
     if name not in there:
         own = [column for column in there if column not in tables.RECORDS.names]

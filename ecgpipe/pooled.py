@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgpipe import tables
+from ecgpipe import parquet
 
 
 def of_recordings(embeddings: Sequence[Path]) -> Iterator[tuple[pa.Array, np.ndarray]]:
@@ -20,7 +20,7 @@ def of_recordings(embeddings: Sequence[Path]) -> Iterator[tuple[pa.Array, np.nda
         Some recordings' ids, and (recordings, width) float64.
     """
     held_ids, held = pa.array([], pa.string()), np.empty((0, 0))  # of a recording whose end has not been seen yet
-    for batch in tables.batches(embeddings):
+    for batch in parquet.batches(embeddings):
         ids = batch["record_id"]
         vectors = batch["embedding"].flatten().to_numpy().reshape(len(ids), -1).astype(np.float64)  # (segments, width)
         if len(held_ids):
@@ -34,7 +34,7 @@ def of_recordings(embeddings: Sequence[Path]) -> Iterator[tuple[pa.Array, np.nda
 
 def ids_of(embeddings: Sequence[Path]) -> Iterator[pa.Array]:
     """The ids of the recordings, in the order of `of_recordings`: each has one segment 0."""
-    for batch in tables.batches(embeddings, ["record_id", "segment"]):
+    for batch in parquet.batches(embeddings, ["record_id", "segment"]):
         yield batch.filter(pc.equal(batch["segment"], 0))["record_id"]
 
 

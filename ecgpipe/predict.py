@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import aggregate, engine, finite, manifest, preprocess, provenance, shards, tables
+from ecgpipe import aggregate, engine, finite, manifest, parquet, preprocess, provenance, shards, tables
 from ecgpipe.api import ECGFM, logits_table
 from ecgpipe.atomic import whole
 from ecgpipe.config import Config
@@ -147,7 +147,7 @@ def predicted(ecgfm: ECGFM, rows: pa.Table, folder: Path, args: argparse.Namespa
     # Files of several folders may have one name, and a recording is told from the next by its id.
     own_ids = rows["record_id"]
     numbers = pa.array([str(number) for number in range(len(rows))], pa.string())
-    tables.write(shard, rows.set_column(0, "record_id", numbers))
+    parquet.write(shard, rows.set_column(0, "record_id", numbers))
     preprocess.shard(shard, segments, records, *preprocess.reading(args))
     account: pd.DataFrame = pq.read_table(records, columns=ACCOUNT).to_pandas()
     probabilities = _infer(ecgfm, segments, own_ids.to_pylist()).set_index("record_id").drop(columns="n_segments")

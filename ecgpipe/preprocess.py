@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgpipe import readers, settings, survive, tables
+from ecgpipe import parquet, provenance, readers, settings, survive, tables
 from ecgpipe.atomic import whole
 from ecgpipe.config import Preprocess
 from ecgpipe.errors import EcgpipeError
@@ -136,7 +136,7 @@ def _preprocess(
     facts: dict[str, Any] = {**told, "preprocess": cutting, "inputs_sha256": file_sha256(shard_path)}
     shard = pq.read_table(shard_path)
     schema = tables.segments_schema(len(LEADS), windows.segment_samples)
-    schema = tables.with_name(tables.with_origin(schema, "preprocess", **facts), segments_name)
+    schema = provenance.with_name(provenance.with_origin(schema, "preprocess", **facts), segments_name)
     records: list[dict[str, Any]] = []
     gone: list[str] = []
     unavailable: list[str] = []
@@ -174,7 +174,7 @@ def _preprocess(
     back = [path for path in gone if not has_gone(path)]
     if back:
         raise EcgpipeError(f"input: {back[0]} was not there for a while ({len(back)} files in all); run again")
-    tables.write(records_path, _with_inputs_columns(records, shard, facts))
+    parquet.write(records_path, _with_inputs_columns(records, shard, facts))
     for status in ("skipped", "failed"):
         count = sum(record["status"] == status for record in records)
         if count:
@@ -305,7 +305,7 @@ def _with_inputs_columns(records: list[dict[str, Any]], shard: pa.Table, facts: 
     for name in shard.column_names:
         if name not in tables.MANIFEST.names:
             table = table.append_column(shard.field(name), shard[name])
-    return table.cast(tables.with_origin(table.schema, "preprocess", **facts))
+    return table.cast(provenance.with_origin(table.schema, "preprocess", **facts))
 
 
 def _batches(

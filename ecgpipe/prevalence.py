@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from ecgpipe import labels, tables
+from ecgpipe import labels, parquet
 
 # The probabilities of all recordings are counted in so many bins rather than kept: quartiles are right to one of them.
 BINS = 1000
@@ -45,7 +45,7 @@ def summarise(predictions: Sequence[Path], thresholds: Mapping[str, float]) -> l
     bins = np.zeros((len(names), BINS), int)
     together = np.zeros((len(names), len(names)), int)
     total = 0
-    for batch in tables.batches(predictions, names):
+    for batch in parquet.batches(predictions, names):
         values = np.stack([batch[name].to_numpy() for name in names])  # (labels, recordings)
         positive = values >= limits[:, None]
         # Counts up to 2^24 are exact in float32, and float32 products are much faster than those of integers.

@@ -28,7 +28,9 @@ from ecgpipe import (
     listed,
     logistic,
     metrics,
+    parquet,
     pooled,
+    provenance,
     splits,
     tables,
     truth,
@@ -79,8 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train, measure, write."""
-    paths = tables.of_run(args.outdir, "embeddings")
-    records = tables.of_run(args.outdir, "records")
+    paths = parquet.of_run(args.outdir, "embeddings")
+    records = parquet.of_run(args.outdir, "records")
     beside = [name for name in (args.split, args.patient) if name]
     if not beside:
         raise EcgpipeError("probe: give --split COLUMN, or --patient COLUMN to split patients at random")
@@ -125,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
             args.output / HEAD,
             "probe",
             ids,
-            tables.column_of(records, "signal_hash", ids),
+            parquet.column_of(records, "signal_hash", ids),
             found.columns[args.patient].filter(learned) if args.patient else None,
             on=on,
             patient=args.patient,
@@ -135,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
     test = split == TEST
     rows = _measured("probe", names, true[test], probed.probability[test], groups[test], args)
     if args.baseline:
-        their_paths = tables.of_run(args.baseline, "embeddings")
+        their_paths = parquet.of_run(args.baseline, "embeddings")
         _say_baseline(args.baseline)
         baseline = train(their_paths, found.record_ids, true, split, names, facts)
         rows += _measured("baseline", names, true[test], baseline.probability[test], groups[test], args)
@@ -404,12 +406,12 @@ def _write(
     split: np.ndarray,
     embeddings: Sequence[Path],
 ) -> None:
-    inherited = tables.inherited([pq.read_schema(path) for path in embeddings])
-    schema = tables.with_origin(tables.PROBE, "probe", **inherited)
-    tables.write(folder / "metrics.parquet", pa.Table.from_pylist(list(rows), schema=schema))
+    inherited = provenance.inherited([pq.read_schema(path) for path in embeddings])
+    schema = provenance.with_origin(tables.PROBE, "probe", **inherited)
+    parquet.write(folder / "metrics.parquet", pa.Table.from_pylist(list(rows), schema=schema))
     apart = split != TRAIN
     columns = [ids.filter(pa.array(apart)), pa.array(np.array(SPLITS)[split[apart]])]
     columns += [pa.array(values) for values in probed.probability[apart].T]
-    schema = tables.with_origin(tables.probed_schema(probed.head.labels), "probe", **inherited)
-    tables.write(folder / "predictions.parquet", pa.table(columns, schema=schema))
+    schema = provenance.with_origin(tables.probed_schema(probed.head.labels), "probe", **inherited)
+    parquet.write(folder / "predictions.parquet", pa.table(columns, schema=schema))
     heads.save(folder / HEAD, probed.head)  # last: where it is, the others are too

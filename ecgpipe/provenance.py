@@ -1,16 +1,23 @@
 """Which code, machine and inputs made a result: written beside the numbers, and what has them computed again."""
 
 import hashlib
+import json
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from ecgpipe import __version__, results
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Raise a stage's number when it computes something else than before from the same inputs and settings. It is a
 # parameter of the stage's rule: a run with a newer ecgpipe then computes from that stage on again, and keeps the rest.
@@ -129,3 +136,76 @@ def _short(value: object, other: object) -> str:
     if isinstance(value, Mapping) and isinstance(other, Mapping):
         return " ".join(f"{key} {one}" for key, one in value.items() if other.get(key) != one) or "less"
     return value[:12] if isinstance(value, str) else "none" if value is None else str(value)
+
+
+# Of a file's metadata, what holds for all that is made of it.
+_INHERITED = (
+    *("meaning", "checkpoint", "checkpoint_sha256", "preprocess", "precision", "deterministic"),
+    "calibration",  # of predictions
+    "settings",  # by stage the SHA-256 of what made it, see ecgpipe/settings.py
+)
+
+
+def with_origin(
+    schema: "pa.Schema", stage: str, meaning: Mapping[str, int] = MappingProxyType({}), **facts: object
+) -> "pa.Schema":
+    """The schema with metadata under the key `ecgpipe`: a JSON object of the code, the stage and `facts`.
+
+    Args:
+        schema: The columns.
+        stage: Which writes the file.
+        meaning: Of the stages before it, see `provenance.MEANING`.
+        facts: What else there is to say.
+
+    Returns:
+        The same columns.
+    """
+    told: dict[str, object] = {"version": __version__, "source_sha256": source_sha256(), "stage": stage}
+    told |= {"meaning": {**meaning, stage: MEANING[stage]}, **facts}
+    return schema.with_metadata({"ecgpipe": json.dumps(told, sort_keys=True)})
+
+
+def with_name(schema: "pa.Schema", path: Path) -> "pa.Schema":
+    """The schema of a shard or part, with its file's name in the metadata: a copy under another name is no result."""
+    told = origin(schema)
+    if not told or not results.is_shard_or_part(path.name):
+        return schema
+    named = json.dumps({**told, "file": path.name}, sort_keys=True)
+    return schema.with_metadata({**schema.metadata, b"ecgpipe": named})
+
+
+def origin(schema: "pa.Schema") -> dict[str, Any]:
+    """What `with_origin` wrote; an empty dict where nothing did."""
+    content: dict[str, Any] = json.loads((schema.metadata or {}).get(b"ecgpipe", b"{}"))
+    return content
+
+
+def inherited(schemas: "Sequence[pa.Schema]") -> dict[str, Any]:
+    """What files say of the model, the preprocessing and the inputs behind them, for what is made of all of them."""
+    origins = [origin(schema) for schema in schemas]
+    facts = {key: origins[0][key] for key in _INHERITED if key in origins[0]}
+    made_of = [each["inputs_sha256"] for each in origins if "inputs_sha256" in each]
+    if made_of:
+        facts["inputs_sha256"] = made_of[0] if len(origins) == 1 else digest(made_of)
+    return facts
+
+
+def scores(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """How the probabilities of a predictions file came about: a threshold means the same where this is the same.
+
+    Args:
+        origin: Of the file.
+
+    Returns:
+        `checkpoint_sha256`, `preprocess`, `meaning` of the stages that compute, `calibration` (its SHA-256 or None).
+    """
+    return {
+        "checkpoint_sha256": origin.get("checkpoint_sha256"),
+        "preprocess": origin.get("preprocess"),
+        "meaning": {
+            stage: number
+            for stage, number in origin.get("meaning", {}).items()
+            if stage in ("preprocess", "infer", "aggregate")
+        },
+        "calibration": (origin.get("calibration") or {}).get("sha256"),
+    }

@@ -23,10 +23,11 @@ from ecgpipe import (
     examples,
     labels,
     nameless,
+    parquet,
     prevalence,
-    reuse,
+    provenance,
+    reread,
     settings,
-    tables,
     timings,
     views,
 )
@@ -97,8 +98,8 @@ def run(args: argparse.Namespace) -> None:
     content = json.loads(args.run.read_text(encoding="utf-8"))
     content = content if asked.paths else nameless.without_paths(content)
     description = describe(args.description)
-    sources = views.sources(args, asked, description.architecture.token_samples)
-    predictions = tables.numbered(args.predictions, "part", args.parts)
+    sources = reread.sources(args, asked, description.architecture.token_samples)
+    predictions = parquet.numbered(args.predictions, "part", args.parts)
     given = labels.read_for(
         args.labels or settings.path("labels", asked.labels), pq.read_schema(predictions[0]).names, predictions[0]
     )
@@ -116,16 +117,16 @@ def run(args: argparse.Namespace) -> None:
     widest = max(summaries, key=lambda summary: summary.spread).name if summaries else None
     facts = {"thresholds": list(thresholds.values()), "colour": widest, "paths": asked.paths}
     evaluation = evaluated.read(args.evaluation, None if asked.paths else columns or []) if args.evaluation else None
-    made = settings.marked("report", asked, tables.inherited([pq.read_schema(args.umap)]))[settings.KEY]
+    made = settings.marked("report", asked, provenance.inherited([pq.read_schema(args.umap)]))[settings.KEY]
     if args.evaluation:
-        made = {**made, **tables.origin(pq.read_schema(args.evaluation / "metrics.parquet")).get(settings.KEY, {})}
+        made = {**made, **provenance.origin(pq.read_schema(args.evaluation / "metrics.parquet")).get(settings.KEY, {})}
     page = (
         environment()
         .get_template("report.html.j2")
         .render(
             title=asked.title,
             run=content,
-            made=reuse.mark(made),
+            made=settings.mark(made),
             paths=asked.paths,
             scans=changes(content),
             made_by=list(dict.fromkeys(version for by in content.get("made_by", {}).values() for version in by)),

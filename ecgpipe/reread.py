@@ -1,10 +1,12 @@
 """Recordings of a finished run, read from their files once more: for what a few of them are shown or explained by."""
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ecgpipe import preprocess, quality, tables
+from ecgpipe import parquet, preprocess, quality, settings
+from ecgpipe.config import Preprocess
 from ecgpipe.prepare import Prepared, Twelve, Windows, choose_leads, prepare
 from ecgpipe.readers import Assumed, Recording, UnreadableError
 
@@ -19,7 +21,7 @@ def rows(paths: Sequence[Path], record_ids: Sequence[str]) -> dict[str, dict[str
     Returns:
         By record id; those that are in no file are left out.
     """
-    return {row["record_id"]: row for table in tables.rows_of(paths, record_ids) for row in table.to_pylist()}
+    return {row["record_id"]: row for table in parquet.rows_of(paths, record_ids) for row in table.to_pylist()}
 
 
 def leads(
@@ -58,3 +60,60 @@ def segments(found: Mapping[str, Any], account: Mapping[str, Any], windows: Wind
 def _check(fingerprint: str, account: Mapping[str, Any]) -> None:
     if fingerprint != account["signal_hash"]:
         raise UnreadableError("the file has changed since the run")
+
+
+class Sources(NamedTuple):
+    """Where a run's recordings come from."""
+
+    manifest: Sequence[Path]  # all manifest/shard-*.parquet
+    records: Sequence[Path]  # all records/shard-*.parquet
+    attention: Sequence[Path]  # all attention/part-*.parquet; none where it was switched off
+    attribution: Path | None  # attribution/attribution.parquet, where there is one
+    token_samples: tuple[int, int]  # step and span of the model's tokens
+    windows: Windows  # how the run cut recordings
+    assumed: Assumed  # what it assumed of files that do not say it themselves
+
+
+def sources(args: argparse.Namespace, given: settings.Shown, token_samples: tuple[int, int]) -> Sources:
+    """What `add_results_arguments` and the settings say of where recordings come from."""
+    windows, assumed = preprocess.as_read(given.reading)
+    return Sources(
+        manifest=parquet.numbered(args.manifest, "shard", args.shards),
+        records=parquet.numbered(args.records, "shard", args.shards),
+        attention=parquet.numbered(args.attention, "part", args.parts) if args.attention else [],
+        attribution=args.attribution,
+        token_samples=token_samples,
+        windows=windows,
+        assumed=assumed,
+    )
+
+
+def sources_of(outdir: Path, settings: dict[str, Any], token_samples: tuple[int, int]) -> Sources:
+    """Where a finished run's recordings come from.
+
+    Args:
+        outdir: Of the run.
+        settings: `config` of its run.json.
+        token_samples: (step, span) of the model's tokens.
+
+    Returns:
+        All its files, with the attribution where there is one.
+
+    Raises:
+        EcgpipeError: Files are missing.
+    """
+    given = Preprocess.model_validate(settings["preprocess"])
+    attribution = outdir / "attribution/attribution.parquet"
+    windows, assumed = preprocess.as_read(given)
+    # What an earlier run left there is not this one's.
+    attention = (outdir / "attention").is_dir() and settings.get("inference", {}).get("attention", True)
+    attributed = settings.get("attribution", {}).get("recordings", 1) > 0
+    return Sources(
+        manifest=parquet.of_run(outdir, "manifest"),
+        records=parquet.of_run(outdir, "records"),
+        attention=parquet.of_run(outdir, "attention") if attention else [],
+        attribution=attribution if attributed and attribution.exists() else None,
+        token_samples=token_samples,
+        windows=windows,
+        assumed=assumed,
+    )

@@ -70,11 +70,6 @@ class Result(NamedTuple):
         )
 
 
-def mark(made_by: Mapping[str, str]) -> str:
-    """What a page, a figure or a text says of its settings."""
-    return "ecgpipe-settings:" + "".join(f" {stage}={one}" for stage, one in made_by.items())
-
-
 def results(outdir: Path, stages: Mapping[str, Section], attention: bool) -> list[Result]:
     """The results that are there of the stages that a run has.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
-from ecgpipe import tables
+from ecgpipe import provenance
 from ecgpipe.errors import EcgpipeError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def look_at(paths: Sequence[Path]) -> Contents:
                 raise EcgpipeError(
                     f"{path} is of an older ecgpipe, without the column samples; delete it and run again"
                 )
-            made_by = tables.origin(reader.schema)["preprocess"]
+            made_by = provenance.origin(reader.schema)["preprocess"]
             if preprocess not in (None, made_by):
                 raise EcgpipeError(f"{path} and {paths[0]} were preprocessed differently; delete one and run again")
             preprocess = made_by
@@ -69,7 +69,7 @@ def look_at(paths: Sequence[Path]) -> Contents:
             total += sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
     assert preprocess is not None  # noqa: S101, argparse asks for at least one shard
     return Contents(
-        preprocess, len(preprocess["leads"]), preprocess["segment_samples"], total, tables.inherited(schemas)
+        preprocess, len(preprocess["leads"]), preprocess["segment_samples"], total, provenance.inherited(schemas)
     )
 
 
@@ -134,7 +134,7 @@ def signals(paths: Sequence[Path], rows: np.ndarray) -> np.ndarray:
     seen = 0
     for path in paths:
         with _opened(path) as (_, reader):
-            leads = len(tables.origin(reader.schema)["preprocess"]["leads"])
+            leads = len(provenance.origin(reader.schema)["preprocess"]["leads"])
             for i in range(reader.num_record_batches):
                 batch = reader.get_batch(i)
                 wanted = rows[slice(*np.searchsorted(rows, [seen, seen + batch.num_rows]))] - seen

@@ -15,19 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgpipe import (
-    labels,
-    nameless,
-    neighbors,
-    paper,
-    preprocess,
-    reread,
-    tables,
-    views,
-)
+from ecgpipe import labels, nameless, neighbors, paper, parquet, reread, tables, views
 from ecgpipe.atlas import ACCOUNT, QUALITY
 from ecgpipe.atomic import whole
-from ecgpipe.config import Attribution, Preprocess
+from ecgpipe.config import Attribution
 from ecgpipe.description import Description, describe, refuse_foreign
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.examples import NEIGHBORS
@@ -35,6 +26,7 @@ from ecgpipe.packed import pack
 from ecgpipe.prepare import UnusableError
 from ecgpipe.readers import UnreadableError
 from ecgpipe.report import environment
+from ecgpipe.reread import sources_of
 
 logger = logging.getLogger(__name__)
 
@@ -122,42 +114,11 @@ def run(args: argparse.Namespace) -> None:
     logger.info("%s", output)
 
 
-def sources_of(outdir: Path, settings: dict[str, Any], token_samples: tuple[int, int]) -> views.Sources:
-    """Where a finished run's recordings come from.
-
-    Args:
-        outdir: Of the run.
-        settings: `config` of its run.json.
-        token_samples: (step, span) of the model's tokens.
-
-    Returns:
-        All its files, with the attribution where there is one.
-
-    Raises:
-        EcgpipeError: Files are missing.
-    """
-    given = Preprocess.model_validate(settings["preprocess"])
-    attribution = outdir / "attribution/attribution.parquet"
-    windows, assumed = preprocess.as_read(given)
-    # What an earlier run left there is not this one's.
-    attention = (outdir / "attention").is_dir() and settings.get("inference", {}).get("attention", True)
-    attributed = settings.get("attribution", {}).get("recordings", 1) > 0
-    return views.Sources(
-        manifest=tables.of_run(outdir, "manifest"),
-        records=tables.of_run(outdir, "records"),
-        attention=tables.of_run(outdir, "attention") if attention else [],
-        attribution=attribution if attributed and attribution.exists() else None,
-        token_samples=token_samples,
-        windows=windows,
-        assumed=assumed,
-    )
-
-
 def attributions(
     args: argparse.Namespace,
     settings: dict[str, Any],
     description: Description,
-    sources: views.Sources,
+    sources: reread.Sources,
     account: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Attribute the recording to the labels that are asked for, as `views.attributed` gives it."""
@@ -191,7 +152,7 @@ def described(
     outdir: Path,
     settings: dict[str, Any],
     description: Description,
-    sources: views.Sources,
+    sources: reread.Sources,
     account: dict[str, Any],
     paths: bool,
 ) -> dict[str, Any]:
@@ -209,7 +170,7 @@ def described(
         For the page's viewer.
     """
     record_id = account["record_id"]
-    predictions = tables.of_run(outdir, "predictions")
+    predictions = parquet.of_run(outdir, "predictions")
     row = reread.rows(predictions, [record_id]).get(record_id, {})
     path = Path(settings["labels"])
     thresholds = labels.thresholds(labels.read(path)) if description.labels and path.exists() else {}
@@ -218,7 +179,7 @@ def described(
         for name in labels.columns(pq.read_schema(predictions[0]).names)
         if row
     ]
-    [alike] = neighbors.nearest(tables.of_run(outdir, "embeddings"), [record_id], NEIGHBORS)
+    [alike] = neighbors.nearest(parquet.of_run(outdir, "embeddings"), [record_id], NEIGHBORS)
     own = [name for name in account if name not in tables.RECORDS.names]
     if not paths:
         wanted = (settings.get("report") or {}).get("columns") or []

@@ -14,16 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import __version__, calibration, labels, provenance, settings, tables
+from ecgpipe import __version__, calibration, labels, parquet, provenance, settings, tables
 from ecgpipe.atomic import write_json
 from ecgpipe.description import describe
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import packages
+from ecgpipe.tables import FLAGS
 
 logger = logging.getLogger(__name__)
 
-# Columns of the records that say something about a recording that was used.
-FLAGS = ("derived_leads", "missing_leads", "constant_leads", "clipped_leads", "flat_leads", "lead_suspicion")
 
 # What is worth a look, by its name among the counts.
 WORDS = {
@@ -63,10 +62,10 @@ def run(args: argparse.Namespace) -> None:
     given = settings.of_arguments("summary", settings.Summary, args)
     manifest = json.loads(args.manifest.read_text())
     description = describe(args.description)
-    records = tables.numbered(args.records, "shard", args.shards)
+    records = parquet.numbered(args.records, "shard", args.shards)
     counts, reasons = account(records)
     schemas = [pq.read_schema(path) for path in records]
-    facts = settings.marked("summary", given, tables.inherited(schemas))
+    facts = settings.marked("summary", given, provenance.inherited(schemas))
     counts["duplicates"] = write_duplicates(records, args.duplicates, facts)
     if not counts["ok"]:
         raise EcgpipeError(
@@ -74,12 +73,12 @@ def run(args: argparse.Namespace) -> None:
             + "; ".join(f"{reason['count']} {reason['status']}: {reason['reason']}" for reason in reasons[:5])
             + f". {args.records} says why for each"
         )
-    timings = [json.loads(path.read_text()) for path in tables.numbered(args.timings, "part", args.parts, "json")]
+    timings = [json.loads(path.read_text()) for path in parquet.numbered(args.timings, "part", args.parts, "json")]
     drift = json.loads(args.drift.read_text()) if args.drift else None
     used = Counter(t["precision"] for t in timings)
     recomputed = sum(t.get("recomputed_segments", 0) for t in timings)  # older ones do not say
     seconds, segments = sum(t["seconds"] for t in timings), sum(t["segments"] for t in timings)
-    predictions = tables.numbered(args.predictions, "part", args.parts)
+    predictions = parquet.numbered(args.predictions, "part", args.parts)
     made_by = {
         "checkpoint": Counter([description.ecgpipe]),
         "preprocess": _versions(schemas),
@@ -118,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
             "seconds": round(seconds, 3),
             "segments_per_s": round(segments / seconds, 3) if seconds else None,
         },
-        "calibration": tables.origin(pq.read_schema(predictions[0])).get("calibration"),
+        "calibration": provenance.origin(pq.read_schema(predictions[0])).get("calibration"),
         "precision": {
             "used": next(iter(used)) if len(used) == 1 else sorted(used),
             "parts": used,
@@ -128,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
         "hardware": {"inference": sorted({t["device"] for t in timings}), "machines": machines(timings)},
         "versions": versions(timings),
         "config": given.resolved,
-        settings.KEY: {**tables.origin(pq.read_schema(args.umap)).get(settings.KEY, {}), **facts[settings.KEY]},
+        settings.KEY: {**provenance.origin(pq.read_schema(args.umap)).get(settings.KEY, {}), **facts[settings.KEY]},
     }
     content["warnings"] = warnings_of(content)
     write_json(args.output, content)
@@ -192,8 +191,8 @@ def write_duplicates(records: Sequence[Path], output: Path, facts: Mapping[str, 
     originals = first["row_min"].take(places)  # of each recording, the first with its signal
     again = pc.not_equal(originals, rows)
     columns = [seen["record_id"].filter(again), seen["record_id"].take(originals.filter(again))]
-    table = pa.table(columns, schema=tables.with_origin(tables.DUPLICATES, "summary", **facts))
-    tables.write(output, table)
+    table = pa.table(columns, schema=provenance.with_origin(tables.DUPLICATES, "summary", **facts))
+    parquet.write(output, table)
     return len(table)
 
 
@@ -283,7 +282,7 @@ def older_versions(made_by: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 def _versions(schemas: Iterable[pa.Schema]) -> Counter[str]:
     """How many files each version of ecgpipe wrote."""
-    return Counter(tables.origin(schema)["version"] for schema in schemas)
+    return Counter(provenance.origin(schema)["version"] for schema in schemas)
 
 
 def precision_warnings(used: Mapping[str, int], drift: dict[str, Any] | None, recomputed: int = 0) -> list[str]:

@@ -9,9 +9,7 @@ from scipy.ndimage import uniform_filter1d
 
 from ecgpipe.prepare import SAMPLE_RATE, Cut, Twelve
 from ecgpipe.readers import LEADS
-
-# A longer recording is drawn, and attributed, up to here, so that the page's size is bounded.
-DRAWN_S = 30.0
+from ecgpipe.settings import DRAWN_S
 
 # Samples per second that are drawn. A faster recording is thinned to the extremes of each stretch.
 MOST_RATE = 500.0

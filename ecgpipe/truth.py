@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe import identity, labels, listed, tables
+from ecgpipe import identity, labels, listed, provenance, tables
 from ecgpipe.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def read(
     if not model:
         raise EcgpipeError("truth: this run's checkpoint has no head: it predicted no labels to hold the truth against")
     predicted = pa.concat_tables(pq.read_table(path, columns=["record_id", *model]) for path in predictions)
-    heads = tables.origin(pq.read_schema(predictions[0])).get("heads", {})
+    heads = provenance.origin(pq.read_schema(predictions[0])).get("heads", {})
     alias = {name: told.get("label", name) for name, told in heads.items()}
     found = of_recordings(predicted["record_id"].combine_chunks(), model, records, table, mapped, columns, alias)
     probability = np.stack([predicted[name].to_numpy().astype(np.float64) for name in found.names], axis=1)

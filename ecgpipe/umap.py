@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgpipe import settings, tables
+from ecgpipe import parquet, provenance, settings, tables
 from ecgpipe.log import Progress
 
 logger = logging.getLogger(__name__)
@@ -34,17 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Map all embeddings."""
-    paths = tables.numbered(args.embeddings, "part", args.parts)
+    paths = parquet.numbered(args.embeddings, "part", args.parts)
     total = sum(pq.read_metadata(path).num_rows for path in paths)
     given = settings.of_arguments("umap", settings.Umap, args)
-    facts = settings.marked("umap", given, tables.inherited([pq.read_schema(path) for path in paths]))
+    facts = settings.marked("umap", given, provenance.inherited([pq.read_schema(path) for path in paths]))
     mapping = {
         "neighbors": given.neighbors or (15 if total >= FEW_SEGMENTS else 3),
         "min_dist": given.min_dist,
         "random_state": given.random_state,
         "fit_segments": given.fit_segments,
     }
-    schema = tables.with_origin(tables.UMAP, "umap", umap=mapping, **facts)
+    schema = provenance.with_origin(tables.UMAP, "umap", umap=mapping, **facts)
     progress = Progress("umap", total, "segments")
 
     if total <= given.fit_segments:
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> None:
     progress.add(len(fitted))
 
     done = 0
-    with tables.parquet_writer(args.output, schema) as writer:
-        for batch in tables.batches(paths):
+    with parquet.parquet_writer(args.output, schema) as writer:
+        for batch in parquet.batches(paths):
             rows = np.arange(done, done + len(batch))
             done += len(batch)
             positions = np.searchsorted(fitted, rows)
@@ -152,7 +152,7 @@ def _rows(paths: Sequence[Path], wanted: np.ndarray) -> np.ndarray:
     """The embeddings at the row numbers `wanted`, which are sorted, counted over all files: (wanted, width)."""
     width = pq.read_schema(paths[0]).field("embedding").type.list_size
     rows, done = np.empty((len(wanted), width), np.float32), 0
-    for batch in tables.batches(paths):
+    for batch in parquet.batches(paths):
         first, last = np.searchsorted(wanted, [done, done + len(batch)])
         rows[first:last] = _vectors(batch)[wanted[first:last] - done]
         done += len(batch)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ecgpipe import reuse, settings
+from ecgpipe import settings
 from ecgpipe.atomic import whole
 from ecgpipe.errors import EcgpipeError
 
@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
     content = json.loads(args.run.read_text(encoding="utf-8"))
     given = settings.of_arguments("verdict", settings.Verdict, args)
     judge(content, given.max_failed_fraction, args.run)
-    mark = reuse.mark({"verdict": settings.sha256("verdict", given)})
+    mark = settings.mark({"verdict": settings.sha256("verdict", given)})
     counts = content["counts"]
     with whole(args.output) as temporary:
         told = f"{counts['failed']} of {counts['recordings']} recordings failed"

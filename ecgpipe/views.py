@@ -5,14 +5,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe import nameless, preprocess, reread, settings, tables, traces
-from ecgpipe.prepare import UnusableError, Windows, cut_up, resampled_samples
-from ecgpipe.readers import LEADS, Assumed, UnreadableError
+from ecgpipe import nameless, parquet, reread, tables, traces
+from ecgpipe.prepare import UnusableError, cut_up, resampled_samples
+from ecgpipe.readers import LEADS, UnreadableError
+from ecgpipe.reread import Sources
 
 logger = logging.getLogger(__name__)
 
@@ -20,18 +21,6 @@ logger = logging.getLogger(__name__)
 MOST_LEADS = 3
 
 ORDINALS = {1: "", 2: "second ", 3: "third "}
-
-
-class Sources(NamedTuple):
-    """Where a run's recordings come from."""
-
-    manifest: Sequence[Path]  # all manifest/shard-*.parquet
-    records: Sequence[Path]  # all records/shard-*.parquet
-    attention: Sequence[Path]  # all attention/part-*.parquet; none where it was switched off
-    attribution: Path | None  # attribution/attribution.parquet, where there is one
-    token_samples: tuple[int, int]  # step and span of the model's tokens
-    windows: Windows  # how the run cut recordings
-    assumed: Assumed  # what it assumed of files that do not say it themselves
 
 
 def add_results_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,20 +37,6 @@ def add_results_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
     parser.add_argument("--examples", type=Path, required=True, help="examples.parquet: the recordings to show")
     parser.add_argument("--attribution", type=Path, help="attribution/attribution.parquet, where there is one")
-
-
-def sources(args: argparse.Namespace, given: settings.Shown, token_samples: tuple[int, int]) -> Sources:
-    """What `add_results_arguments` and the settings say of where recordings come from."""
-    windows, assumed = preprocess.as_read(given.reading)
-    return Sources(
-        manifest=tables.numbered(args.manifest, "shard", args.shards),
-        records=tables.numbered(args.records, "shard", args.shards),
-        attention=tables.numbered(args.attention, "part", args.parts) if args.attention else [],
-        attribution=args.attribution,
-        token_samples=token_samples,
-        windows=windows,
-        assumed=assumed,
-    )
 
 
 def read(
@@ -84,7 +59,7 @@ def read(
     """
     found, accounts = reread.rows(given.manifest, record_ids), reread.rows(given.records, record_ids)
     attention: dict[str, list[np.ndarray]] = {}
-    for table in tables.rows_of(given.attention, record_ids):
+    for table in parquet.rows_of(given.attention, record_ids):
         rows = table["attention"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         for record_id, row in zip(table["record_id"].to_pylist(), rows, strict=True):
             attention.setdefault(record_id, []).append(row)  # in the order of the segments
@@ -130,7 +105,7 @@ def attributed(path: Path | None, record_ids: Sequence[str]) -> dict[str, list[d
         By record id, one for each label: `label`, `attribution` (segments, 12, samples), `judged`.
     """
     pieces: dict[tuple[str, str], list[pa.Table]] = {}
-    for table in tables.rows_of([path] if path else [], record_ids):
+    for table in parquet.rows_of([path] if path else [], record_ids):
         keys = zip(table["record_id"].to_pylist(), table["label"].to_pylist(), strict=True)
         rows: dict[tuple[str, str], list[int]] = {}
         for row, key in enumerate(keys):

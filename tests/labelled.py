@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import expit
 
-from ecgpipe import tables
+from ecgpipe import parquet, provenance, tables
 
 LABELS = ("Sinus rhythm", "Atrial fibrillation", "Flutter, rare")
 AGGREGATION = {"Sinus rhythm": "mean", "Atrial fibrillation": "mean", "Flutter, rare": "max"}
@@ -46,7 +46,7 @@ def write(folder: Path, recordings: int = 400, name: str = "r", seed: int = 0, *
         "inputs_sha256": "f" * 64,
         "aggregation": AGGREGATION,
     }
-    schema = tables.with_origin(tables.predictions_schema(LABELS), "aggregate", **(facts | origin))
+    schema = provenance.with_origin(tables.predictions_schema(LABELS), "aggregate", **(facts | origin))
     columns = [
         pa.array(ids),
         pa.array([2] * recordings, pa.int32()),
@@ -55,7 +55,7 @@ def write(folder: Path, recordings: int = 400, name: str = "r", seed: int = 0, *
     table = pa.table(columns, schema=schema)
     half = recordings // 2
     for part, some in enumerate([table[:half], table[half:]]):
-        tables.write(folder / f"predictions/part-{part:05d}.parquet", some)
+        parquet.write(folder / f"predictions/part-{part:05d}.parquet", some)
 
     patient = [f"{name}{i // 2}" for i in range(recordings)]
     of_records = {
@@ -67,7 +67,7 @@ def write(folder: Path, recordings: int = 400, name: str = "r", seed: int = 0, *
         **true,
     }
     order = pa.array(random.permutation(recordings))  # nothing may rely on the order of two files
-    tables.write(folder / "records/shard-00000.parquet", pa.table(of_records).take(order))
+    parquet.write(folder / "records/shard-00000.parquet", pa.table(of_records).take(order))
     (folder / "labels.csv").write_text(csv(), encoding="utf-8")
     (folder / "run.json").write_text(json.dumps({"config": {"labels": str(folder / "labels.csv")}}))
     return {"ids": ids, "true": true, "probability": probability, "fold": fold, "patient": patient}

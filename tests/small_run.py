@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe import preprocess, tables
+from ecgpipe import parquet, preprocess, tables
 from ecgpipe.__main__ import main
 from ecgpipe.prepare import Windows
 from ecgpipe.readers import LEADS, Assumed
@@ -61,22 +61,22 @@ def write(
     table = pa.Table.from_pylist(records, schema=tables.RECORDS)
     table = table.append_column("age", pa.array([20 + i % 70 for i in range(len(records))], pa.int64()))
     table = table.append_column("sex", pa.array(["F" if i % 3 else "M" for i in range(len(records))], pa.string()))
-    tables.write(folder / "manifest/shard-00000.parquet", pa.Table.from_pylist(found, schema=tables.MANIFEST))
-    tables.write(folder / "records/shard-00000.parquet", table)
+    parquet.write(folder / "manifest/shard-00000.parquet", pa.Table.from_pylist(found, schema=tables.MANIFEST))
+    parquet.write(folder / "records/shard-00000.parquet", table)
 
     half = used // 2
     for part, some in enumerate([ids[:half], ids[half:]]):
         columns = [pa.array(some, pa.string()), pa.array([2] * len(some), pa.int32())]
         columns += [pa.array(random.random(len(some))) for _ in labels]
         schema = tables.predictions_schema(labels)
-        tables.write(folder / f"predictions/part-{part:05d}.parquet", pa.table(columns, schema=schema))
+        parquet.write(folder / f"predictions/part-{part:05d}.parquet", pa.table(columns, schema=schema))
         kinds = {"attention": (TOKENS, tables.attention_schema), "embeddings": (WIDTH, tables.embeddings_schema)}
         for kind, (width, schema_of) in kinds.items():
             values = pa.array(random.random(len(some) * 2 * width, np.float32))
             columns = [*_segments(some), pa.FixedSizeListArray.from_arrays(values, width)]
-            tables.write(folder / f"{kind}/part-{part:05d}.parquet", pa.table(columns, schema=schema_of(width)))
+            parquet.write(folder / f"{kind}/part-{part:05d}.parquet", pa.table(columns, schema=schema_of(width)))
     places = [pa.array(random.random(2 * used), pa.float32()) for _ in "xy"]
-    tables.write(folder / "umap/umap.parquet", pa.table([*_segments(ids), *places], schema=tables.UMAP))
+    parquet.write(folder / "umap/umap.parquet", pa.table([*_segments(ids), *places], schema=tables.UMAP))
     if attributed:
         _write_attribution(folder / "attribution/attribution.parquet", attributed)
 
@@ -180,7 +180,7 @@ def report(folder: Path, *options: str, attention: bool = True, recordings: int 
 def _write_attribution(path: Path, attributed: Sequence[tuple[str, str]]) -> None:
     """Attributions that speak for the label in one tenth of a second of each segment, in lead V2 alone."""
     schema = tables.attribution_schema(len(LEADS), 2500)
-    with tables.parquet_writer(path, schema) as writer:
+    with parquet.parquet_writer(path, schema) as writer:
         for record_id, label in attributed:
             values = np.zeros((2, len(LEADS), 2500), np.float32)
             values[:, LEADS.index("V2"), 1000:1050] = 0.02

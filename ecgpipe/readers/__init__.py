@@ -10,11 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from ecgpipe.leads import LEADS, spelled
 from ecgpipe.readers.filling import without_filling
-from ecgpipe.readers.leads import spelled
 from ecgpipe.readers.moment import UnavailableError, patiently
 from ecgpipe.readers.packages import is_installed, missing
-from ecgpipe.readers.recording import LEADS, MIXED, MOST_VALUES, Assumed, Content, Recording, UnreadableError
+from ecgpipe.readers.recording import MIXED, MOST_VALUES, Assumed, Content, Recording, UnreadableError
 
 __all__ = [
     "FORMATS",

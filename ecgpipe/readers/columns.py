@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgpipe.readers.leads import spelled
-from ecgpipe.readers.recording import LEADS, TO_MV, Assumed, Recording, UnreadableError, assumed_rate, in_mv
+from ecgpipe.leads import LEADS, spelled
+from ecgpipe.readers.recording import TO_MV, Assumed, Recording, UnreadableError, assumed_rate, in_mv
 
 _TIME = re.compile(
     r"(?:(?:elapsed[ _]|relative[ _])?time|timestamp|t|(?P<name>s|sec|seconds|ms|milliseconds))"

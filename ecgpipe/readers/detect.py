@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import PurePath
 
-from ecgpipe.readers.leads import spelled
-from ecgpipe.readers.recording import LEADS
+from ecgpipe.leads import LEADS, spelled
 from ecgpipe.separated import separator_of
 
 # So many bytes of a file are looked at.

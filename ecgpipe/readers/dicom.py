@@ -18,9 +18,9 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 from pydicom.waveforms.numpy_handler import WAVEFORM_DTYPES, multiplex_array
 
+from ecgpipe.leads import LEADS, spelled
 from ecgpipe.readers.files import brief, size_of
-from ecgpipe.readers.leads import spelled
-from ecgpipe.readers.recording import LEADS, MOST_VALUES, Assumed, Recording, UnreadableError, check_size, in_mv
+from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, UnreadableError, check_size, in_mv
 
 _OTHER_KIND = "a DICOM file of another kind than ECG"
 

@@ -31,10 +31,10 @@ from ecgdatakit.parsing.parsers.mortara_el250 import MortaraEL250Parser
 from ecgdatakit.parsing.parsers.scp_ecg import SCPECGParser
 from ecgdatakit.parsing.parsers.sierra_xml import SierraXMLParser
 
+from ecgpipe.leads import LEADS, spelled
 from ecgpipe.readers.detect import HEAD_BYTES, format_of
 from ecgpipe.readers.files import size_of
-from ecgpipe.readers.leads import spelled
-from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError, check_size, in_mv
+from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv
 
 # Elements and attributes of an XML file; real ones have some thousands.
 _MOST_MARKS = 200_000

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import edfio
 import numpy as np
 
+from ecgpipe.leads import LEADS, spelled
 from ecgpipe.readers.files import brief, size_of
-from ecgpipe.readers.leads import spelled
-from ecgpipe.readers.recording import LEADS, Assumed, Recording, UnreadableError, check_size, in_mv
+from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv
 
 _HEADER_BYTES = 256  # and as many for each channel
 _BDF = b"\xffBIOSEMI"

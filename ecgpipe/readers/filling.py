@@ -8,8 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ecgpipe.readers.leads import spelled
-from ecgpipe.readers.recording import LEADS, Recording
+from ecgpipe.leads import LEADS, spelled
+from ecgpipe.readers.recording import Recording
 
 # Electrodes and amplifiers have noise, so that no heart, not one in asystole either, gives the very same numbers again
 # and again in all leads at once. A stretch is this long before it counts as filling: where all leads stand at one

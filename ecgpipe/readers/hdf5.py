@@ -26,10 +26,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import h5py
 import numpy as np
 
+from ecgpipe.leads import LEADS
 from ecgpipe.readers.files import brief, size_of
 from ecgpipe.readers.moment import momentary
 from ecgpipe.readers.recording import (
-    LEADS,
     MIXED,
     Assumed,
     Content,

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import scipy.io
 
+from ecgpipe.leads import LEADS
 from ecgpipe.readers.files import brief, read_bytes, size_of
 from ecgpipe.readers.packages import missing
 from ecgpipe.readers.recording import (
-    LEADS,
     MOST_VALUES,
     Assumed,
     Recording,

@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The twelve leads in the order that ECG-FM was trained on, which is also fairseq-signals' order of rows.
-LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+from ecgpipe.leads import LEADS
 
 # More values than this are not read: 200 MB as float64, over an hour of twelve leads at 500 Hz. A header can
 # promise any amount.

@@ -17,19 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ecgpipe.leads import LEADS, spelled
 from ecgpipe.readers.files import brief, read_bytes, size_of
-from ecgpipe.readers.leads import spelled
 from ecgpipe.readers.moment import UnavailableError, patiently
-from ecgpipe.readers.recording import (
-    LEADS,
-    MOST_VALUES,
-    Assumed,
-    Recording,
-    UnreadableError,
-    assumed_leads,
-    check_size,
-    in_mv,
-)
+from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, UnreadableError, assumed_leads, check_size, in_mv
 
 # A master header has one line per segment: this is room for 40,000 of them.
 _MOST_HEADER_BYTES = 1_000_000

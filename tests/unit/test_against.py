@@ -14,7 +14,7 @@ import torch
 import yaml
 from run_workflow import ROOT
 
-from ecgpipe import against, recipe, shards, tables, upstream
+from ecgpipe import against, parquet, recipe, shards, upstream
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import LEADS
@@ -94,7 +94,7 @@ def test_a_result_file_with_two_labels_exchanged_is_caught(finished: Path, capsy
     names = list(logits.column_names)
     a, b = names.index("Rhythm A"), names.index("Rhythm B")
     names[a], names[b] = names[b], names[a]
-    tables.write(path, logits.rename_columns(names))
+    parquet.write(path, logits.rename_columns(names))
     assert verified(finished, *answered(finished)) == 2
     said = capsys.readouterr()
     assert "fairseq-signals': logits, written, float32 by" in said.err
@@ -105,7 +105,7 @@ def test_a_result_file_with_two_labels_exchanged_is_caught(finished: Path, capsy
 def test_a_result_of_another_recording_is_caught(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = finished / "embeddings/part-00000.parquet"
     rows = pq.read_table(path)
-    tables.write(path, rows.set_column(2, rows.schema.field(2), rows["embedding"].take([3, 1, 2, 0])))
+    parquet.write(path, rows.set_column(2, rows.schema.field(2), rows["embedding"].take([3, 1, 2, 0])))
     assert verified(finished, *answered(finished)) == 2
     assert "fairseq-signals': embedding, written, float32 by" in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from ecgpipe import labels, tables
+from ecgpipe import labels, parquet, provenance, tables
 from ecgpipe.__main__ import main
 from ecgpipe.aggregate import predict
 from ecgpipe.labels import Label
@@ -34,7 +34,7 @@ def logits(counts: Sequence[int], names: Sequence[str] = NAMES, scale: float = 3
         pa.array([5.0 * number for _, number in rows], pa.float32()),
         *(pa.array((random.standard_normal(len(rows)) * scale).astype(np.float32)) for _ in names),
     ]
-    return pa.table(columns, schema=tables.with_origin(tables.logits_schema(names), "infer", **FACTS))
+    return pa.table(columns, schema=provenance.with_origin(tables.logits_schema(names), "infer", **FACTS))
 
 
 def expected(table: pa.Table, wanted: Sequence[Label] = WANTED) -> pd.DataFrame:
@@ -48,7 +48,7 @@ def expected(table: pa.Table, wanted: Sequence[Label] = WANTED) -> pd.DataFrame:
 
 
 def command(folder: Path, table: pa.Table, csv: str = CSV) -> int:
-    tables.write(folder / "logits.parquet", table)
+    parquet.write(folder / "logits.parquet", table)
     (folder / "labels.csv").write_text(csv, encoding="utf-8")
     files = ["--labels", str(folder / "labels.csv"), "--predictions", str(folder / "predictions.parquet")]
     return main(["aggregate", "--logits", str(folder / "logits.parquet"), *files])
@@ -133,7 +133,7 @@ def test_a_label_that_the_csv_lacks_is_named(tmp_path: Path, capsys: pytest.Capt
 
 def test_the_file_says_what_it_was_made_of_and_how(tmp_path: Path) -> None:
     assert command(tmp_path, logits([1])) == 0
-    origin = tables.origin(pq.read_schema(tmp_path / "predictions.parquet"))
+    origin = provenance.origin(pq.read_schema(tmp_path / "predictions.parquet"))
     assert {key: origin[key] for key in FACTS} == FACTS
     assert origin["stage"] == "aggregate"
     assert origin["aggregation"] == {"Worst": "max", "Usual, mostly": "mean", "Électrode": "max"}

@@ -27,11 +27,11 @@ from hub_server import Hub
 
 from ecgpipe import ECGFM, demo, labels
 from ecgpipe.__main__ import main
-from ecgpipe.config import load
 from ecgpipe.description import Description
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.prepare import Windows
 from ecgpipe.readers import LEADS
+from ecgpipe.validate import load
 
 ROOT = Path(__file__).parents[2]
 MIMIC = [label.name for label in labels.read(ROOT / "config/labels/mimic_iv_ecg.csv")]

@@ -9,7 +9,7 @@ import pytest
 import small_run
 from small_run import LABELS
 
-from ecgpipe import atlas, tables
+from ecgpipe import atlas, parquet
 
 IDS = tuple(f"a/{i}" for i in range(30))
 
@@ -135,7 +135,7 @@ def test_a_large_map_is_a_sample_with_the_recordings_that_are_shown(folder: Path
 
 def test_the_density_behind_a_sample_counts_all_segments(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     density = collect(folder, most=7).points["density"]
-    monkeypatch.setattr(tables, "BATCH_ROWS", 11)
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 11)
     pieces = collect(folder, most=7).points["density"]
     np.testing.assert_array_equal(density["counts"], pieces["counts"])
     assert density["counts"].sum() == 60

@@ -15,7 +15,7 @@ from run_workflow import write_recordings
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
-from ecgpipe import attribute, model, tables
+from ecgpipe import attribute, model, parquet, provenance, tables
 from ecgpipe.__main__ import main
 from ecgpipe.attribute import explain, kept_parts
 from ecgpipe.description import Architecture, describe
@@ -312,7 +312,7 @@ def test_the_files_have_a_row_for_each_segment_and_label_and_for_each_lead(finis
         np.testing.assert_allclose(rows["favour"], np.maximum(some, 0).sum(axis=(0, 2)), rtol=1e-4, atol=1e-9)
         np.testing.assert_allclose(rows["against"], np.minimum(some, 0).sum(axis=(0, 2)), rtol=1e-4, atol=1e-9)
         assert sum(rows["share"]) == pytest.approx(1)
-    origin = tables.origin(pq.read_schema(finished / "attribution.parquet"))
+    origin = provenance.origin(pq.read_schema(finished / "attribution.parquet"))
     assert origin["method"] == {"name": "integrated gradients", "baseline": "flat line", "steps": 4, "power": 8}
 
 
@@ -333,7 +333,7 @@ def test_the_highest_probability_of_each_label_is_attributed_to_it_the_most_vari
     values = [[0.1, 0.2, 0.15, 0.1], [0.0, 0.9, 0.3, 1.0], [0.4, 0.1, 0.5, 0.2]]
     columns = [[f"recording00{i}" for i in range(4)], [2] * 4, *values]
     schema = tables.predictions_schema(names)
-    tables.write(finished / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
+    parquet.write(finished / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
     expected = [("recording003", "Sinus rhythm"), ("recording002", "Électrode"), ("recording001", "Poor data quality")]
     for most in (3, 2):
         table, _ = attributed(finished, "--predictions", str(finished / "predictions"), "--recordings", str(most))
@@ -342,7 +342,7 @@ def test_the_highest_probability_of_each_label_is_attributed_to_it_the_most_vari
 
 def test_a_model_without_a_head_gives_files_without_rows(finished: Path) -> None:
     columns = [[f"recording00{i}" for i in range(4)], [2] * 4]
-    tables.write(finished / "predictions/part-00000.parquet", pa.table(columns, schema=tables.predictions_schema([])))
+    parquet.write(finished / "predictions/part-00000.parquet", pa.table(columns, schema=tables.predictions_schema([])))
     table, leads = attributed(finished, "--predictions", str(finished / "predictions"))
     assert len(table) == len(leads) == 0
     assert table.schema.equals(tables.attribution_schema(12, 2500))

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 from sklearn.metrics import log_loss as log_loss_of_sklearn
 
-from ecgpipe import aggregate, calibrate, calibration, provenance, tables
+from ecgpipe import aggregate, calibrate, calibration, parquet, provenance, tables
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.labels import Label
@@ -326,8 +326,8 @@ def test_from_logits_to_thresholds_on_calibrated_predictions(
         "start_s": pa.array([0.0] * 400, pa.float32()),
     }
     columns = {name: pa.array(calibration.logit(made["probability"][name]), pa.float32()) for name in LABELS}
-    schema = tables.with_origin(tables.logits_schema(LABELS), "infer", {"preprocess": 1}, **facts)
-    tables.write(tmp_path / "logits.parquet", pa.table({**rows, **columns}, schema=schema))
+    schema = provenance.with_origin(tables.logits_schema(LABELS), "infer", {"preprocess": 1}, **facts)
+    parquet.write(tmp_path / "logits.parquet", pa.table({**rows, **columns}, schema=schema))
     (tmp_path / "predictions/part-00001.parquet").unlink()
     assert aggregated(tmp_path) == 0
     plain = pq.read_table(tmp_path / "predictions/part-00000.parquet")
@@ -341,8 +341,8 @@ def test_from_logits_to_thresholds_on_calibrated_predictions(
     calibrated = pq.read_table(tmp_path / "predictions/part-00000.parquet")
     assert calibrated["record_id"].equals(plain["record_id"])
     read = calibration.read(tmp_path / "calibration.json")
-    assert tables.origin(calibrated.schema)["calibration"] == read.facts
-    assert "calibration" not in tables.origin(plain.schema)
+    assert provenance.origin(calibrated.schema)["calibration"] == read.facts
+    assert "calibration" not in provenance.origin(plain.schema)
     for name in LABELS:
         expected = calibration.of_probability(read, name, plain[name].to_numpy())
         np.testing.assert_allclose(calibrated[name].to_numpy(), expected, rtol=1e-12)

@@ -13,7 +13,7 @@ from report_page import Page
 from scipy import stats
 from scipy.spatial.distance import cosine
 
-from ecgpipe import tables
+from ecgpipe import parquet, provenance, tables
 from ecgpipe.__main__ import main
 
 HOSTILE = "<script>alert(1)</script>"
@@ -49,8 +49,8 @@ def write(
         names = [ids[i] for i in some]
         columns = [pa.array(names, pa.string()), pa.array([2] * len(some), pa.int32())]
         columns += [pa.array(values[some]) for values in probabilities.values()]
-        schema = tables.with_origin(tables.predictions_schema(list(probabilities)), "aggregate", {}, **facts)
-        tables.write(folder / f"predictions/part-{part:05d}.parquet", pa.table(columns, schema=schema))
+        schema = provenance.with_origin(tables.predictions_schema(list(probabilities)), "aggregate", {}, **facts)
+        parquet.write(folder / f"predictions/part-{part:05d}.parquet", pa.table(columns, schema=schema))
         width = vectors.shape[1]
         both = np.stack([vectors[some] - 0.5, vectors[some] + 0.5], axis=1).astype(np.float32)
         columns = [
@@ -58,12 +58,12 @@ def write(
             pa.array([0, 1] * len(some), pa.int32()),
             pa.FixedSizeListArray.from_arrays(pa.array(both.ravel()), width),
         ]
-        schema = tables.with_origin(tables.embeddings_schema(width), "infer", {}, **facts)
-        tables.write(folder / f"embeddings/part-{part:05d}.parquet", pa.table(columns, schema=schema))
+        schema = provenance.with_origin(tables.embeddings_schema(width), "infer", {}, **facts)
+        parquet.write(folder / f"embeddings/part-{part:05d}.parquet", pa.table(columns, schema=schema))
     hashes = {name: name for name in ids} | dict(signals or {})
     rows = [{"record_id": ids[i], "status": "ok", "signal_hash": hashes[ids[i]]} for i in order]
     rows += [{"record_id": name, "status": "skipped", "reason": why} for name, why in (unused or {}).items()]
-    tables.write(folder / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=tables.RECORDS))
+    parquet.write(folder / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=tables.RECORDS))
     given = thresholds or {}
     lines = [f'"{name}",mean,{given.get(name, "")}' for name in probabilities]
     (folder / "labels.csv").write_text("\n".join(["name,aggregation,threshold", *lines]) + "\n")
@@ -183,7 +183,7 @@ def test_embeddings_are_compared_by_record_id(planted: Path) -> None:
 def test_distances_are_those_of_scipy_wherever_a_batch_ends(
     batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "BATCH_ROWS", batch)
+    monkeypatch.setattr(parquet, "BATCH_ROWS", batch)
     some = list(range(10, N))
     others = VECTORS + np.random.default_rng(8).standard_normal(VECTORS.shape).astype(np.float32)
     order = np.random.default_rng(9).permutation(50)

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgpipe import config
+from ecgpipe import settings_docs, validate
 from ecgpipe.__main__ import main
 from ecgpipe.config import Config
 from ecgpipe.errors import EcgpipeError
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def load(given: Mapping[str, Any]) -> Config:
-    return config.load(given, ROOT)
+    return validate.load(given, ROOT)
 
 
 def mistake(**given: object) -> str:
@@ -34,15 +34,15 @@ def mistake(**given: object) -> str:
 # The generated files
 
 
-@pytest.mark.parametrize("name", config.generated())
+@pytest.mark.parametrize("name", settings_docs.generated())
 def test_what_is_generated_is_what_is_there(name: str) -> None:
-    assert (ROOT / name).read_text(encoding="utf-8") == config.generated()[name], "make docs writes it anew"
+    assert (ROOT / name).read_text(encoding="utf-8") == settings_docs.generated()[name], "make docs writes it anew"
 
 
 def test_the_command_writes_the_same_files(tmp_path: Path) -> None:
     assert main(["config", "--root", str(tmp_path)]) == 0
     written = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*") if path.is_file()}
-    assert {name: path.read_text(encoding="utf-8") for name, path in written.items()} == config.generated()
+    assert {name: path.read_text(encoding="utf-8") for name, path in written.items()} == settings_docs.generated()
 
 
 def test_config_yaml_holds_the_defaults_and_they_load() -> None:
@@ -247,7 +247,7 @@ VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
 )
 KEYS = st.sampled_from([*Config.model_fields]) | st.text(max_size=8) | st.integers()
-INNER = [key.rpartition(".")[2] for key, _, _ in config._keys()]
+INNER = [key.rpartition(".")[2] for key, _, _ in settings_docs._keys()]
 SECTION = st.dictionaries(st.sampled_from(INNER) | st.text(max_size=5), VALUES, max_size=3)
 
 

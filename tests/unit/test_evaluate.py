@@ -12,7 +12,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
-from ecgpipe import curves, metrics, tables, truth
+from ecgpipe import curves, metrics, parquet, provenance, tables, truth
 from ecgpipe.__main__ import main
 
 AF, LBBB, PACED = "Atrial fibrillation", "Left bundle branch block", "Electronic pacemaker"
@@ -45,10 +45,10 @@ def folder(tmp_path: Path) -> Path:
     shuffled.to_csv(tmp_path / "truth.csv", index=False)
     for part, rows in enumerate([predictions[:100], predictions[100:]]):
         table = pa.Table.from_pandas(rows, schema=tables.predictions_schema(names), preserve_index=False)
-        tables.write(tmp_path / f"predictions/part-{part:05d}.parquet", table)
+        parquet.write(tmp_path / f"predictions/part-{part:05d}.parquet", table)
     records = [{"record_id": name, "status": "ok", "site": "here"} for name in ids]
     records += [{"record_id": "short", "status": "skipped"}, {"record_id": "broken", "status": "failed"}]
-    tables.write(tmp_path / "records/shard-00000.parquet", pa.Table.from_pylist(records))
+    parquet.write(tmp_path / "records/shard-00000.parquet", pa.Table.from_pylist(records))
     (tmp_path / "labels.csv").write_text(f"name,aggregation,threshold\n{PACED},max,\n{AF},mean,0.55\n{LBBB},mean,\n")
     return tmp_path
 
@@ -146,7 +146,7 @@ def test_patients_are_what_is_resampled(folder: Path) -> None:
     assert (row.n, row.n_patients) == (210, 80)
     assert row.value == value(alone, "auroc", AF).value
     assert row.low != value(alone, "auroc", AF).low
-    origin = tables.origin(pq.read_schema(folder / "out/metrics.parquet"))
+    origin = provenance.origin(pq.read_schema(folder / "out/metrics.parquet"))
     assert origin["intervals"]["patient_column"] == "patient"
 
 
@@ -156,7 +156,7 @@ def test_patients_that_are_not_a_number_are_nobody_and_not_one_patient(folder: P
     frame["patient"] = [np.nan if i % 4 == 0 else i // 2 for i in range(len(frame))]
     table = pa.table({name: pa.array(frame[name], from_pandas=name != "patient") for name in frame})
     if suffix == "parquet":
-        tables.write(folder / "truth.parquet", table)
+        parquet.write(folder / "truth.parquet", table)
     else:
         frame.to_csv(folder / "truth.csv", index=False, na_rep="NaN")
     _, account = evaluated(folder, "--patient", "patient", "--truth", str(folder / f"truth.{suffix}"))
@@ -173,7 +173,7 @@ def test_a_prediction_that_is_not_a_number_counts_in_no_metric_and_no_curve_and_
     table = pq.read_table(path)
     values = table[AF].to_numpy().copy()
     values[40:60] = np.nan
-    tables.write(path, table.set_column(table.column_names.index(AF), table.schema.field(AF), pa.array(values)))
+    parquet.write(path, table.set_column(table.column_names.index(AF), table.schema.field(AF), pa.array(values)))
     measured, account = evaluated(folder)
     frame = joined(folder)
     usable = frame[frame[AF].notna() & frame[f"{AF}_p"].notna()]
@@ -257,7 +257,7 @@ def test_the_columns_of_the_inputs_do_without_a_table(folder: Path) -> None:
         frame[["record_id", LBBB, "sex"]].rename(columns={LBBB: "lbbb"}), on="record_id", how="left"
     )
     table = pa.Table.from_pandas(records, preserve_index=False)
-    tables.write(folder / "records/shard-00000.parquet", table)
+    parquet.write(folder / "records/shard-00000.parquet", table)
     found, account = evaluated(folder, "--map", f"lbbb={LBBB}", "--subgroups", "sex", truth=False)
     known = joined(folder)
     known = known[known[LBBB].notna()]

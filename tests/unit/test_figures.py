@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from small_run import LABELS
 
-from ecgpipe import figures, paper, tables
+from ecgpipe import figures, paper, parquet, tables
 from ecgpipe.prevalence import Summary, summarise
 from ecgpipe.readers import LEADS
 
@@ -93,7 +93,7 @@ def test_many_reasons_are_summed_up() -> None:
 def summaries(tmp_path: Path) -> list[Summary]:
     values = np.array([[0.9, 0.8, 0.1, 0.6], [0.9, 0.2, 0.1, 0.1]])
     columns = [list("abcd"), [1] * 4, *values]
-    tables.write(tmp_path / "part.parquet", pa.table(columns, schema=tables.predictions_schema(["B", "A"])))
+    parquet.write(tmp_path / "part.parquet", pa.table(columns, schema=tables.predictions_schema(["B", "A"])))
     return summarise([tmp_path / "part.parquet"], {"A": 0.5, "B": 0.5})
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import expit
 
-from ecgpipe import attribute, config, heads, labels, tables, truth
+from ecgpipe import attribute, heads, labels, parquet, provenance, tables, truth, validate
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.heads import Head
@@ -26,12 +26,12 @@ def embeddings(folder: Path, facts: dict[str, Any] = FACTS, width: int = WIDTH) 
     rows = [(f"r{i}", number) for i in range(40) for number in range(1 + i % 3)]
     values = random.standard_normal((len(rows), width)).astype(np.float32)
     keys = [pa.array([name for name, _ in rows]), pa.array([number for _, number in rows], pa.int32())]
-    schema = tables.with_origin(tables.embeddings_schema(width), "infer", MEANING, **facts)
+    schema = provenance.with_origin(tables.embeddings_schema(width), "infer", MEANING, **facts)
     column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
-    tables.write(folder / "embeddings.parquet", pa.table([*keys, column], schema=schema))
+    parquet.write(folder / "embeddings.parquet", pa.table([*keys, column], schema=schema))
     logits = [pa.array(random.standard_normal(len(rows)), pa.float32()) for _ in MODEL]
-    schema = tables.with_origin(tables.logits_schema(MODEL), "infer", MEANING, **facts)
-    tables.write(
+    schema = provenance.with_origin(tables.logits_schema(MODEL), "infer", MEANING, **facts)
+    parquet.write(
         folder / "logits.parquet",
         pa.table([*keys, pa.array(np.zeros(len(rows)), pa.float32()), *logits], schema=schema),
     )
@@ -161,14 +161,14 @@ def test_a_label_of_the_model_too_is_called_a_heads(tmp_path: Path) -> None:
     assert aggregate(tmp_path, *options, str(path)) == 0
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.column_names[2:] == [*MODEL, "Infarction (head)", "A"]
-    told = tables.origin(table.schema)["heads"]
+    told = provenance.origin(table.schema)["heads"]
     assert {name: one["label"] for name, one in told.items()} == {"Infarction (head)": "Infarction", "A": "A"}
     for row in table.to_pylist():
         expected = made.probability(means[row["record_id"]][None])[0]
         assert [row["Infarction (head)"], row["A"]] == pytest.approx(expected.tolist())
         assert row["Infarction"] != pytest.approx(row["Infarction (head)"], abs=1e-6)
     # What is true of the label is true of both.
-    tables.write(tmp_path / "shard-00000.parquet", pa.table({"record_id": list(means), "infarction": [1, 0] * 20}))
+    parquet.write(tmp_path / "shard-00000.parquet", pa.table({"record_id": list(means), "infarction": [1, 0] * 20}))
     found = truth.read(
         [tmp_path / "out.parquet"], [tmp_path / "shard-00000.parquet"], mapped={"infarction": "Infarction"}
     )
@@ -183,11 +183,11 @@ def test_the_settings_know_the_labels_of_heads(tmp_path: Path) -> None:
     (tmp_path / "x.pt").touch()
     given = {"input": str(tmp_path), "checkpoint": str(tmp_path / "x.pt"), "labels": str(tmp_path / "labels.csv")}
     given_mapping = {"evaluation": {"mapping": {"a": "A"}}}
-    assert config.load({**given, **given_mapping, "heads": [str(path)]}, tmp_path).heads == [str(path)]
+    assert validate.load({**given, **given_mapping, "heads": [str(path)]}, tmp_path).heads == [str(path)]
     with pytest.raises(EcgpipeError, match="'A' is no label"):
-        config.load({**given, **given_mapping}, tmp_path)
+        validate.load({**given, **given_mapping}, tmp_path)
     with pytest.raises(EcgpipeError, match="heads: 'nowhere' is not a file"):
-        config.load({**given, "heads": ["nowhere"]}, tmp_path)
+        validate.load({**given, "heads": ["nowhere"]}, tmp_path)
 
 
 def test_a_file_that_is_no_head_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ import torch
 from processor import needs_bfloat16
 from segment_files import SAMPLES, SETTINGS, infer_options, signals, write_shard
 
-from ecgpipe import infer, model, provenance, tables
+from ecgpipe import infer, model, provenance
 from ecgpipe.__main__ import main
 from ecgpipe.description import Description, describe
 
@@ -196,7 +196,7 @@ def test_every_file_names_its_checkpoint_and_preprocessing_and_the_time_it_took(
     assert command(converted, shards, "--batch-size", "3", "--threads", "2") == 0
     description = describe(converted / "model.json")
     for name in results(converted):
-        origin = tables.origin(pq.read_schema(converted.parent / f"{name}.parquet"))
+        origin = provenance.origin(pq.read_schema(converted.parent / f"{name}.parquet"))
         assert origin["checkpoint_sha256"] == description.sha256
         assert origin["checkpoint"] == description.uri
         assert origin["preprocess"] == SETTINGS
@@ -242,7 +242,7 @@ def precisions(converted: Path) -> set[str]:
     """What the files of a part say that they were computed in."""
     schemas = [pq.read_schema(converted.parent / f"{name}.parquet") for name in results(converted)]
     timing = json.loads((converted.parent / "timing.json").read_text())
-    return {timing["precision"], *(tables.origin(schema)["precision"] for schema in schemas)}
+    return {timing["precision"], *(provenance.origin(schema)["precision"] for schema in schemas)}
 
 
 def test_shards_that_were_preprocessed_differently_are_refused(

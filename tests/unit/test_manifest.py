@@ -20,7 +20,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ecgpipe import manifest, readers, results, tables
+from ecgpipe import manifest, parquet, readers, results, tables
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers.detect import SUFFIXES
@@ -791,7 +791,7 @@ def test_a_table_as_excel_saves_it(tmp_path: Path) -> None:
 def test_shards_are_cut_in_order(shard_size: int, sizes: list[int], tmp_path: Path) -> None:
     touch(tmp_path, *(f"in/{number}.mat" for number in range(7)), "in/notes.txt")
     assert write(tmp_path / "out", tmp_path / "in", shard_size=shard_size) == 0
-    shards = tables.numbered(tmp_path / "out", "shard", None)
+    shards = parquet.numbered(tmp_path / "out", "shard", None)
     assert [path.name for path in shards] == [f"shard-{number:05d}.parquet" for number in range(len(sizes))]
     read = [pq.read_table(path) for path in shards]
     assert [len(table) for table in read] == sizes
@@ -817,7 +817,7 @@ def test_every_shard_has_the_same_columns(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.mat", "in/b.mat")
     (tmp_path / "t.csv").write_text("path,age\nc.mat,70\n")
     assert write(tmp_path / "out", tmp_path / "in", tmp_path / "t.csv", shard_size=1) == 0
-    schemas = [pq.read_schema(path) for path in tables.numbered(tmp_path / "out", "shard", 3)]
+    schemas = [pq.read_schema(path) for path in parquet.numbered(tmp_path / "out", "shard", 3)]
     assert schemas == [tables.MANIFEST.append(pa.field("age", pa.int64()))] * 3
 
 

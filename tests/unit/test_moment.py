@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from vendor_files import cardiosoft_xml
 
-from ecgpipe import growth, manifest, preprocess, readers, survive, tables
+from ecgpipe import growth, manifest, parquet, preprocess, readers, survive, tables
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import FORMATS, LEADS, Assumed, UnavailableError, UnreadableError, hdf5, moment, wfdb
@@ -160,7 +160,7 @@ def recordings(folder: Path) -> Path:
     cardiosoft_xml(folder / "sound", signal, 500, LEADS)
     (folder / "b.xml").symlink_to(BROKEN)
     rows = [{"record_id": name, "path": str(folder / f"{name}.xml"), "format": "cardiosoft-xml"} for name in "abc"]
-    tables.write(folder / "shard-00000.parquet", tables.MANIFEST.empty_table().from_pylist(rows, tables.MANIFEST))
+    parquet.write(folder / "shard-00000.parquet", tables.MANIFEST.empty_table().from_pylist(rows, tables.MANIFEST))
     return folder / "b.xml"
 
 

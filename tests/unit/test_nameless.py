@@ -19,7 +19,7 @@ import small_run
 from planted import leaked
 
 import ecgpipe
-from ecgpipe import config, nameless, tables
+from ecgpipe import config, nameless, parquet, settings_docs, tables
 from ecgpipe.__main__ import main
 
 LABELS = small_run.LABELS
@@ -36,7 +36,7 @@ def text_settings() -> list[str]:
     """The settings that take any text, by their dotted names; a pattern leaves no room for a name."""
     return [
         key
-        for key, field, section in config._keys()
+        for key, field, section in settings_docs._keys()
         if not section
         and takes_text(field.annotation)
         and not any(getattr(found, "pattern", None) for found in field.metadata)
@@ -78,7 +78,7 @@ def test_every_setting_that_is_shown_is_a_setting() -> None:
         for key, value in shown.items():
             yield from [before + key] if value is True else leaves(value, f"{before}{key}.")
 
-    assert set(leaves(nameless.SETTINGS)) <= {key for key, _, section in config._keys() if not section}
+    assert set(leaves(nameless.SETTINGS)) <= {key for key, _, section in settings_docs._keys() if not section}
 
 
 def test_a_new_setting_is_hidden_until_somebody_lists_it() -> None:
@@ -197,7 +197,7 @@ def write(folder: Path, mark: str = "") -> set[str]:
     for name in own:
         schema = schema.append(pa.field(name, pa.string()))
     rows = [{**own, **row} for row in records]
-    tables.write(folder / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=schema))
+    parquet.write(folder / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=schema))
     (folder / "recordings/2.npz").unlink()  # so that there is a note
     words |= {str(failed["record_id"]), f"PLANTEDerror{mark}", f"PLANTEDextension{mark}", *COLUMNS.values()}
     words.add(VALUES["own"] + mark)
@@ -222,7 +222,7 @@ def write(folder: Path, mark: str = "") -> set[str]:
 
     run = json.loads((folder / "run.json").read_text())
     settings = config.Config(input="x").model_dump()
-    annotations = {key: field.annotation for key, field, _ in config._keys()}
+    annotations = {key: field.annotation for key, field, _ in settings_docs._keys()}
     for key in text_settings():
         *sections, name = key.split(".")
         inside = settings

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from ecgpipe import cosine, neighbors, pooled, tables
+from ecgpipe import cosine, neighbors, parquet, pooled, provenance, tables
 from ecgpipe.__main__ import main
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
@@ -26,8 +26,8 @@ def write(folder: Path, segments: dict[str, np.ndarray], parts: int = 1, **facts
         flat = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(vectors), pa.float32()), width)
         columns = [pa.array(names), pa.array(numbers, pa.int32()), flat]
         paths.append(folder / f"part-{part:05d}.parquet")
-        schema = tables.with_origin(tables.embeddings_schema(width), "infer", {}, **facts)
-        tables.write(paths[-1], pa.table(columns, schema=schema))
+        schema = provenance.with_origin(tables.embeddings_schema(width), "infer", {}, **facts)
+        parquet.write(paths[-1], pa.table(columns, schema=schema))
     return paths
 
 
@@ -41,7 +41,7 @@ def segments() -> dict[str, np.ndarray]:
 def test_the_embedding_of_a_recording_is_the_mean_of_its_segments_wherever_a_batch_ends(
     segments: dict[str, np.ndarray], rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "BATCH_ROWS", rows)
+    monkeypatch.setattr(parquet, "BATCH_ROWS", rows)
     found = [
         (record_id, vector)
         for ids, vectors in pooled.of_recordings(write(tmp_path, segments, parts=3))
@@ -56,7 +56,7 @@ def test_the_embedding_of_a_recording_is_the_mean_of_its_segments_wherever_a_bat
 def test_the_nearest_are_those_of_all_pairs_and_never_the_recording_itself(
     segments: dict[str, np.ndarray], rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "BATCH_ROWS", rows)
+    monkeypatch.setattr(parquet, "BATCH_ROWS", rows)
     vectors = np.stack([rows.mean(axis=0) for rows in segments.values()])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = vectors @ vectors.T
@@ -100,7 +100,7 @@ def write_run(
     table = pa.Table.from_pylist(rows, schema=tables.RECORDS)
     if patients is not None:
         table = table.append_column("patient", pa.array([patients.get(row["record_id"]) for row in rows]))
-    tables.write(folder / "records/shard-00000.parquet", table)
+    parquet.write(folder / "records/shard-00000.parquet", table)
     return folder
 
 
@@ -142,7 +142,7 @@ def test_all_recordings_have_the_neighbours_that_scikit_learn_finds(
             (rank, ids[row]) for rank, row in enumerate(rows[number, 1:], start=1)
         ]
         np.testing.assert_allclose([value for *_, value in table[record_id]], similarity[number, 1:], rtol=1e-6)
-    account = tables.origin(pq.read_schema(folder / "neighbors.parquet"))
+    account = provenance.origin(pq.read_schema(folder / "neighbors.parquet"))
     assert account["neighbors"] == {"method": "exact", "count": 5, "patient": None, "against": None}
     assert account["checkpoint_sha256"] == "a" * 64
 
@@ -210,7 +210,7 @@ def test_a_patient_is_the_same_whether_the_table_has_numbers_or_texts(tmp_path: 
 def test_a_run_smaller_than_the_count_has_as_many_as_there_are(tmp_path: Path) -> None:
     folder = write_run(tmp_path, {f"r{i}": np.random.default_rng(i).random((1, 4)) for i in range(3)})
     assert main(["neighbors", "--outdir", str(folder), "--method", "approximate"]) == 0
-    assert tables.origin(pq.read_schema(folder / "neighbors.parquet"))["neighbors"]["method"] == "exact"
+    assert provenance.origin(pq.read_schema(folder / "neighbors.parquet"))["neighbors"]["method"] == "exact"
     assert [len(some) for some in found(folder / "neighbors.parquet").values()] == [2, 2, 2]
 
 
@@ -313,7 +313,7 @@ def test_an_approximate_search_says_how_much_of_the_exact_one_it_finds(
         assert main([*both, "--method", "approximate", "--output", str(output)]) == 0
         truly, nearly = found(exact), found(output)
         shares = [len({n for _, n, _ in nearly[i]} & {n for _, n, _ in truly[i]}) / 10 for i in truly]
-        account = tables.origin(pq.read_schema(output))["neighbors"]
+        account = provenance.origin(pq.read_schema(output))["neighbors"]
         assert (account["method"], account["recall_queries"]) == ("approximate", 400)
         assert account["recall"] == pytest.approx(np.mean(shares), abs=0.02)
         assert account["recall"] > 0.95

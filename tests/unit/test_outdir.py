@@ -15,8 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ecgpipe import atomic, cluster, outdir, results, reuse, tables
-from ecgpipe import settings as stage_settings
+from ecgpipe import atomic, cluster, outdir, parquet, provenance, results, reuse, stage_settings
 from ecgpipe.__main__ import main
 from ecgpipe.config import Config
 from ecgpipe.errors import EcgpipeError
@@ -284,12 +283,12 @@ def files(folder: Path) -> set[str]:
 def write_result(path: Path) -> None:
     """Write an empty shard or part as its stage does."""
     stage = results.NUMBERED[path.parent.name][1]
-    schema = tables.with_origin(pa.schema([("record_id", pa.string())]), stage)
+    schema = provenance.with_origin(pa.schema([("record_id", pa.string())]), stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":
         path.write_text(json.dumps({"ecgpipe": "0.2.0", "stage": stage, "file": path.name}))
     elif path.suffix == ".arrow":
-        with pa.ipc.new_file(path, tables.with_name(schema, path)):
+        with pa.ipc.new_file(path, provenance.with_name(schema, path)):
             pass
     else:
-        tables.write(path, schema.empty_table())
+        parquet.write(path, schema.empty_table())

@@ -19,7 +19,7 @@ from ecg_transform.t.common import HandleConstantLeads, LinearResample, ReorderL
 from ecg_transform.t.cut import SegmentNonoverlapping
 from ecg_transform.t.scale import Standardize
 
-from ecgpipe import preprocess, tables
+from ecgpipe import parquet, preprocess, provenance, tables
 from ecgpipe.__main__ import main
 from ecgpipe.readers import LEADS
 
@@ -72,7 +72,7 @@ class Preprocessed:
 
     def run(self, folder: Path, shard: pa.Table, *options: str) -> None:
         out = folder / "out"
-        tables.write(folder / "shard-00000.parquet", shard)
+        parquet.write(folder / "shard-00000.parquet", shard)
         written = ["--segments", str(out / "x.arrow"), "--records", str(out / "x.parquet")]
         assert main(["preprocess", "--shard", str(folder / "shard-00000.parquet"), *written, *options]) == 0
         assert {path.name for path in out.iterdir()} == {"x.arrow", "x.parquet"}
@@ -343,7 +343,7 @@ def test_a_file_that_states_nothing_is_read_as_the_settings_say(tmp_path: Path) 
     options = ["--assume-sample-rate", "250", "--assume-leads", *MIMIC_LEADS]
     made = Preprocessed(tmp_path, [tmp_path / "x.npy"], *options)
     np.testing.assert_allclose(made.signals, tutorial(noise(2500), 250), rtol=0, atol=1e-6)
-    settings_written = tables.origin(made.segments.schema)["preprocess"]
+    settings_written = provenance.origin(made.segments.schema)["preprocess"]
     assert (settings_written["assume_sample_rate"], settings_written["assume_leads"]) == (250, list(MIMIC_LEADS))
     assert (settings_written["tail"], settings_written["short"], settings_written["segment_s"]) == ("drop", "skip", 5)
     assert "set preprocess.assume_sample_rate" in Preprocessed(tmp_path, [tmp_path / "x.npy"]).record("x")["reason"]
@@ -371,7 +371,7 @@ def test_both_files_say_how_they_were_made(tmp_path: Path) -> None:
     made = Preprocessed(tmp_path, [write(tmp_path / "x.npz", noise(2500))])
     assert made.records.schema.remove_metadata() == tables.RECORDS
     for schema in (made.segments.schema, made.records.schema):
-        origin = tables.origin(schema)
+        origin = provenance.origin(schema)
         assert origin["stage"] == "preprocess"
         assert origin["preprocess"]["leads"] == list(LEADS)
         assert (origin["preprocess"]["sample_rate"], origin["preprocess"]["segment_samples"]) == (500, 2500)

@@ -16,7 +16,7 @@ import small_run
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
-from ecgpipe import heads, probe, splits, tables
+from ecgpipe import heads, parquet, probe, provenance, splits, tables
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 
@@ -27,10 +27,10 @@ SHA = "ab" * 32
 def write_run(outdir: Path, ids: Sequence[str], segments: np.ndarray, parts: int = 2, sha256: str = SHA) -> Path:
     """What `probe` reads of a run: records and embeddings, (recordings, segments of each, width)."""
     rows = [{"record_id": name, "status": "ok"} for name in ids]
-    tables.write(outdir / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=tables.RECORDS))
+    parquet.write(outdir / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=tables.RECORDS))
     facts = {"checkpoint_sha256": sha256, "preprocess": {"segment_s": 5}}
     each, width = segments.shape[1:]
-    schema = tables.with_origin(tables.embeddings_schema(width), "infer", {"preprocess": 1}, **facts)
+    schema = provenance.with_origin(tables.embeddings_schema(width), "infer", {"preprocess": 1}, **facts)
     for part, some in enumerate(np.array_split(np.arange(len(ids)), parts)):
         values = pa.array(segments[some].astype(np.float32).ravel())
         columns = [
@@ -38,7 +38,7 @@ def write_run(outdir: Path, ids: Sequence[str], segments: np.ndarray, parts: int
             pa.array([number for _ in some for number in range(each)], pa.int32()),
             pa.FixedSizeListArray.from_arrays(values, width),
         ]
-        tables.write(outdir / f"embeddings/part-{part:05d}.parquet", pa.table(columns, schema=schema))
+        parquet.write(outdir / f"embeddings/part-{part:05d}.parquet", pa.table(columns, schema=schema))
     return outdir
 
 
@@ -292,8 +292,8 @@ def test_evaluate_refuses_the_recordings_that_a_head_was_trained_on(
     ids, segments, _ = data()
     told = heads.told([path], [head], [head.labels])
     columns = [ids, [2] * len(ids), *head.probability(segments.mean(axis=1)).T]
-    schema = tables.with_origin(tables.predictions_schema(head.labels), "aggregate", heads=told)
-    tables.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
+    schema = provenance.with_origin(tables.predictions_schema(head.labels), "aggregate", heads=told)
+    parquet.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
     (tmp_path / "labels.csv").write_text("name,aggregation\nelse,mean\n")
     paths = {"predictions": outdir / "predictions", "records": outdir / "records", "labels": tmp_path / "labels.csv"}
     paths |= {"truth": tmp_path / "truth.csv"} | {name: tmp_path / name for name in ("metrics", "curves", "account")}
@@ -314,8 +314,8 @@ def predicted(outdir: Path, head: heads.Head, told: dict[str, dict[str, str]]) -
     """The command that evaluates what a head says of a run, on recordings that it was not trained on."""
     ids, segments, _ = data()
     columns = [ids, [2] * len(ids), *head.probability(segments.mean(axis=1)).T]
-    schema = tables.with_origin(tables.predictions_schema(head.labels), "aggregate", heads=told)
-    tables.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
+    schema = provenance.with_origin(tables.predictions_schema(head.labels), "aggregate", heads=told)
+    parquet.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
     (outdir / "labels.csv").write_text("name,aggregation\nelse,mean\n")
     paths = {name: outdir / name for name in ("predictions", "records", "metrics", "curves", "account")}
     paths |= {"labels": outdir / "labels.csv", "truth": outdir.parent / "truth.csv"}
@@ -352,4 +352,4 @@ def test_no_file_of_a_probe_names_a_folder(outdir: Path, tmp_path: Path) -> None
     for path in (tmp_path / "probe").iterdir():
         assert str(tmp_path).encode() not in path.read_bytes()
         if path.suffix == ".parquet":
-            assert str(tmp_path) not in json.dumps(tables.origin(pq.read_schema(path)))
+            assert str(tmp_path) not in json.dumps(provenance.origin(pq.read_schema(path)))

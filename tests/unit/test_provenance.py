@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ecgpipe import __main__, provenance, tables
+from ecgpipe import __main__, provenance
 
 
 def in_a_copy(folder: Path, expression: str) -> str:
@@ -54,12 +54,12 @@ def test_each_stage_with_a_meaning_is_a_stage(stage: str) -> None:
 
 def test_what_is_made_of_files_says_what_all_of_them_say() -> None:
     schemas = [
-        tables.with_origin(pa.schema([]), "infer", {"preprocess": 3}, checkpoint="x.pt", inputs_sha256=one * 64)
+        provenance.with_origin(pa.schema([]), "infer", {"preprocess": 3}, checkpoint="x.pt", inputs_sha256=one * 64)
         for one in "ab"
     ]
-    facts = tables.inherited(schemas)
-    made_of_it = tables.origin(tables.with_origin(pa.schema([]), "umap", **facts))
+    facts = provenance.inherited(schemas)
+    made_of_it = provenance.origin(provenance.with_origin(pa.schema([]), "umap", **facts))
     assert made_of_it["meaning"] == {"preprocess": 3, "infer": 1, "umap": 1}
     assert made_of_it["checkpoint"] == "x.pt"
     assert made_of_it["inputs_sha256"] == provenance.digest(["a" * 64, "b" * 64])
-    assert tables.inherited(schemas[:1])["inputs_sha256"] == "a" * 64
+    assert provenance.inherited(schemas[:1])["inputs_sha256"] == "a" * 64

@@ -16,7 +16,7 @@ from markupsafe import escape
 from report_page import Page
 from small_run import HOSTILE, LABELS
 
-from ecgpipe import report, tables
+from ecgpipe import parquet, report, tables
 from ecgpipe.atlas import NO_PROBABILITY, PROBABILITY_STEP
 from ecgpipe.readers import LEADS
 
@@ -277,12 +277,12 @@ def with_patients(folder: Path) -> tuple[Path, list[str]]:
     failed |= {"record_id": "Kowalski/3", "path": f"{folder}/recordings/Kowalski.hea"}
     records.insert(1, dict.fromkeys(tables.RECORDS.names) | failed)
     half = pa.Table.from_pylist(records[:2], schema=tables.RECORDS)
-    tables.write(folder / "records/shard-00000.parquet", half)
+    parquet.write(folder / "records/shard-00000.parquet", half)
     rest = pa.Table.from_pylist(records[2:], schema=tables.RECORDS)
-    tables.write(folder / "records/shard-00001.parquet", rest)
+    parquet.write(folder / "records/shard-00001.parquet", rest)
     manifest = pq.read_table(folder / "manifest/shard-00000.parquet")
-    tables.write(folder / "manifest/shard-00000.parquet", manifest.slice(0, 1))
-    tables.write(folder / "manifest/shard-00001.parquet", manifest.slice(1))
+    parquet.write(folder / "manifest/shard-00000.parquet", manifest.slice(0, 1))
+    parquet.write(folder / "manifest/shard-00001.parquet", manifest.slice(1))
     (folder / "recordings/2.npz").rename(folder / "recordings/2.npz.gone")  # so that there is a note
     run = json.loads((folder / "run.json").read_text())
     run["reasons"] += [{"status": "failed", "reason": "not a WFDB record (Kowalski.hea) at line 7", "count": 1}]

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ecgpipe import outdir, provenance, reuse, settings, tables
+from ecgpipe import outdir, parquet, provenance, reuse, settings, tables
 from ecgpipe.config import Section
 from ecgpipe.errors import EcgpipeError
 
@@ -28,8 +28,8 @@ def facts(made: dict[str, Section], *names: str) -> dict[str, Any]:
 
 def write_shard(path: Path, name: str) -> None:
     """A shard of the manifest; the name stands for its recordings."""
-    schema = tables.with_origin(tables.MANIFEST, "manifest", recordings=name)
-    tables.write(path, schema.empty_table())
+    schema = provenance.with_origin(tables.MANIFEST, "manifest", recordings=name)
+    parquet.write(path, schema.empty_table())
 
 
 def write(out: Path, made: dict[str, Section], *, of: tuple[str, ...] = ()) -> None:
@@ -41,23 +41,23 @@ def write(out: Path, made: dict[str, Section], *, of: tuple[str, ...] = ()) -> N
         write_shard(path, str(number))
         shards.append(provenance.file_sha256(path))
 
-    def parquet(name: str, stage: str, inputs: str, *before: str) -> None:
+    def write_parquet(name: str, stage: str, inputs: str, *before: str) -> None:
         if not of or stage in of:
-            schema = tables.with_origin(
+            schema = provenance.with_origin(
                 pa.schema([("x", pa.int64())]),
                 stage,
                 inputs_sha256=inputs,
                 precision="float32",
                 **facts(made, *before, stage),
             )
-            tables.write(out / name, schema.empty_table())
+            parquet.write(out / name, schema.empty_table())
 
     for number, shard in enumerate(shards):
-        parquet(f"records/shard-{number:05d}.parquet", "preprocess", shard)
+        write_parquet(f"records/shard-{number:05d}.parquet", "preprocess", shard)
     together = provenance.digest(shards)
     for number, (name, stage) in enumerate((("logits", "infer"), ("predictions", "aggregate"))):
-        parquet(f"{name}/part-00000.parquet", stage, together, *told[: 2 + number])
-    parquet("umap/umap.parquet", "umap", together, *told[:3])
+        write_parquet(f"{name}/part-00000.parquet", stage, together, *told[: 2 + number])
+    write_parquet("umap/umap.parquet", "umap", together, *told[:3])
     (out / "precision").mkdir(exist_ok=True)
     (out / "precision/choice.txt").write_text("float32\n")
     (out / "precision/chosen.json").write_text(json.dumps(facts(made, "precision")))
@@ -65,7 +65,7 @@ def write(out: Path, made: dict[str, Section], *, of: tuple[str, ...] = ()) -> N
     (out / "manifest/manifest.json").write_text(json.dumps(facts(made, "manifest")))
     (out / "checkpoint").mkdir(exist_ok=True)
     (out / "checkpoint/model.json").write_text(json.dumps(facts(made, "checkpoint")))
-    mark = reuse.mark(facts(made, "umap", "report")[settings.KEY])
+    mark = settings.mark(facts(made, "umap", "report")[settings.KEY])
     (out / "report.html").write_text(f'<html><meta content="{mark}"></html>')
 
 
@@ -195,7 +195,7 @@ def test_attention_of_an_earlier_run_is_not_looked_at_where_it_is_switched_off(o
 def test_a_report_whose_evaluation_is_gone_is_removed_and_another_is_not(out: Path) -> None:
     assert not reuse.remove_outdated_report(out)
     page, account = out / "report.html", out / "evaluation/account.json"
-    page.write_text(reuse.mark({"evaluate": "a" * 64}))
+    page.write_text(settings.mark({"evaluate": "a" * 64}))
     account.parent.mkdir()
     account.write_text(json.dumps({settings.KEY: {"evaluate": "a" * 64}}))
     assert not reuse.remove_outdated_report(out)

@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from ecgpipe import config, log
+from ecgpipe import log, validate
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.nameless import general
 from ecgpipe.readers import detect
@@ -49,7 +49,7 @@ def test_a_setting_that_would_be_taken_for_something_else_is_refused(
         (tmp_path / name).touch()
     given = {"input": "input", "outdir": "out", "labels": "labels.csv", "checkpoint": "x.pt", **settings}
     with pytest.raises(EcgpipeError) as caught:
-        config.load(given, tmp_path)
+        validate.load(given, tmp_path)
     assert str(caught.value).count(says) == 1
 
 
@@ -62,7 +62,7 @@ def test_a_path_with_other_signs_is_taken_as_it_is(name: str, tmp_path: Path, mo
     (tmp_path / f"{name}.csv").write_text("name,aggregation\nA,max\n")
     (tmp_path / f"{name}.pt").touch()
     given = {"input": name, "outdir": f"{name}/out", "labels": f"{name}.csv", "checkpoint": f"{name}.pt"}
-    loaded = config.load(given, tmp_path)
+    loaded = validate.load(given, tmp_path)
     assert {key: getattr(loaded, key) for key in given} == given
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import every_setting
 import pytest
 
-from ecgpipe import config, settings
+from ecgpipe import settings, stage_settings, validate
 from ecgpipe.config import Config, Section
 from ecgpipe.errors import EcgpipeError
 
@@ -23,9 +23,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def stages(given: Mapping[str, Any]) -> dict[str, Section]:
-    loaded = config.load(given, Path())
+    loaded = validate.load(given, Path())
     certain = loaded.inference.precision == "float32" or loaded.inference.device == "cpu"
-    return settings.of_run(loaded, settings.checkpoint_identity(loaded, Path("out")), certain)
+    return stage_settings.of_run(loaded, stage_settings.checkpoint_identity(loaded, Path("out")), certain)
 
 
 def hashes(given: Mapping[str, Any]) -> dict[str, str]:
@@ -86,26 +86,26 @@ def test_of_the_label_file_each_stage_depends_on_what_it_reads(
 
 
 def test_a_local_checkpoint_is_read_again_only_if_its_path_size_or_time_is_another(files: Path) -> None:
-    given = config.load(every_setting.base(), Path())
-    found = settings.checkpoint_identity(given, files / "out")
-    settings.remember_checkpoint(given, files / "out", found)
+    given = validate.load(every_setting.base(), Path())
+    found = stage_settings.checkpoint_identity(given, files / "out")
+    stage_settings.remember_checkpoint(given, files / "out", found)
     status = (files / "x.pt").stat()
     (files / "x.pt").write_bytes(bytes(status.st_size))
     os.utime(files / "x.pt", ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert settings.checkpoint_identity(given, files / "out") == found
+    assert stage_settings.checkpoint_identity(given, files / "out") == found
     os.utime(files / "x.pt", (1, 1))
-    assert settings.checkpoint_identity(given, files / "out") != found
+    assert stage_settings.checkpoint_identity(given, files / "out") != found
 
 
 def test_a_local_checkpoint_that_is_not_the_expected_one_is_refused_before_any_job(files: Path) -> None:
-    given = config.load(every_setting.base("sha256", "0" * 64), Path())
+    given = validate.load(every_setting.base("sha256", "0" * 64), Path())
     with pytest.raises(EcgpipeError, match=r"checkpoint: x\.pt has the sha256 [0-9a-f]{64}, not 0{64}"):
-        settings.checkpoint_identity(given, files / "out")
+        stage_settings.checkpoint_identity(given, files / "out")
 
 
 def test_a_sha256_that_the_fetched_checkpoint_has_makes_no_difference(files: Path) -> None:
     def identity(**given: str) -> str:
-        return settings.checkpoint_identity(Config(input=".", **given), files / "out")
+        return stage_settings.checkpoint_identity(Config(input=".", **given), files / "out")
 
     address = Config(input=".").checkpoint
     assert identity() == address

@@ -12,8 +12,8 @@ import small_run
 from report_page import Page
 from small_run import HOSTILE, LABELS
 
+from ecgpipe import parquet, tables, views
 from ecgpipe import show as show_stage
-from ecgpipe import tables, views
 from ecgpipe.__main__ import main
 from ecgpipe.traces import attention_per_sample
 
@@ -171,7 +171,7 @@ def test_it_is_read_as_the_run_has_read_it(tmp_path: Path) -> None:
     account, _ = preprocess.account(row | {"record_id": "a/0"}, windows, assumed)
     for kind, schema, content in (("records", tables.RECORDS, account), ("manifest", tables.MANIFEST, row)):
         table = pa.Table.from_pylist([content | {"record_id": "a/0"}], schema=schema)
-        tables.write(tmp_path / kind / "shard-00000.parquet", table)
+        parquet.write(tmp_path / kind / "shard-00000.parquet", table)
     run["config"]["preprocess"] = {
         "short": "pad",
         "assume_sample_rate": 500.0,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from labelled import LABELS
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_curve, roc_curve
 
-from ecgpipe import labels, provenance, tables, thresholds
+from ecgpipe import labels, provenance, thresholds
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.thresholds import Chosen, choose, operating_points
@@ -164,7 +164,7 @@ def test_the_label_file_keeps_its_columns_and_says_where_its_thresholds_come_fro
     beside = tmp_path / "chosen.csv.fitted.parquet"
     assert found["fitted"] == provenance.file_sha256(beside)
     assert pq.read_schema(beside).names == ["what", "hash"]
-    assert tables.origin(pq.read_schema(beside))["recordings"] == 40
+    assert provenance.origin(pq.read_schema(beside))["recordings"] == 40
     assert b"r/16" not in beside.read_bytes()  # a recording of fold 8
 
 

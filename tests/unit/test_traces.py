@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecgpipe import traces
+from ecgpipe import settings, traces
 from ecgpipe.prepare import Windows, choose_leads, cut_up
 from ecgpipe.readers import LEADS, Recording
 from ecgpipe.traces import STRIDE
@@ -148,10 +148,10 @@ def test_a_long_recording_is_drawn_in_part_and_a_fast_one_thinned_without_losing
     long = recording(1000 * 60, 1000.0)
     long.signal[3, 12_345] = 40.0
     view = code(long)
-    assert (view["seconds"], view["of_seconds"]) == (traces.DRAWN_S, 60)
+    assert (view["seconds"], view["of_seconds"]) == (settings.DRAWN_S, 60)
     values = leads(view)
     assert view["rate"] <= traces.MOST_RATE
-    assert values.shape == (12, traces.DRAWN_S * view["rate"])
+    assert values.shape == (12, settings.DRAWN_S * view["rate"])
     assert values[3].argmax() / view["rate"] == pytest.approx(12.345, abs=1 / view["rate"])
     assert values[3].max() == pytest.approx(40, abs=1)
 

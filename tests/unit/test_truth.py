@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ecgpipe import tables, truth
+from ecgpipe import parquet, tables, truth
 from ecgpipe.errors import EcgpipeError
 
 AF, LBBB = "Atrial fibrillation", "Left bundle branch block"
@@ -33,8 +33,8 @@ def run(tmp_path: Path) -> tuple[list[Path], list[Path]]:
             "codes": ["{'LBBB': 100.0}", "{'LBBBX': 100.0, 'SR': 0.0}", "{'LBBB': 0.0}", None],
         }
     )
-    tables.write(tmp_path / "part-00000.parquet", predictions)
-    tables.write(tmp_path / "shard-00000.parquet", records)
+    parquet.write(tmp_path / "part-00000.parquet", predictions)
+    parquet.write(tmp_path / "shard-00000.parquet", records)
     return [tmp_path / "part-00000.parquet"], [tmp_path / "shard-00000.parquet"]
 
 
@@ -60,12 +60,12 @@ def test_a_column_of_the_inputs_is_a_label_by_its_mapping(run: tuple[list[Path],
 def test_numbers_as_record_ids_are_found_whatever_type_the_table_gives_them(tmp_path: Path, theirs: pa.Array) -> None:
     ids = ["1", "2", "01"]
     columns = [ids, pa.array([1] * 3, pa.int32()), [0.1, 0.2, 0.3]]
-    tables.write(tmp_path / "part-00000.parquet", pa.table(columns, schema=tables.predictions_schema([AF])))
-    tables.write(tmp_path / "shard-00000.parquet", pa.table({"record_id": ids, "status": ["ok"] * 3}))
+    parquet.write(tmp_path / "part-00000.parquet", pa.table(columns, schema=tables.predictions_schema([AF])))
+    parquet.write(tmp_path / "shard-00000.parquet", pa.table({"record_id": ids, "status": ["ok"] * 3}))
     for suffix in ("parquet", "csv"):
         table = tmp_path / f"truth.{suffix}"
         content = pa.table({"record_id": theirs, AF: [1, 0, 1]})
-        tables.write(table, content) if suffix == "parquet" else content.to_pandas().to_csv(table, index=False)
+        parquet.write(table, content) if suffix == "parquet" else content.to_pandas().to_csv(table, index=False)
         found = truth.read([tmp_path / "part-00000.parquet"], [tmp_path / "shard-00000.parquet"], table=table)
         assert values(found, AF) == {"1": 0, "2": 1, "01": None}
         assert found.account["without_prediction"] == 0  # a row of nobody is none

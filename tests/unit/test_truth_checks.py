@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecgpipe import config, truth_checks
+from ecgpipe import truth_checks, validate
 from ecgpipe.__main__ import main
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.readers import LEADS
@@ -30,7 +30,7 @@ def given(tmp_path: Path) -> dict[str, Any]:
 
 
 def checked(given: dict[str, Any], **evaluation: object) -> None:
-    truth_checks.before_a_run(config.load(given | {"evaluation": given["evaluation"] | evaluation}, Path()))
+    truth_checks.before_a_run(validate.load(given | {"evaluation": given["evaluation"] | evaluation}, Path()))
 
 
 def test_what_can_be_evaluated_passes(given: dict[str, Any]) -> None:

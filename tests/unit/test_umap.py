@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecgpipe import tables, umap
+from ecgpipe import parquet, provenance, tables, umap
 from ecgpipe.__main__ import main
 
 WIDTH = 8
@@ -30,7 +30,7 @@ def vectors(count: int, clusters: int = 3) -> np.ndarray:
 
 def write(folder: Path, values: np.ndarray, cuts: Sequence[int] = ()) -> Path:
     """Write embeddings, cut into parts before the rows `cuts`, and return their folder."""
-    schema = tables.with_origin(tables.embeddings_schema(values.shape[1]), "infer", **FACTS)
+    schema = provenance.with_origin(tables.embeddings_schema(values.shape[1]), "infer", **FACTS)
     for part, rows in enumerate(np.split(np.arange(len(values)), list(cuts))):
         flat = pa.array(values[rows].ravel(), pa.float32())
         columns = [
@@ -38,7 +38,7 @@ def write(folder: Path, values: np.ndarray, cuts: Sequence[int] = ()) -> Path:
             pa.array([row % 2 for row in rows], pa.int32()),
             pa.FixedSizeListArray.from_arrays(flat, values.shape[1]),
         ]
-        tables.write(folder / "embeddings" / f"part-{part:05d}.parquet", pa.table(columns, schema=schema))
+        parquet.write(folder / "embeddings" / f"part-{part:05d}.parquet", pa.table(columns, schema=schema))
     return folder / "embeddings"
 
 
@@ -167,7 +167,7 @@ def test_the_batches_in_which_files_are_read_do_not_mix_up_rows(
 ) -> None:
     values = vectors(150)
     whole = mapped(tmp_path, write(tmp_path, values))
-    monkeypatch.setattr(tables, "BATCH_ROWS", 7)
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 7)
     np.testing.assert_array_equal(mapped(tmp_path, write(tmp_path, values, [50])), whole)
     some = mapped(tmp_path, write(tmp_path, values, [50]), "--fit-segments", "120")
     assert np.isfinite(some).all()
@@ -199,7 +199,7 @@ def test_the_file_says_what_it_was_made_of_and_how(
     count: int, options: list[str], neighbors: int, tmp_path: Path
 ) -> None:
     mapped(tmp_path, write(tmp_path, vectors(count)), *options)
-    origin = tables.origin(pq.read_schema(tmp_path / "umap.parquet"))
+    origin = provenance.origin(pq.read_schema(tmp_path / "umap.parquet"))
     assert {key: origin[key] for key in FACTS} == FACTS
     settings = {"neighbors": neighbors, "min_dist": 0.1, "random_state": 42, "fit_segments": 20_000}
     assert origin["umap"] == settings

@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from ecgpipe import config, recipe, shards, tables
+from ecgpipe import provenance, recipe, shards, validate
 from ecgpipe.__main__ import main
 from ecgpipe.description import describe
 from ecgpipe.errors import EcgpipeError
@@ -153,7 +153,7 @@ def test_settings_that_do_not_go_together_are_refused(
     (tmp_path / "x.pt").touch()
     given = {"input": str(tmp_path), "checkpoint": str(tmp_path / "x.pt"), "attribution": {"recordings": recordings}}
     with pytest.raises(EcgpipeError, match=says.replace(".", r"\.")):
-        config.load({**given, "inference": {"backend": "fairseq", **inference}}, Path())
+        validate.load({**given, "inference": {"backend": "fairseq", **inference}}, Path())
 
 
 # The real one
@@ -173,7 +173,7 @@ def test_both_backends_write_the_same_of_a_checkpoint_that_fairseq_signals_made(
     for kind, bound in {"logits": 1e-4, "embeddings": 1e-4, "attention": 1e-5}.items():
         ours, theirs = (pq.read_table(tmp_path / backend / f"{kind}.parquet") for backend in ("native", "fairseq"))
         assert ours.schema.remove_metadata() == theirs.schema.remove_metadata()
-        origins = [tables.origin(each.schema) for each in (ours, theirs)]
+        origins = [provenance.origin(each.schema) for each in (ours, theirs)]
         assert [origin.pop("backend") for origin in origins] == ["native", "fairseq"]
         assert origins[0] == origins[1]
         for column in ours.column_names:

@@ -12,7 +12,7 @@ import pytest
 from report_page import Page
 from run_workflow import Ran, snakemake, table, write_recordings
 
-from ecgpipe import tables
+from ecgpipe import provenance
 from ecgpipe.__main__ import main
 
 pytestmark = pytest.mark.slow  # two minutes
@@ -81,7 +81,7 @@ def test_a_run_with_a_calibration_and_thresholds(finished: Path) -> None:
         np.testing.assert_allclose(calibrated.loc[plain.index, name].to_numpy(), expected, rtol=1e-9)
     facts = json.loads((finished / "calibrated/run.json").read_text())["calibration"]
     for path in finished.glob("calibrated/predictions/*.parquet"):
-        assert tables.origin(pq.read_schema(path))["calibration"] == facts
+        assert provenance.origin(pq.read_schema(path))["calibration"] == facts
 
     # The next run infers nothing, and counts by the thresholds that were chosen.
     fit(

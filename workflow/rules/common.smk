@@ -10,14 +10,13 @@ import tempfile
 import threading
 import time
 
-from ecgpipe import config as ecgpipe_config
-from ecgpipe import settings as stage_settings
-from ecgpipe import atomic, cluster, outdir, provenance
+from ecgpipe import atomic, cluster, outdir, provenance, stage_settings, validate
+from ecgpipe import settings as settings_files
 from ecgpipe.errors import EcgpipeError
 from ecgpipe.results import FIGURES
 
 try:
-    SETTINGS = ecgpipe_config.load(config, Path(workflow.basedir))
+    SETTINGS = validate.load(config, Path(workflow.basedir))
     # A job that waited in a cluster's queue while its run was killed must not delete what the next run has made.
     if not workflow.is_main_process:
         atomic.refuse_if_orphaned()
@@ -128,7 +127,7 @@ def plan():
     else:
         PLANNED = tempfile.mkdtemp(prefix="ecgpipe-settings-")
         atexit.register(shutil.rmtree, PLANNED, ignore_errors=True)
-        stage_settings.write(Path(PLANNED), STAGES)
+        settings_files.write(Path(PLANNED), STAGES)
         for result in reuse.stale(reuse.results(Path(OUT), STAGES, SETTINGS.inference.attention), STAGES):
             STALE.update({(result.stage, result.path.stem), result.stage})
         if reuse.is_copy(Path(OUT)):
@@ -140,7 +139,7 @@ def settings_of(stage):
 
     def path(wildcards):
         plan()
-        own = f"{OUT}/{stage_settings.FOLDER}/{stage}.json"
+        own = f"{OUT}/{settings_files.FOLDER}/{stage}.json"
         if not PLANNED:
             return own
         names = [f"{kind}-{wildcards.get(kind)}" for kind in ("shard", "part") if wildcards.get(kind)]
