@@ -16,11 +16,13 @@ import numpy as np
 
 from benchmarks.ecg_fm import write
 from benchmarks.sides import CORES
-from ecgpipe import attribute, engine, model
-from ecgpipe.description import describe
-from ecgpipe.prepare import Prepared, Windows, prepare
+from ecgpipe.analysis import attribute
+from ecgpipe.inference import engine
+from ecgpipe.models.description import describe
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.preprocessing.segments import Prepared, Windows, prepare
 from ecgpipe.readers import LEADS, Recording
-from ecgpipe.simulator import RHYTHMS, simulate
+from ecgpipe.selftest.simulator import RHYTHMS, simulate
 
 RULES = ("riemann_middle", "gausslegendre", "riemann_trapezoid")
 LABELS = (1, 3)
@@ -51,7 +53,7 @@ def main() -> None:
         write(Path(name), args.tiny)
         engine.configure(args.threads, deterministic=False)
         arch = describe(Path(name) / "model.json").architecture
-        network = model.load(arch, Path(name) / "model.safetensors", packed=False)
+        network = ecg_fm_network.load(arch, Path(name) / "model.safetensors", packed=False)
 
     def errors(steps: int, power: int, rule: str) -> tuple[list[attribute.Explained], float]:
         attribute.POWER, attribute.RULE = power, rule

@@ -20,10 +20,10 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks.sides import Row, call, show
-from ecgpipe.description import describe
+from ecgpipe.models.description import describe
 
 if TYPE_CHECKING:
-    from ecgpipe import engine
+    from ecgpipe.inference import engine
 
 STAGE, COPY, READ, COMPUTE, WRITE = "stage", "copying the bytes", "reading", "computing nothing", "writing"
 SEGMENTS, TIMES = 2048, 8  # of a shard; how many times it is gone over: more than fits into a processor's cache
@@ -37,11 +37,14 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
     from benchmarks.ecg_fm import SAMPLES
     from benchmarks.sides import Setup
     from benchmarks.stage import arguments
-    from ecgpipe import __main__, engine, infer, model, settings, shards
-    from ecgpipe.description import Architecture
-    from ecgpipe.model import Output
-    from ecgpipe.shards import Keys
-    from ecgpipe.tuning import for_device
+    from ecgpipe import cli
+    from ecgpipe.core import settings
+    from ecgpipe.inference import engine, infer, segment_files
+    from ecgpipe.inference.segment_files import Keys
+    from ecgpipe.models.description import Architecture
+    from ecgpipe.models.ecg_fm import network as ecg_fm_network
+    from ecgpipe.models.ecg_fm.network import Output
+    from ecgpipe.models.ecg_fm.tuning import for_device
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -60,18 +63,18 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
             return self.output
 
     paths = [shard] * times
-    contents = shards.look_at(paths)
+    contents = segment_files.look_at(paths)
     description = describe(folder / "model.json")
     free = Free(description.architecture)
-    model.load = lambda *_: free  # type: ignore[assignment]
+    ecg_fm_network.load = lambda *_: free  # type: ignore[assignment]
     setup = Setup(folder, "cpu", 1, 1, 1.0)
     argv = [*map(str, arguments(setup, "float32", paths)), "--batch-size", str(batch)]
     buffers = [torch.empty(batch, contents.leads, contents.samples) for _ in range(engine.AHEAD + 2)]
-    kept = [keys for keys, _ in shards.read([shard], buffers)]
+    kept = [keys for keys, _ in segment_files.read([shard], buffers)]
     results = engine._results([tensor.numpy() for tensor in free.output if tensor is not None])
 
     def stage() -> None:
-        if __main__.main([*argv, "--log", str(folder / "log")]):
+        if cli.main([*argv, "--log", str(folder / "log")]):
             raise RuntimeError((folder / "log").read_text())
 
     def copy() -> None:
@@ -82,7 +85,7 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
                     pass
 
     def read() -> None:
-        for _ in engine._ahead(shards.read(paths, buffers)):
+        for _ in engine._ahead(segment_files.read(paths, buffers)):
             pass
 
     def compute() -> None:

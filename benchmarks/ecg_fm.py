@@ -7,10 +7,12 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from ecgpipe import __version__, engine, model
-from ecgpipe.description import Architecture, describe
-from ecgpipe.model import Network
-from ecgpipe.provenance import MEANING
+from ecgpipe import __version__
+from ecgpipe.core.provenance import MEANING
+from ecgpipe.inference import engine
+from ecgpipe.models.description import Architecture, describe
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.models.ecg_fm.network import Network
 
 ECG_FM = Architecture(
     in_leads=12,
@@ -33,7 +35,7 @@ LABELS = Path(__file__).parents[1] / "config" / "labels" / "mimic_iv_ecg.csv"
 
 def write(folder: Path, tiny: bool = False) -> None:
     """Write model.safetensors and model.json into a folder."""
-    from ecgpipe import labels
+    from ecgpipe.models import labels
 
     arch = TINY if tiny else ECG_FM
     torch.manual_seed(0)
@@ -54,7 +56,7 @@ def network(folder: Path, device: str, precision: str, threads: int) -> Network:
     """The network of a folder, as the infer stage sets it up."""
     engine.configure(threads, deterministic=False)
     arch = describe(folder / "model.json").architecture
-    return model.load(arch, folder / "model.safetensors", device, engine.DTYPES[precision])
+    return ecg_fm_network.load(arch, folder / "model.safetensors", device, engine.DTYPES[precision])
 
 
 def gflop(folder: Path) -> float:

@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
-from ecgpipe import metrics
+from ecgpipe.evaluation import metrics
 
 
 def by_scikit_learn(true: np.ndarray, score: np.ndarray, weights: np.ndarray) -> None:

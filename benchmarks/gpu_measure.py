@@ -24,10 +24,11 @@ from benchmarks import ecg_fm, limit, machine, stage
 from benchmarks.ecg_fm import SAMPLES
 from benchmarks.gpu_worker import Report, Setup, SkippedError
 from benchmarks.sides import Setup as StageSetup
-from ecgpipe import engine, model
-from ecgpipe.description import describe
-from ecgpipe.model import Network
-from ecgpipe.tuning import Tuning
+from ecgpipe.inference import engine
+from ecgpipe.models.description import describe
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.models.ecg_fm.network import Network
+from ecgpipe.models.ecg_fm.tuning import Tuning
 
 ROOT = Path(__file__).parents[1]
 BATCH_SIZES = (1, 8, 32, 64, 128, 256, 512, 1024)
@@ -347,7 +348,7 @@ def measure_variant(setup: Setup, report: Report, name: str, size: int, tuning: 
     try:
         for one in (usual, tuning):
             torch.manual_seed(0)
-            network = model.load(arch, folder / "model.safetensors", device, engine.DTYPES[name], tuning=one)
+            network = ecg_fm_network.load(arch, folder / "model.safetensors", device, engine.DTYPES[name], tuning=one)
             signal = noise(setup, network, size)
             compute = engine.Halving(network, size, True, False, one)
             began = time.perf_counter()

@@ -52,10 +52,11 @@ from benchmarks.gpu_measure import (
     variant_precision,
 )
 from benchmarks.gpu_worker import Report, Setup, SkippedError
-from ecgpipe import engine, model, precision
-from ecgpipe.description import describe
-from ecgpipe.shards import look_at
-from ecgpipe.tuning import for_device
+from ecgpipe.inference import engine, precision
+from ecgpipe.inference.segment_files import look_at
+from ecgpipe.models.description import describe
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.models.ecg_fm.tuning import for_device
 
 POSITIONS: tuple[Literal["fourier", "direct"], ...] = ("fourier", "direct")
 
@@ -130,7 +131,7 @@ def alone(setup: Setup, report: Report) -> None:
 
 
 def variants(setup: Setup, report: Report) -> None:
-    """The ways to run the network that `ecgpipe.tuning` knows, and segments with padding, which need a mask."""
+    """The ways to run the network that `models.ecg_fm.tuning` knows, and segments with padding, which need a mask."""
     usual = replace(for_device(setup.device), graphs=False, compiled=False)
     for size in (4,) if setup.tiny else (32, 256, 512):
         for position in POSITIONS:
@@ -304,7 +305,7 @@ def memory(setup: Setup, report: Report) -> None:
     held = torch.cuda.memory_allocated()
     release(setup)
     torch.cuda.set_per_process_memory_fraction((held + 0.4 * (peak - held)) / total)
-    with messages("ecgpipe.engine") as said:
+    with messages("ecgpipe.inference.engine") as said:
         try:
             found = run()
         finally:
@@ -330,11 +331,11 @@ def attribution(setup: Setup, report: Report) -> None:
     """How long integrated gradients of one label and one recording of ten seconds take."""
     need("captum", "neurokit2")
     from benchmarks.attribution import segments
-    from ecgpipe import attribute
+    from ecgpipe.analysis import attribute
 
     folder = model_folder(setup)
     arch = describe(folder / "model.json").architecture
-    network = model.load(arch, folder / "model.safetensors", setup.device, packed=False)
+    network = ecg_fm_network.load(arch, folder / "model.safetensors", setup.device, packed=False)
     steps, size = (4, 4) if setup.tiny else (48, attribute.BATCH_SIZES[setup.device])
     prepared = segments(2)
     attribute.explain(network, prepared, 0, 2, size)

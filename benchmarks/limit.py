@@ -21,7 +21,7 @@ def works(setup: Setup, precision: str) -> dict[str, Work]:
     """Each product, in GFLOP; float32 without TF32, whose ten bits are no float32."""
     import torch
 
-    from ecgpipe.engine import DTYPES, configure
+    from ecgpipe.inference.engine import DTYPES, configure
 
     configure(setup.threads, deterministic=False)
     torch.set_grad_enabled(False)

@@ -11,8 +11,9 @@ import torch
 
 from benchmarks.ecg_fm import SAMPLES
 from benchmarks.sides import CORES
-from ecgpipe import __version__, engine
-from ecgpipe.provenance import cpu_name
+from ecgpipe import __version__
+from ecgpipe.core.provenance import cpu_name
+from ecgpipe.inference import engine
 
 # What decides how fast a processor multiplies matrices, as Linux names it.
 INSTRUCTIONS = (

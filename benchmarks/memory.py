@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ecgpipe.provenance import cpus
+from ecgpipe.core.provenance import cpus
 
 LABELS = Path(__file__).parents[1] / "config" / "labels" / "mimic_iv_ecg.csv"
 
@@ -33,7 +33,7 @@ def write_inputs(folder: Path, recordings: int) -> None:
     import scipy.io
     import torch
 
-    from ecgpipe.demo import checkpoint
+    from ecgpipe.selftest.demo import checkpoint
 
     (folder / "input").mkdir(parents=True)
     for i in range(recordings):

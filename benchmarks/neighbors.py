@@ -26,7 +26,7 @@ def write(folder: Path, recordings: int, dimensions: int) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from ecgpipe import parquet, provenance, tables
+    from ecgpipe.core import parquet, provenance, schemas
 
     random = np.random.default_rng(0)
     bend = random.standard_normal((dimensions, 256)) / np.sqrt(dimensions)
@@ -40,12 +40,12 @@ def write(folder: Path, recordings: int, dimensions: int) -> None:
         both = means[:, None] + 0.05 * random.standard_normal((n, 2, WIDTH))
         flat = pa.FixedSizeListArray.from_arrays(pa.array(both.astype(np.float32).ravel()), WIDTH)
         segments = [pa.array(np.repeat(ids, 2)), pa.array([0, 1] * n, pa.int32()), flat]
-        schema = provenance.with_origin(tables.embeddings_schema(WIDTH), "infer", {}, **facts)
+        schema = provenance.with_origin(schemas.embeddings_schema(WIDTH), "infer", {}, **facts)
         parquet.write(folder / f"embeddings/part-{part:05d}.parquet", pa.table(segments, schema=schema))
         columns = [pa.array(ids), pa.array([2] * n, pa.int32()), *(pa.array(random.random(n)) for _ in names)]
-        predictions = pa.table(columns, schema=tables.predictions_schema(names))
+        predictions = pa.table(columns, schema=schemas.predictions_schema(names))
         parquet.write(folder / f"predictions/part-{part:05d}.parquet", predictions)
-        records = pa.Table.from_pylist([{"record_id": name, "status": "ok"} for name in ids], schema=tables.RECORDS)
+        records = pa.Table.from_pylist([{"record_id": name, "status": "ok"} for name in ids], schema=schemas.RECORDS)
         parquet.write(folder / f"records/shard-{part:05d}.parquet", records)
     run = {"checkpoint": {"uri": "made up", "sha256": "0" * 64, "random_weights": True}, "config": {"labels": ""}}
     (folder / "run.json").write_text(json.dumps({**run, "ecgpipe": "", "finished": ""}))
@@ -65,7 +65,7 @@ def recall(path: Path) -> tuple[float, int]:
     """What the file's metadata says."""
     import pyarrow.parquet as pq
 
-    from ecgpipe import provenance
+    from ecgpipe.core import provenance
 
     account = provenance.origin(pq.read_schema(path))["neighbors"]
     return account["recall"], account["recall_queries"]

@@ -45,7 +45,7 @@ def write_recordings(folder: Path, kind: str, count: int) -> list[Path]:
     import scipy.io
     import wfdb
 
-    from ecgpipe.simulator import RHYTHMS, simulate
+    from ecgpipe.selftest.simulator import RHYTHMS, simulate
 
     folder.mkdir()
     paths = []
@@ -106,17 +106,17 @@ def rows_of(paths: Sequence[Path], kind: str) -> list[dict[str, Any]]:
     """The files as rows of a manifest."""
     import pyarrow as pa
 
-    from ecgpipe import tables
+    from ecgpipe.core import schemas
 
     rows = [{"record_id": f"{i:06d}", "path": str(path), "format": kind} for i, path in enumerate(paths)]
-    table: list[dict[str, Any]] = pa.Table.from_pylist(rows, schema=tables.MANIFEST).to_pylist()
+    table: list[dict[str, Any]] = pa.Table.from_pylist(rows, schema=schemas.MANIFEST).to_pylist()
     return table
 
 
 def ours(row: dict[str, Any]) -> "list[np.ndarray]":
     """What the stage does with a recording, without writing it: segments of (12, 2500)."""
-    from ecgpipe import preprocess
-    from ecgpipe.prepare import Windows
+    from ecgpipe.preprocessing import preprocess
+    from ecgpipe.preprocessing.segments import Windows
     from ecgpipe.readers import Assumed
 
     record, segments = preprocess.account(row, Windows(), Assumed())
@@ -173,11 +173,11 @@ class Stage:
     def __init__(self, folder: Path, paths: Sequence[Path], kind: str, recordings: int) -> None:
         import pyarrow as pa
 
-        from ecgpipe import parquet, tables
+        from ecgpipe.core import parquet, schemas
 
         self.folder, self.recordings = folder, recordings
         rows = rows_of([paths[i % len(paths)] for i in range(recordings)], kind)
-        parquet.write(folder / "shard-00000.parquet", pa.Table.from_pylist(rows, schema=tables.MANIFEST))
+        parquet.write(folder / "shard-00000.parquet", pa.Table.from_pylist(rows, schema=schemas.MANIFEST))
 
     def start(self, name: str, core: int) -> subprocess.Popen[bytes]:
         """Start it on a core; `name` is that of the files it writes."""

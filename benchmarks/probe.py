@@ -14,9 +14,9 @@ from time import perf_counter
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from ecgpipe import logistic
-from ecgpipe.probe import STRENGTHS
-from ecgpipe.splits import SHARES
+from ecgpipe.evaluation import logistic_regression
+from ecgpipe.evaluation.probe import STRENGTHS
+from ecgpipe.evaluation.splits import SHARES
 
 
 def problem(recordings: int, width: int, labels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,13 +32,15 @@ def problem(recordings: int, width: int, labels: int) -> tuple[np.ndarray, np.nd
     return features, (margin + random.logistic(size=margin.shape) > 0).astype(np.float32)
 
 
-def ours(features: np.ndarray, true: np.ndarray, strengths: tuple[float, ...]) -> tuple[float, logistic.Linear]:
+def ours(
+    features: np.ndarray, true: np.ndarray, strengths: tuple[float, ...]
+) -> tuple[float, logistic_regression.Linear]:
     """Seconds, and what was found last."""
     began = perf_counter()
-    shape = logistic.curvature(features)
-    found = logistic.Linear(np.zeros((features.shape[1], true.shape[1])), np.zeros(true.shape[1]))
+    shape = logistic_regression.curvature(features)
+    found = logistic_regression.Linear(np.zeros((features.shape[1], true.shape[1])), np.zeros(true.shape[1]))
     for strength in strengths:
-        found = logistic.fit(features, true, np.full(true.shape[1], strength), shape, found)
+        found = logistic_regression.fit(features, true, np.full(true.shape[1], strength), shape, found)
     return perf_counter() - began, found
 
 

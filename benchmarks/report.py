@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgpipe import labels, parquet, tables
+from ecgpipe.core import parquet, schemas
+from ecgpipe.models import labels
 
 ROOT = Path(__file__).parents[1]
 LABELS = ROOT / "config" / "labels" / "mimic_iv_ecg.csv"
@@ -41,10 +42,10 @@ def write(folder: Path, segments: int) -> tuple[Path, float]:
     umap = folder / "umap/umap.parquet"
     few, random = pq.read_table(umap), np.random.default_rng(0)
     if segments > len(few):
-        with parquet.parquet_writer(umap, tables.UMAP) as writer:
+        with parquet.parquet_writer(umap, schemas.UMAP) as writer:
             for _ in range(segments // len(few)):
                 x, y = (pa.array(random.random(len(few)), pa.float32()) for _ in "xy")
-                writer.write_table(pa.table([few["record_id"], few["segment"], x, y], schema=tables.UMAP))
+                writer.write_table(pa.table([few["record_id"], few["segment"], x, y], schema=schemas.UMAP))
     began = time.perf_counter()
     return small_run.report(folder), time.perf_counter() - began
 

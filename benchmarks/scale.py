@@ -30,7 +30,7 @@ from typing import NamedTuple
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.sides import call
-from ecgpipe.results import FIGURES
+from ecgpipe.core.results import FIGURES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -184,8 +184,8 @@ def write_recordings(folder: Path, recordings: int) -> None:
     import numpy as np
     import torch
 
-    from ecgpipe.demo import checkpoint
     from ecgpipe.readers import LEADS
+    from ecgpipe.selftest.demo import checkpoint
 
     (folder / "input").mkdir()
     for i in range(recordings):

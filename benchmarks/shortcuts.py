@@ -18,8 +18,8 @@ from torch.nn import functional as F  # noqa: N812, the name that PyTorch code u
 from benchmarks.ecg_fm import SAMPLES, network, write
 from benchmarks.machine import devices
 from benchmarks.sides import CORES, seconds
-from ecgpipe.engine import DTYPES
-from ecgpipe.model import Layer
+from ecgpipe.inference.engine import DTYPES
+from ecgpipe.models.ecg_fm.network import Layer
 
 
 def show(precision: str, what: str, usual: Callable[[], object], ours: Callable[[], object], repeats: int) -> None:

@@ -37,12 +37,12 @@ def write_shards(folder: Path, segments: int) -> list[Path]:
     import pyarrow as pa
 
     from benchmarks.ecg_fm import SAMPLES
-    from ecgpipe import provenance, tables
-    from ecgpipe.preprocess import BATCH_SEGMENTS
+    from ecgpipe.core import provenance, schemas
+    from ecgpipe.preprocessing.preprocess import BATCH_SEGMENTS
     from ecgpipe.readers import LEADS
 
     settings = {"leads": list(LEADS), "segment_samples": SAMPLES, "sample_rate": 500}
-    schema = tables.segments_schema(len(LEADS), SAMPLES)
+    schema = schemas.segments_schema(len(LEADS), SAMPLES)
     noise = np.random.default_rng(0).standard_normal((BATCH_SEGMENTS, len(LEADS) * SAMPLES), dtype=np.float32)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

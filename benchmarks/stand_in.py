@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.ecg_fm import SAMPLES
 from benchmarks.preprocess import tutorial as prepared
 from benchmarks.sides import Setup, Work
-from ecgpipe import model
-from ecgpipe.description import Architecture, describe
-from ecgpipe.model import Network
+from ecgpipe.models.description import Architecture, describe
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.models.ecg_fm.network import Network
 
 BATCH = 16  # recordings
 AGREE = 1e-4
@@ -196,7 +196,7 @@ def check(folder: Path) -> float:
         RuntimeError: It is further than `AGREE`, so that it would be no stand-in.
     """
     arch = describe(folder / "model.json").architecture
-    difference = apart(model.load(arch, folder / "model.safetensors"), load(folder))
+    difference = apart(ecg_fm_network.load(arch, folder / "model.safetensors"), load(folder))
     if not difference <= AGREE:
         raise RuntimeError(f"the stand-in differs from ecgpipe's network by {difference:.1e} ({AGREE:.0e} allowed)")
     return difference

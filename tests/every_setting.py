@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from ecgpipe import heads
-from ecgpipe.config import Config
+from ecgpipe.core.config import Config
+from ecgpipe.models import heads
 
 LABELS = "name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n"
 SHOWN = {"figures", "report"}

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import expit
 
-from ecgpipe import parquet, provenance, tables
+from ecgpipe.core import parquet, provenance, schemas
 
 LABELS = ("Sinus rhythm", "Atrial fibrillation", "Flutter, rare")
 AGGREGATION = {"Sinus rhythm": "mean", "Atrial fibrillation": "mean", "Flutter, rare": "max"}
@@ -46,7 +46,7 @@ def write(folder: Path, recordings: int = 400, name: str = "r", seed: int = 0, *
         "inputs_sha256": "f" * 64,
         "aggregation": AGGREGATION,
     }
-    schema = provenance.with_origin(tables.predictions_schema(LABELS), "aggregate", **(facts | origin))
+    schema = provenance.with_origin(schemas.predictions_schema(LABELS), "aggregate", **(facts | origin))
     columns = [
         pa.array(ids),
         pa.array([2] * recordings, pa.int32()),

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from ecgpipe import __main__, model
-from ecgpipe.model import Network
+from ecgpipe import cli
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.models.ecg_fm.network import Network
 
 
 def used() -> int:
@@ -28,7 +29,7 @@ def used() -> int:
 
 def run(options: list[str], first: list[int], room: int, samples: int) -> int:
     """Run infer in this process, which is of no use for anything else then."""
-    load = model.load
+    load = ecg_fm_network.load
 
     def load_and_limit(*given: Any) -> Network:  # noqa: ANN401, what the model takes
         network = load(*given)
@@ -39,8 +40,8 @@ def run(options: list[str], first: list[int], room: int, samples: int) -> int:
         resource.setrlimit(resource.RLIMIT_DATA, (used() + room, resource.RLIM_INFINITY))
         return network
 
-    model.load = load_and_limit  # type: ignore[assignment]
-    return __main__.main(["infer", *options])
+    ecg_fm_network.load = load_and_limit  # type: ignore[assignment]
+    return cli.main(["infer", *options])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,6 @@
 
 import pytest
 
-from ecgpipe import engine
+from ecgpipe.inference import engine
 
 needs_bfloat16 = pytest.mark.skipif(not engine.has_bfloat16(), reason="this CPU has no instructions for bfloat16")

@@ -1,4 +1,4 @@
-"""What ecg-transform and the real fairseq-signals make of the recordings and the checkpoint of ecgpipe/recipe.py.
+"""What ecg-transform and the real fairseq-signals make of the recordings and the checkpoint of selftest/fixtures.py.
 
     python tests/reference_numbers.py PYTHON
 
@@ -20,7 +20,8 @@ from ecg_transform.t.common import HandleConstantLeads, LinearResample, ReorderL
 from ecg_transform.t.cut import SegmentNonoverlapping
 from ecg_transform.t.scale import Standardize
 
-from ecgpipe import recipe, upstream
+from ecgpipe.inference import fairseq_backend
+from ecgpipe.selftest import fixtures
 
 LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 OUTPUTS = Path(__file__).parents[1] / "ecgpipe" / "reference" / "outputs.npz"
@@ -42,7 +43,7 @@ def compute(python: Path, folder: Path) -> dict[str, np.ndarray]:
     ids: list[str] = []
     numbers: list[int] = []
     segments: list[np.ndarray] = []
-    for record_id, given in sorted(recipe.signals().items()):
+    for record_id, given in sorted(fixtures.signals().items()):
         millivolts = given.microvolts / 1000
         sample = ECGSample(
             ECGInput(
@@ -63,16 +64,16 @@ def compute(python: Path, folder: Path) -> dict[str, np.ndarray]:
         numbers += range(len(cut))
         segments.append(cut)
     signal = np.concatenate(segments)  # (4, 12, 2500)
-    torch.save(recipe.checkpoint(), folder / "recipe.pt")
+    torch.save(fixtures.checkpoint(), folder / "recipe.pt")
     counts = np.full(len(signal), signal.shape[2])
-    with upstream.opened(python, folder / "recipe.pt") as (about, answer):
+    with fairseq_backend.opened(python, folder / "recipe.pt") as (about, answer):
         outputs = answer(signal, counts)
     probability = 1 / (1 + np.exp(-outputs["logits"].astype(np.float64)))  # (4, labels)
     recordings = sorted(set(ids))
     rows = {name: [i for i, record_id in enumerate(ids) if record_id == name] for name in recordings}
     columns = [
         [getattr(np, how)(probability[rows[name], i]) for name in recordings]
-        for i, how in enumerate(recipe.LABELS.values())
+        for i, how in enumerate(fixtures.LABELS.values())
     ]
     about["ecg_transform"] = version("ecg-transform")
     return {
@@ -82,7 +83,7 @@ def compute(python: Path, folder: Path) -> dict[str, np.ndarray]:
         "segments": signal[:, :, ::KEPT],
         **outputs,
         "recordings": np.array(recordings),
-        "labels": np.array(list(recipe.LABELS)),
+        "labels": np.array(list(fixtures.LABELS)),
         "probabilities": np.array(columns).T,
         "about": np.array(json.dumps(about)),
     }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe import provenance, tables
+from ecgpipe.core import provenance, schemas
 from ecgpipe.readers import LEADS
 
 SAMPLES = 400
@@ -42,7 +42,7 @@ def write_shard(
     """
     _, leads, samples = values.shape
     counts = [samples] * len(rows) if counts is None else counts
-    schema = tables.segments_schema(leads, samples)
+    schema = schemas.segments_schema(leads, samples)
     schema = provenance.with_origin(schema, "preprocess", preprocess=SETTINGS | {"segment_samples": samples} | settings)
     with pa.ipc.new_file(str(path), schema) as writer:
         for first in range(0, len(rows), batch):

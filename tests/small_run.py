@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe import parquet, preprocess, tables
-from ecgpipe.__main__ import main
-from ecgpipe.prepare import Windows
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, schemas
+from ecgpipe.preprocessing import preprocess
+from ecgpipe.preprocessing.segments import Windows
 from ecgpipe.readers import LEADS, Assumed
 
 TOKENS = 156
@@ -49,7 +50,7 @@ def write(
     for number in range(min(n_signals or len(ids), len(ids))):
         path = folder / "recordings" / f"{number}.npz"
         np.savez(path, signal=signal(number), sample_rate=500, leads=LEADS, unit="mV")
-        row = dict.fromkeys(tables.MANIFEST.names) | {"record_id": "", "path": str(path), "format": "numpy"}
+        row = dict.fromkeys(schemas.MANIFEST.names) | {"record_id": "", "path": str(path), "format": "numpy"}
         accounts.append(preprocess.account(row, Windows(), Assumed())[0])
     records = [{**accounts[i % len(accounts)], "record_id": record_id} for i, record_id in enumerate(ids)]
     found = [{name: record[name] for name in ("record_id", "path", "format")} for record in records]
@@ -58,25 +59,25 @@ def write(
         {"record_id": f"short/{i}", "path": f"{i}.npz", "status": "skipped", "reason": f"too short ({i} s)"}
         for i in range(unusable)
     ]
-    table = pa.Table.from_pylist(records, schema=tables.RECORDS)
+    table = pa.Table.from_pylist(records, schema=schemas.RECORDS)
     table = table.append_column("age", pa.array([20 + i % 70 for i in range(len(records))], pa.int64()))
     table = table.append_column("sex", pa.array(["F" if i % 3 else "M" for i in range(len(records))], pa.string()))
-    parquet.write(folder / "manifest/shard-00000.parquet", pa.Table.from_pylist(found, schema=tables.MANIFEST))
+    parquet.write(folder / "manifest/shard-00000.parquet", pa.Table.from_pylist(found, schema=schemas.MANIFEST))
     parquet.write(folder / "records/shard-00000.parquet", table)
 
     half = used // 2
     for part, some in enumerate([ids[:half], ids[half:]]):
         columns = [pa.array(some, pa.string()), pa.array([2] * len(some), pa.int32())]
         columns += [pa.array(random.random(len(some))) for _ in labels]
-        schema = tables.predictions_schema(labels)
+        schema = schemas.predictions_schema(labels)
         parquet.write(folder / f"predictions/part-{part:05d}.parquet", pa.table(columns, schema=schema))
-        kinds = {"attention": (TOKENS, tables.attention_schema), "embeddings": (WIDTH, tables.embeddings_schema)}
+        kinds = {"attention": (TOKENS, schemas.attention_schema), "embeddings": (WIDTH, schemas.embeddings_schema)}
         for kind, (width, schema_of) in kinds.items():
             values = pa.array(random.random(len(some) * 2 * width, np.float32))
             columns = [*_segments(some), pa.FixedSizeListArray.from_arrays(values, width)]
             parquet.write(folder / f"{kind}/part-{part:05d}.parquet", pa.table(columns, schema=schema_of(width)))
     places = [pa.array(random.random(2 * used), pa.float32()) for _ in "xy"]
-    parquet.write(folder / "umap/umap.parquet", pa.table([*_segments(ids), *places], schema=tables.UMAP))
+    parquet.write(folder / "umap/umap.parquet", pa.table([*_segments(ids), *places], schema=schemas.UMAP))
     if attributed:
         _write_attribution(folder / "attribution/attribution.parquet", attributed)
 
@@ -179,7 +180,7 @@ def report(folder: Path, *options: str, attention: bool = True, recordings: int 
 
 def _write_attribution(path: Path, attributed: Sequence[tuple[str, str]]) -> None:
     """Attributions that speak for the label in one tenth of a second of each segment, in lead V2 alone."""
-    schema = tables.attribution_schema(len(LEADS), 2500)
+    schema = schemas.attribution_schema(len(LEADS), 2500)
     with parquet.parquet_writer(path, schema) as writer:
         for record_id, label in attributed:
             values = np.zeros((2, len(LEADS), 2500), np.float32)

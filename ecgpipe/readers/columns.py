@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgpipe.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spelled
 from ecgpipe.readers.recording import TO_MV, Assumed, Recording, UnreadableError, assumed_rate, in_mv
 
 _TIME = re.compile(

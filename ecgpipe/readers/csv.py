@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
+from ecgpipe.core.separators import separator_of
 from ecgpipe.readers import columns, detect
 from ecgpipe.readers.files import brief, read_bytes, size_of
 from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, assumed_leads
-from ecgpipe.separated import separator_of
 
 # An hour and a half of twelve leads at 500 Hz.
 _MOST_BYTES = 256_000_000

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import PurePath
 
-from ecgpipe.leads import LEADS, spelled
-from ecgpipe.separated import separator_of
+from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.separators import separator_of
 
 # So many bytes of a file are looked at.
 HEAD_BYTES = 4096

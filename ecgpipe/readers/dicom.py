@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 from pydicom.waveforms.numpy_handler import WAVEFORM_DTYPES, multiplex_array
 
-from ecgpipe.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spelled
 from ecgpipe.readers.files import brief, size_of
 from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, UnreadableError, check_size, in_mv
 

@@ -31,7 +31,7 @@ from ecgdatakit.parsing.parsers.mortara_el250 import MortaraEL250Parser
 from ecgdatakit.parsing.parsers.scp_ecg import SCPECGParser
 from ecgdatakit.parsing.parsers.sierra_xml import SierraXMLParser
 
-from ecgpipe.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spelled
 from ecgpipe.readers.detect import HEAD_BYTES, format_of
 from ecgpipe.readers.files import size_of
 from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv

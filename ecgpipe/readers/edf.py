@@ -17,7 +17,7 @@ from typing import NamedTuple
 import edfio
 import numpy as np
 
-from ecgpipe.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spelled
 from ecgpipe.readers.files import brief, size_of
 from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv
 

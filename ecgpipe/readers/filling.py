@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ecgpipe.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spelled
 from ecgpipe.readers.recording import Recording
 
 # Electrodes and amplifiers have noise, so that no heart, not one in asystole either, gives the very same numbers again

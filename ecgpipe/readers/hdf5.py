@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import h5py
 import numpy as np
 
-from ecgpipe.leads import LEADS
+from ecgpipe.core.leads import LEADS
 from ecgpipe.readers.files import brief, size_of
 from ecgpipe.readers.moment import momentary
 from ecgpipe.readers.recording import (

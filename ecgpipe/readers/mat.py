@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import scipy.io
 
-from ecgpipe.leads import LEADS
+from ecgpipe.core.leads import LEADS
 from ecgpipe.readers.files import brief, read_bytes, size_of
 from ecgpipe.readers.packages import missing
 from ecgpipe.readers.recording import (

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ecgpipe.leads import LEADS
+from ecgpipe.core.leads import LEADS
 
 # More values than this are not read: 200 MB as float64, over an hour of twelve leads at 500 Hz. A header can
 # promise any amount.

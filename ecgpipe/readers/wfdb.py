@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ecgpipe.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spelled
 from ecgpipe.readers.files import brief, read_bytes, size_of
 from ecgpipe.readers.moment import UnavailableError, patiently
 from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, UnreadableError, assumed_leads, check_size, in_mv

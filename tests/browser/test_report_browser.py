@@ -18,7 +18,7 @@ from playwright.sync_api import Page
 from printed import assert_true, printed
 from small_run import HOSTILE, LABELS
 
-from ecgpipe import parquet, tables
+from ecgpipe.core import parquet, schemas
 from ecgpipe.readers import LEADS
 
 BOLD = "b/<b>bold</b> & more"
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row in rows:
         if row["record_id"] == "a/0":
             row["attention"] = [float(row["segment"] == 1 and token == TOKEN) for token in range(small_run.TOKENS)]
-    schema = tables.attention_schema(small_run.TOKENS)
+    schema = schemas.attention_schema(small_run.TOKENS)
     parquet.write(attention, pa.Table.from_pylist(rows, schema=schema))
     difference = {"largest": 0.00234, "mean": 1.23e-05}
     drift: dict[str, Any] = {
@@ -605,11 +605,11 @@ def test_of_a_million_segments_a_sample_is_drawn_over_the_density_of_all(opened:
     umap = tmp_path / "umap/umap.parquet"
     few = pq.read_table(umap)
     random = np.random.default_rng(0)
-    with parquet.parquet_writer(umap, tables.UMAP) as writer:
+    with parquet.parquet_writer(umap, schemas.UMAP) as writer:
         for _ in range(170):  # 1,020,000 rows
             places = {name: pa.array(random.random(len(few)), pa.float32()) for name in "xy"}
             writer.write_table(
-                pa.table([few["record_id"], few["segment"], places["x"], places["y"]], schema=tables.UMAP)
+                pa.table([few["record_id"], few["segment"], places["x"], places["y"]], schema=schemas.UMAP)
             )
     report = small_run.report(tmp_path, recordings=20)
     assert report.stat().st_size < 25e6

@@ -9,8 +9,8 @@ from browsing import Open, violations
 from printed import assert_true, printed
 from small_run import HOSTILE, LABELS
 
-from ecgpipe import show
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
+from ecgpipe.report import show
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 import checkpoints
 import pytest
 
-from ecgpipe import checkpoint
-from ecgpipe.description import Description, describe
+from ecgpipe.models import checkpoint
+from ecgpipe.models.description import Description, describe
 
 
 @pytest.fixture

@@ -14,17 +14,19 @@ import torch
 import yaml
 from run_workflow import ROOT
 
-from ecgpipe import against, parquet, recipe, shards, upstream
-from ecgpipe.__main__ import main
-from ecgpipe.errors import EcgpipeError
+from ecgpipe.cli import main
+from ecgpipe.core import parquet
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.inference import fairseq_backend, fairseq_forward, segment_files
 from ecgpipe.readers import LEADS
-from ecgpipe.reference import OUTPUTS, forward
+from ecgpipe.selftest import fairseq_run, fixtures
+from ecgpipe.selftest.reference import OUTPUTS
 
 
 def finish(folder: Path, content: object, *reading: str, short: str = "skip") -> Path:
     """Run the stages that verifying needs over `folder/input`, and return the outdir."""
     torch.save(content, folder / "x.pt")
-    (folder / "labels.csv").write_text("name,aggregation\n" + "".join(f"{name},mean\n" for name in recipe.LABELS))
+    (folder / "labels.csv").write_text("name,aggregation\n" + "".join(f"{name},mean\n" for name in fixtures.LABELS))
     out = folder / "out"
     weights = ["--weights", str(out / "checkpoint/model.safetensors"), "--description", f"{out}/checkpoint/model.json"]
     files = [f"--{kind}={out}/{kind}/part-00000.parquet" for kind in ("logits", "embeddings", "attention")]
@@ -46,8 +48,8 @@ def finish(folder: Path, content: object, *reading: str, short: str = "skip") ->
 def finished(tmp_path: Path) -> Path:
     """The outdir of a run over the recipe's recordings, for which the real fairseq-signals' numbers are shipped."""
     (tmp_path / "input").mkdir()
-    recipe.write_recordings(tmp_path / "input")
-    return finish(tmp_path, recipe.checkpoint())
+    fixtures.write_recordings(tmp_path / "input")
+    return finish(tmp_path, fixtures.checkpoint())
 
 
 def verified(outdir: Path, *options: str) -> int:
@@ -59,13 +61,13 @@ def answered(outdir: Path, change: Callable[[dict[str, np.ndarray]], None] = lam
     sample, answers = outdir.parent / "segments.frames", outdir.parent / "answers.frames"
     assert verified(outdir, "--segments", "1000", "--sample", str(sample)) == 0
     with np.load(OUTPUTS) as known, answers.open("wb") as file:
-        drawn = against.read(sample)
+        drawn = fairseq_run.read(sample)
         assert drawn.record_ids == list(known["record_id"])
         assert drawn.numbers.tolist() == list(known["segment"])
-        arrays = {kind: known[kind].copy() for kind in against.FOLDERS}
+        arrays = {kind: known[kind].copy() for kind in fairseq_run.FOLDERS}
         change(arrays)
-        forward.write(file, about=known["about"])
-        forward.write(file, **arrays)
+        fairseq_forward.write(file, about=known["about"])
+        fairseq_forward.write(file, **arrays)
     return ["--sample", str(sample), "--answers", str(answers)]
 
 
@@ -130,9 +132,9 @@ def test_answers_of_another_shape_are_refused(finished: Path, capsys: pytest.Cap
 
 
 def test_the_segments_are_those_that_the_run_inferred(finished: Path) -> None:
-    drawn = against.sample(finished, 1000, 1)
+    drawn = fairseq_run.sample(finished, 1000, 1)
     path = finished / "segments/shard-00000.arrow"
-    keys, signals = next(shards.read([path], [torch.empty(10, 12, 2500)]))
+    keys, signals = next(segment_files.read([path], [torch.empty(10, 12, 2500)]))
     assert drawn.record_ids == keys.record_ids
     assert drawn.numbers.tolist() == keys.numbers.tolist()
     np.testing.assert_array_equal(drawn.signal, signals.numpy())
@@ -142,8 +144,8 @@ def test_each_segment_has_the_same_chance(finished: Path) -> None:
     drawn: Counter[tuple[str, int]] = Counter()
     records = [finished / "records/shard-00000.parquet"]
     for seed in range(400):
-        chosen = against._choose(records, 2, seed)
-        assert chosen == against._choose(records, 2, seed)
+        chosen = fairseq_run._choose(records, 2, seed)
+        assert chosen == fairseq_run._choose(records, 2, seed)
         pairs = [(record_id, number) for record_id, numbers in chosen.items() for number in numbers]
         assert len(set(pairs)) == 2
         drawn.update(pairs)
@@ -249,12 +251,12 @@ def test_the_real_fairseq_signals_agrees_also_where_segments_are_padded(
     tmp_path: Path, fairseq_python: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "input").mkdir()
-    recipe.write_recordings(tmp_path / "input")
+    fixtures.write_recordings(tmp_path / "input")
     for samples in (700, 1_801):
-        signal = recipe._microvolts(f"short {samples}", samples, 500)
+        signal = fixtures._microvolts(f"short {samples}", samples, 500)
         np.savez(tmp_path / f"input/short_{samples}.npz", signal=signal, sample_rate=500, leads=LEADS, unit="uV")
-    out = finish(tmp_path, recipe.checkpoint(), "--short", "pad", short="pad")
-    assert against.sample(out, 100, 1).samples.tolist() == [2500, 2500, 2500, 2500, 1801, 700]
+    out = finish(tmp_path, fixtures.checkpoint(), "--short", "pad", short="pad")
+    assert fairseq_run.sample(out, 100, 1).samples.tolist() == [2500, 2500, 2500, 2500, 1801, 700]
     assert asked(out, fairseq_python) == 0
     assert capsys.readouterr().out.count(" ok\n") == 8
 
@@ -266,7 +268,7 @@ def test_the_real_fairseq_signals_agrees_on_a_pretrained_network_of_its_own(
     made = tmp_path / "made.pt"
     subprocess.run([fairseq_python, ROOT / "tests/fairseq_made.py", "wav2vec2_cmsc", made], check=True)
     (tmp_path / "input").mkdir()
-    recipe.write_recordings(tmp_path / "input")
+    fixtures.write_recordings(tmp_path / "input")
     out = finish(tmp_path, torch.load(made, weights_only=True))
     assert asked(out, fairseq_python) == 0
     said = capsys.readouterr().out
@@ -281,7 +283,7 @@ def test_the_real_fairseq_signals_refuses_a_checkpoint_that_is_none(tmp_path: Pa
         pytest.raises(
             EcgpipeError, match=r"cfg\.model\._name of .*x\.pt is 'nothing'; only ecg_transformer_classifier, "
         ),
-        upstream.opened(fairseq_python, tmp_path / "x.pt"),
+        fairseq_backend.opened(fairseq_python, tmp_path / "x.pt"),
     ):
         pass
 
@@ -293,6 +295,6 @@ def test_the_real_fairseq_signals_runs_no_code_of_a_checkpoint(tmp_path: Path, f
         pytest.raises(
             EcgpipeError, match=r"is no checkpoint of fairseq-signals: UnpicklingError: Weights only load failed"
         ),
-        upstream.opened(fairseq_python, tmp_path / "x.pt"),
+        fairseq_backend.opened(fairseq_python, tmp_path / "x.pt"),
     ):
         pass

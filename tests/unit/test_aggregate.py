@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from ecgpipe import labels, parquet, provenance, tables
-from ecgpipe.__main__ import main
-from ecgpipe.aggregate import predict
-from ecgpipe.labels import Label
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, provenance, schemas
+from ecgpipe.inference.aggregate import predict
+from ecgpipe.models import labels
+from ecgpipe.models.labels import Label
 
 NAMES = ["Worst", "Usual, mostly", "Électrode"]
 WANTED = [Label("Worst", "max", None), Label("Usual, mostly", "mean", 0.3), Label("Électrode", "max", None)]
@@ -34,7 +35,7 @@ def logits(counts: Sequence[int], names: Sequence[str] = NAMES, scale: float = 3
         pa.array([5.0 * number for _, number in rows], pa.float32()),
         *(pa.array((random.standard_normal(len(rows)) * scale).astype(np.float32)) for _ in names),
     ]
-    return pa.table(columns, schema=provenance.with_origin(tables.logits_schema(names), "infer", **FACTS))
+    return pa.table(columns, schema=provenance.with_origin(schemas.logits_schema(names), "infer", **FACTS))
 
 
 def expected(table: pa.Table, wanted: Sequence[Label] = WANTED) -> pd.DataFrame:
@@ -84,7 +85,7 @@ def test_the_golden_predictions(reference: Path, tmp_path: Path) -> None:
     ]
     columns += [pa.array(column) for column in golden["logits"].T]
     shipped = Path(__file__).parents[2] / "config" / "labels" / "mimic_iv_ecg.csv"
-    table = pa.table(columns, schema=tables.logits_schema(list(wanted.columns)))
+    table = pa.table(columns, schema=schemas.logits_schema(list(wanted.columns)))
     assert command(tmp_path, table, shipped.read_text(encoding="utf-8")) == 0
     made = pq.read_table(tmp_path / "predictions.parquet").to_pandas().set_index("record_id")
     np.testing.assert_allclose(made.loc[wanted.index, wanted.columns], wanted, rtol=0, atol=1e-5)
@@ -140,5 +141,5 @@ def test_the_file_says_what_it_was_made_of_and_how(tmp_path: Path) -> None:
 
 
 def test_the_labels_are_the_columns_that_are_no_keys() -> None:
-    assert labels.columns(tables.logits_schema(NAMES).names) == NAMES
-    assert labels.columns(tables.predictions_schema(NAMES).names) == NAMES
+    assert labels.columns(schemas.logits_schema(NAMES).names) == NAMES
+    assert labels.columns(schemas.predictions_schema(NAMES).names) == NAMES

@@ -25,13 +25,15 @@ import torch
 import yaml
 from hub_server import Hub
 
-from ecgpipe import ECGFM, demo, labels
-from ecgpipe.__main__ import main
-from ecgpipe.description import Description
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.prepare import Windows
+from ecgpipe import ECGFM
+from ecgpipe.cli import main
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.models import labels
+from ecgpipe.models.description import Description
+from ecgpipe.preprocessing.segments import Windows
 from ecgpipe.readers import LEADS
-from ecgpipe.validate import load
+from ecgpipe.selftest import demo
+from ecgpipe.workflow.validate import load
 
 ROOT = Path(__file__).parents[2]
 MIMIC = [label.name for label in labels.read(ROOT / "config/labels/mimic_iv_ecg.csv")]
@@ -394,7 +396,7 @@ def test_leads_that_are_missing_are_refused_with_the_mend(ecgfm: ECGFM) -> None:
     [
         (Windows(segment_s=0), "windows: segment_s is 0; Input should be greater than or equal to 0.1"),
         (Windows(short="padd"), "windows: short is 'padd'; Input should be 'skip' or 'pad'"),  # type: ignore[arg-type]
-        (10, "windows: 10 is none; give ecgpipe.prepare.Windows(segment_s=10) or the like"),
+        (10, "windows: 10 is none; give ecgpipe.preprocessing.segments.Windows(segment_s=10) or the like"),
         (Windows(min_leads=13), "windows: min_leads is 13; Input should be less than or equal to 12"),
     ],
 )
@@ -439,7 +441,7 @@ def test_the_package_alone_loads_no_torch() -> None:
         importlib.import_module("ecgpipe").ECGFN  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["ecgpipe.api", "ecgpipe.hub"])
+@pytest.mark.parametrize("name", ["ecgpipe.api.ecgfm", "ecgpipe.models.hub"])
 def test_the_examples_of_the_docstrings_run(
     name: str, folder: Path, ecgfm: ECGFM, monkeypatch: pytest.MonkeyPatch
 ) -> None:

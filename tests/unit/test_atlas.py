@@ -9,7 +9,8 @@ import pytest
 import small_run
 from small_run import LABELS
 
-from ecgpipe import atlas, parquet
+from ecgpipe.core import parquet
+from ecgpipe.report import map_data
 
 IDS = tuple(f"a/{i}" for i in range(30))
 
@@ -27,10 +28,10 @@ def collect(
     shown: tuple[str, ...] = (),
     paths: bool = True,
     columns: list[str] | None = None,
-) -> atlas.Atlas:
+) -> map_data.Atlas:
     files = {name: sorted((folder / name).glob("*.parquet")) for name in ("predictions", "records")}
     umap = folder / "umap/umap.parquet"
-    return atlas.collect(umap, files["predictions"], files["records"], LABELS, shown, most, paths, columns)
+    return map_data.collect(umap, files["predictions"], files["records"], LABELS, shown, most, paths, columns)
 
 
 def test_each_row_has_the_probabilities_of_its_recording(folder: Path) -> None:
@@ -42,9 +43,9 @@ def test_each_row_has_the_probabilities_of_its_recording(folder: Path) -> None:
     for label, steps in zip(found.rows["labels"], found.rows["probabilities"], strict=True):
         for name, step in zip(found.rows["names"], steps.tolist(), strict=True):
             if name in by_id:
-                assert step * atlas.PROBABILITY_STEP == pytest.approx(by_id[name][label], abs=0.5e-4)
+                assert step * map_data.PROBABILITY_STEP == pytest.approx(by_id[name][label], abs=0.5e-4)
             else:
-                assert step == atlas.NO_PROBABILITY
+                assert step == map_data.NO_PROBABILITY
     assert found.row_of == {name: row for row, name in enumerate(found.rows["names"])}
 
 
@@ -71,7 +72,7 @@ def test_columns_come_as_numbers_or_as_codes_of_their_values(folder: Path) -> No
 
 def test_lists_are_texts_and_empty_ones_none() -> None:
     table = pa.table({"leads": pa.array([["V1", "V2"], [], None, ["V1", "V2"]], pa.list_(pa.string()))})
-    column = atlas.column(table, "leads", "quality")
+    column = map_data.column(table, "leads", "quality")
     assert column is not None
     assert column["values"] == ["V1 V2"]
     assert column["codes"].tolist() == [1, 0, 0, 1]
@@ -89,7 +90,7 @@ def test_lists_are_texts_and_empty_ones_none() -> None:
     ],
 )
 def test_other_types_are_texts(values: pa.Array, expected: list[str | None]) -> None:
-    column = atlas.column(pa.table({"a": values}), "a", "metadata")
+    column = map_data.column(pa.table({"a": values}), "a", "metadata")
     assert column is not None
     assert [[None, *column["values"]][code] for code in column["codes"]] == expected
 
@@ -101,11 +102,11 @@ def test_other_types_are_texts(values: pa.Array, expected: list[str | None]) -> 
         pa.array([[1], [2]], pa.list_(pa.int64())),
         pa.array([{"a": 1}], pa.struct([("a", pa.int64())])),
         pa.array([b"\xff\xfe"], pa.binary()),
-        pa.array([f"a description of its own {i}" for i in range(atlas.MOST_VALUES + 1)]),
+        pa.array([f"a description of its own {i}" for i in range(map_data.MOST_VALUES + 1)]),
     ],
 )
 def test_what_says_nothing_or_is_no_category_is_left_out(values: pa.Array) -> None:
-    assert atlas.column(pa.table({"a": values}), "a", "metadata") is None
+    assert map_data.column(pa.table({"a": values}), "a", "metadata") is None
 
 
 def test_columns_can_be_named_and_left_out(folder: Path) -> None:
@@ -143,13 +144,14 @@ def test_the_density_behind_a_sample_counts_all_segments(folder: Path, monkeypat
     counts = density["counts"].reshape(len(density["y"]) - 1, len(density["x"]) - 1)
     for x, y in zip(umap["x"].to_pylist(), umap["y"].to_pylist(), strict=True):
         column, row = (
-            min(np.searchsorted(density[axis], at, "right") - 1, atlas.SQUARES - 1) for axis, at in (("x", x), ("y", y))
+            min(np.searchsorted(density[axis], at, "right") - 1, map_data.SQUARES - 1)
+            for axis, at in (("x", x), ("y", y))
         )
         assert counts[row, column] >= 1
 
 
 def test_of_many_unused_recordings_the_first_have_a_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atlas, "MOST_UNUSED", 2)
+    monkeypatch.setattr(map_data, "MOST_UNUSED", 2)
     assert collect(folder).rows["names"][-2:] == ["short/0", "short/1"]
 
 
@@ -163,7 +165,7 @@ def test_without_paths_recordings_have_numbers_and_reasons_no_particulars(folder
 
 def test_large_integers_are_not_rounded() -> None:
     for values, dtype in (([1, 2**24], "float32"), ([40_689_238, -1, 10_001_725], "float64")):
-        column = atlas.column(pa.table({"subject_id": pa.array(values)}), "subject_id", "metadata")
+        column = map_data.column(pa.table({"subject_id": pa.array(values)}), "subject_id", "metadata")
         assert column is not None
         assert column["numbers"].dtype == dtype
         assert column["numbers"].tolist() == values

@@ -15,12 +15,14 @@ from run_workflow import write_recordings
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
-from ecgpipe import attribute, model, parquet, provenance, tables
-from ecgpipe.__main__ import main
-from ecgpipe.attribute import explain, kept_parts
-from ecgpipe.description import Architecture, describe
-from ecgpipe.model import Network
-from ecgpipe.prepare import Prepared
+from ecgpipe.analysis import attribute
+from ecgpipe.analysis.attribute import explain, kept_parts
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, provenance, schemas
+from ecgpipe.models.description import Architecture, describe
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.models.ecg_fm.network import Network
+from ecgpipe.preprocessing.segments import Prepared
 from ecgpipe.readers import LEADS
 
 SAMPLES = 1600
@@ -268,7 +270,7 @@ def load_reference(reference: Path, tmp_path: Path) -> Callable[[str], Network]:
         given = ["--source", tmp_path / "x.pt", "--labels", tmp_path / "labels.csv"]
         given += ["--weights", paths[0], "--description", paths[1]]
         assert main(["checkpoint", *map(str, given)]) == 0
-        return model.load(describe(paths[1]).architecture, paths[0], packed=False)
+        return ecg_fm_network.load(describe(paths[1]).architecture, paths[0], packed=False)
 
     return load
 
@@ -298,7 +300,7 @@ def test_the_files_have_a_row_for_each_segment_and_label_and_for_each_lead(finis
     table, leads = attributed(
         finished, "--record-ids", "recording002", "recording000", "--label", "Sinus rhythm", "Électrode"
     )
-    assert table.schema.equals(tables.attribution_schema(12, 2500))
+    assert table.schema.equals(schemas.attribution_schema(12, 2500))
     keys = [(row["record_id"], row["label"], row["segment"], row["start_s"]) for row in table.to_pylist()]
     pairs = [(name, label) for name in ("recording002", "recording000") for label in ("Sinus rhythm", "Électrode")]
     assert keys == [(*pair, segment, 5.0 * segment) for pair in pairs for segment in (0, 1)]
@@ -332,7 +334,7 @@ def test_the_highest_probability_of_each_label_is_attributed_to_it_the_most_vari
     names = ["Poor data quality", "Sinus rhythm", "Électrode"]
     values = [[0.1, 0.2, 0.15, 0.1], [0.0, 0.9, 0.3, 1.0], [0.4, 0.1, 0.5, 0.2]]
     columns = [[f"recording00{i}" for i in range(4)], [2] * 4, *values]
-    schema = tables.predictions_schema(names)
+    schema = schemas.predictions_schema(names)
     parquet.write(finished / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
     expected = [("recording003", "Sinus rhythm"), ("recording002", "Électrode"), ("recording001", "Poor data quality")]
     for most in (3, 2):
@@ -342,10 +344,10 @@ def test_the_highest_probability_of_each_label_is_attributed_to_it_the_most_vari
 
 def test_a_model_without_a_head_gives_files_without_rows(finished: Path) -> None:
     columns = [[f"recording00{i}" for i in range(4)], [2] * 4]
-    parquet.write(finished / "predictions/part-00000.parquet", pa.table(columns, schema=tables.predictions_schema([])))
+    parquet.write(finished / "predictions/part-00000.parquet", pa.table(columns, schema=schemas.predictions_schema([])))
     table, leads = attributed(finished, "--predictions", str(finished / "predictions"))
     assert len(table) == len(leads) == 0
-    assert table.schema.equals(tables.attribution_schema(12, 2500))
+    assert table.schema.equals(schemas.attribution_schema(12, 2500))
 
 
 def test_an_attribution_that_is_not_finite_is_left_out_and_said(

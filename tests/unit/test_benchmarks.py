@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 
 from benchmarks import ecg_fm, sides, stand_in
-from ecgpipe import model
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def test_a_stand_in_that_computes_something_else_is_noticed(tmp_path: Path) -> N
     ecg_fm.write(tmp_path, tiny=True)
     weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
     other = stand_in.StandIn(ecg_fm.TINY, {**weights, "layers.0.qkv.weight": 1.5 * weights["layers.0.qkv.weight"]})
-    assert stand_in.apart(model.load(ecg_fm.TINY, tmp_path / "model.safetensors"), other) > stand_in.AGREE
+    assert stand_in.apart(ecg_fm_network.load(ecg_fm.TINY, tmp_path / "model.safetensors"), other) > stand_in.AGREE
 
 
 def test_a_segment_of_ecg_fm_takes_29_gflop() -> None:

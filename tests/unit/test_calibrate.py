@@ -18,10 +18,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 from sklearn.metrics import log_loss as log_loss_of_sklearn
 
-from ecgpipe import aggregate, calibrate, calibration, parquet, provenance, tables
-from ecgpipe.__main__ import main
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.labels import Label
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, provenance, schemas
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.evaluation import calibrate
+from ecgpipe.inference import aggregate
+from ecgpipe.models import calibration
+from ecgpipe.models.labels import Label
 
 
 def sample(seed: int, recordings: int = 2000, slope: float = 0.4, shift: float = -1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -326,7 +329,7 @@ def test_from_logits_to_thresholds_on_calibrated_predictions(
         "start_s": pa.array([0.0] * 400, pa.float32()),
     }
     columns = {name: pa.array(calibration.logit(made["probability"][name]), pa.float32()) for name in LABELS}
-    schema = provenance.with_origin(tables.logits_schema(LABELS), "infer", {"preprocess": 1}, **facts)
+    schema = provenance.with_origin(schemas.logits_schema(LABELS), "infer", {"preprocess": 1}, **facts)
     parquet.write(tmp_path / "logits.parquet", pa.table({**rows, **columns}, schema=schema))
     (tmp_path / "predictions/part-00001.parquet").unlink()
     assert aggregated(tmp_path) == 0

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecgpipe import manifest, preprocess
-from ecgpipe.prepare import Windows, prepare
+from ecgpipe.inputs import manifest
+from ecgpipe.preprocessing import preprocess
+from ecgpipe.preprocessing.segments import Windows, prepare
 from ecgpipe.readers import LEADS, Assumed, Recording, spelled
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"

@@ -21,15 +21,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgpipe import __version__, demo, fairseq_signals, labels, model
-from ecgpipe.description import Architecture, Description, describe
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.model import Output
-from ecgpipe.provenance import MEANING
+from ecgpipe import __version__
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.provenance import MEANING
+from ecgpipe.models import fairseq_checkpoint, labels
+from ecgpipe.models.description import Architecture, Description, describe
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.models.ecg_fm.network import Output
+from ecgpipe.selftest import demo
 
 
 def outputs(folder: Path, segments: torch.Tensor | None = None) -> Output:
-    network = model.load(describe(folder / "model.json").architecture, folder / "model.safetensors")
+    network = ecg_fm_network.load(describe(folder / "model.json").architecture, folder / "model.safetensors")
     if segments is None:
         segments = torch.randn(3, 12, 200, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -42,13 +45,13 @@ def outputs(folder: Path, segments: torch.Tensor | None = None) -> Output:
 
 def test_the_weights_are_the_same_bits_with_any_number_of_threads() -> None:
     content = demo.checkpoint(1)
-    arch = fairseq_signals.architecture(content["cfg"]["model"])
+    arch = fairseq_checkpoint.architecture(content["cfg"]["model"])
     before = torch.get_num_threads()
     try:
         converted = []
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
-            converted.append(fairseq_signals.convert(content["model"], arch, "x.pt"))
+            converted.append(fairseq_checkpoint.convert(content["model"], arch, "x.pt"))
     finally:
         torch.set_num_threads(before)
     for other in converted[1:]:
@@ -239,7 +242,7 @@ def test_numbers_of_numpy_and_options_of_argparse_are_harmless(
         "dtype": np.dtype("float32"),
     }
     path = save({**checkpoints.classifier(), "extra_state": state})
-    read = fairseq_signals.read(path)["extra_state"]
+    read = fairseq_checkpoint.read(path)["extra_state"]
     assert read == state
     assert read["args"].lr == 1e-4
     # numpy 1 calls the same things by another module's name.
@@ -248,7 +251,7 @@ def test_numbers_of_numpy_and_options_of_argparse_are_harmless(
         for name in archive.namelist():
             copy.writestr(name, archive.read(name).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
     assert b"numpy.core.multiarray" in older.read_bytes()
-    assert fairseq_signals.read(older)["extra_state"] == state
+    assert fairseq_checkpoint.read(older)["extra_state"] == state
 
 
 def test_every_fault_of_the_tensors_is_told_at_once(
@@ -343,10 +346,10 @@ def test_a_missing_description_says_to_run_the_stage(tmp_path: Path) -> None:
 )
 def test_a_network_that_is_not_ours_is_refused(key: str, value: object) -> None:
     with pytest.raises(EcgpipeError, match=rf"cfg\.model\.{key} is {value!r}"):
-        fairseq_signals.architecture({**checkpoints.CFG, key: value})
+        fairseq_checkpoint.architecture({**checkpoints.CFG, key: value})
 
 
-sizes = st.integers(1, fairseq_signals.MOST)
+sizes = st.integers(1, fairseq_checkpoint.MOST)
 runs = st.tuples(st.lists(st.tuples(sizes, sizes, sizes), min_size=1, max_size=3), st.integers(1, 3))
 
 
@@ -354,7 +357,9 @@ runs = st.tuples(st.lists(st.tuples(sizes, sizes, sizes), min_size=1, max_size=3
 def test_convolutions_are_read_as_python_would(layers: list[tuple[list[tuple[int, int, int]], int]]) -> None:
     expression = " + ".join(f"{run!r} * {times}" for run, times in layers)
     expected = tuple(layer for run, times in layers for layer in run * times)
-    assert fairseq_signals.architecture({**checkpoints.CFG, "conv_feature_layers": expression}).conv_layers == expected
+    assert (
+        fairseq_checkpoint.architecture({**checkpoints.CFG, "conv_feature_layers": expression}).conv_layers == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -388,14 +393,14 @@ def test_hostile_convolutions_are_not_evaluated(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EcgpipeError, match=r"conv_feature_layers is .* it must list 1 to 64 layers"):
-        fairseq_signals.architecture({**checkpoints.CFG, "conv_feature_layers": expression})
+        fairseq_checkpoint.architecture({**checkpoints.CFG, "conv_feature_layers": expression})
     assert not (tmp_path / "executed").exists()
 
 
 @given(st.text(alphabet="[](),*+ 0123456789a.-'\"") | st.text())
 def test_any_other_text_is_refused_in_words(expression: str) -> None:
     try:
-        layers = fairseq_signals.architecture({**checkpoints.CFG, "conv_feature_layers": expression}).conv_layers
+        layers = fairseq_checkpoint.architecture({**checkpoints.CFG, "conv_feature_layers": expression}).conv_layers
     except EcgpipeError:
         return
-    assert 1 <= len(layers) <= fairseq_signals.MOST_CONVOLUTIONS
+    assert 1 <= len(layers) <= fairseq_checkpoint.MOST_CONVOLUTIONS

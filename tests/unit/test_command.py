@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ecgpipe import __version__, log
-from ecgpipe.__main__ import STAGES, main
-from ecgpipe.atomic import whole
+from ecgpipe import __version__
+from ecgpipe.cli import STAGES, main
+from ecgpipe.core import logs
+from ecgpipe.core.atomic import whole
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,13 +153,13 @@ def test_the_log_file_holds_what_is_said_and_is_made_anew(tmp_path: Path, capsys
 
 def test_progress_says_done_total_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "ecgpipe"):
-        progress = log.Progress("part-00003", 200, "segments", every_s=0)
+        progress = logs.Progress("part-00003", 200, "segments", every_s=0)
         progress.add(20)
-        progress = log.Progress("part-00003", 200, "segments", every_s=60)
+        progress = logs.Progress("part-00003", 200, "segments", every_s=60)
         progress.add(20)
         progress.say()
-        log.Progress("part-00004", 0, "segments").say()
-        log.Progress("part-00005", None, "segments").say()
+        logs.Progress("part-00004", 0, "segments").say()
+        logs.Progress("part-00005", None, "segments").say()
     first, second, *_ = (record.getMessage() for record in caplog.records)
     assert len(caplog.records) == 4
     for said in (first, second):

@@ -13,8 +13,8 @@ from report_page import Page
 from scipy import stats
 from scipy.spatial.distance import cosine
 
-from ecgpipe import parquet, provenance, tables
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, provenance, schemas
 
 HOSTILE = "<script>alert(1)</script>"
 SHA = "ab" * 32
@@ -49,7 +49,7 @@ def write(
         names = [ids[i] for i in some]
         columns = [pa.array(names, pa.string()), pa.array([2] * len(some), pa.int32())]
         columns += [pa.array(values[some]) for values in probabilities.values()]
-        schema = provenance.with_origin(tables.predictions_schema(list(probabilities)), "aggregate", {}, **facts)
+        schema = provenance.with_origin(schemas.predictions_schema(list(probabilities)), "aggregate", {}, **facts)
         parquet.write(folder / f"predictions/part-{part:05d}.parquet", pa.table(columns, schema=schema))
         width = vectors.shape[1]
         both = np.stack([vectors[some] - 0.5, vectors[some] + 0.5], axis=1).astype(np.float32)
@@ -58,12 +58,12 @@ def write(
             pa.array([0, 1] * len(some), pa.int32()),
             pa.FixedSizeListArray.from_arrays(pa.array(both.ravel()), width),
         ]
-        schema = provenance.with_origin(tables.embeddings_schema(width), "infer", {}, **facts)
+        schema = provenance.with_origin(schemas.embeddings_schema(width), "infer", {}, **facts)
         parquet.write(folder / f"embeddings/part-{part:05d}.parquet", pa.table(columns, schema=schema))
     hashes = {name: name for name in ids} | dict(signals or {})
     rows = [{"record_id": ids[i], "status": "ok", "signal_hash": hashes[ids[i]]} for i in order]
     rows += [{"record_id": name, "status": "skipped", "reason": why} for name, why in (unused or {}).items()]
-    parquet.write(folder / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=tables.RECORDS))
+    parquet.write(folder / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=schemas.RECORDS))
     given = thresholds or {}
     lines = [f'"{name}",mean,{given.get(name, "")}' for name in probabilities]
     (folder / "labels.csv").write_text("\n".join(["name,aggregation,threshold", *lines]) + "\n")

@@ -12,11 +12,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgpipe import settings_docs, validate
-from ecgpipe.__main__ import main
-from ecgpipe.config import Config
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.provenance import file_sha256
+from ecgpipe.cli import main
+from ecgpipe.core.config import Config
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.provenance import file_sha256
+from ecgpipe.workflow import settings_docs, validate
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ecgpipe import devices
-from ecgpipe.devices import Gpu, claim, has_kernels
-from ecgpipe.errors import EcgpipeError
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.inference import devices
+from ecgpipe.inference.devices import Gpu, claim, has_kernels
 
 GB = 10**9
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ SECOND = Gpu(1, "22222222-bbbb", "Fast GPU", (9, 0), 80 * GB, 80 * GB)
 
 # Each process starts as a copy of one that has imported PyTorch already, but has no threads.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["ecgpipe.devices"])
+processes.set_forkserver_preload(["ecgpipe.inference.devices"])
 
 Pretend = Callable[..., None]
 Job = tuple[multiprocessing.process.BaseProcess, Connection]

@@ -19,11 +19,12 @@ import pytest
 import torch
 from segment_files import infer_options, signals, write_shard
 
-from ecgpipe import engine, infer, model, shards
-from ecgpipe.__main__ import main
-from ecgpipe.description import describe
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.log import Progress
+from ecgpipe.cli import main
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.logs import Progress
+from ecgpipe.inference import engine, infer, segment_files
+from ecgpipe.models.description import describe
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
 
 SOON = 60.0  # seconds, for what is awaited and does come
 ROWS = [("a", number) for number in range(12)]
@@ -160,17 +161,17 @@ def test_a_segment_that_does_not_fit_by_itself_is_an_error(with_little_memory: d
 def test_after_memory_ran_out_the_batches_that_follow_are_small_from_the_start(
     converted: Path, paths: list[Path]
 ) -> None:
-    network = model.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
+    network = ecg_fm_network.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
     tried = []
 
-    def limited(signals: torch.Tensor, samples: torch.Tensor, with_attention: bool) -> model.Output:
+    def limited(signals: torch.Tensor, samples: torch.Tensor, with_attention: bool) -> ecg_fm_network.Output:
         tried.append(len(signals))
         if len(signals) > 2:
             raise torch.OutOfMemoryError
         return run_network(signals, samples, with_attention)
 
     run_network, network.forward = network.forward, limited  # type: ignore[assignment]
-    stream = list(engine.run(network, paths, shards.look_at(paths), torch.device("cpu"), 6, True))
+    stream = list(engine.run(network, paths, segment_files.look_at(paths), torch.device("cpu"), 6, True))
     assert tried == [6, 3, 1, *[1] * 11]
     assert [len(results.logits) for _, results in stream] == [6, 6]
     assert [row for keys, _ in stream for row in zip(keys.record_ids, keys.numbers.tolist(), strict=True)] == ROWS
@@ -195,9 +196,9 @@ def test_what_pytorch_says_on_a_cpu_when_memory_runs_out_is_known() -> None:
 
 def test_a_segment_too_short_for_a_token_ends_the_stream(converted: Path, paths: list[Path]) -> None:
     write_shard(paths[2], ROWS[:2], signals(2), counts=[400, 3])
-    network = model.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
+    network = ecg_fm_network.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
     with pytest.raises(EcgpipeError, match="segment 1 of a has 3 samples of signal, but the network needs 4"):
-        list(engine.run(network, paths, shards.look_at(paths), torch.device("cpu"), 2, False))
+        list(engine.run(network, paths, segment_files.look_at(paths), torch.device("cpu"), 2, False))
 
 
 @pytest.mark.parametrize("what", ["gone", "cut short"])
@@ -284,8 +285,8 @@ def test_an_error_of_writing_ends_the_command_and_leaves_nothing(
 
 
 def test_a_stream_that_is_left_early_leaves_no_thread(converted: Path, paths: list[Path]) -> None:
-    network = model.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
-    stream = engine.run(network, paths, shards.look_at(paths), torch.device("cpu"), 1, False)
+    network = ecg_fm_network.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
+    stream = engine.run(network, paths, segment_files.look_at(paths), torch.device("cpu"), 1, False)
     next(stream)
     assert threads_left()
     del stream
@@ -499,8 +500,8 @@ def test_a_gpu_older_than_bfloat16_computes_in_float32_and_the_log_says_so(
 
 
 def test_a_batch_too_large_to_be_read_is_refused(converted: Path, paths: list[Path]) -> None:
-    network = model.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
-    contents = shards.look_at(paths)._replace(segments=10**12)
+    network = ecg_fm_network.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
+    contents = segment_files.look_at(paths)._replace(segments=10**12)
     stream = engine.run(network, paths, contents, torch.device("cpu"), 10**11, False)
     with pytest.raises(EcgpipeError, match="no memory to read 100000000000 segments at a time; give fewer"):
         next(stream)

@@ -14,12 +14,13 @@ from cuda_stand_in import CUDA, Early, Event, Gpu, Stream, stand_in
 from segment_files import SAMPLES, signals, write_shard
 from torch import Tensor
 
-from ecgpipe import engine, model, shards
-from ecgpipe.description import Architecture
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.model import Network
-from ecgpipe.shards import Keys
-from ecgpipe.tuning import Tuning, for_device
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.inference import engine, segment_files
+from ecgpipe.inference.segment_files import Keys
+from ecgpipe.models.description import Architecture
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.models.ecg_fm.network import Network
+from ecgpipe.models.ecg_fm.tuning import Tuning, for_device
 
 ARCH = Architecture(12, ((16, 2, 2),) * 4, False, 32, 2, 4, 64, False, 16, 4, 3)
 ROWS = [("a", number) for number in range(46)]
@@ -34,7 +35,7 @@ def network(tmp_path: Path) -> Network:
     """A small one, whose weights are not laid out for a CPU."""
     torch.manual_seed(0)
     safetensors.torch.save_file(Network(ARCH).state_dict(), tmp_path / "model.safetensors")
-    return model.load(ARCH, tmp_path / "model.safetensors", packed=False)
+    return ecg_fm_network.load(ARCH, tmp_path / "model.safetensors", packed=False)
 
 
 def written(folder: Path, counts: Sequence[int]) -> list[Path]:
@@ -60,7 +61,7 @@ def at_once(items: Iterator[tuple[Keys, Tensor]]) -> Iterator[tuple[Keys, Tensor
 
 
 def streamed(network: Network, paths: Sequence[Path], device: torch.device, tuning: Tuning) -> engine.Stream:
-    return engine.run(network, paths, shards.look_at(paths), device, SIZE, True, tuning=tuning)
+    return engine.run(network, paths, segment_files.look_at(paths), device, SIZE, True, tuning=tuning)
 
 
 def joined(stream: engine.Stream) -> list[np.ndarray]:
@@ -128,8 +129,8 @@ def no_wait(patch: pytest.MonkeyPatch) -> None:
 
 def a_buffer_less(patch: pytest.MonkeyPatch) -> None:
     """The next batch is read into the buffer that may still be copied from."""
-    read = shards.read
-    patch.setattr(shards, "read", lambda paths, buffers: read(paths, buffers[:-1]))
+    read = segment_files.read
+    patch.setattr(segment_files, "read", lambda paths, buffers: read(paths, buffers[:-1]))
 
 
 def no_event(patch: pytest.MonkeyPatch) -> None:
@@ -149,8 +150,10 @@ def pageable_results(patch: pytest.MonkeyPatch) -> None:
 
 def pageable_buffers(patch: pytest.MonkeyPatch) -> None:
     """Python waits for the copy of each batch's signals."""
-    read = shards.read
-    patch.setattr(shards, "read", lambda paths, buffers: read(paths, [torch.empty(4, 12, SAMPLES) for _ in buffers]))
+    read = segment_files.read
+    patch.setattr(
+        segment_files, "read", lambda paths, buffers: read(paths, [torch.empty(4, 12, SAMPLES) for _ in buffers])
+    )
 
 
 def a_pageable_mask(patch: pytest.MonkeyPatch) -> None:
@@ -205,7 +208,7 @@ def test_a_batch_that_is_halved_is_put_together_again(
     expected = joined(streamed(network, paths, torch.device("cpu"), for_device("cpu")))
     forward = Network.forward
 
-    def limited(network: Network, signal: Tensor, *more: object) -> model.Output:
+    def limited(network: Network, signal: Tensor, *more: object) -> ecg_fm_network.Output:
         if len(signal) > SIZE // 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(network, signal, *more)  # type: ignore[arg-type]
@@ -223,7 +226,7 @@ def test_a_network_that_cannot_be_recorded_runs_without(
     expected = joined(streamed(network, paths, torch.device("cpu"), for_device("cpu")))
     forward = Network.forward
 
-    def waiting(network: Network, *given: object) -> model.Output:
+    def waiting(network: Network, *given: object) -> ecg_fm_network.Output:
         output = forward(network, *given)  # type: ignore[arg-type]
         assert output.embedding.sum().item() != 0
         return output
@@ -243,7 +246,7 @@ def test_after_an_error_nothing_runs_on_even_while_the_error_is_kept(
     paths = written(tmp_path, FULL)
     forward, seen = Network.forward, list[int]()
 
-    def broken(network: Network, *given: object) -> model.Output:
+    def broken(network: Network, *given: object) -> ecg_fm_network.Output:
         seen.append(1)
         if len(seen) == 5:
             raise ValueError("broken")

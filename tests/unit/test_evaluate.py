@@ -12,8 +12,9 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
-from ecgpipe import curves, metrics, parquet, provenance, tables, truth
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, provenance, schemas
+from ecgpipe.evaluation import curves, ground_truth, metrics
 
 AF, LBBB, PACED = "Atrial fibrillation", "Left bundle branch block", "Electronic pacemaker"
 RECORDINGS = 240
@@ -44,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
     shuffled = pd.concat([truth, others]).sample(frac=1, random_state=3)
     shuffled.to_csv(tmp_path / "truth.csv", index=False)
     for part, rows in enumerate([predictions[:100], predictions[100:]]):
-        table = pa.Table.from_pandas(rows, schema=tables.predictions_schema(names), preserve_index=False)
+        table = pa.Table.from_pandas(rows, schema=schemas.predictions_schema(names), preserve_index=False)
         parquet.write(tmp_path / f"predictions/part-{part:05d}.parquet", table)
     records = [{"record_id": name, "status": "ok", "site": "here"} for name in ids]
     records += [{"record_id": "short", "status": "skipped"}, {"record_id": "broken", "status": "failed"}]
@@ -197,8 +198,8 @@ def test_a_prediction_that_is_not_a_number_counts_in_no_metric_and_no_curve_and_
 
 
 def test_a_recording_without_a_patient_is_one_of_its_own() -> None:
-    assert len(set(truth.units(pa.array(["a", None, "b", None, "a"])).tolist())) == 4
-    numbers = truth.units(pa.array([7.0, None, 7.0]))
+    assert len(set(ground_truth.units(pa.array(["a", None, "b", None, "a"])).tolist())) == 4
+    numbers = ground_truth.units(pa.array([7.0, None, 7.0]))
     assert numbers[0] == numbers[2] != numbers[1]
 
 

@@ -9,8 +9,9 @@ import pytest
 import small_run
 from small_run import LABELS
 
-from ecgpipe import examples, parquet, tables
-from ecgpipe.examples import Why, choose
+from ecgpipe.analysis import examples
+from ecgpipe.analysis.examples import Why, choose
+from ecgpipe.core import parquet, schemas
 
 IDS = tuple(f"a/{i}" for i in range(60))
 THRESHOLDS = dict(zip(LABELS, (0.5, 0.7, 0.5), strict=True))
@@ -79,7 +80,7 @@ def test_recordings_with_a_doubtful_signal_are_chosen_by_each_doubt(tmp_path: Pa
     records[30] |= {"derived_leads": ["aVR"]}  # nothing is wrong with that
     records[40] |= {"status": "failed", "clipped_leads": ["V1"]}
     records[41] |= {"clipped_leads": []}
-    parquet.write(tmp_path / "shard.parquet", pa.Table.from_pylist(records, schema=tables.RECORDS))
+    parquet.write(tmp_path / "shard.parquet", pa.Table.from_pylist(records, schema=schemas.RECORDS))
     found = examples.of_records([tmp_path / "shard.parquet"], 5)
     assert {(record_id, why.what) for record_id, why in found["quality"]} == {
         ("r10", "clipped_leads"),
@@ -93,7 +94,7 @@ def test_recordings_with_a_doubtful_signal_are_chosen_by_each_doubt(tmp_path: Pa
 def test_the_random_ones_stay_when_recordings_are_added_that_do_not_displace_them(tmp_path: Path) -> None:
     def random(n: int) -> list[str]:
         rows = [{"record_id": f"r{i}", "status": "ok"} for i in range(n)]
-        parquet.write(tmp_path / "shard.parquet", pa.Table.from_pylist(rows, schema=tables.RECORDS))
+        parquet.write(tmp_path / "shard.parquet", pa.Table.from_pylist(rows, schema=schemas.RECORDS))
         return [record_id for record_id, _ in examples.of_records([tmp_path / "shard.parquet"], 20)["random"]]
 
     before, after = random(1000), random(1010)
@@ -105,7 +106,7 @@ def test_what_lies_apart_on_the_map_is_found(tmp_path: Path) -> None:
     places = np.random.default_rng(0).random((200, 2)).astype(np.float32)
     places[77], places[120] = (9, 9), (-5, 3)
     columns = [[f"r{i // 2}" for i in range(200)], [i % 2 for i in range(200)], places[:, 0], places[:, 1]]
-    parquet.write(tmp_path / "umap.parquet", pa.table(columns, schema=tables.UMAP))
+    parquet.write(tmp_path / "umap.parquet", pa.table(columns, schema=schemas.UMAP))
     found = examples.outliers(tmp_path / "umap.parquet", 2)
     assert found == [("r38", Why("outlier", None, 1)), ("r60", Why("outlier", None, 2))]
 

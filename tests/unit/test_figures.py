@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from small_run import LABELS
 
-from ecgpipe import figures, paper, parquet, tables
-from ecgpipe.prevalence import Summary, summarise
+from ecgpipe.core import parquet, schemas
 from ecgpipe.readers import LEADS
+from ecgpipe.report import ecg_paper, figures
+from ecgpipe.report.label_statistics import Summary, summarise
 
 NAMES = ("account", "labels", "probabilities", "together", "map", "recording")
 IDS = ("$x_1$ & <b>", *(f"a/{i}" for i in range(7)))
@@ -93,7 +94,7 @@ def test_many_reasons_are_summed_up() -> None:
 def summaries(tmp_path: Path) -> list[Summary]:
     values = np.array([[0.9, 0.8, 0.1, 0.6], [0.9, 0.2, 0.1, 0.1]])
     columns = [list("abcd"), [1] * 4, *values]
-    parquet.write(tmp_path / "part.parquet", pa.table(columns, schema=tables.predictions_schema(["B", "A"])))
+    parquet.write(tmp_path / "part.parquet", pa.table(columns, schema=schemas.predictions_schema(["B", "A"])))
     return summarise([tmp_path / "part.parquet"], {"A": 0.5, "B": 0.5})
 
 
@@ -135,12 +136,12 @@ def view(seconds: float = 10.0, **given: object) -> dict[str, object]:
 def lines(figure: Figure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The traces by lead: those of many points, in the order in which the strips are drawn."""
     drawn = [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in figure.axes[0].lines]
-    names = [strip.lead for strip in paper.strips("standard", 10.0)]
+    names = [strip.lead for strip in ecg_paper.strips("standard", 10.0)]
     return dict(zip(names, (pair for pair in drawn if len(pair[0]) > 100), strict=True))
 
 
 def test_a_second_is_25_mm_and_a_millivolt_10_mm() -> None:
-    figure = paper.draw(view(), "x")
+    figure = ecg_paper.draw(view(), "x")
     assert figure.get_size_inches() * 25.4 == pytest.approx([12 + 250 + 3, 9 + 4 * 26 + 11])
     x, y = lines(figure)["V6"]  # drawn from 7.5 to 10 s in the third row; it rises by 1.1 mV per second
     assert x[0] == pytest.approx(12 + 7.5 * 25)
@@ -151,22 +152,22 @@ def test_a_second_is_25_mm_and_a_millivolt_10_mm() -> None:
 
 def test_the_layout_is_that_of_the_page() -> None:
     """`paper.js` draws the same: its layouts are read from its source."""
-    source = (Path(paper.__file__).parent / "templates/paper.js").read_text()
+    source = (Path(ecg_paper.__file__).parent / "templates/paper.js").read_text()
     standard = json.loads(re.findall(r"standard: .*?rows: (\[\[.*?\]\])", source, re.DOTALL)[0])
-    assert [list(row) for row in paper.LAYOUTS["standard"][0]] == standard
-    assert [row[0] for row in paper.LAYOUTS["long"][0]] == list(LEADS)
+    assert [list(row) for row in ecg_paper.LAYOUTS["standard"][0]] == standard
+    assert [row[0] for row in ecg_paper.LAYOUTS["long"][0]] == list(LEADS)
     heights = dict(re.findall(r"(standard|long): .*?row_mm: (\d+)", source, re.DOTALL))
-    assert {name: f"{height:g}" for name, (_, height) in paper.LAYOUTS.items()} == heights
+    assert {name: f"{height:g}" for name, (_, height) in ecg_paper.LAYOUTS.items()} == heights
     for name in ("MM_PER_S", "MM_PER_MV", "PAGE_S"):
-        assert f"{name} = {getattr(paper, name):g}" in source
+        assert f"{name} = {getattr(ecg_paper, name):g}" in source
 
 
 def test_colour_stands_in_its_lead_at_its_time() -> None:
     values = np.zeros((12, 1250), np.int8)
     values[LEADS.index("V1"), 700:710] = 127  # 5.6 to 5.68 s, in the third column
     given = [{"label": "A", "values": values.ravel(), "judged": ""}]
-    with mpl.rc_context(paper.STYLE):
-        figure = paper.draw(view(attributions=given), "x", colour="A")
+    with mpl.rc_context(ecg_paper.STYLE):
+        figure = ecg_paper.draw(view(attributions=given), "x", colour="A")
     lit = [image for image in figure.axes[0].images if np.asarray(image.get_array()).any()]
     [image] = lit
     left, right, bottom, top = image.get_extent()
@@ -177,6 +178,6 @@ def test_colour_stands_in_its_lead_at_its_time() -> None:
 
 
 def test_a_short_recording_makes_a_narrow_paper_and_a_long_one_goes_on() -> None:
-    assert paper.draw(view(seconds=4), "x").get_size_inches()[0] * 25.4 == pytest.approx(12 + 100 + 3)
-    later = paper.strips("standard", 24.0, 20.0)
+    assert ecg_paper.draw(view(seconds=4), "x").get_size_inches()[0] * 25.4 == pytest.approx(12 + 100 + 3)
+    later = ecg_paper.strips("standard", 24.0, 20.0)
     assert (later[0].start_s, later[3].end_s, later[-1].end_s) == (20, 24, 24)

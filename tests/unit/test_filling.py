@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgpipe.arrays import prepared
-from ecgpipe.prepare import Windows
+from ecgpipe.api.arrays import prepared
+from ecgpipe.preprocessing.segments import Windows
 from ecgpipe.readers import LEADS, Recording, without_filling
 
 RATE = 500

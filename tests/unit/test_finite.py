@@ -13,12 +13,16 @@ import pytest
 import torch
 from segment_files import infer_options, signals, write_shard
 
-from ecgpipe import ECGFM, aggregate, engine, finite, labels, model, shards, tables
-from ecgpipe.__main__ import main
-from ecgpipe.description import Description, describe
-from ecgpipe.engine import Results
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.prepare import Windows
+from ecgpipe import ECGFM
+from ecgpipe.cli import main
+from ecgpipe.core import schemas
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.inference import aggregate, engine, finite, segment_files
+from ecgpipe.inference.engine import Results
+from ecgpipe.models import labels
+from ecgpipe.models.description import Description, describe
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.preprocessing.segments import Windows
 from ecgpipe.readers import LEADS
 
 ROWS = [(f"r{row // 3}", row % 3) for row in range(40)]
@@ -47,7 +51,7 @@ def converted(tmp_path: Path, run: Callable[..., Description], save: Callable[..
 def in_half(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU computes in float16 too, slowly and without oneDNN, so that what a GPU does can be seen on one."""
     monkeypatch.setattr(engine, "usable", lambda precision, device: precision)
-    monkeypatch.setattr(model, "ONEDNN", False)
+    monkeypatch.setattr(ecg_fm_network, "ONEDNN", False)
 
 
 def outputs(folder: Path) -> list[np.ndarray]:
@@ -62,7 +66,9 @@ def outputs(folder: Path) -> list[np.ndarray]:
 
 
 def expected(converted: Path, dtype: torch.dtype) -> list[np.ndarray]:
-    network = model.load(describe(converted / "model.json").architecture, converted / "model.safetensors", dtype=dtype)
+    network = ecg_fm_network.load(
+        describe(converted / "model.json").architecture, converted / "model.safetensors", dtype=dtype
+    )
     samples = np.full(len(ROWS), SIGNALS.shape[2], np.int32)
     results = engine.forward(network, SIGNALS, samples, torch.device("cpu"), 4, True)
     return [output for output in results if output is not None]
@@ -125,7 +131,7 @@ def test_the_segment_that_the_message_names_is_the_one(tmp_path: Path) -> None:
         for first in (0, 2):
             logits = np.zeros((2, 3), np.float32)
             logits[1, 2] = np.inf if first else 0
-            keys = shards.Keys([f"r{first}", f"r{first + 1}"], np.array([4, 5]), np.zeros(2), np.zeros(2))
+            keys = segment_files.Keys([f"r{first}", f"r{first + 1}"], np.array([4, 5]), np.zeros(2), np.zeros(2))
             yield keys, Results(logits, np.zeros((2, 8), np.float32), None)
 
     with pytest.raises(EcgpipeError, match=r"x\.pt gives numbers that are not finite for segment 5 of 'r3'"):
@@ -189,7 +195,7 @@ def test_predict_says_which_file_broken_weights_failed_on(tmp_path: Path, capsys
 def test_logits_that_an_older_version_wrote_are_not_aggregated(tmp_path: Path) -> None:
     columns = [pa.array(["a", "b"]), pa.array([0, 1], pa.int32()), pa.array([0, 5], pa.float32())]
     columns.append(pa.array([0.5, np.nan], pa.float32()))
-    table = pa.table(columns, schema=tables.logits_schema(["AF"]))
+    table = pa.table(columns, schema=schemas.logits_schema(["AF"]))
     with pytest.raises(
         EcgpipeError, match="1 of 2 logits of 'AF' are not finite numbers, the first that of segment 1 of 'b'"
     ):

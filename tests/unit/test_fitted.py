@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecgpipe import calibration, fitted, labels
-from ecgpipe.__main__ import main
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.fitted import Fit, Recordings
-from ecgpipe.provenance import file_sha256
+from ecgpipe.cli import main
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.provenance import file_sha256
+from ecgpipe.evaluation import leakage
+from ecgpipe.evaluation.leakage import Fit, Recordings
+from ecgpipe.models import calibration, labels
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def made(tmp_path: Path) -> dict[str, Any]:
 
 def fits(folder: Path) -> list[Fit]:
     path = folder / "calibration.json"
-    return fitted.behind(folder / "chosen.csv", path, {"sha256": file_sha256(path)})
+    return leakage.behind(folder / "chosen.csv", path, {"sha256": file_sha256(path)})
 
 
 def columns(made: dict[str, Any], folds: list[int]) -> Recordings:
@@ -41,12 +42,12 @@ def columns(made: dict[str, Any], folds: list[int]) -> Recordings:
 
 
 def test_other_folds_may_be_scored(tmp_path: Path, made: dict[str, Any]) -> None:
-    fitted.refuse_overlap(fits(tmp_path), columns(made, [0, 1, 2, 3, 4, 5, 6, 9]))
+    leakage.refuse_overlap(fits(tmp_path), columns(made, [0, 1, 2, 3, 4, 5, 6, 9]))
 
 
 def test_the_fold_of_the_thresholds_may_not(tmp_path: Path, made: dict[str, Any]) -> None:
     with pytest.raises(EcgpipeError) as caught:
-        fitted.refuse_overlap(fits(tmp_path), columns(made, [8, 9]))
+        leakage.refuse_overlap(fits(tmp_path), columns(made, [8, 9]))
     assert str(caught.value) == (
         "evaluation: the thresholds of chosen.csv were fitted on fold = 8, and 40 of the 80 recordings to score are "
         "among those or of their patients (40 by id, 40 by signal, 40 by patient), such as 'r/16', 'r/17', 'r/36'; "
@@ -58,7 +59,7 @@ def test_nor_may_that_of_the_calibration(tmp_path: Path, made: dict[str, Any]) -
     with pytest.raises(
         EcgpipeError, match=r"the parameters of calibration\.json were fitted on fold = 7, and 40 of the 80"
     ):
-        fitted.refuse_overlap(fits(tmp_path), columns(made, [7, 9]))
+        leakage.refuse_overlap(fits(tmp_path), columns(made, [7, 9]))
 
 
 @pytest.mark.parametrize(
@@ -75,19 +76,19 @@ def test_one_planted_recording_is_caught(
     clean = columns(made, [9])
     planted = [pa.concat_arrays([column, pa.array([value])]) for column, value in zip(clean, leaked, strict=True)]
     with pytest.raises(EcgpipeError, match=f"1 of the 41 .* \\({counts}\\), such as '{leaked[0]}'"):
-        fitted.refuse_overlap(fits(tmp_path), Recordings(*planted))
+        leakage.refuse_overlap(fits(tmp_path), Recordings(*planted))
 
 
 def test_what_nobody_knows_is_no_overlap(tmp_path: Path, made: dict[str, Any]) -> None:
     nothing = pa.nulls(3, pa.string())
-    fitted.refuse_overlap(fits(tmp_path), Recordings(pa.array(["x", "y", "z"]), nothing, nothing))
+    leakage.refuse_overlap(fits(tmp_path), Recordings(pa.array(["x", "y", "z"]), nothing, nothing))
 
 
 def chosen_without_patients(folder: Path) -> list[Fit]:
     """Thresholds chosen on the first recording of each patient of fold 8, without saying who the patients are."""
     options = ["--split", "first", "--on", "8", "--method", "youden", "--output", str(folder / "chosen.csv")]
     assert main(["thresholds", "--outdir", str(folder), *options]) == 0
-    return fitted.behind(folder / "chosen.csv", None, None)
+    return leakage.behind(folder / "chosen.csv", None, None)
 
 
 def test_patients_that_the_fit_does_not_know_are_found_in_the_run(
@@ -102,15 +103,15 @@ def test_patients_that_the_fit_does_not_know_are_found_in_the_run(
     every = columns(made, list(range(10)))
     second = Recordings(*(None if values is None else values.filter(pa.array(rows)) for values in every))
     with pytest.raises(EcgpipeError, match=r"20 of the 20 .* \(0 by id, 0 by signal, 20 by patient\), such as 'r/17'"):
-        fitted.refuse_overlap([fit], second, columns(made, list(range(10))))
-    fitted.refuse_overlap([fit], columns(made, [9]), columns(made, list(range(10))))
+        leakage.refuse_overlap([fit], second, columns(made, list(range(10))))
+    leakage.refuse_overlap([fit], columns(made, [9]), columns(made, list(range(10))))
     assert "nobody knows of which patients" not in capsys.readouterr().err
 
 
 def test_or_else_are_a_warning(tmp_path: Path, made: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--split", "fold", "--on", "8", "--method", "youden", "--output", str(tmp_path / "chosen.csv")]
     assert main(["thresholds", "--outdir", str(tmp_path), *options]) == 0
-    fitted.refuse_overlap(fitted.behind(tmp_path / "chosen.csv", None, None), columns(made, [9]), columns(made, [9]))
+    leakage.refuse_overlap(leakage.behind(tmp_path / "chosen.csv", None, None), columns(made, [9]), columns(made, [9]))
     said = capsys.readouterr().err
     assert "nobody knows of which patients the thresholds of chosen.csv were fitted, but for 0 of 40 recordings" in said
     assert "fit again with --patient COLUMN" in said
@@ -176,18 +177,20 @@ def test_without_the_column_of_the_fit_an_evaluation_asks_for_one(
 
 def test_a_head_says_which_column_its_patients_were_of(tmp_path: Path, made: dict[str, Any]) -> None:
     ids = pa.array(made["ids"])
-    sha256 = fitted.write_hashes(tmp_path / "x", "probe", ids, ids, pa.array(made["patient"]), patient="patient")
-    assert fitted.read(tmp_path / "x", "x", None, sha256).patient == "patient"
-    sha256 = fitted.write_hashes(tmp_path / "x", "probe", ids, ids, ids, patient="record_id")
-    each = fitted.read(tmp_path / "x", "x", None, sha256)
+    sha256 = leakage.write_hashes(tmp_path / "x", "probe", ids, ids, pa.array(made["patient"]), patient="patient")
+    assert leakage.read(tmp_path / "x", "x", None, sha256).patient == "patient"
+    sha256 = leakage.write_hashes(tmp_path / "x", "probe", ids, ids, ids, patient="record_id")
+    each = leakage.read(tmp_path / "x", "x", None, sha256)
     assert each.patient is None  # each recording a patient: nobody knows who the patients are
     assert len(each.hashes["patient"]) == 0
 
 
 def test_a_patient_is_the_same_whether_written_with_a_point_or_without() -> None:
-    texts = [fitted._hashes("patient", values) for values in (pa.array([17.0, None]), pa.array([17]), pa.array(["17"]))]
+    texts = [
+        leakage._hashes("patient", values) for values in (pa.array([17.0, None]), pa.array([17]), pa.array(["17"]))
+    ]
     assert len({tuple(one.tolist()) for one in texts}) == 1
-    assert fitted._hashes("signal", pa.array(["17"])).tolist() != texts[0].tolist()
+    assert leakage._hashes("signal", pa.array(["17"])).tolist() != texts[0].tolist()
 
 
 def test_nobody_may_score_when_the_list_is_gone_or_another_one(tmp_path: Path, made: dict[str, Any]) -> None:
@@ -204,7 +207,7 @@ def test_nobody_may_score_when_the_list_is_gone_or_another_one(tmp_path: Path, m
 def test_a_label_file_of_a_person_and_no_calibration_were_fitted_on_nothing(
     tmp_path: Path, made: dict[str, Any]
 ) -> None:
-    assert fitted.behind(tmp_path / "labels.csv", None, None) == []
+    assert leakage.behind(tmp_path / "labels.csv", None, None) == []
 
 
 def test_the_list_names_no_recording_and_has_each_once(tmp_path: Path, made: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ import torch
 from scipy.special import expit
 from segment_files import infer_options, signals, write_shard
 
-from ecgpipe import ECGFM, provenance
-from ecgpipe.__main__ import main
-from ecgpipe.description import Description
+from ecgpipe import ECGFM
+from ecgpipe.cli import main
+from ecgpipe.core import provenance
+from ecgpipe.models.description import Description
 from ecgpipe.readers import LEADS
 
 pytestmark = [

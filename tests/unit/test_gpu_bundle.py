@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from benchmarks import gpu, gpu_bundle
 from benchmarks.offline import install
-from ecgpipe.errors import EcgpipeError
+from ecgpipe.core.errors import EcgpipeError
 
 ROOT = gpu_bundle.ROOT
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -9,10 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import expit
 
-from ecgpipe import attribute, heads, labels, parquet, provenance, tables, truth, validate
-from ecgpipe.__main__ import main
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.heads import Head
+from ecgpipe.analysis import attribute
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, provenance, schemas
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.evaluation import ground_truth
+from ecgpipe.models import heads, labels
+from ecgpipe.models.heads import Head
+from ecgpipe.workflow import validate
 
 WIDTH = 6
 FACTS: dict[str, Any] = {"checkpoint_sha256": "ab" * 32, "preprocess": {"segment_s": 5}}
@@ -26,11 +30,11 @@ def embeddings(folder: Path, facts: dict[str, Any] = FACTS, width: int = WIDTH) 
     rows = [(f"r{i}", number) for i in range(40) for number in range(1 + i % 3)]
     values = random.standard_normal((len(rows), width)).astype(np.float32)
     keys = [pa.array([name for name, _ in rows]), pa.array([number for _, number in rows], pa.int32())]
-    schema = provenance.with_origin(tables.embeddings_schema(width), "infer", MEANING, **facts)
+    schema = provenance.with_origin(schemas.embeddings_schema(width), "infer", MEANING, **facts)
     column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
     parquet.write(folder / "embeddings.parquet", pa.table([*keys, column], schema=schema))
     logits = [pa.array(random.standard_normal(len(rows)), pa.float32()) for _ in MODEL]
-    schema = provenance.with_origin(tables.logits_schema(MODEL), "infer", MEANING, **facts)
+    schema = provenance.with_origin(schemas.logits_schema(MODEL), "infer", MEANING, **facts)
     parquet.write(
         folder / "logits.parquet",
         pa.table([*keys, pa.array(np.zeros(len(rows)), pa.float32()), *logits], schema=schema),
@@ -131,7 +135,7 @@ def test_a_head_of_a_version_that_computes_something_else_is_refused(
     embeddings(tmp_path)
     path, _ = head(tmp_path, "A")
     if meaning == "infer":
-        monkeypatch.setitem(tables.MEANING, meaning, 2)  # type: ignore[attr-defined]
+        monkeypatch.setitem(schemas.MEANING, meaning, 2)  # type: ignore[attr-defined]
     else:
         monkeypatch.setitem(MEANING, meaning, 2)
     embeddings(tmp_path)
@@ -169,7 +173,7 @@ def test_a_label_of_the_model_too_is_called_a_heads(tmp_path: Path) -> None:
         assert row["Infarction"] != pytest.approx(row["Infarction (head)"], abs=1e-6)
     # What is true of the label is true of both.
     parquet.write(tmp_path / "shard-00000.parquet", pa.table({"record_id": list(means), "infarction": [1, 0] * 20}))
-    found = truth.read(
+    found = ground_truth.read(
         [tmp_path / "out.parquet"], [tmp_path / "shard-00000.parquet"], mapped={"infarction": "Infarction"}
     )
     assert found.names == ("Infarction", "Infarction (head)")

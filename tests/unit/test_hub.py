@@ -16,9 +16,9 @@ import torch
 from hub_server import Hub
 from huggingface_hub import constants
 
-from ecgpipe.description import Description, describe
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.hub import hub_file
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.models.description import Description, describe
+from ecgpipe.models.hub import hub_file
 
 REPO, FILE = "wanglab/ecg-fm", "weights/tiny.pt"
 URI = f"hf://{REPO}/{FILE}"

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgpipe import fitted, identity, listed, splits, truth
-from ecgpipe.errors import EcgpipeError
+from ecgpipe.core import identity
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.evaluation import ground_truth, leakage, splits
+from ecgpipe.inputs import input_tables
 
 BIG = 2**53 + 1
 
@@ -101,13 +103,13 @@ def written(folder: Path) -> dict[str, pa.Array]:
     polars.with_columns(pl.col("p").fill_null(float("nan"))).write_csv(folder / "polars.csv")
     paths = sorted([*folder.glob("*.csv"), *folder.glob("*.parquet")])
     assert len(paths) == 9
-    return {path.name: listed.read(path)["p"].combine_chunks() for path in paths}
+    return {path.name: input_tables.read(path)["p"].combine_chunks() for path in paths}
 
 
 def test_all_that_asks_who_a_patient_is_gets_one_answer_for_every_kind_of_file(tmp_path: Path) -> None:
     for name, values in written(tmp_path).items():
         assert identity.as_ids(values).to_pylist() == [None if p is None else str(p) for p in PATIENTS], name
-        units = truth.units(values)
+        units = ground_truth.units(values)
         assert units[0] == units[3], name
         assert len(set(units)) == 5, name  # two of nobody are two
         split = splits.by_patient(values, 0)
@@ -117,8 +119,8 @@ def test_all_that_asks_who_a_patient_is_gets_one_answer_for_every_kind_of_file(t
         splits.refuse_shared(np.array([0, 1, 0, 0, 1, 2]), values)  # nobody is in two splits
         with pytest.raises(EcgpipeError, match="'12'"):
             splits.refuse_shared(np.array([0, 1, 0, 1, 1, 2]), values)
-        some = np.unique(fitted._hashes("patient", pa.array(["12", "7", str(BIG - 2)])))
-        np.testing.assert_array_equal(np.unique(fitted._hashes("patient", values)), some)
+        some = np.unique(leakage._hashes("patient", pa.array(["12", "7", str(BIG - 2)])))
+        np.testing.assert_array_equal(np.unique(leakage._hashes("patient", values)), some)
 
 
 @given(st.lists(st.integers(-(2**53) + 1, 2**53 - 1), max_size=20))

@@ -15,9 +15,11 @@ import torch
 from processor import needs_bfloat16
 from segment_files import SAMPLES, SETTINGS, infer_options, signals, write_shard
 
-from ecgpipe import infer, model, provenance
-from ecgpipe.__main__ import main
-from ecgpipe.description import Description, describe
+from ecgpipe.cli import main
+from ecgpipe.core import provenance
+from ecgpipe.inference import infer
+from ecgpipe.models.description import Description, describe
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
 
 TOKENS = 100  # of the small checkpoint
 LABELS = ["Poor data quality", "Sinus rhythm", "Électrode"]
@@ -70,7 +72,7 @@ def test_every_segments_outputs_stand_in_its_row(converted: Path, shards: list[P
     assert list(frames["logits"].columns) == ["record_id", "segment", "start_s", *LABELS]
     assert list(frames["logits"]["start_s"]) == [5.0 * number for _, number in ROWS]
     description = describe(converted / "model.json")
-    network = model.load(description.architecture, converted / "model.safetensors")
+    network = ecg_fm_network.load(description.architecture, converted / "model.safetensors")
     for row, signal in enumerate(SIGNALS):
         with torch.inference_mode():
             expected = network(torch.from_numpy(signal[None]))
@@ -108,7 +110,7 @@ def test_padded_segments_stand_in_their_rows_beside_others(
     shard = write_shard(converted.parent / "padded.arrow", ROWS, values, counts=counts)
     assert command(converted, [shard], "--batch-size", str(batch_size)) == 0
     made = numbers(results(converted))
-    network = model.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
+    network = ecg_fm_network.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
     for row, count in enumerate(counts):
         with torch.inference_mode():
             expected = network(torch.from_numpy(values[row][None]), torch.tensor([count]))
@@ -229,7 +231,7 @@ def test_in_bfloat16_too_every_segments_outputs_stand_in_its_row(converted: Path
     frames = results(converted)
     assert all(list(zip(frame["record_id"], frame["segment"], strict=True)) == ROWS for frame in frames.values())
     architecture = describe(converted / "model.json").architecture
-    network = model.load(architecture, converted / "model.safetensors", dtype=torch.bfloat16)
+    network = ecg_fm_network.load(architecture, converted / "model.safetensors", dtype=torch.bfloat16)
     for row, signal in enumerate(SIGNALS):
         with torch.inference_mode():
             expected = network(torch.from_numpy(signal[None]))

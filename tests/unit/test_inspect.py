@@ -7,8 +7,8 @@ import formats
 import numpy as np
 import pytest
 
-from ecgpipe import inspect
-from ecgpipe.__main__ import main
+from ecgpipe.api import inspect
+from ecgpipe.cli import main
 from ecgpipe.readers import LEADS
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgpipe import labels
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.labels import Label
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.models import labels
+from ecgpipe.models.labels import Label
 
 SHIPPED = Path(__file__).parents[2] / "config" / "labels"
 MAX_OF_MIMIC = {

@@ -13,8 +13,9 @@ import pandas as pd
 import ptbxl as ptbxl_folder
 import pytest
 
-from ecgpipe import manifest, tables
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
+from ecgpipe.core import schemas
+from ecgpipe.inputs import manifest
 
 MEASUREMENTS = ["rr_interval", "p_onset", "p_end", "qrs_onset", "qrs_end", "t_end", "p_axis", "qrs_axis", "t_axis"]
 
@@ -29,7 +30,7 @@ def rows(found: manifest.Scanned, *columns: str) -> list[tuple[object, ...]]:
 
 def metadata(found: manifest.Scanned) -> list[str]:
     names: list[str] = found.recordings.column_names
-    return names[len(tables.MANIFEST) :]
+    return names[len(schemas.MANIFEST) :]
 
 
 def ignored(found: manifest.Scanned) -> Counter[str]:

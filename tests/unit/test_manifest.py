@@ -20,9 +20,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ecgpipe import manifest, parquet, readers, results, tables
-from ecgpipe.__main__ import main
-from ecgpipe.errors import EcgpipeError
+from ecgpipe import readers
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, results, schemas
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.inputs import manifest
 from ecgpipe.readers.detect import SUFFIXES
 
 
@@ -452,7 +454,7 @@ def test_every_file_of_a_messy_folder_is_there_once(tmp_path: Path) -> None:
     os.mkfifo(inside / "pipe")
     assert write(tmp_path / "out", inside) == 0
     found = pq.read_table(tmp_path / "out" / "files.parquet")
-    assert found.schema == tables.FILES
+    assert found.schema == schemas.FILES
     walked = {str(Path(folder, name)) for folder, _, names in os.walk(inside) for name in names}
     walked = {os.fsencode(path).decode(errors="backslashreplace") for path in walked} | {f"{inside}/link/"}
     assert sorted(found["path"].to_pylist()) == sorted(walked)
@@ -652,7 +654,7 @@ def test_further_columns_are_carried_along_with_their_types(tmp_path: Path) -> N
         b"a.mat;70;007;12345678901234567890;2180-07-23 08:44:00;2024-01-02;True;x, y;pdf;;1\n"
         b"b.mat;NA;8;1;;;False;NA;;;2\n"
     )
-    found = manifest.scan([str(tmp_path / "t.csv")]).recordings.drop_columns(tables.MANIFEST.names)
+    found = manifest.scan([str(tmp_path / "t.csv")]).recordings.drop_columns(schemas.MANIFEST.names)
     assert dict(zip(found.schema.names, found.schema.types, strict=True)) == {
         "age": pa.int64(),
         "code": pa.string(),
@@ -795,7 +797,7 @@ def test_shards_are_cut_in_order(shard_size: int, sizes: list[int], tmp_path: Pa
     assert [path.name for path in shards] == [f"shard-{number:05d}.parquet" for number in range(len(sizes))]
     read = [pq.read_table(path) for path in shards]
     assert [len(table) for table in read] == sizes
-    assert all(table.schema == tables.MANIFEST for table in read)
+    assert all(table.schema == schemas.MANIFEST for table in read)
     assert [record_id for table in read for record_id in table["record_id"].to_pylist()] == list("0123456")
     content = json.loads((tmp_path / "out" / "manifest.json").read_text())
     sha256s = "".join(hashlib.sha256(path.read_bytes()).hexdigest() + "\n" for path in shards)
@@ -817,8 +819,8 @@ def test_every_shard_has_the_same_columns(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.mat", "in/b.mat")
     (tmp_path / "t.csv").write_text("path,age\nc.mat,70\n")
     assert write(tmp_path / "out", tmp_path / "in", tmp_path / "t.csv", shard_size=1) == 0
-    schemas = [pq.read_schema(path) for path in parquet.numbered(tmp_path / "out", "shard", 3)]
-    assert schemas == [tables.MANIFEST.append(pa.field("age", pa.int64()))] * 3
+    found = [pq.read_schema(path) for path in parquet.numbered(tmp_path / "out", "shard", 3)]
+    assert found == [schemas.MANIFEST.append(pa.field("age", pa.int64()))] * 3
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from scipy.special import expit
 from scipy.stats import norm
 from sklearn import metrics as sklearn_metrics
 
-from ecgpipe import metrics
-from ecgpipe.metrics import METRICS, Measure
+from ecgpipe.evaluation import metrics
+from ecgpipe.evaluation.metrics import METRICS, Measure
 
 
 def drawn(

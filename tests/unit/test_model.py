@@ -15,10 +15,11 @@ from processor import needs_bfloat16
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
-from ecgpipe import fairseq_signals, model
-from ecgpipe.description import Architecture
-from ecgpipe.model import Convolutions, Layer, Linear, Network, Output, Position
-from ecgpipe.tuning import for_device
+from ecgpipe.models import fairseq_checkpoint
+from ecgpipe.models.description import Architecture
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.models.ecg_fm.network import Convolutions, Layer, Linear, Network, Output, Position
+from ecgpipe.models.ecg_fm.tuning import for_device
 
 POST_NORM = Architecture(
     in_leads=12,
@@ -165,9 +166,9 @@ UPSTREAM: dict[str, list[tuple[int, int, list[float], list[float], list[float]]]
 @pytest.mark.parametrize("name", list(UPSTREAM))
 def test_padded_segments_get_what_fairseq_signals_gives(name: str, reference: Path) -> None:
     state = runpy.run_path(str(reference / "make_checkpoint.py"))["state"](name)
-    arch = fairseq_signals.architecture(state["cfg"]["model"])
+    arch = fairseq_checkpoint.architecture(state["cfg"]["model"])
     made = Network(arch).eval()
-    made.load_state_dict(fairseq_signals.convert(state["model"], arch, name))
+    made.load_state_dict(fairseq_checkpoint.convert(state["model"], arch, name))
     samples, tokens, logits, embedding, attention = (list(column) for column in zip(*UPSTREAM[name], strict=True))
     signal = torch.from_numpy(np.load(reference / "golden" / "segments.npz")["signal"][: len(samples)])
     output = run(made, padded(signal, samples), samples)
@@ -355,7 +356,7 @@ def test_the_positions_by_fourier_are_those_of_the_direct_way(kernel: int) -> No
 def test_linear_is_pytorchs_linear(
     shape: tuple[int, ...], bias: bool, packed: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "ONEDNN", model.ONEDNN and onednn)
+    monkeypatch.setattr(ecg_fm_network, "ONEDNN", ecg_fm_network.ONEDNN and onednn)
     linear = Linear(5, 3, bias=bias).requires_grad_(False)
     weight = linear.weight.clone()
     if packed:
@@ -370,7 +371,7 @@ def test_linear_is_pytorchs_linear(
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("onednn", [True, False])
 def test_linear_in_bfloat16_rounds_once(packed: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "ONEDNN", model.ONEDNN and onednn)
+    monkeypatch.setattr(ecg_fm_network, "ONEDNN", ecg_fm_network.ONEDNN and onednn)
     linear, x = Linear(40, 24).requires_grad_(False).bfloat16(), noise(3, 7, 40).bfloat16()
     expected = F.linear(x.float(), linear.weight.float(), linear.bias.float())
     if packed:
@@ -444,8 +445,8 @@ THREE = pytest.mark.parametrize(
 def test_the_network_from_a_file_gives_the_same_with_and_without_onednn(
     arch: Architecture, onednn: bool, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "ONEDNN", model.ONEDNN and onednn)
-    loaded, samples = model.load(arch, weights), [2500, 700]
+    monkeypatch.setattr(ecg_fm_network, "ONEDNN", ecg_fm_network.ONEDNN and onednn)
+    loaded, samples = ecg_fm_network.load(arch, weights), [2500, 700]
     signal = padded(noise(2, 12, 2500), samples)
     for with_attention in (True, False):
         expected = run(network(arch), signal, samples, with_attention=with_attention)
@@ -469,8 +470,10 @@ def test_bfloat16_is_close_to_float32(
     length = span + step * (tokens - 1)
     samples = [length, max(span, length // 2), length, max(span, length // 3)] if with_padding else [length] * 4
     signal = padded(noise(4, 12, length), samples)
-    exact = run(model.load(arch, weights), signal, samples, with_attention=with_attention)
-    rounded = run(model.load(arch, weights, dtype=torch.bfloat16), signal, samples, with_attention=with_attention)
+    exact = run(ecg_fm_network.load(arch, weights), signal, samples, with_attention=with_attention)
+    rounded = run(
+        ecg_fm_network.load(arch, weights, dtype=torch.bfloat16), signal, samples, with_attention=with_attention
+    )
     assert exact.logits is not None
     assert rounded.logits is not None
     assert float(torch.cosine_similarity(exact.embedding, rounded.embedding).min()) > 1 - 1e-4
@@ -486,7 +489,7 @@ def test_bfloat16_is_close_to_float32(
 @needs_bfloat16
 @BOTH
 def test_in_bfloat16_a_segment_gets_nearly_the_same_in_any_batch(arch: Architecture, weights: Path) -> None:
-    made, samples = model.load(arch, weights, dtype=torch.bfloat16), [2500, 800, 2500, 60, 2400, 1999, 31]
+    made, samples = ecg_fm_network.load(arch, weights, dtype=torch.bfloat16), [2500, 800, 2500, 60, 2400, 1999, 31]
     signal = padded(noise(7, 12, 2500), samples)
     together = run(made, signal, samples)
     for batch in (1, 2, 3):
@@ -504,7 +507,7 @@ def test_in_bfloat16_a_segment_gets_nearly_the_same_in_any_batch(arch: Architect
 @needs_bfloat16
 @THREE
 def test_in_bfloat16_what_needs_float32_has_it_and_so_have_the_outputs(arch: Architecture, weights: Path) -> None:
-    made = model.load(arch, weights, dtype=torch.bfloat16)
+    made = ecg_fm_network.load(arch, weights, dtype=torch.bfloat16)
     assert made.head is not None
     exact = [made.convolutions.layers[0], made.convolutions.norm, made.position, made.head]
     assert {tensor.dtype for part in exact for tensor in part.parameters()} == {torch.float32}
@@ -521,8 +524,10 @@ DIRECT = replace(for_device("cpu"), position="direct")
 def test_the_network_with_direct_positions_gives_what_it_gives_by_fourier(arch: Architecture, weights: Path) -> None:
     samples = [2500, 700]
     signal = padded(noise(2, 12, 2500), samples)
-    expected = run(model.load(arch, weights), signal, samples)
-    for one, other in zip(expected, run(model.load(arch, weights, tuning=DIRECT), signal, samples), strict=True):
+    expected = run(ecg_fm_network.load(arch, weights), signal, samples)
+    for one, other in zip(
+        expected, run(ecg_fm_network.load(arch, weights, tuning=DIRECT), signal, samples), strict=True
+    ):
         assert one is not None
         assert other is not None
         assert_close(other, one)
@@ -531,8 +536,8 @@ def test_the_network_with_direct_positions_gives_what_it_gives_by_fourier(arch: 
 @needs_bfloat16
 def test_direct_positions_are_computed_in_the_layers_type(tmp_path: Path) -> None:
     safetensors.torch.save_file(network(POST_NORM).state_dict(), tmp_path / "model.safetensors")
-    exact = run(model.load(POST_NORM, tmp_path / "model.safetensors"), noise(2, 12, 1000))
-    made = model.load(POST_NORM, tmp_path / "model.safetensors", dtype=torch.bfloat16, tuning=DIRECT)
+    exact = run(ecg_fm_network.load(POST_NORM, tmp_path / "model.safetensors"), noise(2, 12, 1000))
+    made = ecg_fm_network.load(POST_NORM, tmp_path / "model.safetensors", dtype=torch.bfloat16, tuning=DIRECT)
     assert made.position.conv.weight.dtype == torch.bfloat16
     rounded = run(made, noise(2, 12, 1000))
     assert float(torch.cosine_similarity(exact.embedding, rounded.embedding).min()) > 1 - 1e-4

@@ -15,10 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from vendor_files import cardiosoft_xml
 
-from ecgpipe import growth, manifest, parquet, preprocess, readers, survive, tables
-from ecgpipe.__main__ import main
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.readers import FORMATS, LEADS, Assumed, UnavailableError, UnreadableError, hdf5, moment, wfdb
+from ecgpipe import readers
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, schemas
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.inputs import incremental, manifest
+from ecgpipe.preprocessing import preprocess
+from ecgpipe.readers import FORMATS, LEADS, Assumed, UnavailableError, UnreadableError, hdf5, isolation, moment, wfdb
 from ecgpipe.readers.detect import SUFFIXES
 from ecgpipe.readers.moment import momentary, patiently
 
@@ -160,7 +163,7 @@ def recordings(folder: Path) -> Path:
     cardiosoft_xml(folder / "sound", signal, 500, LEADS)
     (folder / "b.xml").symlink_to(BROKEN)
     rows = [{"record_id": name, "path": str(folder / f"{name}.xml"), "format": "cardiosoft-xml"} for name in "abc"]
-    parquet.write(folder / "shard-00000.parquet", tables.MANIFEST.empty_table().from_pylist(rows, tables.MANIFEST))
+    parquet.write(folder / "shard-00000.parquet", schemas.MANIFEST.empty_table().from_pylist(rows, schemas.MANIFEST))
     return folder / "b.xml"
 
 
@@ -221,7 +224,7 @@ def test_a_file_that_is_waited_for_in_vain_ends_the_shard_and_one_that_is_comput
 ) -> None:
     path = recordings(tmp_path)
     heal(path)
-    monkeypatch.setattr(survive, "crashes", partial(survive.crashes, cpu_s=1.5, wall_s=3))
+    monkeypatch.setattr(isolation, "crashes", partial(isolation.crashes, cpu_s=1.5, wall_s=3))
     read = readers.read
     bad = wait
 
@@ -235,7 +238,7 @@ def test_a_file_that_is_waited_for_in_vain_ends_the_shard_and_one_that_is_comput
     assert f"error: input: {path} was waited for 2 times for 3 s: its disk or file server" in capfd.readouterr().err
     assert not any((tmp_path / "out").iterdir())
     bad = compute
-    monkeypatch.setattr(survive, "crashes", partial(survive.crashes, wall_s=60))
+    monkeypatch.setattr(isolation, "crashes", partial(isolation.crashes, wall_s=60))
     assert preprocessed(tmp_path) == 0
     assert statuses(tmp_path) == ["ok", "failed", "ok"]
     assert pq.read_table(tmp_path / "out" / "x.parquet")["reason"][1].as_py() == (
@@ -245,11 +248,11 @@ def test_a_file_that_is_waited_for_in_vain_ends_the_shard_and_one_that_is_comput
 
 @linux
 def test_inspect_says_that_a_file_cannot_be_read_now(tmp_path: Path) -> None:
-    from ecgpipe.inspect import describe
-    from ecgpipe.prepare import Windows
+    from ecgpipe.api.inspect import describe
+    from ecgpipe.preprocessing.segments import Windows
 
     path = recordings(tmp_path)
-    row = dict.fromkeys(tables.MANIFEST.names) | {
+    row = dict.fromkeys(schemas.MANIFEST.names) | {
         "record_id": "b", "path": str(path), "format": "cardiosoft-xml",
     }  # fmt: skip
     assert describe(row, Windows(), Assumed()) == [
@@ -308,8 +311,8 @@ def test_a_header_that_cannot_be_read_now_is_not_taken_for_one_that_names_nothin
 
 def test_a_file_that_cannot_be_looked_at_now_has_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.npy").touch()
-    assert growth._stamp(str(tmp_path / "x.npy"))[0] == 0
-    assert growth._stamp(str(tmp_path / "y.npy")) == (-1, -1)
+    assert incremental._stamp(str(tmp_path / "x.npy"))[0] == 0
+    assert incremental._stamp(str(tmp_path / "y.npy")) == (-1, -1)
 
     stat = os.stat
 
@@ -320,4 +323,4 @@ def test_a_file_that_cannot_be_looked_at_now_has_not_changed(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "stat", lost)
     with pytest.raises(UnavailableError):
-        growth._stamp(str(tmp_path / "x.npy"))
+        incremental._stamp(str(tmp_path / "x.npy"))

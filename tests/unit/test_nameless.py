@@ -19,8 +19,10 @@ import small_run
 from planted import leaked
 
 import ecgpipe
-from ecgpipe import config, nameless, parquet, settings_docs, tables
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
+from ecgpipe.core import config, parquet, schemas
+from ecgpipe.report import deidentify
+from ecgpipe.workflow import settings_docs
 
 LABELS = small_run.LABELS
 
@@ -44,7 +46,7 @@ def text_settings() -> list[str]:
 
 
 def is_shown(key: str) -> bool:
-    shown: Any = nameless.SETTINGS
+    shown: Any = deidentify.SETTINGS
     for name in key.split("."):
         shown = shown.get(name, {}) if isinstance(shown, Mapping) else {}
     return shown is True
@@ -78,7 +80,7 @@ def test_every_setting_that_is_shown_is_a_setting() -> None:
         for key, value in shown.items():
             yield from [before + key] if value is True else leaves(value, f"{before}{key}.")
 
-    assert set(leaves(nameless.SETTINGS)) <= {key for key, _, section in settings_docs._keys() if not section}
+    assert set(leaves(deidentify.SETTINGS)) <= {key for key, _, section in settings_docs._keys() if not section}
 
 
 def test_a_new_setting_is_hidden_until_somebody_lists_it() -> None:
@@ -86,13 +88,13 @@ def test_a_new_setting_is_hidden_until_somebody_lists_it() -> None:
         partner: str = "Jane Doe"
 
     given = {"umap": New().model_dump(), "clinic": "Jane Doe"}
-    shown = nameless.only(given, nameless.SETTINGS)
+    shown = deidentify.only(given, deidentify.SETTINGS)
     assert shown == {"umap": config.Umap().model_dump()}
 
 
 @pytest.mark.parametrize("content", ["text", ["text"], [["text"]], 1, {"a": "text"}])
 def test_what_has_another_form_than_the_list_says_is_hidden(content: object) -> None:
-    assert "text" not in json.dumps(nameless.only({"key": content}, {"key": {"b": True}}))
+    assert "text" not in json.dumps(deidentify.only({"key": content}, {"key": {"b": True}}))
 
 
 # The readers
@@ -154,7 +156,7 @@ def test_what_a_reader_quotes_of_a_file_stands_in_brackets_which_pages_without_n
     ],
 )
 def test_a_general_reason_has_no_particulars(reason: str, expected: str) -> None:
-    assert nameless.general(reason) == expected
+    assert deidentify.general(reason) == expected
 
 
 # Everything at once
@@ -172,10 +174,10 @@ def with_unknown_fields(content: object, shown: object, words: set[str]) -> obje
         return [with_unknown_fields(one, shown, words) for one in content]
     if not isinstance(content, dict) or not isinstance(shown, Mapping):
         return content
-    if shown is nameless.SETTINGS:  # `show` reads the sections by their models, which refuse others
+    if shown is deidentify.SETTINGS:  # `show` reads the sections by their models, which refuse others
         return content
     found = {key: with_unknown_fields(value, shown.get(key), words) for key, value in content.items()}
-    if nameless.ANY not in shown:
+    if deidentify.ANY not in shown:
         new = f"PLANTEDfield{len(words)}"
         words.add(new)
         found[new] = {new: 1} if all(isinstance(value, Mapping) for value in shown.values()) else [new]
@@ -190,10 +192,10 @@ def write(folder: Path, mark: str = "") -> set[str]:
 
     records = pq.read_table(folder / "records/shard-00000.parquet").to_pylist()
     own = {COLUMNS["own"]: VALUES["own"] + mark, COLUMNS["patient"]: "p", COLUMNS["split"]: "s", COLUMNS["group"]: "g"}
-    failed = dict.fromkeys(tables.RECORDS.names) | {"status": "failed", "record_id": f"PLANTEDfailed{mark}"}
+    failed = dict.fromkeys(schemas.RECORDS.names) | {"status": "failed", "record_id": f"PLANTEDfailed{mark}"}
     reasons = [f"not a WFDB record (PLANTEDerror{mark})", f"no known format, .plantedextension{mark}"]
     records += [{**failed, "record_id": f"{failed['record_id']}{i}", "reason": why} for i, why in enumerate(reasons)]
-    schema = tables.RECORDS
+    schema = schemas.RECORDS
     for name in own:
         schema = schema.append(pa.field(name, pa.string()))
     rows = [{**own, **row} for row in records]
@@ -246,11 +248,11 @@ def write(folder: Path, mark: str = "") -> set[str]:
     words |= {"PLANTEDother", "PLANTEDlink", "PLANTEDwarning", "PLANTEDlayout", "PLANTEDweights", "PLANTEDrevision"}
     words |= {"PLANTEDcalibrationsplit", run["inputs"]["sha256"]}
     unknown: set[str] = set()
-    (folder / "run.json").write_text(json.dumps(with_unknown_fields(run, nameless.RUN, unknown)))
+    (folder / "run.json").write_text(json.dumps(with_unknown_fields(run, deidentify.RUN, unknown)))
     assert len(unknown) > 10
     account = folder / "evaluation/account.json"
     content = json.loads(account.read_text()) | {"fitted": ["The weights of PLANTEDhead were trained on PLANTEDfold."]}
-    account.write_text(json.dumps(with_unknown_fields(content, nameless.EVALUATION, unknown)))
+    account.write_text(json.dumps(with_unknown_fields(content, deidentify.EVALUATION, unknown)))
     return words | unknown | {"PLANTEDhead", "PLANTEDfold"}
 
 

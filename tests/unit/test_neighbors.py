@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from ecgpipe import cosine, neighbors, parquet, pooled, provenance, tables
-from ecgpipe.__main__ import main
+from ecgpipe.analysis import cosine_similarity, neighbors
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, provenance, recording_embeddings, schemas
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
 
@@ -26,7 +27,7 @@ def write(folder: Path, segments: dict[str, np.ndarray], parts: int = 1, **facts
         flat = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(vectors), pa.float32()), width)
         columns = [pa.array(names), pa.array(numbers, pa.int32()), flat]
         paths.append(folder / f"part-{part:05d}.parquet")
-        schema = provenance.with_origin(tables.embeddings_schema(width), "infer", {}, **facts)
+        schema = provenance.with_origin(schemas.embeddings_schema(width), "infer", {}, **facts)
         parquet.write(paths[-1], pa.table(columns, schema=schema))
     return paths
 
@@ -44,7 +45,7 @@ def test_the_embedding_of_a_recording_is_the_mean_of_its_segments_wherever_a_bat
     monkeypatch.setattr(parquet, "BATCH_ROWS", rows)
     found = [
         (record_id, vector)
-        for ids, vectors in pooled.of_recordings(write(tmp_path, segments, parts=3))
+        for ids, vectors in recording_embeddings.of_recordings(write(tmp_path, segments, parts=3))
         for record_id, vector in zip(ids.to_pylist(), vectors, strict=True)
     ]
     assert [record_id for record_id, _ in found] == list(segments)
@@ -97,7 +98,7 @@ def write_run(
     write(folder / "embeddings", segments, 2, **facts, preprocess=preprocess or {"short": "skip"})
     rows = [{"record_id": record_id, "status": "ok"} for record_id in reversed(segments)]
     rows.append({"record_id": "short/1", "status": "skipped", "reason": "too short (3 s)"})
-    table = pa.Table.from_pylist(rows, schema=tables.RECORDS)
+    table = pa.Table.from_pylist(rows, schema=schemas.RECORDS)
     if patients is not None:
         table = table.append_column("patient", pa.array([patients.get(row["record_id"]) for row in rows]))
     parquet.write(folder / "records/shard-00000.parquet", table)
@@ -128,8 +129,8 @@ def test_all_recordings_have_the_neighbours_that_scikit_learn_finds(
     block: int, segments: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(neighbors, "QUERIES", block)
-    monkeypatch.setattr(cosine, "OTHERS", block)
-    monkeypatch.setattr(cosine, "TARGETS", 3)
+    monkeypatch.setattr(cosine_similarity, "OTHERS", block)
+    monkeypatch.setattr(cosine_similarity, "TARGETS", 3)
     folder = write_run(tmp_path, segments)
     assert main(["neighbors", "--outdir", str(folder), "--count", "5"]) == 0
     table = found(folder / "neighbors.parquet")
@@ -284,14 +285,14 @@ def test_another_preprocessing_is_warned_of_and_so_is_an_unknown_checkpoint(
 
 
 def test_recall_is_the_share_of_the_nearest_that_were_found_and_equals_count() -> None:
-    truly = cosine.Found(
+    truly = cosine_similarity.Found(
         np.array([[1, 2], [3, 4], [5, -1], [-1, -1]]), np.array([[0.9, 0.8], [0.7, 0.6], [0.5, -np.inf], [-np.inf] * 2])
     )
-    found = cosine.Found(
+    found = cosine_similarity.Found(
         np.array([[1, 7], [8, -1], [5, -1], [-1, -1]]),
         np.array([[0.9, 0.8], [0.6, -np.inf], [0.5, -np.inf], [-np.inf] * 2]),
     )
-    assert cosine.recall(found, truly) == pytest.approx((1 + 0.5 + 1) / 3)
+    assert cosine_similarity.recall(found, truly) == pytest.approx((1 + 0.5 + 1) / 3)
 
 
 @pytest.mark.slow

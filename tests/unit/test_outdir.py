@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ecgpipe import atomic, cluster, outdir, parquet, provenance, results, reuse, stage_settings
-from ecgpipe.__main__ import main
-from ecgpipe.config import Config
-from ecgpipe.errors import EcgpipeError
+from ecgpipe.cli import main
+from ecgpipe.core import atomic, parquet, provenance, results
+from ecgpipe.core.config import Config
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.workflow import reuse, run_lock, slurm, stage_settings
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,7 @@ print(os.environ[atomic.RUN], end="")
 
 def test_a_second_process_is_refused_as_long_as_the_first_one_has_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "out" / "deep"
-    lock = outdir.take(folder)
+    lock = run_lock.take(folder)
     assert lock is not None
     refused = other_process(folder)
     assert refused.returncode != 0
@@ -53,19 +54,19 @@ def test_a_second_process_is_refused_as_long_as_the_first_one_has_the_folder(tmp
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o500)
     with pytest.raises(EcgpipeError, match="outdir: cannot write to"):
-        outdir.take(tmp_path / "out")
+        run_lock.take(tmp_path / "out")
 
 
 def test_a_job_of_a_run_that_another_has_followed_finishes_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = outdir.take(tmp_path)
+    first = run_lock.take(tmp_path)
     assert first is not None
     of_the_first = os.environ[atomic.RUN]
     with atomic.whole(tmp_path / "a") as path:
         path.write_text("by the first")
     first.release()
-    second = outdir.take(tmp_path)
+    second = run_lock.take(tmp_path)
     with atomic.whole(tmp_path / "a") as path:
         path.write_text("by the second")
     monkeypatch.setenv(atomic.RUN, of_the_first)
@@ -108,7 +109,7 @@ def test_what_killed_jobs_left_unfinished_is_removed_and_nothing_else(tmp_path: 
     for name in kept + left:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert outdir.clear_up(tmp_path) == 2
+    assert run_lock.clear_up(tmp_path) == 2
     assert files(tmp_path) - {".lock", ".owner", results.RUNS} == set(kept)
 
 
@@ -126,7 +127,7 @@ with atomic.whole(Path({str(tmp_path / "out/logits/part-00000.parquet")!r})) as 
     (unfinished,) = (tmp_path / "out" / "logits").iterdir()
     other_process(tmp_path / "out")
     copy = shutil.copytree(tmp_path / "out", tmp_path / "copy")
-    assert outdir.clear_up(copy) == 1
+    assert run_lock.clear_up(copy) == 1
     assert not list((copy / "logits").iterdir())
     assert unfinished.exists()
 
@@ -141,7 +142,7 @@ def test_shards_and_parts_beyond_those_of_the_run_are_removed_and_nothing_else(t
     for name in mine:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert outdir.remove_surplus(tmp_path, shards=3, parts=1) == len(left)
+    assert run_lock.remove_surplus(tmp_path, shards=3, parts=1) == len(left)
     assert files(tmp_path) == {*kept, *mine}
 
 
@@ -156,7 +157,7 @@ def test_what_is_not_of_ecgpipe_in_the_folders_of_results_stays_and_is_named(
     (tmp_path / "logits/notes.csv").touch()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/part-00009.parquet").touch()
-    assert outdir.remove_surplus(tmp_path, shards=1, parts=1) == 1
+    assert run_lock.remove_surplus(tmp_path, shards=1, parts=1) == 1
     assert Path(copy).exists()
     assert derived.exists()
     (message,) = caplog.messages
@@ -169,16 +170,16 @@ def test_the_first_run_in_a_folder_overwrites_no_file_that_is_called_as_its_resu
     (tmp_path / name).write_text("mine")
     (tmp_path / "notes.txt").touch()
     with pytest.raises(EcgpipeError, match=re.escape(f"{tmp_path} has {name}, which ecgpipe did not write")):
-        outdir.take(tmp_path)
+        run_lock.take(tmp_path)
     assert files(tmp_path) == {name, "notes.txt"}
 
 
 def test_no_later_run_overwrites_a_file_that_is_called_as_its_results(tmp_path: Path) -> None:
     write_result(tmp_path / "logits/part-00000.parquet")
     (tmp_path / "logits/part-00001.parquet").write_text("mine")
-    outdir.refuse_foreign(tmp_path, shards=1, parts=1)
+    run_lock.refuse_foreign(tmp_path, shards=1, parts=1)
     with pytest.raises(EcgpipeError, match=r"logits/part-00001.parquet, which this run would overwrite"):
-        outdir.refuse_foreign(tmp_path, shards=1, parts=2)
+        run_lock.refuse_foreign(tmp_path, shards=1, parts=2)
 
 
 # A user's files
@@ -209,7 +210,7 @@ def test_whatever_a_user_keeps_in_and_around_a_folder_of_results_is_never_touche
 ) -> None:
     top = tmp_path_factory.mktemp("top")
     out, elsewhere, recordings = top / "out", top / "elsewhere", top / "recordings"
-    lock = outdir.take(out)
+    lock = run_lock.take(out)
     assert lock is not None
     run = os.environ[atomic.RUN].partition(" ")[0]
     for folder, (kind, _, suffix) in results.NUMBERED.items():
@@ -228,13 +229,13 @@ def test_whatever_a_user_keeps_in_and_around_a_folder_of_results_is_never_touche
         plant(out / folder / name, kind, elsewhere)
     mine = {path: what for path, what in everything(top).items() if path not in ours}
 
-    cluster.cancel_left(out, [])
-    cluster.forget(out)
-    outdir.clear_up(out)
+    slurm.cancel_left(out, [])
+    slurm.forget(out)
+    run_lock.clear_up(out)
     stages = stage_settings.of_run(Config(input=str(recordings), labels=str(LABELS)), "{}", certain=True)
     reuse.prepare(out, stages, attention=True)
     reuse.remove_outdated_report(out)
-    outdir.remove_surplus(out, kept, kept)
+    run_lock.remove_surplus(out, kept, kept)
     main(["manifest", "--input", str(recordings), "--outdir", str(out / "manifest")])
     lock.release()
     now = everything(top)

@@ -13,10 +13,10 @@ import torch
 from processor import needs_bfloat16
 from segment_files import signals, write_shard
 
-from ecgpipe import engine, precision
-from ecgpipe.__main__ import main
-from ecgpipe.engine import Results
-from ecgpipe.shards import Keys
+from ecgpipe.cli import main
+from ecgpipe.inference import engine, precision
+from ecgpipe.inference.engine import Results
+from ecgpipe.inference.segment_files import Keys
 
 LABELS = ("Poor data quality", "Sinus rhythm", "Électrode")
 Outputs = tuple[np.ndarray, np.ndarray]

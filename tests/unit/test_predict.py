@@ -15,9 +15,11 @@ import scipy.io
 import torch
 import wfdb
 
-from ecgpipe import ECGFM, demo, predict
-from ecgpipe.__main__ import main
+from ecgpipe import ECGFM
+from ecgpipe.api import predict
+from ecgpipe.cli import main
 from ecgpipe.readers import LEADS
+from ecgpipe.selftest import demo
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:

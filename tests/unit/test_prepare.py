@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgpipe.prepare import (
+from ecgpipe.preprocessing.segments import (
     SHORTEST_PADDED_S,
     Prepared,
     UnusableError,

@@ -19,8 +19,9 @@ from ecg_transform.t.common import HandleConstantLeads, LinearResample, ReorderL
 from ecg_transform.t.cut import SegmentNonoverlapping
 from ecg_transform.t.scale import Standardize
 
-from ecgpipe import parquet, preprocess, provenance, tables
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, provenance, schemas
+from ecgpipe.preprocessing import preprocess
 from ecgpipe.readers import LEADS
 
 RATES = (100, 250, 257, 360, 400, 500, 1000)
@@ -67,7 +68,7 @@ class Preprocessed:
 
     def __init__(self, folder: Path, paths: Sequence[Path], *options: str, **stated: object) -> None:
         rows = [{"record_id": p.stem, "path": str(p), "format": FORMATS[p.suffix], **stated} for p in paths]
-        shard = pa.Table.from_pylist(rows, schema=tables.MANIFEST)
+        shard = pa.Table.from_pylist(rows, schema=schemas.MANIFEST)
         self.run(folder, shard, *options)
 
     def run(self, folder: Path, shard: pa.Table, *options: str) -> None:
@@ -304,7 +305,7 @@ def test_further_columns_of_the_inputs_follow_the_account(tmp_path: Path) -> Non
     made = Preprocessed(tmp_path, paths)
     shard = pq.read_table(tmp_path / "shard-00000.parquet")
     made.run(tmp_path, shard.append_column("age", pa.array([61, None])).append_column("fold", pa.array(["x", "y"])))
-    assert made.records.column_names == [*tables.RECORDS.names, "age", "fold"]
+    assert made.records.column_names == [*schemas.RECORDS.names, "age", "fold"]
     assert made.records["age"].to_pylist() == [61, None]
     assert made.records["status"].to_pylist() == ["ok", "failed"]
 
@@ -369,7 +370,7 @@ def test_segments_come_in_batches_of_bounded_size(tmp_path: Path, monkeypatch: p
 
 def test_both_files_say_how_they_were_made(tmp_path: Path) -> None:
     made = Preprocessed(tmp_path, [write(tmp_path / "x.npz", noise(2500))])
-    assert made.records.schema.remove_metadata() == tables.RECORDS
+    assert made.records.schema.remove_metadata() == schemas.RECORDS
     for schema in (made.segments.schema, made.records.schema):
         origin = provenance.origin(schema)
         assert origin["stage"] == "preprocess"

@@ -6,15 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ecgpipe import parquet, tables
-from ecgpipe.prevalence import summarise
+from ecgpipe.core import parquet, schemas
+from ecgpipe.report.label_statistics import summarise
 
 
 def test_quartiles_and_positives_by_threshold(tmp_path: Path) -> None:
     values = np.concatenate([np.random.default_rng(3).beta(0.5, 2, 997), [0.0, 0.5, 1.0]])
     for part, some in enumerate(np.split(values, 2)):
         columns = [[f"{part}/{i}" for i in range(500)], [1] * 500, some]
-        parquet.write(tmp_path / f"part-{part}.parquet", pa.table(columns, schema=tables.predictions_schema(["A"])))
+        parquet.write(tmp_path / f"part-{part}.parquet", pa.table(columns, schema=schemas.predictions_schema(["A"])))
     files = [tmp_path / "part-0.parquet", tmp_path / "part-1.parquet"]
     (summary,) = summarise(files, {"A": 0.5})
     assert summary.name == "A"
@@ -34,7 +34,7 @@ def test_how_often_labels_occur_together_is_counted_by_name(tmp_path: Path, monk
     values = np.random.default_rng(4).random((3, 100))
     columns = [[str(i) for i in range(100)], [1] * 100, *values]
     names = ["C", "A", "B"]
-    parquet.write(tmp_path / "part.parquet", pa.table(columns, schema=tables.predictions_schema(names)))
+    parquet.write(tmp_path / "part.parquet", pa.table(columns, schema=schemas.predictions_schema(names)))
     thresholds = {"A": 0.2, "B": 0.5, "C": 0.9}
     found = summarise([tmp_path / "part.parquet"], thresholds)
     assert [summary.name for summary in found] == names
@@ -45,5 +45,5 @@ def test_how_often_labels_occur_together_is_counted_by_name(tmp_path: Path, monk
 
 
 def test_a_model_without_a_head_has_no_labels(tmp_path: Path) -> None:
-    parquet.write(tmp_path / "part.parquet", pa.table([["a"], [1]], schema=tables.predictions_schema([])))
+    parquet.write(tmp_path / "part.parquet", pa.table([["a"], [1]], schema=schemas.predictions_schema([])))
     assert summarise([tmp_path / "part.parquet"], {}) == []

@@ -16,9 +16,11 @@ import small_run
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
-from ecgpipe import heads, parquet, probe, provenance, splits, tables
-from ecgpipe.__main__ import main
-from ecgpipe.errors import EcgpipeError
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, provenance, schemas
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.evaluation import probe, splits
+from ecgpipe.models import heads
 
 WIDTH = 12
 SHA = "ab" * 32
@@ -27,10 +29,10 @@ SHA = "ab" * 32
 def write_run(outdir: Path, ids: Sequence[str], segments: np.ndarray, parts: int = 2, sha256: str = SHA) -> Path:
     """What `probe` reads of a run: records and embeddings, (recordings, segments of each, width)."""
     rows = [{"record_id": name, "status": "ok"} for name in ids]
-    parquet.write(outdir / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=tables.RECORDS))
+    parquet.write(outdir / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=schemas.RECORDS))
     facts = {"checkpoint_sha256": sha256, "preprocess": {"segment_s": 5}}
     each, width = segments.shape[1:]
-    schema = provenance.with_origin(tables.embeddings_schema(width), "infer", {"preprocess": 1}, **facts)
+    schema = provenance.with_origin(schemas.embeddings_schema(width), "infer", {"preprocess": 1}, **facts)
     for part, some in enumerate(np.array_split(np.arange(len(ids)), parts)):
         values = pa.array(segments[some].astype(np.float32).ravel())
         columns = [
@@ -292,7 +294,7 @@ def test_evaluate_refuses_the_recordings_that_a_head_was_trained_on(
     ids, segments, _ = data()
     told = heads.told([path], [head], [head.labels])
     columns = [ids, [2] * len(ids), *head.probability(segments.mean(axis=1)).T]
-    schema = provenance.with_origin(tables.predictions_schema(head.labels), "aggregate", heads=told)
+    schema = provenance.with_origin(schemas.predictions_schema(head.labels), "aggregate", heads=told)
     parquet.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
     (tmp_path / "labels.csv").write_text("name,aggregation\nelse,mean\n")
     paths = {"predictions": outdir / "predictions", "records": outdir / "records", "labels": tmp_path / "labels.csv"}
@@ -314,7 +316,7 @@ def predicted(outdir: Path, head: heads.Head, told: dict[str, dict[str, str]]) -
     """The command that evaluates what a head says of a run, on recordings that it was not trained on."""
     ids, segments, _ = data()
     columns = [ids, [2] * len(ids), *head.probability(segments.mean(axis=1)).T]
-    schema = provenance.with_origin(tables.predictions_schema(head.labels), "aggregate", heads=told)
+    schema = provenance.with_origin(schemas.predictions_schema(head.labels), "aggregate", heads=told)
     parquet.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
     (outdir / "labels.csv").write_text("name,aggregation\nelse,mean\n")
     paths = {name: outdir / name for name in ("predictions", "records", "metrics", "curves", "account")}

@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ecgpipe import __main__, provenance
+from ecgpipe import cli
+from ecgpipe.core import provenance
 
 
 def in_a_copy(folder: Path, expression: str) -> str:
@@ -48,7 +49,7 @@ def test_several_checksums_are_one_as_sha256sum_would_have_it() -> None:
 
 @pytest.mark.parametrize("stage", provenance.MEANING)
 def test_each_stage_with_a_meaning_is_a_stage(stage: str) -> None:
-    assert stage in __main__.STAGES
+    assert stage in cli.STAGES
     assert importlib.util.find_spec(f"ecgpipe.{stage}")
 
 

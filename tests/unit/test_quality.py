@@ -10,7 +10,7 @@ import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgpipe.quality import LIMBS, agreement, fingerprint, in_single_precision, look, nan_share
+from ecgpipe.preprocessing.quality import LIMBS, agreement, fingerprint, in_single_precision, look, nan_share
 from ecgpipe.readers import LEADS, MIXED
 
 RATE = 400

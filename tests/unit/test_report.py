@@ -16,9 +16,10 @@ from markupsafe import escape
 from report_page import Page
 from small_run import HOSTILE, LABELS
 
-from ecgpipe import parquet, report, tables
-from ecgpipe.atlas import NO_PROBABILITY, PROBABILITY_STEP
+from ecgpipe.core import parquet, schemas
 from ecgpipe.readers import LEADS
+from ecgpipe.report import report
+from ecgpipe.report.map_data import NO_PROBABILITY, PROBABILITY_STEP
 
 IDS = tuple(f"a/{i}" for i in range(10))
 
@@ -275,10 +276,10 @@ def with_patients(folder: Path) -> tuple[Path, list[str]]:
     # Between the used ones lies one that failed, so that numbers are those of all recordings.
     failed = {"status": "failed", "reason": "not a WFDB record (Kowalski.hea: bad line) at line 7 of Kowalski.hea"}
     failed |= {"record_id": "Kowalski/3", "path": f"{folder}/recordings/Kowalski.hea"}
-    records.insert(1, dict.fromkeys(tables.RECORDS.names) | failed)
-    half = pa.Table.from_pylist(records[:2], schema=tables.RECORDS)
+    records.insert(1, dict.fromkeys(schemas.RECORDS.names) | failed)
+    half = pa.Table.from_pylist(records[:2], schema=schemas.RECORDS)
     parquet.write(folder / "records/shard-00000.parquet", half)
-    rest = pa.Table.from_pylist(records[2:], schema=tables.RECORDS)
+    rest = pa.Table.from_pylist(records[2:], schema=schemas.RECORDS)
     parquet.write(folder / "records/shard-00001.parquet", rest)
     manifest = pq.read_table(folder / "manifest/shard-00000.parquet")
     parquet.write(folder / "manifest/shard-00000.parquet", manifest.slice(0, 1))

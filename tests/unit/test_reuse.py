@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ecgpipe import outdir, parquet, provenance, reuse, settings, tables
-from ecgpipe.config import Section
-from ecgpipe.errors import EcgpipeError
+from ecgpipe.core import parquet, provenance, schemas, settings
+from ecgpipe.core.config import Section
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.workflow import reuse, run_lock
 
 SHARDS = 2
 
@@ -28,7 +29,7 @@ def facts(made: dict[str, Section], *names: str) -> dict[str, Any]:
 
 def write_shard(path: Path, name: str) -> None:
     """A shard of the manifest; the name stands for its recordings."""
-    schema = provenance.with_origin(tables.MANIFEST, "manifest", recordings=name)
+    schema = provenance.with_origin(schemas.MANIFEST, "manifest", recordings=name)
     parquet.write(path, schema.empty_table())
 
 
@@ -162,7 +163,7 @@ def test_a_file_that_is_broken_or_a_users_own_is_not_made_again_but_refused(out:
     reuse.prepare(out, stages(), attention=True)
     assert times(out)["logits/part-00000.parquet"] == before
     with pytest.raises(EcgpipeError, match=r"logits/part-00000.parquet, which this run would overwrite"):
-        outdir.refuse_foreign(out, SHARDS, 1)
+        run_lock.refuse_foreign(out, SHARDS, 1)
 
 
 def test_a_broken_result_and_one_that_lacks_what_lies_beside_it_are_made_again(out: Path) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from ecgpipe import log, validate
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.nameless import general
+from ecgpipe.core import logs
+from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.readers import detect
+from ecgpipe.report.deidentify import general
+from ecgpipe.workflow import validate
 
 
 @pytest.mark.parametrize(
@@ -71,14 +72,14 @@ def test_a_path_with_other_signs_is_taken_as_it_is(name: str, tmp_path: Path, mo
 
 def test_a_name_cannot_forge_a_line_of_a_log_nor_steer_the_terminal(tmp_path: Path) -> None:
     record = logging.makeLogRecord({"msg": "%s and 心電図", "args": ("a\n[x] error: b\x1b[2J\r\u2028\u202e\0",)})
-    said = log.Visible("[stage] %(message)s").format(record)
+    said = logs.Visible("[stage] %(message)s").format(record)
     assert said == "[stage] a\\n[x] error: b\\x1b[2J\\r\\u2028\\u202e\\x00 and 心電図"
 
 
 @pytest.mark.parametrize("address", ["http://user:secret@host/x", "https://secret@host/x", "http://secret:@host/x"])
 def test_a_password_in_an_address_is_left_out(address: str) -> None:
     record = logging.makeLogRecord({"msg": "cannot reach %s, hf://a/b@v1/c", "args": (address,)})
-    said = log.Visible().format(record)
+    said = logs.Visible().format(record)
     assert "secret" not in said
     assert said.endswith("://host/x, hf://a/b@v1/c")
 
@@ -88,7 +89,7 @@ def test_a_traceback_keeps_its_lines_and_no_more() -> None:
         raise ValueError("\x1b[2J")
     except ValueError:
         record = logging.makeLogRecord({"msg": "x", "exc_info": sys.exc_info()})
-    said = log.Visible().format(record)
+    said = logs.Visible().format(record)
     assert said.startswith("x\nTraceback (most recent call last):\n")
     assert said.endswith("ValueError: \\x1b[2J")
 

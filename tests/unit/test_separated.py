@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ecgpipe import labels, listed
+from ecgpipe.core.separators import separator_of
+from ecgpipe.inputs import input_tables
+from ecgpipe.models import labels
 from ecgpipe.readers import detect
-from ecgpipe.separated import separator_of
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_the_separator_is_what_cuts_all_rows_alike(text: str, separator: str) ->
 def test_a_table_is_cut_in_the_same_way_by_all_who_read_it(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("path,comment;free\na.mat,none\n")
-    assert listed.read(path).column_names == ["path", "comment;free"]
+    assert input_tables.read(path).column_names == ["path", "comment;free"]
     assert detect.csv_columns(path.read_bytes()) == ["path", "comment;free"]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import every_setting
 import pytest
 
-from ecgpipe import settings, stage_settings, validate
-from ecgpipe.config import Config, Section
-from ecgpipe.errors import EcgpipeError
+from ecgpipe.core import settings
+from ecgpipe.core.config import Config, Section
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.workflow import stage_settings, validate
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ import small_run
 from report_page import Page
 from small_run import HOSTILE, LABELS
 
-from ecgpipe import parquet, tables, views
-from ecgpipe import show as show_stage
-from ecgpipe.__main__ import main
-from ecgpipe.traces import attention_per_sample
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, schemas
+from ecgpipe.report import recording_view
+from ecgpipe.report import show as show_stage
+from ecgpipe.report.waveform import attention_per_sample
 
 IDS = ("a/0", "a/1", HOSTILE, "-odd one")
 
@@ -162,14 +163,14 @@ def test_it_is_read_as_the_run_has_read_it(tmp_path: Path) -> None:
     run = json.loads((tmp_path / "run.json").read_text())
     signal = small_run.signal(0)[:, :1000]  # 2 s
     np.save(tmp_path / "recordings/0.npy", signal)
-    row = dict.fromkeys(tables.MANIFEST.names) | {"path": str(tmp_path / "recordings/0.npy"), "format": "numpy"}
-    from ecgpipe import preprocess
-    from ecgpipe.prepare import Windows
+    row = dict.fromkeys(schemas.MANIFEST.names) | {"path": str(tmp_path / "recordings/0.npy"), "format": "numpy"}
+    from ecgpipe.preprocessing import preprocess
+    from ecgpipe.preprocessing.segments import Windows
     from ecgpipe.readers import LEADS, Assumed
 
     windows, assumed = Windows(short="pad"), Assumed(500.0, LEADS, "mV")
     account, _ = preprocess.account(row | {"record_id": "a/0"}, windows, assumed)
-    for kind, schema, content in (("records", tables.RECORDS, account), ("manifest", tables.MANIFEST, row)):
+    for kind, schema, content in (("records", schemas.RECORDS, account), ("manifest", schemas.MANIFEST, row)):
         table = pa.Table.from_pylist([content | {"record_id": "a/0"}], schema=schema)
         parquet.write(tmp_path / kind / "shard-00000.parquet", table)
     run["config"]["preprocess"] = {
@@ -208,7 +209,7 @@ def test_an_attribution_is_found_by_recording_and_label_however_its_rows_are_gro
 ) -> None:
     small_run.write(tmp_path, IDS, attributed=[("a/1", LABELS[1]), ("a/0", LABELS[0]), ("a/1", LABELS[2])])
     path = tmp_path / "attribution/attribution.parquet"
-    expected = views.attributed(path, ["a/1"])
+    expected = recording_view.attributed(path, ["a/1"])
     table = pq.read_table(path)
     values = table["attribution"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
     values = values * (1 + np.arange(len(table))[:, None])  # each row is another one
@@ -216,10 +217,10 @@ def test_an_attribution_is_found_by_recording_and_label_however_its_rows_are_gro
     table = table.set_column(table.column_names.index("attribution"), "attribution", column)
     for rows in (1, 3, 100):  # a group for each row, two recordings in one, all in one
         pq.write_table(table, path, row_group_size=rows)
-        found = views.attributed(path, ["a/1"])["a/1"]
+        found = recording_view.attributed(path, ["a/1"])["a/1"]
         assert [one["label"] for one in found] == [one["label"] for one in expected["a/1"]] == [LABELS[1], LABELS[2]]
         for one, first in zip(found, (0, 4), strict=True):
             np.testing.assert_array_equal(
                 one["attribution"].reshape(2, -1), values[first : first + 2].astype(np.float32)
             )
-    assert views.attributed(path, ["nobody"]) == {}
+    assert recording_view.attributed(path, ["nobody"]) == {}

@@ -9,10 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecgpipe import __version__, labels, parquet, provenance, summary, tables, verdict
-from ecgpipe.__main__ import main
-from ecgpipe.errors import EcgpipeError
+from ecgpipe import __version__
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, provenance, schemas
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.models import labels
 from ecgpipe.readers import packages
+from ecgpipe.report import summary, verdict
 
 
 def row(record_id: str, status: str = "ok", reason: str | None = None, **columns: object) -> dict[str, Any]:
@@ -25,7 +28,7 @@ def write(folder: Path, *shards: list[dict[str, Any]]) -> list[Path]:
     """Write shards of records."""
     paths = [folder / f"shard-{number:05d}.parquet" for number in range(len(shards))]
     for path, rows in zip(paths, shards, strict=True):
-        parquet.write(path, pa.Table.from_pylist(rows, schema=tables.RECORDS))
+        parquet.write(path, pa.Table.from_pylist(rows, schema=schemas.RECORDS))
     return paths
 
 
@@ -53,7 +56,7 @@ def test_what_is_worth_a_look_is_counted_among_the_recordings_that_were_used(tmp
         row("d", "skipped", "too short", **(none | {"constant_leads": ["V1"]})),
     ]
     counts, _ = summary.account(write(tmp_path, shards))
-    assert {name: counts[name] for name in tables.FLAGS if counts[name]} == {
+    assert {name: counts[name] for name in schemas.FLAGS if counts[name]} == {
         "constant_leads": 1, "clipped_leads": 2, "lead_suspicion": 1,
     }  # fmt: skip
     assert summary.warnings({**counts, "duplicates": 3}) == [
@@ -166,8 +169,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Run the stage over a recording, and parts of those precisions inferred by a version, and read what it writes."""
     lost = [row(f"b{i}", status="failed", reason=reason) for i, reason in enumerate(failed)]
-    records = pa.Table.from_pylist([row("a", signal_hash="1"), *lost], schema=tables.RECORDS)
-    schema = provenance.with_origin(tables.RECORDS, "preprocess", inputs_sha256="5" * 64)
+    records = pa.Table.from_pylist([row("a", signal_hash="1"), *lost], schema=schemas.RECORDS)
+    schema = provenance.with_origin(schemas.RECORDS, "preprocess", inputs_sha256="5" * 64)
     parquet.write(folder / "records" / "shard-00000.parquet", records.cast(schema))
     timing = {"ecgpipe": version, "segments": 2, "seconds": 1.0, "device": "CPU"}
     files: dict[str, object] = {
@@ -177,10 +180,10 @@ def summarise(
         if count is not None:
             part = f"timing/part-{i:05d}.json"
             files[part] = {**timing, "precision": precisions[i], "recomputed_segments": count}
-    predictions = provenance.with_origin(tables.predictions_schema(["A"]), "aggregate", calibration=calibration)
+    predictions = provenance.with_origin(schemas.predictions_schema(["A"]), "aggregate", calibration=calibration)
     for i in range(len(precisions)):
         parquet.write(folder / "predictions" / f"part-{i:05d}.parquet", predictions.empty_table())
-    parquet.write(folder / "umap.parquet", provenance.with_origin(tables.UMAP, "umap").empty_table())
+    parquet.write(folder / "umap.parquet", provenance.with_origin(schemas.UMAP, "umap").empty_table())
     roles = {"recording": 1, "part": 0, "ignored": 0}
     files["manifest.json"] = {"files": roles, "ignored": {}, "layouts": [], "scans": SCANS}
     sizes = {"width": 8, "layers": 1, "heads": 1, "hidden": 8, "position_kernel": 4, "position_groups": 1}

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.survive import MOST_BYTES, crashes
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.readers.isolation import MOST_BYTES, crashes
 
 # pytest writes pages about a crash, also about one that a test is meant to see in a process of its own.
 os.register_at_fork(after_in_child=faulthandler.disable)

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from labelled import LABELS
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_curve, roc_curve
 
-from ecgpipe import labels, provenance, thresholds
-from ecgpipe.__main__ import main
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.thresholds import Chosen, choose, operating_points
+from ecgpipe.cli import main
+from ecgpipe.core import provenance
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.evaluation import thresholds
+from ecgpipe.evaluation.thresholds import Chosen, choose, operating_points
+from ecgpipe.models import labels
 
 
 def sample(seed: int, recordings: int = 300, steps: int = 20) -> tuple[np.ndarray, np.ndarray]:

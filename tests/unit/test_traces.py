@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecgpipe import settings, traces
-from ecgpipe.prepare import Windows, choose_leads, cut_up
+from ecgpipe.core import settings
+from ecgpipe.preprocessing.segments import Windows, choose_leads, cut_up
 from ecgpipe.readers import LEADS, Recording
-from ecgpipe.traces import STRIDE
+from ecgpipe.report import waveform
+from ecgpipe.report.waveform import STRIDE
 
 TOKENS = 156
 STEP, SPAN = 16, 16  # of ECG-FM
@@ -23,7 +24,7 @@ def recording(samples: int = 5000, rate: float = 500.0) -> Recording:
 def spread(attention: np.ndarray, most: int) -> np.ndarray:
     """The attention over the samples of segments of 2,500 samples that follow one another."""
     starts = 2500 * np.arange(len(attention))
-    return traces.attention_per_sample(attention, starts, 2500, STEP, SPAN, most)
+    return waveform.attention_per_sample(attention, starts, 2500, STEP, SPAN, most)
 
 
 def code(
@@ -36,7 +37,7 @@ def code(
     cut = cut_up(round(shown.signal.shape[1] * 500 / shown.sample_rate), windows)
     twelve = choose_leads(shown, windows)
     samples = windows.segment_samples
-    return traces.coded(
+    return waveform.coded(
         twelve, shown.sample_rate, shown.unit, cut, samples, attention, attributions or [], (STEP, SPAN)
     )
 
@@ -118,7 +119,7 @@ def test_leads_are_found_by_name_and_drawn_around_their_median() -> None:
     view = code(mixed)
     assert view["lead_names"] == list(LEADS)
     expected = plain.signal - np.median(plain.signal, axis=1, keepdims=True)
-    np.testing.assert_allclose(leads(view), expected, atol=0.5 * traces.STEP_MV + 1e-9)
+    np.testing.assert_allclose(leads(view), expected, atol=0.5 * waveform.STEP_MV + 1e-9)
     assert view["millivolts"]
     assert view["rate"] == 500
 
@@ -150,7 +151,7 @@ def test_a_long_recording_is_drawn_in_part_and_a_fast_one_thinned_without_losing
     view = code(long)
     assert (view["seconds"], view["of_seconds"]) == (settings.DRAWN_S, 60)
     values = leads(view)
-    assert view["rate"] <= traces.MOST_RATE
+    assert view["rate"] <= waveform.MOST_RATE
     assert values.shape == (12, settings.DRAWN_S * view["rate"])
     assert values[3].argmax() / view["rate"] == pytest.approx(12.345, abs=1 / view["rate"])
     assert values[3].max() == pytest.approx(40, abs=1)
@@ -159,8 +160,8 @@ def test_a_long_recording_is_drawn_in_part_and_a_fast_one_thinned_without_losing
 @pytest.mark.parametrize(("samples", "rate"), [(10_000, 1000.0), (10_001, 997.0), (50_003, 5000.0), (1, 2000.0)])
 def test_thinning_keeps_the_extremes_and_the_time(samples: int, rate: float) -> None:
     signal = np.random.default_rng(samples).standard_normal((12, samples))
-    thin, slower = traces.thinned(signal, rate)
-    assert slower <= traces.MOST_RATE
+    thin, slower = waveform.thinned(signal, rate)
+    assert slower <= waveform.MOST_RATE
     assert thin.shape[1] / slower == pytest.approx(samples / rate, abs=0.02)
     np.testing.assert_array_equal(thin.max(axis=1), signal.max(axis=1))
     np.testing.assert_array_equal(thin.min(axis=1), signal.min(axis=1))
@@ -197,8 +198,8 @@ def test_what_speaks_for_a_label_and_what_against_it_have_different_signs_and_on
 
 def test_the_sums_of_the_stretches_are_those_of_the_samples_and_a_later_segment_goes_over() -> None:
     values = np.random.default_rng(3).standard_normal((2, 12, 2500))
-    sums = traces.attribution_per_stretch(values, np.array([0, 1000]), 2500, 3500)
+    sums = waveform.attribution_per_stretch(values, np.array([0, 1000]), 2500, 3500)
     np.testing.assert_allclose(sums.sum(axis=1), values[0, :, :1000].sum(axis=1) + values[1].sum(axis=1))
     np.testing.assert_allclose(sums[:, 250], values[1, :, :4].sum(axis=1))
-    cut = traces.attribution_per_stretch(values, np.array([0, 1000]), 2500, 1500)
+    cut = waveform.attribution_per_stretch(values, np.array([0, 1000]), 2500, 1500)
     np.testing.assert_allclose(cut, sums[:, : 1500 // STRIDE])

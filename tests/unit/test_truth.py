@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ecgpipe import parquet, tables, truth
-from ecgpipe.errors import EcgpipeError
+from ecgpipe.core import parquet, schemas
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.evaluation import ground_truth
 
 AF, LBBB = "Atrial fibrillation", "Left bundle branch block"
 
@@ -38,13 +39,13 @@ def run(tmp_path: Path) -> tuple[list[Path], list[Path]]:
     return [tmp_path / "part-00000.parquet"], [tmp_path / "shard-00000.parquet"]
 
 
-def values(found: truth.Truth, label: str) -> dict[str, float | None]:
+def values(found: ground_truth.Truth, label: str) -> dict[str, float | None]:
     column = found.true[:, found.names.index(label)].tolist()
     return {k: None if np.isnan(v) else v for k, v in zip(found.record_ids.to_pylist(), column, strict=True)}
 
 
 def test_a_column_of_the_inputs_is_a_label_by_its_mapping(run: tuple[list[Path], list[Path]]) -> None:
-    found = truth.read(*run, mapped={"AF": AF}, columns=["fold"])
+    found = ground_truth.read(*run, mapped={"AF": AF}, columns=["fold"])
     assert values(found, AF) == {"a": 0, "b": 1, "c": None}
     predicted = dict(zip(found.record_ids.to_pylist(), found.probability[:, 0].tolist(), strict=True))
     assert predicted == {"a": 0.7, "b": 0.8, "c": 0.9}
@@ -60,13 +61,13 @@ def test_a_column_of_the_inputs_is_a_label_by_its_mapping(run: tuple[list[Path],
 def test_numbers_as_record_ids_are_found_whatever_type_the_table_gives_them(tmp_path: Path, theirs: pa.Array) -> None:
     ids = ["1", "2", "01"]
     columns = [ids, pa.array([1] * 3, pa.int32()), [0.1, 0.2, 0.3]]
-    parquet.write(tmp_path / "part-00000.parquet", pa.table(columns, schema=tables.predictions_schema([AF])))
+    parquet.write(tmp_path / "part-00000.parquet", pa.table(columns, schema=schemas.predictions_schema([AF])))
     parquet.write(tmp_path / "shard-00000.parquet", pa.table({"record_id": ids, "status": ["ok"] * 3}))
     for suffix in ("parquet", "csv"):
         table = tmp_path / f"truth.{suffix}"
         content = pa.table({"record_id": theirs, AF: [1, 0, 1]})
         parquet.write(table, content) if suffix == "parquet" else content.to_pandas().to_csv(table, index=False)
-        found = truth.read([tmp_path / "part-00000.parquet"], [tmp_path / "shard-00000.parquet"], table=table)
+        found = ground_truth.read([tmp_path / "part-00000.parquet"], [tmp_path / "shard-00000.parquet"], table=table)
         assert values(found, AF) == {"1": 0, "2": 1, "01": None}
         assert found.account["without_prediction"] == 0  # a row of nobody is none
 
@@ -76,13 +77,13 @@ def test_an_id_that_a_table_writes_in_two_ways_is_there_twice(
 ) -> None:
     (tmp_path / "truth.csv").write_text(f"record_id,{AF}\n12,1\n12.0,0\n")
     with pytest.raises(EcgpipeError, match="'12' stands there twice"):
-        truth.read(*run, table=tmp_path / "truth.csv")
+        ground_truth.read(*run, table=tmp_path / "truth.csv")
 
 
 def test_a_table_is_joined_by_record_id_whatever_its_order(run: tuple[list[Path], list[Path]], tmp_path: Path) -> None:
     table = tmp_path / "truth.csv"
     table.write_text(f"{AF},record_id,{LBBB},sex\nyes,c,0,F\n,a,1,M\n0,elsewhere,0,M\n")
-    found = truth.read(*run, table=table, columns=["sex", "fold"])
+    found = ground_truth.read(*run, table=table, columns=["sex", "fold"])
     assert found.names == (LBBB, AF)  # the model's order
     assert values(found, AF) == {"a": None, "b": None, "c": 1}
     assert values(found, LBBB) == {"a": 1, "b": None, "c": 0}
@@ -92,22 +93,22 @@ def test_a_table_is_joined_by_record_id_whatever_its_order(run: tuple[list[Path]
 
 
 def test_a_code_among_others_is_a_label(run: tuple[list[Path], list[Path]]) -> None:
-    found = truth.read(*run, mapped={"codes:LBBB": LBBB})
+    found = ground_truth.read(*run, mapped={"codes:LBBB": LBBB})
     assert values(found, LBBB) == {"a": None, "b": 1, "c": 0}  # LBBBX is another code
 
 
 def test_several_columns_of_one_label(run: tuple[list[Path], list[Path]]) -> None:
-    found = truth.read(*run, mapped={"codes:LBBB": AF, "codes:LBBBX": AF})
+    found = ground_truth.read(*run, mapped={"codes:LBBB": AF, "codes:LBBBX": AF})
     assert values(found, AF) == {"a": None, "b": 1, "c": 1}
 
 
 def test_some_recordings_are_chosen_by_a_value(run: tuple[list[Path], list[Path]]) -> None:
-    found = truth.read(*run, mapped={"AF": AF}, columns=["fold"])
-    some = truth.chosen(found, truth.equal(found.columns["fold"], "10"))
+    found = ground_truth.read(*run, mapped={"AF": AF}, columns=["fold"])
+    some = ground_truth.chosen(found, ground_truth.equal(found.columns["fold"], "10"))
     assert some.record_ids.to_pylist() == ["b"]
     assert some.probability.tolist() == [[0.8]]
     with pytest.raises(EcgpipeError, match="no recording has '8'; there are 10, 9"):
-        truth.equal(found.columns["fold"], "8")
+        ground_truth.equal(found.columns["fold"], "8")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_mistakes(
     table = tmp_path / "truth.csv"
     table.write_text(content)
     with pytest.raises(EcgpipeError, match=message):
-        truth.read(*run, table=table, mapped=mapped)
+        ground_truth.read(*run, table=table, mapped=mapped)
 
 
 @pytest.mark.parametrize(
@@ -143,18 +144,18 @@ def test_a_command_takes_what_the_run_was_evaluated_by(
     options: list[str], expected: tuple[Path | None, dict[str, str]]
 ) -> None:
     parser = argparse.ArgumentParser()
-    truth.add_arguments(parser, truth.OF_RUN)
+    ground_truth.add_arguments(parser, ground_truth.OF_RUN)
     settings = {"evaluation": {"truth": "t.csv", "mapping": {"AF": AF}}}
-    assert truth.of_run(parser.parse_args(options), settings) == expected
+    assert ground_truth.of_run(parser.parse_args(options), settings) == expected
 
 
 def test_labels_that_the_model_does_not_know(run: tuple[list[Path], list[Path]]) -> None:
-    found = truth.of_recordings(pa.array(["b", "a"]), None, run[1], mapped={"codes:SR": "SR", "AF": "my AF"})
+    found = ground_truth.of_recordings(pa.array(["b", "a"]), None, run[1], mapped={"codes:SR": "SR", "AF": "my AF"})
     assert found.names == ("SR", "my AF")
     assert values(found, "my AF") == {"b": 1, "a": 0}
 
 
 def test_the_mapping_on_the_command_line() -> None:
-    assert truth.mapping(["1dAVb=1st degree", "codes:a=b=c"]) == {"1dAVb": "1st degree", "codes:a=b": "c"}
+    assert ground_truth.mapping(["1dAVb=1st degree", "codes:a=b=c"]) == {"1dAVb": "1st degree", "codes:a=b": "c"}
     with pytest.raises(EcgpipeError, match="'AF' is not COLUMN=LABEL"):
-        truth.mapping(["AF"])
+        ground_truth.mapping(["AF"])

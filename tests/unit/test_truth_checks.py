@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecgpipe import truth_checks, validate
-from ecgpipe.__main__ import main
-from ecgpipe.errors import EcgpipeError
+from ecgpipe.cli import main
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.evaluation import ground_truth_checks
 from ecgpipe.readers import LEADS
+from ecgpipe.workflow import validate
 
 AF = "Atrial fibrillation"
 
@@ -30,7 +31,7 @@ def given(tmp_path: Path) -> dict[str, Any]:
 
 
 def checked(given: dict[str, Any], **evaluation: object) -> None:
-    truth_checks.before_a_run(validate.load(given | {"evaluation": given["evaluation"] | evaluation}, Path()))
+    ground_truth_checks.before_a_run(validate.load(given | {"evaluation": given["evaluation"] | evaluation}, Path()))
 
 
 def test_what_can_be_evaluated_passes(given: dict[str, Any]) -> None:

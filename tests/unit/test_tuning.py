@@ -9,10 +9,11 @@ import safetensors.torch
 import torch
 from segment_files import SAMPLES, signals
 
-from ecgpipe import engine, model
-from ecgpipe.description import Architecture
-from ecgpipe.model import Network
-from ecgpipe.tuning import BY_DEVICE, Tuning, for_device
+from ecgpipe.inference import engine
+from ecgpipe.models.description import Architecture
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.models.ecg_fm.network import Network
+from ecgpipe.models.ecg_fm.tuning import BY_DEVICE, Tuning, for_device
 
 ARCH = Architecture(12, ((16, 2, 2),) * 2, False, 32, 2, 4, 64, False, 16, 4, 3)
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def said(weights: Path, counts: list[int], tuning: Tuning | None, packed: bool =
     values = signals(10)
     for row, count in enumerate(counts):
         values[row, :, count:] = 0
-    network = model.load(ARCH, weights, packed=packed, tuning=tuning)
+    network = ecg_fm_network.load(ARCH, weights, packed=packed, tuning=tuning)
     return engine.forward(network, values, np.array(counts, np.int32), CPU, 3, True, tuning)
 
 

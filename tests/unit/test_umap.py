@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecgpipe import parquet, provenance, tables, umap
-from ecgpipe.__main__ import main
+from ecgpipe.analysis import umap
+from ecgpipe.cli import main
+from ecgpipe.core import parquet, provenance, schemas
 
 WIDTH = 8
 FACTS: dict[str, Any] = {"checkpoint": "x.pt", "checkpoint_sha256": "0" * 64, "preprocess": {"sample_rate": 500}}
@@ -30,7 +31,7 @@ def vectors(count: int, clusters: int = 3) -> np.ndarray:
 
 def write(folder: Path, values: np.ndarray, cuts: Sequence[int] = ()) -> Path:
     """Write embeddings, cut into parts before the rows `cuts`, and return their folder."""
-    schema = provenance.with_origin(tables.embeddings_schema(values.shape[1]), "infer", **FACTS)
+    schema = provenance.with_origin(schemas.embeddings_schema(values.shape[1]), "infer", **FACTS)
     for part, rows in enumerate(np.split(np.arange(len(values)), list(cuts))):
         flat = pa.array(values[rows].ravel(), pa.float32())
         columns = [
@@ -47,7 +48,7 @@ def mapped(folder: Path, embeddings: Path, *options: str) -> np.ndarray:
     output = folder / "umap.parquet"
     assert main(["umap", "--embeddings", str(embeddings), "--output", str(output), *options]) == 0
     table = pq.read_table(output)
-    assert table.schema.remove_metadata() == tables.UMAP
+    assert table.schema.remove_metadata() == schemas.UMAP
     rows = range(len(table))
     assert table["record_id"].to_pylist() == [f"r{row // 2}" for row in rows]
     assert table["segment"].to_pylist() == [row % 2 for row in rows]
@@ -85,7 +86,7 @@ def test_principal_components_of_any_shape_are_finite(count: int, width: int) ->
 def test_umap_is_not_loaded_where_it_is_not_needed(tmp_path: Path) -> None:
     embeddings = str(write(tmp_path, vectors(4)))
     code = (
-        "import sys; from ecgpipe.__main__ import main; "
+        "import sys; from ecgpipe.cli import main; "
         f"main(['umap', '--embeddings', {embeddings!r}, '--output', {str(tmp_path / 'u.parquet')!r}]); "
         "sys.exit('numba' in sys.modules)"
     )
@@ -108,7 +109,7 @@ def test_every_segment_has_a_finite_place(count: int, tmp_path: Path) -> None:
 def test_what_is_compiled_is_kept_for_the_next_process_and_gives_the_same_map(tmp_path: Path) -> None:
     embeddings = str(write(tmp_path, vectors(20)))
     code = (
-        "import sys; from ecgpipe.__main__ import main; status = main(sys.argv[1:]); import umap.umap_ as umap; "
+        "import sys; from ecgpipe.cli import main; status = main(sys.argv[1:]); import umap.umap_ as umap; "
         "print(sum(umap.smooth_knn_dist.stats.cache_hits.values())); sys.exit(status)"
     )
     hits, maps = [], []

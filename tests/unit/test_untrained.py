@@ -6,9 +6,9 @@ import checkpoints
 import pytest
 import torch
 
-from ecgpipe import fairseq_signals, untrained
-from ecgpipe.__main__ import main
-from ecgpipe.description import Description, describe
+from ecgpipe.cli import main
+from ecgpipe.models import fairseq_checkpoint, random_init
+from ecgpipe.models.description import Description, describe
 
 LABELS = "name,aggregation\nA,mean\nB,mean\nC,mean\n"
 
@@ -53,9 +53,9 @@ def test_weights_are_drawn_as_fairseq_signals_draws_them() -> None:
     """What its modules say: see `untrained.weights`. A sample's standard deviation is off by 1 / sqrt(2 n)."""
     cfg = {**checkpoints.CFG, "encoder_embed_dim": 96, "encoder_ffn_embed_dim": 128, "num_labels": 40}
     cfg |= {"conv_feature_layers": "[(64, 2, 2)] * 2", "conv_bias": True, "encoder_layers": 1}
-    arch = fairseq_signals.architecture(cfg)
-    tensors = untrained.weights(arch, 0)
-    fairseq_signals.convert(tensors, arch, "here")  # every tensor is there, and no other
+    arch = fairseq_checkpoint.architecture(cfg)
+    tensors = random_init.weights(arch, 0)
+    fairseq_checkpoint.convert(tensors, arch, "here")  # every tensor is there, and no other
     layer = "encoder.encoder.layers.0"
     expected = {
         **{f"{layer}.self_attn.{name}_proj.weight": 0.02 for name in ("q", "k", "v", "out")},

@@ -12,19 +12,21 @@ import pytest
 import safetensors.torch
 import torch
 
-from ecgpipe import provenance, recipe, shards, validate
-from ecgpipe.__main__ import main
-from ecgpipe.description import describe
-from ecgpipe.errors import EcgpipeError
+from ecgpipe.cli import main
+from ecgpipe.core import provenance
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.inference import fairseq_forward, segment_files
+from ecgpipe.models.description import describe
 from ecgpipe.readers import LEADS
-from ecgpipe.reference import forward
+from ecgpipe.selftest import fixtures
+from ecgpipe.workflow import validate
 
 MADE = Path(__file__).parents[1] / "fairseq_made.py"
 
 
 def converted(folder: Path, *options: str) -> int:
     """Run the checkpoint stage on `folder/x.pt`."""
-    (folder / "labels.csv").write_text("name,aggregation\n" + "".join(f"{name},mean\n" for name in recipe.LABELS))
+    (folder / "labels.csv").write_text("name,aggregation\n" + "".join(f"{name},mean\n" for name in fixtures.LABELS))
     files = ["--weights", str(folder / "model.safetensors"), "--description", str(folder / "model.json")]
     return main(
         ["checkpoint", "--source", str(folder / "x.pt"), "--labels", str(folder / "labels.csv"), *files, *options]
@@ -34,8 +36,8 @@ def converted(folder: Path, *options: str) -> int:
 def preprocessed(folder: Path) -> Path:
     """The recipe's recordings and one that is padded, as a shard."""
     (folder / "input").mkdir()
-    recipe.write_recordings(folder / "input")
-    signal = recipe._microvolts("short", 1_801, 500)
+    fixtures.write_recordings(folder / "input")
+    signal = fixtures._microvolts("short", 1_801, 500)
     np.savez(folder / "input/short.npz", signal=signal, sample_rate=500, leads=LEADS, unit="uV")
     assert main(["manifest", "--input", str(folder / "input"), "--outdir", str(folder / "manifest")]) == 0
     shard = folder / "segments.arrow"
@@ -68,7 +70,7 @@ def test_a_network_of_convolutions_is_described_without_weights(tmp_path: Path) 
     assert safetensors.torch.load_file(tmp_path / "model.safetensors") == {}
     described = describe(tmp_path / "model.json")
     assert described.backend == "fairseq"
-    assert described.labels == tuple(recipe.LABELS)
+    assert described.labels == tuple(fixtures.LABELS)
     arch = described.architecture
     assert (arch.in_leads, arch.width, arch.labels, arch.layers) == (12, 24, 5, 0)
 
@@ -92,15 +94,15 @@ def test_a_network_that_gives_no_logits_of_a_segment_is_refused(
 @pytest.mark.parametrize("text", ["[(256, 2, 2)] * 4", "[(1, 2, 2)] + [(3, 4, 5)]", "[15, 9]"])
 def test_settings_that_are_numbers_are_let_through(text: str, tmp_path: Path) -> None:
     torch.save(convolutional(kernel_size=text), tmp_path / "x.pt")
-    forward.check(str(tmp_path / "x.pt"))
+    fairseq_forward.check(str(tmp_path / "x.pt"))
 
 
-@pytest.mark.parametrize("key", forward.EVALUATED)
+@pytest.mark.parametrize("key", fairseq_forward.EVALUATED)
 @pytest.mark.parametrize("text", ["__import__('os').getpid()", "[1, 2] if 1 else 0", "9**9**9", "[" * 20_000])
 def test_settings_that_fairseq_signals_would_run_as_code_are_refused(key: str, text: str, tmp_path: Path) -> None:
     torch.save(convolutional(**{key: text}), tmp_path / "x.pt")
     with pytest.raises(ValueError, match=rf"cfg\.model\.{key} of .*, which fairseq-signals would run as code; refused"):
-        forward.check(str(tmp_path / "x.pt"))
+        fairseq_forward.check(str(tmp_path / "x.pt"))
 
 
 # Options that do not go together
@@ -206,12 +208,12 @@ def test_a_network_of_convolutions_gives_what_fairseq_signals_gives_by_itself(
     assert converted(tmp_path, "--backend", "fairseq") == 0
     options = ["--fairseq-python", str(fairseq_python)]
     assert inferred(tmp_path, "out", *options, kinds=("logits", "embeddings")) == 0
-    keys, signals = next(shards.read([shard], [torch.empty(10, 12, 2500)]))
+    keys, signals = next(segment_files.read([shard], [torch.empty(10, 12, 2500)]))
     np.save(tmp_path / "signal.npy", signals.numpy())
     files = [tmp_path / file for file in ("x.pt", "signal.npy", "out.npy")]
     subprocess.run([fairseq_python, "-c", DIRECTLY, *files], check=True)
     logits = pq.read_table(tmp_path / "out/logits.parquet")
     assert logits["record_id"].to_pylist() == keys.record_ids
-    ours = np.column_stack([logits[label].to_numpy() for label in recipe.LABELS])
+    ours = np.column_stack([logits[label].to_numpy() for label in fixtures.LABELS])
     np.testing.assert_allclose(ours, np.load(tmp_path / "out.npy"), rtol=0, atol=1e-4)
     assert len({tuple(row) for row in ours.round(3).tolist()}) == len(keys.record_ids)

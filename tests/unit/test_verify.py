@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ecgpipe import checkpoint, fairseq_signals, prepare, recipe, verify
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
+from ecgpipe.models import checkpoint, fairseq_checkpoint
+from ecgpipe.preprocessing import segments
 from ecgpipe.readers import Recording
-from ecgpipe.reference import OUTPUTS
+from ecgpipe.selftest import fixtures, verify
+from ecgpipe.selftest.reference import OUTPUTS
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +58,7 @@ def test_half_precision_is_held_to_wider_bounds(capsys: pytest.CaptureFixture[st
 def test_what_the_reference_numbers_were_computed_by_is_told_with_them() -> None:
     with np.load(OUTPUTS) as known:
         assert {"fairseq_signals", "torch", "python", "ecg_transform"} <= set(json.loads(str(known["about"])))
-        assert list(known["labels"]) == list(recipe.LABELS) != sorted(recipe.LABELS)
+        assert list(known["labels"]) == list(fixtures.LABELS) != sorted(fixtures.LABELS)
         assert list(known["record_id"]) == ["constant_lead", "other_order", "other_order", "other_rate"]
 
 
@@ -86,17 +88,17 @@ def by_hand(x: int) -> int:
 def test_the_numbers_of_the_recipe_are_whole_number_arithmetic(name: str, count: int) -> None:
     start = zlib.crc32(name.encode())
     expected = [by_hand((start + place) % 2**32) for place in range(count)]
-    assert recipe.scattered(name, count).tolist() == expected
+    assert fixtures.scattered(name, count).tolist() == expected
 
 
 def test_the_weights_of_the_recipe_are_spread_as_they_say() -> None:
-    spread = recipe._spread("any", 100, 100, spread=0.5)
+    spread = fixtures._spread("any", 100, 100, spread=0.5)
     assert float(spread.std()) == pytest.approx(0.5, rel=0.02)
     assert float(spread.abs().max()) <= math.sqrt(3) * 0.5
 
 
 def test_the_recordings_differ_in_what_preprocessing_has_to_undo() -> None:
-    signals = recipe.signals()
+    signals = fixtures.signals()
     assert {given.rate for given in signals.values()} == {250, 400, 500}
     assert len({given.leads for given in signals.values()}) == 2
     constant = signals["constant_lead"]
@@ -106,8 +108,8 @@ def test_the_recordings_differ_in_what_preprocessing_has_to_undo() -> None:
 # What is wrong
 
 
-def leads_by_place(recording: Recording, windows: prepare.Windows) -> prepare.Twelve:
-    return prepare.Twelve(recording.signal, False, [], [])
+def leads_by_place(recording: Recording, windows: segments.Windows) -> segments.Twelve:
+    return segments.Twelve(recording.signal, False, [], [])
 
 
 def sample_deviation(centred: np.ndarray) -> np.ndarray:
@@ -126,7 +128,7 @@ def nearest(signal: np.ndarray, samples: int) -> np.ndarray:
 def test_another_preprocessing_is_caught(
     function: str, wrong: Callable[..., object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(prepare, function, wrong)
+    monkeypatch.setattr(segments, function, wrong)
     assert verified() == 2
     assert "the numbers are not fairseq-signals': segments by" in capsys.readouterr().err
 
@@ -150,7 +152,7 @@ def not_a_number(tensors: dict[str, Tensor]) -> None:
 
 def converted_with(change: Callable[[dict[str, Tensor]], None]) -> Callable[..., dict[str, Tensor]]:
     def convert(*given: object) -> dict[str, Tensor]:
-        tensors = fairseq_signals.convert(*given)  # type: ignore[arg-type]
+        tensors = fairseq_checkpoint.convert(*given)  # type: ignore[arg-type]
         change(tensors)
         return tensors
 
@@ -206,12 +208,12 @@ def test_other_reference_numbers_are_caught(
 def test_labels_in_another_order_are_caught(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(recipe, "LABELS", dict(sorted(recipe.LABELS.items())))
+    monkeypatch.setattr(fixtures, "LABELS", dict(sorted(fixtures.LABELS.items())))
     assert verified() == 2
     assert "labels is Rhythm A, Rhythm B" in capsys.readouterr().err
 
 
 def test_a_wrong_aggregation_is_caught(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(recipe, "LABELS", dict.fromkeys(recipe.LABELS, "mean"))
+    monkeypatch.setattr(fixtures, "LABELS", dict.fromkeys(fixtures.LABELS, "mean"))
     assert verified() == 2
     assert "fairseq-signals': probabilities by" in capsys.readouterr().err

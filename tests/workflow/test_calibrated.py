@@ -12,8 +12,8 @@ import pytest
 from report_page import Page
 from run_workflow import Ran, snakemake, table, write_recordings
 
-from ecgpipe import provenance
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
+from ecgpipe.core import provenance
 
 pytestmark = pytest.mark.slow  # two minutes
 

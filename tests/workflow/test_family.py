@@ -15,9 +15,10 @@ import torch
 from report_page import Page
 from run_workflow import ROOT, Ran, snakemake, table, write_recordings
 
-from ecgpipe import labels, model
-from ecgpipe.__main__ import main
-from ecgpipe.description import describe
+from ecgpipe.cli import main
+from ecgpipe.models import labels
+from ecgpipe.models.description import describe
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
 
 ATTRIBUTION = "{recordings: 1, steps: 4}"
 
@@ -89,7 +90,7 @@ def by_hand(folder: Path, seconds: float, starts: Sequence[float]) -> pd.DataFra
     """The logits of each recording's segments, one at a time through the network, cut and standardised here."""
     out = folder / "out/checkpoint"
     description = describe(out / "model.json")
-    network = model.load(description.architecture, out / "model.safetensors")
+    network = ecg_fm_network.load(description.architecture, out / "model.safetensors")
     rows = []
     for number in range(6):
         signal = np.random.default_rng(number).standard_normal((12, 12 * 500)).astype(np.float32).astype(np.float64)

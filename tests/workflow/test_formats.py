@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.io
 
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
 from ecgpipe.readers import LEADS
 
 

@@ -17,7 +17,7 @@ import torch
 from processor import needs_bfloat16
 from run_workflow import ROOT, snakemake, table
 
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
 
 LABELS_CSV = ROOT / "config" / "labels" / "mimic_iv_ecg.csv"
 LABELS = list(pd.read_csv(LABELS_CSV)["name"])

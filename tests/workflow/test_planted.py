@@ -10,7 +10,7 @@ import pytest
 from planted import leaked
 from run_workflow import Ran, snakemake, write_recordings
 
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
 
 pytestmark = pytest.mark.slow  # two minutes
 

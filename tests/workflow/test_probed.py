@@ -12,8 +12,8 @@ from run_workflow import snakemake, table, write_recordings
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from ecgpipe import heads
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
+from ecgpipe.models import heads
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 import wfdb
 from run_workflow import ROOT, snakemake, table
 
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
 
 TOLERANCE = {"logits": 1e-4, "embedding": 1e-4, "attention": 1e-5, "probability": 1e-5}
 LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]

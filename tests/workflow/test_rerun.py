@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from run_workflow import Ran, sha256s, snakemake, table, write_recordings
 
-from ecgpipe import provenance
+from ecgpipe.core import provenance
 
 pytestmark = pytest.mark.slow  # three minutes in all
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from run_workflow import Ran, snakemake, table, write_recordings
 
-from ecgpipe import outdir, reuse, settings
+from ecgpipe.core import settings
+from ecgpipe.workflow import reuse, run_lock
 
 pytestmark = pytest.mark.slow  # three minutes in all
 
@@ -123,7 +124,7 @@ def hashes(out: Path) -> dict[str, bytes]:
 
 
 def test_every_result_names_the_settings_that_made_it(finished: Path) -> None:
-    from ecgpipe import reuse
+    from ecgpipe.workflow import reuse
 
     out = finished / "out"
     expected = {path.stem for path in (out / "settings").glob("*.json")} - {"performance", "written", "checkpoint-file"}
@@ -201,7 +202,7 @@ def test_while_another_run_has_the_folder_nothing_of_its_settings_is_written(
 ) -> None:
     before = hashes(finished / "out" / "settings")
     monkeypatch.setenv("ECGPIPE_RUN", "")
-    lock = outdir.take(finished / "out")
+    lock = run_lock.take(finished / "out")
     assert lock is not None
     ran = run(finished / "b", data.settings(finished / "out", "umap.neighbors"))
     lock.release()

@@ -9,7 +9,7 @@ import pytest
 from run_workflow import ROOT, Ran, sha256s, snakemake_of, write_recordings
 
 from ecgpipe import __version__
-from ecgpipe.provenance import MEANING
+from ecgpipe.core.provenance import MEANING
 
 pytestmark = pytest.mark.slow  # a minute and a half
 

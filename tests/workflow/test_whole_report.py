@@ -13,8 +13,9 @@ import pytest
 from report_page import Page
 from run_workflow import Ran, snakemake, table, write_recordings
 
-from ecgpipe import provenance, timings
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
+from ecgpipe.core import provenance
+from ecgpipe.report import rule_times
 
 pytestmark = pytest.mark.slow  # a minute
 
@@ -84,7 +85,7 @@ def test_the_times_of_all_rules_before_it_are_in_the_page(finished: Path) -> Non
         r'<tr><th scope="row">(\w+)</th><td class="number">(\d+)</td>', (finished / "out/report.html").read_text()
     )
     counted = dict(rules)
-    assert counted.keys() >= set(timings.SOURCES) - {"report", "figures"}
+    assert counted.keys() >= set(rule_times.SOURCES) - {"report", "figures"}
     assert (counted["preprocess"], counted["infer"], counted["umap"]) == ("2", "2", "1")
 
 
@@ -97,17 +98,17 @@ def ancestors(edges: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
     def of(rule: str) -> set[str]:
         return set().union(*({source} | of(source) for source in sources.get(rule, set())))
 
-    return {rule: of(rule) for rule in timings.SOURCES}
+    return {rule: of(rule) for rule in rule_times.SOURCES}
 
 
 def test_the_figure_of_the_workflow_is_snakemakes_own_graph(finished: Path) -> None:
     graph = run(finished, "--rulegraph").output
     names = dict(re.findall(r'(\d+)\[label = "(\w+)"', graph))
     found = {(names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", graph)}
-    assert set(names.values()) - {"all", "verdict"} == set(timings.SOURCES)
+    assert set(names.values()) - {"all", "verdict"} == set(rule_times.SOURCES)
     # The shards, and the name of the precision, lie beside the outputs that Snakemake knows.
     found |= {("manifest", "preprocess"), ("manifest", "sample"), ("precision", "infer")}
-    drawn = {(source, rule) for rule, sources in timings.SOURCES.items() for source in sources}
+    drawn = {(source, rule) for rule, sources in rule_times.SOURCES.items() for source in sources}
     assert ancestors(found) == ancestors(drawn)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from run_workflow import ROOT
 
-from ecgpipe import demo
+from ecgpipe.selftest import demo
 
 PAGE = ROOT / "docs/ptbxl.md"
 

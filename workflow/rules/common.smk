@@ -10,10 +10,11 @@ import tempfile
 import threading
 import time
 
-from ecgpipe import atomic, cluster, outdir, provenance, stage_settings, validate
-from ecgpipe import settings as settings_files
-from ecgpipe.errors import EcgpipeError
-from ecgpipe.results import FIGURES
+from ecgpipe.core import atomic, provenance
+from ecgpipe.core import settings as settings_files
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.results import FIGURES
+from ecgpipe.workflow import run_lock, slurm, stage_settings, validate
 
 try:
     SETTINGS = validate.load(config, Path(workflow.basedir))
@@ -21,9 +22,9 @@ try:
     if not workflow.is_main_process:
         atomic.refuse_if_orphaned()
     elif SETTINGS.evaluation.truth:
-        from ecgpipe import truth_checks  # here, because it takes a second, which no job needs
+        from ecgpipe.evaluation import ground_truth_checks  # here, because it takes a second, which no job needs
 
-        truth_checks.before_a_run(SETTINGS)
+        ground_truth_checks.before_a_run(SETTINGS)
 except EcgpipeError as error:
     raise WorkflowError(str(error))
 
@@ -59,7 +60,7 @@ if SETTINGS.evaluation.asked:
     EVALUATION["account"] = f"{OUT}/evaluation/account.json"
 
 # Runs in the environment of fairseq-signals, which has no ecgpipe.
-FORWARD = str(Path(workflow.basedir) / "ecgpipe" / "reference" / "forward.py")
+FORWARD = str(Path(workflow.basedir) / "ecgpipe" / "inference" / "fairseq_forward.py")
 
 # The run's cores, shared between as many jobs as it has GPUs (`--resources gpu=4`). On a cluster nobody gives the cores,
 # nor a total of GPUs: eight, as in profiles/slurm.
@@ -84,7 +85,7 @@ DRIFT = [] if CERTAIN else [f"{OUT}/precision/drift.json"]
 
 # What the results are to be of, known to the main process alone: the jobs read settings/.
 if workflow.is_main_process:
-    from ecgpipe import reuse
+    from ecgpipe.workflow import reuse
 
     try:
         reuse.refuse_unmarked(Path(OUT))
@@ -115,7 +116,7 @@ def plan():
     workflow.dag.max_checksum_file_size = 0
     if executor and not (executor.common_settings.dryrun_exec or executor.common_settings.touch_exec):
         try:
-            LOCK = outdir.take(Path(OUT))
+            LOCK = run_lock.take(Path(OUT))
             reuse.prepare(Path(OUT), STAGES, SETTINGS.inference.attention)
             remove_outdated_report()
             stage_settings.remember_checkpoint(SETTINGS, Path(OUT), CHECKPOINT)
@@ -261,8 +262,8 @@ def clear_up(logs):
     if not LOCK:
         return
     try:
-        cancelled = cluster.cancel_left(Path(OUT), [Path(log) for log in logs])
-        left = outdir.clear_up(Path(OUT))
+        cancelled = slurm.cancel_left(Path(OUT), [Path(log) for log in logs])
+        left = run_lock.clear_up(Path(OUT))
     except EcgpipeError as error:
         raise WorkflowError(str(error))
     if cancelled:
@@ -305,7 +306,7 @@ def refuse_foreign(shards):
     global REFUSED
     if workflow.is_main_process and not REFUSED:
         try:
-            outdir.refuse_foreign(Path(OUT), shards, parts_of(shards))
+            run_lock.refuse_foreign(Path(OUT), shards, parts_of(shards))
         except EcgpipeError as error:
             raise WorkflowError(str(error))
         REFUSED = True
@@ -315,7 +316,7 @@ def remove_surplus():
     """After another shard_size or shards_per_part, what an earlier run left beyond the last shard and part of this one."""
     shards = last_scan().get("n_shards")
     if LOCK and shards:
-        surplus = outdir.remove_surplus(Path(OUT), shards, parts_of(shards))
+        surplus = run_lock.remove_surplus(Path(OUT), shards, parts_of(shards))
         if surplus:
             print(f"removed {surplus} results of an earlier run that this one has no shards or parts for")
 
@@ -325,7 +326,7 @@ def closing_words():
     page, summary = Path(OUT, "report.html"), Path(OUT, "run.json")
     if not (page.exists() and summary.exists()):
         return ""
-    from ecgpipe.summary import closing_lines
+    from ecgpipe.report.summary import closing_lines
 
     return "\n".join([*closing_lines(json.loads(summary.read_text())), f"Report: {page.resolve()}"])
 

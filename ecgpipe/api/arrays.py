@@ -1,0 +1,129 @@
+"""Arrays that somebody gives, as in a notebook, turned into segments; what cannot be meant is refused."""
+
+from collections.abc import Iterable, Sequence
+from numbers import Real
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from ecgpipe.core import config
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.preprocessing.segments import PLAUSIBLE_RATES, Prepared, UnusableError, Windows, prepare
+from ecgpipe.readers import LEADS, Recording, spelled, without_filling
+
+Signal = npt.ArrayLike | Sequence[npt.ArrayLike]
+
+# How to mend what `prepare` refuses, by how its reason begins.
+MENDS = {
+    "shorter than one segment": "give a longer recording, Windows(short='pad') or a smaller segment_s",
+    "too short to be padded": "give a longer recording, or a smaller segment_s",
+    "the recording has no samples": "leave it out",
+    "NaN or infinite samples": "cut them out or fill them in, as fits your study",
+    "leads missing": "Windows(missing_leads='zero') takes zeros for them",
+    "a single lead": "Windows(missing_leads='zero', min_leads=1) takes zeros for the others",
+    "too few leads": "Windows(missing_leads='zero', min_leads=1) takes zeros for the others",
+    "a lead is there twice": "give each lead once",
+    "too long": "cut it into pieces",
+}
+
+
+def prepared(signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows) -> list[Prepared]:
+    """Turn arrays into segments for the model.
+
+    Args:
+        signal: (leads, samples), (recordings, leads, samples), or a list of the former; real numbers.
+        sample_rate: In Hz, of all of them.
+        leads: Names of the rows.
+        windows: How they are cut.
+
+    Returns:
+        One for each recording, as the stage preprocess makes it.
+
+    Raises:
+        EcgpipeError: Something of it cannot be meant, or a recording cannot be used; it says which, and how to mend it.
+    """
+    rate, names = _rate(sample_rate), _leads(leads)
+    _check(windows)
+    arrays = _arrays(signal)
+    made = []
+    for number, array in enumerate(arrays):
+        which = f"recording {number}: " if len(arrays) > 1 else ""
+        _check_shape(array, names, which)
+        recording = without_filling(Recording(array.astype(np.float64, copy=False), rate, names, None))
+        try:
+            made.append(prepare(recording, windows, {}))
+        except UnusableError as error:
+            mend = next((mend for reason, mend in MENDS.items() if str(error).startswith(reason)), "leave it out")
+            raise EcgpipeError(f"signal: {which}{error}; {mend}") from error
+    return made
+
+
+def _rate(given: object) -> float:
+    """The sample rate, if it can be one."""
+    least, most = PLAUSIBLE_RATES
+    if isinstance(given, bool) or not isinstance(given, Real) or not least <= float(given) <= most:
+        raise EcgpipeError(f"sample_rate: {given!r} cannot be meant; give a number of Hz from {least:g} to {most:g}")
+    return float(given)
+
+
+def _leads(given: Sequence[str]) -> tuple[str, ...]:
+    """The names of the leads, if they are names and the unknown among them are no misspelt ones."""
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    if not several or not all(isinstance(name, str) for name in given):
+        raise EcgpipeError(f"leads: {given!r} are no names of leads; give a list of them, such as ['I', 'II', 'V1']")
+    names = spelled(given)
+    unknown = [name for name in names if name not in LEADS]
+    missing = [lead for lead in LEADS if lead not in names]
+    if unknown and missing:
+        raise EcgpipeError(
+            f"leads: {', '.join(map(repr, unknown))} is none of the twelve, and {' '.join(missing)} missing; give the "
+            f"names of the rows in their order, out of {' '.join(LEADS)}"
+        )
+    return tuple(given)
+
+
+def _check(windows: Windows) -> None:
+    """Refuse what the settings refuse."""
+    if not isinstance(windows, Windows):
+        raise EcgpipeError(
+            f"windows: {windows!r} is none; give ecgpipe.preprocessing.segments.Windows(segment_s=10) or the like"
+        )
+    try:
+        config.Preprocess(**windows._asdict())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise EcgpipeError(f"windows: {first['loc'][0]} is {first['input']!r}; {first['msg']}") from error
+
+
+def _arrays(signal: Signal) -> list[np.ndarray]:
+    """One array for each recording."""
+    if isinstance(signal, list | tuple):
+        try:
+            arrays = [np.asarray(each) for each in signal]
+        except ValueError as error:  # what NumPy says of lists within lists whose lengths differ
+            raise EcgpipeError(
+                "signal: the leads of a recording differ in length; give each as many samples"
+            ) from error
+        if arrays and all(array.ndim == 1 and len(array) == len(arrays[0]) for array in arrays):
+            arrays = [np.stack(arrays)]  # a list of leads
+    else:
+        array = np.asarray(signal)
+        arrays = list(array) if array.ndim == 3 else [array]
+    if not arrays:
+        raise EcgpipeError("signal: there is no recording in it; give (leads, samples), or several of these")
+    return arrays
+
+
+def _check_shape(array: np.ndarray, leads: Sequence[str], which: str) -> None:
+    """Refuse what is no (leads, samples) of numbers."""
+    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        raise EcgpipeError(f"signal: {which}its values are {array.dtype}; give real numbers")
+    if array.ndim == 2 and len(array) == len(leads):
+        return
+    if array.ndim == 2 and array.shape[1] == len(leads):
+        raise EcgpipeError(f"signal: {which}its shape is {array.shape}, which is (samples, leads); give its transpose")
+    raise EcgpipeError(
+        f"signal: {which}its shape is {array.shape}, and there are {len(leads)} names of leads; give (leads, samples), "
+        "with a row for each name"
+    )

@@ -1,0 +1,350 @@
+"""ECG-FM from Python, without Snakemake: numpy arrays in, pandas tables out.
+
+`from ecgpipe import ECGFM`. What a recording gets is what the workflow gives it: the same functions prepare it, run the
+network and put its segments together.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ecgpipe.api import arrays
+from ecgpipe.api.arrays import Signal
+from ecgpipe.core import config, schemas
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.inference import aggregate, devices, engine, finite
+from ecgpipe.inference.segment_files import Contents
+from ecgpipe.models import checkpoint, labels
+from ecgpipe.models.description import Description, describe
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.models.fairseq_checkpoint import convert
+from ecgpipe.models.labels import Label
+from ecgpipe.preprocessing.segments import Windows
+from ecgpipe.readers import LEADS
+
+logger = logging.getLogger(__name__)
+
+# Segments of five seconds, the rest dropped, short recordings and missing leads refused: as the settings' defaults.
+USUAL = Windows()
+
+
+class ECGFM:
+    """A model of ECG-FM's kind, ready to run.
+
+    Make one with `from_checkpoint`. Every method takes the same three things:
+
+    - `signal`: one recording, (leads, samples); several of one length, (recordings, leads, samples); or a list of
+      recordings of any lengths. Any real numbers, in any unit that the leads share: each lead is standardised over its
+      recording, so that the model sees no unit.
+    - `sample_rate`: in Hz, of all of them; they are resampled to 500 Hz.
+    - `leads`: the names of the rows, in any order and in the spellings that files have ("aVR", "AVR",
+      "MDC_ECG_LEAD_V1"). Rows are told by name alone. Two of I, II and III give the other limb leads.
+
+    and `windows`, an `ecgpipe.preprocessing.segments.Windows`, which says of segments and leads what the settings
+    `preprocess` say.
+    What the network gives for a recording does not depend on the recordings beside it.
+
+    Attributes:
+        labels: What the outputs are, in the model's order, with aggregation and threshold; () for a model without a
+            head.
+        description: Of the checkpoint: the network's sizes, where it is from, its sha256.
+        device: Where it runs.
+
+    Example:
+        >>> from ecgpipe import ECGFM
+        >>> from ecgpipe.readers import LEADS
+        >>> ecgfm = ECGFM.from_checkpoint("checkpoint.pt")
+        >>> ecgfm.predict(signal, 500, LEADS).shape  # signal is (12, 5000)
+        (1, 17)
+        >>> ecgfm.embed([signal, signal[:, :2500]], 500, LEADS).index.tolist()
+        [(0, 0, 0.0), (0, 1, 5.0), (1, 0, 0.0)]
+    """
+
+    def __init__(
+        self,
+        network: ecg_fm_network.Network,
+        description: Description,
+        given: Sequence[Label],
+        device: torch.device,
+        batch_size: int | None,
+        exact: finite.InFloat32 | None = None,
+    ) -> None:
+        self.network = network
+        self._exact = exact  # the same in float32, where `network` is in half precision
+        self.description = description
+        self.labels = tuple(given)
+        self.device = device
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        source: str | Path,
+        labels: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "float32",
+        batch_size: int | None = None,
+        threads: int | None = None,
+    ) -> "ECGFM":
+        """Load a checkpoint, verified as the workflow does: its sha256 is the hub's, no code of it is run.
+
+        Args:
+            source: `hf://OWNER/REPO@REVISION/FILE`, which is downloaded once into the hub's own cache; a .pt file of
+                fairseq-signals; or the folder `checkpoint/` of a run.
+            labels: A label CSV, its path looked for here and then in ecgpipe's clone; or "index". None: what a run's
+                folder says; else the 17 of MIMIC-IV-ECG for a model of 17 outputs; else "index", which calls the
+                outputs output_00, output_01, ..., with a warning.
+            device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+            precision: "float32", or "float16" or "bfloat16" where the device can.
+            batch_size: Segments at a time. None: 16 on a CPU, 256 on a GPU, as the workflow. Fewer segments are filled
+                up to so many, since a batch of another size rounds otherwise; for single recordings 2 is quicker.
+            threads: Of the CPU, for this whole process. None: as PyTorch has it.
+
+        Returns:
+            The model.
+
+        Raises:
+            EcgpipeError: The checkpoint cannot be had or is none, the labels do not fit it, or there is no such device.
+        """
+        if precision not in engine.DTYPES:
+            raise EcgpipeError(f"precision: {precision!r} is none; give {', '.join(engine.DTYPES)}")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        if batch_size is not None and batch_size < 1:
+            raise EcgpipeError(f"batch_size: {batch_size} segments at a time are none; give 1 or more")
+        source = os.path.expanduser(source)  # noqa: PTH111, a Path would make one slash of two in hf://
+        labels = None if labels is None else os.path.expanduser(labels)  # noqa: PTH111
+        load = _from_run if Path(source).is_dir() else _from_file
+        description, named, tensors = load(source, labels)
+        if description.random_weights:
+            logger.warning("%s has random weights: what it gives are numbers to try things out with", source)
+        least = 2 * sum(tensor.nbytes for tensor in tensors.values())
+        # Without holding its lock: a notebook keeps its model for hours, and others may use the GPU meanwhile.
+        with devices.claim(device, least) as where:
+            dtype = engine.DTYPES[engine.usable(precision, where)]
+            network = ecg_fm_network.from_tensors(description.architecture, tensors, where, dtype)
+        exact = None
+        if dtype != torch.float32:
+            exact = finite.InFloat32(
+                lambda: ecg_fm_network.from_tensors(description.architecture, tensors, where), where
+            )
+        return cls(network, description, named, where, batch_size, exact)
+
+    def predict(
+        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = USUAL
+    ) -> pd.DataFrame:
+        """The probability of each label for each recording, put together from its segments as the label CSV says.
+
+        Args:
+            signal: (leads, samples), (recordings, leads, samples), or a list of the former.
+            sample_rate: In Hz.
+            leads: Names of the rows.
+            windows: How recordings are cut.
+
+        Returns:
+            One row per recording, numbered from 0, one float64 column per label in the model's order.
+
+        Raises:
+            EcgpipeError: The checkpoint has no head, or a recording cannot be used; it says which, and why.
+
+        Example:
+            >>> probabilities = ecgfm.predict(signal, 500, LEADS)
+            >>> list(probabilities.columns)[:3]
+            ['Poor data quality', 'Sinus rhythm', 'Premature ventricular contraction']
+            >>> bool(probabilities.loc[0].between(0, 1).all())
+            True
+        """
+        logits = self.logits(signal, sample_rate, leads, windows)
+        recording, segment, start_s = (logits.index.get_level_values(level) for level in range(3))
+        table = logits_table(recording.astype(str), segment, start_s, logits.to_numpy(), self.labels)
+        frame: pd.DataFrame = aggregate.predict(table, self.labels).drop(["record_id", "n_segments"]).to_pandas()
+        return frame.set_axis(pd.RangeIndex(len(frame), name="recording"))
+
+    def logits(
+        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = USUAL
+    ) -> pd.DataFrame:
+        """The network's outputs for each segment, before any sigmoid.
+
+        Args:
+            signal: (leads, samples), (recordings, leads, samples), or a list of the former.
+            sample_rate: In Hz.
+            leads: Names of the rows.
+            windows: How recordings are cut.
+
+        Returns:
+            One row per segment, indexed by recording, segment and its start in seconds; one float32 column per label.
+
+        Raises:
+            EcgpipeError: The checkpoint has no head, or a recording cannot be used; it says which, and why.
+        """
+        self.need_labels()
+        index, results = self._run(signal, sample_rate, leads, windows)
+        return pd.DataFrame(results.logits, index, [label.name for label in self.labels])
+
+    def embed(self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = USUAL) -> pd.DataFrame:
+        """The embedding of each segment: the mean over its tokens.
+
+        Args:
+            signal: (leads, samples), (recordings, leads, samples), or a list of the former.
+            sample_rate: In Hz.
+            leads: Names of the rows.
+            windows: How recordings are cut.
+
+        Returns:
+            One row per segment, indexed by recording, segment and its start in seconds; one float32 column per
+            dimension (768 for ECG-FM). `.to_numpy()` is (segments, width), and `.groupby("recording").mean()` has one
+            row per recording.
+
+        Raises:
+            EcgpipeError: A recording cannot be used; it says which, and why.
+
+        Example:
+            >>> per_recording = ecgfm.embed(signal, 500, LEADS).groupby("recording").mean()
+            >>> per_recording.shape == (1, ecgfm.description.architecture.width)
+            True
+        """
+        index, results = self._run(signal, sample_rate, leads, windows)
+        return pd.DataFrame(results.embedding, index)
+
+    def attention(
+        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = USUAL
+    ) -> pd.DataFrame:
+        """The last layer's attention of each segment, mean over heads, max over keys; it speaks for no label.
+
+        Args:
+            signal: (leads, samples), (recordings, leads, samples), or a list of the former.
+            sample_rate: In Hz.
+            leads: Names of the rows.
+            windows: How recordings are cut.
+
+        Returns:
+            One row per segment, indexed by recording, segment and its start in seconds; one float32 column per token
+            (156 in five seconds). Token t is at sample 16 t + 7.5 of the segment at 500 Hz.
+
+        Raises:
+            EcgpipeError: A recording cannot be used; it says which, and why.
+        """
+        index, results = self._run(signal, sample_rate, leads, windows, with_attention=True)
+        return pd.DataFrame(results.attention, index)
+
+    def need_labels(self) -> None:
+        """Refuse a model without labels.
+
+        Raises:
+            EcgpipeError: Its checkpoint has no head.
+        """
+        if not self.labels:
+            raise EcgpipeError(
+                f"checkpoint: {self.description.uri} has no head and so no labels, as pretrained models have none; "
+                "give a classifier such as hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt, or take the embeddings"
+            )
+
+    def _run(
+        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows, with_attention: bool = False
+    ) -> tuple[pd.MultiIndex, engine.Results]:
+        """Prepare the recordings and run the network over their segments."""
+        prepared = arrays.prepared(signal, sample_rate, leads, windows)
+        counts = [len(one.segments) for one in prepared]
+        index = pd.MultiIndex.from_arrays(
+            [
+                np.repeat(np.arange(len(prepared)), counts),
+                np.concatenate([np.arange(count) for count in counts]),
+                np.concatenate([one.starts_s for one in prepared]),
+            ],
+            names=["recording", "segment", "start_s"],
+        )
+        segments = np.concatenate([one.segments for one in prepared])  # (segments, 12, samples)
+        samples = np.repeat(np.array([one.samples for one in prepared], np.int32), counts)  # (segments,)
+        engine.check(self.description, Contents({}, len(LEADS), windows.segment_samples, len(segments), {}))
+        size = self.batch_size or engine.default_batch_size(self.device, windows.segment_samples)
+        results = engine.forward(self.network, segments, samples, self.device, size, with_attention)
+        exact = self._exact
+
+        def again(rows: np.ndarray) -> engine.Results:
+            assert exact is not None  # noqa: S101
+            return exact(segments[rows], samples[rows], size, with_attention)
+
+        def name(row: int) -> str:
+            return f"segment {index[row][1]} of recording {index[row][0]}"
+
+        return index, finite.settled(results, again if exact else None, name, self.description.uri)
+
+
+def logits_table(
+    record_ids: npt.ArrayLike,
+    segments: npt.ArrayLike,
+    starts_s: npt.ArrayLike,
+    logits: np.ndarray,
+    given: Sequence[Label],
+) -> pa.Table:
+    """What `aggregate.predict` takes.
+
+    Args:
+        record_ids: (segments,) of the recording that each is of, those of one after another.
+        segments: (segments,) its number.
+        starts_s: (segments,) where it starts.
+        logits: (segments, labels) float32.
+        given: The labels.
+
+    Returns:
+        A table of `tables.logits_schema`.
+    """
+    columns = [np.asarray(record_ids, object), np.asarray(segments, np.int32), np.asarray(starts_s, np.float32)]
+    return pa.table([*columns, *logits.T], schema=schemas.logits_schema([label.name for label in given]))
+
+
+def _from_file(source: str, given: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
+    """A checkpoint of fairseq-signals, converted in memory."""
+    opened = checkpoint.open_source(source)
+    if given is None:
+        default = labels.located(config.MIMIC_IV_ECG)
+        fits = default.is_file() and len(labels.read(default)) == opened.architecture.labels
+        given = config.MIMIC_IV_ECG if fits else labels.BY_INDEX
+    named = checkpoint.named(_located(given), opened.architecture)
+    tensors = convert(opened.state, opened.architecture, str(opened.source.path))
+    return checkpoint.described(opened, [label.name for label in named]), named, tensors
+
+
+def _from_run(folder: str, given: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
+    """What the checkpoint stage wrote. The names are there, and a label CSV, joined by name, says the rest of them."""
+    description = describe(Path(folder, "model.json"))
+    weights = Path(folder, "model.safetensors")
+    if not weights.is_file():
+        raise EcgpipeError(f"checkpoint: {weights} is not there; give the folder checkpoint/ of a run that finished it")
+    if given is None:
+        named = _known(description.labels)
+    elif given == labels.BY_INDEX or labels.are_by_index(description.labels):  # no names to join by
+        named = checkpoint.named(_located(given), description.architecture)
+    else:
+        named = tuple(labels.of_names(labels.located(given), description.labels, weights.with_name("model.json")))
+    return description, named, safetensors.torch.load_file(weights)
+
+
+def _located(given: str) -> str:
+    """A label CSV of this folder or of ecgpipe's clone; the word that stands for none as it is."""
+    return given if given == labels.BY_INDEX else str(labels.located(given))
+
+
+def _known(names: Sequence[str]) -> tuple[Label, ...]:
+    """Labels by their names alone: those of the CSV in ecgpipe's clone that has just these, else the mean of each."""
+    for path in sorted((labels.CLONE / config.MIMIC_IV_ECG).parent.glob("*.csv")):
+        brought = labels.read(path)
+        if [label.name for label in brought] == list(names):
+            return brought
+    if labels.are_by_index(names):
+        logger.warning("%s", labels.nameless(len(names)))
+    elif names:
+        logger.warning(
+            "labels: none of ecgpipe's label CSVs has the names of this run, so that the mean over the segments is "
+            "taken of each; give the run's own as labels="
+        )
+    return tuple(Label(name, "mean", None) for name in names)

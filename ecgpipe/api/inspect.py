@@ -1,0 +1,208 @@
+"""Show what a file or folder is and what a run would do with it, without writing anything."""
+
+import argparse
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ecgpipe.core import schemas
+from ecgpipe.inputs import datasets, manifest
+from ecgpipe.preprocessing import preprocess
+from ecgpipe.preprocessing.segments import UnusableError, Windows, choose_leads
+from ecgpipe.readers import LEADS, Assumed, UnavailableError, UnreadableError, isolation
+
+# A picture of a lead is so many lines of text high.
+PICTURE_LINES = 2
+
+# The dots of a braille character, by (row, column), as bits above U+2800 (The Unicode Standard, Braille Patterns).
+_DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m ecgpipe inspect`."""
+    parser.add_argument(
+        "path", nargs="+", type=os.path.expanduser, help="a file, folder, glob or table, as for the setting `input`"
+    )
+    parser.add_argument("--ptbxl", choices=datasets.PTBXL_FOLDERS, default="records500", help="(default %(default)s)")
+    parser.add_argument("--recordings", type=int, default=20, help="of a folder, to try to read (default %(default)s)")
+    parser.add_argument("--width", type=int, help="of the picture, in characters (default: the terminal's)")
+    preprocess.add_reading_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what is there."""
+    windows, assumed = preprocess.reading(args)
+    found = manifest.scan(args.path, args.ptbxl)
+    total = len(found.recordings)
+    print("\n".join(overview(found)))
+    if not total:
+        return
+    spread = np.unique(np.linspace(0, total - 1, min(total, max(args.recordings, 1))).astype(int))
+    rows = found.recordings.take(spread).to_pylist()
+    width = args.width or shutil.get_terminal_size((100, 24)).columns
+
+    def work(crashed: dict[int, str], begin: Callable[[int], None]) -> None:
+        lines: list[str] = []
+        for number, row in enumerate(rows):
+            begin(number)
+            lines += describe(row, windows, assumed, width if total == 1 else None, crashed.get(number))
+        begin(-1)
+        print("\n".join(lines), flush=True)
+
+    if len(rows) < total:
+        print(f"\n{len(rows)} of them, evenly spread:")
+    print(flush=True)  # before the process that goes on is forked
+    isolation.crashes(work, called=lambda number: rows[number]["path"])
+
+
+def overview(found: manifest.Scanned) -> list[str]:
+    """Say what a scan found.
+
+    Args:
+        found: By `manifest.scan`.
+
+    Returns:
+        Lines of text.
+    """
+    formats = Counter(found.recordings["format"].to_pylist())
+    lines = [_counted(len(found.recordings), "recording")]
+    lines += [f"    {n:,} {name or 'with a problem that the scan sees'}" for name, n in formats.most_common()]
+    lines += [f"recognised: {name}" for name in found.layouts]
+    if found.not_on_disk:
+        lines.append(f"{_counted(found.not_on_disk, 'recording')} of its table not on this disk")
+    columns = [name for name in found.recordings.column_names if name not in schemas.MANIFEST.names]
+    if columns:
+        lines.append(f"further columns: {', '.join(columns)}")
+    roles = Counter(found.files["role"].to_pylist())
+    lines.append(
+        f"{_counted(len(found.files), 'file')}: " + ", ".join(f"{roles[role]:,} {_ROLES[role]}" for role in _ROLES)
+    )
+    reasons = Counter(map(schemas.kind, found.files["reason"].drop_null().to_pylist()))
+    lines += [f"    {n:,} {reason}" for reason, n in reasons.most_common()]
+    return [printable(line) for line in lines]
+
+
+_ROLES = {"recording": "with recordings", "part": "belonging to these", "ignored": "ignored"}
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def describe(
+    row: dict[str, Any], windows: Windows, assumed: Assumed, width: int | None = None, crashed: str | None = None
+) -> list[str]:
+    """Say what one recording is and what would be done with it.
+
+    Args:
+        row: Of the manifest.
+        windows: What the settings say of segments and leads.
+        assumed: What they say of files that state nothing.
+        width: Of a picture of the leads in characters; None for a single line without one.
+        crashed: Why it is not to be read.
+
+    Returns:
+        Lines of text.
+    """
+    try:
+        record, segments = preprocess.account(row, windows, assumed, crashed)
+    except UnavailableError as error:
+        return [printable(f"{row['record_id']}: not available, {error}")]
+    outcome = f"{_counted(len(segments), 'segment')} of {windows.segment_s:g} s" if segments else record["reason"]
+    head = f"{record['record_id']}: {record['status']}, {outcome}"
+    if width is None:
+        return [printable(head)]
+    lines = [head, f"    path      {record['path']}", f"    format    {record['format']}"]
+    if "leads" in record:
+        lines.append(f"    leads     {' '.join(record['leads'])}")
+        rate, seconds = record["sample_rate"], record.get("duration_s")
+        lines.append(
+            f"    signal    {f'{seconds:g} s' if seconds else '?'} at {rate:g} Hz, unit {record['unit'] or '?'}"
+        )
+    lines += [f"    changed   {line}" for line in _changes(record)]
+    lines += [f"    quality   {line}" for line in _quality(record)]
+    return [*map(printable, lines), *_picture(row, windows, assumed, width)]
+
+
+def printable(text: str) -> str:
+    """A text without what would command a terminal: names of files can hold anything."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def drawing(values: np.ndarray, width: int, lines: int) -> list[str]:
+    """Draw a lead in braille characters, two by four dots each.
+
+    Args:
+        values: (samples,) finite.
+        width: In characters.
+        lines: Of text.
+
+    Returns:
+        `lines` texts of `width` characters.
+    """
+    columns, height = 2 * width, 4 * lines
+    edges = np.linspace(0, len(values), columns + 1).astype(int)
+    least, extent = values.min(), np.ptp(values) or 1.0
+    levels = np.round((values - least) / extent * (height - 1)).astype(int)
+    cells = np.zeros((lines, width), int)
+    for column in range(columns):
+        piece = levels[edges[column] : max(edges[column + 1], edges[column] + 1)]
+        if len(piece):
+            for level in range(piece.min(), piece.max() + 1):
+                row = height - 1 - level
+                cells[row // 4, column // 2] |= _DOTS[row % 4, column % 2]
+    return ["".join(chr(0x2800 + int(cell)) for cell in row) for row in cells]
+
+
+def _changes(record: dict[str, Any]) -> list[str]:
+    said = []
+    if record.get("stripped_s"):
+        said.append(f"{record['stripped_s']:g} s of padding stripped")
+    if record.get("resampled_from"):
+        said.append(f"resampled from {record['resampled_from']:g} Hz to 500 Hz")
+    if record.get("leads_reordered"):
+        said.append("leads put in the model's order")
+    for name, words in {"derived_leads": "derived", "missing_leads": "missing, zeros"}.items():
+        if record.get(name):
+            said.append(f"{words}: {' '.join(record[name])}")
+    for name, words in {
+        "padded_s": "s of padding added",
+        "overlap_s": "s of overlap between the last two segments",
+        "discarded_s": "s at the end discarded",
+    }.items():
+        if record.get(name):
+            said.append(f"{record[name]:g} {words}")
+    return said
+
+
+def _quality(record: dict[str, Any]) -> list[str]:
+    said = [f"{record['nan_share']:.2%} of the samples are NaN or infinite"] if record.get("nan_share") else []
+    for name in ("constant_leads", "clipped_leads", "flat_leads"):
+        if record.get(name):
+            said.append(f"{name.replace('_', ' ')}: {' '.join(record[name])}")
+    if record.get("einthoven_residual") is not None:
+        residuals = (
+            f"{record['einthoven_residual']:.3f} (III = II - I), {record['goldberger_residual']:.3f} (aVR aVL aVF)"
+        )
+        said.append(f"residuals of the limb leads: {residuals}")
+    if record.get("lead_suspicion"):
+        said.append(f"suspicion: {record['lead_suspicion']}")
+    return said
+
+
+def _picture(row: dict[str, Any], windows: Windows, assumed: Assumed, width: int) -> list[str]:
+    """The twelve leads, each over its own range; nothing where the recording cannot be read."""
+    try:
+        recording = preprocess.read(row, assumed)
+        signal = choose_leads(recording, windows._replace(missing_leads="zero", min_leads=1)).signal
+    except (UnreadableError, UnusableError):
+        return []
+    lines = []
+    for lead, values in zip(LEADS, np.nan_to_num(signal, posinf=0.0, neginf=0.0), strict=True):
+        first, *rest = drawing(values, max(width - 6, 10), PICTURE_LINES)
+        lines += [f"{lead:<5} {first}", *(f"{'':<5} {line}" for line in rest)]
+    return lines

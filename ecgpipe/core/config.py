@@ -1,0 +1,265 @@
+"""The settings that a user gives: the only source of their names, types, defaults and help."""
+
+import difflib
+import logging
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ecgpipe.core import config
+
+logger = logging.getLogger(__name__)
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys and wrong types are refused, nothing is changed after validation."""
+
+    # Not strict: Snakemake passes the values within `--config umap='{neighbors: 30}'` as text.
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+# Marks a setting that no result's numbers depend on: how fast, how much is kept, or the path of a file, whose content
+# counts instead. Such settings stand in settings/performance.json and make nothing again.
+APART = "apart"
+
+
+class Manifest(Section):
+    """How the inputs are cut."""
+
+    shard_size: int = Field(1000, gt=0, description="recordings that one CPU job preprocesses")
+    ptbxl: Literal["records500", "records100"] = Field(
+        "records500", description="which recordings of PTB-XL, at 500 or 100 Hz, where both are there"
+    )
+
+
+class Preprocess(Section):
+    """Recordings to segments."""
+
+    assume_sample_rate: float | None = Field(None, gt=0, description="Hz, for files that state no sample rate (.npy)")
+    assume_leads: list[str] | None = Field(None, description="lead names in order, for files that name none (.npy)")
+    assume_unit: Literal["mV", "uV", "V", "nV"] | None = Field(None, description="for files that state no unit")
+    segment_s: float = Field(5.0, ge=0.1, le=60, description="length of a segment in seconds; ECG-FM was trained on 5")
+    tail: Literal["drop", "overlap"] = Field(
+        "drop",
+        description="the end that fills no segment: drop it, or add a segment that ends where the recording ends",
+    )
+    short: Literal["skip", "pad"] = Field(
+        "skip", description="recordings shorter than a segment: skip, or pad with a mask (from 1 s on)"
+    )
+    missing_leads: Literal["error", "zero"] = Field(
+        "error",
+        description="leads that are neither there nor derivable: error skips the recording, zero fills in zeros",
+    )
+    min_leads: int = Field(
+        2, ge=1, le=12, description="leads of the twelve that a recording must have; 1 takes wearables, with zero above"
+    )
+    keep_segments: Annotated[bool, APART] = Field(
+        False, description="keep segments/ after inference, 0.12 MB per segment"
+    )
+
+
+class Inference(Section):
+    """Segments to logits, embeddings and attention."""
+
+    shards_per_part: int = Field(20, gt=0, description="shards that one GPU job infers")
+    attention: Annotated[bool, APART] = Field(
+        True, description="write the last layer's attention, which the report's traces show"
+    )
+    device: Annotated[str, APART] = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
+        description="auto (a GPU where there is one), cpu, cuda or cuda:N",
+    )
+    batch_size: Annotated[int | None, APART] = Field(
+        None,
+        gt=0,
+        description="segments at a time; null: 16 on a CPU, 256 on a GPU, fewer if segments are longer; "
+        "halved where memory runs out",
+    )
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto",
+        description="auto: float32 on a CPU; on a GPU float16, if the run's first segments come out within max_drift "
+        "of float32",
+    )
+    max_drift: float = Field(
+        0.01,
+        gt=0,
+        description="largest difference of a probability, or of 1 - cosine of an embedding, that auto accepts",
+    )
+    deterministic: bool = Field(
+        False,
+        description="the same bits from run to run on one kind of machine with as many threads",
+    )
+    backend: Literal["native", "fairseq"] = Field(
+        "native",
+        description="what computes: ecgpipe's own network, or fairseq-signals in its environment, which has others too",
+    )
+    fairseq_python: Annotated[str | None, APART] = Field(
+        None,
+        min_length=1,
+        description="the python of an environment that has fairseq-signals, for backend fairseq and for verify; null: "
+        "the one that conda makes, for verify alone",
+    )
+
+
+class Umap(Section):
+    """The map of the embeddings."""
+
+    neighbors: int | None = Field(None, gt=1, description="null: 15, or 3 below 100 segments")
+    min_dist: float = Field(0.1, ge=0, lt=1, description="how tightly the map packs its points")
+    random_state: int = Field(42, ge=0, lt=2**32, description="seed of the map")
+    fit_segments: int = Field(
+        20_000, ge=5, description="fit at most so many segments, place the rest by what was fitted"
+    )
+
+
+class Attribution(Section):
+    """Which leads and times speak for a label."""
+
+    recordings: int = Field(
+        4, ge=0, description="attribute so many of the highest probabilities, each to its label; 0: none"
+    )
+    steps: int = Field(48, gt=0, description="of the integral; more are more exact, and take longer")
+
+
+class Evaluation(Section):
+    """Predictions against true labels."""
+
+    truth: Annotated[str | None, APART] = Field(
+        None,
+        description="CSV or Parquet table with a record_id and a column of 0 and 1 per label; null: the inputs' tables",
+    )
+    mapping: dict[str, str] = Field(
+        {},
+        description="what a column is called as a label, e.g. {1dAVb: 1st degree atrioventricular block}; COLUMN:CODE "
+        "where a column lists codes",
+    )
+    patient: str | None = Field(
+        None, description="column of the patient, the unit of the intervals; null: the recording"
+    )
+    split: str | None = Field(None, description="column that says which recordings to take; null: all")
+    # Not `on`, which YAML takes for true.
+    split_value: str | None = Field(None, description="what it says of those, e.g. test")
+    subgroups: list[str] = Field(
+        [], description="columns to measure each value of; COLUMN:EDGES for bands of a number, e.g. age:18,40,65,80"
+    )
+    resamples: int = Field(1000, ge=0, description="of the bootstrap that the intervals come from; 0: none")
+    seed: int = Field(42, ge=0, description="of the resamples")
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is anything to evaluate."""
+        return self.truth is not None or bool(self.mapping)
+
+
+class Report(Section):
+    """The page to open."""
+
+    title: str = Field("ECG-FM results", description="headline of the report")
+    recordings: int = Field(80, ge=0, description="recordings that the page holds with their leads, chosen by rule")
+    map_points: int = Field(100_000, gt=0, description="points of the map at most; more are drawn as a sample")
+    columns: list[str] | None = Field(
+        None,
+        description="of the inputs' tables, to colour and filter by; null: all that are numbers or categories, none if "
+        "paths is false",
+    )
+    paths: bool = Field(
+        True,
+        description="false: report.html, figures/, and pages of show and compare name no record ids, files, folders "
+        "and columns, which may identify patients; `snakemake --report` names paths in any case",
+    )
+
+
+class Config(Section):
+    """Every setting of a run."""
+
+    input: Annotated[str | list[str], APART] = Field(
+        description="a folder, a file, a glob, a CSV or Parquet table with a `path` column, or a list of these"
+    )
+    outdir: Annotated[str, APART] = Field("results", min_length=1, description="where results go")
+    checkpoint: Annotated[str, APART] = Field(
+        "hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt",
+        min_length=1,
+        description="a local path, or hf://OWNER/REPO@REVISION/FILE on the Hugging Face hub",
+    )
+    sha256: Annotated[str | None, APART] = Field(
+        None,
+        pattern="^[0-9a-fA-F]{64}$",
+        description="what the checkpoint file's SHA-256 must be; null: as the hub states",
+    )
+    labels: Annotated[str, APART] = Field(
+        config.MIMIC_IV_ECG,
+        min_length=1,
+        description="a label CSV: names and aggregation of the model's outputs, in order; or index, which calls them "
+        "output_00, output_01, ...",
+    )
+    calibration: Annotated[str | None, APART] = Field(
+        None,
+        min_length=1,
+        description="the JSON file that `python -m ecgpipe calibrate` wrote, to apply to the probabilities; null: none",
+    )
+    max_failed_fraction: float = Field(
+        0.05, ge=0, le=1, description="the run ends with an error, after all else, if more recordings could not be read"
+    )
+    heads: Annotated[list[str], APART] = Field(
+        [], description="head.safetensors files that `probe` trained on this checkpoint's embeddings: labels besides"
+    )
+    manifest: Manifest = Field(default_factory=Manifest, description="how the inputs are cut")
+    preprocess: Preprocess = Field(default_factory=Preprocess, description="recordings to segments")
+    inference: Inference = Field(default_factory=Inference, description="segments to logits, embeddings and attention")
+    umap: Umap = Field(default_factory=Umap, description="the map of the embeddings")
+    attribution: Attribution = Field(
+        default_factory=Attribution, description="which leads and times speak for a label, by integrated gradients"
+    )
+    evaluation: Evaluation = Field(
+        default_factory=Evaluation, description="predictions against true labels, where truth or mapping is given"
+    )
+    report: Report = Field(default_factory=Report, description="the page to open")
+
+    @property
+    def inputs(self) -> list[str]:
+        """The inputs as a list, also where one was given."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+    @property
+    def labels_by_index(self) -> bool:
+        """Whether the outputs are called by their number; the checkpoint stage then writes the file `labels`."""
+        return self.labels == index_csv(self.outdir)
+
+
+def index_csv(outdir: str) -> str:
+    """Where the checkpoint stage writes the labels that are the outputs' numbers."""
+    return f"{outdir.rstrip('/')}/checkpoint/labels.csv"
+
+
+def mistake(item: dict[str, Any], model: type[BaseModel] | None = None, prefix: str = "") -> str:
+    """One line for one thing that pydantic found: the key, the value, and how to fix it.
+
+    Args:
+        item: One of a ValidationError's `errors()`.
+        model: Of the settings; None for `Config`.
+        prefix: What stands before the key where the user gave it.
+
+    Returns:
+        A sentence.
+    """
+    *sections, key = (str(part) for part in item["loc"] if part not in ("str", "list[str]"))
+    where = prefix + ".".join([*sections, key])
+    if item["type"] == "extra_forbidden":
+        known = _fields(sections, model or Config)
+        close = difflib.get_close_matches(key, known, n=1)
+        mend = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
+        return f"{where}: no such setting; {mend}"
+    return f"{where}: {item['input']!r} won't do: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _fields(sections: list[str], model: type[BaseModel]) -> list[str]:
+    for section in sections:
+        annotation = model.model_fields[section].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+MIMIC_IV_ECG = "config/labels/mimic_iv_ecg.csv"  # what ECG-FM's released classifier was trained on

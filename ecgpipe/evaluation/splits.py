@@ -1,0 +1,76 @@
+"""Recordings to train with, to choose with and to measure with: by a column, or by patient at random."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from ecgpipe.core import identity
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.evaluation import ground_truth
+
+SPLITS = ("train", "valid", "test")
+TRAIN, VALID, TEST = range(3)
+NONE = -1
+
+# Of the patients, where they are split at random.
+SHARES = (0.7, 0.1, 0.2)
+
+
+def by_column(values: pa.Array, wanted: Sequence[Sequence[str]]) -> np.ndarray:
+    """Which split each recording is in.
+
+    Args:
+        values: (recordings,) of the column.
+        wanted: For each of `SPLITS` the values that mean it.
+
+    Returns:
+        (recordings,) integers: the index in `SPLITS`, or -1.
+
+    Raises:
+        EcgpipeError: A value is not there, or means two splits.
+    """
+    split = np.full(len(values), NONE)
+    for number, some in enumerate(wanted):
+        for value in some:
+            here = ground_truth.equal(values, value)
+            if (here & (split != NONE) & (split != number)).any():
+                raise EcgpipeError(f"split: {value!r} is given for two splits; a recording is in one")
+            split[here] = number
+    return split
+
+
+def by_patient(patients: pa.Array, seed: int) -> np.ndarray:
+    """Split patients at random, by a checksum of their ids: one stays where it is when others come.
+
+    Args:
+        patients: (recordings,) whose each is; one of nobody is in no split.
+        seed: Another one, another split.
+
+    Returns:
+        As `by_column`.
+    """
+    coded = identity.as_ids(patients).dictionary_encode()
+    texts = coded.dictionary.to_pylist()
+    drawn = np.array([xxhash.xxh64_intdigest(f"{seed}:{text}".encode()) / 2**64 for text in texts])
+    split_of = np.searchsorted(np.cumsum(SHARES)[:-1], drawn, side="right")  # (patients,)
+    codes = coded.indices.fill_null(NONE).to_numpy(zero_copy_only=False)
+    return np.where(codes == NONE, NONE, np.append(split_of, NONE)[codes])
+
+
+def refuse_shared(split: np.ndarray, patients: pa.Array | None) -> None:
+    """Raise an error if a patient has recordings in two splits."""
+    if patients is None:
+        return
+    coded = identity.as_ids(patients).dictionary_encode()
+    there = np.zeros((len(coded.dictionary), len(SPLITS)), bool)
+    known = coded.indices.is_valid().to_numpy(zero_copy_only=False) & (split != NONE)
+    there[coded.indices.fill_null(0).to_numpy()[known], split[known]] = True
+    shared = np.flatnonzero(there.sum(axis=1) > 1)
+    if len(shared):
+        raise EcgpipeError(
+            f"split: {len(shared)} patients have recordings in more than one split, such as "
+            f"{coded.dictionary[int(shared[0])].as_py()!r}, so that the test would be no test; leave out --split "
+            "to split by patient, or --patient to take it as it is"
+        )

@@ -1,0 +1,169 @@
+"""Fetch a checkpoint, verify it, and convert it once to safetensors and JSON.
+
+From the Hugging Face hub, with the hub's own settings (HF_TOKEN, HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE), or from a local
+path. It is checked against the sha256 that the hub states, and against --sha256, and opened without executing anything.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+
+from ecgpipe import __version__
+from ecgpipe.core import atomic, settings
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.logs import logger
+from ecgpipe.core.provenance import MEANING
+from ecgpipe.models import labels
+from ecgpipe.models.description import Architecture, Description
+from ecgpipe.models.fairseq_checkpoint import architecture, convert, read
+from ecgpipe.models.fairseq_checkpoint import described as described_by_upstream
+from ecgpipe.models.hub import Source, fetch
+from ecgpipe.models.labels import Label
+
+# What the stages after this one take for the label CSV where the outputs are called by their number.
+LABEL_CSV = "labels.csv"
+
+
+class Opened(NamedTuple):
+    """A checkpoint as fairseq-signals saved it, fetched and verified."""
+
+    source: Source
+    architecture: Architecture
+    state: Mapping[str, Any]  # upstream's tensors
+    random_weights: bool
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this stage."""
+    settings.add_arguments(parser, settings.Checkpoint)
+    parser.add_argument(
+        "--source",
+        type=os.path.expanduser,
+        help="hf://OWNER/REPO@REVISION/FILE (without @REVISION: main), or the path of a .pt file",
+    )
+    parser.add_argument(
+        "--labels",
+        type=os.path.expanduser,
+        help="label CSV, one row for each output of the model; or index, which calls them output_00, output_01, ... "
+        "and writes such a CSV, labels.csv, beside the description",
+    )
+    parser.add_argument("--weights", type=Path, required=True, help="model.safetensors to write")
+    parser.add_argument("--description", type=Path, required=True, help="model.json to write")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fetch, verify, convert, write."""
+    given = settings.of_arguments("checkpoint", settings.Checkpoint, args)
+    uri, label_csv = args.source or given.source, args.labels or given.labels
+    if not uri or not label_csv:
+        raise EcgpipeError("checkpoint: give --source and --labels, or --settings")
+    native = given.backend == "native"
+    opened = open_source(uri, given.sha256, native)
+    source, arch = opened.source, opened.architecture
+    names = [label.name for label in named(str(label_csv), arch)]
+    made_by = settings.marked("checkpoint", given, {})
+    # fairseq-signals reads the file itself.
+    tensors = convert(opened.state, arch, str(source.path)) if native else {}
+    description = {
+        "architecture": asdict(arch),
+        "labels": names,
+        "source": {
+            # Of a local file its name alone: the description goes wherever the weights go, and the sha256 tells which
+            # it is. fairseq-signals reads the file itself.
+            "uri": source.uri if source.revision or not native else source.path.name,
+            "revision": source.revision,
+            "sha256": source.sha256,
+            "bytes": source.path.stat().st_size,
+        },
+        "random_weights": opened.random_weights,
+        "ecgpipe": __version__,
+        "meaning": MEANING["checkpoint"],
+        "backend": given.backend,
+        **made_by,
+    }
+    if str(label_csv) == labels.BY_INDEX:
+        _write_labels(args.description.with_name(LABEL_CSV), names)
+    with atomic.whole(args.weights) as path:
+        safetensors.torch.save_file(tensors, path, {"ecgpipe": json.dumps(made_by, sort_keys=True)})
+    atomic.write_json(args.description, description)  # last: where it is, the weights are too
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    logger.info("wrote %s, %s parameters, %d outputs", args.weights, f"{parameters:,}", arch.labels)
+
+
+def open_source(uri: str, sha256: str | None = None, native: bool = True) -> Opened:
+    """Fetch a checkpoint and verify it.
+
+    Args:
+        uri: hf://OWNER/REPO@REVISION/FILE, or the path of a .pt file.
+        sha256: What the file's must be, where the user knows it.
+        native: Whether ecgpipe's own network is to run it; fairseq-signals runs others too.
+
+    Returns:
+        What it holds. Its tensors are still upstream's, in the file: `fairseq_signals.convert` makes ours of them.
+
+    Raises:
+        EcgpipeError: It cannot be had, is not the file that was expected, or not a checkpoint that ecgpipe runs.
+    """
+    source = fetch(uri, sha256)
+    logger.info("opening %s, %s bytes, sha256 %s", source.path, f"{source.path.stat().st_size:,}", source.sha256)
+    content = read(source.path)
+    marks = content.get("ecgpipe")
+    random_weights = isinstance(marks, dict) and marks.get("random_weights") is True
+    cfg, state = content["cfg"]["model"], content["model"]
+    return Opened(source, architecture(cfg) if native else described_by_upstream(cfg, state), state, random_weights)
+
+
+def described(opened: Opened, names: Sequence[str]) -> Description:
+    """What `model.json` would say of an opened checkpoint whose outputs have these names."""
+    source = opened.source
+    return Description(
+        opened.architecture,
+        tuple(names),
+        source.uri,
+        source.revision,
+        source.sha256,
+        opened.random_weights,
+        __version__,
+        MEANING["checkpoint"],
+    )
+
+
+def named(given: str, arch: Architecture) -> tuple[Label, ...]:
+    """The labels of a model's outputs.
+
+    Args:
+        given: A label CSV, or `labels.BY_INDEX`.
+        arch: The model.
+
+    Returns:
+        One for each output, in the model's order; none for a model without a head.
+
+    Raises:
+        EcgpipeError: The file cannot be used, or names more or fewer labels than the model has outputs.
+    """
+    if not arch.labels:
+        logger.info("the checkpoint has no head, so there will be no logits; %s is not used", given)
+        return ()
+    if given == labels.BY_INDEX:
+        logger.warning("%s", labels.nameless(arch.labels))
+        return labels.by_index(arch.labels)
+    read_labels = labels.read(Path(given))
+    if len(read_labels) != arch.labels:
+        raise EcgpipeError(
+            f"labels: {given} names {len(read_labels)} labels but the checkpoint has {arch.labels} outputs; give a "
+            f"file with one row for each output, in the model's order, or {labels.BY_INDEX} to number them"
+        )
+    return read_labels
+
+
+def _write_labels(path: Path, names: Sequence[str]) -> None:
+    """A label CSV that says nothing but names."""
+    lines = ["name,aggregation", *(f"{name},mean" for name in names)]
+    with atomic.whole(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,350 @@
+"""fairseq-signals' checkpoints: opened without executing anything, and turned into the tensors of model.py.
+
+The one place that knows upstream's names: fairseq_signals/models/{ecg_transformer,wav2vec2/wav2vec2_cmsc,
+classification/ecg_transformer_classifier}.py of https://github.com/Jwoo5/fairseq-signals.
+"""
+
+import argparse
+import ast
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.logs import logger
+from ecgpipe.models.description import Architecture
+from ecgpipe.models.ecg_fm.network import Network
+from ecgpipe.readers import LEADS
+
+# Upstream's names (`_name` in the configuration) for the networks that model.py computes.
+CLASSIFIERS = frozenset({"ecg_transformer_classifier"})  # the network below `encoder.`, and a head
+PRETRAINED = frozenset({"ecg_transformer", "wav2vec2", "wav2vec2_cmsc"})  # the network alone
+
+# Classifiers that fairseq-signals alone computes, see `described`: convolutions, without tokens and attention.
+CONVOLUTIONAL = frozenset({"nejedly2021resnet_classifier", "se_wrn_classifier"})
+
+# Our modules and upstream's, as a classifier names them; # is a layer's number. In a pretrained checkpoint the first
+# `encoder.` is not there. Several upstream tensors are stacked to one of ours in the order given.
+UPSTREAM = {
+    "convolutions.layers.#": ("encoder.feature_extractor.conv_layers.#.0",),
+    "convolutions.norm": ("encoder.feature_extractor.conv_layers.0.2",),
+    "feature_norm": ("encoder.layer_norm",),
+    "project": ("encoder.post_extract_proj",),
+    "position.conv": ("encoder.conv_pos.pos_conv.0",),
+    "norm": ("encoder.encoder.layer_norm",),
+    "layers.#.qkv": (
+        "encoder.encoder.layers.#.self_attn.q_proj",
+        "encoder.encoder.layers.#.self_attn.k_proj",
+        "encoder.encoder.layers.#.self_attn.v_proj",
+    ),
+    "layers.#.out": ("encoder.encoder.layers.#.self_attn.out_proj",),
+    "layers.#.attention_norm": ("encoder.encoder.layers.#.self_attn_layer_norm",),
+    "layers.#.fc1": ("encoder.encoder.layers.#.fc1",),
+    "layers.#.fc2": ("encoder.encoder.layers.#.fc2",),
+    "layers.#.final_norm": ("encoder.encoder.layers.#.final_layer_norm",),
+    "head": ("proj",),
+}
+
+# The positional convolution's weight is stored as a length and a direction, under names that depend on PyTorch's age.
+POSITION_WEIGHT = "position.conv.weight"
+WEIGHT_NORM = ("parametrizations.weight.original0", "parametrizations.weight.original1")
+OLD_WEIGHT_NORM = ("weight_g", "weight_v")
+
+# Parts that only pretraining uses.
+UNUSED = ("final_proj", "mask_emb", "project_q", "quantizer", "target_glu")
+
+# What fairseq-signals' own state may hold besides tensors and plain values, all of it data. No arrays and none of the
+# dtypes for objects, records and text: their pickled state speaks of memory, which numpy then believes.
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *sorted({type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"}, key=str),
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]  # as numpy 1 says it
+]
+
+MOST_CONVOLUTIONS = 64
+MOST_LAYERS = 256
+MOST = 65_536  # of channels, heads, samples: far above any real network, and far below what a number can do harm with
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Open a checkpoint of fairseq-signals without executing anything of it.
+
+    Its tensors stay in the file until they are used, so that the optimizer's state, half of it, costs no memory. Only
+    PyTorch's format from before 1.6 has to be read whole.
+
+    Args:
+        path: The .pt file.
+
+    Returns:
+        Its content; `content["cfg"]["model"]` is the configuration and `content["model"]` the tensors.
+
+    Raises:
+        EcgpipeError: It is not such a checkpoint, or needs code that is not on the list of harmless ones.
+    """
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    try:
+        with torch.serialization.safe_globals(HARMLESS):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # a file that is broken on purpose can raise anything
+        refused = _refused(path, error)
+        if refused:
+            raise EcgpipeError(
+                f"checkpoint: {path} asks for {', '.join(refused)}, which is code and not data: refused; ask its "
+                "author for a file of tensors and plain values alone"
+            ) from error
+        raise EcgpipeError(
+            f"checkpoint: {path} is not a checkpoint of PyTorch, or not a whole one ({type(error).__name__}); "
+            "fetch it again"
+        ) from error
+    match content:
+        case {"cfg": {"model": dict()}, "model": dict()}:
+            return dict(content)
+    raise EcgpipeError(
+        f"checkpoint: {path} is not a checkpoint of fairseq-signals: it has no cfg.model or no model; "
+        "give one as fairseq-signals saves it, such as those of hf://wanglab/ecg-fm"
+    )
+
+
+def _refused(path: Path, error: Exception) -> list[str]:
+    """The functions and classes that a checkpoint asks for and does not get."""
+    names = set(re.findall(r"GLOBAL (\S+)", str(error)))  # of an old file, the first alone
+    try:
+        with torch.serialization.safe_globals(HARMLESS):
+            names |= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # broken in another way: the message that the caller has will do
+        logger.debug("cannot list what %s asks for", path, exc_info=True)
+    return sorted(names)
+
+
+def described(cfg: Mapping[str, Any], state: Mapping[str, Any]) -> Architecture:
+    """The sizes of a network that fairseq-signals itself is to compute, as far as others need to know them.
+
+    Args:
+        cfg: Upstream's `cfg.model`.
+        state: Upstream's state dict.
+
+    Returns:
+        Of a transformer all; of convolutions `in_leads`, `width` and `labels`, with 0 layers and no `conv_layers`.
+
+    Raises:
+        EcgpipeError: reference/forward.py does not ask for such a network.
+    """
+    kind = cfg.get("_name")
+    if kind in CLASSIFIERS | PRETRAINED:
+        return architecture(cfg, native=False)
+    if kind not in CONVOLUTIONAL:
+        known = ", ".join(sorted(CLASSIFIERS | PRETRAINED | CONVOLUTIONAL))
+        raise EcgpipeError(f"checkpoint: cfg.model._name is {kind!r}; with inference.backend fairseq, give {known}")
+    head = state.get("proj.weight")
+    if not isinstance(head, Tensor) or head.ndim != 2:
+        raise EcgpipeError(
+            "checkpoint: there is no proj.weight of two axes; give a checkpoint as fairseq-signals saved it"
+        )
+    return Architecture(
+        in_leads=len(LEADS) if cfg.get("leadwise") is True else _size(cfg, "in_d"),
+        conv_layers=(),
+        conv_bias=False,
+        width=head.shape[1],
+        layers=0,
+        heads=0,
+        hidden=0,
+        layer_norm_first=False,
+        position_kernel=0,
+        position_groups=0,
+        labels=head.shape[0],
+    )
+
+
+def architecture(cfg: Mapping[str, Any], native: bool = True) -> Architecture:
+    """The sizes of the transformer that a checkpoint's configuration describes.
+
+    Args:
+        cfg: Upstream's `cfg.model`.
+        native: Whether model.py is to compute it.
+
+    Returns:
+        The same in our names.
+
+    Raises:
+        EcgpipeError: It describes a network that model.py does not compute, or none at all.
+    """
+    kind = cfg.get("_name")
+    if kind not in CLASSIFIERS | PRETRAINED:
+        known = ", ".join(sorted(CLASSIFIERS | PRETRAINED))
+        more = f"; for {', '.join(sorted(CONVOLUTIONAL))} set inference.backend to fairseq"
+        raise EcgpipeError(f"checkpoint: cfg.model._name is {kind!r}; ecgpipe runs {known}{more}")
+    for key, needed in (("extractor_mode", "default"), ("quantize_input", False)):
+        if native and cfg.get(key, needed) != needed:
+            raise EcgpipeError(
+                f"checkpoint: cfg.model.{key} is {cfg[key]!r}; ecgpipe runs networks with {needed!r} only"
+            )
+    arch = Architecture(
+        in_leads=_size(cfg, "in_d"),
+        conv_layers=_conv_layers(cfg.get("conv_feature_layers")),
+        conv_bias=_switch(cfg, "conv_bias"),
+        width=_size(cfg, "encoder_embed_dim"),
+        layers=_size(cfg, "encoder_layers", MOST_LAYERS),
+        heads=_size(cfg, "encoder_attention_heads"),
+        hidden=_size(cfg, "encoder_ffn_embed_dim"),
+        layer_norm_first=_switch(cfg, "layer_norm_first"),
+        position_kernel=_size(cfg, "conv_pos"),
+        position_groups=_size(cfg, "conv_pos_groups"),
+        labels=_size(cfg, "num_labels") if kind in CLASSIFIERS else 0,
+    )
+    for key, parts in (("encoder_attention_heads", arch.heads), ("conv_pos_groups", arch.position_groups)):
+        if arch.width % parts:
+            raise EcgpipeError(
+                f"checkpoint: cfg.model.{key} is {parts}, which does not divide encoder_embed_dim, {arch.width}; "
+                "the checkpoint's configuration is broken"
+            )
+    return arch
+
+
+def _size(cfg: Mapping[str, Any], key: str, most: int = MOST) -> int:
+    value = cfg.get(key)
+    if type(value) is not int or not 1 <= value <= most:
+        raise EcgpipeError(f"checkpoint: cfg.model.{key} is {value!r}; it must be a whole number from 1 to {most}")
+    return value
+
+
+def _switch(cfg: Mapping[str, Any], key: str) -> bool:
+    value = cfg.get(key)
+    if not isinstance(value, bool):
+        raise EcgpipeError(f"checkpoint: cfg.model.{key} is {value!r}; it must be True or False")
+    return value
+
+
+def _conv_layers(expression: object) -> tuple[tuple[int, int, int], ...]:
+    """The layers of a Python expression such as "[(256, 2, 2)] * 4", which upstream evaluates and we only read."""
+    try:
+        if not isinstance(expression, str) or len(expression) > 10_000:
+            raise ValueError("not a short text")
+        layers = _listed(ast.parse(expression.strip(), mode="eval").body)
+        if not layers:
+            raise ValueError("no layers")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        shown = repr(expression) if len(repr(expression)) <= 80 else repr(expression)[:80] + "..."
+        raise EcgpipeError(
+            f"checkpoint: cfg.model.conv_feature_layers is {shown}; it must list 1 to {MOST_CONVOLUTIONS} layers "
+            f"(channels, kernel, stride) of whole numbers from 1 to {MOST}, such as [(256, 2, 2)] * 4"
+        ) from error
+    return layers
+
+
+def _listed(node: ast.expr) -> tuple[tuple[int, int, int], ...]:
+    """The layers that a list, a sum of lists, or a list times a number stands for."""
+    match node:
+        case ast.List(elts=elements):
+            layers = tuple(_layer(element) for element in elements)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            layers = _listed(left) + _listed(right)
+        case (
+            ast.BinOp(left=ast.Constant(value=times), op=ast.Mult(), right=repeated)
+            | ast.BinOp(left=repeated, op=ast.Mult(), right=ast.Constant(value=times))
+        ):
+            if type(times) is not int or not 0 <= times <= MOST_CONVOLUTIONS:
+                raise ValueError("not a number of times")
+            layers = _listed(repeated) * times
+        case _:
+            raise ValueError(f"{type(node).__name__} is not read")
+    if len(layers) > MOST_CONVOLUTIONS:
+        raise ValueError("too many layers")
+    return layers
+
+
+def _layer(node: ast.expr) -> tuple[int, int, int]:
+    numbers = [element.value for element in getattr(node, "elts", []) if isinstance(element, ast.Constant)]
+    sizes = [number for number in numbers if type(number) is int and 1 <= number <= MOST]
+    if not isinstance(node, ast.Tuple | ast.List) or not len(node.elts) == len(sizes) == 3:
+        raise ValueError("not a layer")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def convert(state: Mapping[str, Any], arch: Architecture, where: str) -> dict[str, Tensor]:
+    """Turn upstream's tensors into those of `model.Network`, every one of them accounted for.
+
+    Args:
+        state: Upstream's state dict.
+        arch: The network that its configuration describes.
+        where: The file, for the message.
+
+    Returns:
+        The network's state dict: float32, contiguous, nothing shared.
+
+    Raises:
+        EcgpipeError: Tensors are missing, left over or of another shape; it names all of them.
+    """
+    sources = _sources(state, arch)
+    _account_for(state, {name: shape for parts in sources.values() for name, shape in parts.items()}, where)
+    tensors = {}
+    for ours, upstream in sources.items():
+        parts = [state[name].float() for name in upstream]
+        if ours == POSITION_WEIGHT:
+            length, direction = parts
+            # In double precision, where the order of a sum, which follows the number of threads, is lost in rounding.
+            tensors[ours] = torch._weight_norm(direction.double(), length.double(), 2).float()
+        else:
+            tensors[ours] = torch.cat(parts)  # of one part too: a copy of its own, out of the file
+    return tensors
+
+
+def shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
+    """The tensors that a checkpoint of a network has under upstream's names, as current PyTorch saves them."""
+    return {name: shape for parts in _sources({}, arch).values() for name, shape in parts.items()}
+
+
+def _sources(state: Mapping[str, Any], arch: Architecture) -> dict[str, dict[str, tuple[int, ...]]]:
+    """For each of the network's tensors, the names and shapes of the upstream tensors that make it."""
+    with torch.device("meta"):
+        expected = Network(arch).state_dict()
+    sources = {}
+    for ours, tensor in expected.items():
+        module, _, kind = ours.rpartition(".")
+        number = "".join(re.findall(r"\.(\d+)", module))
+        upstream = [name.replace("#", number) for name in UPSTREAM[re.sub(r"\.\d+", ".#", module)]]
+        if not arch.labels:
+            upstream = [name.removeprefix("encoder.") for name in upstream]
+        shape = tuple(tensor.shape)
+        if ours == POSITION_WEIGHT:
+            old = any(f"{upstream[0]}.{kind}" in state for kind in OLD_WEIGHT_NORM)
+            length, direction = OLD_WEIGHT_NORM if old else WEIGHT_NORM
+            sources[ours] = {f"{upstream[0]}.{length}": (1, 1, shape[2]), f"{upstream[0]}.{direction}": shape}
+        else:
+            each = (shape[0] // len(upstream), *shape[1:])
+            sources[ours] = {f"{name}.{kind}": each for name in upstream}
+    return sources
+
+
+def _account_for(state: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise one error that names every tensor that is missing, left over, or not as expected."""
+    missing = [name for name in expected if name not in state]
+    left_over = [str(name) for name in state if name not in expected and not _is_unused(str(name))]
+    misshapen = []
+    for name, shape in expected.items():
+        tensor = state.get(name)
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.layout == torch.strided:
+            found = str(tuple(tensor.shape))
+        else:
+            found = str(getattr(tensor, "dtype", type(tensor).__name__))
+        if name in state and found != str(shape):
+            misshapen.append(f"{name} ({found} instead of {shape})")
+    faults = [("missing", missing), ("left over", left_over), ("of another shape", misshapen)]
+    told = "; ".join(f"{fault}: {', '.join(sorted(names))}" for fault, names in faults if names)
+    if told:
+        raise EcgpipeError(
+            f"checkpoint: the tensors of {where} are not those of the network in its cfg.model: {told}; "
+            "give a checkpoint as fairseq-signals saved it"
+        )
+
+
+def _is_unused(name: str) -> bool:
+    part = name.removeprefix("encoder.")
+    return any(part == unused or part.startswith(f"{unused}.") for unused in UNUSED)

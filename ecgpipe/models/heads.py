@@ -1,0 +1,189 @@
+"""Heads that `probe` trained: one file each, applied to the embeddings of later runs as labels of their own."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+from scipy.special import expit
+
+from ecgpipe.core import atomic, provenance, recording_embeddings
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.provenance import file_sha256
+
+# Of what made the embeddings, what must be the same where a head is applied, and how a message says it.
+SPACE = {"checkpoint_sha256": "another checkpoint", "preprocess": "other settings of preprocess"}
+STAGES = ("checkpoint", "preprocess", "infer")
+
+TENSORS = ("mean", "scale", "weight", "bias")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear function of a recording's embedding for each label, whose sigmoid is the probability."""
+
+    labels: tuple[str, ...]
+    mean: np.ndarray  # (width,) float32, of the training recordings
+    scale: np.ndarray  # (width,) float32, their standard deviation
+    weight: np.ndarray  # (labels, width) float32, of what is standardised by these two
+    bias: np.ndarray  # (labels,) float32
+    facts: dict[str, Any]  # `space`: what made the embeddings; how it was trained
+
+    def probability(self, embedding: np.ndarray) -> np.ndarray:
+        """(recordings, width) to (recordings, labels) float64; the embedding counts as float32, as in training."""
+        standard = (embedding.astype(np.float32).astype(np.float64) - self.mean) / self.scale
+        probability: np.ndarray = expit(standard @ self.weight.T.astype(np.float64) + self.bias)
+        return probability
+
+
+def space(schema: pa.Schema) -> dict[str, Any]:
+    """What made the embeddings of a file, as far as a head depends on it."""
+    origin = provenance.origin(schema)
+    meaning = {stage: number for stage, number in origin.get("meaning", {}).items() if stage in STAGES}
+    return {**{key: origin.get(key) for key in SPACE}, "meaning": meaning}
+
+
+def save(path: Path, head: Head) -> None:
+    """Write a head as one safetensors file, with everything that is not a number as JSON in its metadata."""
+    facts = json.dumps({"labels": head.labels, **head.facts}, sort_keys=True)
+    tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in asdict(head).items() if name in TENSORS}
+    with atomic.whole(path) as temporary:
+        safetensors.numpy.save_file(tensors, temporary, {"ecgpipe": facts})
+
+
+def load(path: Path) -> Head:
+    """Read a head.
+
+    Args:
+        path: What `save` wrote.
+
+    Returns:
+        The head.
+
+    Raises:
+        EcgpipeError: It is missing, or not such a file.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            facts = json.loads((file.metadata() or {})["ecgpipe"])
+            tensors = {name: file.get_tensor(name) for name in TENSORS}
+        names = tuple(map(str, facts.pop("labels")))
+        found = Head(names, **tensors, facts=facts)
+    except OSError as error:
+        raise EcgpipeError(f"heads: cannot read {path}: {error}; give a head.safetensors of probe") from error
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise EcgpipeError(
+            f"heads: {path} is not a head that ecgpipe's probe wrote ({type(error).__name__}); give its "
+            "head.safetensors"
+        ) from error
+    width = len(found.mean)
+    expected = {"mean": (width,), "scale": (width,), "weight": (len(names), width), "bias": (len(names),)}
+    wrong = [name for name in TENSORS if tensors[name].shape != expected[name]]
+    if wrong or "space" not in facts:
+        raise EcgpipeError(f"heads: {path} is broken: {', '.join(wrong) or 'it does not say what made its embeddings'}")
+    return found
+
+
+def check(paths: Sequence[Path], heads: Sequence[Head], embeddings: pa.Schema) -> None:
+    """Refuse heads that do not fit what they are to be applied to.
+
+    Args:
+        paths: Of the heads, for the message.
+        heads: The same heads.
+        embeddings: Of a file that they are to be applied to.
+
+    Raises:
+        EcgpipeError: A head belongs to other embeddings.
+    """
+    here, width = space(embeddings), embeddings.field("embedding").type.list_size
+    for path, head in zip(paths, heads, strict=True):
+        theirs = head.facts["space"]
+        other = [what for key, what in SPACE.items() if theirs.get(key) != here[key]]
+        if not other and theirs.get("meaning") != here["meaning"]:
+            other = ["a version of ecgpipe that computes something else"]
+        if not other and len(head.mean) != width:
+            other = [f"a model of width {len(head.mean)} instead of {width}"]
+        if other:
+            raise EcgpipeError(
+                f"heads: {path} was trained on embeddings of {' and '.join(other)}, where its numbers mean something "
+                "else; train it on a run like this one"
+            )
+
+
+def called(paths: Sequence[Path], heads: Sequence[Head], known: Sequence[str]) -> list[tuple[str, ...]]:
+    """What the labels of heads are called among predictions: `NAME (head)` where the model has a label NAME, else NAME.
+
+    Args:
+        paths: Of the heads, for the message.
+        heads: The same heads.
+        known: The labels of the model.
+
+    Returns:
+        For each head the names, in the order of its labels.
+
+    Raises:
+        EcgpipeError: Two heads have one label, or a name is taken otherwise.
+    """
+    taken = dict.fromkeys(known, "the model")
+    found = []
+    for path, head in zip(paths, heads, strict=True):
+        names = tuple(f"{name} (head)" if name in known else name for name in head.labels)
+        for name in names:
+            if name in taken:
+                raise EcgpipeError(
+                    f"heads: {name!r} of {path} is a label of {taken[name]} too; train the head with another name, by "
+                    "--map COLUMN=LABEL"
+                )
+            taken[name] = str(path)
+        found.append(names)
+    return found
+
+
+def apply(
+    heads: Sequence[Head], called: Sequence[Sequence[str]], embeddings: Sequence[Path], record_ids: pa.Array
+) -> dict[str, np.ndarray]:
+    """What heads say of recordings.
+
+    Args:
+        heads: The heads.
+        called: What the labels of each are called, all differently.
+        embeddings: `embeddings/part-*.parquet` with the recordings.
+        record_ids: (recordings,) whose probabilities are wanted.
+
+    Returns:
+        By label, (recordings,) float64.
+
+    Raises:
+        EcgpipeError: A recording has no embedding.
+    """
+    ids: list[pa.Array] = []
+    found: list[np.ndarray] = []
+    for some, vectors in recording_embeddings.of_recordings(embeddings):
+        ids.append(some)
+        found.append(np.concatenate([head.probability(vectors) for head in heads], axis=1))  # (some, labels)
+    known = pa.concat_arrays(ids) if ids else pa.array([], pa.string())
+    rows = pc.index_in(record_ids, known)
+    if rows.null_count:
+        missing = record_ids.filter(rows.is_null())
+        raise EcgpipeError(f"heads: {len(missing)} recordings have no embedding, such as {missing[0].as_py()!r}")
+    names = [name for some in called for name in some]
+    values = np.concatenate(found)[rows.to_numpy()] if found else np.empty((0, len(names)))
+    return {name: values[:, number] for number, name in enumerate(names)}
+
+
+def told(paths: Sequence[Path], heads: Sequence[Head], called: Sequence[Sequence[str]]) -> dict[str, dict[str, str]]:
+    """What the metadata of predictions says of labels that are heads', by their names there.
+
+    The file's hash finds it anywhere; `label` is the label's name in it, and that of its true labels.
+    """
+    return {
+        name: {"sha256": file_sha256(path), "label": label}
+        for path, head, names in zip(paths, heads, called, strict=True)
+        for name, label in zip(names, head.labels, strict=True)
+    }

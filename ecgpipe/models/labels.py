@@ -1,0 +1,295 @@
+"""Label sets: what each output of the model is called, and how a recording's segments are put together."""
+
+import csv
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from ecgpipe.core import provenance
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.separators import separator_of
+
+Aggregation = Literal["mean", "max"]
+
+# Columns of the result files: a label of that name would hide one of them.
+RESERVED = frozenset({"record_id", "segment", "start_s", "n_segments"})
+
+
+# In place of a label CSV, where nobody knows what a model's outputs are: they are called by their number.
+BY_INDEX = "index"
+
+# The clone, in which the label CSVs that ecgpipe brings lie; it is installed from there (`pip install --editable`).
+CLONE = Path(__file__).parents[2]
+
+# What the column threshold_from holds, a JSON object: the choice, and the predictions that it holds for.
+THRESHOLD_FROM = frozenset({"threshold", "method", "recordings", "on", "fitted", "scores"})
+
+# So much of a label CSV tells its separator.
+_HEAD_CHARACTERS = 4096
+
+# What counts as positive where the CSV gives no threshold.
+DEFAULT_THRESHOLD = 0.5
+
+
+class Label(NamedTuple):
+    """One output of the model."""
+
+    name: str
+    aggregation: Aggregation  # over the probabilities of a recording's segments
+    threshold: float | None  # a recording counts as positive from here on; None: 0.5, which is not calibrated
+    reference_share: float | None = None  # of positives in the data that the model was trained on, to compare with
+    pos_weight: float | None = None  # that the training gave to positives
+    threshold_from: dict[str, Any] | None = None  # what `thresholds` chose it on; None where a person wrote it
+
+
+def read(path: Path) -> tuple[Label, ...]:
+    """Read a label CSV: columns `name`, `aggregation` (mean or max), and optionally those of `Label` besides.
+
+    Commas, semicolons or tabs separate; beside the latter two, a number may have a decimal comma.
+
+    Args:
+        path: The file. Its rows stand in the order of the model's outputs.
+
+    Returns:
+        The labels in that order.
+
+    Raises:
+        EcgpipeError: The file is missing, or a row of it cannot be meant.
+    """
+    try:
+        columns, rows = rows_of(path)
+    except (OSError, ValueError, csv.Error) as error:
+        raise EcgpipeError(f"labels: cannot read {path}: {error}") from error
+    missing = {"name", "aggregation"} - set(columns)
+    if missing:
+        raise EcgpipeError(
+            f"labels: {path} has the columns {', '.join(columns) or '(none)'} but needs {', '.join(sorted(missing))} "
+            "too; config/labels/mimic_iv_ecg.csv shows the form"
+        )
+    labels = tuple(_label(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1))
+    seen: set[str] = set()
+    for number, label in enumerate(labels, start=1):
+        if label.name in seen:
+            raise EcgpipeError(
+                f"labels: {path}, row {number}: {label.name!r} stands there twice; each output needs a name"
+            )
+        seen.add(label.name)
+    if not labels:
+        raise EcgpipeError(
+            f"labels: {path} has no rows; it needs one for each output of the model, in the model's order"
+        )
+    return labels
+
+
+def rows_of(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
+    """The columns of a label CSV and its rows, as they stand there.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no text.
+        csv.Error: It is no CSV.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        separator = separator_of(file.read(_HEAD_CHARACTERS))
+        file.seek(0)
+        reader = csv.DictReader(file, delimiter=separator)
+        return list(reader.fieldnames or []), list(reader)
+
+
+def read_for(path: Path, results: Sequence[str], file: Path) -> list[Label]:
+    """Read a label CSV for results: their labels, in the model's order. A model without a head needs no CSV.
+
+    Labels of heads that `probe` trained follow those of the model. They are in no CSV; predictions say themselves which
+    of theirs these are.
+
+    Args:
+        path: The label CSV; rows that the results do not have may be among its.
+        results: The names of the columns of logits or predictions.
+        file: Whose columns these are.
+
+    Returns:
+        One for each label of the results.
+
+    Raises:
+        EcgpipeError: As of `read`, or it lacks one.
+    """
+    names = columns(results)
+    heads = {name: Label(name, "mean", None) for name in of_heads(file)}
+    model = of_names(path, [name for name in names if name not in heads], file)
+    by_name = {label.name: label for label in model} | heads
+    return [by_name[name] for name in names]
+
+
+def of_names(path: Path, names: Sequence[str], file: Path) -> list[Label]:
+    """The rows of a label CSV that have some names; no names need no CSV.
+
+    Args:
+        path: The label CSV.
+        names: Of the labels.
+        file: Which says them.
+
+    Returns:
+        One for each name.
+
+    Raises:
+        EcgpipeError: As of `read`, or it lacks one.
+    """
+    if not names:
+        return []
+    by_name = {label.name: label for label in read(path)}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise EcgpipeError(f"labels: {path} has no row for {', '.join(unknown)}, which {file} has")
+    return [by_name[name] for name in names]
+
+
+def located(path: str, root: Path = CLONE) -> Path:
+    """A label CSV by its path: below the current folder, else below `root`; as it was given if it is nowhere."""
+    candidates = [Path(path), root / path]
+    # os.path, not pathlib: a text that the system takes for no path at all is not there either.
+    return next((candidate for candidate in candidates if os.path.isfile(candidate)), candidates[0])  # noqa: PTH113
+
+
+def by_index(outputs: int) -> tuple[Label, ...]:
+    """Labels of a model whose outputs nobody has named: output_00, output_01, ..., the mean of each over the segments.
+
+    Args:
+        outputs: Of the model.
+
+    Returns:
+        As many, in the model's order. Sorted by name they keep it: there are as many digits as the last one needs.
+    """
+    digits = max(2, len(str(outputs - 1)))
+    return tuple(Label(f"output_{number:0{digits}d}", "mean", None) for number in range(outputs))
+
+
+def are_by_index(names: Sequence[str]) -> bool:
+    """Whether these are the names that `by_index` gives; False where there are none."""
+    return bool(names) and list(names) == [label.name for label in by_index(len(names))]
+
+
+def nameless(outputs: int) -> str:
+    """What a person must know who sees such names."""
+    first, last = by_index(outputs)[0].name, by_index(outputs)[-1].name
+    return (
+        f"the model's outputs are named by their number, {first} to {last}: no label file says what they are; give one "
+        "as the setting `labels` before anybody reads them as diagnoses"
+    )
+
+
+def columns(results: Sequence[str]) -> list[str]:
+    """Those of the columns of a logits or predictions file that are labels, in the model's order."""
+    return [name for name in results if name not in RESERVED]
+
+
+def of_heads(file: Path) -> list[str]:
+    """Those of the labels of a predictions file that are heads' and not the model's."""
+    import pyarrow.parquet as pq  # here, because it takes half a second, of every job that reads the Snakefile
+
+    from ecgpipe.core import provenance
+
+    return list(provenance.origin(pq.read_schema(file)).get("heads", {}))
+
+
+def thresholds(given: Sequence[Label]) -> dict[str, float]:
+    """By name, from where on a recording counts as positive: what the CSV says, or `DEFAULT_THRESHOLD`."""
+    return {label.name: DEFAULT_THRESHOLD if label.threshold is None else label.threshold for label in given}
+
+
+def choices(given: Sequence[Label]) -> list[str]:
+    """How thresholds were chosen, in words.
+
+    Args:
+        given: Labels.
+
+    Returns:
+        Sentences; none where a person wrote all thresholds.
+    """
+    counted = Counter(
+        (made["method"], made["recordings"], made["on"]) for made in (label.threshold_from for label in given) if made
+    )
+    return [
+        f"{n:,} threshold{'' if n == 1 else 's'} chosen by {method} on {recordings:,} recordings"
+        + (f" ({on})." if on else ".")
+        for (method, recordings, on), n in counted.items()
+    ]
+
+
+def refuse_foreign(path: Path, given: Sequence[Label], scores: Mapping[str, Any]) -> None:
+    """Refuse thresholds that were chosen on predictions of another kind, where the same number means another thing.
+
+    Args:
+        path: The label CSV.
+        given: Its labels. A threshold that a person wrote is taken as it is.
+        scores: What `tables.scores` says of the predictions at hand, or as much of it as is known yet.
+
+    Raises:
+        EcgpipeError: One was.
+    """
+    for label in given:
+        if label.threshold_from is None:
+            continue
+        made = label.threshold_from["scores"]
+        different = provenance.difference(made, {**scores, "aggregation": label.aggregation})
+        if different:
+            raise EcgpipeError(
+                f"labels: {path}: the threshold of {label.name!r} was chosen on predictions with {different}; choose "
+                "thresholds for these predictions by `python -m ecgpipe thresholds`, or use the label file without"
+            )
+
+
+def _label(row: dict[str, str | None], where: str) -> Label:
+    name = (row["name"] or "").strip()
+    aggregation = (row["aggregation"] or "").strip()
+    if not name or name in RESERVED:
+        raise EcgpipeError(f"labels: {where}: {name!r} cannot be a label's name; give another")
+    if aggregation not in get_args(Aggregation):
+        raise EcgpipeError(f"labels: {where}: aggregation is {aggregation!r}; give mean or max")
+    threshold = _number(row, "threshold", "a probability from 0 to 1", where)
+    return Label(
+        name=name,
+        aggregation="max" if aggregation == "max" else "mean",
+        threshold=threshold,
+        reference_share=_number(row, "reference_share", "a share from 0 to 1", where),
+        pos_weight=_number(row, "pos_weight", "a weight above 0", where, above=0, most=math.inf),
+        threshold_from=_threshold_from(row, threshold, where),
+    )
+
+
+def _number(
+    row: dict[str, str | None], column: str, what: str, where: str, above: float = -math.inf, most: float = 1
+) -> float | None:
+    """A number from 0 (or above `above`) to `most`, finite; None where the column is missing or empty."""
+    text = (row.get(column) or "").strip()
+    try:
+        value = float(text.replace(",", ".")) if text else None
+    except ValueError:
+        value = math.nan
+    if value is not None and not (0 <= value <= most and above < value < math.inf):
+        raise EcgpipeError(f"labels: {where}: {column} is {text!r}; give {what}, or leave it empty")
+    return value
+
+
+def _threshold_from(row: dict[str, str | None], threshold: float | None, where: str) -> dict[str, Any] | None:
+    """What the stage `thresholds` wrote of its choice; None where the column is missing or empty."""
+    text = (row.get("threshold_from") or "").strip()
+    if not text:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not (isinstance(found, dict) and found.keys() >= THRESHOLD_FROM):
+        raise EcgpipeError(
+            f"labels: {where}: threshold_from is {text[:40]!r}, not what `ecgpipe thresholds` writes; leave it empty"
+        )
+    if found["threshold"] != threshold:
+        raise EcgpipeError(
+            f"labels: {where}: the threshold is {threshold}, but threshold_from says that {found['threshold']} was "
+            "chosen; empty threshold_from if you mean your own"
+        )
+    return found

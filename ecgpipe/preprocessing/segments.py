@@ -1,0 +1,312 @@
+"""Turn one recording into the model's segments: leads by name, 500 Hz, standardised, cut.
+
+ECG-FM's own preprocessing, step by step (notebooks/infer_quickstart.ipynb of https://github.com/bowang-lab/ECG-FM,
+which calls ecg-transform's ReorderLeads, LinearResample, HandleConstantLeads, Standardize and SegmentNonoverlapping).
+It is written anew because ecg-transform takes several times as long; the tests hold the two against each other.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from ecgpipe.preprocessing import quality
+from ecgpipe.readers import LEADS, MIXED, MOST_VALUES, Recording, spelled
+
+SAMPLE_RATE = 500  # Hz
+
+# A rate outside of this is a slip in the file, and resampling from it could ask for any amount of memory.
+PLAUSIBLE_RATES = (20.0, 50_000.0)
+
+# So near to a whole number of samples at 500 Hz is that number.
+ROUNDING = 1e-6
+
+# `short: pad` takes nothing shorter: there would hardly be a heartbeat in it.
+SHORTEST_PADDED_S = 1.0
+
+# III, aVR, aVL and aVF of I and II, by Einthoven's law (III = II - I) and Goldberger's leads (aVR = R - (L + F) / 2 and
+# so on): Malmivuo and Plonsey, Bioelectromagnetism, 1995, sections 15.2 and 15.3.
+DERIVED = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
+
+# Samples of a resampling whose places are kept for the next recording of the same length.
+_KEPT_SAMPLES = 100_000
+
+
+class Windows(NamedTuple):
+    """What the settings say of how recordings become segments."""
+
+    segment_s: float = 5.0
+    tail: Literal["drop", "overlap"] = "drop"
+    short: Literal["skip", "pad"] = "skip"
+    missing_leads: Literal["error", "zero"] = "error"
+    min_leads: int = 2
+
+    @property
+    def segment_samples(self) -> int:
+        """Samples of a segment at 500 Hz."""
+        return round(self.segment_s * SAMPLE_RATE)
+
+
+class UnusableError(Exception):
+    """A recording that can be read but not used; the message tells a person why, the file's particulars in brackets."""
+
+
+class Twelve(NamedTuple):
+    """A recording's twelve leads in the model's order."""
+
+    signal: np.ndarray  # (12, samples) float64
+    reordered: bool  # the file had them in another order, or had others among them
+    derived: list[str]  # computed from leads I, II and III
+    missing: list[str]  # not in the file: zeros
+
+    @property
+    def made(self) -> list[str]:
+        """The leads that were not recorded."""
+        return [*self.derived, *self.missing]
+
+
+class Cut(NamedTuple):
+    """Where a recording's segments lie."""
+
+    starts: np.ndarray  # (segments,) the first sample of each, at 500 Hz
+    padded: int  # samples that the only segment lacks
+    overlap: int  # samples that the last segment shares with the one before
+    discarded: int  # samples at the end that are in no segment
+
+
+class Prepared(NamedTuple):
+    """A recording as the model takes it."""
+
+    segments: np.ndarray  # (segments, 12, segment samples) float32
+    starts_s: np.ndarray  # (segments,) float32
+    samples: int  # of each segment that are signal, from its beginning; the rest is zeros
+    changes: dict[str, Any]  # what was done to the recording, by column of the records
+
+
+def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overwrite: bool = False) -> Prepared:
+    """Turn a recording into segments.
+
+    Args:
+        recording: Its leads in any order, at any sample rate.
+        windows: What the settings say.
+        facts: Gets what is found out about the signal, by column of the records, also of one that cannot be used.
+        overwrite: Whether the recording's signal may be overwritten, which takes less time.
+
+    Returns:
+        The segments: leads I II III aVR aVL aVF V1-V6, 500 Hz, each lead standardised over the whole recording.
+
+    Raises:
+        UnusableError: Leads are missing, there are NaN or infinite samples, or it is too short.
+    """
+    rate = recording.sample_rate
+    if not PLAUSIBLE_RATES[0] <= rate <= PLAUSIBLE_RATES[1]:
+        raise UnusableError(f"the sample rate cannot be meant ({rate:g} Hz)")
+    if recording.signal.shape[1] == 0:
+        raise UnusableError("the recording has no samples")
+    resampled = resampled_samples(recording)
+    if len(LEADS) * resampled > MOST_VALUES:
+        raise UnusableError(f"too long to be prepared at once ({recording.signal.shape[1] / rate:.0f} s)")
+    twelve = choose_leads(recording, windows)
+    single = quality.in_single_precision(twelve.signal)
+    facts["signal_hash"] = quality.fingerprint(single, twelve.made)
+    means = _means(twelve.signal)  # (12, 1)
+    if not np.isfinite(means).all() and not np.isfinite(twelve.signal).all():
+        finite = np.isfinite(twelve.signal).all(axis=1)
+        facts["nan_share"] = quality.nan_share(twelve.signal, twelve.made)
+        unfinished = [lead for lead, whole in zip(LEADS, finite, strict=True) if not whole]
+        raise UnusableError(f"NaN or infinite samples ({' '.join(unfinished)})")
+    # Arrays of some files lie column by column, over which everything below would take twice as long.
+    own = overwrite and twelve.signal.flags.writeable and twelve.signal.flags.c_contiguous
+    centred = twelve.signal if own else np.array(twelve.signal, order="C")  # (12, samples)
+    centred -= means
+    facts.update(quality.look(centred, single, rate, recording.unit, twelve.made))
+    if len(facts["constant_leads"]) + len(twelve.made) == len(LEADS):
+        raise UnusableError("no signal, every lead is constant")
+    cut = cut_up(resampled, windows)
+    if rate != SAMPLE_RATE:
+        centred = linearly_resampled(centred, resampled)
+        centred -= _means(centred)
+    standard = standardised(centred)
+    length = windows.segment_samples
+    segments = (np.zeros if cut.padded else np.empty)((len(cut.starts), len(LEADS), length), np.float32)
+    for segment, start in zip(segments, cut.starts, strict=True):
+        piece = standard[:, start : start + length]
+        segment[:, : piece.shape[1]] = piece
+    changes = {
+        "resampled_from": rate if rate != SAMPLE_RATE else None,
+        "leads_reordered": twelve.reordered,
+        "derived_leads": twelve.derived,
+        "missing_leads": twelve.missing,
+        "padded_s": cut.padded / SAMPLE_RATE,
+        "overlap_s": cut.overlap / SAMPLE_RATE,
+        "discarded_s": cut.discarded / SAMPLE_RATE,
+        "n_segments": len(segments),
+    }
+    starts_s = (cut.starts / SAMPLE_RATE).astype(np.float32)
+    return Prepared(segments, starts_s, length - cut.padded, changes)
+
+
+def resampled_samples(recording: Recording) -> int:
+    """How many whole samples a recording has at 500 Hz.
+
+    A product within `ROUNDING` of a whole number is that number. ecg-transform's LinearResample takes the integer part,
+    and so loses a sample to the rounding of the factor, and with it a segment: of ten seconds at 121 Hz it has 4,999.
+    """
+    exact = recording.signal.shape[1] * (SAMPLE_RATE / recording.sample_rate)
+    nearest = round(exact)
+    return nearest if abs(exact - nearest) < ROUNDING else int(exact)
+
+
+def choose_leads(recording: Recording, windows: Windows) -> Twelve:
+    """Find the twelve leads by name, and derive those of the limbs that can be.
+
+    Args:
+        recording: As it was read.
+        windows: What the settings say of missing leads.
+
+    Returns:
+        The twelve leads.
+
+    Raises:
+        UnusableError: A lead is there twice, or one is missing and the settings take no zeros for it.
+    """
+    place, twice = _places_of(recording.leads)
+    if twice:
+        raise UnusableError(f"a lead is there twice ({' '.join(twice)})")
+    if len(place) == len(LEADS):
+        order = [place[lead] for lead in LEADS]
+        straight = order == list(range(len(recording.leads)))
+        return Twelve(recording.signal if straight else recording.signal[order], not straight, [], [])
+    limbs = _limbs(recording, place)
+    derived = [lead for lead in LEADS if lead not in place and lead in limbs]
+    missing = [lead for lead in LEADS if lead not in place and lead not in limbs]
+    if missing:
+        _refuse(recording.leads, len(place), missing, windows)
+    signal = np.zeros((len(LEADS), recording.signal.shape[1]))
+    for row, lead in zip(signal, LEADS, strict=True):
+        if lead in place:
+            row[:] = recording.signal[place[lead]]
+        elif lead in limbs:
+            row[:] = limbs[lead]
+    present = [place[lead] for lead in LEADS if lead in place]
+    return Twelve(signal, present != list(range(len(recording.leads))), derived, missing)
+
+
+@lru_cache(maxsize=64)  # most files of a dataset have the same names
+def _places_of(leads: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:
+    """Where each of the twelve leads stands among a file's, and which are there twice."""
+    names = spelled(leads)
+    twice = sorted({name for name in names if name in LEADS and names.count(name) > 1})
+    return {name: i for i, name in enumerate(names) if name in LEADS}, twice
+
+
+def _refuse(names: Sequence[str], present: int, missing: list[str], windows: Windows) -> None:
+    """Raise an `UnusableError` for a recording with missing leads, unless the settings take zeros for them."""
+    if present == 0:
+        raise UnusableError(f"none of its leads is known by name ({' '.join(names[:20])})")
+    if present < windows.min_leads:
+        what = "a single lead" if present == 1 else "too few leads"
+        raise UnusableError(f"{what}, preprocess.min_leads asks for more (missing {' '.join(missing)})")
+    if windows.missing_leads == "error":
+        raise UnusableError(f"leads missing ({' '.join(missing)})")
+
+
+def _limbs(recording: Recording, place: dict[str, int]) -> dict[str, np.ndarray]:
+    """The limb leads that follow from two of I, II and III; none where the leads may differ in their unit."""
+    have = {lead: recording.signal[place[lead]] for lead in ("I", "II", "III") if lead in place}
+    if len(have) < 2 or recording.unit == MIXED:
+        return {}
+    with np.errstate(all="ignore"):  # NaN and infinity are told of later
+        one = have["I"] if "I" in have else have["II"] - have["III"]
+        two = have["II"] if "II" in have else one + have["III"]
+        return {"I": one, "II": two} | {lead: a * one + b * two for lead, (a, b) in DERIVED.items()}
+
+
+def cut_up(samples: int, windows: Windows) -> Cut:
+    """Where the segments of a recording lie.
+
+    Args:
+        samples: Of the recording, at 500 Hz.
+        windows: What the settings say of the tail and of short recordings.
+
+    Returns:
+        The segments' places.
+
+    Raises:
+        UnusableError: It is too short.
+    """
+    length = windows.segment_samples
+    if samples < length:
+        if windows.short == "skip":
+            raise UnusableError(f"shorter than one segment of {windows.segment_s:g} s ({samples / SAMPLE_RATE:.3f} s)")
+        if samples < SHORTEST_PADDED_S * SAMPLE_RATE:
+            raise UnusableError(f"too short to be padded to a segment ({samples / SAMPLE_RATE:.3f} s)")
+        return Cut(np.zeros(1, int), length - samples, 0, 0)
+    starts = np.arange(0, samples - length + 1, length)  # (segments,)
+    rest = samples - len(starts) * length
+    if rest and windows.tail == "overlap":
+        return Cut(np.append(starts, samples - length), 0, length - rest, 0)
+    return Cut(starts, 0, 0, rest)
+
+
+def linearly_resampled(signal: np.ndarray, samples: int) -> np.ndarray:
+    """Interpolate linearly from end to end, as ecg-transform's LinearResample does.
+
+    Args:
+        signal: (leads, samples).
+        samples: How many there are to be.
+
+    Returns:
+        (leads, `samples`).
+    """
+    places = _places if max(samples, signal.shape[1]) <= _KEPT_SAMPLES else _places.__wrapped__
+    before, after, weight = places(signal.shape[1], samples)
+    resampled, left = np.empty((len(signal), samples)), np.empty(samples)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for lead, row in zip(signal, resampled, strict=True):  # one at a time stays in the processor's cache
+            lead.take(before, out=left, mode="clip")  # the usual mode writes to a copy first
+            lead.take(after, out=row, mode="clip")
+            row -= left
+            row *= weight
+            row += left
+    return resampled
+
+
+@lru_cache(maxsize=8)
+def _places(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each new sample the old ones before and after it, and how far it is from the one to the other."""
+    position = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
+    before = np.minimum(position.astype(np.intp), max(old - 2, 0))
+    return before, np.minimum(before + 1, old - 1), position - before
+
+
+def _means(signal: np.ndarray) -> np.ndarray:
+    """(leads, 1) the mean of each lead."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is told of later
+        means: np.ndarray = np.add.reduce(signal, axis=1, keepdims=True) / signal.shape[1]
+    return means
+
+
+def standardised(centred: np.ndarray) -> np.ndarray:
+    """Divide each lead by its population standard deviation + 1e-8; a constant lead stays zero.
+
+    The constant is ecg-transform's.
+
+    Args:
+        centred: (leads, samples), finite, the mean taken off each lead. It becomes the result.
+
+    Returns:
+        (leads, samples).
+
+    Raises:
+        UnusableError: A lead's spread is more than a number can hold.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = np.sqrt(np.vecdot(centred, centred) / centred.shape[1])  # (leads,)
+    if not np.isfinite(spread).all():
+        endless = [lead for lead, value in zip(LEADS, spread, strict=True) if not math.isfinite(value)]
+        raise UnusableError(f"samples too large to be meant ({' '.join(endless)})")
+    centred *= (1 / (spread + 1e-8))[:, None]
+    return centred

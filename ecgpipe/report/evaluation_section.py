@@ -1,0 +1,88 @@
+"""An evaluation as the report shows it."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ecgpipe.evaluation import evaluate, metrics
+from ecgpipe.report import deidentify
+
+
+def read(folder: Path, columns: Collection[str] | None = None) -> dict[str, Any]:
+    """The numbers of an evaluation.
+
+    Args:
+        folder: `evaluation/`.
+        columns: Of the inputs' tables, which alone may be named; None for all.
+
+    Returns:
+        `account` as the stage wrote it, less what it may not name, `hidden`, how many columns of subgroups are left out
+        therefore, `notes` on it in sentences, `rows` (of each label and average `name`, `average` and by metric its row
+        of `metrics.parquet`), `bins` of the calibration error, and by column `subgroups`: their `values` and `rows` of
+        the same form, but by value and of AUROC alone.
+    """
+    account = json.loads((folder / "account.json").read_text(encoding="utf-8"))
+    asked = len(account["subgroups"])
+    account = account if columns is None else deidentify.evaluation(account, columns)
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    subgroups: dict[str, dict[str, Any]] = {}
+    for row in pq.read_table(folder / "metrics.parquet").to_pylist():
+        key = row["label"], row["average"]
+        if not row["subgroup"]:
+            rows.setdefault(key, {})[row["metric"]] = row
+        elif row["metric"] == "auroc" and row["subgroup"] in account["subgroups"]:
+            inside = subgroups.setdefault(row["subgroup"], {"values": [], "rows": {}})
+            if row["subgroup_value"] not in inside["values"]:
+                inside["values"].append(row["subgroup_value"])
+            inside["rows"].setdefault(key, {})[row["subgroup_value"]] = row
+    return {
+        "account": account,
+        "hidden": asked - len(account["subgroups"]),
+        "notes": evaluate.notes(account),
+        "rows": _named(rows),
+        "bins": metrics.BINS,
+        "subgroups": {column: {**inside, "rows": _named(inside["rows"])} for column, inside in subgroups.items()},
+    }
+
+
+def curves(folder: Path) -> list[dict[str, Any]]:
+    """The curves of an evaluation for the page's plots.
+
+    Args:
+        folder: `evaluation/`.
+
+    Returns:
+        For each label with curves its `name`, what is `said` of each curve, where its threshold lies on them (`at`),
+        its `prevalence`, and `roc`, `pr` and `calibration` with their columns as float32.
+    """
+    measured: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in pq.read_table(folder / "metrics.parquet").to_pylist():
+        if row["label"] and not row["subgroup"]:
+            measured.setdefault(row["label"], {})[row["metric"]] = row
+    table = pq.read_table(folder / "curves.parquet")
+    found = []
+    for name, numbers in measured.items():
+        own = table.filter(pc.equal(table["label"], name))
+        if not len(own):
+            continue
+        drawn: dict[str, Any] = {"name": name, "prevalence": numbers["prevalence"]["value"]}
+        for curve, columns in (("roc", "xy"), ("pr", "xy"), ("calibration", ["x", "y", "n", "low", "high"])):
+            some = own.filter(pc.equal(own["curve"], curve))
+            drawn[curve] = {column: some[column].to_numpy().astype(np.float32) for column in columns}
+        drawn["at"] = {metric: numbers[metric]["value"] for metric in ("sensitivity", "specificity", "ppv")}
+        drawn["said"] = {
+            "roc": f"AUROC {evaluate.with_interval(numbers['auroc'])}",
+            "pr": f"AUPRC {evaluate.with_interval(numbers['auprc'])}",
+            "calibration": f"Expected calibration error {evaluate.with_interval(numbers['ece'])}",
+        }
+        found.append(drawn)
+    return found
+
+
+def _named(rows: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"name": label or average, "average": average, "found": found} for (label, average), found in rows.items()]

@@ -1,0 +1,212 @@
+"""What the page's map and tables hold: a row for each recording, and a point for each segment.
+
+Up to a bound that is everything. Of a larger run it is a random sample of the segments with their recordings, the first
+of those that were not used, and those that are shown with their leads; what lies behind the sample is then drawn as a
+density, from all segments.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ecgpipe.core import parquet, schemas
+from ecgpipe.core.parquet import sample
+from ecgpipe.readers import LEADS
+from ecgpipe.report import deidentify
+
+# Recordings that were skipped or failed, of which the page has a row.
+MOST_UNUSED = 5_000
+
+# Probabilities are given in steps of so much, in 16 bits; what a recording that was not used has instead.
+PROBABILITY_STEP = 1e-4
+NO_PROBABILITY = 65_535
+
+# A text column of the inputs with more values than this is a description, not a category.
+MOST_VALUES = 200
+
+# Columns of the inputs' tables that the page takes along, the first ones.
+MOST_COLUMNS = 40
+
+# The density is counted in so many squares along each axis.
+SQUARES = 256
+
+# Columns of the records that the page has, as far as they say something, by the group that the table shows.
+ACCOUNT = ("status", "reason", "format", "sample_rate", "duration_s", "n_segments", "discarded_s")
+QUALITY = (
+    *("lead_suspicion", "clipped_leads", "flat_leads", "flat_s", "constant_leads", "missing_leads", "derived_leads"),
+    *("einthoven_residual", "goldberger_residual", *(f"amplitude_mv_{lead}" for lead in LEADS)),
+)
+
+
+class Atlas(NamedTuple):
+    """Rows and points, for `packed.pack`."""
+
+    rows: dict[str, Any]  # names, columns, labels, probabilities
+    points: dict[str, Any]  # row, segment, x, y, density
+    n_points: int  # of all segments
+    row_of: dict[str, int]  # by record id
+
+
+def collect(
+    umap: Path,
+    predictions: Sequence[Path],
+    records: Sequence[Path],
+    labels: Sequence[str],
+    shown: Collection[str],
+    most: int,
+    paths: bool,
+    columns: Sequence[str] | None = None,
+) -> Atlas:
+    """Collect the rows and points of the page.
+
+    Args:
+        umap: `umap/umap.parquet`.
+        predictions: All `predictions/part-*.parquet`, in order.
+        records: All `records/shard-*.parquet`, in order.
+        labels: Of the model, in its order.
+        shown: The recordings that are shown with their leads, which have a row in any case.
+        most: Points at most.
+        paths: Whether recordings are called by their ids.
+        columns: Of the inputs' tables, which to take along; None for all that are numbers or categories.
+
+    Returns:
+        Rows in the order of the records, points in the order of the map.
+    """
+    points, total = sample(umap, most)
+    wanted = pa.array([*dict.fromkeys([*points["record_id"].unique().to_pylist(), *shown])], pa.string())
+    table, names = _rows(records, wanted, paths)
+    ids = table["record_id"].combine_chunks()
+    own = [name for name in table.column_names if name not in schemas.RECORDS.names]
+    taken = own[:MOST_COLUMNS] if columns is None else [name for name in own if name in columns]
+    groups = {"account": ACCOUNT, "quality": QUALITY, "metadata": taken}
+    coded = [
+        column(table, name, group) for group, some in groups.items() for name in some if name in table.column_names
+    ]
+    row = pc.index_in(points["record_id"], ids).to_numpy().astype(np.uint32)  # (points,)
+    return Atlas(
+        rows={
+            "names": names,
+            "columns": [one for one in coded if one is not None],
+            "labels": list(labels),
+            "probabilities": list(probabilities(predictions, ids, labels)),
+        },
+        points={
+            "row": row,
+            "segment": points["segment"].to_numpy().astype(np.uint16),
+            "x": points["x"].to_numpy().astype(np.float32),
+            "y": points["y"].to_numpy().astype(np.float32),
+            "density": _density(umap) if total > most else None,
+        },
+        n_points=total,
+        row_of={record_id: number for number, record_id in enumerate(ids.to_pylist())},
+    )
+
+
+def _density(umap: Path) -> dict[str, Any]:
+    """How many of all segments lie in each square of the map, row by row, and the squares' edges."""
+    least, greatest = np.full(2, np.inf), np.full(2, -np.inf)
+    for places in _places(umap):
+        least, greatest = np.minimum(least, places.min(axis=0)), np.maximum(greatest, places.max(axis=0))
+    counts = np.zeros((SQUARES, SQUARES))
+    edges = [np.linspace(low, high, SQUARES + 1) for low, high in zip(least, greatest, strict=True)]
+    for places in _places(umap):
+        counts += np.histogram2d(places[:, 0], places[:, 1], edges)[0]
+    return {"counts": counts.T.astype(np.float32).ravel(), "x": edges[0], "y": edges[1]}  # (y, x)
+
+
+def _places(umap: Path) -> Iterator[np.ndarray]:
+    for batch in parquet.batches([umap], ["x", "y"]):
+        yield np.stack([batch["x"].to_numpy(), batch["y"].to_numpy()], axis=1)  # (points, 2)
+
+
+def _rows(records: Sequence[Path], wanted: pa.Array, paths: bool) -> tuple[pa.Table, list[str]]:
+    """The records' rows of some recordings and of the first unused ones, and what each is called."""
+    found: list[pa.Table] = []
+    names: list[str] = []
+    unused = done = 0
+    for path in records:
+        table = pq.read_table(path)
+        not_used = pc.not_equal(table["status"], "ok").to_numpy()
+        counted = unused + np.cumsum(not_used)
+        keep = pc.is_in(table["record_id"], wanted).to_numpy() | (not_used & (counted <= MOST_UNUSED))
+        unused += int(not_used.sum())
+        some = table.filter(pa.array(keep))
+        if paths:
+            names += some["record_id"].to_pylist()
+        else:
+            names += [deidentify.called(done + place + 1) for place in np.flatnonzero(keep).tolist()]
+            reasons = [reason and deidentify.general(reason) for reason in some["reason"].to_pylist()]
+            some = some.set_column(some.column_names.index("reason"), "reason", pa.array(reasons, pa.string()))
+        done += len(table)
+        found.append(some.replace_schema_metadata(None))
+    return pa.concat_tables(found, promote_options="permissive").combine_chunks(), names
+
+
+def probabilities(predictions: Sequence[Path], ids: pa.Array, labels: Sequence[str]) -> Iterator[np.ndarray]:
+    """For each label the probability of each of some recordings, in steps of PROBABILITY_STEP.
+
+    Args:
+        predictions: All `predictions/part-*.parquet`, in order.
+        ids: Record ids, each once.
+        labels: Whose.
+
+    Yields:
+        (recordings,) uint16; NO_PROBABILITY where there is none.
+    """
+    found = np.full((len(labels), len(ids)), NO_PROBABILITY, np.uint16)
+    for batch in parquet.batches(predictions, ["record_id", *labels]) if labels else ():
+        rows = pc.index_in(batch["record_id"], ids)
+        known = rows.is_valid()
+        for values, label in zip(found, labels, strict=True):
+            given = np.nan_to_num(batch[label].filter(known).to_numpy(), nan=NO_PROBABILITY * PROBABILITY_STEP)
+            values[rows.drop_null().to_numpy()] = np.round(given / PROBABILITY_STEP)
+    yield from found
+
+
+def column(table: pa.Table, name: str, group: str) -> dict[str, Any] | None:
+    """A column for the page: numbers as float32 or float64, anything else as a code for each of its values.
+
+    Args:
+        table: Rows of the records.
+        name: Of the column.
+        group: Of the page's table, in which it is shown.
+
+    Returns:
+        `name`, `group` and either `numbers`, NaN where there is none, or `codes` with `values`, where code 0 is
+        none. None for a column without a value, or with texts that are no categories.
+    """
+    values = table[name].combine_chunks()
+    kind = values.type
+    if values.null_count == len(values):
+        return None
+    told = {"name": name, "group": group}
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        numbers = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
+        return {**told, "numbers": numbers.astype(np.float64 if _is_large(values) else np.float32)}
+    if pa.types.is_list(kind):
+        if not pa.types.is_string(kind.value_type):
+            return None
+        joined = pc.binary_join(values, " ")
+        values = pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), joined)
+        if values.null_count == len(values):
+            return None
+    try:
+        values = pc.cast(values, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
+    coded = values.dictionary_encode()
+    if len(coded.dictionary) > MOST_VALUES and group == "metadata":
+        return None
+    codes = pc.fill_null(pc.add(pc.cast(coded.indices, pa.int64()), 1), 0).to_numpy()
+    smallest = np.uint8 if len(coded.dictionary) < 2**8 else np.uint32
+    return {**told, "codes": codes.astype(smallest), "values": coded.dictionary.to_pylist()}
+
+
+def _is_large(values: pa.Array) -> bool:
+    """Whether there are integers, such as a patient's number, that float32 would round."""
+    return pa.types.is_integer(values.type) and (pc.max(pc.abs(pc.cast(values, pa.float64()))).as_py() or 0) > 2**24

@@ -1,0 +1,273 @@
+"""Hold a finished run's numbers against those that the real fairseq-signals computes from the same segments.
+
+The segments are a sample of the run's own, read from their recordings once more, since a run keeps none.
+fairseq-signals gets the .pt file that the run's checkpoint was converted from. Compared are what the network says here,
+in float32, and what the run wrote, in whichever precision that was.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ecgpipe.core import parquet
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.inference import devices, engine, fairseq_backend, fairseq_forward
+from ecgpipe.models.description import Architecture, describe
+from ecgpipe.models.ecg_fm import network as ecg_fm_network
+from ecgpipe.models.ecg_fm.tuning import for_device
+from ecgpipe.preprocessing import reread
+from ecgpipe.preprocessing.reread import sources_of
+from ecgpipe.preprocessing.segments import UnusableError
+from ecgpipe.readers import UnreadableError
+
+logger = logging.getLogger(__name__)
+
+BATCH = 8  # segments that fairseq-signals gets at a time
+
+# The result files: folder, and the kind of numbers there.
+FOLDERS = {"logits": "logits", "embedding": "embeddings", "attention": "attention"}
+
+
+class Sample(NamedTuple):
+    """Some segments of a run."""
+
+    record_ids: list[str]
+    numbers: np.ndarray  # (n,) int32, which segment of its recording each is
+    signal: np.ndarray  # (n, leads, samples) float32, as the model takes them
+    samples: np.ndarray  # (n,) int32, how many from the beginning are signal and not padding
+
+
+def settings_of(outdir: Path) -> dict[str, Any]:
+    """The content of a finished run's run.json.
+
+    Raises:
+        EcgpipeError: There is none.
+    """
+    path = outdir / "run.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EcgpipeError(
+            f"--outdir: {path} cannot be read ({error.strerror}); give a finished run's outdir"
+        ) from error
+    return content
+
+
+def sample(outdir: Path, most: int, seed: int) -> Sample:
+    """Draw segments of a run at random, each with the same chance, and read them from their recordings.
+
+    Args:
+        outdir: Of the run.
+        most: How many; all where the run has fewer.
+        seed: Of the choice.
+
+    Returns:
+        The segments, in the run's order.
+
+    Raises:
+        EcgpipeError: The run has none, or a recording is not what it was.
+    """
+    description = describe(outdir / "checkpoint/model.json")
+    sources = sources_of(outdir, settings_of(outdir)["config"], description.architecture.token_samples)
+    chosen = _choose(sources.records, most, seed)
+    if not chosen:
+        raise EcgpipeError(f"--outdir: {outdir} has no segments; none of its recordings could be used")
+    found, accounts = reread.rows(sources.manifest, list(chosen)), reread.rows(sources.records, list(chosen))
+    ids, numbers, signals, samples = [], [], [], []
+    for record_id, wanted in chosen.items():
+        try:
+            prepared = reread.segments(found[record_id], accounts[record_id], sources.windows, sources.assumed)
+        except (UnreadableError, UnusableError) as error:
+            raise EcgpipeError(
+                f"verify: {found[record_id]['path']} is not the recording that the run read: {error}; run again first"
+            ) from error
+        ids += [record_id] * len(wanted)
+        numbers += wanted
+        signals += [prepared.segments[number] for number in wanted]
+        samples += [prepared.samples] * len(wanted)
+    return Sample(ids, np.array(numbers, np.int32), np.stack(signals), np.array(samples, np.int32))
+
+
+def _choose(records: Sequence[Path], most: int, seed: int) -> dict[str, list[int]]:
+    """By record id the numbers of the segments that were drawn, in the run's order."""
+    counted = [
+        (batch["record_id"], batch["n_segments"].to_numpy(zero_copy_only=False))
+        for batch in parquet.batches(records, ["record_id", "n_segments"])
+    ]
+    total = int(sum(counts.sum() for _, counts in counted))
+    drawn = np.sort(np.random.default_rng(seed).choice(total, min(most, total), replace=False))  # of all segments
+    chosen: dict[str, list[int]] = {}
+    before = 0
+    for ids, counts in counted:
+        ends = before + np.cumsum(counts)  # (recordings,) where each one's segments end
+        of_these = drawn[(drawn >= before) & (drawn < (ends[-1] if len(ends) else before))]
+        places = np.searchsorted(ends, of_these, side="right")
+        for place, segment in zip(places.tolist(), of_these.tolist(), strict=True):
+            first = int(ends[place] - counts[place])
+            chosen.setdefault(ids[place].as_py(), []).append(segment - first)
+        before = int(ends[-1]) if len(ends) else before
+    return chosen
+
+
+def write(path: Path, drawn: Sample, source: Path) -> None:
+    """Write a sample as reference/forward.py reads it.
+
+    Args:
+        path: The file.
+        drawn: The segments.
+        source: The .pt file.
+    """
+    with path.open("wb") as file:
+        fairseq_forward.write(file, checkpoint=np.array(str(source.resolve())))
+        for first in range(0, len(drawn.numbers), BATCH):
+            rows = slice(first, first + BATCH)
+            fairseq_forward.write(
+                file,
+                signal=drawn.signal[rows],
+                samples=drawn.samples[rows],
+                record_id=np.array(drawn.record_ids[rows]),
+                segment=drawn.numbers[rows],
+            )
+
+
+def read(path: Path) -> Sample:
+    """What `write` wrote."""
+    frames = _frames(path)[1:]
+    ids = [str(record_id) for frame in frames for record_id in frame["record_id"]]
+    numbers, signal, samples = (
+        np.concatenate([frame[name] for frame in frames]) for name in ("segment", "signal", "samples")
+    )
+    return Sample(ids, numbers, signal, samples)
+
+
+def answers(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What reference/forward.py wrote: its versions, and `logits`, `embedding` and `attention` of the whole sample."""
+    first, *frames = _frames(path)
+    return json.loads(str(first["about"])), _joined(frames)
+
+
+def ask(python: Path, drawn: Sample, source: Path, threads: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The same from fairseq-signals directly.
+
+    Args:
+        python: The interpreter of an environment that has it.
+        drawn: The segments.
+        source: The .pt file.
+        threads: CPU threads.
+
+    Returns:
+        As of `answers`.
+
+    Raises:
+        EcgpipeError: As of `upstream.opened`.
+    """
+    frames = []
+    with fairseq_backend.opened(python, source, threads=threads) as (about, answer):
+        for first in range(0, len(drawn.numbers), BATCH):
+            rows = slice(first, first + BATCH)
+            frames.append(answer(drawn.signal[rows], drawn.samples[rows]))
+    return about, _joined(frames)
+
+
+def _frames(path: Path) -> list[dict[str, np.ndarray]]:
+    try:
+        with path.open("rb") as file:
+            frames = list(fairseq_forward.read(file))
+    except (OSError, EOFError) as error:
+        raise EcgpipeError(f"verify: {path} is not a whole file of frames ({error}); make it again") from error
+    if len(frames) < 2:
+        raise EcgpipeError(f"verify: {path} holds no segments; make it again")
+    return frames
+
+
+def _joined(frames: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([frame[name] for frame in frames]) for name in FOLDERS}
+
+
+def computed(outdir: Path, drawn: Sample, device_name: str, threads: int) -> dict[str, np.ndarray]:
+    """What the run's converted checkpoint says of the sample, computed here in float32.
+
+    Args:
+        outdir: Of the run.
+        drawn: The segments.
+        device_name: As of `devices.claim`.
+        threads: CPU threads.
+
+    Returns:
+        `logits` (n, labels), `embedding` (n, width) and `attention` (n, tokens).
+    """
+    description = describe(outdir / "checkpoint/model.json")
+    weights = outdir / "checkpoint/model.safetensors"
+    engine.configure(threads, deterministic=False)
+    frames = []
+    with devices.claim(device_name, engine.least_bytes(weights)) as device:
+        network = ecg_fm_network.load(description.architecture, weights, device)
+        compute = engine.Halving(network, BATCH, True, False, for_device(device))
+        for first in range(0, len(drawn.numbers), BATCH):
+            rows = slice(first, first + BATCH)
+            tensors = compute(torch.from_numpy(drawn.signal[rows]).to(device), drawn.samples[rows])
+            frames.append(dict(zip(FOLDERS, (tensor.cpu().numpy() for tensor in tensors), strict=True)))
+        del network, compute
+    return _joined(frames)
+
+
+def written(outdir: Path, drawn: Sample) -> dict[str, np.ndarray]:
+    """What the run's result files have for the sample, found by record id and segment.
+
+    Args:
+        outdir: Of the run.
+        drawn: The segments.
+
+    Returns:
+        As of `computed`; without `attention` where the run wrote none.
+
+    Raises:
+        EcgpipeError: A segment is in no file.
+    """
+    description = describe(outdir / "checkpoint/model.json")
+    found = {}
+    for kind, folder in FOLDERS.items():
+        if not (outdir / folder).is_dir():
+            continue
+        rows: dict[tuple[str, int], Any] = {}
+        for table in parquet.rows_of(parquet.of_run(outdir, folder), drawn.record_ids):
+            values = _vectors(table, kind, description.labels)  # (rows, numbers of each)
+            found_keys = zip(table["record_id"].to_pylist(), table["segment"].to_pylist(), strict=True)
+            rows |= dict(zip(found_keys, values, strict=True))
+        keys = list(zip(drawn.record_ids, drawn.numbers.tolist(), strict=True))
+        missing = [f"{record_id}, segment {number}" for record_id, number in keys if (record_id, number) not in rows]
+        if missing:
+            raise EcgpipeError(f"verify: {outdir / folder} has no row for {missing[0]}; run the workflow to its end")
+        found[kind] = np.stack([rows[key] for key in keys])
+    return found
+
+
+def _vectors(table: pa.Table, kind: str, labels: tuple[str, ...]) -> np.ndarray:
+    if kind == "logits":
+        columns = [table[label].to_numpy() for label in labels]
+        return np.column_stack(columns) if columns else np.empty((len(table), 0), np.float32)
+    return np.stack(table[kind].to_numpy())
+
+
+def own_tokens(drawn: Sample, numbers: Mapping[str, np.ndarray], architecture: Architecture) -> dict[str, np.ndarray]:
+    """The numbers, with the attention of the tokens of padding left out: ecgpipe has 0 there, fairseq-signals does not.
+
+    Args:
+        drawn: The segments.
+        numbers: As of `computed`.
+        architecture: Which says how many tokens a segment's signal gives.
+
+    Returns:
+        The same, the attention flattened to (tokens that are signal,).
+    """
+    if "attention" not in numbers:
+        return dict(numbers)
+    counts = np.array([architecture.tokens(int(count)) for count in drawn.samples])  # (n,)
+    attention = numbers["attention"]
+    return {**numbers, "attention": attention[np.arange(attention.shape[1]) < counts[:, None]]}
