@@ -163,7 +163,7 @@ def with_helpers(marked: Iterable[Path], tests: Path = ROOT / "tests") -> list[P
     """Test files, the conftest files that apply to them, and the modules that any test may import."""
     folders = {parent for path in marked for parent in path.parents if parent.is_relative_to(tests)}
     conftests = [path for path in (folder / "conftest.py" for folder in folders) if path.exists()]
-    return sorted({*marked, *conftests, *tests.glob("*.py")})
+    return sorted({*marked, *conftests, *tests.glob("*.py"), *tests.glob("helpers/*.py")})
 
 
 def check_size(folder: Path, most: int = MOST_BYTES) -> int:

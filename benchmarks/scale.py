@@ -45,7 +45,7 @@ def empty(stage, path):
     # Results without rows that name the settings and the stage that made them, as a run asks before it takes them over.
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from ecgpipe import reuse, settings
+    from ecgpipe.core import settings
 
     given = settings.read(stage, settings.STAGES[stage], Path(path))
     made_by = {{stage: settings.sha256(stage, given)}}
@@ -64,7 +64,7 @@ def empty(stage, path):
             head = json.dumps({{"__metadata__": {{"ecgpipe": json.dumps({{"settings": made_by}})}}}}).encode()
             path.write_bytes(len(head).to_bytes(8, "little") + head)
         else:
-            path.write_text(reuse.mark(made_by))
+            path.write_text(settings.mark(made_by))
 
     return write
 

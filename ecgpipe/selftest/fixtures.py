@@ -3,7 +3,7 @@
 All of it follows from `scattered`, integer arithmetic that no library, processor or random generator can round
 otherwise. The weights are random and the recordings are no hearts: what comes out are numbers to compare, and no
 diagnoses. What fairseq-signals and ecg-transform make of them is in reference/outputs.npz, which
-tests/reference_numbers.py had computed.
+tests/helpers/reference_numbers.py had computed.
 """
 
 import zlib

@@ -120,7 +120,7 @@ def test_a_limit_of_the_users_own_is_not_taken_for_a_recording_that_is_too_large
     undisturbed.mkdir()
     accounts = ("out/records/shard-00000.parquet",)
     again(undisturbed, given, *accounts)
-    says = "from ecgpipe import preprocess; print(open('/proc/self/statm').read().split()[5])"
+    says = "from ecgpipe.preprocessing import preprocess; print(open('/proc/self/statm').read().split()[5])"
     begins_with = int(subprocess.run([sys.executable, "-c", says], capture_output=True, check=True).stdout)
     limit = begins_with * resource.getpagesize() + 100 * 2**20
     run = start(*accounts, **given)

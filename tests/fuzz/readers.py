@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 import atheris
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import vendor_files
 
 with atheris.instrument_imports(include=["ecgpipe"]):

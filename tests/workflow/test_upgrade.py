@@ -43,7 +43,7 @@ def newer(folder: Path, version: str, **meaning: int) -> Path:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Snakefile", root)
     changes = {"__init__.py": {f'__version__ = "{__version__}"': f'__version__ = "{version}"'}}
-    changes["provenance.py"] = {
+    changes["core/provenance.py"] = {
         f'"{stage}": {MEANING[stage]},': f'"{stage}": {number},' for stage, number in meaning.items()
     }
     for name, texts in changes.items():

@@ -2,4 +2,4 @@
 
 from pathlib import Path
 
-OUTPUTS = Path(__file__).parent / "outputs.npz"  # tests/reference_numbers.py wrote it
+OUTPUTS = Path(__file__).parent / "outputs.npz"  # tests/helpers/reference_numbers.py wrote it

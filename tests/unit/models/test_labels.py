@@ -11,7 +11,7 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models import labels
 from ecgpipe.models.labels import Label
 
-SHIPPED = Path(__file__).parents[2] / "config" / "labels"
+SHIPPED = Path(__file__).parents[3] / "config" / "labels"
 MAX_OF_MIMIC = {
     "Poor data quality",
     "Premature ventricular contraction",

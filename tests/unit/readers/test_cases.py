@@ -17,7 +17,7 @@ from ecgpipe.preprocessing import preprocess
 from ecgpipe.preprocessing.segments import Windows, prepare
 from ecgpipe.readers import LEADS, Assumed, Recording, spelled
 
-CASES = Path(__file__).parents[3] / "shared" / "cases"
+CASES = Path(__file__).parents[4] / "shared" / "cases"
 NUMBERS = ("01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12")
 NOTHING = Assumed()
 

@@ -11,7 +11,7 @@ import safetensors.torch
 from benchmarks import ecg_fm, sides, stand_in
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def rows(device: str) -> list[sides.Row]:

@@ -18,7 +18,7 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.provenance import file_sha256
 from ecgpipe.workflow import settings_docs, validate
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def load(given: Mapping[str, Any]) -> Config:

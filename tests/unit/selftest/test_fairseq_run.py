@@ -266,7 +266,7 @@ def test_the_real_fairseq_signals_agrees_on_a_pretrained_network_of_its_own(
     tmp_path: Path, fairseq_python: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = tmp_path / "made.pt"
-    subprocess.run([fairseq_python, ROOT / "tests/fairseq_made.py", "wav2vec2_cmsc", made], check=True)
+    subprocess.run([fairseq_python, ROOT / "tests/helpers/fairseq_made.py", "wav2vec2_cmsc", made], check=True)
     (tmp_path / "input").mkdir()
     fixtures.write_recordings(tmp_path / "input")
     out = finish(tmp_path, torch.load(made, weights_only=True))

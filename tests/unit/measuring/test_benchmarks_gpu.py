@@ -14,7 +14,7 @@ import pytest
 from benchmarks import gpu, gpu_page
 from benchmarks.gpu_worker import Setup, Worker, run_step
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

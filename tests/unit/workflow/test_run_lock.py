@@ -32,8 +32,9 @@ def other_process(folder: Path) -> subprocess.CompletedProcess[str]:
     code = f"""
 import os
 from pathlib import Path
-from ecgpipe import atomic, outdir
-lock = outdir.take(Path({str(folder)!r}))
+from ecgpipe.core import atomic
+from ecgpipe.workflow import run_lock
+lock = run_lock.take(Path({str(folder)!r}))
 print(os.environ[atomic.RUN], end="")
 """
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -117,8 +118,9 @@ def test_what_a_killed_process_left_is_known_by_its_run_also_in_a_copy_and_after
     code = f"""
 import os
 from pathlib import Path
-from ecgpipe import atomic, outdir
-lock = outdir.take(Path({str(tmp_path / "out")!r}))
+from ecgpipe.core import atomic
+from ecgpipe.workflow import run_lock
+lock = run_lock.take(Path({str(tmp_path / "out")!r}))
 with atomic.whole(Path({str(tmp_path / "out/logits/part-00000.parquet")!r})) as path:
     path.write_text("half")
     os.kill(os.getpid(), 9)
@@ -184,7 +186,7 @@ def test_no_later_run_overwrites_a_file_that_is_called_as_its_results(tmp_path: 
 
 # A user's files
 
-LABELS = Path(__file__).parents[2] / "config/labels/mimic_iv_ecg.csv"
+LABELS = Path(__file__).parents[3] / "config/labels/mimic_iv_ecg.csv"
 
 WORDS = st.sampled_from(["a", "part-00007", "shard-00002", ".hidden", "run", "notes", "\u00e4 b\n", "recording"])
 ENDINGS = st.sampled_from([".parquet", ".arrow", ".json", ".csv", ".tmp", ".txt", ""])

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import scipy.io
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Ran(NamedTuple):

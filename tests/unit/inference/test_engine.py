@@ -115,8 +115,9 @@ def with_little_memory(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Di
         "none": wanted("none", SCORES * 4 // 5, [1], "--batch-size", "1"),
         "expected": wanted("expected", 10 * SEGMENTS * SCORES, [], "--batch-size", "1"),
     }
+    script = Path(__file__).parents[2] / "helpers" / "little_memory.py"
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[1] / "little_memory.py"), json.dumps(list(runs.values()))],
+        [sys.executable, script, json.dumps(list(runs.values()))],
         capture_output=True, text=True, check=True, timeout=300,
         env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"},  # Arrow's own takes a gigabyte in advance
     )  # fmt: skip

@@ -84,7 +84,7 @@ def test_the_golden_predictions(reference: Path, tmp_path: Path) -> None:
         pa.array([0.0] * len(records), pa.float32()),
     ]
     columns += [pa.array(column) for column in golden["logits"].T]
-    shipped = Path(__file__).parents[2] / "config" / "labels" / "mimic_iv_ecg.csv"
+    shipped = Path(__file__).parents[3] / "config" / "labels" / "mimic_iv_ecg.csv"
     table = pa.table(columns, schema=schemas.logits_schema(list(wanted.columns)))
     assert command(tmp_path, table, shipped.read_text(encoding="utf-8")) == 0
     made = pq.read_table(tmp_path / "predictions.parquet").to_pandas().set_index("record_id")

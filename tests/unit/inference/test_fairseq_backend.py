@@ -21,7 +21,7 @@ from ecgpipe.readers import LEADS
 from ecgpipe.selftest import fixtures
 from ecgpipe.workflow import validate
 
-MADE = Path(__file__).parents[1] / "fairseq_made.py"
+MADE = Path(__file__).parents[2] / "helpers" / "fairseq_made.py"
 
 
 def converted(folder: Path, *options: str) -> int:

@@ -1,8 +1,8 @@
 """What ecg-transform and the real fairseq-signals make of the recordings and the checkpoint of selftest/fixtures.py.
 
-    python tests/reference_numbers.py PYTHON
+    python tests/helpers/reference_numbers.py PYTHON
 
-writes ecgpipe/reference/outputs.npz, which `python -m ecgpipe verify` compares with. PYTHON is the interpreter of an
+writes ecgpipe/selftest/reference/outputs.npz, which `python -m ecgpipe verify` compares with. PYTHON is the interpreter of an
 environment that has fairseq-signals (workflow/envs/fairseq-signals.yaml). No code of ecgpipe computes any of it.
 """
 
@@ -24,7 +24,7 @@ from ecgpipe.inference import fairseq_backend
 from ecgpipe.selftest import fixtures
 
 LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
-OUTPUTS = Path(__file__).parents[1] / "ecgpipe" / "reference" / "outputs.npz"
+OUTPUTS = Path(__file__).parents[2] / "ecgpipe" / "selftest" / "reference" / "outputs.npz"
 KEPT = 10  # of the segments one sample in so many is shipped; the outputs speak for the others
 
 

@@ -35,7 +35,7 @@ from ecgpipe.readers import LEADS
 from ecgpipe.selftest import demo
 from ecgpipe.workflow.validate import load
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MIMIC = [label.name for label in labels.read(ROOT / "config/labels/mimic_iv_ecg.csv")]
 
 

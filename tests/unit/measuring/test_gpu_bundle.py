@@ -44,11 +44,17 @@ def test_of_the_requirements_some_optional_ones_come_along_in_the_versions_of_py
 
 def test_the_tests_marked_gpu_come_with_what_they_import_and_without_others() -> None:
     marked = gpu_bundle.gpu_tests()
-    assert ROOT / "tests" / "unit" / "test_gpu.py" in marked
-    assert ROOT / "tests" / "unit" / "test_engine.py" not in marked
+    assert ROOT / "tests" / "unit" / "inference" / "test_gpu.py" in marked
+    assert ROOT / "tests" / "unit" / "inference" / "test_engine.py" not in marked
     files = {str(path.relative_to(ROOT / "tests")) for path in gpu_bundle.with_helpers(marked)}
-    assert files >= {"conftest.py", "unit/conftest.py", "unit/test_gpu.py", "checkpoints.py", "segment_files.py"}
-    assert "unit/test_engine.py" not in files
+    assert files >= {
+        "conftest.py",
+        "unit/conftest.py",
+        "unit/inference/test_gpu.py",
+        "helpers/checkpoints.py",
+        "helpers/segment_files.py",
+    }
+    assert "unit/inference/test_engine.py" not in files
     assert "browser/conftest.py" not in files
 
 

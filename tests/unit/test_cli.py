@@ -99,12 +99,13 @@ def as_another_user(folder: Path, imports: str, code: str) -> str:
 
 READ = "pyarrow.parquet.read_schema({path!r})"
 OPEN = "open({path!r}, 'rb')"
-IMPORTS = "import sys, pyarrow.parquet; from ecgpipe import __main__, config, verdict; from pathlib import Path"
+IMPORTS = "import sys, pyarrow.parquet; from pathlib import Path; from ecgpipe import cli; "
+IMPORTS += "from ecgpipe.report import verdict; from ecgpipe.workflow import validate"
 MAIN = """
 def run(args):
     {what}
 verdict.run = run
-sys.exit(__main__.main(["verdict", "--run", "r", "--max-failed-fraction", "0", "--output", "o"]))
+sys.exit(cli.main(["verdict", "--run", "r", "--max-failed-fraction", "0", "--output", "o"]))
 """
 
 
@@ -127,7 +128,7 @@ def test_a_folder_that_this_user_may_not_write_to_asks_for_another_one(open_fold
 
 def test_a_checkpoint_that_this_user_may_not_read_is_refused_before_any_job(open_folder: Path) -> None:
     (open_folder / "x.pt").touch(mode=0o000)
-    code = f"config.load({{'input': '.', 'checkpoint': 'x.pt'}}, Path({str(ROOT)!r}))"
+    code = f"validate.load({{'input': '.', 'checkpoint': 'x.pt'}}, Path({str(ROOT)!r}))"
     said = as_another_user(open_folder, IMPORTS, code)
     assert "checkpoint: no permission to read 'x.pt'; see its permissions (`ls -l`), or give another file" in said
 

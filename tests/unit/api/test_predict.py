@@ -149,7 +149,8 @@ def test_a_tilde_is_the_home_folder_in_every_option(
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system ties no process to CPUs")
 def test_it_computes_with_the_cpus_that_it_may_use() -> None:
-    code = "import argparse, os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from ecgpipe import predict; "
+    code = "import argparse, os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    code += "from ecgpipe.api import predict; "
     code += "parser = argparse.ArgumentParser(); predict.add_arguments(parser); print(parser.parse_args(['x']).threads)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
 
