@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ecgpipe.core import config
-
 logger = logging.getLogger(__name__)
+
+MIMIC_IV_ECG = "config/labels/mimic_iv_ecg.csv"  # what ECG-FM's released classifier was trained on
 
 
 class Section(BaseModel):
@@ -188,7 +188,7 @@ class Config(Section):
         description="what the checkpoint file's SHA-256 must be; null: as the hub states",
     )
     labels: Annotated[str, APART] = Field(
-        config.MIMIC_IV_ECG,
+        MIMIC_IV_ECG,
         min_length=1,
         description="a label CSV: names and aggregation of the model's outputs, in order; or index, which calls them "
         "output_00, output_01, ...",
@@ -260,6 +260,3 @@ def _fields(sections: list[str], model: type[BaseModel]) -> list[str]:
             return []
         model = annotation
     return list(model.model_fields)
-
-
-MIMIC_IV_ECG = "config/labels/mimic_iv_ecg.csv"  # what ECG-FM's released classifier was trained on

@@ -54,7 +54,10 @@ class Scanned(NamedTuple):
 
 
 def write(
-    inputs: Sequence[str], given: settings.Manifest, outdir: Path, check: Callable[[pa.Table, pa.Table], None]
+    inputs: Sequence[str],
+    given: settings.Manifest,
+    outdir: Path,
+    check: Callable[[pa.Table, pa.Table], None] | None = None,
 ) -> None:
     """Scan the inputs and write `manifest.json`, `files.parquet`, and each `shard-*.parquet` that is new or changed.
 
@@ -63,7 +66,7 @@ def write(
         given: How they are cut.
         outdir: The folder `manifest/`.
         check: Called with `Scanned.recordings` and `Scanned.files` before anything is written; raises what stops the
-            run.
+            run. None: nothing is checked.
 
     Raises:
         EcgpipeError: There are no recordings, two of one name, or `check` refuses them.
@@ -75,7 +78,8 @@ def write(
     if not len(recordings):
         raise EcgpipeError(_nothing_found(inputs, reasons))
     _check_ids(recordings)
-    check(recordings, files)
+    if check:
+        check(recordings, files)
 
     try:
         recordings = incremental.stamped(recordings, files)

@@ -7,7 +7,6 @@ fairseq-signals computes on this machine. Exit 0: the numbers are the same. Exit
 """
 
 import argparse
-import importlib
 import json
 import logging
 import math
@@ -17,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,12 +25,15 @@ import torch
 from scipy.special import expit
 
 from ecgpipe import __version__
-from ecgpipe.core import atomic
+from ecgpipe.core import atomic, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.provenance import source_sha256
-from ecgpipe.inference import engine, fairseq_backend, fairseq_forward, segment_files
+from ecgpipe.inference import aggregate, engine, fairseq_backend, fairseq_forward, infer, segment_files
+from ecgpipe.inputs import manifest
+from ecgpipe.models import checkpoint
 from ecgpipe.models.description import Description, describe
+from ecgpipe.preprocessing import preprocess
 from ecgpipe.selftest import fairseq_run, fixtures
 from ecgpipe.selftest.reference import OUTPUTS
 
@@ -213,14 +216,14 @@ def compute(folder: Path, device: str, precision: str, threads: int) -> tuple[di
     names |= {name: f"{name}.parquet" for name in ("records", "logits", "embeddings", "attention", "predictions")}
     at = {name: folder / file for name, file in names.items()} | {"labels": labels, "timing": folder / "timing.json"}
     with _quiet():
-        _stage("manifest", at, "--input", str(recordings), "--outdir", str(folder / "manifest"))
-        _stage("preprocess", at, "--shard", str(folder / "manifest/shard-00000.parquet"), named=("segments", "records"))
+        manifest.write([str(recordings)], settings.Manifest(), folder / "manifest")
+        _stage(preprocess, at, "--shard", str(folder / "manifest/shard-00000.parquet"), named=("segments", "records"))
         source = ("--source", str(folder / "recipe.pt"))
-        _stage("checkpoint", at, *source, named=("labels", "weights", "description"))
+        _stage(checkpoint, at, *source, named=("labels", "weights", "description"))
         how = ("--device", device, "--precision", precision, "--threads", str(threads))
         files = ("weights", "description", "segments", "logits", "embeddings", "attention", "timing")
-        _stage("infer", at, *how, named=files)
-        _stage("aggregate", at, named=("logits", "labels", "predictions"))
+        _stage(infer, at, *how, named=files)
+        _stage(aggregate, at, named=("logits", "labels", "predictions"))
     contents = segment_files.look_at([at["segments"]])
     buffer = torch.empty(contents.segments, contents.leads, contents.samples)
     keys, signals = next(segment_files.read([at["segments"]], [buffer]))
@@ -297,9 +300,8 @@ def refuse(checks: Sequence[Check], mend: str) -> None:
         raise EcgpipeError(f"verify: the numbers are not fairseq-signals': {', '.join(differing)}; {mend}")
 
 
-def _stage(name: str, at: Mapping[str, Path], *options: str, named: Sequence[str] = ()) -> None:
+def _stage(module: ModuleType, at: Mapping[str, Path], *options: str, named: Sequence[str] = ()) -> None:
     """Run a stage as its command does, with the files of these names as its options of the same names."""
-    module = importlib.import_module(f"ecgpipe.{name}")
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     files = [text for file in named for text in (f"--{file}", str(at[file]))]

@@ -373,7 +373,7 @@ def test_what_has_no_permission_is_a_row_with_the_problem(tmp_path: Path) -> Non
             (root / "in" / secret).chmod(0)
         # Whoever may not read the folder of Python itself may still use what is imported.
         code = (
-            "import json, os, sys; from ecgpipe import readers; from ecgpipe.inputs import manifest; import ecgpipe.readers.hdf5\n"
+            "import json, os, sys; from ecgpipe.inputs import manifest; import ecgpipe.readers.hdf5\n"
             "os.setgid(65534); os.setuid(65534); found = manifest.scan(sys.argv[1:])\n"
             "print(json.dumps([found.recordings.to_pylist(), found.files.to_pylist()]))"
         )

@@ -134,10 +134,7 @@ def test_a_head_of_a_version_that_computes_something_else_is_refused(
 ) -> None:
     embeddings(tmp_path)
     path, _ = head(tmp_path, "A")
-    if meaning == "infer":
-        monkeypatch.setitem(schemas.MEANING, meaning, 2)  # type: ignore[attr-defined]
-    else:
-        monkeypatch.setitem(MEANING, meaning, 2)
+    monkeypatch.setitem(provenance.MEANING if meaning == "infer" else MEANING, meaning, 2)
     embeddings(tmp_path)
     assert aggregate(tmp_path, "--embeddings", str(tmp_path / "embeddings.parquet"), "--heads", str(path)) == 2
     assert "a version of ecgpipe that computes something else" in capsys.readouterr().err

@@ -221,7 +221,7 @@ def test_asking_for_any_amount_of_memory_is_a_memory_error(tmp_path: Path) -> No
 PROGRAM = """
     import ctypes, itertools, sys, time
     from pathlib import Path
-    from ecgpipe.survive import crashes
+    from ecgpipe.readers.isolation import crashes
 
     def work(crashed, begin):
         for row in itertools.count():

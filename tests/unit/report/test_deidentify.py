@@ -118,8 +118,11 @@ def outside_brackets(error: ast.Call) -> list[str]:
 
 # By file, what is put into a reason outside of brackets, and is of ecgpipe's own words, a format's name or a setting.
 OWN_WORDS = {
-    "prepare.py": {"what", "windows.segment_s"},
-    "preprocess.py": {"UnreadableError(problem)", "UnreadableError(row['problem'])"},  # made in listed and folders
+    "preprocessing/segments.py": {"what", "windows.segment_s"},
+    "preprocessing/preprocess.py": {
+        "UnreadableError(problem)",
+        "UnreadableError(row['problem'])",
+    },  # made in listed and folders
     "readers/__init__.py": {"UnreadableError(missing(format_name, needs, extra))"},
     "readers/cardiosoft.py": {"_NAME", "tag"},
     "readers/columns.py": {"known"},  # a rate, by what is said elsewhere
