@@ -38,7 +38,7 @@ def snakemake_of(root: Path, folder: Path, *options: str, **settings: object) ->
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--cores", "2", *options]
     command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
     done = subprocess.run(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=600
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=1800
     )
     return Ran(done.returncode, done.stdout)
 
