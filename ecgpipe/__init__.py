@@ -5,6 +5,8 @@ docs/architecture.md says what is where.
 
 from typing import TYPE_CHECKING, Any
 
+from ecgpipe.core.errors import EcgpipeError as EcgpipeError
+
 if TYPE_CHECKING:
     from ecgpipe.api.ecgfm import ECGFM as ECGFM
 

@@ -65,7 +65,7 @@ class Explained(NamedTuple):
 
     @property
     def numbers(self) -> dict[str, np.ndarray]:
-        """What `tables.JUDGED` names, (segments,) each."""
+        """What `schemas.JUDGED` names, (segments,) each."""
         return {
             "logit": self.logit,
             "baseline_logit": self.baseline_logit,
@@ -290,7 +290,7 @@ def per_lead(record_id: str, label: str, attribution: np.ndarray) -> pa.Table:
         attribution: (segments, 12, samples).
 
     Returns:
-        The columns of `tables.ATTRIBUTION_LEADS`: what speaks for the label and what against it, and the lead's share
+        The columns of `schemas.ATTRIBUTION_LEADS`: what speaks for the label and what against it, and the lead's share
         in both together.
     """
     favour = np.maximum(attribution, 0).sum(axis=(0, 2), dtype=np.float64)  # (12,)

@@ -1,4 +1,4 @@
-"""Two finished runs: what each says of its making, and which recordings both have."""
+"""Two finished runs, compared: what each says of its making, their labels, embeddings and recordings."""
 
 import json
 import logging
@@ -163,7 +163,7 @@ def of_labels(
         names: The labels that both have.
 
     Returns:
-        Rows of `tables.COMPARED_LABELS`; by label, the histogram of each run as shares of its recordings; and of each
+        Rows of `schemas.COMPARED_LABELS`; by label, the histogram of each run as shares of its recordings; and of each
         recording that both have the largest `change`, the number of its `label`, and its value in `a` and `b`, NaN
         without one.
     """
@@ -277,7 +277,7 @@ def changes(
     distances: np.ndarray | None,
     signals: pa.Array,
 ) -> pa.Table:
-    """The recordings that both runs have, as `tables.COMPARED_RECORDINGS` has them.
+    """The recordings that both runs have, as `schemas.COMPARED_RECORDINGS` has them.
 
     Args:
         both: Two runs.
@@ -308,7 +308,7 @@ def changes(
 
 
 def only_in(here: Run, there: Run, name: str, rows: np.ndarray) -> pa.Table:
-    """The recordings that one run has a prediction for and the other has not, as `tables.COMPARED_ONLY` has them.
+    """The recordings that one run has a prediction for and the other has not, as `schemas.COMPARED_ONLY` has them.
 
     Args:
         here: The one.

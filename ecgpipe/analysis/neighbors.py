@@ -264,8 +264,8 @@ def approximately(
         random_state: Seed of the search, and of the sample that its recall is measured on.
 
     Returns:
-        What `exactly` yields; and `recall`, as `cosine.recall` has it, with `recall_queries`, the number of recordings
-        that it was measured on, drawn at random.
+        What `exactly` yields; and `recall`, as `cosine_similarity.recall` has it, with `recall_queries`, the number of
+        recordings that it was measured on, drawn at random.
     """
     import pynndescent  # here, because it takes seconds
 
@@ -318,7 +318,7 @@ def listed(mine: Side, theirs: Side, rows: np.ndarray, found: cosine_similarity.
         found: Their neighbours.
 
     Returns:
-        The columns of `tables.NEIGHBORS`; none where there are fewer neighbours than wanted.
+        The columns of `schemas.NEIGHBORS`; none where there are fewer neighbours than wanted.
     """
     of, rank = np.nonzero(found.rows >= 0)
     columns = [
@@ -373,7 +373,7 @@ def nearest(embeddings: Sequence[Path], record_ids: Sequence[str], count: int) -
 
 
 def _left_out(asked: Asked, some: slice | np.ndarray) -> tuple[np.ndarray | None, tuple[np.ndarray, np.ndarray] | None]:
-    """What `cosine.search` leaves out for some of the queries."""
+    """What `cosine_similarity.search` leaves out for some of the queries."""
     own = None if asked.own is None else asked.own[some]
     return own, None if asked.groups is None else (asked.groups[0][some], asked.groups[1])
 

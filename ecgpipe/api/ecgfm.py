@@ -296,7 +296,7 @@ def logits_table(
         given: The labels.
 
     Returns:
-        A table of `tables.logits_schema`.
+        A table of `schemas.logits_schema`.
     """
     columns = [np.asarray(record_ids, object), np.asarray(segments, np.int32), np.asarray(starts_s, np.float32)]
     return pa.table([*columns, *logits.T], schema=schemas.logits_schema([label.name for label in given]))

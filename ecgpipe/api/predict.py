@@ -109,7 +109,7 @@ def find(given: Sequence[str]) -> pa.Table:
         given: Files, folders, globs and tables.
 
     Returns:
-        Rows of `tables.MANIFEST`, in the order of what was given.
+        Rows of `schemas.MANIFEST`, in the order of what was given.
     """
     parts = [schemas.MANIFEST.empty_table()]
     headers = {path.removesuffix(".hea") for path in given if path.endswith(".hea")}

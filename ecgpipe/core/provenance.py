@@ -45,7 +45,7 @@ MEANING = {
     "verify": 1,
 }
 
-# What makes two runs' predictions comparable, by the keys of `tables.scores`, in words.
+# What makes two runs' predictions comparable, by the keys of `provenance.scores`, in words.
 _SCORES = {
     "checkpoint_sha256": "checkpoint",
     "preprocess": "preprocessing",
@@ -119,7 +119,7 @@ def difference(made: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """How predictions that something was fitted to differ from those that it is to be used on.
 
     Args:
-        made: What `tables.scores` says of the first, or more.
+        made: What `provenance.scores` says of the first, or more.
         here: The same of the second, as far as it is known.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The columns of every result file, in one place, and what its metadata says of its making."""
+"""The columns of every result file, in one place."""
 
 import re
 from collections.abc import Sequence

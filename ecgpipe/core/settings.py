@@ -234,7 +234,7 @@ def sha256(stage: str, given: Section) -> str:
 
 
 def marked(stage: str, given: Section, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a result, as `tables.inherited` gives them, with the settings of the stage that writes it."""
+    """Facts of a result, as `provenance.inherited` gives them, with the settings of the stage that writes it."""
     return {**facts, KEY: {**facts.get(KEY, {}), stage: sha256(stage, given)}}
 
 

@@ -30,7 +30,7 @@ MOST_VALUES = 30
 SAID = ("auroc", "auprc", "sensitivity", "specificity", "brier", "ece")
 
 
-# Said where thresholds, a calibration or heads were fitted: `fitted.refuse_overlap` has seen to it.
+# Said where thresholds, a calibration or heads were fitted: `leakage.refuse_overlap` has seen to it.
 APART = "None of the recordings evaluated here was among those."
 
 
@@ -208,7 +208,7 @@ def measure(
         seed: Of the resamples.
 
     Returns:
-        A table of `tables.METRICS`.
+        A table of `schemas.METRICS`.
     """
     thresholds = list(labels.thresholds(given).values())
     rows: list[dict[str, Any]] = []
@@ -239,7 +239,7 @@ def measure(
 
 
 def points(found: Truth) -> pa.Table:
-    """The curves of all labels that have both classes, a table of `tables.CURVES`."""
+    """The curves of all labels that have both classes, a table of `schemas.CURVES`."""
     pieces = []
     for number, name in enumerate(found.names):
         known = ~np.isnan(found.true[:, number])
@@ -404,7 +404,7 @@ def _defined(value: float) -> float | None:
 
 
 def _piece(label: str, curve: str, **columns: np.ndarray) -> pa.Table:
-    """Some rows of `tables.CURVES`; columns that are not given are null."""
+    """Some rows of `schemas.CURVES`; columns that are not given are null."""
     length = len(columns["x"])
     given: dict[str, Any] = {"label": [label] * length, "curve": [curve] * length}
     given |= {name: pa.array(values, from_pandas=True) for name, values in columns.items()}

@@ -74,8 +74,8 @@ def after_the_scan(asked: "Evaluation", label_csv: str | None, recordings: pa.Ta
     Args:
         asked: The settings of the evaluation.
         label_csv: Whose labels it is about; None: those of the mapping.
-        recordings: `tables.MANIFEST`, then the inputs' own columns.
-        files: `tables.FILES`, of which a table that looks like true labels is named where none are given.
+        recordings: `schemas.MANIFEST`, then the inputs' own columns.
+        files: `schemas.FILES`, of which a table that looks like true labels is named where none are given.
 
     Raises:
         EcgpipeError: No recording has a true label, none of the split has, a column or label is unknown, or a value is

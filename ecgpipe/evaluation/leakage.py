@@ -41,7 +41,7 @@ class Sample(NamedTuple):
     signals: pa.Array  # (recordings,) `signal_hash`, null where there is none
     patients: pa.Array | None  # (recordings,), null where nobody knows; None where no column was named
     heads: tuple[str, ...]  # labels of heads with true labels, which nothing is fitted to
-    scores: dict[str, Any]  # `tables.scores` of the predictions, and `aggregation` by label
+    scores: dict[str, Any]  # `provenance.scores` of the predictions, and `aggregation` by label
     settings: dict[str, Any]  # `config` of the run's run.json
     facts: dict[str, Any]  # what is told of the fit: `on`, `recordings`, ...
 
@@ -88,7 +88,7 @@ def scores(predictions: Sequence[Path]) -> dict[str, Any]:
         predictions: All `predictions/part-*.parquet`.
 
     Returns:
-        `tables.scores`, and `aggregation` by label.
+        `provenance.scores`, and `aggregation` by label.
 
     Raises:
         EcgpipeError: The parts are not of one kind.
@@ -113,7 +113,8 @@ def sample(args: argparse.Namespace) -> Sample:
         The recordings to fit on.
 
     Raises:
-        EcgpipeError: The run is not finished, as of `truth.read`, or nothing is known of any recording of the split.
+        EcgpipeError: The run is not finished, as of `ground_truth.read`, or nothing is known of any recording of
+            the split.
     """
     if (args.split is None) != (args.on is None):
         raise EcgpipeError("--split, --on: one says which column, the other which value; give both or neither")

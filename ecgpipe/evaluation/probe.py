@@ -330,7 +330,7 @@ def _measured(
     groups: np.ndarray,
     args: argparse.Namespace,
 ) -> list[dict[str, object]]:
-    """Rows of `tables.PROBE`."""
+    """Rows of `schemas.PROBE`."""
     thresholds = np.full(len(names), labels.DEFAULT_THRESHOLD)
     found = metrics.measure(true, probability, thresholds, groups, args.resamples, args.seed)
     return [

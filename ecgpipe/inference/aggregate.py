@@ -58,13 +58,13 @@ def predict(logits: pa.Table, wanted: Sequence[Label], calibrated: Calibration |
     """Aggregate the probabilities of each recording's segments, label by label.
 
     Args:
-        logits: A table of `tables.logits_schema`; the rows of a recording follow one another.
+        logits: A table of `schemas.logits_schema`; the rows of a recording follow one another.
         wanted: Labels that `logits` has columns of; `mean` or `max` is taken of sigmoid(logit), as ECG-FM's tutorial
             does (notebooks/infer_quickstart.ipynb of https://github.com/bowang-lab/ECG-FM).
         calibrated: What to make of them then; None to leave them as they are.
 
     Returns:
-        A table of `tables.predictions_schema`, one row per recording in the same order, probabilities in float64.
+        A table of `schemas.predictions_schema`, one row per recording in the same order, probabilities in float64.
 
     Raises:
         EcgpipeError: A logit is NaN or infinite, as an older ecgpipe or another program may have written it.
@@ -105,7 +105,7 @@ def with_heads(
     """Append what heads say of the recordings.
 
     Args:
-        predictions: A table of `tables.predictions_schema`.
+        predictions: A table of `schemas.predictions_schema`.
         paths: Of the heads.
         embeddings: The same part's `embeddings/part-*.parquet`.
 

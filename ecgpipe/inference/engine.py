@@ -141,7 +141,7 @@ def run(
     Args:
         network: On `device`.
         paths: The shards.
-        contents: What they hold, by `shards.look_at`.
+        contents: What they hold, by `segment_files.look_at`.
         device: Where the network is.
         batch_size: Segments at a time. Where memory runs out they are halved, for this batch and all that follow.
         with_attention: Whether to compute the attention.

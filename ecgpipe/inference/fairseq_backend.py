@@ -115,7 +115,7 @@ def results(
         python: The interpreter of an environment that has it.
         description: The run's `checkpoint/model.json`, which names the .pt file.
         paths: The shards.
-        contents: What they hold, by `shards.look_at`.
+        contents: What they hold, by `segment_files.look_at`.
         device: Where it computes.
         batch_size: Segments at a time.
         with_attention: Whether to keep the attention.

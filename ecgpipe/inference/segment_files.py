@@ -24,7 +24,7 @@ class Contents(NamedTuple):
     leads: int
     samples: int  # of each segment
     segments: int
-    origin: dict[str, Any]  # what they say of their making, as `tables.inherited`
+    origin: dict[str, Any]  # what they say of their making, as `provenance.inherited`
 
 
 class Keys(NamedTuple):

@@ -73,7 +73,7 @@ def joined(recordings: pa.Table, prefix: str, layout: Layout) -> tuple[pa.Table,
     """Give the recordings of a dataset's folder their metadata.
 
     Args:
-        recordings: Those found in the folder, with the columns of `tables.MANIFEST`.
+        recordings: Those found in the folder, with the columns of `schemas.MANIFEST`.
         prefix: What their ids have before their path below the folder: "" or a path that ends in a slash.
         layout: What the folder was recognised as.
 

@@ -38,7 +38,7 @@ class Account:
     """What a scan has found so far, kept as columns.
 
     Args:
-        ptbxl: As `layouts.recognise`.
+        ptbxl: As `datasets.recognise`.
     """
 
     def __init__(self, ptbxl: str) -> None:

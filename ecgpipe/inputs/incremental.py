@@ -36,8 +36,8 @@ def stamped(recordings: pa.Table, files: pa.Table) -> pa.Table:
     """Fill in how large the files of each recording are, and when one of them was changed last.
 
     Args:
-        recordings: The columns of `tables.MANIFEST`, and metadata.
-        files: `tables.FILES`, with the parts of recordings.
+        recordings: The columns of `schemas.MANIFEST`, and metadata.
+        files: `schemas.FILES`, with the parts of recordings.
 
     Returns:
         The same rows with `bytes`, `modified` and `stamp`, a checksum of the sizes and times of all; null where there

@@ -132,7 +132,7 @@ def recordings(path: Path, table: pa.Table) -> pa.Table:
         table: Its content. `path` alone must be there; `CONSUMED` says what else is understood.
 
     Returns:
-        The columns of `tables.MANIFEST` and the table's others, a row for each of its rows, in order. What is wrong
+        The columns of `schemas.MANIFEST` and the table's others, a row for each of its rows, in order. What is wrong
         with a row is its `problem`.
 
     Raises:

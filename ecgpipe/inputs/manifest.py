@@ -188,7 +188,7 @@ def _refuse_foreign(folder: Path, shards: Sequence[pa.Table | None]) -> None:
 def _remove_surplus(folder: Path, count: int) -> None:
     """Remove the shards of an earlier scan that was cut otherwise, before new ones are written, and the last one first.
 
-    A scan that is killed meanwhile leaves shards without a gap, which `growth.earlier` reads.
+    A scan that is killed meanwhile leaves shards without a gap, which `incremental.earlier` reads.
     """
     by_number = {results.number("manifest", path.name): path for path in folder.glob("shard-*")}
     surplus = {number: path for number, path in by_number.items() if number is not None and number >= count}

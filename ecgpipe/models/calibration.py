@@ -35,7 +35,7 @@ class Calibration(NamedTuple):
     method: str
     labels: dict[str, dict[str, Any]]  # by name, the method's parameters; labels that are not there stay as they are
     left: dict[str, str]  # by name, why a label stays as it is
-    scores: dict[str, Any]  # what it is for: `tables.scores`, and `aggregation` by label
+    scores: dict[str, Any]  # what it is for: `provenance.scores`, and `aggregation` by label
     fitted: dict[str, Any] | None  # `on`, `recordings`, `sha256` of the list of them, ...; None: it is an assumption
 
     @property
@@ -84,7 +84,7 @@ def refuse_foreign(made: Calibration, given: Sequence[Label], scores: Mapping[st
     Args:
         made: The calibration.
         given: The labels to predict, with their aggregation.
-        scores: What `tables.scores` says of the predictions at hand; None where it is not known yet.
+        scores: What `provenance.scores` says of the predictions at hand; None where it is not known yet.
 
     Raises:
         EcgpipeError: It was, or it has a label that is not there.

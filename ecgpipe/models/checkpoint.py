@@ -105,7 +105,7 @@ def open_source(uri: str, sha256: str | None = None, native: bool = True) -> Ope
         native: Whether ecgpipe's own network is to run it; fairseq-signals runs others too.
 
     Returns:
-        What it holds. Its tensors are still upstream's, in the file: `fairseq_signals.convert` makes ours of them.
+        What it holds. Its tensors are still upstream's, in the file: `fairseq_checkpoint.convert` makes ours of them.
 
     Raises:
         EcgpipeError: It cannot be had, is not the file that was expected, or not a checkpoint that ecgpipe runs.

@@ -1,4 +1,4 @@
-"""fairseq-signals' checkpoints: opened without executing anything, and turned into the tensors of model.py.
+"""fairseq-signals' checkpoints: opened without executing anything, and turned into the tensors of ecg_fm/network.py.
 
 The one place that knows upstream's names: fairseq_signals/models/{ecg_transformer,wav2vec2/wav2vec2_cmsc,
 classification/ecg_transformer_classifier}.py of https://github.com/Jwoo5/fairseq-signals.
@@ -21,7 +21,7 @@ from ecgpipe.models.description import Architecture
 from ecgpipe.models.ecg_fm.network import Network
 from ecgpipe.readers import LEADS
 
-# Upstream's names (`_name` in the configuration) for the networks that model.py computes.
+# Upstream's names (`_name` in the configuration) for the networks that ecg_fm/network.py computes.
 CLASSIFIERS = frozenset({"ecg_transformer_classifier"})  # the network below `encoder.`, and a head
 PRETRAINED = frozenset({"ecg_transformer", "wav2vec2", "wav2vec2_cmsc"})  # the network alone
 
@@ -168,13 +168,13 @@ def architecture(cfg: Mapping[str, Any], native: bool = True) -> Architecture:
 
     Args:
         cfg: Upstream's `cfg.model`.
-        native: Whether model.py is to compute it.
+        native: Whether ecg_fm/network.py is to compute it.
 
     Returns:
         The same in our names.
 
     Raises:
-        EcgpipeError: It describes a network that model.py does not compute, or none at all.
+        EcgpipeError: It describes a network that ecg_fm/network.py does not compute, or none at all.
     """
     kind = cfg.get("_name")
     if kind not in CLASSIFIERS | PRETRAINED:
@@ -269,7 +269,7 @@ def _layer(node: ast.expr) -> tuple[int, int, int]:
 
 
 def convert(state: Mapping[str, Any], arch: Architecture, where: str) -> dict[str, Tensor]:
-    """Turn upstream's tensors into those of `model.Network`, every one of them accounted for.
+    """Turn upstream's tensors into those of `network.Network`, every one of them accounted for.
 
     Args:
         state: Upstream's state dict.

@@ -225,7 +225,7 @@ def refuse_foreign(path: Path, given: Sequence[Label], scores: Mapping[str, Any]
     Args:
         path: The label CSV.
         given: Its labels. A threshold that a person wrote is taken as it is.
-        scores: What `tables.scores` says of the predictions at hand, or as much of it as is known yet.
+        scores: What `provenance.scores` says of the predictions at hand, or as much of it as is known yet.
 
     Raises:
         EcgpipeError: One was.

@@ -24,7 +24,7 @@ CROWDED = 2.0
 
 AMPLITUDES = [f"amplitude_mv_{lead}" for lead in LEADS]
 
-# The limb leads in order, and what is zero of them: Einthoven's law and Goldberger's leads, as in `prepare.DERIVED`.
+# The limb leads in order, and what is zero of them: Einthoven's law and Goldberger's leads, as in `segments.DERIVED`.
 LIMBS = LEADS[:6]
 EQUATIONS = np.array(
     [

@@ -178,7 +178,7 @@ def general(reason: str) -> str:
     """A reason without its particulars.
 
     Those stand in brackets, and a test holds all readers to it; nothing from the first one on is kept, which is more
-    than `tables.kind` leaves out of a foreign text. The file extension stands after a comma.
+    than `schemas.kind` leaves out of a foreign text. The file extension stands after a comma.
     """
     return re.sub(r"^(no known format), .*", r"\1", reason.partition(" (")[0], flags=re.DOTALL)
 

@@ -85,7 +85,7 @@ def draw(
     """Draw ten seconds of a recording.
 
     Args:
-        view: As `traces.coded` gives it.
+        view: As `waveform.coded` gives it.
         title: Over it.
         layout: Of LAYOUTS.
         colour: What lies behind the traces: "attention", a label that is attributed, or "none".

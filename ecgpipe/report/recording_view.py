@@ -56,7 +56,7 @@ def read(
         more: By record id, attributions that are in no file, as `attributed` gives them.
 
     Returns:
-        By record id `view`, as `traces.coded` gives it, and `note`; one of them is None. Ids of which the run has no
+        By record id `view`, as `waveform.coded` gives it, and `note`; one of them is None. Ids of which the run has no
         record are left out.
     """
     found, accounts = reread.rows(given.manifest, record_ids), reread.rows(given.records, record_ids)
@@ -129,7 +129,7 @@ def judged(attribution: np.ndarray, numbers: Mapping[str, np.ndarray]) -> str:
 
     Args:
         attribution: (segments, 12, samples).
-        numbers: The columns of `tables.attribution_schema`, (segments,) each.
+        numbers: The columns of `schemas.attribution_schema`, (segments,) each.
 
     Returns:
         Sentences.

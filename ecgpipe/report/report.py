@@ -175,7 +175,7 @@ def recordings(
 
     Args:
         chosen: Rows of examples.parquet.
-        read: By record id, what `views.read` gives.
+        read: By record id, what `recording_view.read` gives.
         found: The rows of the page.
         records: All `records/shard-*.parquet`.
         paths: Whether recordings are called by their ids.
@@ -212,7 +212,7 @@ def bounded(read: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The recordings as far as their leads fit into the page, those after that without: long and noisy ones are large.
 
     Args:
-        read: By record id, in the order of choice, what `views.read` gives.
+        read: By record id, in the order of choice, what `recording_view.read` gives.
 
     Returns:
         The same, with None in place of a view that would make the page too large.

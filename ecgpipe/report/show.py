@@ -127,7 +127,7 @@ def attributions(
     sources: reread.Sources,
     account: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Attribute the recording to the labels that are asked for, as `views.attributed` gives it."""
+    """Attribute the recording to the labels that are asked for, as `recording_view.attributed` gives it."""
     from ecgpipe.analysis import attribute
     from ecgpipe.inference import devices, engine
     from ecgpipe.models.ecg_fm import network as ecg_fm_network  # here, because PyTorch and Captum take five seconds

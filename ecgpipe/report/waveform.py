@@ -135,7 +135,7 @@ def coded(
     attributions: Sequence[Mapping[str, Any]],
     token_samples: tuple[int, int],
 ) -> dict[str, Any]:
-    """Everything that the page draws of a recording, for `packed.pack`.
+    """Everything that the page draws of a recording, for `payload.pack`.
 
     Args:
         twelve: As it was read, the leads by name.

@@ -165,7 +165,7 @@ def ask(python: Path, drawn: Sample, source: Path, threads: int) -> tuple[dict[s
         As of `answers`.
 
     Raises:
-        EcgpipeError: As of `upstream.opened`.
+        EcgpipeError: As of `fairseq_backend.opened`.
     """
     frames = []
     with fairseq_backend.opened(python, source, threads=threads) as (about, answer):

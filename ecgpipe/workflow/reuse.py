@@ -223,7 +223,7 @@ def _of_other_inputs(outdir: Path, kept: Sequence[Result], shards_per_part: int)
 
 
 def _together(sha256s: Sequence[str]) -> str:
-    """As `tables.inherited` puts them together."""
+    """As `provenance.inherited` puts them together."""
     return sha256s[0] if len(sha256s) == 1 else provenance.digest(sha256s)
 
 

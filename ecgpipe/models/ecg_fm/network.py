@@ -3,7 +3,7 @@
 Read from top to bottom: four strided convolutions turn 2,500 samples of 12 leads into 156 tokens, a convolution over
 the tokens adds where they stand, twelve transformer layers mix them, their mean is the embedding, and a linear head
 gives the logits. Everything that has a size is read from the checkpoint; the tensor names here are those of
-`model.safetensors`, and `fairseq_signals.py` is the one place that knows fairseq-signals' own names.
+`model.safetensors`, and `models/fairseq_checkpoint.py` is the one place that knows fairseq-signals' own names.
 
 A segment may end in zeros that only fill it up. Its tokens that lie wholly in the signal are its own, and nothing
 attends to the others; but the group norm takes its mean and variance over the whole segment and the convolution over

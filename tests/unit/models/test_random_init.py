@@ -50,7 +50,7 @@ def test_a_seed_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_weights_are_drawn_as_fairseq_signals_draws_them() -> None:
-    """What its modules say: see `untrained.weights`. A sample's standard deviation is off by 1 / sqrt(2 n)."""
+    """What its modules say: see `random_init.weights`. A sample's standard deviation is off by 1 / sqrt(2 n)."""
     cfg = {**checkpoints.CFG, "encoder_embed_dim": 96, "encoder_ffn_embed_dim": 128, "num_labels": 40}
     cfg |= {"conv_feature_layers": "[(64, 2, 2)] * 2", "conv_bias": True, "encoder_layers": 1}
     arch = fairseq_checkpoint.architecture(cfg)

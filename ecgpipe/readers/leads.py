@@ -1,1 +1,0 @@
-"""The leads by name, in the spellings that files have."""
