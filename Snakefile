@@ -54,12 +54,12 @@ onstart:
 
 
 onsuccess:
-    cluster.forget(Path(OUT))
+    slurm.forget(Path(OUT))
     remove_surplus()
     print(closing_words())
 
 
 onerror:
-    cluster.forget(Path(OUT))
+    slurm.forget(Path(OUT))
     remove_outdated_report()
     print(mistakes())

@@ -118,7 +118,7 @@ function scales(width, millivolts) {
 
 /** Draw ten seconds of a recording into an element.
  *
- * view: as ecgpipe/traces.py codes it. options: `layout` of LAYOUTS, `wash` ("none", "attention" or the number of an
+ * view: as report/waveform.py codes it. options: `layout` of LAYOUTS, `wash` ("none", "attention" or the number of an
  * attribution), `from` in seconds, `name` for who hears the page. Returns the svg.
  */
 function paper(parent, view, options) {
