@@ -222,18 +222,8 @@ def _folder(
 
     `ours` is which of the folders of results this is or lies in, by its name; None where it is none.
     """
-    try:
-        entries = patiently(lambda: _entries(folder), folder)
-    except OSError as error:
-        if error.errno in _GONE:
-            raise EcgpipeError(
-                f"input: the folder {folder!r} went away meanwhile ({error.strerror}); bring it back and run again"
-            ) from error
-        name = input_tables.printable(folder.rpartition("/")[2])
-        what = f"no permission to look into a folder ({name})"
-        if not isinstance(error, PermissionError):
-            what = f"a folder cannot be looked into ({name}: {error.strerror})"
-        account.unreadable(below, f"{folder}/", what)
+    entries = _listed(account, folder, below)
+    if entries is None:
         return
     if ours is None and results.is_folder_of_results(folder, {entry.name for entry in entries}):
         ours = ""
@@ -287,16 +277,38 @@ def _folder(
     if challenge and datasets.CHALLENGE not in account.layouts:
         account.layouts.append(datasets.CHALLENGE)
     if layout is not None:
-        account.flush()
-        account.in_layout = False
-        inside = pa.concat_tables([schemas.MANIFEST.empty_table(), *account.recordings[start:]])
-        inside, missing = datasets.joined(inside, input_tables.printable(below), layout)
-        account.recordings[start:] = [inside]
-        account.layouts += [] if layout.name in account.layouts else [layout.name]
-        account.not_on_disk += missing
-        logger.info("%s is %s, recordings: %d", input_tables.printable(folder), layout.name, len(inside))
-        if missing:
-            logger.warning("recordings that its table lists and that are not there: %d", missing)
+        _join_metadata(account, folder, below, layout, start)
+
+
+def _listed(account: Account, folder: str, below: str) -> list[os.DirEntry[str]] | None:
+    """What is in a folder; None, and accounted for, where it cannot be looked into."""
+    try:
+        return patiently(lambda: _entries(folder), folder)
+    except OSError as error:
+        if error.errno in _GONE:
+            raise EcgpipeError(
+                f"input: the folder {folder!r} went away meanwhile ({error.strerror}); bring it back and run again"
+            ) from error
+        name = input_tables.printable(folder.rpartition("/")[2])
+        what = f"no permission to look into a folder ({name})"
+        if not isinstance(error, PermissionError):
+            what = f"a folder cannot be looked into ({name}: {error.strerror})"
+        account.unreadable(below, f"{folder}/", what)
+        return None
+
+
+def _join_metadata(account: Account, folder: str, below: str, layout: datasets.Layout, start: int) -> None:
+    """Join a dataset's own tables to the recordings that were found in it, those from `start` on."""
+    account.flush()
+    account.in_layout = False
+    inside = pa.concat_tables([schemas.MANIFEST.empty_table(), *account.recordings[start:]])
+    inside, missing = datasets.joined(inside, input_tables.printable(below), layout)
+    account.recordings[start:] = [inside]
+    account.layouts += [] if layout.name in account.layouts else [layout.name]
+    account.not_on_disk += missing
+    logger.info("%s is %s, recordings: %d", input_tables.printable(folder), layout.name, len(inside))
+    if missing:
+        logger.warning("recordings that its table lists and that are not there: %d", missing)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

@@ -1,6 +1,7 @@
 """The settings of each stage, made of those that the user gave and of the files that they name."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.provenance import file_sha256
 from ecgpipe.models import labels
+from ecgpipe.models.labels import Label
 
 SEEN = "checkpoint-file.json"  # the SHA-256 of a local checkpoint, and of what path, size and time it was then
 
@@ -28,43 +30,62 @@ def of_run(given: Config, checkpoint_content: str, certain: bool) -> dict[str, S
     Raises:
         EcgpipeError: A file cannot be read.
     """
-    by_index = given.labels_by_index
-    rows = [] if by_index else labels.read(Path(given.labels))
-    labels_sha256 = "index" if by_index else file_sha256(Path(given.labels))
-    calibration_sha256 = file_sha256(Path(given.calibration)) if given.calibration else None
-    heads_sha256 = [file_sha256(Path(path)) for path in given.heads]
-    truth_sha256 = file_sha256(Path(given.evaluation.truth)) if given.evaluation.truth else None
-    aggregation: Any = "index" if by_index else {label.name: label.aggregation for label in rows}
-    thresholds: Any = "index" if by_index else labels.thresholds(rows)
-    chosen = [label.threshold_from["scores"] for label in rows if label.threshold_from]
+    rows = None if given.labels_by_index else labels.read(Path(given.labels))
+    files = _file_sha256s(given)
     reading = settings.Preprocess(**given.preprocess.model_dump())
-    shown = {
-        "labels": given.labels,
-        "labels_sha256": labels_sha256,
-        "attention": given.inference.attention,
-        "attribution": given.attribution.recordings > 0,
-        "paths": given.report.paths,
-        "reading": reading,
+    stages = {
+        **_of_inputs(given, rows, checkpoint_content, reading),
+        **_of_inference(given, rows, files, certain),
+        **_of_analysis(given, rows, files, reading),
+        **_of_pages(given, files, reading, certain),
     }
-    files = {"labels": labels_sha256, "calibration": calibration_sha256, "heads": heads_sha256, "truth": truth_sha256}
-    inference = given.inference
-    stages: dict[str, Section] = {
+    switched_off = {"attribute"} if not given.attribution.recordings else set()
+    switched_off |= {"evaluate"} if not given.evaluation.asked else set()
+    return {name: stage for name, stage in stages.items() if name not in switched_off}
+
+
+def _file_sha256s(given: Config) -> dict[str, Any]:
+    """The content of the files that are settings: `labels`, `calibration`, `heads` and `truth`."""
+    evaluation = given.evaluation
+    return {
+        "labels": "index" if given.labels_by_index else file_sha256(Path(given.labels)),
+        "calibration": file_sha256(Path(given.calibration)) if given.calibration else None,
+        "heads": [file_sha256(Path(path)) for path in given.heads],
+        "truth": file_sha256(Path(evaluation.truth)) if evaluation.truth else None,
+    }
+
+
+def _of_inputs(
+    given: Config, rows: Sequence[Label] | None, checkpoint_content: str, reading: settings.Preprocess
+) -> dict[str, Section]:
+    """The stages before inference; `rows` is None where outputs are called by their number."""
+    return {
         "checkpoint": settings.Checkpoint(
             source=given.checkpoint,
             sha256=given.sha256,
-            labels="index" if by_index else given.labels,
+            labels="index" if rows is None else given.labels,
             content=checkpoint_content,
-            label_names="index" if by_index else [label.name for label in rows],
-            backend=inference.backend,
+            label_names="index" if rows is None else [label.name for label in rows],
+            backend=given.inference.backend,
         ),
         "manifest": settings.Manifest(
             **given.manifest.model_dump(),
             inputs=given.inputs,
             evaluation=given.evaluation,
-            labels=None if by_index else given.labels,
+            labels=None if rows is None else given.labels,
             places=provenance.digest(os.path.abspath(path) for path in given.inputs),  # noqa: PTH100, keeps links
         ),
         "preprocess": reading,
+    }
+
+
+def _of_inference(
+    given: Config, rows: Sequence[Label] | None, files: Mapping[str, Any], certain: bool
+) -> dict[str, Section]:
+    """Inference, the choice of its precision, and the predictions."""
+    inference = given.inference
+    chosen = [label.threshold_from["scores"] for label in rows or () if label.threshold_from]
+    return {
         "precision": settings.Precision(certain=True, device=inference.device)
         if certain
         else settings.Precision(precision=inference.precision, max_drift=inference.max_drift, device=inference.device),
@@ -80,29 +101,56 @@ def of_run(given: Config, checkpoint_content: str, certain: bool) -> dict[str, S
             labels=given.labels,
             calibration=given.calibration,
             heads=given.heads,
-            aggregation=aggregation,
+            aggregation="index" if rows is None else {label.name: label.aggregation for label in rows},
             chosen_on=sorted({settings.digest(scores) for scores in chosen}),
-            calibration_sha256=calibration_sha256,
-            heads_sha256=heads_sha256,
+            calibration_sha256=files["calibration"],
+            heads_sha256=files["heads"],
         ),
+    }
+
+
+def _of_analysis(
+    given: Config, rows: Sequence[Label] | None, files: Mapping[str, Any], reading: settings.Preprocess
+) -> dict[str, Section]:
+    """The map, the recordings to show, attribution and evaluation."""
+    thresholds: Any = "index" if rows is None else labels.thresholds(rows)
+    return {
         "umap": settings.Umap(**given.umap.model_dump()),
         "examples": settings.Examples(labels=given.labels, thresholds=thresholds, recordings=given.report.recordings),
-        "attribute": settings.Attribute(**given.attribution.model_dump(), device=inference.device, reading=reading),
+        "attribute": settings.Attribute(
+            **given.attribution.model_dump(), device=given.inference.device, reading=reading
+        ),
         "evaluate": settings.Evaluate(
             **given.evaluation.model_dump(),
             labels=given.labels,
             calibration=given.calibration,
             heads=given.heads,
-            heads_sha256=heads_sha256,
-            truth_sha256=truth_sha256,
-            labels_sha256=labels_sha256,
-            calibration_sha256=calibration_sha256,
+            heads_sha256=files["heads"],
+            truth_sha256=files["truth"],
+            labels_sha256=files["labels"],
+            calibration_sha256=files["calibration"],
         ),
+    }
+
+
+def _of_pages(
+    given: Config, files: Mapping[str, Any], reading: settings.Preprocess, certain: bool
+) -> dict[str, Section]:
+    """What counts and shows all that."""
+    shown = {
+        "labels": given.labels,
+        "labels_sha256": files["labels"],
+        "attention": given.inference.attention,
+        "attribution": given.attribution.recordings > 0,
+        "paths": given.report.paths,
+        "reading": reading,
+    }
+    return {
         "summary": settings.Summary(
             config=settings.identity(given),
             resolved=given.model_dump(mode="json", exclude={"inference": {"fairseq_python"}}),
-            files=files,
-            attention=inference.attention,
+            files=dict(files),
+            attention=given.inference.attention,
             compared=not certain,
         ),
         "figures": settings.Figures(**shown),
@@ -111,9 +159,6 @@ def of_run(given: Config, checkpoint_content: str, certain: bool) -> dict[str, S
         ),
         "verdict": settings.Verdict(max_failed_fraction=given.max_failed_fraction),
     }
-    switched_off = {"attribute"} if not given.attribution.recordings else set()
-    switched_off |= {"evaluate"} if not given.evaluation.asked else set()
-    return {name: stage for name, stage in stages.items() if name not in switched_off}
 
 
 def checkpoint_identity(given: Config, outdir: Path) -> str:

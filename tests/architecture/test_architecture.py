@@ -84,6 +84,16 @@ def test_a_long_module_is_one_that_is_known() -> None:
     assert {name for name, source in SOURCES.items() if source.count("\n") > MOST_LINES} == LONG
 
 
+def test_no_function_is_longer_than_80_lines() -> None:
+    functions = [
+        (name, node.name, (node.end_lineno or 0) - node.lineno + 1)
+        for name, source in SOURCES.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert [function for function in functions if function[2] > 80] == []
+
+
 @pytest.mark.parametrize("name", [name for name in sorted(SOURCES) if name.endswith("__init__.py")])
 def test_the_file_of_a_package_is_empty_but_for_those_that_are_an_interface(name: str) -> None:
     assert not SOURCES[name] or name in ("__init__.py", "readers/__init__.py", "selftest/reference/__init__.py")

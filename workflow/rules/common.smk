@@ -29,6 +29,13 @@ except EcgpipeError as error:
     raise WorkflowError(str(error))
 
 OUT = SETTINGS.outdir.rstrip("/")
+
+
+wildcard_constraints:
+    shard=r"\d{5,}",
+    part=r"\d{5,}",
+
+
 REFUSED = False  # whether `refuse_foreign` has looked
 SIGNALS = []  # that told this run to stop
 STARTED = time.time()
