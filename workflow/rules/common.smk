@@ -32,8 +32,8 @@ OUT = SETTINGS.outdir.rstrip("/")
 
 
 wildcard_constraints:
-    shard=r"\d{5,}",
-    part=r"\d{5,}",
+    shard=r"\d+",
+    part=r"\d+",
 
 
 REFUSED = False  # whether `refuse_foreign` has looked
