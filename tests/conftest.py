@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Threads that wait sleep. By default they spin, and where more of them wait than there are cores, as in two processes of
-# tests with a workflow each, that takes the time of those that work: attribution 44 to 82 s instead of 14 to 17 on two cores.
+# Threads that wait sleep. By default they spin, and where more of them wait than there are cores, as in two processes
+# of tests with a workflow each, they take the time of those that work: attribution 44 to 82 s instead of 14 to 17 on
+# two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # A machine that has much else to do is no fault: no test asserts how long it takes.
