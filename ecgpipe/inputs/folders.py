@@ -43,7 +43,7 @@ class Account:
 
     def __init__(self, ptbxl: str) -> None:
         self.ptbxl = ptbxl
-        self.recordings: list[pa.Table] = []  # the columns of tables.MANIFEST, and metadata
+        self.recordings: list[pa.Table] = []  # the columns of schemas.MANIFEST, and metadata
         self.files: list[pa.Table] = []
         self.layouts: list[str] = []
         self.not_on_disk = 0

@@ -29,7 +29,7 @@ class Cut(NamedTuple):
     """Recordings in shards, and how they differ from those of the scan before."""
 
     shards: list[pa.Table | None]  # None where the shard is as it was
-    changes: pa.Table  # tables.CHANGES
+    changes: pa.Table  # schemas.CHANGES
 
 
 def stamped(recordings: pa.Table, files: pa.Table) -> pa.Table:

@@ -47,8 +47,8 @@ FOUND = "found.txt"
 class Scanned(NamedTuple):
     """What the inputs hold."""
 
-    recordings: pa.Table  # tables.MANIFEST, then the metadata's columns
-    files: pa.Table  # tables.FILES
+    recordings: pa.Table  # schemas.MANIFEST, then the metadata's columns
+    files: pa.Table  # schemas.FILES
     layouts: list[str]  # the datasets that folders were recognised as
     not_on_disk: int  # recordings that those datasets' tables list, and that are not there
 

@@ -1,11 +1,10 @@
 """Recordings of a finished run, read from their files once more: for what a few of them are shown or explained by."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ecgpipe.core import parquet, settings
+from ecgpipe.core import parquet
 from ecgpipe.core.config import Preprocess
 from ecgpipe.preprocessing import preprocess, quality
 from ecgpipe.preprocessing.segments import Prepared, Twelve, Windows, choose_leads, prepare
@@ -73,20 +72,6 @@ class Sources(NamedTuple):
     token_samples: tuple[int, int]  # step and span of the model's tokens
     windows: Windows  # how the run cut recordings
     assumed: Assumed  # what it assumed of files that do not say it themselves
-
-
-def sources(args: argparse.Namespace, given: settings.Shown, token_samples: tuple[int, int]) -> Sources:
-    """What `add_results_arguments` and the settings say of where recordings come from."""
-    windows, assumed = preprocess.as_read(given.reading)
-    return Sources(
-        manifest=parquet.numbered(args.manifest, "shard", args.shards),
-        records=parquet.numbered(args.records, "shard", args.shards),
-        attention=parquet.numbered(args.attention, "part", args.parts) if args.attention else [],
-        attribution=args.attribution,
-        token_samples=token_samples,
-        windows=windows,
-        assumed=assumed,
-    )
 
 
 def sources_of(outdir: Path, settings: dict[str, Any], token_samples: tuple[int, int]) -> Sources:

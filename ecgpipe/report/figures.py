@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     summaries = label_statistics.summarise(predictions, labels.thresholds(given))
     references = {label.name: label.reference_share for label in given if label.reference_share is not None}
     total = sum(pq.read_metadata(path).num_rows for path in predictions)
-    sources = reread.sources(args, asked, description.architecture.token_samples)
+    sources = recording_view.sources(args, asked, description.architecture.token_samples)
     figures: dict[str, Callable[[], Figure]] = {
         "account": lambda: account(content),
         "labels": lambda: positives(summaries, references, total),

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ecgpipe.core import parquet, schemas
-from ecgpipe.preprocessing import reread
+from ecgpipe.core import parquet, schemas, settings
+from ecgpipe.preprocessing import preprocess, reread
 from ecgpipe.preprocessing.reread import Sources
 from ecgpipe.preprocessing.segments import UnusableError, cut_up, resampled_samples
 from ecgpipe.readers import LEADS, UnreadableError
@@ -39,6 +39,20 @@ def add_results_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
     parser.add_argument("--examples", type=Path, required=True, help="examples.parquet: the recordings to show")
     parser.add_argument("--attribution", type=Path, help="attribution/attribution.parquet, where there is one")
+
+
+def sources(args: argparse.Namespace, given: settings.Shown, token_samples: tuple[int, int]) -> Sources:
+    """What `add_results_arguments` and the settings say of where recordings come from."""
+    windows, assumed = preprocess.as_read(given.reading)
+    return Sources(
+        manifest=parquet.numbered(args.manifest, "shard", args.shards),
+        records=parquet.numbered(args.records, "shard", args.shards),
+        attention=parquet.numbered(args.attention, "part", args.parts) if args.attention else [],
+        attribution=args.attribution,
+        token_samples=token_samples,
+        windows=windows,
+        assumed=assumed,
+    )
 
 
 def read(

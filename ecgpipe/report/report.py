@@ -21,7 +21,6 @@ from ecgpipe.core.atomic import whole
 from ecgpipe.evaluation import evaluate
 from ecgpipe.models import calibration, labels
 from ecgpipe.models.description import describe
-from ecgpipe.preprocessing import reread
 from ecgpipe.report import deidentify, evaluation_section, label_statistics, map_data, recording_view, rule_times
 from ecgpipe.report.payload import pack
 
@@ -88,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     content = json.loads(args.run.read_text(encoding="utf-8"))
     content = content if asked.paths else deidentify.without_paths(content)
     description = describe(args.description)
-    sources = reread.sources(args, asked, description.architecture.token_samples)
+    sources = recording_view.sources(args, asked, description.architecture.token_samples)
     predictions = parquet.numbered(args.predictions, "part", args.parts)
     given = labels.read_for(
         args.labels or settings.path("labels", asked.labels), pq.read_schema(predictions[0]).names, predictions[0]

@@ -6,7 +6,6 @@ in float32, and what the run wrote, in whichever precision that was.
 """
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +24,6 @@ from ecgpipe.preprocessing import reread
 from ecgpipe.preprocessing.reread import sources_of
 from ecgpipe.preprocessing.segments import UnusableError
 from ecgpipe.readers import UnreadableError
-
-logger = logging.getLogger(__name__)
 
 BATCH = 8  # segments that fairseq-signals gets at a time
 

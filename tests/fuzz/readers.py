@@ -50,20 +50,22 @@ def detect_format(data: bytes) -> None:
 
 def csv(data: bytes) -> None:
     """A recording as a CSV file."""
-    (FOLDER / "x.csv").write_bytes(data)
-    _read(FOLDER / "x.csv", "csv")
+    _write_and_read("x.csv", data, "csv")
 
 
 def cardiosoft(data: bytes) -> None:
     """A CardioSoft XML file."""
-    (FOLDER / "x.xml").write_bytes(data)
-    _read(FOLDER / "x.xml", "cardiosoft-xml")
+    _write_and_read("x.xml", data, "cardiosoft-xml")
 
 
 def ishne(data: bytes) -> None:
     """An ISHNE file; without a checksum, which would end every attempt."""
-    (FOLDER / "x.ecg").write_bytes(data[:8] + b"\0\0" + data[10:])
-    _read(FOLDER / "x.ecg", "ishne")
+    _write_and_read("x.ecg", data[:8] + b"\0\0" + data[10:], "ishne")
+
+
+def _write_and_read(name: str, data: bytes, format_name: str) -> None:
+    (FOLDER / name).write_bytes(data)
+    _read(FOLDER / name, format_name)
 
 
 def _read(path: Path, format_name: str) -> None:
