@@ -1,4 +1,4 @@
-"""ECG-FM over whole datasets: ecgpipe.ECGFM in Python, `python -m ecgpipe COMMAND` by hand, Snakemake for a dataset.
+"""ECG-FM over whole datasets: Snakemake for a dataset, `python -m ecgpipe COMMAND` by hand, ECGFM and Run in Python.
 
 docs/architecture.md says what is where.
 """
@@ -9,6 +9,7 @@ from ecgpipe.core.errors import EcgpipeError as EcgpipeError
 
 if TYPE_CHECKING:
     from ecgpipe.api.ecgfm import ECGFM as ECGFM
+    from ecgpipe.core.run import Run as Run
 
 __version__ = "0.1.0"
 
@@ -19,4 +20,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401, what a module's __getattr__ 
         from ecgpipe.api.ecgfm import ECGFM
 
         return ECGFM
+    if name == "Run":  # brings PyArrow
+        from ecgpipe.core.run import Run
+
+        return Run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,50 @@
+"""The options of commands that more than one command has: each is declared once, here.
+
+A command's settings are options too; `settings.add_arguments` makes them from the settings' model.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# By name, without the dashes, what `add_argument` takes.
+SHARED: Mapping[str, Mapping[str, Any]] = {
+    # Of a finished run.
+    "outdir": {"type": Path, "default": Path("results"), "help": "the folder of a run's results (default %(default)s)"},
+    # Of a run at work: what its rules name.
+    "run": {"type": Path, "help": "run.json"},
+    "weights": {"type": Path, "help": "checkpoint/model.safetensors"},
+    "description": {"type": Path, "help": "checkpoint/model.json"},
+    "manifest": {"type": Path, "help": "the folder manifest/"},
+    "records": {"type": Path, "help": "the folder records/"},
+    "shards": {"type": int, "help": "number of shards of the run (default: all in the folder)"},
+    "embeddings": {"type": Path, "help": "the folder embeddings/"},
+    "attention": {"type": Path, "help": "the folder attention/"},
+    "predictions": {"type": Path, "help": "the folder predictions/"},
+    "parts": {"type": int, "help": "number of parts of the run (default: all in the folder)"},
+    "umap": {"type": Path, "help": "umap/umap.parquet"},
+    "labels": {"type": Path, "help": "the label CSV"},
+    # Of the computation.
+    "device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N (default %(default)s)"},
+    "threads": {"type": int, "default": 1, "help": "CPU threads (default %(default)s)"},
+    "seed": {"type": int, "default": 42, "help": "of what is drawn at random (default %(default)s)"},
+    # Of what a command writes.
+    "output": {"type": Path, "help": "file to write"},
+}
+
+
+def add(parser: argparse.ArgumentParser, *names: str, required: bool = False, **different: object) -> None:
+    """Add shared options to a command.
+
+    Args:
+        parser: Of the command.
+        names: Of the options, as in `SHARED`.
+        required: Whether they must be given.
+        different: What these options have here that differs from `SHARED`, e.g. `help` or `default`.
+    """
+    for name in names:
+        declared = {**SHARED[name], **different}
+        if required:
+            declared = {**declared, "required": True}
+        parser.add_argument(f"--{name}", **declared)

@@ -1,0 +1,324 @@
+"""A finished run's results: where each file lies, what run.json says, and the tables as Arrow datasets.
+
+Whoever reads a run asks `Run`, and no other code builds the path of a result or indexes run.json.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ecgpipe.core import parquet, results
+from ecgpipe.core.config import Config
+from ecgpipe.core.errors import EcgpipeError
+
+# The folders of numbered files, `results.NUMBERED`.
+Folder = Literal["manifest", "segments", "records", "logits", "embeddings", "attention", "timing", "predictions"]
+
+
+class _Part(BaseModel):
+    """A part of run.json. What a later version adds is kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Counts(_Part):
+    """How many recordings there are, what became of them, and in how many of those used something was noticed."""
+
+    recordings: int
+    ok: int
+    skipped: int
+    failed: int
+    segments: int
+    hours: float  # of the signal that was used
+    duplicates: int = 0
+    other_files: int = 0
+    files: dict[str, int] = {}  # by role: recording, part, ignored
+    derived_leads: int = 0
+    missing_leads: int = 0
+    constant_leads: int = 0
+    clipped_leads: int = 0
+    flat_leads: int = 0
+    lead_suspicion: int = 0
+
+
+class Reason(_Part):
+    """Why some recordings were skipped or failed."""
+
+    status: str
+    reason: str
+    count: int
+
+
+class Code(_Part):
+    """The code that finished the run."""
+
+    version: str
+    source_sha256: str
+    commit: str | None
+
+
+class Scan(_Part):
+    """What one scan of the inputs found."""
+
+    recordings: int
+    added: int
+    changed: int
+    removed: int
+
+
+class Inputs(_Part):
+    """The recordings that went in."""
+
+    sha256: str | None = None
+    scans: tuple[Scan, ...] = ()
+
+
+class Checkpoint(_Part):
+    """The weights."""
+
+    uri: str
+    revision: str | None
+    sha256: str
+    random_weights: bool
+    labels: tuple[str, ...]  # in the order of the outputs
+
+
+class Throughput(_Part):
+    """How fast inference was."""
+
+    segments: int
+    seconds: float
+    segments_per_s: float | None
+
+
+class Precision(_Part):
+    """The precision of the inference."""
+
+    used: str | tuple[str, ...]  # a list where parts differ
+    parts: dict[str, int] = {}  # inferred in each precision; empty in an older run.json
+    recomputed_segments: int = 0
+    drift: dict[str, Any] | None = None  # what the precision stage found
+
+
+class Hardware(_Part):
+    """What inference ran on."""
+
+    inference: tuple[str, ...]
+    machines: tuple[dict[str, Any], ...] = ()
+
+
+class RunInfo(_Part):
+    """What run.json says. A key that an older version did not write has its default here."""
+
+    ecgpipe: str
+    finished: str  # ISO 8601
+    code: Code | None = None
+    made_by: dict[str, dict[str, int]] = {}  # by stage, how many files each version of ecgpipe wrote
+    inputs: Inputs = Inputs()
+    shards: int | None = None
+    parts: int | None = None
+    counts: Counts
+    reasons: tuple[Reason, ...] = ()
+    other_files: dict[str, int] = {}
+    layouts: tuple[Any, ...] = ()
+    checkpoint: Checkpoint
+    throughput: Throughput
+    calibration: dict[str, Any] | None = None
+    precision: Precision
+    hardware: Hardware
+    versions: dict[str, str] = {}
+    config: dict[str, Any]  # the settings as they were written; `Run.config` has them typed
+    settings: dict[str, str] = {}  # by stage the SHA-256 of the settings that made its results
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, by the folder of its results.
+
+    Example:
+        >>> from ecgpipe import Run
+        >>> run = Run("results")  # doctest: +SKIP
+        >>> run.info.counts.ok  # doctest: +SKIP
+        31
+        >>> run.predictions.to_table().to_pandas()  # doctest: +SKIP
+
+    Raises:
+        EcgpipeError: There is no such folder; and from the properties, what they name is not there or not readable.
+    """
+
+    outdir: Path
+
+    def __init__(self, outdir: str | Path) -> None:
+        """Take the folder of a run's results. Nothing is read yet."""
+        object.__setattr__(self, "outdir", Path(outdir))
+        if not self.outdir.is_dir():
+            raise EcgpipeError(f"outdir: there is no folder {outdir}; give the folder of a finished run's results")
+
+    @property
+    def run_json(self) -> Path:
+        """What the run was: read by `info`."""
+        return self.outdir / "run.json"
+
+    @property
+    def report_html(self) -> Path:
+        """The report."""
+        return self.outdir / "report.html"
+
+    @property
+    def model_json(self) -> Path:
+        """The description of the checkpoint, read by `models.description.describe`."""
+        return self.outdir / "checkpoint" / "model.json"
+
+    @property
+    def weights(self) -> Path:
+        """The weights of the checkpoint."""
+        return self.outdir / "checkpoint" / "model.safetensors"
+
+    @property
+    def umap_parquet(self) -> Path:
+        """The map of the embeddings."""
+        return self.outdir / "umap" / "umap.parquet"
+
+    @property
+    def attribution_parquet(self) -> Path | None:
+        """The attributions by segment and label; None for a run without."""
+        path = self.outdir / "attribution" / "attribution.parquet"
+        return path if self.config.attribution.recordings and path.is_file() else None
+
+    def files(self, folder: Folder) -> list[Path]:
+        """The files of a folder of numbered files, in order: as many as run.json counts.
+
+        What an earlier run left beyond them, and a user's own files, do not belong to it. Without a run.json, or with
+        one of an older ecgpipe, all that are there.
+
+        Args:
+            folder: Its name.
+
+        Raises:
+            EcgpipeError: One is not there.
+        """
+        kind, _, suffix = results.NUMBERED[folder]
+        count = None
+        if self.run_json.is_file():
+            count = self.info.shards if kind == "shard" else self.info.parts
+        return parquet.numbered(self.outdir / folder, kind, count, suffix)
+
+    @cached_property
+    def info(self) -> RunInfo:
+        """What run.json says."""
+        if not self.run_json.is_file():
+            raise EcgpipeError(f"outdir: there is no {self.run_json}; give the folder of a finished run's results")
+        return read_info(self.run_json)
+
+    @cached_property
+    def config(self) -> Config:
+        """The settings of the run. Keys that this version does not know are left out."""
+        return Config.model_validate(_known(self.info.config, Config))
+
+    @property
+    def records(self) -> ds.Dataset:
+        """A row per recording: `record_id`, `status`, `reason`, quality, and columns of the inputs' tables."""
+        return self._dataset("records")
+
+    @property
+    def logits(self) -> ds.Dataset:
+        """A row per segment: `record_id`, `segment`, `start_s`, and a logit per label."""
+        return self._dataset("logits")
+
+    @property
+    def embeddings(self) -> ds.Dataset:
+        """A row per segment: `record_id`, `segment`, `embedding`."""
+        return self._dataset("embeddings")
+
+    @property
+    def attention(self) -> ds.Dataset:
+        """A row per segment: `record_id`, `segment`, `attention`. A run with `inference.attention: false` has none."""
+        return self._dataset("attention")
+
+    @property
+    def predictions(self) -> ds.Dataset:
+        """A row per recording: `record_id`, `n_segments`, and a probability per label."""
+        return self._dataset("predictions")
+
+    @property
+    def umap(self) -> ds.Dataset:
+        """A row per segment: `record_id`, `segment`, `x`, `y`."""
+        return self._single("umap/umap.parquet")
+
+    @property
+    def examples(self) -> ds.Dataset:
+        """The recordings that the report shows, and why."""
+        return self._single("examples.parquet")
+
+    @property
+    def duplicates(self) -> ds.Dataset:
+        """Recordings with the same signal as an earlier one."""
+        return self._single("duplicates.parquet")
+
+    @property
+    def attribution(self) -> ds.Dataset:
+        """Attributions by segment and label. A run with `attribution.recordings: 0` has none."""
+        return self._single("attribution/attribution.parquet")
+
+    @property
+    def metrics(self) -> ds.Dataset:
+        """The metrics of the evaluation. A run without true labels has none."""
+        return self._single("evaluation/metrics.parquet")
+
+    def _dataset(self, folder: Folder) -> ds.Dataset:
+        paths = self.files(folder)
+        # The inputs' tables may give a column to some shards alone, or a type that holds nothing in others.
+        schema = pa.unify_schemas([pq.read_schema(path) for path in paths], promote_options="permissive")
+        return ds.dataset([str(path) for path in paths], schema=schema, format="parquet")
+
+    def _single(self, name: str) -> ds.Dataset:
+        path = self.outdir / name
+        if not path.is_file():
+            raise EcgpipeError(f"outdir: there is no {path}; run the stage that writes it first")
+        return ds.dataset(str(path), format="parquet")
+
+
+def read_info(path: Path) -> RunInfo:
+    """Read a run.json.
+
+    Args:
+        path: The file.
+
+    Raises:
+        EcgpipeError: It cannot be read, or is no such file.
+    """
+    try:
+        return RunInfo.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise EcgpipeError(
+            f"outdir: cannot read {path}: {error.strerror}; give the folder of a finished run's results"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise EcgpipeError(
+            f"outdir: {path} is not what ecgpipe writes: {where}: {first['msg']}; run the workflow again"
+        ) from error
+    except ValueError as error:
+        raise EcgpipeError(f"outdir: {path} is damaged: {error}; run the workflow again") from error
+
+
+def _known(content: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """What of some settings a model knows, sections within included."""
+    known = {}
+    for name, field in model.model_fields.items():
+        if name in content:
+            value, kind = content[name], field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, Mapping):
+                value = _known(value, kind)
+            known[name] = value
+    return known
