@@ -21,7 +21,16 @@ FACTS = "ecgpipe"
 # really take replaces them as soon as one has ended.
 FIRST_GUESS_S: Mapping[str, float] = {
     **{"checkpoint": 10, "manifest": 5, "preprocess": 5, "sample": 2, "precision": 5, "infer": 60, "aggregate": 3},
-    **{"umap": 15, "examples": 5, "attribute": 20, "evaluate": 10, "summary": 3, "figures": 10, "report": 6, "verdict": 1},
+    **{
+        "umap": 15,
+        "examples": 5,
+        "attribute": 20,
+        "evaluate": 10,
+        "summary": 3,
+        "figures": 10,
+        "report": 6,
+        "verdict": 1,
+    },
 }
 
 # Rules of which a run has many jobs: the progress line counts them.
@@ -83,9 +92,7 @@ class Progress:
         if self.total["infer"] and not self.done["infer"] and not running.get("infer"):
             return None
         left = {
-            rule: self.mean_s(rule)
-            * max(n - self.done[rule] - running.get(rule, 0), 0)
-            / max(self.at_once[rule], 1)
+            rule: self.mean_s(rule) * max(n - self.done[rule] - running.get(rule, 0), 0) / max(self.at_once[rule], 1)
             for rule, n in self.total.items()
         }
         together = max((left.pop(rule, 0.0) for rule in COUNTED), default=0.0)
