@@ -1,7 +1,7 @@
 """Run the whole workflow over recordings: preprocessing, inference, aggregation, map, report.
 
-This starts Snakemake with the workflow that ecgpipe brings; `snakemake --cores 8` in the clone does the same. Results go
-to --outdir. The same command again continues where a run stopped, and does nothing where all is done.
+This starts Snakemake with the workflow that ecgpipe brings; `snakemake --cores 8` in the clone does the same. Results
+go to --outdir. The same command again continues where a run stopped, and does nothing where all is done.
 """
 
 import argparse

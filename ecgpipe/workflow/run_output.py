@@ -1,4 +1,4 @@
-"""What a run prints: what it found, how far it has come, what went wrong. As many lines for ten recordings as for a million.
+"""What a run prints: what it found, how far it has come, what went wrong. Its length does not grow with the run.
 
 Snakemake hands its messages to `RunOutput` through its logger plugin interface (`snakemake_logger_plugin_ecgpipe`).
 Everything else that Snakemake says stands in its own log file.
@@ -17,7 +17,7 @@ from typing import Any, TextIO
 # The attribute of a log record by which the Snakefile tells who runs, and where.
 FACTS = "ecgpipe"
 
-# What a job of each rule takes on two cores for a small run, in seconds: the weights of the first percentages. What jobs
+# Seconds that a job of each rule takes on two cores in a small run: the weights of the first percentages. What jobs
 # really take replaces them as soon as one has ended.
 FIRST_GUESS_S: Mapping[str, float] = {
     **{"checkpoint": 10, "manifest": 5, "preprocess": 5, "sample": 2, "precision": 5, "infer": 60, "aggregate": 3},
