@@ -129,6 +129,20 @@ def is_confined() -> bool:
     return limit == most != infinite or (addresses != infinite and (limit == infinite or addresses <= limit))
 
 
+def limit_memory(most_bytes: int) -> None:
+    """Limit how much more memory this process may fill; only on Linux, since other systems have no such limit.
+
+    Args:
+        most_bytes: How much more it may fill; what goes beyond ends in a MemoryError.
+    """
+    if sys.platform != "linux":
+        return
+    allowed = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    most = most_bytes + int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, allowed))
+
+
 def _run(
     work: Work, crashed: dict[int, str], row: Row, limits_s: tuple[float, float], errors: Connection, parent: int
 ) -> None:
@@ -145,11 +159,7 @@ def _run(
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    if sys.platform == "linux":
-        allowed = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        most = MOST_BYTES + int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-        most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, allowed))
+    limit_memory(MOST_BYTES)
     try:
         work(crashed, begin)
     except (EcgpipeError, OSError, KeyboardInterrupt) as error:

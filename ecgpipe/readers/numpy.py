@@ -12,18 +12,10 @@ from typing import IO
 
 import numpy as np
 
+from ecgpipe.readers.arrays import check_matrix, from_array, rate_of, recording_axes
 from ecgpipe.readers.files import brief, read_bytes
 from ecgpipe.readers.moment import momentary
-from ecgpipe.readers.recording import (
-    Assumed,
-    Content,
-    Recording,
-    UnreadableError,
-    check_size,
-    from_array,
-    rate_of,
-    recording_axes,
-)
+from ecgpipe.readers.recording import Assumed, Content, Recording, UnreadableError
 
 _NPZ = b"PK\x03\x04"
 
@@ -116,11 +108,8 @@ def _member(archive: zipfile.ZipFile, name: str, most_bytes: int | None) -> np.n
         raise UnreadableError(f"the NPZ file is compressed in a way that NumPy does not write ({info.compress_type})")
     with archive.open(info) as file:
         shape, dtype = _shape(file)
-    plain = [shape[axis] for axis in recording_axes(shape, many=False)]
-    if name == "signal" and (len(plain) != 2 or not np.issubdtype(dtype, np.number)):
-        raise UnreadableError(f"the array is not (leads, samples) of numbers ({dtype} of shape {shape})")
     if most_bytes is None:
-        check_size(*plain)
+        check_matrix(shape, np.issubdtype(dtype, np.number), dtype)
     elif math.prod(shape) * dtype.itemsize > most_bytes:
         raise UnreadableError(f"the NPZ file's `{name}` is too long (shape {shape})")
     with archive.open(info) as file:

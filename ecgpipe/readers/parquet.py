@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from ecgpipe.readers import columns
+from ecgpipe.readers.arrays import rate_of
 from ecgpipe.readers.files import brief, size_of
-from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, rate_of
+from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size
 
 _MOST_METADATA_BYTES = 10_000_000
 

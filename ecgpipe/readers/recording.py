@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ecgpipe.core.leads import LEADS
-
 # More values than this are not read: 200 MB as float64, over an hour of twelve leads at 500 Hz. A header can
 # promise any amount.
 MOST_VALUES = 25_000_000
@@ -51,35 +49,6 @@ class Assumed(NamedTuple):
     unit: str | None = None  # a key of TO_MV, whatever its capitals
 
 
-def rate_of(value: object) -> float | None:
-    """The sample rate that a file's array holds; None where it holds no number, or where there is no array."""
-    try:
-        return float(np.ravel(np.asarray(value))[0])
-    except (IndexError, TypeError, ValueError):
-        return None
-
-
-def recording_axes(shape: tuple[int, ...], many: bool = True) -> tuple[int, ...]:
-    """Which axes of an array say something; one of length 1 beside leads and samples does not.
-
-    Args:
-        shape: Of the array.
-        many: Whether it may hold several recordings, on its first axis.
-
-    Returns:
-        Two axes of one recording, or three of many; more where the array has more that are longer than 1.
-    """
-    kept = list(range(len(shape)))
-    ones = sorted((axis for axis in kept if shape[axis] == 1), key=lambda axis: many and axis == 0)
-    for axis in ones[: max(0, len(shape) - (3 if many else 2))]:
-        kept.remove(axis)
-    # (12, 5000, 1) is rather one recording of twelve leads than twelve of one lead.
-    inner = [axis for axis in kept[1:] if shape[axis] == 1]
-    if many and len(kept) == 3 and inner and {shape[axis] for axis in kept} & {8, len(LEADS)}:
-        kept.remove(inner[0])
-    return tuple(kept)
-
-
 def check_size(leads: int, samples: int) -> None:
     """Refuse what would not fit into memory, before anything is read of it.
 
@@ -122,41 +91,3 @@ def assumed_leads(assumed: Assumed) -> tuple[str, ...]:
     if assumed.leads is None:
         raise UnreadableError("the file names no leads; set preprocess.assume_leads to their names in order")
     return assumed.leads
-
-
-def from_array(
-    array: object, sample_rate: float | None, leads: tuple[str, ...] | None, unit: str | None, assumed: Assumed
-) -> Recording:
-    """Make a recording of an array whose file may leave out what its rows are.
-
-    Args:
-        array: (leads, samples) or (samples, leads), any real dtype; further axes of length 1 are taken off.
-        sample_rate: In Hz, or None where the file does not state it.
-        leads: Names of the leads, or None where the file does not state them.
-        unit: Of all leads as the file has it, or None.
-        assumed: Taken for what is None.
-
-    Returns:
-        The recording, its signal turned to (leads, samples), in mV where the unit is known.
-
-    Raises:
-        UnreadableError: Neither the file nor the settings say enough, or the array does not fit what they say.
-    """
-    sample_rate = sample_rate or assumed_rate(assumed)
-    leads = leads or assumed_leads(assumed)
-    unit = unit or assumed.unit
-    if not isinstance(array, np.ndarray):
-        raise UnreadableError(f"the array is not (leads, samples) of numbers ({type(array).__name__})")
-    axes = recording_axes(array.shape, many=False)
-    array = array.reshape([array.shape[axis] for axis in axes])
-    if array.ndim != 2 or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise UnreadableError(f"the array is not (leads, samples) of numbers ({array.dtype} of shape {array.shape})")
-    check_size(*array.shape)
-    if array.shape[0] != len(leads):
-        if array.shape[1] != len(leads):
-            raise UnreadableError(
-                f"the array's shape does not fit the number of leads ({array.shape}, {len(leads)} leads)"
-            )
-        array = array.T  # (leads, samples)
-    signal, unit = in_mv(array.astype(np.float64, order="C"), [unit] * len(leads))
-    return Recording(signal, float(sample_rate), leads, unit)
