@@ -49,9 +49,28 @@ def read_bytes(path: Path, start: int, size: int) -> bytes:
         raise UnreadableError(f"not a file that can be opened ({brief(error)})") from error
 
 
-def brief(error: Exception) -> str:
-    """A library's message in one line, for the brackets of a reason."""
-    return " ".join(str(error).split())[:200]
+def brief(message: object, path: Path | None = None) -> str:
+    """A library's error or message in one line, for the brackets of a reason.
+
+    Args:
+        message: The error or message.
+        path: A file whose folder is left out of it.
+    """
+    text = str(message)
+    if path is not None:
+        text = text.replace(str(path), path.name)
+    return " ".join(text.split())[:200]
+
+
+def unreadable(name: str, error: Exception, path: Path | None = None) -> UnreadableError:
+    """The reason for an error of a library that reads a format.
+
+    Args:
+        name: Of the format.
+        error: What the library raised.
+        path: As of `brief`.
+    """
+    return UnreadableError(f"not a readable {name} file ({brief(str(error) or type(error).__name__, path)})")
 
 
 def _open(path: str, flags: int) -> int:

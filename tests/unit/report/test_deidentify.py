@@ -127,6 +127,7 @@ OWN_WORDS = {
     "readers/cardiosoft.py": {"_NAME", "tag"},
     "readers/columns.py": {"known"},  # a rate, by what is said elsewhere
     "readers/dicom.py": {"UnreadableError(deflated)", "_OTHER_KIND"},
+    "readers/files.py": {"name"},  # a format
     "readers/mat.py": {"UnreadableError(missing('a file of MATLAB 7.3', 'h5py', 'hdf5'))"},
     "readers/ecgdatakit.py": {"name", "reason"},  # a format, and a value of _REFUSED
     "readers/edf.py": {"what"},
