@@ -30,7 +30,7 @@ MOST_BYTES = 8 * MOST_VALUES
 
 
 def rate_of(value: object) -> float | None:
-    """The sample rate that a file's array holds; None where it holds no number, or where there is no array."""
+    """The sampling rate that a file's array holds; None if it holds no number, or if there is no array."""
     try:
         return float(np.ravel(np.asarray(value))[0])
     except (IndexError, TypeError, ValueError):
@@ -38,20 +38,20 @@ def rate_of(value: object) -> float | None:
 
 
 def recording_axes(shape: tuple[int, ...], many: bool = True) -> tuple[int, ...]:
-    """Which axes of an array say something; one of length 1 beside leads and samples does not.
+    """Find the axes of an array that matter: all but those of length 1 beside leads and samples.
 
     Args:
         shape: Of the array.
         many: Whether it may hold several recordings, on its first axis.
 
     Returns:
-        Two axes of one recording, or three of many; more where the array has more that are longer than 1.
+        Two axes of one recording, or three of many; more if the array has more that are longer than 1.
     """
     kept = list(range(len(shape)))
     ones = sorted((axis for axis in kept if shape[axis] == 1), key=lambda axis: many and axis == 0)
     for axis in ones[: max(0, len(shape) - (3 if many else 2))]:
         kept.remove(axis)
-    # (12, 5000, 1) is rather one recording of twelve leads than twelve of one lead.
+    # (12, 5000, 1) is taken for one recording of twelve leads rather than twelve recordings of one lead.
     inner = [axis for axis in kept[1:] if shape[axis] == 1]
     if many and len(kept) == 3 and inner and {shape[axis] for axis in kept} & LEAD_COUNTS:
         kept.remove(inner[0])
@@ -83,20 +83,20 @@ def check_matrix(shape: Sequence[int], is_numeric: bool, kind: object) -> tuple[
 def from_array(
     array: object, sample_rate: float | None, leads: tuple[str, ...] | None, unit: str | None, assumed: Assumed
 ) -> Recording:
-    """Make a recording of an array whose file may leave out what its rows are.
+    """Make a recording of an array whose file may not state its sampling rate, leads or unit.
 
     Args:
-        array: (leads, samples) or (samples, leads), any real dtype; further axes of length 1 are taken off.
-        sample_rate: In Hz, or None where the file does not state it.
-        leads: Names of the leads, or None where the file does not state them.
-        unit: Of all leads as the file has it, or None.
-        assumed: Taken for what is None.
+        array: (leads, samples) or (samples, leads), any real dtype; further axes of length 1 are dropped.
+        sample_rate: In Hz, or None if the file does not state it.
+        leads: Names of the leads, or None if the file does not state them.
+        unit: Of all leads, as in the file, or None.
+        assumed: Replaces what is None.
 
     Returns:
-        The recording, its signal turned to (leads, samples), in mV where the unit is known.
+        The recording, its signal as (leads, samples), in mV if the unit is known.
 
     Raises:
-        UnreadableError: Neither the file nor the settings say enough, or the array does not fit what they say.
+        UnreadableError: Neither the file nor the settings state enough, or the array does not fit what they state.
     """
     sample_rate = sample_rate or assumed_rate(assumed)
     leads = leads or assumed_leads(assumed)

@@ -34,10 +34,10 @@ _Listed = dict[str, tuple[tuple[int, ...], str]]  # by name: an array's shape, a
 # frequency of something else.
 _RATES = tuple(name for name in RATE_NAMES if not name.endswith("frequency"))
 
-# Which one is the ECG where a file has several arrays that could be, whatever its capitals.
+# Names of the array that is the ECG if several arrays could be, whatever the capitals.
 _ARRAYS = ("val", "ecg", "data", "signal")
 
-_DEEPEST = 3  # structs within one another that are looked into
+_DEEPEST = 3  # levels of nested structs that are searched
 
 _NUMERIC = {"double", "single"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
@@ -50,7 +50,7 @@ _COMPRESSED = 15  # miCOMPRESSED, the type of an element that holds another one 
 def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     """Read a MAT file; see `readers.read`.
 
-    `feats` has its leads by fairseq-signals' order; any other array takes theirs from `assumed`.
+    The leads of `feats` are in fairseq-signals' order; those of any other array are taken from `assumed`.
     """
     data = read_bytes(path, 0, MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
@@ -62,7 +62,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         stated = {name.lower(): rate_of(array) for name, array in arrays.items() if array.shape == (1, 1)}
         rate = _rate({name: stated[name] for name in _RATES if name in stated})
         return from_array(arrays["feats"], rate, LEADS, None, assumed)
-    # Compressed, or another layout, of which has to be found out what it holds.
+    # The file is compressed or has another layout: list what it holds.
     try:
         plain = _inflated(data)
         listed = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(plain))}
@@ -97,7 +97,7 @@ def _of_struct(plain: bytes, structs: Sequence[str], listed: _Listed, assumed: A
     content = _loaded(plain, structs)
     fields = dict(field for name in structs for field in _fields(name, content.get(name), _DEEPEST))
     shapes = {name: (array.shape, "double") for name, array in fields.items()}
-    name = _choose(shapes | {name: found for name, found in listed.items() if name not in structs}, assumed)
+    name = _choose(shapes | {name: array for name, array in listed.items() if name not in structs}, assumed)
     check_size(1, fields[name].size)
     stated = {name.rpartition(".")[2].lower(): rate_of(array) for name, array in fields.items() if array.size == 1}
     rate = _rate({name: stated[name] for name in _RATES if name in stated})
@@ -105,7 +105,7 @@ def _of_struct(plain: bytes, structs: Sequence[str], listed: _Listed, assumed: A
 
 
 def _fields(name: str, value: object, depth: int) -> Iterator[tuple[str, np.ndarray]]:
-    """The numeric arrays in a struct and in the structs that are its fields, named with dots between."""
+    """The numeric arrays in a struct and in structs within it, by their names joined with dots."""
     if not isinstance(value, np.ndarray):
         return
     if value.dtype.names is None:
@@ -120,7 +120,7 @@ def _plain(data: bytes) -> dict[str, np.ndarray] | None:
     """The arrays of a file of uncompressed matrices of real numbers, as fairseq-signals writes them; else None.
 
     Level 5 of the format: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf. scipy takes three times as
-    long, and is asked about everything that is the least bit different.
+    long, and reads every file that differs in the least.
     """
     if data[124:128] != b"\0\1IM":
         return None
@@ -192,7 +192,7 @@ def _rate(stated: dict[str, float | None]) -> float | None:
 
 
 def _inflated(data: bytes) -> bytes:
-    """The file as it would be without compression, which scipy would follow to any size.
+    """Decompress the file up to a limit; scipy would decompress any size.
 
     Level 5 of the format: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf.
     """

@@ -1,14 +1,14 @@
-"""What every reader returns, and how it says that it can't."""
+"""What every reader returns, and the error that it raises for a file that it cannot read."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-# More values than this are not read: 200 MB as float64, over an hour of twelve leads at 500 Hz. A header can
-# promise any amount.
+# Recordings with more values are not read: 200 MB as float64, over an hour of twelve leads at 500 Hz. A header can
+# declare any number.
 MOST_VALUES = 25_000_000
 
-# In millivolts, by the unit's name in lower case. Both letters that look like a micro sign occur.
+# Millivolts per unit, by the unit's name in lower case. Both letters that look like a micro sign occur.
 TO_MV = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "\u03bcv": 1e-3, "nv": 1e-6}
 TO_MV |= {"volt": 1e3, "millivolt": 1.0, "microvolt": 1e-3, "nanovolt": 1e-6}
 TO_MV |= {f"{name}s": factor for name, factor in TO_MV.items() if name.endswith("volt")}
@@ -18,7 +18,7 @@ MIXED = "mixed"
 
 
 class UnreadableError(Exception):
-    """A file that cannot be read as a recording; the message tells a person why, the file's particulars in brackets."""
+    """A file that cannot be read as a recording; the message says why, with the file's own values in brackets."""
 
 
 class Recording(NamedTuple):
@@ -27,10 +27,10 @@ class Recording(NamedTuple):
     signal: np.ndarray  # (leads, samples) float64, in mV where the unit is known
     sample_rate: float  # Hz
     leads: tuple[str, ...]  # as the file names them
-    unit: str | None  # "mV" where the file states what can be turned into it, MIXED, or None where it states nothing
-    stripped_s: float = 0.0  # what stood at its ends, was no signal and was left out
-    # (leads, 2) the lowest and highest value that the file's numbers can stand for, in the signal's unit; None where
-    # the format has no such limits. What stands at them in all leads is no signal: see `readers.filling`.
+    unit: str | None  # "mV" if the file states a unit that can be converted, MIXED, or None if it states no unit
+    stripped_s: float = 0.0  # filling at its ends, which was left out
+    # (leads, 2) the lowest and highest value that the file's numbers can represent, in the signal's unit; None if the
+    # format has no such limits. Samples at these limits in all leads are not signal: see `readers.filling`.
     limits: np.ndarray | None = None
 
 
@@ -38,11 +38,11 @@ class Content(NamedTuple):
     """One recording of a file that holds many."""
 
     row: int  # where it lies in the file
-    name: str  # what the file calls it, else its row
+    name: str  # its id in the file, or else its row
 
 
 class Assumed(NamedTuple):
-    """What the settings or a table state of files that do not say it themselves, such as a bare array."""
+    """What the settings or a table state about files that do not state it themselves, such as a bare array."""
 
     sample_rate: float | None = None  # Hz
     leads: tuple[str, ...] | None = None
@@ -50,7 +50,7 @@ class Assumed(NamedTuple):
 
 
 def check_size(leads: int, samples: int) -> None:
-    """Refuse what would not fit into memory, before anything is read of it.
+    """Refuse a recording that is too long to be read at once, before its values are read.
 
     Raises:
         UnreadableError: It has more than `MOST_VALUES` values.
@@ -60,34 +60,34 @@ def check_size(leads: int, samples: int) -> None:
 
 
 def in_mv(signal: np.ndarray, units: list[str | None]) -> tuple[np.ndarray, str | None]:
-    """Turn each lead into millivolts where all units are known.
+    """Convert the leads to millivolts if all their units are known.
 
     Args:
         signal: (leads, samples).
-        units: Of each lead, as the file has it; None where it has none.
+        units: Of each lead, as in the file; None for a lead without one.
 
     Returns:
-        The signal and its unit: in "mV"; as it was and None where no unit is known and all are alike; as it was and
-        `MIXED` where the leads differ in units of which some are unknown.
+        The signal and its unit: converted, and "mV"; unchanged, and None if all units are the same and unknown;
+        unchanged, and `MIXED` if the units differ and some are unknown.
     """
     factors = [TO_MV.get((unit or "").strip().lower()) for unit in units]
-    known = [factor for factor in factors if factor is not None]
-    if known and len(known) == len(factors):
-        if any(factor != 1.0 for factor in known):
-            signal = signal * np.array(known)[:, None]
+    known_factors = [factor for factor in factors if factor is not None]
+    if known_factors and len(known_factors) == len(factors):
+        if any(factor != 1.0 for factor in known_factors):
+            signal = signal * np.array(known_factors)[:, None]
         return signal, "mV"
     return signal, None if len(set(units)) <= 1 else MIXED
 
 
 def assumed_rate(assumed: Assumed) -> float:
-    """The sample rate of a file that states none; an UnreadableError where the settings know none either."""
+    """The sampling rate for a file that states none; an UnreadableError if the settings state none either."""
     if not assumed.sample_rate:
         raise UnreadableError("the file states no sample rate; set preprocess.assume_sample_rate if you know it")
     return assumed.sample_rate
 
 
 def assumed_leads(assumed: Assumed) -> tuple[str, ...]:
-    """The leads of a file that names none; an UnreadableError where the settings know none either."""
+    """The leads for a file that names none; an UnreadableError if the settings name none either."""
     if assumed.leads is None:
         raise UnreadableError("the file names no leads; set preprocess.assume_leads to their names in order")
     return assumed.leads
