@@ -4,7 +4,6 @@ One more recording is real, the one that pydicom carries as test data. A few can
 """
 
 import argparse
-import io
 import json
 import os
 from collections.abc import Callable
@@ -12,20 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import scipy.io
 import torch
-import wfdb
-from torch import Tensor
 
 from ecgpipe import __version__
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress, logger
 from ecgpipe.readers import LEADS
+from ecgpipe.selftest import synthetic_checkpoint
 from ecgpipe.selftest.simulator import RHYTHMS, Array, simulate
-
-MIMIC_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")  # MIMIC-IV-ECG's own order
+from ecgpipe.selftest.synthetic_files import write_mat, write_npy, write_npz, write_wfdb, write_wfdb_as_mimic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     _write_recordings(outdir / "recordings", args.recordings, args.seed)
     # To an open file: given a path, torch.save writes the name of the temporary file into the archive.
     with whole(outdir / "checkpoint.pt") as path, path.open("wb") as file:
-        torch.save(checkpoint(args.seed), file)
+        torch.save(synthetic_checkpoint.demo(args.seed), file)
     started.replace(finished)
     logger.info("%s: %d simulated recordings, 1 real, %d unusable", outdir, args.recordings, len(UNUSABLE))
 
@@ -112,60 +107,7 @@ def _clear(outdir: Path, *markers: Path) -> None:
             folder = folder.parent
 
 
-# Formats
-
-
-def write_wfdb(path: Path, signal: Array, rate: int, names: tuple[str, ...] = LEADS, comment: str = "") -> None:
-    """Write PATH.hea and PATH.dat, format 16, in whole microvolts.
-
-    Args:
-        path: Where, without an ending.
-        signal: (leads, samples), mV.
-        rate: Samples per second.
-        names: The leads, in the order of `signal`.
-        comment: Goes into the header.
-    """
-    wfdb.wrsamp(
-        path.name,
-        fs=rate,
-        units=["mV"] * len(names),
-        sig_name=list(names),
-        d_signal=np.round(signal.T * 1000).astype(np.int16),
-        fmt=["16"] * len(names),
-        adc_gain=[1000] * len(names),
-        baseline=[0] * len(names),
-        comments=[comment] if comment else [],
-        write_dir=str(path.parent),
-    )
-
-
-def write_mat(path: Path, signal: Array, rate: int) -> None:
-    """Write PATH.mat as fairseq-signals' preprocessing leaves it in `org`."""
-    number = {"sample_rate": rate, "sample_size": signal.shape[1]}
-    content: dict[str, npt.NDArray[Any]] = {
-        f"{when}_{what}": np.array([[value]]) for what, value in number.items() for when in ("org", "curr")
-    }
-    buffer = io.BytesIO()
-    scipy.io.savemat(buffer, {**content, "feats": signal.astype(np.float32)})
-    # The first 116 bytes are free text, where scipy writes the time of day: the same demo would differ each time.
-    text = b"MATLAB 5.0 MAT-file, written by ecgpipe demo".ljust(116)
-    path.with_suffix(".mat").write_bytes(text + buffer.getvalue()[116:])
-
-
-def write_npz(path: Path, signal: Array, rate: int) -> None:
-    """Write PATH.npz, which says all there is to know."""
-    np.savez(path.with_suffix(".npz"), signal=signal.astype(np.float32), sample_rate=rate, leads=LEADS, unit="mV")
-
-
-def write_npy(path: Path, signal: Array, rate: int) -> None:
-    """Write PATH.npy, a bare array: rate, leads and unit are for the settings to say."""
-    np.save(path.with_suffix(".npy"), signal.astype(np.float32))
-
-
-def write_wfdb_as_mimic(path: Path, signal: Array, rate: int) -> None:
-    """Write PATH.hea and PATH.dat with the leads in MIMIC-IV-ECG's order."""
-    order = [LEADS.index(name) for name in MIMIC_LEADS]
-    write_wfdb(path, signal[order], rate, MIMIC_LEADS, comment="simulated by ecgpipe demo, leads as in MIMIC-IV-ECG")
+# The recordings
 
 
 # Each folder has them all: a report must not mistake a format for a rhythm. NPY stands at the settings' one rate.
@@ -246,82 +188,3 @@ def _write_unusable(folder: Path, rng: np.random.Generator) -> None:
     samples = folder / "truncated.dat"
     samples.write_bytes(samples.read_bytes()[: samples.stat().st_size // 2])
     (folder / "garbage.mat").write_bytes(rng.bytes(10_000))
-
-
-# The checkpoint
-
-
-def checkpoint(seed: int) -> dict[str, Any]:
-    """A checkpoint as fairseq-signals saves it, of ECG-FM's kind but small, its weights random.
-
-    Args:
-        seed: Of the weights.
-
-    Returns:
-        What goes into the file. `ecgpipe.random_weights` marks it: no prediction of it means anything.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    width, hidden, layers, channels, kernel, groups, labels = 96, 192, 3, 64, 32, 4, 17
-    state: dict[str, Tensor] = {}
-
-    def normal(*shape: int, std: float) -> Tensor:
-        return torch.randn(shape, generator=draw) * std
-
-    def linear(name: str, outputs: int, inputs: int, gain: float = 1.0) -> None:
-        state[f"{name}.weight"] = normal(outputs, inputs, std=gain * inputs**-0.5)
-        state[f"{name}.bias"] = normal(outputs, std=0.05)
-
-    def norm(name: str, size: int) -> None:
-        state[f"{name}.weight"] = 1 + normal(size, std=0.05)
-        state[f"{name}.bias"] = normal(size, std=0.05)
-
-    for i in range(4):
-        inputs = channels if i else len(LEADS)
-        state[f"encoder.feature_extractor.conv_layers.{i}.0.weight"] = normal(channels, inputs, 2, std=inputs**-0.5)
-    norm("encoder.feature_extractor.conv_layers.0.2", channels)
-    norm("encoder.layer_norm", channels)
-    linear("encoder.post_extract_proj", width, channels)
-    position = normal(width, width // groups, kernel, std=(4 / (kernel * width)) ** 0.5)
-    state["encoder.conv_pos.pos_conv.0.bias"] = normal(width, std=0.05)
-    state["encoder.conv_pos.pos_conv.0.parametrizations.weight.original0"] = position.norm(dim=(0, 1), keepdim=True)
-    state["encoder.conv_pos.pos_conv.0.parametrizations.weight.original1"] = position
-    norm("encoder.encoder.layer_norm", width)
-    for i in range(layers):
-        layer = f"encoder.encoder.layers.{i}"
-        # Sharper queries and keys than usual, so that the attention has something to show.
-        for name, gain in (("k", 2.0), ("v", 1.0), ("q", 2.0), ("out", 0.5)):
-            linear(f"{layer}.self_attn.{name}_proj", width, width, gain)
-        norm(f"{layer}.self_attn_layer_norm", width)
-        linear(f"{layer}.fc1", hidden, width)
-        linear(f"{layer}.fc2", width, hidden)
-        norm(f"{layer}.final_layer_norm", width)
-    linear("proj", labels, width, 2.0)
-    model = {
-        "_name": "ecg_transformer_classifier",
-        "normalize": False,
-        "filter": False,
-        "apply_mask": False,
-        "extractor_mode": "default",
-        "in_d": len(LEADS),
-        "conv_feature_layers": f"[({channels}, 2, 2)] * 4",
-        "conv_bias": False,
-        "conv_pos": kernel,
-        "conv_pos_groups": groups,
-        "encoder_layers": layers,
-        "encoder_embed_dim": width,
-        "encoder_ffn_embed_dim": hidden,
-        "encoder_attention_heads": 4,
-        "layer_norm_first": False,
-        "no_pretrained_weights": True,
-        "num_labels": labels,
-    }
-    return {
-        "args": None,
-        "cfg": {"task": {"_name": "ecg_classification", "normalize": False}, "model": model},
-        "model": state,
-        # fairseq-signals, which `verify --against` asks, wants to find these too.
-        "optimizer_history": [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}],
-        "task_state": {},
-        "extra_state": {"metrics": {}, "previous_training_time": 0, "train_iterator": {"epoch": 1}},
-        "ecgpipe": {"random_weights": True},
-    }

@@ -34,7 +34,7 @@ from ecgpipe.inputs import manifest
 from ecgpipe.models import checkpoint
 from ecgpipe.models.description import Description, describe
 from ecgpipe.preprocessing import preprocess
-from ecgpipe.selftest import fairseq_run, fixtures
+from ecgpipe.selftest import fairseq_run, fixtures, synthetic_checkpoint
 from ecgpipe.selftest.reference import OUTPUTS
 
 logger = logging.getLogger(__name__)
@@ -210,8 +210,10 @@ def compute(folder: Path, device: str, precision: str, threads: int) -> tuple[di
     recordings, labels, at = folder / "recordings", folder / "labels.csv", {}
     recordings.mkdir()
     fixtures.write_recordings(recordings)
-    torch.save(fixtures.checkpoint(), folder / "recipe.pt")
-    labels.write_text("name,aggregation\n" + "".join(f"{name},{how}\n" for name, how in fixtures.LABELS.items()))
+    torch.save(synthetic_checkpoint.reference(), folder / "recipe.pt")
+    labels.write_text(
+        "name,aggregation\n" + "".join(f"{name},{how}\n" for name, how in synthetic_checkpoint.LABELS.items())
+    )
     names = {"weights": "model.safetensors", "description": "model.json", "segments": "segments.arrow"}
     names |= {name: f"{name}.parquet" for name in ("records", "logits", "embeddings", "attention", "predictions")}
     at = {name: folder / file for name, file in names.items()} | {"labels": labels, "timing": folder / "timing.json"}

@@ -28,7 +28,7 @@ from ecgpipe.models import fairseq_checkpoint, labels
 from ecgpipe.models.description import Architecture, Description, describe
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.network import Output
-from ecgpipe.selftest import demo
+from ecgpipe.selftest import synthetic_checkpoint
 
 
 def outputs(folder: Path, segments: torch.Tensor | None = None) -> Output:
@@ -44,7 +44,7 @@ def outputs(folder: Path, segments: torch.Tensor | None = None) -> Output:
 
 
 def test_the_weights_are_the_same_bits_with_any_number_of_threads() -> None:
-    content = demo.checkpoint(1)
+    content = synthetic_checkpoint.demo(1)
     arch = fairseq_checkpoint.architecture(content["cfg"]["model"])
     before = torch.get_num_threads()
     try:

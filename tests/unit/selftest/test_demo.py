@@ -15,8 +15,8 @@ import wfdb
 
 from ecgpipe.cli import main
 from ecgpipe.readers import LEADS
-from ecgpipe.selftest.demo import MIMIC_LEADS
 from ecgpipe.selftest.simulator import RHYTHMS
+from ecgpipe.selftest.synthetic_files import MIMIC_LEADS
 
 pytest.importorskip("neurokit2", reason="the demo's extra is not installed")
 pytest.importorskip("pydicom", reason="the demo's extra is not installed")
@@ -205,7 +205,7 @@ def test_a_run_that_was_cut_off_is_made_anew(tmp_path: Path, monkeypatch: pytest
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("ecgpipe.selftest.demo.checkpoint", cut_off)
+        patch.setattr("ecgpipe.selftest.synthetic_checkpoint.demo", cut_off)
         assert make(outdir) == 130
     assert (outdir / ".demo").is_file()
     assert not (outdir / "demo.json").exists()

@@ -19,14 +19,16 @@ from ecgpipe.core import parquet
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import fairseq_backend, fairseq_forward, segment_files
 from ecgpipe.readers import LEADS
-from ecgpipe.selftest import fairseq_run, fixtures
+from ecgpipe.selftest import fairseq_run, fixtures, synthetic_checkpoint
 from ecgpipe.selftest.reference import OUTPUTS
 
 
 def finish(folder: Path, content: object, *reading: str, short: str = "skip") -> Path:
     """Run the stages that verifying needs over `folder/input`, and return the outdir."""
     torch.save(content, folder / "x.pt")
-    (folder / "labels.csv").write_text("name,aggregation\n" + "".join(f"{name},mean\n" for name in fixtures.LABELS))
+    (folder / "labels.csv").write_text(
+        "name,aggregation\n" + "".join(f"{name},mean\n" for name in synthetic_checkpoint.LABELS)
+    )
     out = folder / "out"
     weights = ["--weights", str(out / "checkpoint/model.safetensors"), "--description", f"{out}/checkpoint/model.json"]
     files = [f"--{kind}={out}/{kind}/part-00000.parquet" for kind in ("logits", "embeddings", "attention")]
@@ -49,7 +51,7 @@ def finished(tmp_path: Path) -> Path:
     """The outdir of a run over the recipe's recordings, for which the real fairseq-signals' numbers are shipped."""
     (tmp_path / "input").mkdir()
     fixtures.write_recordings(tmp_path / "input")
-    return finish(tmp_path, fixtures.checkpoint())
+    return finish(tmp_path, synthetic_checkpoint.reference())
 
 
 def verified(outdir: Path, *options: str) -> int:
@@ -255,7 +257,7 @@ def test_the_real_fairseq_signals_agrees_also_where_segments_are_padded(
     for samples in (700, 1_801):
         signal = fixtures._microvolts(f"short {samples}", samples, 500)
         np.savez(tmp_path / f"input/short_{samples}.npz", signal=signal, sample_rate=500, leads=LEADS, unit="uV")
-    out = finish(tmp_path, fixtures.checkpoint(), "--short", "pad", short="pad")
+    out = finish(tmp_path, synthetic_checkpoint.reference(), "--short", "pad", short="pad")
     assert fairseq_run.sample(out, 100, 1).samples.tolist() == [2500, 2500, 2500, 2500, 1801, 700]
     assert asked(out, fairseq_python) == 0
     assert capsys.readouterr().out.count(" ok\n") == 8
