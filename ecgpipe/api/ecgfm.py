@@ -309,9 +309,9 @@ def _from_file(source: str, given: str | None) -> tuple[Description, tuple[Label
         default = labels.located(config.MIMIC_IV_ECG)
         fits = default.is_file() and len(labels.read(default)) == opened.architecture.labels
         given = config.MIMIC_IV_ECG if fits else labels.BY_INDEX
-    named = checkpoint.named(_located(given), opened.architecture)
+    named = checkpoint.name_outputs(_located(given), opened.architecture)
     tensors = convert(opened.state, opened.architecture, str(opened.source.path))
-    return checkpoint.described(opened, [label.name for label in named]), named, tensors
+    return checkpoint.describe_opened(opened, [label.name for label in named]), named, tensors
 
 
 def _from_run(folder: str, given: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
@@ -323,7 +323,7 @@ def _from_run(folder: str, given: str | None) -> tuple[Description, tuple[Label,
     if given is None:
         named = _known(description.labels)
     elif given == labels.BY_INDEX or labels.are_by_index(description.labels):  # no names to join by
-        named = checkpoint.named(_located(given), description.architecture)
+        named = checkpoint.name_outputs(_located(given), description.architecture)
     else:
         named = tuple(labels.of_names(labels.located(given), description.labels, weights.with_name("model.json")))
     return description, named, safetensors.torch.load_file(weights)

@@ -83,7 +83,20 @@ def as_read(given: Preprocess) -> tuple[Windows, Assumed]:
 def run(args: argparse.Namespace) -> None:
     """Preprocess one shard, in a process of its own that may crash."""
     given = settings.of_arguments("preprocess", settings.Preprocess, args)
-    shard(args.shard, args.segments, args.records, *as_read(given), settings.marked("preprocess", given, {}))
+    preprocess_shard(args.shard, args.segments, args.records, given)
+
+
+def preprocess_shard(shard_path: Path, segments: Path, records: Path, preprocess_settings: settings.Preprocess) -> None:
+    """Preprocess one shard, in a process of its own that may crash.
+
+    Args:
+        shard_path: Of the manifest.
+        segments: The Arrow IPC file to write.
+        records: The Parquet file to write.
+        preprocess_settings: The settings.
+    """
+    facts = settings.marked("preprocess", preprocess_settings, {})
+    shard(shard_path, segments, records, *as_read(preprocess_settings), facts)
 
 
 def shard(

@@ -68,7 +68,7 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         )
 
         files = [Path(path) for path in settings.heads]
-        names += [name for some in heads.called(files, list(map(heads.load, files)), names) for name in some]
+        names += [name for some in heads.name_labels(files, list(map(heads.load, files)), names) for name in some]
     _check_evaluation(settings.evaluation, names)
     paths = {"outdir": settings.outdir, "checkpoint": settings.checkpoint, "labels": settings.labels}
     if settings.calibration is not None:

@@ -22,7 +22,6 @@ LONG = {
     "evaluation/ground_truth.py",
     "inputs/manifest.py",
     "readers/ecgdatakit.py",
-    "inference/engine.py",
 }
 
 
