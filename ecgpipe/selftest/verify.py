@@ -39,8 +39,8 @@ from ecgpipe.selftest.reference import OUTPUTS
 
 logger = logging.getLogger(__name__)
 
-# The largest difference that is rounding. In half precision, numbers have 8 (bfloat16) or 11 bits: docs/verify.md has the
-# measurements.
+# The largest difference that is rounding. Numbers in half precision have 8 (bfloat16) or 11 bits: docs/verify.md has
+# the measurements.
 ALLOWED = {
     "float32": {"segments": 1e-6, "logits": 1e-4, "embedding": 1e-4, "attention": 1e-5, "probabilities": 1e-5},
     "float16": {"segments": 1e-6, "logits": 2e-2, "embedding": 2e-2, "attention": 5e-3, "probabilities": 5e-3},
@@ -320,11 +320,9 @@ def compare(
         EcgpipeError: Recordings, segments or labels differ, or their order does.
     """
     for name in ("record_id", "segment", "recordings", "labels"):
-        if list(computed[name]) != list(shipped[name]):
-            raise EcgpipeError(
-                f"verify: {name} is {', '.join(map(str, computed[name]))} instead of {', '.join(map(str, shipped[name]))}; "
-                "reinstall ecgpipe"
-            )
+        here, expected = (", ".join(map(str, numbers[name])) for numbers in (computed, shipped))
+        if here != expected:
+            raise EcgpipeError(f"verify: {name} is {here} instead of {expected}; reinstall ecgpipe")
     ours = {**computed, "segments": computed["segments"][:, :, shipped["sample"]]}
     return [check(name, ours[name], shipped[name], bound) for name, bound in allowed.items()]
 

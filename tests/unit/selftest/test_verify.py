@@ -92,7 +92,7 @@ def test_the_numbers_of_the_recipe_are_whole_number_arithmetic(name: str, count:
 
 
 def test_the_weights_of_the_recipe_are_spread_as_they_say() -> None:
-    spread = synthetic_checkpoint._spread("any", 100, 100, spread=0.5)
+    spread = synthetic_checkpoint._spread("any", (100, 100), 0.5)
     assert float(spread.std()) == pytest.approx(0.5, rel=0.02)
     assert float(spread.abs().max()) <= math.sqrt(3) * 0.5
 
