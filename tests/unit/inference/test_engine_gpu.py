@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from architectures import SMALL
 from cuda_stand_in import CUDA, Early, Event, Gpu, Stream, stand_in
 from segment_files import SAMPLES, signals, write_shard
 from torch import Tensor
@@ -17,12 +18,11 @@ from torch import Tensor
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import background, engine, segment_files
 from ecgpipe.inference.segment_files import Keys
-from ecgpipe.models.description import Architecture
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.network import Network
 from ecgpipe.models.ecg_fm.tuning import Tuning, for_device
 
-ARCH = Architecture(12, ((16, 2, 2),) * 4, False, 32, 2, 4, 64, False, 16, 4, 3)
+ARCH = replace(SMALL, width=32, layers=2, heads=4, hidden=64, position_kernel=16, labels=3)
 ROWS = [("a", number) for number in range(46)]
 SIZE = 4  # eleven batches and two segments of another
 FULL, PADDED = [SAMPLES] * len(ROWS), [SAMPLES if row % 5 else 100 + row for row in range(len(ROWS))]

@@ -188,7 +188,7 @@ def test_weights_that_give_no_numbers_are_caught(
 ) -> None:
     monkeypatch.setattr(checkpoint, "convert", converted_with(not_a_number))
     assert verified() == 2
-    assert "recipe.pt gives numbers that are not finite for segment 0" in capsys.readouterr().err
+    assert "reference.pt gives numbers that are not finite for segment 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["segments", "logits", "embedding", "attention", "probabilities"])
