@@ -101,9 +101,15 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
             })  # fmt: skip
 
     def write() -> None:
-        outputs = (folder / name for name in ("logits.parquet", "embeddings.parquet", "attention.parquet"))
+        logits, embeddings, attention = (folder / f"{name}.parquet" for name in ("logits", "embeddings", "attention"))
         files = infer.Files(
-            folder / "model.safetensors", folder / "model.json", paths, *outputs, folder / "timing.json"
+            folder / "model.safetensors",
+            folder / "model.json",
+            paths,
+            logits,
+            embeddings,
+            attention,
+            folder / "timing.json",
         )
         infer.write_results(files, settings.Infer(), description, contents, "float32", said())
 

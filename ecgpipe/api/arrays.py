@@ -28,7 +28,7 @@ MENDS = {
 }
 
 
-def prepared(signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows) -> list[Prepared]:
+def prepare_arrays(signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows) -> list[Prepared]:
     """Turn arrays into segments for the model.
 
     Args:

@@ -172,7 +172,7 @@ def _infer(ecgfm: ECGFM, segments: Path, own_ids: Sequence[str]) -> pd.DataFrame
     batches = []
     for keys, results in engine.run(ecgfm.network, [segments], contents, ecgfm.device, size, with_attention=False):
         names = [f"segment {n} of {own_ids[int(i)]!r}" for i, n in zip(keys.record_ids, keys.numbers, strict=True)]
-        finite.settled(results, None, names.__getitem__, ecgfm.description.uri)
+        finite.ensure_finite(results, None, names.__getitem__, ecgfm.description.uri)
         batches.append((keys, results))
     names = [label.name for label in ecgfm.labels]
     table = schemas.logits_schema(names).empty_table()

@@ -32,6 +32,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "heads": {"type": Path, "nargs": "*", "default": [], "help": "head.safetensors files of `probe` (default: none)"},
     # Of what a command looks at.
     "against": {"type": Path, "metavar": "OUTDIR", "help": "results of another run"},
+    "recordings": {"type": int, "default": 20, "help": "how many recordings (default %(default)s)"},
     # Of the computation.
     "device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N (default %(default)s)"},
     "threads": {"type": int, "default": 1, "help": "CPU threads (default %(default)s)"},

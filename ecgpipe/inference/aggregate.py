@@ -100,13 +100,13 @@ def predict(logits: pa.Table, model_labels: Sequence[Label], fit: Calibration | 
     columns = [pa.array(ids[firsts], pa.string()), pa.array(counts, pa.int32())]
     for label in model_labels:
         score = logits[label.name].to_numpy().astype(np.float64)  # (segments,)
-        probability = expit(calibration.of_logits(fit, label.name, score) if fit else score)
+        probability = expit(calibration.shift_logits(fit, label.name, score) if fit else score)
         if label.aggregation == "max":
             value = np.maximum.reduceat(probability, firsts) if len(firsts) else probability
         else:
             value = np.add.reduceat(probability, firsts) / counts if len(firsts) else probability
         if fit:
-            value = calibration.of_probability(fit, label.name, value)
+            value = calibration.calibrate_probability(fit, label.name, value)
         columns.append(pa.array(value, pa.float64()))  # (recordings,)
     return pa.table(columns, schema=schemas.predictions_schema([label.name for label in model_labels]))
 
@@ -143,7 +143,7 @@ def with_heads(
         raise EcgpipeError("--heads: nothing to apply them to; give the same part's --embeddings")
     loaded = [heads.load(path) for path in paths]
     heads.check(paths, loaded, pq.read_schema(embeddings))
-    names = heads.name_labels(paths, loaded, labels.columns(predictions.column_names))
+    names = heads.name_labels(paths, loaded, labels.label_columns(predictions.column_names))
     for name, values in heads.apply(loaded, names, [embeddings], predictions["record_id"].combine_chunks()).items():
         predictions = predictions.append_column(name, pa.array(values, pa.float64()))
     return predictions, heads.describe_labels(paths, loaded, names)

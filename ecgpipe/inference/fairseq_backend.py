@@ -30,7 +30,7 @@ Answer = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
 @contextmanager
-def opened(
+def open_fairseq(
     python: Path, checkpoint: Path, device: str = "cpu", threads: int = 1
 ) -> Iterator[tuple[dict[str, Any], Answer]]:
     """fairseq-signals with a checkpoint loaded, in a process of its own.
@@ -77,7 +77,7 @@ def opened(
             process.communicate()
 
 
-def original(description: Description, given: str | None = None) -> Path:
+def find_original(description: Description, given: str | None = None) -> Path:
     """The .pt file that a run's checkpoint was converted from.
 
     Args:
@@ -92,14 +92,14 @@ def original(description: Description, given: str | None = None) -> Path:
     """
     uri = description.uri
     if uri.startswith("hf://") and description.revision:
-        where = hub.hub_file(uri)
+        where = hub.parse_uri(uri)
         uri = f"hf://{where.repo}@{description.revision}/{where.file}"
     elif given:
         uri = given
     return hub.fetch(uri, description.sha256).path
 
 
-def results(
+def compute_results(
     python: Path,
     description: Description,
     paths: Sequence[Path],
@@ -132,7 +132,7 @@ def results(
     if with_attention:
         shapes["attention"] = arch.tokens(contents.samples)
     size = min(batch_size, max(1, contents.segments))
-    with opened(python, original(description), str(device), threads) as (about, answer):
+    with open_fairseq(python, find_original(description), str(device), threads) as (about, answer):
         logger.info("fairseq-signals %s, %s", about["fairseq_signals"], about["model"])
         for keys, signals in segment_files.read(paths, [torch.empty(size, contents.leads, contents.samples)]):
             said = answer(signals.numpy(), keys.samples)

@@ -39,7 +39,7 @@ class InFloat32:
         return engine.forward(self.network, signals, samples, self.device, batch_size, with_attention)
 
 
-def checked(
+def check_stream(
     stream: engine.Stream,
     uri: str,
     signals: Callable[[np.ndarray], np.ndarray],
@@ -72,11 +72,11 @@ def checked(
         return f"segment {keys.numbers[row]} of {keys.record_ids[row]!r}"
 
     for keys, results in stream:
-        yield keys, settled(results, None if exact is None else again, name, uri)
+        yield keys, ensure_finite(results, None if exact is None else again, name, uri)
         before += len(keys.record_ids)
 
 
-def settled(
+def ensure_finite(
     results: Results, again: Callable[[np.ndarray], Results] | None, name: Callable[[int], str], uri: str
 ) -> Results:
     """Results of which every number is finite.

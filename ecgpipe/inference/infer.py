@@ -117,17 +117,17 @@ def infer_part(files: Files, infer_settings: settings.Infer, precision: str, thr
             exact = finite.InFloat32(
                 lambda: ecg_fm_network.load(description.architecture, files.weights, device), device
             )
-        results = finite.checked(
+        results = finite.check_stream(
             _compute(files, infer_settings, description, contents, device, precision, batch_size, threads),
             description.uri,
-            lambda rows: segment_files.signals(files.segments, rows),
+            lambda rows: segment_files.read_signals(files.segments, rows),
             exact,
             batch_size,
         )
         progress = Progress(files.logits.stem, contents.segments, "segments")
         write_results(files, infer_settings, description, contents, precision, _counted(results, progress))
         progress.say()
-        facts = settings.marked("infer", infer_settings, segment_files.facts(description, contents))
+        facts = settings.marked("infer", infer_settings, segment_files.collect_facts(description, contents))
         timing = {
             "ecgpipe": __version__,
             "stage": "infer",
@@ -164,7 +164,7 @@ def _compute(
     with_attention = files.attention is not None
     if infer_settings.fairseq_python:
         python = Path(infer_settings.fairseq_python)
-        return fairseq_backend.results(
+        return fairseq_backend.compute_results(
             python, description, files.segments, contents, device, batch_size, with_attention, threads
         )
     network = ecg_fm_network.load(description.architecture, files.weights, device, engine.DTYPES[precision])
@@ -203,7 +203,7 @@ def write_results(
         precision: In which the results were computed.
         results: Batch by batch, in the order of the segments.
     """
-    facts = settings.marked("infer", infer_settings, segment_files.facts(description, contents))
+    facts = settings.marked("infer", infer_settings, segment_files.collect_facts(description, contents))
     facts |= {"precision": precision, "deterministic": infer_settings.deterministic, "backend": description.backend}
     schema_of = {
         files.logits: schemas.logits_schema(description.labels),

@@ -100,7 +100,7 @@ def _compare(compared: Compared, precision_settings: settings.Precision, threads
 
     description = describe(compared.description)
     contents = segment_files.look_at(compared.segments)
-    made_by = settings.marked("precision", precision_settings, segment_files.facts(description, contents))
+    made_by = settings.marked("precision", precision_settings, segment_files.collect_facts(description, contents))
     engine.check(description, contents)
     engine.configure(threads, deterministic=False)
     asked = precision_settings.precision

@@ -73,7 +73,7 @@ def look_at(paths: Sequence[Path]) -> Contents:
     )
 
 
-def facts(description: "Description", contents: Contents) -> dict[str, Any]:
+def collect_facts(description: "Description", contents: Contents) -> dict[str, Any]:
     """What results of some shards say of what is behind them: the shards' own, and the checkpoint."""
     told = {**contents.origin, "checkpoint_sha256": description.sha256, "checkpoint": description.uri}
     told["meaning"] = {"checkpoint": description.meaning, **contents.origin["meaning"]}
@@ -117,7 +117,7 @@ def read(paths: Sequence[Path], buffers: Sequence[Tensor]) -> Iterator[tuple[Key
         yield Keys.joined(held), buffer[:filled]
 
 
-def signals(paths: Sequence[Path], rows: np.ndarray) -> np.ndarray:
+def read_signals(paths: Sequence[Path], rows: np.ndarray) -> np.ndarray:
     """The signals of a few segments.
 
     Args:

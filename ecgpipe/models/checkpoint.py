@@ -21,8 +21,7 @@ from ecgpipe.core.logs import logger
 from ecgpipe.core.provenance import MEANING
 from ecgpipe.models import labels
 from ecgpipe.models.description import Architecture, Description
-from ecgpipe.models.fairseq_checkpoint import architecture, convert, read
-from ecgpipe.models.fairseq_checkpoint import described as described_by_upstream
+from ecgpipe.models.fairseq_checkpoint import convert, describe_for_fairseq, read, read_architecture
 from ecgpipe.models.hub import Source, fetch
 from ecgpipe.models.labels import Label
 
@@ -135,7 +134,7 @@ def open_source(uri: str, sha256: str | None = None, native: bool = True) -> Ope
     marks = content.get("ecgpipe")
     random_weights = isinstance(marks, dict) and marks.get("random_weights") is True
     cfg, state = content["cfg"]["model"], content["model"]
-    return Opened(source, architecture(cfg) if native else described_by_upstream(cfg, state), state, random_weights)
+    return Opened(source, read_architecture(cfg) if native else describe_for_fairseq(cfg, state), state, random_weights)
 
 
 def describe_opened(opened: Opened, names: Sequence[str]) -> Description:
@@ -170,8 +169,8 @@ def name_outputs(label_csv: str, arch: Architecture) -> tuple[Label, ...]:
         logger.info("the checkpoint has no head, so there will be no logits; %s is not used", label_csv)
         return ()
     if label_csv == labels.BY_INDEX:
-        logger.warning("%s", labels.nameless(arch.labels))
-        return labels.by_index(arch.labels)
+        logger.warning("%s", labels.explain_numbers(arch.labels))
+        return labels.number_outputs(arch.labels)
     read_labels = labels.read(Path(label_csv))
     if len(read_labels) != arch.labels:
         raise EcgpipeError(

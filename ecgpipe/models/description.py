@@ -11,7 +11,7 @@ from ecgpipe.core.errors import EcgpipeError
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes that make one network; `fairseq_checkpoint.architecture` knows upstream's names for them."""
+    """The sizes that make one network; `fairseq_checkpoint.read_architecture` knows upstream's names for them."""
 
     in_leads: int
     conv_layers: tuple[tuple[int, int, int], ...]  # (channels, kernel, stride) of each

@@ -44,7 +44,7 @@ class Source(NamedTuple):
     sha256: str
 
 
-def hub_file(uri: str) -> HubFile:
+def parse_uri(uri: str) -> HubFile:
     """Parse an hf:// URI.
 
     Args:
@@ -58,7 +58,7 @@ def hub_file(uri: str) -> HubFile:
         EcgpipeError: It is not of that form.
 
     Example:
-        >>> hub_file("hf://wanglab/ecg-fm@refs%2Fpr%2F1/weights/base.pt")
+        >>> parse_uri("hf://wanglab/ecg-fm@refs%2Fpr%2F1/weights/base.pt")
         HubFile(repo='wanglab/ecg-fm', revision='refs/pr/1', file='weights/base.pt')
     """
     try:
@@ -107,7 +107,7 @@ def fetch(source: str, expected: str | None = None) -> Source:
 
 
 def _fetch_from_hub(uri: str, expected: str | None) -> Source:
-    where = hub_file(uri)
+    where = parse_uri(uri)
     for _ in range(2):
         logger.info("fetching %s from %s", uri, urlsplit(constants.ENDPOINT).hostname)
         path = _download(where)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ecgpipe import __version__
+from ecgpipe.core import options
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress, logger
@@ -24,14 +25,12 @@ from ecgpipe.selftest.synthetic_files import write_mat, write_npy, write_npz, wr
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the stage's options."""
-    parser.add_argument(
-        "--outdir", type=Path, default=Path("demo"), help="gets recordings/ and checkpoint.pt (default: demo)"
-    )
-    parser.add_argument(
-        "--recordings", type=int, default=36, help="how many to simulate; one real and five unusable are added"
-    )
-    parser.add_argument("--seed", type=int, default=1, help="of everything random here (default: 1)")
+    """The options of `python -m ecgpipe demo`."""
+    outdir_help = "the folder to write recordings/ and checkpoint.pt to (default %(default)s)"
+    options.add(parser, "outdir", default=Path("demo"), help=outdir_help)
+    recordings_help = "how many to simulate; one real and five unusable are added (default %(default)s)"
+    options.add(parser, "recordings", default=36, help=recordings_help)
+    options.add(parser, "seed", default=1, help="seed of everything that is drawn at random (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -40,15 +39,28 @@ def run(args: argparse.Namespace) -> None:
         raise EcgpipeError(f"demo: --recordings is {args.recordings}; give 1 or more")
     if args.seed < 0:
         raise EcgpipeError(f"demo: --seed is {args.seed}; give 0 or more")
-    outdir: Path = args.outdir
-    files = [*(f"recordings/{name}" for name in _recording_files(args.recordings)), "checkpoint.pt"]
-    made = {"version": __version__, "recordings": args.recordings, "seed": args.seed, "files": files}
+    write_demo(args.outdir, args.recordings, args.seed)
+
+
+def write_demo(outdir: Path, recordings: int, seed: int) -> None:
+    """Write the demo, unless it is there already.
+
+    Args:
+        outdir: The folder to write to.
+        recordings: How many to simulate.
+        seed: Of everything that is drawn at random.
+
+    Raises:
+        EcgpipeError: The folder holds other files, or a package of the demo is not installed.
+    """
+    files = [*(f"recordings/{name}" for name in _recording_files(recordings)), "checkpoint.pt"]
+    marker = {"version": __version__, "recordings": recordings, "seed": seed, "files": files}
     finished, started = outdir / "demo.json", outdir / ".demo"
-    if _read_marker(finished) == made and all((outdir / name).is_file() for name in files):
+    if _read_marker(finished) == marker and all((outdir / name).is_file() for name in files):
         logger.info("%s holds this demo already: nothing to do", outdir)
         return
     try:
-        import neurokit2  # noqa: F401  # said before anything is written or removed
+        import neurokit2  # noqa: F401  # refused before anything is written or removed
         import pydicom  # noqa: F401
     except ImportError as error:
         raise EcgpipeError("the demo needs neurokit2 and pydicom: pip install 'ecgpipe[demo]'") from error
@@ -56,23 +68,25 @@ def run(args: argparse.Namespace) -> None:
     _clear(outdir, finished, started)
     taken = [name for name in files if os.path.lexists(outdir / name)]
     if taken:
-        raise EcgpipeError(f"demo: {outdir / taken[0]} is there and not of the demo; move it, or give another --outdir")
+        raise EcgpipeError(
+            f"demo: {outdir / taken[0]} exists and is not part of the demo; move it, or give another --outdir"
+        )
     with whole(started) as path:
-        path.write_text(json.dumps(made, indent=1), encoding="utf-8")
+        path.write_text(json.dumps(marker, indent=1), encoding="utf-8")
     finished.unlink(missing_ok=True)
-    _write_recordings(outdir / "recordings", args.recordings, args.seed)
+    _write_recordings(outdir / "recordings", recordings, seed)
     # To an open file: given a path, torch.save writes the name of the temporary file into the archive.
     with whole(outdir / "checkpoint.pt") as path, path.open("wb") as file:
-        torch.save(synthetic_checkpoint.demo(args.seed), file)
+        torch.save(synthetic_checkpoint.demo(seed), file)
     started.replace(finished)
-    logger.info("%s: %d simulated recordings, 1 real, %d unusable", outdir, args.recordings, len(UNUSABLE))
+    logger.info("%s: %d simulated recordings, 1 real, %d unusable", outdir, recordings, len(UNUSABLE))
 
 
 # What is on disk already
 
 
 def _read_marker(path: Path) -> dict[str, Any]:
-    """What a marker file says of the demo beside it; nothing where it is missing or not ours."""
+    """The content of a marker file; an empty one where it is missing or not ours."""
     try:
         marker = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -82,18 +96,18 @@ def _read_marker(path: Path) -> dict[str, Any]:
 
 
 def _clear(outdir: Path, *markers: Path) -> None:
-    """Remove what an earlier run wrote, by its own list, so that nothing of the user's can go with it."""
+    """Remove the files of an earlier demo, by its own list, so that no file of the user's is removed."""
     if not outdir.exists():
         return
     if not outdir.is_dir():
         raise EcgpipeError(f"demo: {outdir} is a file; give a folder as --outdir")
-    found = [marker for path in markers if (marker := _read_marker(path))]
-    if not found and any(outdir.iterdir()):
+    contents = [marker for path in markers if (marker := _read_marker(path))]
+    if not contents and any(outdir.iterdir()):
         raise EcgpipeError(
             f"demo: {outdir} is not empty and was not made by this command (no demo.json); give another --outdir"
         )
     root = outdir.resolve()
-    for name in sorted({str(name) for marker in found for name in marker["files"]}):
+    for name in sorted({str(name) for marker in contents for name in marker["files"]}):
         path = root / name
         if not path.resolve().is_relative_to(root):
             raise EcgpipeError(
@@ -131,7 +145,7 @@ NOTES = "notes.txt"
 
 
 def _plan(recordings: int) -> list[tuple[str, str, int]]:
-    """(rhythm, name below recordings/ without ending, index into FORMATS) of each simulated recording."""
+    """(rhythm, name below recordings/ without extension, index into FORMATS) of each simulated recording."""
     rhythms = list(RHYTHMS)
     plan = []
     for i in range(recordings):
@@ -145,7 +159,7 @@ def _recording_files(recordings: int) -> list[str]:
     """Every file below recordings/, whatever wrote it."""
     named = [(name, FORMATS[form][2]) for _, name, form in _plan(recordings)]
     named += [(REAL, (".dcm",)), *UNUSABLE.items()]
-    return sorted([NOTES, *(name + ending for name, endings in named for ending in endings)])
+    return sorted([NOTES, *(name + extension for name, extensions in named for extension in extensions)])
 
 
 def _write_recordings(folder: Path, recordings: int, seed: int) -> None:

@@ -148,10 +148,10 @@ def ask(python: Path, sample: Sample, source: Path, threads: int) -> tuple[dict[
         As of `read_answers`.
 
     Raises:
-        EcgpipeError: As of `fairseq_backend.opened`.
+        EcgpipeError: As of `fairseq_backend.open_fairseq`.
     """
     frames = []
-    with fairseq_backend.opened(python, source, threads=threads) as (about, answer):
+    with fairseq_backend.open_fairseq(python, source, threads=threads) as (about, answer):
         for first in range(0, len(sample.numbers), BATCH):
             rows = slice(first, first + BATCH)
             frames.append(answer(sample.signal[rows], sample.samples[rows]))

@@ -51,7 +51,8 @@ def demo(seed: int) -> dict[str, Any]:
         return torch.randn(shape, generator=generator) * std
 
     def direction_norm(direction: Tensor) -> Tensor:
-        return direction.norm(dim=(0, 1), keepdim=True)
+        length: Tensor = direction.norm(dim=(0, 1), keepdim=True)
+        return length
 
     sizes = Sizes(width=96, hidden=192, layers=3, channels=64, kernel=32, groups=4, labels=17)
     model = {"_name": "ecg_transformer_classifier", "normalize": False, "filter": False, **_model_settings(sizes)}
@@ -69,8 +70,9 @@ def reference() -> dict[str, Any]:
 
     def position_length(_: Tensor) -> Tensor:
         # Of integers too, where the norm of the direction would be rounded: about as long as the direction is.
-        length = (4 * sizes.width / (sizes.groups * sizes.kernel)) ** 0.5
-        return length * (1 + _spread(f"{POSITION}.length", (1, 1, sizes.kernel), 0.1))
+        mean = (4 * sizes.width / (sizes.groups * sizes.kernel)) ** 0.5
+        length: Tensor = mean * (1 + _spread(f"{POSITION}.length", (1, 1, sizes.kernel), 0.1))
+        return length
 
     cfg = {"model": {"_name": "ecg_transformer_classifier", **_model_settings(sizes)}}
     return _content(cfg, _state(sizes, _spread, position_length))

@@ -19,7 +19,7 @@ def write_wfdb(path: Path, signal: Array, rate: int, names: tuple[str, ...] = LE
     """Write PATH.hea and PATH.dat, format 16, in whole microvolts.
 
     Args:
-        path: Where, without an ending.
+        path: Where, without the extension.
         signal: (leads, samples), mV.
         rate: Samples per second.
         names: The leads, in the order of `signal`.
@@ -53,12 +53,12 @@ def write_mat(path: Path, signal: Array, rate: int) -> None:
 
 
 def write_npz(path: Path, signal: Array, rate: int) -> None:
-    """Write PATH.npz, which says all there is to know."""
+    """Write PATH.npz with sampling rate, leads and unit."""
     np.savez(path.with_suffix(".npz"), signal=signal.astype(np.float32), sample_rate=rate, leads=LEADS, unit="mV")
 
 
 def write_npy(path: Path, signal: Array, rate: int) -> None:
-    """Write PATH.npy, a bare array: rate, leads and unit are for the settings to say."""
+    """Write PATH.npy, a bare array: sampling rate, leads and unit come from the settings."""
     np.save(path.with_suffix(".npy"), signal.astype(np.float32))
 
 

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     if args.segments < 1:
         raise EcgpipeError(f"--segments: {args.segments} is out of range; give 1 or more")
     finished = Run(args.outdir)
-    source = fairseq_backend.original(_native_checkpoint(finished), finished.config.checkpoint)
+    source = fairseq_backend.find_original(_native_checkpoint(finished), finished.config.checkpoint)
     if args.sample and not args.answers:
         sample = fairseq_run.draw_sample(finished, args.segments, args.seed)
         with whole(args.sample) as temporary:

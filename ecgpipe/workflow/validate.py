@@ -56,7 +56,7 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
     if settings.labels == labels.BY_INDEX:
         found = index_csv(settings.outdir)
     else:
-        found = str(labels.located(settings.labels, root))
+        found = str(labels.locate(settings.labels, root))
         given_labels = labels.read(Path(found))
         names = [label.name for label in given_labels]
         if made:

@@ -66,7 +66,7 @@ def compute(python: Path, folder: Path) -> dict[str, np.ndarray]:
     signal = np.concatenate(segments)  # (4, 12, 2500)
     torch.save(synthetic_checkpoint.reference(), folder / "recipe.pt")
     counts = np.full(len(signal), signal.shape[2])
-    with fairseq_backend.opened(python, folder / "recipe.pt") as (about, answer):
+    with fairseq_backend.open_fairseq(python, folder / "recipe.pt") as (about, answer):
         outputs = answer(signal, counts)
     probability = 1 / (1 + np.exp(-outputs["logits"].astype(np.float64)))  # (4, labels)
     recordings = sorted(set(ids))

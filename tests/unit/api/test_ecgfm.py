@@ -302,7 +302,7 @@ def test_a_runs_names_stand_unless_they_are_numbers(
     assert "the mean over the segments is taken of each; give the run's own as labels=" in caplog.text
     assert of("named", another) == [("Worst", "mean"), ("Usual", "mean"), ("Other", "max")]  # joined by name
     assert of("named", "index") == of("numbered") == of("numbered", "index") == numbers
-    assert labels.nameless(3) in caplog.text
+    assert labels.explain_numbers(3) in caplog.text
     assert of("numbered", another) == [("Other", "max"), ("Worst", "mean"), ("Usual", "mean")]  # in the model's order
     with pytest.raises(
         EcgpipeError, match=r"mimic_iv_ecg\.csv has no row for Worst, Usual, Other, which .*model\.json"

@@ -155,7 +155,7 @@ UPSTREAM: dict[str, list[tuple[int, int, list[float], list[float], list[float]]]
 @pytest.mark.parametrize("name", list(UPSTREAM))
 def test_padded_segments_get_what_fairseq_signals_gives(name: str, reference: Path) -> None:
     state = runpy.run_path(str(reference / "make_checkpoint.py"))["state"](name)
-    arch = fairseq_checkpoint.architecture(state["cfg"]["model"])
+    arch = fairseq_checkpoint.read_architecture(state["cfg"]["model"])
     made = Network(arch).eval()
     made.load_state_dict(fairseq_checkpoint.convert(state["model"], arch, name))
     samples, tokens, logits, embedding, attention = (list(column) for column in zip(*UPSTREAM[name], strict=True))

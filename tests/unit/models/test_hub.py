@@ -18,7 +18,7 @@ from huggingface_hub import constants
 
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models.description import Description, describe
-from ecgpipe.models.hub import hub_file
+from ecgpipe.models.hub import parse_uri
 
 REPO, FILE = "wanglab/ecg-fm", "weights/tiny.pt"
 URI = f"hf://{REPO}/{FILE}"
@@ -54,7 +54,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     ],
 )
 def test_a_uri_names_repository_revision_and_file(uri: str, expected: tuple[str, str, str]) -> None:
-    assert hub_file(uri) == expected
+    assert parse_uri(uri) == expected
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_uri_names_repository_revision_and_file(uri: str, expected: tuple[str,
 )
 def test_another_uri_is_refused_with_an_example(uri: str) -> None:
     with pytest.raises(EcgpipeError, match=re.escape(f"{uri} is not of the form hf://OWNER/REPO@REVISION/FILE; hf://")):
-        hub_file(uri)
+        parse_uri(uri)
 
 
 def test_the_command_fetches_with_the_token_and_later_runs_offline(tmp_path: Path, labels_csv: Path) -> None:

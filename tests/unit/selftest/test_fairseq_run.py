@@ -291,7 +291,7 @@ def test_the_real_fairseq_signals_refuses_a_checkpoint_that_is_none(tmp_path: Pa
         pytest.raises(
             EcgpipeError, match=r"cfg\.model\._name of .*x\.pt is 'nothing'; only ecg_transformer_classifier, "
         ),
-        fairseq_backend.opened(fairseq_python, tmp_path / "x.pt"),
+        fairseq_backend.open_fairseq(fairseq_python, tmp_path / "x.pt"),
     ):
         pass
 
@@ -303,6 +303,6 @@ def test_the_real_fairseq_signals_runs_no_code_of_a_checkpoint(tmp_path: Path, f
         pytest.raises(
             EcgpipeError, match=r"is no checkpoint of fairseq-signals: UnpicklingError: Weights only load failed"
         ),
-        fairseq_backend.opened(fairseq_python, tmp_path / "x.pt"),
+        fairseq_backend.open_fairseq(fairseq_python, tmp_path / "x.pt"),
     ):
         pass
