@@ -102,15 +102,8 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
 
     def write() -> None:
         logits, embeddings, attention = (folder / f"{name}.parquet" for name in ("logits", "embeddings", "attention"))
-        files = infer.Files(
-            folder / "model.safetensors",
-            folder / "model.json",
-            paths,
-            logits,
-            embeddings,
-            attention,
-            folder / "timing.json",
-        )
+        weights, description_json, timing = (folder / n for n in ("model.safetensors", "model.json", "timing.json"))
+        files = infer.Files(weights, description_json, paths, logits, embeddings, attention, timing)
         infer.write_results(files, settings.Infer(), description, contents, "float32", said())
 
     return {STAGE: stage, COPY: copy, READ: read, COMPUTE: compute, WRITE: write}

@@ -229,7 +229,7 @@ def test_a_users_file_that_is_called_as_a_recording_of_a_larger_demo_is_not_repl
     assert make(tmp_path, recordings=12) == 2
     assert (tmp_path / new).read_text() == "mine"
     assert link.is_symlink()
-    assert "is there and not of the demo; move it, or give another --outdir" in capsys.readouterr().err
+    assert "exists and is not part of the demo; move it, or give another --outdir" in capsys.readouterr().err
 
 
 def test_a_folder_of_the_users_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
