@@ -31,6 +31,7 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress
 from ecgpipe.core.settings import DRAWN_S
 from ecgpipe.inference import devices, engine
+from ecgpipe.inference.memory import is_out_of_memory
 from ecgpipe.models import labels
 from ecgpipe.models.description import describe, refuse_foreign
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
@@ -211,7 +212,7 @@ def explain(network: Network, prepared: Prepared, target: int, steps: int, batch
             attribution = _integrated(network, signal, samples, target, steps, batch_size)
             break
         except (RuntimeError, MemoryError) as error:
-            if not engine.out_of_memory(error) or batch_size == 1:
+            if not is_out_of_memory(error) or batch_size == 1:
                 raise
         batch_size //= 2
         logger.warning("out of memory; going on with %d steps at a time", batch_size)

@@ -67,10 +67,10 @@ def read(outdir: Path, label_csv: Path | None) -> Run:
     names = pq.read_schema(predictions[0]).names
     path = label_csv or Path(content["config"]["labels"])
     if label_csv or path.exists():
-        thresholds = labels.thresholds(labels.read_for(path, names, predictions[0]))
+        thresholds = labels.thresholds_by_name(labels.read_for(path, names, predictions[0]))
     else:
         logger.warning("%s is not there any more: thresholds of %s are 0.5; or give --labels", path, outdir)
-        thresholds = dict.fromkeys(labels.columns(names), labels.DEFAULT_THRESHOLD)
+        thresholds = dict.fromkeys(labels.label_columns(names), labels.DEFAULT_THRESHOLD)
     return Run(
         outdir=outdir,
         content=content,
@@ -78,7 +78,7 @@ def read(outdir: Path, label_csv: Path | None) -> Run:
         records=parquet.of_run(outdir, "records"),
         side=side,
         origin=provenance.origin(pq.read_schema(side.embeddings[0])),
-        labels=labels.columns(names),
+        labels=labels.label_columns(names),
         thresholds=thresholds,
     )
 

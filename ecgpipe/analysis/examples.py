@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     asked = settings.of_arguments("examples", settings.Examples, args)
     label_csv = args.labels or settings.path("labels", asked.labels)
     given = labels.read_for(label_csv, pq.read_schema(predictions[0]).names, predictions[0])
-    strongest, borderline = of_labels(predictions, labels.thresholds(given))
+    strongest, borderline = of_labels(predictions, labels.thresholds_by_name(given))
     candidates = {
         "strongest": strongest,
         "borderline": borderline,

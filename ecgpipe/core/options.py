@@ -26,6 +26,14 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "parts": {"type": int, "help": "number of parts of the run (default: all in the folder)"},
     "umap": {"type": Path, "help": "umap/umap.parquet"},
     "labels": {"type": Path, "help": "the label CSV"},
+    "segments": {"type": Path, "help": "a segments/shard-*.arrow"},
+    "logits": {"type": Path, "help": "a logits/part-*.parquet"},
+    "drift": {"type": Path, "help": "precision/drift.json"},
+    "calibration": {"type": Path, "help": "the JSON file of `calibrate` to apply to probabilities (default: none)"},
+    "heads": {"type": Path, "nargs": "*", "default": [], "help": "head.safetensors files of `probe` (default: none)"},
+    # Of what a command looks at.
+    "against": {"type": Path, "metavar": "OUTDIR", "help": "results of another run"},
+    "recordings": {"type": int, "default": 20, "help": "how many recordings (default %(default)s)"},
     # Of the computation.
     "device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N (default %(default)s)"},
     "threads": {"type": int, "default": 1, "help": "CPU threads (default %(default)s)"},

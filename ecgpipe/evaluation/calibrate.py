@@ -96,7 +96,7 @@ def by_fit(args: argparse.Namespace) -> None:
     print(f"{'label':<{width}}  positive  recordings  before   after  before   after")
     for name in found:
         true, probability = known[name]
-        after = calibration.of_probability(made, name, probability)
+        after = calibration.calibrate_probability(made, name, probability)
         losses = (f"{of(true, values):>6.4f}" for of in (brier, log_loss) for values in (probability, after))
         print(f"{name:<{width}}  {true.sum():>8,.0f}  {len(true):>10,}  {'  '.join(losses)}")
         if found[name].get("slope", 1) <= 0:
@@ -254,5 +254,5 @@ def _write(
     made = calibration.read(args.output)
     for name, why in left.items():
         logger.warning("%s: left as it is: %s", name, why)
-    logger.info("%s: %s", args.output, calibration.sentence(made.facts))
+    logger.info("%s: %s", args.output, calibration.describe_facts(made.facts))
     return made

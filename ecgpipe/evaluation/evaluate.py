@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     given = [by_name[name] for name in found.names]
     calibrated = provenance.origin(schema).get("calibration")
     fits = leakage.behind(label_csv, calibrated_by, calibrated)
-    made = labels.choices(given) + ([calibration.sentence(calibrated)] if calibrated else [])
+    made = labels.describe_choices(given) + ([calibration.describe_facts(calibrated)] if calibrated else [])
     trained = leakage.of_heads(provenance.origin(schema).get("heads") or {}, found.names, head_files)
     made += [f"{fit.what[0].upper()}{fit.what[1:]} were trained on {fit.on}." for fit in trained]
     fits += trained
@@ -210,7 +210,7 @@ def measure(
     Returns:
         A table of `schemas.METRICS`.
     """
-    thresholds = list(labels.thresholds(given).values())
+    thresholds = list(labels.thresholds_by_name(given).values())
     rows: list[dict[str, Any]] = []
     for subgroup in subgroups:
         true = found.true[subgroup.rows]  # (some, labels)
@@ -297,7 +297,7 @@ def of_labels(found: Truth, given: Sequence[Label], not_predicted: np.ndarray) -
             "unknown": int(np.isnan(true).sum() - missing),
             "not_predicted": int(missing),
             "positive": int((true == 1).sum()),
-            "threshold": labels.thresholds([label])[label.name],
+            "threshold": labels.thresholds_by_name([label])[label.name],
             "threshold_from": "the default" if label.threshold is None else "the label file",
         }
         for label, true, missing in zip(given, found.true.T, not_predicted, strict=True)

@@ -128,7 +128,7 @@ def read(
         EcgpipeError: A table cannot be read, has no `record_id` or one twice, a column or label is unknown, no column
             is a label, a value is neither 0 nor 1, or no recording has both a prediction and a true label.
     """
-    model = labels.columns(pq.read_schema(predictions[0]).names)
+    model = labels.label_columns(pq.read_schema(predictions[0]).names)
     if not model:
         raise EcgpipeError("truth: this run's checkpoint has no head: it predicted no labels to hold the truth against")
     predicted = pa.concat_tables(pq.read_table(path, columns=["record_id", *model]) for path in predictions)

@@ -65,7 +65,7 @@ def _names(settings: "Config") -> list[str] | None:
     from ecgpipe.models import heads
 
     files = [Path(path) for path in settings.heads]
-    return names + [name for some in heads.called(files, list(map(heads.load, files)), names) for name in some]
+    return names + [name for some in heads.name_labels(files, list(map(heads.load, files)), names) for name in some]
 
 
 def after_the_scan(asked: "Evaluation", label_csv: str | None, recordings: pa.Table, files: pa.Table) -> None:

@@ -124,7 +124,7 @@ def sample(args: argparse.Namespace) -> Sample:
     beside = [name for name in dict.fromkeys([args.split, args.patient]) if name]
     table, mapped = ground_truth.of_run(args, given)
     everything = ground_truth.read(predictions, records, table, mapped, beside)
-    of_heads = labels.of_heads(predictions[0])
+    of_heads = labels.read_head_labels(predictions[0])
     heads_left = tuple(name for name in everything.names if name in of_heads)
     everything = ground_truth.without(everything, of_heads)
     if not everything.names:

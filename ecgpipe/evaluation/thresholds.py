@@ -200,7 +200,7 @@ def write(path: Path, output: Path, told: Mapping[str, Mapping[str, Any]]) -> No
         output: The CSV to write.
         told: By label what `labels.THRESHOLD_FROM` lists. Labels that are not there have no threshold then.
     """
-    columns, rows = labels.rows_of(path)
+    columns, rows = labels.read_rows(path)
     columns += [name for name in ("threshold", "threshold_from") if name not in columns]
     with whole(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     given = labels.read_for(
         args.labels or settings.path("labels", asked.labels), pq.read_schema(predictions[0]).names, predictions[0]
     )
-    summaries = label_statistics.summarise(predictions, labels.thresholds(given))
+    summaries = label_statistics.summarise(predictions, labels.thresholds_by_name(given))
     references = {label.name: label.reference_share for label in given if label.reference_share is not None}
     total = sum(pq.read_metadata(path).num_rows for path in predictions)
     sources = recording_view.sources(args, asked, description.architecture.token_samples)

@@ -38,7 +38,7 @@ def summarise(predictions: Sequence[Path], thresholds: Mapping[str, float]) -> l
     Returns:
         One summary per label in the model's order; none for a model without a head.
     """
-    names = labels.columns(pq.read_schema(predictions[0]).names)
+    names = labels.label_columns(pq.read_schema(predictions[0]).names)
     if not names:
         return []
     limits = np.array([thresholds[name] for name in names])

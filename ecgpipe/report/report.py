@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     given = labels.read_for(
         args.labels or settings.path("labels", asked.labels), pq.read_schema(predictions[0]).names, predictions[0]
     )
-    thresholds = labels.thresholds(given)
+    thresholds = labels.thresholds_by_name(given)
     summaries = label_statistics.summarise(predictions, thresholds)
     names = [summary.name for summary in summaries]
     chosen = pq.read_table(args.examples).to_pylist()
@@ -130,8 +130,8 @@ def run(args: argparse.Namespace) -> None:
             total=sum(pq.read_metadata(path).num_rows for path in predictions),
             summaries=summaries,
             references={label.name: label.reference_share for label in given if label.reference_share is not None},
-            calibration=calibration.sentence(content["calibration"]) if content.get("calibration") else None,
-            choices=labels.choices(given if asked.paths else [deidentify.label(label) for label in given]),
+            calibration=calibration.describe_facts(content["calibration"]) if content.get("calibration") else None,
+            choices=labels.describe_choices(given if asked.paths else [deidentify.label(label) for label in given]),
             with_threshold=[label.name for label in given if label.threshold is not None],
             n_points=found.n_points,
             map_points=len(found.points["row"]),

@@ -181,10 +181,10 @@ def described(
     predictions = parquet.of_run(outdir, "predictions")
     row = reread.rows(predictions, [record_id]).get(record_id, {})
     path = Path(settings["labels"])
-    thresholds = labels.thresholds(labels.read(path)) if description.labels and path.exists() else {}
+    thresholds = labels.thresholds_by_name(labels.read(path)) if description.labels and path.exists() else {}
     probabilities = [
         {"name": name, "probability": row[name], "threshold": thresholds.get(name, labels.DEFAULT_THRESHOLD)}
-        for name in labels.columns(pq.read_schema(predictions[0]).names)
+        for name in labels.label_columns(pq.read_schema(predictions[0]).names)
         if row
     ]
     [alike] = neighbors.nearest(parquet.of_run(outdir, "embeddings"), [record_id], NEIGHBORS)

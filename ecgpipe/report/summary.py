@@ -259,7 +259,7 @@ def warnings(counts: Mapping[str, Any]) -> list[str]:
 
 def label_warnings(names: Sequence[str]) -> list[str]:
     """What a person should know of the labels' names, in words: a sentence where they are numbers, else none."""
-    return [labels.nameless(len(names))] if labels.are_by_index(names) else []
+    return [labels.explain_numbers(len(names))] if labels.are_numbered(names) else []
 
 
 def older_versions(made_by: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -351,7 +351,7 @@ def closing_lines(content: dict[str, Any]) -> list[str]:
         what = "other file, not a recording" if counts["other_files"] == 1 else "other files, not recordings"
         lines.append(f"{counts['other_files']:,} {what}: {', '.join(kinds)}")
     if content.get("calibration"):
-        lines.append(calibration.sentence(content["calibration"]))
+        lines.append(calibration.describe_facts(content["calibration"]))
     if content["checkpoint"]["random_weights"]:
         lines.append("The checkpoint's weights are RANDOM: the predictions mean nothing.")
     return lines

@@ -113,7 +113,7 @@ def _of_analysis(
     given: Config, rows: Sequence[Label] | None, files: Mapping[str, Any], reading: settings.Preprocess
 ) -> dict[str, Section]:
     """The map, the recordings to show, attribution and evaluation."""
-    thresholds: Any = "index" if rows is None else labels.thresholds(rows)
+    thresholds: Any = "index" if rows is None else labels.thresholds_by_name(rows)
     return {
         "umap": settings.Umap(**given.umap.model_dump()),
         "examples": settings.Examples(labels=given.labels, thresholds=thresholds, recordings=given.report.recordings),

@@ -20,7 +20,6 @@ MOST_LINES = 450
 LONG = {
     "evaluation/ground_truth.py",
     "inputs/manifest.py",
-    "inference/engine.py",
 }
 
 

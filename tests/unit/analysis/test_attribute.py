@@ -2,6 +2,7 @@
 
 import runpy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from architectures import SMALL
 from run_workflow import write_recordings
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
@@ -27,19 +29,7 @@ from ecgpipe.readers import LEADS
 
 SAMPLES = 1600
 STEP = 16
-ARCH = Architecture(
-    in_leads=12,
-    conv_layers=((16, 2, 2),) * 4,
-    conv_bias=False,
-    width=24,
-    layers=1,
-    heads=2,
-    hidden=48,
-    layer_norm_first=False,
-    position_kernel=16,
-    position_groups=4,
-    labels=1,
-)
+ARCH = replace(SMALL, layers=1, heads=2, position_kernel=16, labels=1)
 
 
 class Beats(NamedTuple):

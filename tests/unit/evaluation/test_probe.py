@@ -292,7 +292,7 @@ def test_evaluate_refuses_the_recordings_that_a_head_was_trained_on(
     head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
     path = tmp_path / "probe/head.safetensors"
     ids, segments, _ = data()
-    told = heads.told([path], [head], [head.labels])
+    told = heads.describe_labels([path], [head], [head.labels])
     columns = [ids, [2] * len(ids), *head.probability(segments.mean(axis=1)).T]
     schema = provenance.with_origin(schemas.predictions_schema(head.labels), "aggregate", heads=told)
     parquet.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
@@ -329,7 +329,8 @@ def test_a_head_is_found_by_its_content_wherever_it_lies_now(
     outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
-    command = predicted(outdir, head, heads.told([tmp_path / "probe/head.safetensors"], [head], [head.labels]))
+    told = heads.describe_labels([tmp_path / "probe/head.safetensors"], [head], [head.labels])
+    command = predicted(outdir, head, told)
     (tmp_path / "probe").rename(tmp_path / "another mount")
     other = run(outdir, tmp_path / "truth.csv", tmp_path / "other", *FOLDS, "--patient", "patient", "--seed", "1")
     assert other.labels == head.labels
@@ -345,7 +346,8 @@ def test_a_head_is_found_by_its_content_wherever_it_lies_now(
 def test_predictions_that_name_a_heads_file_as_they_did_once_are_evaluated_too(outdir: Path, tmp_path: Path) -> None:
     head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
     path = tmp_path / "probe/head.safetensors"
-    told = {name: {"path": str(path), **one} for name, one in heads.told([path], [head], [head.labels]).items()}
+    described = heads.describe_labels([path], [head], [head.labels])
+    told = {name: {"path": str(path), **one} for name, one in described.items()}
     assert main(predicted(outdir, head, told)) == 0
 
 

@@ -102,8 +102,8 @@ def test_what_reads_predictions_knows_which_labels_are_heads(tmp_path: Path) -> 
     assert aggregate(tmp_path, "--embeddings", str(tmp_path / "embeddings.parquet"), "--heads", str(path)) == 0
     file = tmp_path / "out.parquet"
     given = labels.read_for(tmp_path / "labels.csv", pq.read_schema(file).names, file)
-    assert labels.thresholds(given) == {"Sinus rhythm": 0.3, "Infarction": 0.5, "A": 0.5}
-    assert labels.of_heads(file) == ["A"]
+    assert labels.thresholds_by_name(given) == {"Sinus rhythm": 0.3, "Infarction": 0.5, "A": 0.5}
+    assert labels.read_head_labels(file) == ["A"]
     # Integrated gradients follow outputs of the model.
     assert {label for _, label in attribute.strongest([file], MODEL)} == set(MODEL)
     assert attribute.strongest([file], []) == []

@@ -153,7 +153,7 @@ def test_segments_that_half_precision_could_not_compute_are_counted_over_all_par
 
 
 def test_names_that_are_numbers_are_warned_of() -> None:
-    assert summary.label_warnings(["output_00", "output_01"]) == [labels.nameless(2)]
+    assert summary.label_warnings(["output_00", "output_01"]) == [labels.explain_numbers(2)]
     assert summary.label_warnings(["output_00", "Sinus rhythm"]) == []
     assert summary.label_warnings([]) == []
 
