@@ -17,7 +17,15 @@ from ecgpipe.core import provenance, settings
 from ecgpipe.core.atomic import whole, write_json
 from ecgpipe.core.config import Section
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.results import FILES, is_name_of_ours, is_shard_or_part, is_written_here, kind_of, path_of, patterns_of
+from ecgpipe.core.results import (
+    FILES,
+    is_name_of_ours,
+    is_shard_or_part,
+    is_written_here,
+    kind_of,
+    path_of,
+    patterns_of,
+)
 
 # The time of a result that is to be made again, 1970 and a second: Snakemake takes 0 for no time.
 STALE_NS = 1_000_000_000

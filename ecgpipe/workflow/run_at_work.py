@@ -39,7 +39,15 @@ class Planner(Protocol):
 
 
 class RunAtWork:
-    """One run, from the parsing of the Snakefile on."""
+    """One run, from the parsing of the Snakefile on.
+
+    Attributes:
+        settings: What the user gave, validated.
+        paths: Where the run's files lie.
+    """
+
+    settings: Config
+    paths: Paths
 
     def __init__(self, given: Mapping[str, Any], root: Path, planner: Planner) -> None:
         """Check what the user gave, and read the files that are settings. Nothing is written yet.
@@ -52,7 +60,7 @@ class RunAtWork:
         Raises:
             EcgpipeError: A setting is not valid; or this is a job of a run that was killed.
         """
-        self.settings: Config = validate.load(given, root)
+        self.settings = validate.load(given, root)
         self.paths = Paths(self.settings.outdir)
         self._outdir = Path(self.paths.outdir)
         self._planner = planner
