@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ecgpipe.core.results import path_of
+
 MIMIC_IV_ECG = "config/labels/mimic_iv_ecg.csv"  # what ECG-FM's released classifier was trained on
 
 
@@ -226,7 +228,7 @@ class Config(Section):
 
 def index_csv(outdir: str) -> str:
     """Where the checkpoint stage writes the labels that are the outputs' numbers."""
-    return f"{outdir.rstrip('/')}/checkpoint/labels.csv"
+    return f"{outdir.rstrip('/')}/{path_of('index_labels')}"
 
 
 def mistake(item: dict[str, Any], model: type[BaseModel] | None = None, prefix: str = "") -> str:

@@ -39,9 +39,9 @@ def cores_per_gpu(cores: int | None, gpus: int | None) -> int:
 def counted_cores(cores: int | None, gpus: int | None) -> int:
     """The cores that Snakemake counts for a job on a GPU.
 
-    Snakemake holds no core free for a job that needs several: all preprocessing that is ready would go before a job that
-    takes the whole machine, and a GPU would wait for the last of it. So on one machine inference counts as one core; it
-    computes with its share (`cores_per_gpu`) all the same. On a cluster a job has its cores for itself.
+    Snakemake holds no core free for a job that needs several: all preprocessing that is ready would go before a job
+    that takes the whole machine, and a GPU would wait for the last of it. So on one machine inference counts as one
+    core; it computes with its share (`cores_per_gpu`) all the same. On a cluster a job has its cores for itself.
     """
     return 1 if cores else cores_per_gpu(cores, gpus)
 

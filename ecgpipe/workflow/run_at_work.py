@@ -74,7 +74,7 @@ class RunAtWork:
         self._stale: set[str | tuple[str, str]] = set()
         self._stages: dict[str, Section] = {}
         if not planner.is_main_process:
-            # A job that waited in a cluster's queue while its run was killed must not delete what the next run has made.
+            # A job that waited in a cluster's queue while its run was killed must not delete what the next run made.
             atomic.refuse_if_orphaned()
             return
         if self.settings.evaluation.truth:
@@ -131,8 +131,8 @@ class RunAtWork:
             self._stale |= {result.stage, (result.stage, result.path.stem)}
         if reuse.is_copy(self._outdir):
             print(
-                f"{self.paths.outdir} is a copy without its files' times. A run corrects them first; it may do less than "
-                "is shown."
+                f"{self.paths.outdir} is a copy without its files' times. A run corrects them first; it may do less "
+                "than is shown."
             )
 
     def settings_file(self, stage: str, wildcards: Mapping[str, str]) -> str:

@@ -93,7 +93,7 @@ class Engine:
         """
         from snakemake.shell import shell
 
-        before = shell._get_process_prefix()  # noqa: SLF001, "set -euo pipefail", or what a user's workflow has set
+        before = shell._get_process_prefix()
         prefix = shell_prefix(Path(sys.executable).parent if not self.uses_conda else None, root)
         if prefix not in before:  # also where a workflow uses this one twice, as modules
             shell.prefix(f"{before}{prefix}".replace("{", "{{").replace("}", "}}"))

@@ -17,7 +17,7 @@ SEEN = "checkpoint-file.json"  # the SHA-256 of a local checkpoint, and of what 
 
 
 def is_precision_certain(given: Config) -> bool:
-    """Whether inference computes in float32 without comparing precisions: asked for, on a CPU, or by fairseq-signals."""
+    """Whether inference computes in float32 without a comparison: asked for, on a CPU, or by fairseq-signals."""
     inference = given.inference
     return (
         inference.backend != "native"

@@ -179,4 +179,4 @@ def test_a_command_has_the_options_that_its_rule_gives(name: str, sections: dict
     literal = [node.value for call in sections.values() for node in ast.walk(call) if isinstance(node, ast.Constant)]
     given = {text for text in literal if isinstance(text, str) and re.fullmatch(r"--[\w-]+", text)}
     given |= set(re.findall(r"(--[\w-]+)", line))
-    assert given <= {option for action in parser._actions for option in action.option_strings}  # noqa: SLF001
+    assert given <= {option for action in parser._actions for option in action.option_strings}

@@ -1,4 +1,4 @@
-"""Each use of what Snakemake does not document, with the real Snakemake: after its upgrade these say what has changed."""
+"""Each use of what Snakemake does not document, with the real Snakemake: a test that fails says what has changed."""
 
 import json
 import os
@@ -142,7 +142,7 @@ def test_in_a_conda_environment_its_python_stays_and_the_package_is_found(tmp_pa
     (tmp_path / "python3").chmod(0o755)
     activated = f"unset PYTHONPATH; export PATH={shlex.quote(str(tmp_path))}:$PATH; set -euo pipefail; "
     line = f"{activated}{shell_prefix(None, Path('/the clone'))}python3"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    done = subprocess.run(["/bin/bash", "-c", line], capture_output=True, text=True, check=True)
     assert done.stdout == "of conda /the clone\n"
 
 
