@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ecgpipe.core import schemas
-from ecgpipe.inputs import datasets, manifest
+from ecgpipe.inputs import datasets
+from ecgpipe.inputs.scan import Scanned, scan_inputs
 from ecgpipe.preprocessing import preprocess
 from ecgpipe.preprocessing.segments import UnusableError, Windows, choose_leads
 from ecgpipe.readers import LEADS, Assumed, UnavailableError, UnreadableError, isolation
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print what is there."""
     windows, assumed = preprocess.reading(args)
-    found = manifest.scan(args.path, args.ptbxl)
+    found = scan_inputs(args.path, args.ptbxl)
     total = len(found.recordings)
     print("\n".join(overview(found)))
     if not total:
@@ -59,11 +60,11 @@ def run(args: argparse.Namespace) -> None:
     isolation.crashes(work, called=lambda number: rows[number]["path"])
 
 
-def overview(found: manifest.Scanned) -> list[str]:
+def overview(found: Scanned) -> list[str]:
     """Say what a scan found.
 
     Args:
-        found: By `manifest.scan`.
+        found: By `scan_inputs`.
 
     Returns:
         Lines of text.

@@ -20,7 +20,6 @@ MOST_LINES = 450
 LONG = {
     "readers/hdf5.py",
     "evaluation/ground_truth.py",
-    "inputs/manifest.py",
     "readers/ecgdatakit.py",
     "inference/engine.py",
 }
