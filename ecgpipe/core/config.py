@@ -51,7 +51,7 @@ class Preprocess(Section):
     )
     missing_leads: Literal["error", "zero"] = Field(
         "error",
-        description="leads that are neither present nor derivable: error skips the recording, zero fills them with zeros",
+        description="leads neither present nor derivable: error skips the recording, zero fills in zeros",
     )
     min_leads: int = Field(
         2,
@@ -153,7 +153,7 @@ class Evaluation(Section):
     split_value: str | None = Field(None, description="split to evaluate, e.g. test")
     subgroups: list[str] = Field(
         [],
-        description="columns whose values are evaluated apart; COLUMN:EDGES for ranges of a number, e.g. age:18,40,65,80",
+        description="columns to evaluate each value of; COLUMN:EDGES for ranges of a number, e.g. age:18,40,65,80",
     )
     resamples: int = Field(1000, ge=0, description="bootstrap resamples for the intervals; 0: no intervals")
     seed: int = Field(42, ge=0, description="seed of the resamples")
@@ -204,7 +204,7 @@ class Config(Section):
     labels: Annotated[str, APART] = Field(
         MIMIC_IV_ECG,
         min_length=1,
-        description="a label CSV with name and aggregation of the model's outputs, in order; or index, which names them "
+        description="a label CSV: name and aggregation of the model's outputs, in order; or index, which names them "
         "output_00, output_01, ...",
     )
     calibration: Annotated[str | None, APART] = Field(

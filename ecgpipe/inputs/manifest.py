@@ -68,13 +68,13 @@ def write(
         check(recordings, files)
 
     try:
-        recordings = incremental.stamped(recordings, files)
+        recordings = incremental.add_stamps(recordings, files)
     except UnavailableError as error:
         raise unavailable(error) from error
-    before = incremental.earlier(outdir, section.shard_size)
+    before = incremental.read_shards(outdir, section.shard_size)
     _refuse_empty_inputs(inputs, before, recordings)
     scans = _read_scans(outdir) if before else []
-    cut = incremental.cut(recordings, before, section.shard_size)
+    cut = incremental.cut_into_shards(recordings, before, section.shard_size)
     changes = Counter(cut.changes["change"].to_pylist())
     known = scans[-1]["recordings"] if scans else 0
     added = len(recordings) - known + changes["removed"]
@@ -174,7 +174,7 @@ def _refuse_foreign(folder: Path, shards: Sequence[pa.Table | None]) -> None:
 def _remove_surplus(folder: Path, count: int) -> None:
     """Remove the shards of an earlier scan that was cut otherwise, before new ones are written, and the last one first.
 
-    A scan that is killed meanwhile leaves shards without a gap, which `incremental.earlier` reads.
+    A scan that is killed meanwhile leaves shards without a gap, which `incremental.read_shards` reads.
     """
     by_number = {results.number("manifest", path.name): path for path in folder.glob("shard-*")}
     surplus = {number: path for number, path in by_number.items() if number is not None and number >= count}

@@ -21,7 +21,7 @@ def growing(amount: int, per_million: int, recordings: Callable[[], int]) -> Cal
 
     def amount_of_job(wildcards: object, attempt: int) -> int:
         more = per_million * recordings() // 1_000_000 if per_million else 0
-        return (amount + more) * 2 ** (attempt - 1)
+        return (amount + more) << (attempt - 1)
 
     return amount_of_job
 

@@ -97,7 +97,12 @@ def test_results_beyond_the_last_shard_go_only_for_a_run_that_has_the_folder(
     given: dict[str, object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(run_lock, "remove_surplus", lambda _, shards, parts: seen.append((shards, parts)) or 3)
+
+    def remove_surplus(_: Path, shards: int, parts: int) -> int:
+        seen.append((shards, parts))
+        return 3
+
+    monkeypatch.setattr(run_lock, "remove_surplus", remove_surplus)
     out = Path(str(given["outdir"]))
     run = RunAtWork(given, ROOT, Planner())
     run.plan()
