@@ -1,4 +1,4 @@
-"""Find the recordings under the inputs and cut them into shards, unless their true labels cannot be."""
+"""Find the recordings under the inputs and cut them into shards. True labels are checked against them first."""
 
 import argparse
 import os
@@ -27,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Scan the inputs, hold the true labels against the recordings, and write `manifest/`."""
-    given = settings.of_arguments("manifest", settings.Manifest, args)
-    inputs = args.input or given.inputs
+    """Scan the inputs, check the true labels against the recordings, and write `manifest/`."""
+    section = settings.of_arguments("manifest", settings.Manifest, args)
+    inputs = args.input or section.inputs
     if not inputs:
         raise EcgpipeError("input: not given; give --input, or --settings")
 
     def check(recordings: pa.Table, files: pa.Table) -> None:
-        ground_truth_checks.after_the_scan(given.evaluation, given.labels, recordings, files)
+        ground_truth_checks.after_the_scan(section.evaluation, section.labels, recordings, files)
 
-    manifest.write(inputs, given, args.outdir, check)
+    manifest.write(inputs, section, args.outdir, check)
