@@ -2,11 +2,10 @@
 
 import argparse
 import os
-from pathlib import Path
 
 import pyarrow as pa
 
-from ecgpipe.core import settings
+from ecgpipe.core import options, settings
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.evaluation import ground_truth_checks
 from ecgpipe.inputs import manifest
@@ -21,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=os.path.expanduser,
         help="folders, files, globs, or CSV/Parquet tables with a `path` column",
     )
-    parser.add_argument(
-        "--outdir", type=Path, required=True, help="the folder to write manifest.json, files.parquet and the shards to"
-    )
+    options.add(parser, "outdir", required=True, help="folder to write manifest.json, files.parquet and the shards to")
 
 
 def run(args: argparse.Namespace) -> None:
