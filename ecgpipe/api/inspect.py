@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ecgpipe.core import options, schemas, settings
-from ecgpipe.inputs import datasets, manifest
+from ecgpipe.inputs import datasets
+from ecgpipe.inputs.scan import Scanned, scan_inputs
 from ecgpipe.preprocessing import preprocess
 from ecgpipe.preprocessing.segments import UnusableError, Windows, choose_leads
 from ecgpipe.readers import LEADS, Assumed, UnavailableError, UnreadableError, isolation
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     """Print what is there."""
     preprocess_settings = settings.of_arguments("preprocess", settings.Preprocess, args)
     windows, assumed = preprocess.reading_from_settings(preprocess_settings)
-    scanned = manifest.scan(args.path, args.ptbxl)
+    scanned = scan_inputs(args.path, args.ptbxl)
     total = len(scanned.recordings)
     print("\n".join(overview(scanned)))
     if not total:
@@ -60,11 +61,11 @@ def run(args: argparse.Namespace) -> None:
     isolation.crashes(work, called=lambda number: rows[number]["path"])
 
 
-def overview(scanned: manifest.Scanned) -> list[str]:
+def overview(scanned: Scanned) -> list[str]:
     """Summarise a scan.
 
     Args:
-        scanned: By `manifest.scan`.
+        scanned: By `scan_inputs`.
 
     Returns:
         Lines of text.

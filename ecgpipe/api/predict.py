@@ -28,7 +28,7 @@ from ecgpipe.core.atomic import whole
 from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import aggregate, engine, finite, segment_files
-from ecgpipe.inputs import manifest
+from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.preprocessing import preprocess
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def find(inputs: Sequence[str]) -> pa.Table:
         if ending in WFDB_SIGNALS and stem in headers:
             continue
         try:
-            scanned = manifest.scan([text])
+            scanned = scan_inputs([text])
         except EcgpipeError as error:
             logger.warning("%s", error)
             continue

@@ -26,7 +26,6 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "parts": {"type": int, "help": "number of parts of the run (default: all in the folder)"},
     "umap": {"type": Path, "help": "umap/umap.parquet"},
     "labels": {"type": Path, "help": "the label CSV"},
-    "segments": {"type": Path, "help": "a segments/shard-*.arrow"},
     "logits": {"type": Path, "help": "a logits/part-*.parquet"},
     "drift": {"type": Path, "help": "precision/drift.json"},
     "calibration": {"type": Path, "help": "the JSON file of `calibrate` to apply to probabilities (default: none)"},

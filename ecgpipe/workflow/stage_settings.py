@@ -16,6 +16,16 @@ from ecgpipe.models.labels import Label
 SEEN = "checkpoint-file.json"  # the SHA-256 of a local checkpoint, and of what path, size and time it was then
 
 
+def is_precision_certain(given: Config) -> bool:
+    """Whether inference computes in float32 without a comparison: asked for, on a CPU, or by fairseq-signals."""
+    inference = given.inference
+    return (
+        inference.backend != "native"
+        or inference.precision == "float32"
+        or (inference.precision == "auto" and inference.device == "cpu")
+    )
+
+
 def of_run(given: Config, checkpoint_content: str, certain: bool) -> dict[str, Section]:
     """The settings of each stage of a run.
 

@@ -30,12 +30,12 @@ from ecgpipe.workflow import validate
         ({"checkpoint": "-x.pt"}, "checkpoint: '-x.pt' begins with a dash"),
         ({"outdir": "s3://bucket/x"}, "outdir: 's3://bucket/x' is an address; give the path of a folder"),
         ({"outdir": "x:y"}, "outdir: 'x:y' is an address; give the path of a folder"),
-        ({"inference": {"device": "cpu; touch pwned"}}, "inference.device: 'cpu; touch pwned' won't do"),
-        ({"inference": {"device": "{input}"}}, "inference.device: '{input}' won't do"),
-        ({"inference": {"device": "cpu\n"}}, "inference.device: 'cpu\\n' won't do"),
-        ({"preprocess": {"assume_unit": "$(touch pwned)"}}, "preprocess.assume_unit: '$(touch pwned)' won't do"),
-        ({"sha256": "0" * 63 + ";"}, "won't do: string should match pattern"),
-        ({"umap": {"min_dist": "0; touch pwned"}}, "umap.min_dist: '0; touch pwned' won't do"),
+        ({"inference": {"device": "cpu; touch pwned"}}, "inference.device: 'cpu; touch pwned' is not valid"),
+        ({"inference": {"device": "{input}"}}, "inference.device: '{input}' is not valid"),
+        ({"inference": {"device": "cpu\n"}}, "inference.device: 'cpu\\n' is not valid"),
+        ({"preprocess": {"assume_unit": "$(touch pwned)"}}, "preprocess.assume_unit: '$(touch pwned)' is not valid"),
+        ({"sha256": "0" * 63 + ";"}, "is not valid: string should match pattern"),
+        ({"umap": {"min_dist": "0; touch pwned"}}, "umap.min_dist: '0; touch pwned' is not valid"),
     ],
 )
 def test_a_setting_that_would_be_taken_for_something_else_is_refused(

@@ -19,7 +19,8 @@ from ecgpipe import readers
 from ecgpipe.cli import main
 from ecgpipe.core import parquet, schemas
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.inputs import incremental, manifest
+from ecgpipe.inputs import incremental
+from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.preprocessing import preprocess
 from ecgpipe.readers import (
     FORMATS,
@@ -262,7 +263,7 @@ def test_a_scan_that_cannot_look_at_a_file_now_ends_and_says_so(table: bool, tmp
         given = tmp_path / "table.csv"
         given.write_text(f"path\n{path}\n")
     with pytest.raises(EcgpipeError) as caught:
-        manifest.scan([str(given)])
+        scan_inputs([str(given)])
     assert str(caught.value).startswith(
         f"input: a file cannot be read at the moment ({path}: Input/output error); noth"
     )
@@ -281,7 +282,7 @@ def test_a_scan_that_cannot_look_into_a_folder_now_ends_and_says_so(
 
     monkeypatch.setattr(os, "scandir", lost)
     with pytest.raises(EcgpipeError, match=r"cannot be read at the moment \(.*/a/b: "):
-        manifest.scan([str(tmp_path)])
+        scan_inputs([str(tmp_path)])
 
 
 def test_a_header_that_cannot_be_read_now_is_not_taken_for_one_that_names_nothing(
@@ -296,7 +297,7 @@ def test_a_header_that_cannot_be_read_now_is_not_taken_for_one_that_names_nothin
 
     monkeypatch.setattr(wfdb, "read_bytes", lost)
     with pytest.raises(EcgpipeError, match=r"cannot be read at the moment \(.*x.hea: Connection timed out"):
-        manifest.scan([str(tmp_path)])
+        scan_inputs([str(tmp_path)])
 
 
 def test_a_file_that_cannot_be_looked_at_now_has_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
