@@ -26,7 +26,7 @@ STAGES = {
     "attribute": ("analysis.attribute", "say which leads and times speak for a label, by integrated gradients"),
     "evaluate": (
         "evaluation.evaluate",
-        "hold predictions against true labels: metrics with intervals, subgroups, curves",
+        "evaluate predictions against true labels: metrics with intervals, subgroups, curves",
     ),
     "summary": ("report.summary", "count what became of the inputs, and write run.json"),
     "figures": ("report.figures", "write the report's main figures as PNG and SVG"),
@@ -45,9 +45,9 @@ STAGES = {
     ),
     "thresholds": (
         "evaluation.thresholds",
-        "choose from where on a recording counts as positive, on labelled recordings",
+        "choose decision thresholds on labelled recordings",
     ),
-    "calibrate": ("evaluation.calibrate", "fit what makes probabilities of a run's, on labelled recordings"),
+    "calibrate": ("evaluation.calibrate", "fit a probability calibration on labelled recordings"),
     "probe": ("evaluation.probe", "train a linear head on a run's embeddings, and measure it"),
     "untrained": (
         "models.random_init",

@@ -25,7 +25,22 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "parts": {"type": int, "help": "number of parts of the run (default: all in the folder)"},
     "umap": {"type": Path, "help": "umap/umap.parquet"},
     "labels": {"type": Path, "help": "the label CSV"},
+    "calibration": {"type": Path, "help": "the JSON file that `calibrate` wrote (default: none)"},
+    "heads": {"type": Path, "nargs": "*", "default": [], "help": "head.safetensors files of `probe` (default: none)"},
+    # Of true labels, and of columns of the inputs' tables.
+    "truth": {"type": Path, "help": "CSV or Parquet table with a record_id and a column of 0 and 1 per label"},
+    "map": {
+        "nargs": "+",
+        "default": [],
+        "metavar": "COLUMN=LABEL",
+        "help": "the label that a column stands for; COLUMN:CODE=LABEL where the column lists codes. Columns with the "
+        "name of a label need no mapping",
+    },
+    "split": {"metavar": "COLUMN", "help": "the column that says which split a recording is in"},
+    "on": {"metavar": "VALUE", "help": "the value of the column of --split"},
+    "patient": {"metavar": "COLUMN", "help": "the column that says whose a recording is"},
     # Of the computation.
+    "method": {"help": "how it is computed"},
     "device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N (default %(default)s)"},
     "threads": {"type": int, "default": 1, "help": "CPU threads (default %(default)s)"},
     "seed": {"type": int, "default": 42, "help": "of what is drawn at random (default %(default)s)"},

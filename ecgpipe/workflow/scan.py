@@ -34,6 +34,6 @@ def run(args: argparse.Namespace) -> None:
         raise EcgpipeError("input: not given; give --input, or --settings")
 
     def check(recordings: pa.Table, files: pa.Table) -> None:
-        ground_truth_checks.after_the_scan(given.evaluation, given.labels, recordings, files)
+        ground_truth_checks.check_after_scan(given.evaluation, given.labels, recordings, files)
 
     manifest.write(inputs, given, args.outdir, check)

@@ -24,7 +24,7 @@ try:
     elif SETTINGS.evaluation.truth:
         from ecgpipe.evaluation import ground_truth_checks  # here, because it takes a second, which no job needs
 
-        ground_truth_checks.before_a_run(SETTINGS)
+        ground_truth_checks.check_before_run(SETTINGS)
 except EcgpipeError as error:
     raise WorkflowError(str(error))
 
