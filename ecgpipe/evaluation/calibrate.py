@@ -101,10 +101,10 @@ def fit_sample(sample: Sample, method: str, output: Path) -> None:
     scores = _refuse_calibrated(sample.scores)
     for name in sample.heads:
         logger.warning("%s: left as it is: a head's label, whose probability is that of a logistic regression", name)
-    known = _known_recordings(sample)
+    pairs = _select_known(sample)
     by_label: dict[str, dict[str, Any]] = {}
     left = dict.fromkeys(sample.truth.left_out, "the true labels have no column of this name")
-    for name, (true, probability) in known.items():
+    for name, (true, probability) in pairs.items():
         parameters = fit(method, true, probability)
         if isinstance(parameters, str):
             left[name] = parameters
@@ -119,7 +119,7 @@ def fit_sample(sample: Sample, method: str, output: Path) -> None:
     sha256 = leakage.write_sample(output, "calibrate", sample, method)
     fitted = _write(output, method, scores, Parameters(by_label, left), {**sample.facts, "sha256": sha256})
     print(f"On the recordings that it was fitted on ({sample.split}), so optimistic:\n")
-    print("\n".join(format_table(fitted, known)))
+    print("\n".join(format_table(fitted, pairs)))
     for name in by_label:
         if by_label[name].get("slope", 1) <= 0:
             logger.warning(
@@ -128,12 +128,12 @@ def fit_sample(sample: Sample, method: str, output: Path) -> None:
             )
 
 
-def format_table(fitted: Calibration, known: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[str]:
+def format_table(fitted: Calibration, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[str]:
     """Format Brier score and log loss of each calibrated label, before and after.
 
     Args:
         fitted: The calibration.
-        known: By label, true labels and probabilities, (recordings,) each.
+        pairs: By label, true labels and probabilities, (recordings,) each.
 
     Returns:
         Lines of text.
@@ -144,7 +144,7 @@ def format_table(fitted: Calibration, known: Mapping[str, tuple[np.ndarray, np.n
         f"{'label':<{width}}  positive  recordings  before   after  before   after",
     ]
     for name in fitted.labels:
-        true, before = known[name]
+        true, before = pairs[name]
         after = calibration.of_probability(fitted, name, before)
         numbers = [losses.brier(true, probability) for probability in (before, after)]
         numbers += [float(losses.log_loss(true[:, None], probability[:, None])[0]) for probability in (before, after)]
@@ -153,14 +153,14 @@ def format_table(fitted: Calibration, known: Mapping[str, tuple[np.ndarray, np.n
     return lines
 
 
-def _known_recordings(sample: Sample) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By label, true labels and probabilities of the recordings where both are known, (recordings,) float64 each."""
-    known = {}
+def _select_known(sample: Sample) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Select by label the true labels and probabilities where both are known, (recordings,) float64 each."""
+    pairs = {}
     for number, name in enumerate(sample.truth.names):
         true, probability = sample.truth.true[:, number], sample.truth.probability[:, number]
         rows = ~(np.isnan(true) | np.isnan(probability))
-        known[name] = true[rows].astype(float), probability[rows]
-    return known
+        pairs[name] = true[rows].astype(float), probability[rows]
+    return pairs
 
 
 def fit(method: str, true: np.ndarray, probability: np.ndarray) -> dict[str, Any] | str:
@@ -273,7 +273,7 @@ def isotonic(true: np.ndarray, probability: np.ndarray) -> dict[str, list[float]
 
 
 def _refuse_calibrated(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """How the predictions came about, if nothing was calibrated in them."""
+    """Refuse predictions that are calibrated, and return how they came about."""
     if scores["calibration"]:
         raise EcgpipeError(
             "--outdir: these predictions are calibrated already; calibrate those of a run without the setting"

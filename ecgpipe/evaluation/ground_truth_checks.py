@@ -57,7 +57,7 @@ def check_before_run(settings: "Config") -> None:
 
 
 def _predicted_labels(settings: "Config") -> list[str] | None:
-    """The labels that the run will predict; None where only the checkpoint knows them."""
+    """The labels that the run will predict; None where only the checkpoint says them."""
     if settings.labels_by_index:
         return None
     names = [label.name for label in labels.read(Path(settings.labels))]
@@ -66,7 +66,8 @@ def _predicted_labels(settings: "Config") -> list[str] | None:
     from ecgpipe.models import heads
 
     files = [Path(path) for path in settings.heads]
-    return names + [name for some in heads.called(files, list(map(heads.load, files)), names) for name in some]
+    head_labels = heads.called(files, list(map(heads.load, files)), names)
+    return names + [name for of_head in head_labels for name in of_head]
 
 
 def check_after_scan(asked: "Evaluation", label_csv: str | None, recordings: pa.Table, files: pa.Table) -> None:

@@ -21,7 +21,7 @@ EDGES = np.linspace(0, 1, BINS + 1)
 
 LEVEL = 0.95
 
-# Resamples at a time, and strata: what is computed of them stays in a core's cache.
+# Resamples at a time, and strata: their intermediate results fit in a core's cache.
 BLOCK = 16
 PIECE = 4096
 
@@ -53,7 +53,7 @@ class _Prepared(NamedTuple):
     """What is the same in all resamples. Each is multiplied with weights (recordings, resamples)."""
 
     ranked: list[_Strata]  # one for each label, and then one for all pairs
-    called: csr_matrix  # (labels, recordings) the score is at the threshold or above, where the truth is known
+    called: csr_matrix  # (labels, recordings) the score is at the threshold or above, and the true label is known
     hit: csr_matrix  # (labels, recordings) of those the positive ones
     excess: csr_matrix  # (labels * BINS, recordings) score minus truth, in the score's bin
     squared: csr_matrix  # (labels, recordings) the square of it
@@ -177,27 +177,27 @@ def bins(score: np.ndarray) -> np.ndarray:
 
 
 def _prepare(true: np.ndarray, score: np.ndarray, thresholds: np.ndarray) -> _Prepared:
-    known = ~np.isnan(true) & ~np.isnan(score)  # (recordings, labels)
-    positive = known & (true == 1)
-    called = known & (score >= thresholds)
+    is_known = ~np.isnan(true) & ~np.isnan(score)  # (recordings, labels)
+    positive = is_known & (true == 1)
+    called = is_known & (score >= thresholds)
     recordings, labels = true.shape
-    pairs = known, positive, score
+    pairs = is_known, positive, score
     ranked = [_rank(*(values[:, [label]] for values in pairs)) for label in range(labels)]
-    row, column = np.nonzero(known)
-    excess = score[known] - positive[known]  # (pairs,)
+    row, column = np.nonzero(is_known)
+    excess = score[is_known] - positive[is_known]  # (pairs,)
     return _Prepared(
         ranked=[*ranked, _rank(*pairs)],
         called=csr_matrix(called.T, dtype=np.float64),
         hit=csr_matrix((called & positive).T, dtype=np.float64),
-        excess=csr_matrix((excess, (column * BINS + bins(score[known]), row)), (labels * BINS, recordings)),
+        excess=csr_matrix((excess, (column * BINS + bins(score[is_known]), row)), (labels * BINS, recordings)),
         squared=csr_matrix((excess**2, (column, row)), (labels, recordings)),
     )
 
 
-def _rank(known: np.ndarray, positive: np.ndarray, score: np.ndarray) -> _Strata:
+def _rank(is_known: np.ndarray, positive: np.ndarray, score: np.ndarray) -> _Strata:
     """Cut the pairs, (recordings, labels) each, into strata."""
-    row, _ = np.nonzero(known)
-    scores, truths = score[known], positive[known]  # (pairs,)
+    row, _ = np.nonzero(is_known)
+    scores, truths = score[is_known], positive[is_known]  # (pairs,)
     if not len(row):
         return []
     order = np.argsort(-scores, kind="stable")
@@ -211,8 +211,8 @@ def _rank(known: np.ndarray, positive: np.ndarray, score: np.ndarray) -> _Strata
     pieces = [slice(start, min(start + PIECE, strata)) for start in range(0, strata, PIECE)]
     return [
         (
-            _counts(row, ends[piece.start : piece.stop + 1], len(known)),
-            _counts(row[truths], before[piece.start : piece.stop + 1], len(known)),
+            _counts(row, ends[piece.start : piece.stop + 1], len(is_known)),
+            _counts(row[truths], before[piece.start : piece.stop + 1], len(is_known)),
         )
         for piece in pieces
     ]
@@ -225,7 +225,7 @@ def _counts(row: np.ndarray, ends: np.ndarray, recordings: int) -> csr_matrix:
 
 
 def _weights(units: np.ndarray, stream: np.random.SeedSequence) -> np.ndarray:
-    """(recordings,) how many times each one's unit is among as many as there are, drawn with replacement."""
+    """(recordings,) how many times the unit of each is drawn, with replacement, in one resample."""
     count = int(units.max()) + 1
     drawn = np.random.default_rng(stream).integers(0, count, count)
     times: np.ndarray = np.bincount(drawn, minlength=count)[units].astype(np.float64)
