@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     description = describe(args.description)
     refuse_foreign(description)
     given = settings.of_arguments("attribute", settings.Attribute, args)
-    windows, assumed = preprocess.as_read(given.reading)
+    windows, assumed = preprocess.reading_from_settings(given.reading)
     records = parquet.numbered(args.records, "shard", args.shards)
     if args.predictions:
         pairs = strongest(parquet.numbered(args.predictions, "part", args.parts), description.labels)[

@@ -1,4 +1,4 @@
-"""Recordings of a finished run, read from their files once more: for what a few of them are shown or explained by."""
+"""Read recordings of a finished run from their files again, to show or to explain a few of them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,53 +12,53 @@ from ecgpipe.readers import Assumed, Recording, UnreadableError
 
 
 def rows(paths: Sequence[Path], record_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The rows of some recordings, one for each.
+    """Find the rows of some recordings.
 
     Args:
-        paths: Files of the run with a column `record_id`, as `manifest/shard-*.parquet`.
-        record_ids: Of which.
+        paths: Files of the run with a column `record_id`, such as `manifest/shard-*.parquet`.
+        record_ids: The recordings.
 
     Returns:
-        By record id; those that are in no file are left out.
+        One row for each record id; ids that are in no file are left out.
     """
     return {row["record_id"]: row for table in parquet.rows_of(paths, record_ids) for row in table.to_pylist()}
 
 
 def leads(
-    found: Mapping[str, Any], account: Mapping[str, Any], windows: Windows, assumed: Assumed
+    row: Mapping[str, Any], record: Mapping[str, Any], windows: Windows, assumed: Assumed
 ) -> tuple[Recording, Twelve]:
-    """A recording as it was read, and its twelve leads.
+    """Read a recording, and find its twelve leads.
 
     Args:
-        found: Its row of the manifest.
-        account: Its row of the records.
+        row: Its row of the manifest.
+        record: Its row of records/.
         windows: How the run cut recordings.
-        assumed: What the run assumed of files that do not say it themselves.
+        assumed: What the run assumed of files that do not state it.
 
     Returns:
         The recording, and its leads in the model's order, neither resampled nor standardised.
 
     Raises:
-        UnreadableError: It cannot be read any more, or is another signal than the run's.
+        UnreadableError: It cannot be read any more, or its signal is not the run's.
         UnusableError: It lacks leads now.
     """
-    recording = preprocess.read(dict(found), assumed)
+    recording = preprocess.read_recording(dict(row), assumed)
     twelve = choose_leads(recording, windows)
     single = quality.in_single_precision(twelve.signal)
-    _check(quality.fingerprint(single, twelve.made), account)
+    _check(quality.fingerprint(single, twelve.unrecorded), record)
     return recording, twelve
 
 
-def segments(found: Mapping[str, Any], account: Mapping[str, Any], windows: Windows, assumed: Assumed) -> Prepared:
-    """A recording's segments as the model takes them; arguments and errors as of `leads`."""
+def segments(row: Mapping[str, Any], record: Mapping[str, Any], windows: Windows, assumed: Assumed) -> Prepared:
+    """Read a recording, and prepare its segments for the model; arguments and errors as of `leads`."""
     facts: dict[str, Any] = {}
-    prepared = prepare(preprocess.read(dict(found), assumed), windows, facts)
-    _check(facts["signal_hash"], account)
+    prepared = prepare(preprocess.read_recording(dict(row), assumed), windows, facts)
+    _check(facts["signal_hash"], record)
     return prepared
 
 
-def _check(fingerprint: str, account: Mapping[str, Any]) -> None:
-    if fingerprint != account["signal_hash"]:
+def _check(fingerprint: str, record: Mapping[str, Any]) -> None:
+    if fingerprint != record["signal_hash"]:
         raise UnreadableError("the file has changed since the run")
 
 
@@ -90,7 +90,7 @@ def sources_of(outdir: Path, settings: dict[str, Any], token_samples: tuple[int,
     """
     given = Preprocess.model_validate(settings["preprocess"])
     attribution = outdir / "attribution/attribution.parquet"
-    windows, assumed = preprocess.as_read(given)
+    windows, assumed = preprocess.reading_from_settings(given)
     # What an earlier run left there is not this one's.
     attention = (outdir / "attention").is_dir() and settings.get("inference", {}).get("attention", True)
     attributed = settings.get("attribution", {}).get("recordings", 1) > 0

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ecgpipe.core import parquet, schemas, settings
 from ecgpipe.preprocessing import preprocess, reread
 from ecgpipe.preprocessing.reread import Sources
-from ecgpipe.preprocessing.segments import UnusableError, cut_up, resampled_samples
+from ecgpipe.preprocessing.segments import UnusableError, count_resampled, place_segments
 from ecgpipe.readers import LEADS, UnreadableError
 from ecgpipe.report import deidentify, waveform
 
@@ -43,7 +43,7 @@ def add_results_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sources(args: argparse.Namespace, given: settings.Shown, token_samples: tuple[int, int]) -> Sources:
     """What `add_results_arguments` and the settings say of where recordings come from."""
-    windows, assumed = preprocess.as_read(given.reading)
+    windows, assumed = preprocess.reading_from_settings(given.reading)
     return Sources(
         manifest=parquet.numbered(args.manifest, "shard", args.shards),
         records=parquet.numbered(args.records, "shard", args.shards),
@@ -93,7 +93,7 @@ def read(
                 twelve,
                 recording.sample_rate,
                 recording.unit,
-                cut_up(resampled_samples(recording), given.windows),
+                place_segments(count_resampled(recording), given.windows),
                 given.windows.segment_samples,
                 np.stack(attention[record_id]) if record_id in attention else None,
                 [*attributions.get(record_id, []), *more.get(record_id, [])],
