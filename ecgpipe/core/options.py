@@ -28,12 +28,25 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "labels": {"type": Path, "help": "the label CSV"},
     "logits": {"type": Path, "help": "a logits/part-*.parquet"},
     "drift": {"type": Path, "help": "precision/drift.json"},
-    "calibration": {"type": Path, "help": "the JSON file of `calibrate` to apply to probabilities (default: none)"},
+    "calibration": {"type": Path, "help": "the JSON file that `calibrate` wrote (default: none)"},
     "heads": {"type": Path, "nargs": "*", "default": [], "help": "head.safetensors files of `probe` (default: none)"},
     # Of what a command looks at.
     "against": {"type": Path, "metavar": "OUTDIR", "help": "results of another run"},
     "recordings": {"type": int, "default": 20, "help": "how many recordings (default %(default)s)"},
+    # Of true labels, and of columns of the inputs' tables.
+    "truth": {"type": Path, "help": "CSV or Parquet table with a record_id and a column of 0 and 1 per label"},
+    "map": {
+        "nargs": "+",
+        "default": [],
+        "metavar": "COLUMN=LABEL",
+        "help": "the label that a column stands for; COLUMN:CODE=LABEL where the column lists codes. Columns with the "
+        "name of a label need no mapping",
+    },
+    "split": {"metavar": "COLUMN", "help": "the column that says which split a recording is in"},
+    "on": {"metavar": "VALUE", "help": "the value of the column of --split"},
+    "patient": {"metavar": "COLUMN", "help": "the column that says whose a recording is"},
     # Of the computation.
+    "method": {"help": "how it is computed"},
     "device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N (default %(default)s)"},
     "threads": {"type": int, "default": 1, "help": "CPU threads (default %(default)s)"},
     "seed": {"type": int, "default": 42, "help": "of what is drawn at random (default %(default)s)"},

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgpipe.core import parquet, provenance, schemas
-from ecgpipe.evaluation import evaluate
+from ecgpipe.evaluation import notes
 from ecgpipe.models.labels import Label
 from ecgpipe.report import summary
 
@@ -160,7 +160,7 @@ def evaluation(account: Mapping[str, Any], columns: Collection[str]) -> dict[str
         **found,
         "split": {"column": None, "value": None} if account["split"] else None,
         "intervals": {**found["intervals"], "patient_column": None},
-        "fitted": [_APART] if evaluate.APART in account["fitted"] else [],
+        "fitted": [_APART] if notes.NO_OVERLAP in account["fitted"] else [],
         "subgroups": {column: values for column, values in account["subgroups"].items() if column in columns},
     }
 

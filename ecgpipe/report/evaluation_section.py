@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.evaluation import evaluate, metrics
+from ecgpipe.evaluation import metrics, notes
 from ecgpipe.report import deidentify
 
 
@@ -43,7 +43,7 @@ def read(folder: Path, columns: Collection[str] | None = None) -> dict[str, Any]
     return {
         "account": account,
         "hidden": asked - len(account["subgroups"]),
-        "notes": evaluate.notes(account),
+        "notes": notes.describe(account),
         "rows": _named(rows),
         "bins": metrics.BINS,
         "subgroups": {column: {**inside, "rows": _named(inside["rows"])} for column, inside in subgroups.items()},
@@ -76,9 +76,9 @@ def curves(folder: Path) -> list[dict[str, Any]]:
             drawn[curve] = {column: some[column].to_numpy().astype(np.float32) for column in columns}
         drawn["at"] = {metric: numbers[metric]["value"] for metric in ("sensitivity", "specificity", "ppv")}
         drawn["said"] = {
-            "roc": f"AUROC {evaluate.with_interval(numbers['auroc'])}",
-            "pr": f"AUPRC {evaluate.with_interval(numbers['auprc'])}",
-            "calibration": f"Expected calibration error {evaluate.with_interval(numbers['ece'])}",
+            "roc": f"AUROC {notes.format_with_interval(numbers['auroc'])}",
+            "pr": f"AUPRC {notes.format_with_interval(numbers['auprc'])}",
+            "calibration": f"Expected calibration error {notes.format_with_interval(numbers['ece'])}",
         }
         found.append(drawn)
     return found

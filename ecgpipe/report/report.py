@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from ecgpipe.analysis import examples
 from ecgpipe.core import parquet, provenance, settings
 from ecgpipe.core.atomic import whole
-from ecgpipe.evaluation import evaluate
+from ecgpipe.evaluation import notes
 from ecgpipe.models import calibration, labels
 from ecgpipe.models.description import describe
 from ecgpipe.report import deidentify, evaluation_section, label_statistics, map_data, recording_view, rule_times
@@ -255,7 +255,7 @@ def environment() -> jinja2.Environment:
     made.globals["asset"] = asset
     made.filters["grouped"] = "{:,}".format
     made.filters["two"] = "{:.2f}".format
-    made.filters["three"] = lambda number: "\N{EN DASH}" if number is None else evaluate.said(number)
+    made.filters["three"] = lambda number: "\N{EN DASH}" if number is None else notes.format_number(number)
     made.filters["percent"] = percent
     made.filters["duration"] = duration
     made.filters["digits"] = lambda number: "not finite" if number is None else f"{number:g}"

@@ -80,7 +80,7 @@ class RunAtWork:
         if self.settings.evaluation.truth:
             from ecgpipe.evaluation import ground_truth_checks  # here, because it takes a second, which no job needs
 
-            ground_truth_checks.before_a_run(self.settings)
+            ground_truth_checks.check_before_run(self.settings)
         reuse.refuse_unmarked(self._outdir)
         self._checkpoint = stage_settings.checkpoint_identity(self.settings, self._outdir)
         certain = stage_settings.is_precision_certain(self.settings)

@@ -31,6 +31,6 @@ def run(args: argparse.Namespace) -> None:
         raise EcgpipeError("input: not given; give --input, or --settings")
 
     def check(recordings: pa.Table, files: pa.Table) -> None:
-        ground_truth_checks.after_the_scan(section.evaluation, section.labels, recordings, files)
+        ground_truth_checks.check_after_scan(section.evaluation, section.labels, recordings, files)
 
     manifest.write(inputs, section, args.outdir, check)
