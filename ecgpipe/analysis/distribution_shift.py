@@ -33,7 +33,7 @@ class Moments(NamedTuple):
         return self.scatter / max(self.n - 1, 1)
 
 
-def paired(first: np.ndarray, second: np.ndarray, thresholds: tuple[float, float]) -> Paired:
+def compare_pairs(first: np.ndarray, second: np.ndarray, thresholds: tuple[float, float]) -> Paired:
     """Compare numbers of the same recordings.
 
     Args:
@@ -49,14 +49,14 @@ def paired(first: np.ndarray, second: np.ndarray, thresholds: tuple[float, float
     return Paired(
         mean=float(difference.mean()),
         sd=float(difference.std(ddof=1)) if len(difference) > 1 else None,
-        pearson=_correlation(first, second),
-        spearman=_correlation(rankdata(first), rankdata(second)),
+        pearson=_correlate(first, second),
+        spearman=_correlate(rankdata(first), rankdata(second)),
         up=int((~before & after).sum()),
         down=int((before & ~after).sum()),
     )
 
 
-def apart(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+def compare_distributions(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """Compare the distributions of two samples.
 
     Args:
@@ -77,7 +77,7 @@ def apart(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     return float(difference.max()), float(difference[:-1] @ np.diff(places))
 
 
-def moments(vectors: np.ndarray) -> Moments:
+def compute_moments(vectors: np.ndarray) -> Moments:
     """Count, mean and scatter of vectors.
 
     Args:
@@ -90,7 +90,7 @@ def moments(vectors: np.ndarray) -> Moments:
     return Moments(len(vectors), mean, (vectors - mean).T @ (vectors - mean))
 
 
-def merged(first: Moments, second: Moments) -> Moments:
+def merge_moments(first: Moments, second: Moments) -> Moments:
     """The moments of two sets of vectors together (Chan, Golub and LeVeque, COMPSTAT 1982).
 
     Args:
@@ -108,7 +108,7 @@ def merged(first: Moments, second: Moments) -> Moments:
     return Moments(n, first.mean + step * (second.n / n), scatter)
 
 
-def frechet(first: Moments, second: Moments) -> float:
+def compute_frechet(first: Moments, second: Moments) -> float:
     """The squared Fréchet distance between two normal distributions (Dowson and Landau, J. Multivariate Analysis 1982).
 
     It is what the FID of generated images is (Heusel et al., NeurIPS 2017): it sees means and covariances only, and
@@ -128,7 +128,7 @@ def frechet(first: Moments, second: Moments) -> float:
     return float(max(((first.mean - second.mean) ** 2).sum() + traces - 2 * between, 0))
 
 
-def linear_cka(first: np.ndarray, second: np.ndarray) -> tuple[float | None, float | None]:
+def compute_linear_cka(first: np.ndarray, second: np.ndarray) -> tuple[float | None, float | None]:
     """Linear centred kernel alignment of two representations of the same recordings.
 
     It does not change when one is rotated or scaled, and their widths may differ (Kornblith et al., ICML 2019).
@@ -147,7 +147,7 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> tuple[float | None, flo
         return None, None
     x, y = (vectors - vectors.mean(axis=0) for vectors in (first, second))
     products = [float(np.linalg.norm(a.T @ b)) ** 2 for a, b in ((x, y), (x, x), (y, y))]
-    plain = _aligned(*products)
+    plain = _normalise_hsic(*products)
     if n < 4:
         return plain, None
     rows = [np.einsum("ij,ij->i", vectors, vectors) for vectors in (x, y)]
@@ -155,14 +155,14 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> tuple[float | None, flo
         product - n / (n - 2) * (a @ b) + a.sum() * b.sum() / ((n - 1) * (n - 2))
         for product, (a, b) in zip(products, ((rows[0], rows[1]), (rows[0], rows[0]), (rows[1], rows[1])), strict=True)
     ]
-    return plain, _aligned(*unbiased)
+    return plain, _normalise_hsic(*unbiased)
 
 
-def _aligned(both: float, first: float, second: float) -> float | None:
+def _normalise_hsic(both: float, first: float, second: float) -> float | None:
     return float(both / np.sqrt(first * second)) if first > 0 and second > 0 else None
 
 
-def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+def _correlate(first: np.ndarray, second: np.ndarray) -> float | None:
     x, y = first - first.mean(), second - second.mean()
     size = float(np.linalg.norm(x) * np.linalg.norm(y))
     if len(x) < 2 or not np.ptp(first) or not np.ptp(second) or not size:

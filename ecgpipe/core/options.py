@@ -25,6 +25,12 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "parts": {"type": int, "help": "number of parts of the run (default: all in the folder)"},
     "umap": {"type": Path, "help": "umap/umap.parquet"},
     "labels": {"type": Path, "help": "the label CSV"},
+    "drift": {"type": Path, "help": "precision/drift.json"},
+    # Of what a command looks at.
+    "against": {"type": Path, "metavar": "OUTDIR", "help": "results of another run"},
+    "label": {"nargs": "+", "metavar": "NAME", "help": "labels"},
+    "method": {"help": "how it is computed (default %(default)s)"},
+    "patient": {"metavar": "COLUMN", "help": "the column of records/ that tells patients apart"},
     # Of the computation.
     "device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N (default %(default)s)"},
     "threads": {"type": int, "default": 1, "help": "CPU threads (default %(default)s)"},
@@ -34,11 +40,11 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def add(parser: argparse.ArgumentParser, *names: str, required: bool = False, **different: object) -> None:
+def add(parser: argparse._ActionsContainer, *names: str, required: bool = False, **different: object) -> None:
     """Add shared options to a command.
 
     Args:
-        parser: Of the command.
+        parser: Of the command, or a group of its options.
         names: Of the options, as in `SHARED`.
         required: Whether they must be given.
         different: What these options have here that differs from `SHARED`, e.g. `help` or `default`.

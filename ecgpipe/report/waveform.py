@@ -26,7 +26,7 @@ STRIDE = 4
 UNSATURATED = 0.995
 
 
-class Drawn(NamedTuple):
+class Trace(NamedTuple):
     """The leads of a recording as far as they are drawn, each around its median."""
 
     steps: np.ndarray  # (12, samples) int16
@@ -35,7 +35,7 @@ class Drawn(NamedTuple):
     seconds: float
 
 
-def attention_per_sample(
+def interpolate_attention(
     attention: np.ndarray, starts: np.ndarray, samples: int, step: int, span: int, most: int
 ) -> np.ndarray:
     """What the attention is at each of a recording's first samples, 0 to 1 from its least to its most in the recording.
@@ -63,7 +63,7 @@ def attention_per_sample(
     return values
 
 
-def attribution_per_stretch(attribution: np.ndarray, starts: np.ndarray, samples: int, most: int) -> np.ndarray:
+def sum_attribution(attribution: np.ndarray, starts: np.ndarray, samples: int, most: int) -> np.ndarray:
     """What each lead adds to a label's logit, for stretches of STRIDE samples from the recording's beginning.
 
     Args:
@@ -84,7 +84,7 @@ def attribution_per_stretch(attribution: np.ndarray, starts: np.ndarray, samples
     return sums
 
 
-def drawn(twelve: Twelve, sample_rate: float, unit: str | None) -> Drawn:
+def make_trace(twelve: Twelve, sample_rate: float, unit: str | None) -> Trace:
     """The leads as they are drawn.
 
     Args:
@@ -100,14 +100,14 @@ def drawn(twelve: Twelve, sample_rate: float, unit: str | None) -> Drawn:
     centred = signal - np.median(signal, axis=1, keepdims=True)
     seconds = signal.shape[1] / sample_rate
     if sample_rate > MOST_RATE:
-        centred, sample_rate = thinned(centred, sample_rate)
+        centred, sample_rate = thin(centred, sample_rate)
     largest = float(np.abs(centred).max(initial=0.0))
     step = STEP_MV if unit == "mV" else 2 * largest / STEPS or 1.0
     step = max(step, largest / np.iinfo(np.int16).max)
-    return Drawn(np.round(centred / step).astype(np.int16), step, sample_rate, seconds)
+    return Trace(np.round(centred / step).astype(np.int16), step, sample_rate, seconds)
 
 
-def thinned(signal: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
+def thin(signal: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
     """The least and the most of each stretch of each lead, in the order in which they come: no peak is lost.
 
     Args:
@@ -125,7 +125,7 @@ def thinned(signal: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
     return np.take_along_axis(stretches, places, axis=2).reshape(len(signal), -1), 2 * rate / width
 
 
-def coded(
+def encode(
     twelve: Twelve,
     sample_rate: float,
     unit: str | None,
@@ -144,14 +144,14 @@ def coded(
         cut: Where its segments lie, at 500 Hz.
         segment_samples: Of each of them.
         attention: (segments, tokens), or None.
-        attributions: One for each label: `label`, `attribution` as of `attribution_per_stretch`, and what there is
+        attributions: One for each label: `label`, `attribution` as of `sum_attribution`, and what there is
             to say of it, which is passed on.
         token_samples: (step, span) of the tokens.
 
     Returns:
         Times in seconds. `leads` is (12, samples) of differences from sample to sample, which gzip packs better.
     """
-    shown = drawn(twelve, sample_rate, unit)
+    shown = make_trace(twelve, sample_rate, unit)
     most = math.ceil(shown.seconds * SAMPLE_RATE)
     seen = segment_samples - cut.padded
     view: dict[str, Any] = {
@@ -170,16 +170,16 @@ def coded(
         "attributions": [],
     }
     if attention is not None:
-        values = attention_per_sample(attention, cut.starts, seen, *token_samples, most)
+        values = interpolate_attention(attention, cut.starts, seen, *token_samples, most)
         # A value stands for the stretch that begins with its sample: the mean of that.
         values = np.pad(values, (0, -len(values) % STRIDE), mode="edge").reshape(-1, STRIDE).mean(axis=1)
         view["attention"] = np.round(255 * values).astype(np.uint8)
-    for given in attributions:
-        sums = attribution_per_stretch(given["attribution"], cut.starts, seen, most)  # (12, stretches)
+    for attribution in attributions:
+        sums = sum_attribution(attribution["attribution"], cut.starts, seen, most)  # (12, stretches)
         # The network sees a token at a time: nothing finer than that means anything.
         smooth = uniform_filter1d(sums, max(1, token_samples[0] // STRIDE), axis=1, mode="constant")
         largest = float(np.quantile(np.abs(smooth), UNSATURATED)) or float(np.abs(smooth).max()) or 1.0
         values = np.round(127 * np.clip(smooth / largest, -1, 1)).astype(np.int8)
-        told = {key: value for key, value in given.items() if key != "attribution"}
-        view["attributions"].append({**told, "values": values.ravel()})
+        description = {key: value for key, value in attribution.items() if key != "attribution"}
+        view["attributions"].append({**description, "values": values.ravel()})
     return view

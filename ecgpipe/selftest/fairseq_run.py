@@ -16,12 +16,13 @@ import torch
 
 from ecgpipe.core import parquet
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.run import Run
 from ecgpipe.inference import devices, engine, fairseq_backend, fairseq_forward
 from ecgpipe.models.description import Architecture, describe
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.tuning import for_device
 from ecgpipe.preprocessing import reread
-from ecgpipe.preprocessing.reread import sources_of
+from ecgpipe.preprocessing.reread import find_sources
 from ecgpipe.preprocessing.segments import UnusableError
 from ecgpipe.readers import UnreadableError
 
@@ -71,15 +72,15 @@ def sample(outdir: Path, most: int, seed: int) -> Sample:
         EcgpipeError: The run has none, or a recording is not what it was.
     """
     description = describe(outdir / "checkpoint/model.json")
-    sources = sources_of(outdir, settings_of(outdir)["config"], description.architecture.token_samples)
+    sources = find_sources(Run(outdir), description.architecture.token_samples)
     chosen = _choose(sources.records, most, seed)
     if not chosen:
         raise EcgpipeError(f"--outdir: {outdir} has no segments; none of its recordings could be used")
-    found, accounts = reread.rows(sources.manifest, list(chosen)), reread.rows(sources.records, list(chosen))
+    found, accounts = reread.read_rows(sources.manifest, list(chosen)), reread.read_rows(sources.records, list(chosen))
     ids, numbers, signals, samples = [], [], [], []
     for record_id, wanted in chosen.items():
         try:
-            prepared = reread.segments(found[record_id], accounts[record_id], sources.windows, sources.assumed)
+            prepared = reread.read_segments(found[record_id], accounts[record_id], sources.windows, sources.assumed)
         except (UnreadableError, UnusableError) as error:
             raise EcgpipeError(
                 f"verify: {found[record_id]['path']} is not the recording that the run read: {error}; run again first"

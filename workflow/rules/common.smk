@@ -333,9 +333,10 @@ def closing_words():
     page, summary = Path(OUT, "report.html"), Path(OUT, "run.json")
     if not (page.exists() and summary.exists()):
         return ""
+    from ecgpipe.core.run import read_info
     from ecgpipe.report.summary import closing_lines
 
-    return "\n".join([*closing_lines(json.loads(summary.read_text())), f"Report: {page.resolve()}"])
+    return "\n".join([*closing_lines(read_info(summary)), f"Report: {page.resolve()}"])
 
 
 def mistakes():

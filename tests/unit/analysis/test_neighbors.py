@@ -64,7 +64,7 @@ def test_the_nearest_are_those_of_all_pairs_and_never_the_recording_itself(
     np.fill_diagonal(cosines, -np.inf)
     wanted = ["r7", "r0", "r39"]
     ids = list(segments)
-    for record_id, found in zip(wanted, neighbors.nearest(write(tmp_path, segments, 2), wanted, 5), strict=True):
+    for record_id, found in zip(wanted, neighbors.find_nearest(write(tmp_path, segments, 2), wanted, 5), strict=True):
         row = cosines[ids.index(record_id)]
         best = np.argsort(-row)[:5]
         assert [neighbor.record_id for neighbor in found] == [ids[i] for i in best]
@@ -73,16 +73,16 @@ def test_the_nearest_are_those_of_all_pairs_and_never_the_recording_itself(
 
 def test_a_small_run_has_fewer_and_an_unknown_recording_none(tmp_path: Path) -> None:
     paths = write(tmp_path, {"a": np.eye(3)[:1], "b": np.eye(3)[1:2], "c": np.eye(3)[:2]})
-    first, nobody = neighbors.nearest(paths, ["a", "nobody"], 5)
+    first, nobody = neighbors.find_nearest(paths, ["a", "nobody"], 5)
     assert [neighbor.record_id for neighbor in first] == ["c", "b"]
     assert first[0].similarity == pytest.approx(np.sqrt(0.5))
     assert nobody == []
-    assert neighbors.nearest(paths, ["nobody"], 5) == [[]]
+    assert neighbors.find_nearest(paths, ["nobody"], 5) == [[]]
 
 
 def test_embeddings_of_zeros_have_no_direction_and_are_like_nothing(tmp_path: Path) -> None:
     paths = write(tmp_path, {"a": np.zeros((1, 3)), "b": np.ones((1, 3))})
-    [[found]] = neighbors.nearest(paths, ["a"], 5)
+    [[found]] = neighbors.find_nearest(paths, ["a"], 5)
     assert found == ("b", 0.0)
 
 
@@ -285,14 +285,14 @@ def test_another_preprocessing_is_warned_of_and_so_is_an_unknown_checkpoint(
 
 
 def test_recall_is_the_share_of_the_nearest_that_were_found_and_equals_count() -> None:
-    truly = cosine_similarity.Found(
+    truly = cosine_similarity.Nearest(
         np.array([[1, 2], [3, 4], [5, -1], [-1, -1]]), np.array([[0.9, 0.8], [0.7, 0.6], [0.5, -np.inf], [-np.inf] * 2])
     )
-    found = cosine_similarity.Found(
+    found = cosine_similarity.Nearest(
         np.array([[1, 7], [8, -1], [5, -1], [-1, -1]]),
         np.array([[0.9, 0.8], [0.6, -np.inf], [0.5, -np.inf], [-np.inf] * 2]),
     )
-    assert cosine_similarity.recall(found, truly) == pytest.approx((1 + 0.5 + 1) / 3)
+    assert cosine_similarity.measure_recall(found, truly) == pytest.approx((1 + 0.5 + 1) / 3)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import small_run
 from report_page import Page
 from scipy import stats
 from scipy.spatial.distance import cosine
@@ -67,13 +68,16 @@ def write(
     given = thresholds or {}
     lines = [f'"{name}",mean,{given.get(name, "")}' for name in probabilities]
     (folder / "labels.csv").write_text("\n".join(["name,aggregation,threshold", *lines]) + "\n")
-    run = {
-        "ecgpipe": "0.1.0",
-        "finished": "2026-11-22T12:38:13+00:00",
-        "checkpoint": {"uri": f"{sha[:2]}.pt", "revision": None, "sha256": sha, "random_weights": random_weights},
-        "precision": {"used": "float32"},
+    run = small_run.run_json()
+    run |= {
+        "checkpoint": run["checkpoint"] | {"uri": f"{sha[:2]}.pt", "sha256": sha, "random_weights": random_weights},
         "versions": {"torch": "2.0"},
-        "config": {"labels": str(folder / "labels.csv"), "preprocess": {"short": "skip"}, **(config or {})},
+        "config": {
+            "input": "x",
+            "labels": str(folder / "labels.csv"),
+            "preprocess": {"short": "skip"},
+            **(config or {}),
+        },
     }
     (folder / "run.json").write_text(json.dumps(run))
     return folder

@@ -88,13 +88,13 @@ def test_a_new_setting_is_hidden_until_somebody_lists_it() -> None:
         partner: str = "Jane Doe"
 
     given = {"umap": New().model_dump(), "clinic": "Jane Doe"}
-    shown = deidentify.only(given, deidentify.SETTINGS)
+    shown = deidentify.keep_only(given, deidentify.SETTINGS)
     assert shown == {"umap": config.Umap().model_dump()}
 
 
 @pytest.mark.parametrize("content", ["text", ["text"], [["text"]], 1, {"a": "text"}])
 def test_what_has_another_form_than_the_list_says_is_hidden(content: object) -> None:
-    assert "text" not in json.dumps(deidentify.only({"key": content}, {"key": {"b": True}}))
+    assert "text" not in json.dumps(deidentify.keep_only({"key": content}, {"key": {"b": True}}))
 
 
 # The readers
@@ -159,7 +159,7 @@ def test_what_a_reader_quotes_of_a_file_stands_in_brackets_which_pages_without_n
     ],
 )
 def test_a_general_reason_has_no_particulars(reason: str, expected: str) -> None:
-    assert deidentify.general(reason) == expected
+    assert deidentify.generalise(reason) == expected
 
 
 # Everything at once
