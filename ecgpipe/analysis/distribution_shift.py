@@ -1,4 +1,4 @@
-"""How far two sets of numbers or vectors are apart: of the same recordings, or of two datasets."""
+"""Measure how two sets of numbers or vectors differ: of the same recordings, or of two datasets."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Paired(NamedTuple):
-    """How the numbers of the same recordings differ, the second less the first. None where that is not defined."""
+    """How the numbers of the same recordings differ, second minus first; None if that is not defined."""
 
     mean: float
     sd: float | None  # of the differences, with n - 1
@@ -39,10 +39,10 @@ def compare_pairs(first: np.ndarray, second: np.ndarray, thresholds: tuple[float
     Args:
         first: (recordings,) float64, at least one.
         second: The same recordings.
-        thresholds: From where on each of the two is positive.
+        thresholds: Decision thresholds of the two.
 
     Returns:
-        Their differences. Correlations are undefined where all numbers of one side are equal.
+        Their differences. Correlations are undefined if all numbers of one side are equal.
     """
     difference = second - first
     before, after = first >= thresholds[0], second >= thresholds[1]
@@ -57,7 +57,7 @@ def compare_pairs(first: np.ndarray, second: np.ndarray, thresholds: tuple[float
 
 
 def compare_distributions(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Compare the distributions of two samples.
+    """Compare the distributions of two samples, by one sort of each (docs/decisions.md says why not by SciPy).
 
     Args:
         first: (n,) float64, at least one.
@@ -78,7 +78,7 @@ def compare_distributions(first: np.ndarray, second: np.ndarray) -> tuple[float,
 
 
 def compute_moments(vectors: np.ndarray) -> Moments:
-    """Count, mean and scatter of vectors.
+    """Compute count, mean and scatter of vectors.
 
     Args:
         vectors: (n, width) float64; n may be 0.
@@ -91,11 +91,11 @@ def compute_moments(vectors: np.ndarray) -> Moments:
 
 
 def merge_moments(first: Moments, second: Moments) -> Moments:
-    """The moments of two sets of vectors together (Chan, Golub and LeVeque, COMPSTAT 1982).
+    """Merge the moments of two sets of vectors (Chan, Golub and LeVeque, COMPSTAT 1982).
 
     Args:
         first: Of one set.
-        second: Of the other one, of the same width.
+        second: Of the other set, of the same width.
 
     Returns:
         Of both.
@@ -109,9 +109,9 @@ def merge_moments(first: Moments, second: Moments) -> Moments:
 
 
 def compute_frechet(first: Moments, second: Moments) -> float:
-    """The squared Fréchet distance between two normal distributions (Dowson and Landau, J. Multivariate Analysis 1982).
+    """Compute the squared Fréchet distance of two normal distributions.
 
-    It is what the FID of generated images is (Heusel et al., NeurIPS 2017): it sees means and covariances only, and
+    By Dowson and Landau (J. Multivariate Analysis 1982). It is what the FID of generated images is (Heusel et al., NeurIPS 2017): it sees means and covariances only, and
     grows when there are few vectors for their width.
 
     Args:
@@ -129,7 +129,7 @@ def compute_frechet(first: Moments, second: Moments) -> float:
 
 
 def compute_linear_cka(first: np.ndarray, second: np.ndarray) -> tuple[float | None, float | None]:
-    """Linear centred kernel alignment of two representations of the same recordings.
+    """Compute the linear centred kernel alignment of two representations of the same recordings.
 
     It does not change when one is rotated or scaled, and their widths may differ (Kornblith et al., ICML 2019).
 
@@ -163,8 +163,9 @@ def _normalise_hsic(both: float, first: float, second: float) -> float | None:
 
 
 def _correlate(first: np.ndarray, second: np.ndarray) -> float | None:
-    x, y = first - first.mean(), second - second.mean()
-    size = float(np.linalg.norm(x) * np.linalg.norm(y))
-    if len(x) < 2 or not np.ptp(first) or not np.ptp(second) or not size:
+    """The correlation; None if all numbers of one side are equal, or nearly so."""
+    if not np.ptp(first) or not np.ptp(second):
         return None
-    return float(np.clip(x @ y / size, -1, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = float(np.corrcoef(first, second)[0, 1])
+    return correlation if np.isfinite(correlation) else None

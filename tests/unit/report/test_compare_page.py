@@ -347,7 +347,7 @@ def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
 def test_mistakes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = write(tmp_path / "a", IDS, PROBABILITIES, VECTORS)
     assert compare(first, tmp_path / "nowhere", tmp_path / "out") == 2
-    assert "nowhere/run.json; give the folder of a finished run's results" in capsys.readouterr().err
+    assert "nowhere; give the folder of a finished run's results" in capsys.readouterr().err
     second = write(tmp_path / "b", IDS[:40], {n: v[:40] for n, v in PROBABILITIES.items()}, VECTORS[:40])
     (second / "predictions/part-00001.parquet").unlink()
     assert compare(first, second, tmp_path / "out") == 2

@@ -7,6 +7,7 @@ import ast
 import csv
 import json
 import shutil
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,8 +60,9 @@ def word(key: str) -> str:
 
 def planted(annotation: object, text: str) -> object:
     """A value for a setting, of its type, with a text in it."""
-    options = [annotation, *typing.get_args(annotation)]
-    if annotation is str or str in options:
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    options = typing.get_args(annotation) if is_union else [annotation]
+    if str in options:
         return text
     if any(typing.get_origin(option) is dict for option in options):
         return {text: text}
@@ -183,7 +185,7 @@ def with_unknown_fields(content: object, shown: object, words: set[str]) -> obje
     if deidentify.ANY not in shown:
         new = f"PLANTEDfield{len(words)}"
         words.add(new)
-        found[new] = {new: 1} if all(isinstance(value, Mapping) for value in shown.values()) else [new]
+        found[new] = {new: 1} if all(isinstance(value, Mapping) for value in shown.values()) else new
     return found
 
 

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from small_run import LABELS
 
 from ecgpipe.core import parquet, schemas
+from ecgpipe.core.run import RunInfo
 from ecgpipe.readers import LEADS
 from ecgpipe.report import ecg_paper, figures
 from ecgpipe.report.label_statistics import Summary, summarise
@@ -84,8 +85,8 @@ def widths(axes: Axes) -> list[float]:
 
 def test_many_reasons_are_summed_up() -> None:
     reasons = [{"status": "failed", "reason": f"reason {i}", "count": 100 - i} for i in range(20)]
-    content = {"counts": {"ok": 5, "recordings": 2000}, "reasons": reasons}
-    [axes] = figures.draw_counts(content).axes
+    info = RunInfo.model_validate(small_run.run_json() | {"reasons": reasons})
+    [axes] = figures.draw_counts(info).axes
     assert len(axes.patches) == 1 + figures.MOST_REASONS + 1
     assert widths(axes)[-1] == sum(100 - i for i in range(figures.MOST_REASONS, 20))
 

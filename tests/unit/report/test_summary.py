@@ -222,6 +222,20 @@ def test_run_json_has_the_precision_of_all_parts_and_what_was_found(
     assert warning in capsys.readouterr().err
 
 
+def test_run_json_has_its_keys_in_their_order(tmp_path: Path) -> None:
+    content = summarise(tmp_path, ["float32"], None)
+    assert list(content) == [
+        *("ecgpipe", "finished", "code", "made_by", "inputs", "shards", "parts", "counts", "reasons", "other_files"),
+        *("layouts", "checkpoint", "throughput", "calibration", "precision", "hardware", "versions", "config"),
+        *("settings", "warnings"),
+    ]
+    assert list(content["counts"]) == [
+        *("recordings", "ok", "skipped", "failed", "segments"),
+        *(*schemas.FLAGS, "hours", "duplicates", "files", "other_files"),
+    ]
+    assert list(content["precision"]) == ["used", "parts", "recomputed_segments", "drift"]
+
+
 def test_run_json_and_the_last_lines_say_of_a_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fitted = {"on": "fold = 9", "recordings": 2183}
     facts = {"method": "platt", "sha256": "c" * 64, "fitted": fitted, "left": ["A"]}
