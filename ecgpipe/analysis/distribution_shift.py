@@ -111,8 +111,8 @@ def merge_moments(first: Moments, second: Moments) -> Moments:
 def compute_frechet(first: Moments, second: Moments) -> float:
     """Compute the squared Fréchet distance of two normal distributions.
 
-    By Dowson and Landau (J. Multivariate Analysis 1982). It is what the FID of generated images is (Heusel et al., NeurIPS 2017): it sees means and covariances only, and
-    grows when there are few vectors for their width.
+    By Dowson and Landau (J. Multivariate Analysis 1982). The FID of generated images is the same (Heusel et al.,
+    NeurIPS 2017): it sees means and covariances only, and grows if there are few vectors for their width.
 
     Args:
         first: Of at least two vectors.

@@ -54,7 +54,7 @@ class Strip(NamedTuple):
 
 
 def lay_out_strips(layout: str, seconds: float, from_s: float = 0.0) -> list[Strip]:
-    """The strips of a page.
+    """Lay out the strips of a page.
 
     Args:
         layout: Of LAYOUTS.
@@ -140,14 +140,14 @@ def draw(
     axes.text(LEFT, 5.5, title, fontsize=10, weight="bold", color=INK)
     amplitude = "10 mm/mV" if view["millivolts"] else "arbitrary amplitude, no unit in the file"
     behind = {"none": "", "attention": "colour: attention; "}.get(
-        colour, f"blue speaks for {colour}, orange against it; "
+        colour, f"attribution to {colour}: blue positive, orange negative; "
     )
     axes.text(width - 3, height - 2, f"{behind}25 mm/s, {amplitude}", fontsize=8, ha="right", color=INK)
     return figure
 
 
 def _draw_grid(axes: Axes, width: float, height: float) -> None:
-    """A line each millimetre, a bolder one every five."""
+    """Draw a line each millimetre, a bolder one every five."""
     for size, colour, line in ((1, FINE, 0.3), (5, BOLD, 0.6)):
         xs, ys = np.arange(LEFT % size, width, size), np.arange(TOP % size, height, size)
         lines = [[(x, 0), (x, height)] for x in xs] + [[(0, y), (width, y)] for y in ys]
@@ -157,7 +157,7 @@ def _draw_grid(axes: Axes, width: float, height: float) -> None:
 def _draw_wash(
     axes: Axes, view: Mapping[str, Any], colour: str, strip: Strip, extent: tuple[float, float, float, float]
 ) -> None:
-    """The colour behind a strip, of which `extent` has left, right, bottom and top."""
+    """Draw the colour behind a strip, of which `extent` has left, right, bottom and top."""
     attributions = {
         attribution["label"]: attribution["values"].reshape(len(LEADS), -1) for attribution in view["attributions"]
     }

@@ -14,11 +14,11 @@ from ecgpipe.report import deidentify
 
 
 def read_evaluation(folder: Path, columns: Collection[str] | None = None) -> dict[str, Any]:
-    """The numbers of an evaluation.
+    """Read the numbers of an evaluation.
 
     Args:
         folder: `evaluation/`.
-        columns: Of the inputs' tables, which alone may be named; None for all.
+        columns: Columns of the inputs' tables that may be named; None for all.
 
     Returns:
         `account` as the stage wrote it, less what it may not name, `hidden`, how many columns of subgroups are left out
@@ -51,7 +51,7 @@ def read_evaluation(folder: Path, columns: Collection[str] | None = None) -> dic
 
 
 def read_curves(folder: Path) -> list[dict[str, Any]]:
-    """The curves of an evaluation for the page's plots.
+    """Read the curves of an evaluation for the page's plots.
 
     Args:
         folder: `evaluation/`.

@@ -1,8 +1,8 @@
-"""What the page's map and tables hold: a row for each recording, and a point for each segment.
+"""Collect what the page's map and tables hold: a row for each recording, and a point for each segment.
 
-Up to a bound that is everything. Of a larger run it is a random sample of the segments with their recordings, the first
-of those that were not used, and those that are shown with their leads; what lies behind the sample is then drawn as a
-density, from all segments.
+A run up to a bound is shown completely. Of a larger one the page holds a random sample of the segments with their
+recordings, the first of the recordings that were not used, and the recordings that are shown with their leads; behind
+the sample a density of all segments is drawn.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -19,23 +19,23 @@ from ecgpipe.core.parquet import sample
 from ecgpipe.readers import LEADS
 from ecgpipe.report import deidentify
 
-# Recordings that were skipped or failed, of which the page has a row.
+# Skipped and failed recordings that have a row in the page, at most.
 MOST_UNUSED = 5_000
 
-# Probabilities are given in steps of so much, in 16 bits; what a recording that was not used has instead.
+# The step of probabilities, which have 16 bits; and what a recording that was not used has instead.
 PROBABILITY_STEP = 1e-4
 NO_PROBABILITY = 65_535
 
 # A text column of the inputs with more values than this is a description, not a category.
 MOST_VALUES = 200
 
-# Columns of the inputs' tables that the page takes along, the first ones.
+# Columns of the inputs' tables in the page, at most: the first ones.
 MOST_COLUMNS = 40
 
-# The density is counted in so many squares along each axis.
+# Squares of the density along each axis.
 SQUARES = 256
 
-# Columns of the records that the page has, as far as they say something, by the group that the table shows.
+# Columns of the records in the page, if they have values, by the group that the table shows.
 ACCOUNT = ("status", "reason", "format", "sample_rate", "duration_s", "n_segments", "discarded_s")
 QUALITY = (
     *("lead_suspicion", "clipped_leads", "flat_leads", "flat_s", "constant_leads", "missing_leads", "derived_leads"),
@@ -111,7 +111,7 @@ def collect(
 
 
 def _count_density(umap: Path) -> dict[str, Any]:
-    """How many of all segments lie in each square of the map, row by row, and the squares' edges."""
+    """Count all segments in each square of the map, row by row; with the squares' edges."""
     least, greatest = np.full(2, np.inf), np.full(2, -np.inf)
     for places in _read_places(umap):
         least, greatest = np.minimum(least, places.min(axis=0)), np.maximum(greatest, places.max(axis=0))
@@ -128,7 +128,7 @@ def _read_places(umap: Path) -> Iterator[np.ndarray]:
 
 
 def _read_rows(records: Sequence[Path], wanted: pa.Array, paths: bool) -> tuple[pa.Table, list[str]]:
-    """The records' rows of some recordings and of the first unused ones, and what each is called."""
+    """Read the records' rows of the wanted recordings and of the first unused ones, and name each."""
     tables: list[pa.Table] = []
     names: list[str] = []
     unused = done = 0
@@ -151,15 +151,15 @@ def _read_rows(records: Sequence[Path], wanted: pa.Array, paths: bool) -> tuple[
 
 
 def read_probabilities(predictions: Sequence[Path], ids: pa.Array, labels: Sequence[str]) -> Iterator[np.ndarray]:
-    """For each label the probability of each of some recordings, in steps of PROBABILITY_STEP.
+    """Read for each label the probability of some recordings, in steps of PROBABILITY_STEP.
 
     Args:
         predictions: All `predictions/part-*.parquet`, in order.
         ids: Record ids, each once.
-        labels: Whose.
+        labels: The labels.
 
     Yields:
-        (recordings,) uint16; NO_PROBABILITY where there is none.
+        (recordings,) uint16; NO_PROBABILITY if there is none.
     """
     steps = np.full((len(labels), len(ids)), NO_PROBABILITY, np.uint16)
     for batch in parquet.batches(predictions, ["record_id", *labels]) if labels else ():
@@ -172,7 +172,7 @@ def read_probabilities(predictions: Sequence[Path], ids: pa.Array, labels: Seque
 
 
 def encode_column(table: pa.Table, name: str, group: str) -> dict[str, Any] | None:
-    """A column for the page: numbers as float32 or float64, anything else as a code for each of its values.
+    """Encode a column for the page: numbers as float32 or float64, anything else as a code for each of its values.
 
     Args:
         table: Rows of the records.
@@ -180,7 +180,7 @@ def encode_column(table: pa.Table, name: str, group: str) -> dict[str, Any] | No
         group: Of the page's table, in which it is shown.
 
     Returns:
-        `name`, `group` and either `numbers`, NaN where there is none, or `codes` with `values`, where code 0 is
+        `name`, `group` and either `numbers`, NaN if there is none, or `codes` with `values`, where code 0 is
         none. None for a column without a value, or with texts that are no categories.
     """
     values = table[name].combine_chunks()

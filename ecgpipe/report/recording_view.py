@@ -123,11 +123,11 @@ def describe_attribution(attribution: np.ndarray, numbers: Mapping[str, np.ndarr
     shares /= shares.sum() or 1
     most = np.argsort(-shares, kind="stable")[:MOST_LEADS]
     leads = ", ".join(f"{LEADS[lead]} {shares[lead]:.0%}" for lead in most)
+    error = np.abs(numbers["error"]).mean()
     return (
-        f"Its sum misses the logit's difference from a flat line of {difference:.2f} by "
-        f"{np.abs(numbers['error']).mean():.3f}. Without the tenth of the signal that speaks most for the label the "
-        f"logit falls by "
-        f"{numbers['drop'].mean():.2f}; a random tenth changes it by {numbers['random_change'].mean():.2f}. "
+        f"Completeness error {error:.3f} (logit \N{MINUS SIGN} baseline = {difference:.2f}). Deleting "
+        f"the top 10 % lowers the logit by {numbers['drop'].mean():.2f}; deleting a random 10 % changes it by "
+        f"{numbers['random_change'].mean():.2f}. "
         f"Most comes from {leads}."
     )
 
@@ -137,8 +137,8 @@ def describe_reason(why: Mapping[str, Any]) -> str:
     words = {
         "strongest": f"{ORDINALS.get(why['rank'], '')}highest probability of {why['what']}",
         "borderline": f"near the threshold of {why['what']}",
-        "outlier": "apart on the map",
-        "quality": f"doubtful signal ({(why['what'] or '').replace('_', ' ')})",
+        "outlier": "UMAP outlier",
+        "quality": f"low signal quality ({(why['what'] or '').replace('_', ' ')})",
         "random": "at random",
     }
     return words[why["kind"]]
@@ -156,8 +156,8 @@ def group_by_reason(chosen: Sequence[tuple[int, str, Sequence[Mapping[str, Any]]
     heads = {
         "strongest": "Highest probability",
         "borderline": "Near the threshold",
-        "quality": "Doubtful signal",
-        "outlier": "Apart on the map",
+        "quality": "Low signal quality",
+        "outlier": "UMAP outliers",
         "random": "At random",
     }
     options: dict[str, list[dict[str, Any]]] = {kind: [] for kind in heads}

@@ -1,4 +1,4 @@
-"""A recording as the page draws it: its leads, what the model attends to, and what speaks for a label, over time."""
+"""Encode a recording for the page: its leads, attention and attributions, over time."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from ecgpipe.readers import LEADS
 # Samples per second that are drawn. A faster recording is thinned to the extremes of each stretch.
 MOST_RATE = 500.0
 
-# What a trace is rounded to: at 10 mm/mV a twentieth of a millimetre; so many steps of its range without a unit.
+# A trace is rounded to this: at 10 mm/mV a twentieth of a millimetre; without a unit, to STEPS steps of its range.
 STEP_MV = 0.005
 STEPS = 4000
 
-# One value of attention or attribution for so many samples at 500 Hz: 8 ms, a fifth of a millimetre at 25 mm/s.
+# Samples at 500 Hz for one value of attention or attribution: 8 ms, a fifth of a millimetre at 25 mm/s.
 STRIDE = 4
 
 # Of an attribution's values, the share that is drawn as less than the strongest colour. The few largest are far above
@@ -38,15 +38,15 @@ class Trace(NamedTuple):
 def interpolate_attention(
     attention: np.ndarray, starts: np.ndarray, samples: int, step: int, span: int, most: int
 ) -> np.ndarray:
-    """What the attention is at each of a recording's first samples, 0 to 1 from its least to its most in the recording.
+    """Interpolate the attention at a recording's first samples, scaled to 0 to 1 over the recording.
 
     Args:
         attention: (segments, tokens).
-        starts: (segments,) the first sample of each; the last may overlap the one before, over which it then goes.
-        samples: Of each segment that are signal.
+        starts: (segments,) the first sample of each; where the last overlaps the one before, the last counts.
+        samples: Samples of each segment that are signal.
         step: Samples from one token to the next.
-        span: Samples that a token sees; it is put at their middle.
-        most: How many samples at most.
+        span: Samples that a token sees; its value stands at their middle.
+        most: Number of samples at most.
 
     Returns:
         (samples,) interpolated within each segment, up to the end of the last one. Before a segment's first and after
@@ -64,13 +64,13 @@ def interpolate_attention(
 
 
 def sum_attribution(attribution: np.ndarray, starts: np.ndarray, samples: int, most: int) -> np.ndarray:
-    """What each lead adds to a label's logit, for stretches of STRIDE samples from the recording's beginning.
+    """Sum the attribution of each lead over stretches of STRIDE samples, from the recording's beginning.
 
     Args:
         attribution: (segments, 12, segment samples), of as many segments as are drawn.
         starts: (segments or more,) the first sample of each; where two overlap, the later one's counts.
-        samples: Of each segment that are signal.
-        most: How many samples at most.
+        samples: Samples of each segment that are signal.
+        most: Number of samples at most.
 
     Returns:
         (12, stretches), sums over the samples of each.
@@ -85,12 +85,12 @@ def sum_attribution(attribution: np.ndarray, starts: np.ndarray, samples: int, m
 
 
 def make_trace(twelve: Twelve, sample_rate: float, unit: str | None) -> Trace:
-    """The leads as they are drawn.
+    """Make the leads as they are drawn.
 
     Args:
         twelve: As the recording was read.
         sample_rate: Of it, in Hz.
-        unit: "mV", or anything else where the size of a millivolt is not known.
+        unit: "mV", or anything else if the size of a millivolt is unknown.
 
     Returns:
         At most DRAWN_S seconds and MOST_RATE samples per second. What is not finite is drawn as 0.
@@ -108,14 +108,14 @@ def make_trace(twelve: Twelve, sample_rate: float, unit: str | None) -> Trace:
 
 
 def thin(signal: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
-    """The least and the most of each stretch of each lead, in the order in which they come: no peak is lost.
+    """Keep the least and the most of each stretch of each lead, in their order: no peak is lost.
 
     Args:
         signal: (leads, samples).
-        rate: In Hz.
+        rate: The sampling rate in Hz.
 
     Returns:
-        (leads, 2 * stretches), and the samples per second that it has now: about MOST_RATE.
+        (leads, 2 * stretches), and its samples per second: about MOST_RATE.
     """
     width = math.ceil(2 * rate / MOST_RATE)
     padded = np.pad(signal, ((0, 0), (0, -signal.shape[1] % width)), mode="edge")
@@ -135,7 +135,7 @@ def encode(
     attributions: Sequence[Mapping[str, Any]],
     token_samples: tuple[int, int],
 ) -> dict[str, Any]:
-    """Everything that the page draws of a recording, for `payload.pack`.
+    """Encode everything that the page draws of a recording, for `payload.pack`.
 
     Args:
         twelve: As it was read, the leads by name.
@@ -144,8 +144,8 @@ def encode(
         cut: Where its segments lie, at 500 Hz.
         segment_samples: Of each of them.
         attention: (segments, tokens), or None.
-        attributions: One for each label: `label`, `attribution` as of `sum_attribution`, and what there is
-            to say of it, which is passed on.
+        attributions: One for each label: `label`, `attribution` as of `sum_attribution`, and its
+            description, which is passed on.
         token_samples: (step, span) of the tokens.
 
     Returns:

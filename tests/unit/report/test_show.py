@@ -69,7 +69,7 @@ def test_an_attribution_of_the_run_is_there(folder: Path, tmp_path: Path) -> Non
     show(folder, "a/1", tmp_path / "x.html")
     [given] = Page(tmp_path / "x.html").get("shown")["view"]["attributions"]
     assert given["label"] == LABELS[1]
-    assert "misses the logit's difference from a flat line of 1.00 by 0.010" in given["judged"]
+    assert "Completeness error 0.010 (logit \N{MINUS SIGN} baseline = 1.00)" in given["judged"]
     assert given["judged"].endswith("Most comes from V2 100%, I 0%, II 0%.")
 
 
@@ -188,8 +188,8 @@ def test_it_is_read_as_the_run_has_read_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], "blue speaks for Tachycardia"),
-        (["--colour", "Infarction"], "blue speaks for Infarction"),
+        ([], "attribution to Tachycardia: blue positive"),
+        (["--colour", "Infarction"], "attribution to Infarction: blue positive"),
         (["--colour", "attention"], "colour: attention"),
         (["--colour", "none"], "25 mm/s"),
     ],
