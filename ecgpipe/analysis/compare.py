@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.analysis import cosine_similarity, distribution_shift, neighbors
+from ecgpipe.analysis import cosine_similarity, distribution_shift, neighbor_search
 from ecgpipe.core import parquet, provenance, recording_embeddings, schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.run import Run, RunInfo
@@ -29,7 +29,7 @@ class ComparedRun(NamedTuple):
     paths: bool  # whether its recordings and files may be named in a page: its setting `report.paths`
     predictions: list[Path]
     records: list[Path]
-    side: neighbors.Side
+    side: neighbor_search.Side
     origin: dict[str, Any]  # what the metadata of its embeddings says
     labels: list[str]
     thresholds: dict[str, float]
@@ -57,7 +57,7 @@ def read_run(run: Run, label_csv: Path | None) -> ComparedRun:
     """
     info = run.info
     predictions = run.files("predictions")
-    side = neighbors.read_side(run)
+    side = neighbor_search.read_side(run)
     ids = parquet.column(predictions, "record_id")
     if not ids.equals(side.ids):
         raise EcgpipeError(

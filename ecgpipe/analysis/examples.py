@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import xxhash
 from scipy.spatial import KDTree
 
-from ecgpipe.analysis import neighbors
+from ecgpipe.analysis import neighbor_search
 from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.schemas import FLAGS
 from ecgpipe.models import labels
@@ -110,7 +110,7 @@ def write_examples(files: Files, examples_settings: settings.Examples, output: P
         "outlier": find_outliers(files.umap, wanted),
     }
     chosen = choose(candidates, wanted)
-    nearest = neighbors.find_nearest(embeddings, list(chosen), NEIGHBORS)
+    nearest = neighbor_search.find_nearest(embeddings, list(chosen), NEIGHBORS)
     columns = [
         list(chosen),
         [[why._asdict() for why in reasons] for reasons in chosen.values()],

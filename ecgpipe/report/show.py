@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgpipe.analysis import neighbors
+from ecgpipe.analysis import neighbor_search
 from ecgpipe.analysis.examples import NEIGHBORS
 from ecgpipe.core import options, schemas
 from ecgpipe.core.atomic import whole
@@ -272,7 +272,7 @@ def describe_recording(finished: Run, recording: Recording) -> dict[str, Any]:
         for name in labels.columns(pq.read_schema(predictions[0]).names)
         if row
     ]
-    [nearest] = neighbors.find_nearest(finished.files("embeddings"), [record_id], NEIGHBORS)
+    [nearest] = neighbor_search.find_nearest(finished.files("embeddings"), [record_id], NEIGHBORS)
     columns = [name for name in record if name not in schemas.RECORDS.names]
     if not config.report.paths:
         columns = [name for name in columns if name in (config.report.columns or [])]
