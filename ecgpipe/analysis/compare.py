@@ -220,8 +220,8 @@ def compare_embeddings(
 
     Returns:
         `same_space`, whether the two are of one checkpoint; `frechet` between all recordings, and `frechet_halves`
-        between two halves of the first run, where they are; `cka` and `cka_unbiased` on `cka_recordings`. And of each
-        recording that both have 1 - cosine of the two embeddings, or None where they are of different checkpoints.
+        between two halves of the first run, if they are; `cka` and `cka_unbiased` on `cka_recordings`. And of each
+        recording that both have 1 - cosine of the two embeddings, or None if they are of different checkpoints.
     """
     sides = both[0].side, both[1].side
     shas = [run.origin.get("checkpoint_sha256") for run in both]

@@ -87,7 +87,7 @@ def _improve(held: Nearest, targets: np.ndarray, chunk: np.ndarray, similarity: 
         targets: (targets, width) float64.
         chunk: (chunk, width), which follow the first `seen` directions.
         similarity: (targets, chunk) float32, -inf for those that are left out.
-        seen: How many came before.
+        seen: Number of directions before them.
     """
     rows, best = held
     count = best.shape[1]

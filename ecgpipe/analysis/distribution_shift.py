@@ -139,7 +139,7 @@ def compute_linear_cka(first: np.ndarray, second: np.ndarray) -> tuple[float | N
 
     Returns:
         As in the paper; and with the unbiased estimate of HSIC (Song et al., JMLR 2012), since the former is too high
-        when there are few recordings for the widths. None where it is not defined: all vectors of one are the same, or
+        when there are few recordings for the widths. None if it is not defined: all vectors of one are the same, or
         there are fewer than four.
     """
     n = len(first)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from ecgpipe.core import parquet
 from ecgpipe.models import labels
 
-# The probabilities of all recordings are counted in so many bins rather than kept: quartiles are right to one of them.
+# Bins in which the probabilities of all recordings are counted rather than kept: quartiles are right to one bin.
 BINS = 1000
 BARS = 40  # of a label's histogram, each of BINS / BARS bins
 

@@ -54,7 +54,7 @@ class RuleTime(NamedTuple):
     total_s: float
     median_s: float
     longest_s: float
-    most_mb: float | None  # of memory; None where nothing was measured
+    most_mb: float | None  # of memory; None if nothing was measured
 
 
 def read_rule_times(folder: Path) -> list[RuleTime]:
