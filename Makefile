@@ -21,7 +21,7 @@ demo: .venv/demo
 # Two processes whatever the cores: most tests wait for Snakemake, which has both cores for its jobs. A file's tests stay
 # together, because they share a run.
 test: .venv/dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 60
 
 test-fast: .venv/dev
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
