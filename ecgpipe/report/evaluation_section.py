@@ -85,4 +85,6 @@ def read_curves(folder: Path) -> list[dict[str, Any]]:
 
 
 def _name_rows(rows: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"name": label or average, "average": average, "found": measured} for (label, average), measured in rows.items()]
+    return [
+        {"name": label or average, "average": average, "found": measured} for (label, average), measured in rows.items()
+    ]
