@@ -159,7 +159,7 @@ def write_attributions(
         if record_id not in record_rows:
             raise EcgpipeError(f"--record-ids: {record_id!r} is no recording of {files.records}; look into its files")
 
-    windows, assumed = preprocess.as_read(attribute_settings.reading)
+    windows, assumed = preprocess.reading_from_settings(attribute_settings.reading)
     facts = _describe_making(records, description, attribute_settings)
     schema = schemas.attribution_schema(len(LEADS), windows.segment_samples)
     schema = provenance.with_origin(schema, "attribute", **facts)

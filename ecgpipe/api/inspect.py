@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ecgpipe.core import schemas
+from ecgpipe.core import schemas, settings
 from ecgpipe.inputs import datasets, manifest
 from ecgpipe.preprocessing import preprocess
 from ecgpipe.preprocessing.segments import UnusableError, Windows, choose_leads
@@ -30,12 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ptbxl", choices=datasets.PTBXL_FOLDERS, default="records500", help="(default %(default)s)")
     parser.add_argument("--recordings", type=int, default=20, help="of a folder, to try to read (default %(default)s)")
     parser.add_argument("--width", type=int, help="of the picture, in characters (default: the terminal's)")
-    preprocess.add_reading_arguments(parser)
+    settings.add_arguments(parser, settings.Preprocess)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print what is there."""
-    windows, assumed = preprocess.reading(args)
+    preprocess_settings = settings.of_arguments("preprocess", settings.Preprocess, args)
+    windows, assumed = preprocess.reading_from_settings(preprocess_settings)
     found = manifest.scan(args.path, args.ptbxl)
     total = len(found.recordings)
     print("\n".join(overview(found)))
@@ -109,7 +110,7 @@ def describe(
         Lines of text.
     """
     try:
-        record, segments = preprocess.account(row, windows, assumed, crashed)
+        record, segments = preprocess.process_recording(row, windows, assumed, crashed)
     except UnavailableError as error:
         return [printable(f"{row['record_id']}: not available, {error}")]
     outcome = f"{_counted(len(segments), 'segment')} of {windows.segment_s:g} s" if segments else record["reason"]
@@ -197,7 +198,7 @@ def _quality(record: dict[str, Any]) -> list[str]:
 def _picture(row: dict[str, Any], windows: Windows, assumed: Assumed, width: int) -> list[str]:
     """The twelve leads, each over its own range; nothing where the recording cannot be read."""
     try:
-        recording = preprocess.read(row, assumed)
+        recording = preprocess.read_recording(row, assumed)
         signal = choose_leads(recording, windows._replace(missing_leads="zero", min_leads=1)).signal
     except (UnreadableError, UnusableError):
         return []

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from ecgpipe.api.ecgfm import ECGFM, logits_table
 from ecgpipe.api.inspect import printable
-from ecgpipe.core import parquet, provenance, schemas
+from ecgpipe.core import parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
@@ -69,11 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="file to write (default: print it)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     parser.add_argument("--threads", type=int, default=provenance.cpus(), help="CPU threads (default %(default)s)")
-    preprocess.add_reading_arguments(parser)
+    settings.add_arguments(parser, settings.Preprocess)
 
 
 def run(args: argparse.Namespace) -> None:
     """Predict, and print or write it."""
+    preprocess_settings = settings.of_arguments("preprocess", settings.Preprocess, args)
     found = find(args.path)
     if not len(found):
         raise EcgpipeError(f"input: there is no recording in {', '.join(map(repr, args.path))}; give others")
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     parts = []
     with TemporaryDirectory(prefix="ecgpipe-predict-") as folder:
         for first in range(0, len(found), AT_A_TIME):
-            parts.append(predicted(ecgfm, found.slice(first, AT_A_TIME), Path(folder), args))
+            parts.append(predicted(ecgfm, found.slice(first, AT_A_TIME), Path(folder), preprocess_settings))
     frame = pd.concat(parts, ignore_index=True)
     text = FORMATS[args.format](frame, args.top)
     if args.output:
@@ -134,14 +135,14 @@ def find(given: Sequence[str]) -> pa.Table:
     return found.filter(pa.array(~keys.duplicated().to_numpy()))
 
 
-def predicted(ecgfm: ECGFM, rows: pa.Table, folder: Path, args: argparse.Namespace) -> pd.DataFrame:
+def predicted(ecgfm: ECGFM, rows: pa.Table, folder: Path, preprocess_settings: settings.Preprocess) -> pd.DataFrame:
     """What became of some recordings, and their labels.
 
     Args:
         ecgfm: With labels.
         rows: Of the manifest.
         folder: For files in between.
-        args: With the options that say how recordings are read.
+        preprocess_settings: How recordings are read and cut.
 
     Returns:
         A row for each, in order: `ACCOUNT`, then a probability per label, NaN where the recording could not be used.
@@ -151,7 +152,7 @@ def predicted(ecgfm: ECGFM, rows: pa.Table, folder: Path, args: argparse.Namespa
     own_ids = rows["record_id"]
     numbers = pa.array([str(number) for number in range(len(rows))], pa.string())
     parquet.write(shard, rows.set_column(0, "record_id", numbers))
-    preprocess.shard(shard, segments, records, *preprocess.reading(args))
+    preprocess.preprocess_shard(shard, segments, records, preprocess_settings)
     account: pd.DataFrame = pq.read_table(records, columns=ACCOUNT).to_pandas()
     probabilities = _infer(ecgfm, segments, own_ids.to_pylist()).set_index("record_id").drop(columns="n_segments")
     frame: pd.DataFrame = account.join(probabilities, on="record_id")

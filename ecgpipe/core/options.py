@@ -18,6 +18,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "description": {"type": Path, "help": "checkpoint/model.json"},
     "manifest": {"type": Path, "help": "the folder manifest/"},
     "records": {"type": Path, "help": "the folder records/"},
+    "segments": {"type": Path, "help": "segments/shard-*.arrow"},
     "shards": {"type": int, "help": "number of shards of the run (default: all in the folder)"},
     "embeddings": {"type": Path, "help": "the folder embeddings/"},
     "attention": {"type": Path, "help": "the folder attention/"},

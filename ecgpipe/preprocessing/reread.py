@@ -33,26 +33,26 @@ def read_leads(
         row: Its row of the manifest.
         record: Its row of the records.
         windows: How the run cut recordings.
-        assumed: What the run assumed of files that do not say it themselves.
+        assumed: What the run assumed of files that do not state it.
 
     Returns:
         The recording, and its leads in the model's order, neither resampled nor standardised.
 
     Raises:
-        UnreadableError: It cannot be read any more, or is another signal than the run's.
+        UnreadableError: It cannot be read any more, or its signal is not the run's.
         UnusableError: It lacks leads now.
     """
-    recording = preprocess.read(dict(row), assumed)
+    recording = preprocess.read_recording(dict(row), assumed)
     twelve = choose_leads(recording, windows)
     single = quality.in_single_precision(twelve.signal)
-    _check_signal(quality.fingerprint(single, twelve.made), record)
+    _check_signal(quality.fingerprint(single, twelve.unrecorded), record)
     return recording, twelve
 
 
 def read_segments(row: Mapping[str, Any], record: Mapping[str, Any], windows: Windows, assumed: Assumed) -> Prepared:
     """Read a recording's segments as the model takes them; arguments and errors as of `read_leads`."""
     facts: dict[str, Any] = {}
-    prepared = prepare(preprocess.read(dict(row), assumed), windows, facts)
+    prepared = prepare(preprocess.read_recording(dict(row), assumed), windows, facts)
     _check_signal(facts["signal_hash"], record)
     return prepared
 
@@ -87,7 +87,7 @@ def find_sources(run: Run, token_samples: tuple[int, int]) -> Sources:
     Raises:
         EcgpipeError: Files are missing.
     """
-    windows, assumed = preprocess.as_read(run.config.preprocess)
+    windows, assumed = preprocess.reading_from_settings(run.config.preprocess)
     # An attention/ that an earlier run left does not belong to this one.
     has_attention = run.config.inference.attention and (run.outdir / "attention").is_dir()
     return Sources(

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ecgpipe.core import parquet, schemas
 from ecgpipe.preprocessing import reread
 from ecgpipe.preprocessing.reread import Sources
-from ecgpipe.preprocessing.segments import UnusableError, cut_up, resampled_samples
+from ecgpipe.preprocessing.segments import UnusableError, count_resampled, place_segments
 from ecgpipe.readers import LEADS, UnreadableError
 from ecgpipe.report import deidentify, waveform
 
@@ -63,7 +63,7 @@ def read_views(
                 twelve,
                 recording.sample_rate,
                 recording.unit,
-                cut_up(resampled_samples(recording), sources.windows),
+                place_segments(count_resampled(recording), sources.windows),
                 sources.windows.segment_samples,
                 np.stack(attention[record_id]) if record_id in attention else None,
                 [*attributions.get(record_id, []), *added_attributions.get(record_id, [])],

@@ -90,7 +90,7 @@ def read_results(files: ResultFiles, shown: settings.Shown) -> Results:
     predictions = parquet.numbered(files.predictions, "part", files.parts)
     label_csv = files.labels or settings.path("labels", shown.labels)
     run_labels = labels.read_for(label_csv, pq.read_schema(predictions[0]).names, predictions[0])
-    windows, assumed = preprocess.as_read(shown.reading)
+    windows, assumed = preprocess.reading_from_settings(shown.reading)
     return Results(
         info=info if shown.paths else deidentify.deidentify_run(info),
         labels=run_labels,

@@ -162,7 +162,7 @@ def encode(
         "seconds": shown.seconds,
         "of_seconds": twelve.signal.shape[1] / sample_rate,
         "millivolts": unit == "mV",
-        "made": twelve.made,
+        "made": twelve.unrecorded,
         "borders": (cut.starts[1:] / SAMPLE_RATE).tolist(),
         "end": (int(cut.starts[-1]) + seen) / SAMPLE_RATE,
         "stride_s": STRIDE / SAMPLE_RATE,

@@ -51,7 +51,7 @@ def write(
         path = folder / "recordings" / f"{number}.npz"
         np.savez(path, signal=signal(number), sample_rate=500, leads=LEADS, unit="mV")
         row = dict.fromkeys(schemas.MANIFEST.names) | {"record_id": "", "path": str(path), "format": "numpy"}
-        accounts.append(preprocess.account(row, Windows(), Assumed())[0])
+        accounts.append(preprocess.process_recording(row, Windows(), Assumed())[0])
     records = [{**accounts[i % len(accounts)], "record_id": record_id} for i, record_id in enumerate(ids)]
     found = [{name: record[name] for name in ("record_id", "path", "format")} for record in records]
     used = len(ids)

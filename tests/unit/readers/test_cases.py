@@ -42,7 +42,7 @@ def made_of(path: Path, assumed: Assumed = NOTHING) -> Made:
     """What the scan and the preprocessing make of a file or folder."""
     result: Made = {}
     for row in manifest.scan([str(path)]).recordings.to_pylist():
-        record, segments = preprocess.account(row, Windows(), assumed)
+        record, segments = preprocess.process_recording(row, Windows(), assumed)
         result[row["record_id"]] = record, np.array([segment for *_, segment in segments])
     return result
 

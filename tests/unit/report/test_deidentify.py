@@ -127,8 +127,9 @@ OWN_WORDS = {
     },  # made in listed and folders
     "readers/__init__.py": {"UnreadableError(missing(format_name, needs, extra))"},
     "readers/cardiosoft.py": {"_NAME", "tag"},
-    "readers/columns.py": {"known"},  # a rate, by what is said elsewhere
+    "readers/columns.py": {"stated"},  # a sampling rate
     "readers/dicom.py": {"UnreadableError(deflated)", "_OTHER_KIND"},
+    "readers/files.py": {"name"},  # a format
     "readers/mat.py": {"UnreadableError(missing('a file of MATLAB 7.3', 'h5py', 'hdf5'))"},
     "readers/ecgdatakit.py": {"name", "reason"},  # a format, and a value of _REFUSED
     "readers/edf.py": {"what"},

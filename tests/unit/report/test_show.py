@@ -169,7 +169,7 @@ def test_it_is_read_as_the_run_has_read_it(tmp_path: Path) -> None:
     from ecgpipe.readers import LEADS, Assumed
 
     windows, assumed = Windows(short="pad"), Assumed(500.0, LEADS, "mV")
-    account, _ = preprocess.account(row | {"record_id": "a/0"}, windows, assumed)
+    account, _ = preprocess.process_recording(row | {"record_id": "a/0"}, windows, assumed)
     for kind, schema, content in (("records", schemas.RECORDS, account), ("manifest", schemas.MANIFEST, row)):
         table = pa.Table.from_pylist([content | {"record_id": "a/0"}], schema=schema)
         parquet.write(tmp_path / kind / "shard-00000.parquet", table)

@@ -123,7 +123,7 @@ def nearest(signal: np.ndarray, samples: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("function", "wrong"),
-    [("choose_leads", leads_by_place), ("standardised", sample_deviation), ("linearly_resampled", nearest)],
+    [("choose_leads", leads_by_place), ("standardise", sample_deviation), ("resample_linearly", nearest)],
 )
 def test_another_preprocessing_is_caught(
     function: str, wrong: Callable[..., object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
