@@ -44,7 +44,8 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     },
     "split": {"metavar": "COLUMN", "help": "the column that says which split a recording is in"},
     "on": {"metavar": "VALUE", "help": "the value of the column of --split"},
-    "patient": {"metavar": "COLUMN", "help": "the column that says whose a recording is"},
+    "patient": {"metavar": "COLUMN", "help": "the column that tells patients apart"},
+    "label": {"nargs": "+", "metavar": "NAME", "help": "labels"},
     # Of the computation.
     "method": {"help": "how it is computed"},
     "device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N (default %(default)s)"},
@@ -55,11 +56,11 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def add(parser: argparse.ArgumentParser, *names: str, required: bool = False, **different: object) -> None:
+def add(parser: argparse._ActionsContainer, *names: str, required: bool = False, **different: object) -> None:
     """Add shared options to a command.
 
     Args:
-        parser: Of the command.
+        parser: Of the command, or a group of its options.
         names: Of the options, as in `SHARED`.
         required: Whether they must be given.
         different: What these options have here that differs from `SHARED`, e.g. `help` or `default`.

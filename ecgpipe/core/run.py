@@ -37,16 +37,16 @@ class Counts(_Part):
     skipped: int
     failed: int
     segments: int
-    hours: float  # of the signal that was used
-    duplicates: int = 0
-    other_files: int = 0
-    files: dict[str, int] = {}  # by role: recording, part, ignored
     derived_leads: int = 0
     missing_leads: int = 0
     constant_leads: int = 0
     clipped_leads: int = 0
     flat_leads: int = 0
     lead_suspicion: int = 0
+    hours: float  # of the signal that was used
+    duplicates: int = 0
+    files: dict[str, int] = {}  # by role: recording, part, ignored
+    other_files: int = 0
 
 
 class Reason(_Part):
@@ -116,7 +116,7 @@ class Hardware(_Part):
 
 
 class RunInfo(_Part):
-    """What run.json says. A key that an older version did not write has its default here."""
+    """What run.json says, in its order. A key that an older version did not write has its default here."""
 
     ecgpipe: str
     finished: str  # ISO 8601
@@ -222,7 +222,15 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """The settings of the run. Keys that this version does not know are left out."""
-        return Config.model_validate(_known(self.info.config, Config))
+        try:
+            return Config.model_validate(_known(self.info.config, Config))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise EcgpipeError(
+                f"outdir: {self.run_json} has a setting that is not valid: {where}: {first['msg']}; run the "
+                "workflow again"
+            ) from error
 
     @property
     def records(self) -> ds.Dataset:

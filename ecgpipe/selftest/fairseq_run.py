@@ -23,7 +23,7 @@ from ecgpipe.models.description import Architecture, describe
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.tuning import for_device
 from ecgpipe.preprocessing import reread
-from ecgpipe.preprocessing.reread import sources_of
+from ecgpipe.preprocessing.reread import find_sources
 from ecgpipe.preprocessing.segments import UnusableError
 from ecgpipe.readers import UnreadableError
 
@@ -57,15 +57,15 @@ def draw_sample(finished: Run, most: int, seed: int) -> Sample:
         EcgpipeError: The run has none, or a recording is not what it was.
     """
     description = describe(finished.model_json)
-    sources = sources_of(finished.outdir, finished.info.config, description.architecture.token_samples)
+    sources = find_sources(finished, description.architecture.token_samples)
     chosen = _choose(sources.records, most, seed)
     if not chosen:
         raise EcgpipeError(f"--outdir: {finished.outdir} has no segments; none of its recordings could be used")
-    rows, records = reread.rows(sources.manifest, list(chosen)), reread.rows(sources.records, list(chosen))
+    rows, records = reread.read_rows(sources.manifest, list(chosen)), reread.read_rows(sources.records, list(chosen))
     ids, numbers, signals, samples = [], [], [], []
     for record_id, chosen_numbers in chosen.items():
         try:
-            prepared = reread.segments(rows[record_id], records[record_id], sources.windows, sources.assumed)
+            prepared = reread.read_segments(rows[record_id], records[record_id], sources.windows, sources.assumed)
         except (UnreadableError, UnusableError) as error:
             raise EcgpipeError(
                 f"verify: {rows[record_id]['path']} is not the recording that the run read: {error}; run again first"

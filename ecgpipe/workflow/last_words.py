@@ -1,7 +1,6 @@
 """What a run says at its end: what became of the recordings, what failed, or how to resume."""
 
 import atexit
-import json
 import os
 import signal
 import sys
@@ -24,9 +23,10 @@ def closing_words(outdir: Path) -> str:
     page, summary = outdir / results.path_of("report"), outdir / results.path_of("run")
     if not (page.exists() and summary.exists()):
         return ""
-    from ecgpipe.report.summary import closing_lines  # here, because PyArrow takes half a second of every job
+    from ecgpipe.core.run import read_info  # here, because PyArrow takes half a second of every job
+    from ecgpipe.report.summary import closing_lines
 
-    return "\n".join([*closing_lines(json.loads(summary.read_text(encoding="utf-8"))), f"Report: {page.resolve()}"])
+    return "\n".join([*closing_lines(read_info(summary)), f"Report: {page.resolve()}"])
 
 
 def mistakes(outdir: Path, since: float) -> str:

@@ -106,8 +106,8 @@ def test_what_reads_predictions_knows_which_labels_are_heads(tmp_path: Path) -> 
     assert labels.thresholds_by_name(given) == {"Sinus rhythm": 0.3, "Infarction": 0.5, "A": 0.5}
     assert labels.read_head_labels(file) == ["A"]
     # Integrated gradients follow outputs of the model.
-    assert {label for _, label in attribute.strongest([file], MODEL)} == set(MODEL)
-    assert attribute.strongest([file], []) == []
+    assert {label for _, label in attribute.choose_strongest([file], MODEL)} == set(MODEL)
+    assert attribute.choose_strongest([file], []) == []
 
 
 @pytest.mark.parametrize(

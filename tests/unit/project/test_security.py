@@ -9,7 +9,7 @@ import pytest
 from ecgpipe.core import logs
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.readers import detect
-from ecgpipe.report.deidentify import general
+from ecgpipe.report.deidentify import generalise
 from ecgpipe.workflow import validate
 
 
@@ -104,4 +104,4 @@ def test_an_ending_that_does_not_print_is_none(tmp_path: Path) -> None:
     [("a file is not there (x.hea)", "a file is not there"), ("bad (a) at b (c)", "bad"), ("too short", "too short")],
 )
 def test_a_general_reason_has_nothing_from_its_first_bracket_on(reason: str, expected: str) -> None:
-    assert general(reason) == expected
+    assert generalise(reason) == expected
