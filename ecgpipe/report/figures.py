@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from ecgpipe.core import parquet, provenance, settings
+from ecgpipe.core import options, parquet, provenance, settings
 from ecgpipe.core.run import RunInfo
 from ecgpipe.preprocessing import reread
 from ecgpipe.report import deidentify, ecg_paper, label_statistics, map_data, recording_view, run_results
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe figures`."""
     settings.add_arguments(parser, settings.Figures)
     run_results.add_arguments(parser)
-    parser.add_argument("--outdir", type=Path, required=True, help="folder to write to")
+    options.add(parser, "outdir", required=True, help="folder to write to")
 
 
 def run(args: argparse.Namespace) -> None:

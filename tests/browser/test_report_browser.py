@@ -289,7 +289,7 @@ def test_attribution_stands_in_its_lead_at_its_time_and_says_how_far_it_can_be_t
         assert not wash(page, lead, 0)[2][:, 3].any()
     caption = page.locator('#viewer [data-part="caption"]').inner_text()
     assert "Completeness error 0.010 (logit \N{MINUS SIGN} baseline = 1.00)" in caption
-    assert "the logit falls by 0.60; a random tenth changes it by 0.10" in caption
+    assert "Deleting the top 10 % lowers the logit by 0.60; deleting a random 10 % changes it by 0.10" in caption
     page.select_option('#viewer [data-part="wash"]', "none")
     assert page.locator("#viewer .wash image").count() == 0
     page.select_option('#viewer [data-part="layout"]', "standard")

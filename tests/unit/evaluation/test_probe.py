@@ -236,7 +236,7 @@ def test_a_run_is_no_gain_over_itself(outdir: Path, tmp_path: Path) -> None:
         (["--split", "nowhere"], "'nowhere' is no column"),
         ([*FOLDS, "--map", "easy=record_id"], "'record_id' cannot be a label's name"),
         ([*FOLDS, "--map", "fold=Fold"], "a true label is 1, 0 or empty"),
-        ([*FOLDS, "--resamples", "-1"], "--resamples: '-1' won't do: input should be greater than or equal to 0"),
+        ([*FOLDS, "--resamples", "-1"], "--resamples: '-1' is not valid: input should be greater than or equal to 0"),
     ],
 )
 def test_mistakes_are_told_in_a_line(
