@@ -1,7 +1,6 @@
-from pathlib import Path
-
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
+
+from ecgpipe.workflow.snakemake_compat import Engine
 
 min_version("9.20")
 
@@ -9,7 +8,11 @@ min_version("9.20")
 report: "workflow/report/workflow.rst"
 
 
-configfile: Path(workflow.basedir) / "config" / "config.yaml"
+ENGINE = Engine(workflow)
+ROOT = ENGINE.folder()
+
+
+configfile: ROOT / "config" / "config.yaml"
 
 
 include: "workflow/rules/common.smk"
@@ -36,30 +39,27 @@ rule all:
         all_records,
         *(all_parts(kind) for kind in ["logits", "embeddings", *ATTENTION, "predictions"]),
         *DRIFT,
-        f"{OUT}/umap/umap.parquet",
-        f"{OUT}/run.json",
-        f"{OUT}/duplicates.parquet",
-        f"{OUT}/examples.parquet",
+        OUT.file("umap"),
+        OUT.file("run"),
+        OUT.file("duplicates"),
+        OUT.file("examples"),
         ATTRIBUTION,
         *EVALUATION.values(),
-        *(f"{OUT}/figures/{name}.{suffix}" for name in FIGURES for suffix in ["png", "svg"]),
-        f"{OUT}/report.html",
-        f"{OUT}/verdict.txt",
+        *(OUT.file(f"figure_{name}_{suffix}") for name in FIGURES for suffix in ["png", "svg"]),
+        OUT.file("report"),
+        OUT.file("verdict"),
     localrule: True
 
 
 onstart:
-    end_well_when_stopped()
-    clear_up(log)
+    last_words.say_how_to_resume()
+    with errors_of_workflow():
+        RUN.start(log)
 
 
 onsuccess:
-    slurm.forget(Path(OUT))
-    remove_surplus()
-    print(closing_words())
+    RUN.succeed()
 
 
 onerror:
-    slurm.forget(Path(OUT))
-    remove_outdated_report()
-    print(mistakes())
+    RUN.fail()

@@ -39,7 +39,8 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
     from benchmarks.stage import arguments
     from ecgpipe import cli
     from ecgpipe.core import settings
-    from ecgpipe.inference import engine, infer, segment_files
+    from ecgpipe.inference import background, engine, infer, segment_files
+    from ecgpipe.inference.batch import BatchRunner
     from ecgpipe.inference.segment_files import Keys
     from ecgpipe.models.description import Architecture
     from ecgpipe.models.ecg_fm import network as ecg_fm_network
@@ -69,7 +70,7 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
     ecg_fm_network.load = lambda *_: free  # type: ignore[assignment]
     setup = Setup(folder, "cpu", 1, 1, 1.0)
     argv = [*map(str, arguments(setup, "float32", paths)), "--batch-size", str(batch)]
-    buffers = [torch.empty(batch, contents.leads, contents.samples) for _ in range(engine.AHEAD + 2)]
+    buffers = [torch.empty(batch, contents.leads, contents.samples) for _ in range(background.AHEAD + 2)]
     kept = [keys for keys, _ in segment_files.read([shard], buffers)]
     results = engine._results([tensor.numpy() for tensor in free.output if tensor is not None])
 
@@ -85,11 +86,11 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
                     pass
 
     def read() -> None:
-        for _ in engine._ahead(segment_files.read(paths, buffers)):
+        for _ in background.read_ahead(segment_files.read(paths, buffers)):
             pass
 
     def compute() -> None:
-        halving = engine.Halving(free, batch, True, False, for_device("cpu"))  # type: ignore[arg-type]
+        halving = BatchRunner(free, batch, True, False, for_device("cpu"))  # type: ignore[arg-type]
         for keys in kept * times:
             engine._results([tensor.numpy() for tensor in halving(buffers[0][: len(keys.samples)], keys.samples)])
 
@@ -100,11 +101,10 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
             })  # fmt: skip
 
     def write() -> None:
-        parser = argparse.ArgumentParser()
-        infer.add_arguments(parser)
-        args = parser.parse_args(argv[1:])
-        given = settings.of_arguments("infer", settings.Infer, args)
-        infer.write(args, given, description, contents, "float32", said())
+        logits, embeddings, attention = (folder / f"{name}.parquet" for name in ("logits", "embeddings", "attention"))
+        weights, description_json, timing = (folder / n for n in ("model.safetensors", "model.json", "timing.json"))
+        files = infer.Files(weights, description_json, paths, logits, embeddings, attention, timing)
+        infer.write_results(files, settings.Infer(), description, contents, "float32", said())
 
     return {STAGE: stage, COPY: copy, READ: read, COMPUTE: compute, WRITE: write}
 

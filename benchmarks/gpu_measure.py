@@ -25,6 +25,7 @@ from benchmarks.ecg_fm import SAMPLES
 from benchmarks.gpu_worker import Report, Setup, SkippedError
 from benchmarks.sides import Setup as StageSetup
 from ecgpipe.inference import engine
+from ecgpipe.inference.batch import BEFORE_GRAPH, BatchRunner
 from ecgpipe.models.description import describe
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.network import Network
@@ -278,19 +279,19 @@ def same_results(setup: Setup, one: str, other: str) -> bool:
 def host_seconds() -> Iterator[list[float]]:
     """How long the host is busy with each batch: what starts the kernels, not what waits for them."""
     spent: list[float] = []
-    call = engine.Halving.__call__
+    call = BatchRunner.__call__
 
-    def timed(self: engine.Halving, signals: torch.Tensor, samples: np.ndarray) -> list[torch.Tensor]:
+    def timed(self: BatchRunner, signals: torch.Tensor, samples: np.ndarray) -> list[torch.Tensor]:
         began = time.perf_counter()
         tensors = call(self, signals, samples)
         spent.append(time.perf_counter() - began)
         return tensors
 
-    engine.Halving.__call__ = timed  # type: ignore[method-assign]
+    BatchRunner.__call__ = timed  # type: ignore[method-assign]
     try:
         yield spent
     finally:
-        engine.Halving.__call__ = call  # type: ignore[method-assign]
+        BatchRunner.__call__ = call  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -350,9 +351,9 @@ def measure_variant(setup: Setup, report: Report, name: str, size: int, tuning: 
             torch.manual_seed(0)
             network = ecg_fm_network.load(arch, folder / "model.safetensors", device, engine.DTYPES[name], tuning=one)
             signal = noise(setup, network, size)
-            compute = engine.Halving(network, size, True, False, one)
+            compute = BatchRunner(network, size, True, False, one)
             began = time.perf_counter()
-            for _ in range(engine.BEFORE_GRAPH + 2):
+            for _ in range(BEFORE_GRAPH + 2):
                 tensors = compute(signal, counts)
                 finish(setup)
             first_s = time.perf_counter() - began

@@ -305,7 +305,7 @@ def memory(setup: Setup, report: Report) -> None:
     held = torch.cuda.memory_allocated()
     release(setup)
     torch.cuda.set_per_process_memory_fraction((held + 0.4 * (peak - held)) / total)
-    with messages("ecgpipe.inference.engine") as said:
+    with messages("ecgpipe.inference.batch") as said:
         try:
             found = run()
         finally:

@@ -33,13 +33,13 @@ def write_inputs(folder: Path, recordings: int) -> None:
     import scipy.io
     import torch
 
-    from ecgpipe.selftest.demo import checkpoint
+    from ecgpipe.selftest import synthetic_checkpoint
 
     (folder / "input").mkdir(parents=True)
     for i in range(recordings):
         signal = np.random.default_rng(i).standard_normal((12, 5000)).astype(np.float32)
         scipy.io.savemat(folder / "input" / f"r{i:05d}.mat", {"feats": signal, "curr_sample_rate": np.array([[500]])})
-    torch.save(checkpoint(seed=1), folder / "x.pt")
+    torch.save(synthetic_checkpoint.demo(seed=1), folder / "x.pt")
 
 
 def peaks(folder: Path, recordings: int, shard_size: int) -> dict[str, float]:

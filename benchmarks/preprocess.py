@@ -119,7 +119,7 @@ def ours(row: dict[str, Any]) -> "list[np.ndarray]":
     from ecgpipe.preprocessing.segments import Windows
     from ecgpipe.readers import Assumed
 
-    record, segments = preprocess.account(row, Windows(), Assumed())
+    record, segments = preprocess.process_recording(row, Windows(), Assumed())
     if record["status"] != "ok":
         raise RuntimeError(f"{row['path']}: {record['reason']}")
     return [signal for *_, signal in segments]

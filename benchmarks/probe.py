@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from ecgpipe.evaluation import logistic_regression
-from ecgpipe.evaluation.probe import STRENGTHS
+from ecgpipe.evaluation.head_training import STRENGTHS
 from ecgpipe.evaluation.splits import SHARES
 
 

@@ -185,12 +185,12 @@ def write_recordings(folder: Path, recordings: int) -> None:
     import torch
 
     from ecgpipe.readers import LEADS
-    from ecgpipe.selftest.demo import checkpoint
+    from ecgpipe.selftest import synthetic_checkpoint
 
     (folder / "input").mkdir()
     for i in range(recordings):
         np.save(folder / "input" / f"{i:06d}.npy", np.random.default_rng(i).standard_normal((12, 2500), np.float32))
-    torch.save(checkpoint(seed=1), folder / "x.pt")
+    torch.save(synthetic_checkpoint.demo(seed=1), folder / "x.pt")
     leads = ", ".join(LEADS)
     (folder / "real.yaml").write_text(f"preprocess: {{assume_sample_rate: 500, assume_leads: [{leads}]}}\n")
 

@@ -17,45 +17,48 @@ from ecgpipe.core.errors import EcgpipeError
 STAGES = {
     "checkpoint": ("models.checkpoint", "fetch a checkpoint and convert it to safetensors and JSON"),
     "manifest": ("workflow.scan", "find the recordings under the inputs and cut them into shards"),
-    "preprocess": ("preprocessing.preprocess", "turn one shard of recordings into segments ready for the model"),
-    "precision": ("inference.precision", "choose the precision of the inference, and measure what it changes"),
-    "infer": ("inference.infer", "run the model over one part: logits, embeddings, attention"),
-    "aggregate": ("inference.aggregate", "one prediction per recording of a part"),
-    "umap": ("analysis.umap", "a two-dimensional map of the embeddings"),
-    "examples": ("analysis.examples", "choose the recordings that the report shows with their leads"),
-    "attribute": ("analysis.attribute", "say which leads and times speak for a label, by integrated gradients"),
+    "preprocess": ("preprocessing.preprocess", "read one shard of recordings and write segments for the model"),
+    "precision": (
+        "inference.precision",
+        "choose the precision of inference, and measure how much it changes the results",
+    ),
+    "infer": ("inference.infer", "run the model over one part, and write logits, embeddings and attention"),
+    "aggregate": ("inference.aggregate", "write one prediction per recording of a part"),
+    "umap": ("analysis.umap", "compute a two-dimensional map of the embeddings"),
+    "examples": ("analysis.examples", "choose the recordings that the report shows with their signals"),
+    "attribute": ("analysis.attribute", "attribute labels to leads and times, by integrated gradients"),
     "evaluate": (
         "evaluation.evaluate",
-        "hold predictions against true labels: metrics with intervals, subgroups, curves",
+        "evaluate predictions against true labels: metrics with intervals, subgroups, curves",
     ),
-    "summary": ("report.summary", "count what became of the inputs, and write run.json"),
+    "summary": ("report.summary", "count the recordings by status and reason, and write run.json"),
     "figures": ("report.figures", "write the report's main figures as PNG and SVG"),
     "report": ("report.report", "write report.html"),
     "verdict": ("report.verdict", "end with an error when too many recordings could not be read"),
-    "inspect": ("api.inspect", "show what a file or folder is, and what would be done with it"),
-    "predict": ("api.predict", "run the model over a few files, for a quick look"),
-    "show": ("report.show", "show any one recording of a run: a page, or a PNG, PDF or SVG"),
+    "inspect": ("api.inspect", "show what a file or folder holds, and how it would be processed"),
+    "predict": ("api.predict", "run the model over a few files and print the predictions"),
+    "show": ("report.show", "show one recording of a run as a page, PNG, PDF or SVG"),
     "neighbors": (
         "analysis.neighbors",
-        "find the recordings most alike to some, or to each, in this run or in another one",
+        "find the recordings that are most similar by embedding, in this run or another one",
     ),
     "compare": (
         "report.compare_page",
-        "compare two runs: their labels, their embeddings, and which recordings changed most",
+        "compare two runs: labels, embeddings, and the recordings that changed most",
     ),
     "thresholds": (
         "evaluation.thresholds",
-        "choose from where on a recording counts as positive, on labelled recordings",
+        "choose decision thresholds on labelled recordings",
     ),
-    "calibrate": ("evaluation.calibrate", "fit what makes probabilities of a run's, on labelled recordings"),
-    "probe": ("evaluation.probe", "train a linear head on a run's embeddings, and measure it"),
+    "calibrate": ("evaluation.calibrate", "fit a probability calibration on labelled recordings"),
+    "probe": ("evaluation.probe", "train a linear classifier on the embeddings of a run, and evaluate it"),
     "untrained": (
         "models.random_init",
-        "write a checkpoint of random weights with another one's architecture, to compare a probe with",
+        "write a checkpoint with random weights, as a baseline for probe",
     ),
-    "verify": ("selftest.verify", "check the numbers of this installation against fairseq-signals'"),
-    "demo": ("selftest.demo", "write the demo's recordings and its checkpoint"),
-    "config": ("workflow.settings_docs", "write the files that are generated from the settings' definition"),
+    "verify": ("selftest.verify", "compare the numbers of this installation with those of fairseq-signals"),
+    "demo": ("selftest.demo", "write the recordings and the checkpoint of the demo"),
+    "config": ("workflow.settings_docs", "write config/config.yaml, its schema and docs/config.md"),
 }
 
 
@@ -64,7 +67,7 @@ SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one stage and return the exit status: 0 done, 2 a mistake that the user can mend, 130 interrupted."""
+    """Run one stage and return the exit status: 0 done, 2 a mistake that the user can fix, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m ecgpipe",
         description="ECG-FM over whole datasets, one stage at a time. `snakemake` runs them all.",
@@ -101,13 +104,13 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in SURROUNDINGS:
             raise
-        logging.getLogger("ecgpipe").error("error: %s; %s", error, _mend(error))
+        logging.getLogger("ecgpipe").error("error: %s; %s", error, _fix_for(error))
         return 2
 
     return 0
 
 
-def _mend(error: OSError) -> str:
+def _fix_for(error: OSError) -> str:
     """What to do about what the disk says, be it of an input or of what is written."""
     # PyArrow names the file in its message alone.
     named = re.search(r"'(/?[^']+)'", str(error))

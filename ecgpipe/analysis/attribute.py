@@ -1,6 +1,6 @@
-"""Attribute labels to leads and times: which parts of a recording speak for a label, by integrated gradients.
+"""Attribute labels to leads and times of a recording, by integrated gradients.
 
-Attention says where the model looks, for no label in particular and for all leads at once. Integrated gradients
+Attention shows where the model looks, for no label in particular and for all leads at once. Integrated gradients
 (Sundararajan et al., "Axiomatic attribution for deep networks", arXiv:1703.01365) share out the difference between a
 label's logit for the segment and for a flat line among all samples of all leads, so that the shares add up to it.
 
@@ -15,7 +15,7 @@ import argparse
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,13 +26,14 @@ from captum.attr import IntegratedGradients
 from torch import Tensor
 
 from ecgpipe.analysis import examples
-from ecgpipe.core import parquet, provenance, schemas, settings
+from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress
 from ecgpipe.core.settings import DRAWN_S
 from ecgpipe.inference import devices, engine
+from ecgpipe.inference.memory import is_out_of_memory
 from ecgpipe.models import labels
-from ecgpipe.models.description import describe, refuse_foreign
+from ecgpipe.models.description import Description, describe, refuse_foreign
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.network import Network
 from ecgpipe.preprocessing import preprocess, reread
@@ -54,13 +55,16 @@ RANDOM_DELETIONS = 8
 BATCH_SIZES = {"cpu": 16, "cuda": 64}
 
 
+Pair = tuple[str, str]  # a record id and a label
+
+
 class Explained(NamedTuple):
-    """What a network says of the segments of a recording and one label, and where that comes from."""
+    """The logits of one label for the segments of a recording, and their attribution."""
 
     attribution: np.ndarray  # (segments, 12, samples) float32; what each sample of each lead adds to the logit
     logit: np.ndarray  # (segments,) float64
     baseline_logit: np.ndarray  # (segments,) of a flat line
-    drop: np.ndarray  # (segments,) by how much the logit falls without the tenth that speaks most for the label
+    drop: np.ndarray  # (segments,) by how much the logit falls without the tenth of largest attribution
     random_drop: np.ndarray  # (segments, RANDOM_DELETIONS) without a random tenth each
 
     @property
@@ -81,109 +85,154 @@ class Explained(NamedTuple):
         return missed
 
 
+class Files(NamedTuple):
+    """The results of a run that attributions are made from. The fields are the options of the command."""
+
+    weights: Path  # checkpoint/model.safetensors
+    description: Path  # checkpoint/model.json
+    manifest: Path  # the folder
+    records: Path  # the folder
+    shards: int | None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe attribute`."""
     settings.add_arguments(parser, settings.Attribute)
-    parser.add_argument("--weights", type=Path, required=True, help="checkpoint/model.safetensors")
-    parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
-    parser.add_argument("--manifest", type=Path, required=True, help="the folder manifest/")
-    parser.add_argument("--records", type=Path, required=True, help="the folder records/")
-    parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--predictions", type=Path, help="the folder predictions/: of each label the highest probability")
-    what.add_argument("--record-ids", nargs="+", metavar="ID", help="recordings to attribute")
-    parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
-    parser.add_argument("--label", nargs="+", metavar="NAME", help="with --record-ids: to which labels (default: all)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write, by segment and label")
+    options.add(parser, "weights", "description", "manifest", "records", required=True)
+    options.add(parser, "shards")
+    chosen = parser.add_mutually_exclusive_group(required=True)
+    options.add(chosen, "predictions", help="the folder predictions/: of each label the highest probability")
+    chosen.add_argument("--record-ids", nargs="+", metavar="ID", help="recordings to attribute")
+    options.add(parser, "parts")
+    options.add(parser, "label", help="with --record-ids: to which labels (default: all)")
+    options.add(parser, "threads")
+    options.add(parser, "output", required=True, help="Parquet file to write, by segment and label")
     parser.add_argument("--leads", type=Path, required=True, help="Parquet file to write, by recording, label, lead")
 
 
 def run(args: argparse.Namespace) -> None:
     """Attribute some labels of some recordings."""
-    description = describe(args.description)
+    files = Files(*(getattr(args, name) for name in Files._fields))
+    description = describe(files.description)
     refuse_foreign(description)
-    given = settings.of_arguments("attribute", settings.Attribute, args)
-    windows, assumed = preprocess.as_read(given.reading)
-    records = parquet.numbered(args.records, "shard", args.shards)
+    attribute_settings = settings.of_arguments("attribute", settings.Attribute, args)
     if args.predictions:
-        pairs = strongest(parquet.numbered(args.predictions, "part", args.parts), description.labels)[
-            : given.recordings
-        ]
+        predictions = parquet.numbered(args.predictions, "part", args.parts)
+        pairs = choose_strongest(predictions, description.labels)[: attribute_settings.recordings]
     else:
         pairs = [(record_id, label) for record_id in args.record_ids for label in args.label or description.labels]
+    engine.configure(args.threads, deterministic=False)
+    write_attributions(files, description, attribute_settings, pairs, args.output, args.leads)
+
+
+def write_attributions(
+    files: Files,
+    description: Description,
+    attribute_settings: settings.Attribute,
+    pairs: Sequence[Pair],
+    output: Path,
+    leads_output: Path,
+) -> None:
+    """Attribute labels of recordings, and write the attributions.
+
+    Args:
+        files: The results of the run.
+        description: Of its checkpoint, with ecgpipe's own network.
+        attribute_settings: How labels are attributed.
+        pairs: Which recordings to which labels.
+        output: The Parquet file to write, by segment and label.
+        leads_output: The Parquet file to write, by recording, label and lead.
+
+    Raises:
+        EcgpipeError: A label or a recording is unknown.
+    """
     unknown = sorted({label for _, label in pairs} - set(description.labels))
     if unknown:
         raise EcgpipeError(
             f"--label: {', '.join(map(repr, unknown))} is no label of {description.uri}; it has "
             + (", ".join(description.labels) or "none")
         )
+    records = parquet.numbered(files.records, "shard", files.shards)
     ids = list(dict.fromkeys(record_id for record_id, _ in pairs))
-    found = reread.rows(parquet.numbered(args.manifest, "shard", args.shards), ids)
-    accounts = reread.rows(records, ids)
+    manifest_rows = reread.read_rows(parquet.numbered(files.manifest, "shard", files.shards), ids)
+    record_rows = reread.read_rows(records, ids)
     for record_id in ids:
-        if record_id not in accounts:
-            raise EcgpipeError(f"--record-ids: {record_id!r} is no recording of {args.records}; look into its files")
+        if record_id not in record_rows:
+            raise EcgpipeError(f"--record-ids: {record_id!r} is no recording of {files.records}; look into its files")
 
-    facts = provenance.inherited([pq.read_schema(path) for path in records])
-    facts["settings"] = {**description.settings, **facts.get("settings", {})}
-    facts = settings.marked("attribute", given, facts)
-    facts |= {"checkpoint_sha256": description.sha256, "checkpoint": description.uri}
-    facts["method"] = {"name": "integrated gradients", "baseline": "flat line", "steps": given.steps, "power": POWER}
-    facts["meaning"] = {"checkpoint": description.meaning, **facts["meaning"]}
-    schema = provenance.with_origin(
-        schemas.attribution_schema(len(LEADS), windows.segment_samples), "attribute", **facts
-    )
+    windows, assumed = preprocess.reading_from_settings(attribute_settings.reading)
+    facts = _describe_making(records, description, attribute_settings)
+    schema = schemas.attribution_schema(len(LEADS), windows.segment_samples)
+    schema = provenance.with_origin(schema, "attribute", **facts)
     progress = Progress("attribute", len(pairs), "recordings and labels")
     leads: list[pa.Table] = []
-    engine.configure(args.threads, deterministic=False)
     with (
-        parquet.parquet_writer(args.output, schema) as writer,
-        devices.claim(given.device, engine.least_bytes(args.weights)) as device,
+        parquet.parquet_writer(output, schema) as writer,
+        devices.claim(attribute_settings.device, engine.least_bytes(files.weights)) as device,
     ):
-        network = ecg_fm_network.load(description.architecture, args.weights, device, packed=False)
-        size = given.batch_size or BATCH_SIZES[device.type]
+        network = ecg_fm_network.load(description.architecture, files.weights, device, packed=False)
+        size = attribute_settings.batch_size or BATCH_SIZES[device.type]
         for record_id, label in pairs:
             try:
-                prepared = drawn(reread.segments(found[record_id], accounts[record_id], windows, assumed))
+                prepared = keep_drawn(
+                    reread.read_segments(manifest_rows[record_id], record_rows[record_id], windows, assumed)
+                )
             except (UnreadableError, UnusableError) as error:
                 logger.warning("%s is left out: %s", record_id, error)
                 continue
             target = description.labels.index(label)
             seed = xxhash.xxh32_intdigest(record_id.encode())
-            explained = explain(network, prepared, target, given.steps, size, seed)
+            explained = explain(network, prepared, target, attribute_settings.steps, size, seed)
             if not all(np.isfinite(values).all() for values in explained):
                 logger.warning(
                     "%s is left out: its attribution to %r has numbers that are not finite", record_id, label
                 )
                 continue
-            writer.write_table(_rows(record_id, label, prepared, explained).cast(schema))
-            leads.append(per_lead(record_id, label, explained.attribution))
+            writer.write_table(_make_rows(record_id, label, prepared, explained).cast(schema))
+            leads.append(sum_by_lead(record_id, label, explained.attribution))
             progress.add(1)
     progress.say()
     schema = provenance.with_origin(schemas.ATTRIBUTION_LEADS, "attribute", **facts)
-    parquet.write(args.leads, pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in leads)]))
+    parquet.write(leads_output, pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in leads)]))
 
 
-def strongest(predictions: Sequence[Path], names: Sequence[str]) -> list[tuple[str, str]]:
-    """The recordings with the highest probability of each label, and the label.
+def _describe_making(
+    records: Sequence[Path], description: Description, attribute_settings: settings.Attribute
+) -> dict[str, Any]:
+    """What the metadata of the results says of how they were made."""
+    facts = provenance.inherited([pq.read_schema(path) for path in records])
+    facts["settings"] = {**description.settings, **facts.get("settings", {})}
+    facts = settings.marked("attribute", attribute_settings, facts)
+    steps = attribute_settings.steps
+    return {
+        **facts,
+        "checkpoint_sha256": description.sha256,
+        "checkpoint": description.uri,
+        "method": {"name": "integrated gradients", "baseline": "flat line", "steps": steps, "power": POWER},
+        "meaning": {"checkpoint": description.meaning, **facts["meaning"]},
+    }
+
+
+def choose_strongest(predictions: Sequence[Path], names: Sequence[str]) -> list[Pair]:
+    """Choose the recording with the highest probability of each label.
 
     Args:
         predictions: All `predictions/part-*.parquet`, in order.
-        names: The labels of the model. Those of heads on its embedding are no outputs of it, and are not attributed.
+        names: The labels of the model. Labels of heads on its embedding are not its outputs, and are not attributed.
 
     Returns:
-        The label whose probability varies most first. The report shows these recordings in any case.
+        Each label with its recording, the label whose probability varies most first. The report shows these recordings
+        in any case.
     """
-    there = [name for name in pq.read_schema(predictions[0]).names if name in names]
-    highest, _ = examples.of_labels(predictions, dict.fromkeys(there, labels.DEFAULT_THRESHOLD))
+    label_columns = [name for name in pq.read_schema(predictions[0]).names if name in names]
+    highest, _ = examples.rank_by_probability(predictions, dict.fromkeys(label_columns, labels.DEFAULT_THRESHOLD))
     return [(record_id, str(why.what)) for record_id, why in highest if why.rank == 1]
 
 
-def drawn(prepared: Prepared) -> Prepared:
-    """The segments that begin in the part of a recording that is drawn."""
-    some = prepared.starts_s < DRAWN_S
-    return prepared._replace(segments=prepared.segments[some], starts_s=prepared.starts_s[some])
+def keep_drawn(prepared: Prepared) -> Prepared:
+    """Keep the segments that begin in the part of a recording that is drawn."""
+    is_drawn = prepared.starts_s < DRAWN_S
+    return prepared._replace(segments=prepared.segments[is_drawn], starts_s=prepared.starts_s[is_drawn])
 
 
 def explain(network: Network, prepared: Prepared, target: int, steps: int, batch_size: int, seed: int = 0) -> Explained:
@@ -198,7 +247,7 @@ def explain(network: Network, prepared: Prepared, target: int, steps: int, batch
         seed: Of the random deletions.
 
     Returns:
-        The attributions, from a flat line, with what they are to be judged by.
+        The attributions, from a flat line, with the numbers to judge them by.
 
     Raises:
         EcgpipeError: A single step needs more memory than there is.
@@ -208,29 +257,33 @@ def explain(network: Network, prepared: Prepared, target: int, steps: int, batch
     samples = torch.full((len(signal),), prepared.samples)
     while True:
         try:
-            attribution = _integrated(network, signal, samples, target, steps, batch_size)
+            attribution = _integrate(network, signal, samples, target, steps, batch_size)
             break
         except (RuntimeError, MemoryError) as error:
-            if not engine.out_of_memory(error) or batch_size == 1:
+            if not is_out_of_memory(error) or batch_size == 1:
                 raise
         batch_size //= 2
         logger.warning("out of memory; going on with %d steps at a time", batch_size)
-    kept = kept_parts(attribution, prepared.samples, network.arch.token_samples[0], seed)
+    masks = make_deletion_masks(attribution, prepared.samples, network.arch.token_samples[0], seed)
     logit, baseline, without, *without_random = (
-        _logits(network, given, samples, target)
-        for given in (signal, torch.zeros_like(signal), *(signal * torch.from_numpy(part).to(device) for part in kept))
+        _compute_logits(network, input_signal, samples, target)
+        for input_signal in (
+            signal,
+            torch.zeros_like(signal),
+            *(signal * torch.from_numpy(mask).to(device) for mask in masks),
+        )
     )
     return Explained(attribution, logit, baseline, logit - without, logit[:, None] - np.stack(without_random, axis=1))
 
 
-def _logits(network: Network, signal: Tensor, samples: Tensor, target: int) -> np.ndarray:
+def _compute_logits(network: Network, signal: Tensor, samples: Tensor, target: int) -> np.ndarray:
     with torch.inference_mode():
         logits = network(signal, samples, with_attention=False).logits
     values: np.ndarray = logits[:, target].double().cpu().numpy()  # (segments,)
     return values
 
 
-def _integrated(
+def _integrate(
     network: Network, signal: Tensor, samples: Tensor, target: int, steps: int, batch_size: int
 ) -> np.ndarray:
     """(segments, 12, samples) float32, as `explain` explains it."""
@@ -253,21 +306,21 @@ def _integrated(
     return values
 
 
-def kept_parts(attribution: np.ndarray, samples: int, step: int, seed: int) -> Iterator[np.ndarray]:
-    """What a check by deletion leaves of some segments: 1 where the signal stays, 0 where it becomes a flat line.
+def make_deletion_masks(attribution: np.ndarray, samples: int, step: int, seed: int) -> Iterator[np.ndarray]:
+    """Make the masks of a check by deletion: 1 where the signal stays, 0 where it becomes a flat line.
 
-    What is deleted is a tenth of the pieces of one lead and one token's length, rather than single samples: between
-    single samples that stay, a signal would jump, which is a change of its own kind.
+    A tenth of the pieces is deleted, each of one lead and one token's length, rather than single samples: between
+    single samples that stay, a signal would jump, which is a change of another kind.
 
     Args:
         attribution: (segments, 12, samples).
-        samples: Of each segment that are signal.
+        samples: Samples of each segment that are signal.
         step: Samples from one token to the next.
         seed: Of the random ones.
 
     Yields:
-        (segments, 12, samples) float32: first without the pieces that speak most for the label, then
-        RANDOM_DELETIONS times without random ones.
+        (segments, 12, samples) float32: first without the pieces of the largest positive attribution,
+        then RANDOM_DELETIONS times without random pieces.
     """
     segments, leads, length = attribution.shape
     pieces = samples // step
@@ -281,7 +334,7 @@ def kept_parts(attribution: np.ndarray, samples: int, step: int, seed: int) -> I
         yield np.pad(kept, ((0, 0), (0, 0), (0, length - kept.shape[2])), constant_values=1)
 
 
-def per_lead(record_id: str, label: str, attribution: np.ndarray) -> pa.Table:
+def sum_by_lead(record_id: str, label: str, attribution: np.ndarray) -> pa.Table:
     """Sum up the attributions of a recording and a label lead by lead.
 
     Args:
@@ -290,17 +343,24 @@ def per_lead(record_id: str, label: str, attribution: np.ndarray) -> pa.Table:
         attribution: (segments, 12, samples).
 
     Returns:
-        The columns of `schemas.ATTRIBUTION_LEADS`: what speaks for the label and what against it, and the lead's share
-        in both together.
+        The columns of `schemas.ATTRIBUTION_LEADS`: the lead's share of all attribution, and the sums of its positive
+        and of its negative attribution.
     """
-    favour = np.maximum(attribution, 0).sum(axis=(0, 2), dtype=np.float64)  # (12,)
-    against = np.minimum(attribution, 0).sum(axis=(0, 2), dtype=np.float64)
-    both = favour - against
-    columns = [[record_id] * len(LEADS), [label] * len(LEADS), list(LEADS), both / (both.sum() or 1), favour, against]
+    positive = np.maximum(attribution, 0).sum(axis=(0, 2), dtype=np.float64)  # (12,)
+    negative = np.minimum(attribution, 0).sum(axis=(0, 2), dtype=np.float64)
+    absolute = positive - negative
+    columns = [
+        [record_id] * len(LEADS),
+        [label] * len(LEADS),
+        list(LEADS),
+        absolute / (absolute.sum() or 1),
+        positive,
+        negative,
+    ]
     return pa.table(columns, schema=schemas.ATTRIBUTION_LEADS)
 
 
-def _rows(record_id: str, label: str, prepared: Prepared, explained: Explained) -> pa.Table:
+def _make_rows(record_id: str, label: str, prepared: Prepared, explained: Explained) -> pa.Table:
     n = len(explained.logit)
     flat = pa.array(explained.attribution.ravel())
     columns = [

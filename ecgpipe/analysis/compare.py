@@ -1,4 +1,4 @@
-"""Two finished runs, compared: what each says of its making, their labels, embeddings and recordings."""
+"""Compare two finished runs: how they were made, their labels, embeddings and recordings."""
 
 import json
 import logging
@@ -12,22 +12,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.analysis import cosine_similarity, distribution_shift, neighbors
+from ecgpipe.analysis import cosine_similarity, distribution_shift, neighbor_search
 from ecgpipe.core import parquet, provenance, recording_embeddings, schemas
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.run import Run, RunInfo
 from ecgpipe.models import labels
 
 logger = logging.getLogger(__name__)
 
 
-class Run(NamedTuple):
-    """A finished run."""
+class ComparedRun(NamedTuple):
+    """A finished run, as far as it is compared."""
 
     outdir: Path
-    content: dict[str, Any]  # run.json
+    info: RunInfo
+    paths: bool  # whether its recordings and files may be named in a page: its setting `report.paths`
     predictions: list[Path]
     records: list[Path]
-    side: neighbors.Side
+    side: neighbor_search.Side
     origin: dict[str, Any]  # what the metadata of its embeddings says
     labels: list[str]
     thresholds: dict[str, float]
@@ -40,102 +42,101 @@ class Joined(NamedTuple):
     rows: tuple[np.ndarray, np.ndarray]  # of each run, (recordings,) int64
 
 
-def read(outdir: Path, label_csv: Path | None) -> Run:
-    """What a finished run is.
+def read_run(run: Run, label_csv: Path | None) -> ComparedRun:
+    """Read what is compared of a finished run.
 
     Args:
-        outdir: Its results.
-        label_csv: Thresholds for it; None for those that it was run with.
+        run: The run.
+        label_csv: Decision thresholds for it; None for the thresholds of the run's own label CSV.
 
     Returns:
-        The run.
+        What was read.
 
     Raises:
         EcgpipeError: Files are missing, or do not belong together.
     """
-    if not (outdir / "run.json").is_file():
-        raise EcgpipeError(f"RUN: there is no {outdir / 'run.json'}; give the folder of a finished run's results")
-    content = json.loads((outdir / "run.json").read_text(encoding="utf-8"))
-    predictions = parquet.of_run(outdir, "predictions")
-    side = neighbors.side(outdir)
+    info = run.info
+    predictions = run.files("predictions")
+    side = neighbor_search.read_side(run)
     ids = parquet.column(predictions, "record_id")
     if not ids.equals(side.ids):
         raise EcgpipeError(
-            f"RUN: {outdir / 'predictions'} and {outdir / 'embeddings'} are not of the same recordings; run the "
-            "workflow to its end"
+            f"RUN: {run.outdir / 'predictions'} and {run.outdir / 'embeddings'} are not of the same recordings; "
+            "run the workflow to its end"
         )
     names = pq.read_schema(predictions[0]).names
-    path = label_csv or Path(content["config"]["labels"])
+    path = label_csv or Path(run.config.labels)
     if label_csv or path.exists():
-        thresholds = labels.thresholds(labels.read_for(path, names, predictions[0]))
+        thresholds = labels.thresholds_by_name(labels.read_for(path, names, predictions[0]))
     else:
-        logger.warning("%s is not there any more: thresholds of %s are 0.5; or give --labels", path, outdir)
-        thresholds = dict.fromkeys(labels.columns(names), labels.DEFAULT_THRESHOLD)
-    return Run(
-        outdir=outdir,
-        content=content,
+        logger.warning("%s is not there any more: thresholds of %s are 0.5; or give --labels", path, run.outdir)
+        thresholds = dict.fromkeys(labels.label_columns(names), labels.DEFAULT_THRESHOLD)
+    return ComparedRun(
+        outdir=run.outdir,
+        info=info,
+        paths=run.config.report.paths,
         predictions=predictions,
-        records=parquet.of_run(outdir, "records"),
+        records=run.files("records"),
         side=side,
         origin=provenance.origin(pq.read_schema(side.embeddings[0])),
-        labels=labels.columns(names),
+        labels=labels.label_columns(names),
         thresholds=thresholds,
     )
 
 
-def join(first: Run, second: Run) -> Joined:
-    """Find the recordings that two runs have, by record id.
+def join(first: ComparedRun, second: ComparedRun) -> Joined:
+    """Find the recordings that both runs have, by record id.
 
     Args:
         first: A run.
         second: Another one.
 
     Returns:
-        Those, in the order of the first; none for two datasets.
+        The recordings, in the order of the first run; none for two datasets.
     """
     places = pc.index_in(first.side.ids, second.side.ids)
     rows = np.flatnonzero(places.is_valid())
     return Joined(first.side.ids.take(pa.array(rows)), (rows, places.drop_null().to_numpy().astype(np.int64)))
 
 
-def differences(first: Run, second: Run) -> list[dict[str, Any]]:
-    """What the two runs say differently of their making.
+def list_differences(first: ComparedRun, second: ComparedRun) -> list[dict[str, Any]]:
+    """List how the making of two runs differs.
 
     Args:
         first: A run.
         second: Another one.
 
     Returns:
-        `what`, `a` and `b` of each, as texts, None where one says nothing.
+        `what`, `a` and `b` of each difference, as texts; None if a run does not say it.
     """
-    said = [_facts(one) for one in (first, second)]
-    names = dict.fromkeys(key for facts in said for key in facts)
+    facts = [_flatten_facts(run) for run in (first, second)]
+    names = dict.fromkeys(key for run_facts in facts for key in run_facts)
     return [
-        {"what": name, "a": said[0].get(name), "b": said[1].get(name)}
+        {"what": name, "a": facts[0].get(name), "b": facts[1].get(name)}
         for name in names
-        if said[0].get(name) != said[1].get(name)
+        if facts[0].get(name) != facts[1].get(name)
     ]
 
 
-def _facts(one: Run) -> dict[str, str]:
+def _flatten_facts(run: ComparedRun) -> dict[str, str]:
     """What a run says of its making, flat, as texts."""
-    content, origin = one.content, one.origin
-    kept = {key: content.get(key) for key in ("ecgpipe", "code", "checkpoint", "versions", "config")}
-    kept["hardware"] = content.get("hardware", {}).get("inference")
-    kept["inputs"] = {"sha256": content.get("inputs", {}).get("sha256")}
-    kept["precision"] = content.get("precision", {}).get("used")
-    kept["meaning"] = origin.get("meaning")
-    kept["preprocess"] = origin.get("preprocess")  # of the file that was read, whatever run.json says now
+    content = run.info.model_dump(mode="json", exclude_unset=True)
+    compared = {key: content.get(key) for key in ("ecgpipe", "code", "checkpoint", "versions", "config")}
+    compared["hardware"] = list(run.info.hardware.inference)
+    compared["inputs"] = {"sha256": run.info.inputs.sha256}
+    compared["precision"] = content["precision"]["used"]
+    compared["meaning"] = run.origin.get("meaning")
+    compared["preprocess"] = run.origin.get("preprocess")  # of the file that was read, whatever run.json says now
     flat: dict[str, str] = {}
 
     def put(name: str, value: object) -> None:
         if isinstance(value, Mapping):
-            for key, some in value.items():
-                put(f"{name}.{key}", some)
+            for key, inner in value.items():
+                put(f"{name}.{key}", inner)
         elif value is not None:
             flat[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-    for key, value in kept.items():
+    for key, value in compared.items():
         put(key, value)
     return flat
 
@@ -152,10 +153,10 @@ BARS = 40
 SEED = 42
 
 
-def of_labels(
-    both: tuple[Run, Run], joined: Joined, names: Sequence[str]
+def compare_labels(
+    both: tuple[ComparedRun, ComparedRun], joined: Joined, names: Sequence[str]
 ) -> tuple[list[dict[str, Any]], dict[str, list[np.ndarray]], dict[str, np.ndarray]]:
-    """Compare the probabilities, label after label, so that only those of one are in memory.
+    """Compare the probabilities, label after label, so that only those of one label are in memory.
 
     Args:
         both: Two runs.
@@ -171,30 +172,34 @@ def of_labels(
     most = {name: np.full(len(joined.ids), np.nan) for name in ("change", "a", "b")}
     most["label"] = np.zeros(len(joined.ids), np.int32)
     for number, name in enumerate(names):
-        values = [parquet.column(one.predictions, name).to_numpy() for one in both]
-        finite = [some[np.isfinite(some)] for some in values]
+        values = [parquet.column(run.predictions, name).to_numpy() for run in both]
+        finite = [values_of_run[np.isfinite(values_of_run)] for values_of_run in values]
         if not all(map(len, finite)):
             raise EcgpipeError(f"RUN: no probability of {name!r} is a number; see {both[not len(finite[1])].outdir}")
         limits = both[0].thresholds[name], both[1].thresholds[name]
         row: dict[str, Any] = dict.fromkeys(schemas.COMPARED_LABELS.names) | {"label": name}
-        for letter, some, limit in zip("ab", finite, limits, strict=True):
+        for letter, values_of_run, limit in zip("ab", finite, limits, strict=True):
             row |= {
                 f"threshold_{letter}": limit,
-                f"mean_{letter}": some.mean(),
-                f"positive_{letter}": (some >= limit).mean(),
+                f"mean_{letter}": values_of_run.mean(),
+                f"positive_{letter}": (values_of_run >= limit).mean(),
             }
             for share, value in zip(
-                distribution_shift.QUANTILES, np.quantile(some, distribution_shift.QUANTILES), strict=True
+                distribution_shift.QUANTILES, np.quantile(values_of_run, distribution_shift.QUANTILES), strict=True
             ):
                 row[f"q{round(100 * share):02d}_{letter}"] = value
-        row["ks"], row["wasserstein"] = distribution_shift.apart(*finite)
-        histograms[name] = [np.histogram(some, BARS, (0, 1))[0] / len(some) for some in finite]
-        first, second = (some[place] for some, place in zip(values, joined.rows, strict=True))  # (recordings,)
+        row["ks"], row["wasserstein"] = distribution_shift.compare_distributions(*finite)
+        histograms[name] = [
+            np.histogram(values_of_run, BARS, (0, 1))[0] / len(values_of_run) for values_of_run in finite
+        ]
+        first, second = (
+            values_of_run[place] for values_of_run, place in zip(values, joined.rows, strict=True)
+        )  # (recordings,)
         usable = np.isfinite(first) & np.isfinite(second)
         if usable.any():
-            found = distribution_shift.paired(first[usable], second[usable], limits)
-            row |= {"mean_difference": found.mean, "sd_difference": found.sd, "pearson": found.pearson}
-            row |= {"spearman": found.spearman, "crossed_up": found.up, "crossed_down": found.down}
+            pairs = distribution_shift.compare_pairs(first[usable], second[usable], limits)
+            row |= {"mean_difference": pairs.mean, "sd_difference": pairs.sd, "pearson": pairs.pearson}
+            row |= {"spearman": pairs.spearman, "crossed_up": pairs.up, "crossed_down": pairs.down}
         larger = usable & ~(np.abs(second - first) <= np.abs(most["change"]))  # than none, too
         for key, column in (("change", second - first), ("a", first), ("b", second)):
             most[key][larger] = column[larger]
@@ -203,7 +208,9 @@ def of_labels(
     return rows, histograms, most
 
 
-def of_embeddings(both: tuple[Run, Run], joined: Joined, folder: Path) -> tuple[dict[str, Any], np.ndarray | None]:
+def compare_embeddings(
+    both: tuple[ComparedRun, ComparedRun], joined: Joined, folder: Path
+) -> tuple[dict[str, Any], np.ndarray | None]:
     """Compare the embeddings.
 
     Args:
@@ -213,17 +220,17 @@ def of_embeddings(both: tuple[Run, Run], joined: Joined, folder: Path) -> tuple[
 
     Returns:
         `same_space`, whether the two are of one checkpoint; `frechet` between all recordings, and `frechet_halves`
-        between two halves of the first run, where they are; `cka` and `cka_unbiased` on `cka_recordings`. And of each
-        recording that both have 1 - cosine of the two embeddings, or None where they are of different checkpoints.
+        between two halves of the first run, if they are; `cka` and `cka_unbiased` on `cka_recordings`. And of each
+        recording that both have 1 - cosine of the two embeddings, or None if they are of different checkpoints.
     """
     sides = both[0].side, both[1].side
-    shas = [one.origin.get("checkpoint_sha256") for one in both]
-    same = shas[0] is not None and shas[0] == shas[1] and sides[0].width == sides[1].width
-    found: dict[str, Any] = {"same_space": same, "widths": [side.width for side in sides]}
-    found |= dict.fromkeys(("frechet", "frechet_halves", "cka", "cka_unbiased", "cka_recordings"))
-    halves = [distribution_shift.moments(np.empty((0, sides[0].width))) for _ in range(2)]
-    other = distribution_shift.moments(np.empty((0, sides[1].width)))
-    distances = np.full(len(joined.ids), np.nan) if same else None
+    shas = [run.origin.get("checkpoint_sha256") for run in both]
+    is_same_space = shas[0] is not None and shas[0] == shas[1] and sides[0].width == sides[1].width
+    account: dict[str, Any] = {"same_space": is_same_space, "widths": [side.width for side in sides]}
+    account |= dict.fromkeys(("frechet", "frechet_halves", "cka", "cka_unbiased", "cka_recordings"))
+    halves = [distribution_shift.compute_moments(np.empty((0, sides[0].width))) for _ in range(2)]
+    other = distribution_shift.compute_moments(np.empty((0, sides[1].width)))
+    distances = np.full(len(joined.ids), np.nan) if is_same_space else None
     size = min(MOST_ALIGNED, len(joined.ids))
     sample = np.sort(np.random.default_rng(SEED).choice(len(joined.ids), size, replace=False))
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -233,7 +240,11 @@ def of_embeddings(both: tuple[Run, Run], joined: Joined, folder: Path) -> tuple[
         done = 0
         for _, vectors in recording_embeddings.of_recordings(sides[1].embeddings):
             held[of_row[done : done + len(vectors)]] = vectors
-            other = distribution_shift.merged(other, distribution_shift.moments(vectors)) if same else other
+            other = (
+                distribution_shift.merge_moments(other, distribution_shift.compute_moments(vectors))
+                if is_same_space
+                else other
+            )
             done += len(vectors)
         aligned = [np.empty((0, sides[0].width)), held[sample].astype(np.float64)]
         picked = []
@@ -241,65 +252,65 @@ def of_embeddings(both: tuple[Run, Run], joined: Joined, folder: Path) -> tuple[
         for _, vectors in recording_embeddings.of_recordings(sides[0].embeddings):
             here = slice(*np.searchsorted(joined.rows[0], [done, done + len(vectors)]))
             mine = vectors[joined.rows[0][here] - done]  # of the recordings that both have
-            some = slice(*np.searchsorted(sample, [here.start, here.stop]))
-            picked.append(mine[sample[some] - here.start])
+            in_sample = slice(*np.searchsorted(sample, [here.start, here.stop]))
+            picked.append(mine[sample[in_sample] - here.start])
             if distances is not None:
                 theirs = held[here].astype(np.float64)
-                distances[here] = 1 - (cosine_similarity.directions(mine) * cosine_similarity.directions(theirs)).sum(
+                distances[here] = 1 - (cosine_similarity.normalise(mine) * cosine_similarity.normalise(theirs)).sum(
                     axis=1
                 )
                 for half in range(2):
-                    halves[half] = distribution_shift.merged(
-                        halves[half], distribution_shift.moments(vectors[(done + half) % 2 :: 2])
+                    halves[half] = distribution_shift.merge_moments(
+                        halves[half], distribution_shift.compute_moments(vectors[(done + half) % 2 :: 2])
                     )
             done += len(vectors)
         aligned[0] = np.concatenate(picked)
         del held
-    if same and min(other.n, halves[1].n) > 1:
-        found["frechet"] = distribution_shift.frechet(distribution_shift.merged(*halves), other)
-        found["frechet_halves"] = distribution_shift.frechet(*halves)
+    if is_same_space and min(other.n, halves[1].n) > 1:
+        account["frechet"] = distribution_shift.compute_frechet(distribution_shift.merge_moments(*halves), other)
+        account["frechet_halves"] = distribution_shift.compute_frechet(*halves)
     if size > 1:
-        found["cka"], found["cka_unbiased"] = distribution_shift.linear_cka(*aligned)
-        found["cka_recordings"] = size
-    return found, None if distances is None else np.clip(distances, 0, 2)
+        account["cka"], account["cka_unbiased"] = distribution_shift.compute_linear_cka(*aligned)
+        account["cka_recordings"] = size
+    return account, None if distances is None else np.clip(distances, 0, 2)
 
 
-def same_signals(both: tuple[Run, Run], joined: Joined) -> pa.Array:
-    """Whether recordings that both runs have are the same signal, (recordings,) bool; null where a run does not say."""
-    first, second = (parquet.column_of(one.records, "signal_hash", joined.ids) for one in both)
+def compare_signals(both: tuple[ComparedRun, ComparedRun], joined: Joined) -> pa.Array:
+    """Tell which recordings have the same signal in both runs, (recordings,) bool; null if a run does not say."""
+    first, second = (parquet.column_of(run.records, "signal_hash", joined.ids) for run in both)
     return pc.equal(first, second)
 
 
-def changes(
-    both: tuple[Run, Run],
+def make_changes_table(
+    both: tuple[ComparedRun, ComparedRun],
     joined: Joined,
     most: Mapping[str, np.ndarray],
     distances: np.ndarray | None,
     signals: pa.Array,
 ) -> pa.Table:
-    """The recordings that both runs have, as `schemas.COMPARED_RECORDINGS` has them.
+    """Make the table of the recordings that both runs have, `schemas.COMPARED_RECORDINGS`.
 
     Args:
         both: Two runs.
         joined: The recordings that both have.
-        most: What `of_labels` found of each.
-        distances: What `of_embeddings` found.
-        signals: What `same_signals` found.
+        most: What `compare_labels` found of each.
+        distances: What `compare_embeddings` found.
+        signals: What `compare_signals` found.
 
     Returns:
         One row each, in the order of the first run.
     """
     common = [name for name in both[0].labels if name in both[1].labels]
-    nothing = np.isnan(most["change"])
+    undefined = np.isnan(most["change"])
     segments = [
-        parquet.column(one.predictions, "n_segments").take(pa.array(rows))
-        for one, rows in zip(both, joined.rows, strict=True)
+        parquet.column(run.predictions, "n_segments").take(pa.array(rows))
+        for run, rows in zip(both, joined.rows, strict=True)
     ]
     columns = [
         joined.ids,
-        pa.array(most["change"], mask=nothing),
-        pa.array(common or [""], pa.string()).take(pa.array(most["label"], mask=nothing)),
-        *(pa.array(most[name], mask=nothing) for name in "ab"),
+        pa.array(most["change"], mask=undefined),
+        pa.array(common or [""], pa.string()).take(pa.array(most["label"], mask=undefined)),
+        *(pa.array(most[name], mask=undefined) for name in "ab"),
         pa.nulls(len(joined.ids), pa.float64()) if distances is None else pa.array(distances),
         *segments,
         signals,
@@ -307,14 +318,14 @@ def changes(
     return pa.table(columns, schema=schemas.COMPARED_RECORDINGS)
 
 
-def only_in(here: Run, there: Run, name: str, rows: np.ndarray) -> pa.Table:
-    """The recordings that one run has a prediction for and the other has not, as `schemas.COMPARED_ONLY` has them.
+def find_only_in(here: ComparedRun, there: ComparedRun, name: str, rows: np.ndarray) -> pa.Table:
+    """Find the recordings that only one of two runs has a prediction for, as `schemas.COMPARED_ONLY`.
 
     Args:
-        here: The one.
-        there: The other.
-        name: What the first is called.
-        rows: Of the first, those that both have.
+        here: The run with the predictions.
+        there: The other run.
+        name: Of the first run.
+        rows: Of the first run, the recordings that both have.
 
     Returns:
         One row each, in the order of the run.
@@ -327,8 +338,8 @@ def only_in(here: Run, there: Run, name: str, rows: np.ndarray) -> pa.Table:
     return pa.table(columns, schema=schemas.COMPARED_ONLY)
 
 
-def warnings(both: tuple[Run, Run], account: Mapping[str, Any]) -> list[str]:
-    """What a reader of the comparison must know.
+def list_warnings(both: tuple[ComparedRun, ComparedRun], account: Mapping[str, Any]) -> list[str]:
+    """List what a reader of the comparison must know.
 
     Args:
         both: Two runs.
@@ -337,28 +348,30 @@ def warnings(both: tuple[Run, Run], account: Mapping[str, Any]) -> list[str]:
     Returns:
         A sentence each.
     """
-    found = []
+    messages = []
     counts = account["recordings"]
-    for letter, one in zip("AB", both, strict=True):
-        if one.content["checkpoint"]["random_weights"]:
-            found.append(f"{letter} has random weights: its predictions mean nothing")
+    for letter, run in zip("AB", both, strict=True):
+        if run.info.checkpoint.random_weights:
+            messages.append(f"{letter} has random weights: its predictions mean nothing")
     if not account["embeddings"]["same_space"]:
-        known = None not in [one.origin.get("checkpoint_sha256") for one in both]
-        found.append(
-            ("the checkpoints differ" if known else "a run does not say which checkpoint made it")
+        has_checkpoints = None not in [run.origin.get("checkpoint_sha256") for run in both]
+        messages.append(
+            ("the checkpoints differ" if has_checkpoints else "a run does not say which checkpoint made it")
             + ": embeddings of two checkpoints have no axes in common, and distances between them would mean nothing; "
             "linear CKA does not depend on axes"
         )
     if counts["other_signal"]:
-        found.append(
+        messages.append(
             f"{counts['other_signal']:,} of {counts['both']:,} recordings with the same id have another signal "
             "(same_signal of recordings.parquet): other files, or read otherwise"
         )
     if not counts["both"]:
-        found.append("no recording is in both runs: only distributions are compared")
+        messages.append("no recording is in both runs: only distributions are compared")
     if not account["labels"]["both"]:
-        found.append("no label is in both runs: only embeddings are compared")
-    other = [name for name in account["labels"]["both"] if both[0].thresholds[name] != both[1].thresholds[name]]
-    if other:
-        found.append(f"thresholds differ for {', '.join(other)}: each run is counted by its own; --labels sets both")
-    return found
+        messages.append("no label is in both runs: only embeddings are compared")
+    differing = [name for name in account["labels"]["both"] if both[0].thresholds[name] != both[1].thresholds[name]]
+    if differing:
+        messages.append(
+            f"thresholds differ for {', '.join(differing)}: each run is counted by its own; --labels sets both"
+        )
+    return messages

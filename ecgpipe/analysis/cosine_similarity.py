@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Directions that all targets are held against at a time: 30 MB of similarities for 4,096 targets. Of these so many are
-# looked at together.
+# Directions that all targets are compared with at a time: 30 MB of similarities for 4,096 targets; and the targets that
+# are looked at together.
 OTHERS = 2048
 TARGETS = 1024
 
@@ -17,15 +17,15 @@ PAIRS = 4096
 TIE = 1e-6
 
 
-class Found(NamedTuple):
-    """The nearest of some recordings, the nearest first; where there are fewer, -1 and -inf follow."""
+class Nearest(NamedTuple):
+    """The nearest of some recordings, the nearest first; if there are fewer, -1 and -inf follow."""
 
     rows: np.ndarray  # (recordings, count) int64, among those that were searched
     similarity: np.ndarray  # (recordings, count) float64
 
 
-def directions(vectors: np.ndarray) -> np.ndarray:
-    """Bring vectors to length 1, or to 0, like nothing, where one has no direction or is not finite.
+def normalise(vectors: np.ndarray) -> np.ndarray:
+    """Bring vectors to length 1; to 0, similar to nothing, if one has no direction or is not finite.
 
     Args:
         vectors: (recordings, width) float64.
@@ -46,7 +46,7 @@ def search(
     count: int,
     own: np.ndarray | None = None,
     groups: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Found:
+) -> Nearest:
     """Find the nearest of some directions among others, exactly.
 
     Single precision picks the pairs that could matter, with room for its rounding; double precision ranks them.
@@ -54,15 +54,15 @@ def search(
     Args:
         targets: (targets, width) float64, of length 1 or 0.
         others: All (recordings, width) of them, piece by piece, of length 1 or 0.
-        count: How many of each.
+        count: Number of nearest of each.
         own: (targets,) the number among the others that is left out for each.
         groups: (targets,) and (recordings,) numbers; those with the same are left out.
 
     Returns:
-        The nearest of each; of equal ones those that come first.
+        The nearest of each; of equally near ones the first.
     """
     single = targets.astype(np.float32)
-    found = Found(np.full((len(targets), count), -1, np.int64), np.full((len(targets), count), -np.inf))
+    nearest = Nearest(np.full((len(targets), count), -1, np.int64), np.full((len(targets), count), -np.inf))
     seen = 0
     for chunk in (piece[start : start + OTHERS] for piece in others for start in range(0, len(piece), OTHERS)):
         similarity = single @ chunk.astype(np.float32).T  # (targets, chunk)
@@ -70,24 +70,24 @@ def search(
             inside = np.flatnonzero((own >= seen) & (own < seen + len(chunk)))
             similarity[inside, own[inside] - seen] = -np.inf
         for start in range(0, len(targets), TARGETS):
-            some = slice(start, start + TARGETS)
+            block = slice(start, start + TARGETS)
             if groups is not None:
-                similarity[some][groups[0][some, None] == groups[1][None, seen : seen + len(chunk)]] = -np.inf
-            held = Found(found.rows[some], found.similarity[some])
-            _improve(held, targets[some], chunk, similarity[some], seen)
+                similarity[block][groups[0][block, None] == groups[1][None, seen : seen + len(chunk)]] = -np.inf
+            held = Nearest(nearest.rows[block], nearest.similarity[block])
+            _improve(held, targets[block], chunk, similarity[block], seen)
         seen += len(chunk)
-    return Found(found.rows, np.where(found.rows >= 0, np.clip(found.similarity, -1, 1), -np.inf))
+    return Nearest(nearest.rows, np.where(nearest.rows >= 0, np.clip(nearest.similarity, -1, 1), -np.inf))
 
 
-def _improve(held: Found, targets: np.ndarray, chunk: np.ndarray, similarity: np.ndarray, seen: int) -> None:
-    """Put those of some more directions that are nearer in place of those held.
+def _improve(held: Nearest, targets: np.ndarray, chunk: np.ndarray, similarity: np.ndarray, seen: int) -> None:
+    """Replace the nearest so far by nearer ones among further directions.
 
     Args:
         held: The nearest so far, which change.
         targets: (targets, width) float64.
         chunk: (chunk, width), which follow the first `seen` directions.
         similarity: (targets, chunk) float32, -inf for those that are left out.
-        seen: How many came before.
+        seen: Number of directions before them.
     """
     rows, best = held
     count = best.shape[1]
@@ -102,20 +102,22 @@ def _improve(held: Found, targets: np.ndarray, chunk: np.ndarray, similarity: np
     near, which = np.nonzero((similarity >= (bar - room)[:, None]) & (similarity > -np.inf))  # (pairs,) each
     values = np.empty(len(near))
     for start in range(0, len(near), PAIRS):
-        some = slice(start, start + PAIRS)
+        block = slice(start, start + PAIRS)
         # Pair by pair, so that the last bit does not depend on what else is computed at the same time.
-        values[some] = np.einsum("ij,ij->i", targets[near[some]], chunk[which[some]].astype(np.float64))
-    touched, of = np.unique(near, return_inverse=True)
-    of = np.concatenate([np.repeat(np.arange(len(touched)), count), of])
+        values[block] = np.einsum("ij,ij->i", targets[near[block]], chunk[which[block]].astype(np.float64))
+    touched, target_of = np.unique(near, return_inverse=True)
+    target_of = np.concatenate([np.repeat(np.arange(len(touched)), count), target_of])
     values = np.concatenate([best[touched].ravel(), values])
     places = np.concatenate([rows[touched].ravel(), seen + which])
-    order = np.lexsort((places, -values, of))
-    begins = np.searchsorted(of[order], np.arange(len(touched)))
+    order = np.lexsort((places, -values, target_of))
+    begins = np.searchsorted(target_of[order], np.arange(len(touched)))
     first = order[begins[:, None] + np.arange(count)]  # (touched, count)
     best[touched], rows[touched] = values[first], places[first]
 
 
-def ranked(targets: np.ndarray, base: np.ndarray, candidates: np.ndarray, mask: np.ndarray, count: int) -> Found:
+def rank_candidates(
+    targets: np.ndarray, base: np.ndarray, candidates: np.ndarray, mask: np.ndarray, count: int
+) -> Nearest:
     """Find the nearest of some directions among candidates.
 
     Args:
@@ -123,7 +125,7 @@ def ranked(targets: np.ndarray, base: np.ndarray, candidates: np.ndarray, mask: 
         base: (recordings, width) float32, the same.
         candidates: (targets, candidates) rows of the base.
         mask: (targets, candidates) bool, true for those that are left out.
-        count: How many of each.
+        count: Number of nearest of each.
 
     Returns:
         The nearest of each, with similarities to within `TIE`.
@@ -131,28 +133,28 @@ def ranked(targets: np.ndarray, base: np.ndarray, candidates: np.ndarray, mask: 
     similarity = np.empty(candidates.shape)
     step = max(PAIRS // candidates.shape[1], 1)
     for start in range(0, len(targets), step):
-        some = slice(start, start + step)
-        similarity[some] = np.einsum("tw,tcw->tc", targets[some], base[candidates[some]])
+        block = slice(start, start + step)
+        similarity[block] = np.einsum("tw,tcw->tc", targets[block], base[candidates[block]])
     similarity[mask] = -np.inf
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
     best = np.take_along_axis(similarity, order, axis=1)
     rows = np.where(np.isfinite(best), np.take_along_axis(candidates, order, axis=1), -1)
-    return Found(rows, np.where(np.isfinite(best), np.clip(best, -1, 1), best))
+    return Nearest(rows, np.where(np.isfinite(best), np.clip(best, -1, 1), best))
 
 
-def recall(found: Found, truly: Found) -> float:
-    """The mean share of the nearest that were found; one that is as near as the last of them counts as one of them.
+def measure_recall(approximate: Nearest, exact: Nearest) -> float:
+    """Measure the mean share of the nearest that were found; one as near as the last of them counts as one of them.
 
     So do Aumüller et al., ANN-Benchmarks (Information Systems 2020): which of several equals is found is chance.
 
     Args:
-        found: By an approximate search.
-        truly: By an exact one, of the same recordings.
+        approximate: Of an approximate search.
+        exact: Of an exact search, for the same recordings.
 
     Returns:
         From 0 to 1; 1 if there is nothing to find.
     """
-    counts = np.isfinite(truly.similarity).sum(axis=1)  # (recordings,)
-    last = np.where(counts, truly.similarity[np.arange(len(counts)), np.maximum(counts, 1) - 1], np.inf)
-    hits = np.minimum((found.similarity >= last[:, None] - TIE).sum(axis=1), counts)
+    counts = np.isfinite(exact.similarity).sum(axis=1)  # (recordings,)
+    last = np.where(counts, exact.similarity[np.arange(len(counts)), np.maximum(counts, 1) - 1], np.inf)
+    hits = np.minimum((approximate.similarity >= last[:, None] - TIE).sum(axis=1), counts)
     return float((hits[counts > 0] / counts[counts > 0]).mean()) if counts.any() else 1.0

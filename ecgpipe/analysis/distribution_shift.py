@@ -1,4 +1,4 @@
-"""How far two sets of numbers or vectors are apart: of the same recordings, or of two datasets."""
+"""Measure how two sets of numbers or vectors differ: of the same recordings, or of two datasets."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Paired(NamedTuple):
-    """How the numbers of the same recordings differ, the second less the first. None where that is not defined."""
+    """How the numbers of the same recordings differ, second minus first; None if that is not defined."""
 
     mean: float
     sd: float | None  # of the differences, with n - 1
@@ -33,31 +33,31 @@ class Moments(NamedTuple):
         return self.scatter / max(self.n - 1, 1)
 
 
-def paired(first: np.ndarray, second: np.ndarray, thresholds: tuple[float, float]) -> Paired:
+def compare_pairs(first: np.ndarray, second: np.ndarray, thresholds: tuple[float, float]) -> Paired:
     """Compare numbers of the same recordings.
 
     Args:
         first: (recordings,) float64, at least one.
         second: The same recordings.
-        thresholds: From where on each of the two is positive.
+        thresholds: Decision thresholds of the two.
 
     Returns:
-        Their differences. Correlations are undefined where all numbers of one side are equal.
+        Their differences. Correlations are undefined if all numbers of one side are equal.
     """
     difference = second - first
     before, after = first >= thresholds[0], second >= thresholds[1]
     return Paired(
         mean=float(difference.mean()),
         sd=float(difference.std(ddof=1)) if len(difference) > 1 else None,
-        pearson=_correlation(first, second),
-        spearman=_correlation(rankdata(first), rankdata(second)),
+        pearson=_correlate(first, second),
+        spearman=_correlate(rankdata(first), rankdata(second)),
         up=int((~before & after).sum()),
         down=int((before & ~after).sum()),
     )
 
 
-def apart(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Compare the distributions of two samples.
+def compare_distributions(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Compare the distributions of two samples, by one sort of each (docs/decisions.md says why not by SciPy).
 
     Args:
         first: (n,) float64, at least one.
@@ -77,8 +77,8 @@ def apart(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     return float(difference.max()), float(difference[:-1] @ np.diff(places))
 
 
-def moments(vectors: np.ndarray) -> Moments:
-    """Count, mean and scatter of vectors.
+def compute_moments(vectors: np.ndarray) -> Moments:
+    """Compute count, mean and scatter of vectors.
 
     Args:
         vectors: (n, width) float64; n may be 0.
@@ -90,12 +90,12 @@ def moments(vectors: np.ndarray) -> Moments:
     return Moments(len(vectors), mean, (vectors - mean).T @ (vectors - mean))
 
 
-def merged(first: Moments, second: Moments) -> Moments:
-    """The moments of two sets of vectors together (Chan, Golub and LeVeque, COMPSTAT 1982).
+def merge_moments(first: Moments, second: Moments) -> Moments:
+    """Merge the moments of two sets of vectors (Chan, Golub and LeVeque, COMPSTAT 1982).
 
     Args:
         first: Of one set.
-        second: Of the other one, of the same width.
+        second: Of the other set, of the same width.
 
     Returns:
         Of both.
@@ -108,11 +108,11 @@ def merged(first: Moments, second: Moments) -> Moments:
     return Moments(n, first.mean + step * (second.n / n), scatter)
 
 
-def frechet(first: Moments, second: Moments) -> float:
-    """The squared Fréchet distance between two normal distributions (Dowson and Landau, J. Multivariate Analysis 1982).
+def compute_frechet(first: Moments, second: Moments) -> float:
+    """Compute the squared Fréchet distance of two normal distributions.
 
-    It is what the FID of generated images is (Heusel et al., NeurIPS 2017): it sees means and covariances only, and
-    grows when there are few vectors for their width.
+    By Dowson and Landau (J. Multivariate Analysis 1982). The FID of generated images is the same (Heusel et al.,
+    NeurIPS 2017): it sees means and covariances only, and grows if there are few vectors for their width.
 
     Args:
         first: Of at least two vectors.
@@ -128,8 +128,8 @@ def frechet(first: Moments, second: Moments) -> float:
     return float(max(((first.mean - second.mean) ** 2).sum() + traces - 2 * between, 0))
 
 
-def linear_cka(first: np.ndarray, second: np.ndarray) -> tuple[float | None, float | None]:
-    """Linear centred kernel alignment of two representations of the same recordings.
+def compute_linear_cka(first: np.ndarray, second: np.ndarray) -> tuple[float | None, float | None]:
+    """Compute the linear centred kernel alignment of two representations of the same recordings.
 
     It does not change when one is rotated or scaled, and their widths may differ (Kornblith et al., ICML 2019).
 
@@ -139,7 +139,7 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> tuple[float | None, flo
 
     Returns:
         As in the paper; and with the unbiased estimate of HSIC (Song et al., JMLR 2012), since the former is too high
-        when there are few recordings for the widths. None where it is not defined: all vectors of one are the same, or
+        when there are few recordings for the widths. None if it is not defined: all vectors of one are the same, or
         there are fewer than four.
     """
     n = len(first)
@@ -147,7 +147,7 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> tuple[float | None, flo
         return None, None
     x, y = (vectors - vectors.mean(axis=0) for vectors in (first, second))
     products = [float(np.linalg.norm(a.T @ b)) ** 2 for a, b in ((x, y), (x, x), (y, y))]
-    plain = _aligned(*products)
+    plain = _normalise_hsic(*products)
     if n < 4:
         return plain, None
     rows = [np.einsum("ij,ij->i", vectors, vectors) for vectors in (x, y)]
@@ -155,16 +155,17 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> tuple[float | None, flo
         product - n / (n - 2) * (a @ b) + a.sum() * b.sum() / ((n - 1) * (n - 2))
         for product, (a, b) in zip(products, ((rows[0], rows[1]), (rows[0], rows[0]), (rows[1], rows[1])), strict=True)
     ]
-    return plain, _aligned(*unbiased)
+    return plain, _normalise_hsic(*unbiased)
 
 
-def _aligned(both: float, first: float, second: float) -> float | None:
+def _normalise_hsic(both: float, first: float, second: float) -> float | None:
     return float(both / np.sqrt(first * second)) if first > 0 and second > 0 else None
 
 
-def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
-    x, y = first - first.mean(), second - second.mean()
-    size = float(np.linalg.norm(x) * np.linalg.norm(y))
-    if len(x) < 2 or not np.ptp(first) or not np.ptp(second) or not size:
+def _correlate(first: np.ndarray, second: np.ndarray) -> float | None:
+    """The correlation; None if all numbers of one side are equal, or nearly so."""
+    if not np.ptp(first) or not np.ptp(second):
         return None
-    return float(np.clip(x @ y / size, -1, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = float(np.corrcoef(first, second)[0, 1])
+    return correlation if np.isfinite(correlation) else None

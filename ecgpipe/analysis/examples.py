@@ -1,7 +1,7 @@
-"""Choose the recordings that the report shows with their leads, and find what each of them is like.
+"""Choose the recordings that the report shows with their leads, and find the most similar recordings of each.
 
-A page cannot hold every trace of a dataset. What it holds is chosen by rules that it states: where the model is most
-certain of a label, where it is in doubt, what lies apart on the map, what has a doubtful signal, and some at random.
+A page cannot hold every trace of a dataset. It states the rules by which it chooses: the highest probabilities of each
+label, those nearest to the decision threshold, UMAP outliers, recordings of low signal quality, and some at random.
 """
 
 import argparse
@@ -18,26 +18,26 @@ import pyarrow.parquet as pq
 import xxhash
 from scipy.spatial import KDTree
 
-from ecgpipe.analysis import neighbors
-from ecgpipe.core import parquet, provenance, schemas, settings
+from ecgpipe.analysis import neighbor_search
+from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.schemas import FLAGS
 from ecgpipe.models import labels
 
 logger = logging.getLogger(__name__)
 
-# Of each label, so many of the highest and of the most doubtful probabilities are candidates.
+# Candidates of each label: the highest probabilities, and the nearest to the threshold.
 RANKS = 3
 
-# A probability further from the threshold than this is not in doubt.
+# A probability further from the threshold than this is not borderline.
 BORDERLINE = 0.1
 
-# Of the recordings to choose, the share that each of `random`, `quality` and `outlier` has for certain.
+# Of the recordings to choose, the share reserved for each of `random`, `quality` and `outlier`.
 RESERVED = 0.1
 
-# How far apart a point of the map lies: the mean distance to so many others.
+# A UMAP outlier has a large mean distance to its nearest neighbours on the map, of this number.
 OUTLIER_NEIGHBORS = 5
 
-# A larger map is looked at through a sample, to bound the memory.
+# Of a larger map a sample is used, to bound the memory.
 MOST_MAP_POINTS = 1_000_000
 
 # Neighbours of each recording in the space of the embeddings.
@@ -52,51 +52,80 @@ class Why(NamedTuple):
     rank: int  # among those of this kind, from 1
 
 
-Candidate = tuple[str, Why]  # a record id, and what speaks for it
+Candidate = tuple[str, Why]  # a record id, and why it could be chosen
+
+
+class Files(NamedTuple):
+    """What recordings are chosen from. The fields are the options of the command."""
+
+    labels: Path | None  # the label CSV; None for that of the settings
+    records: Path  # the folder
+    shards: int | None
+    predictions: Path  # the folder
+    embeddings: Path  # the folder
+    parts: int | None
+    umap: Path  # umap/umap.parquet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe examples`."""
     settings.add_arguments(parser, settings.Examples)
-    parser.add_argument("--labels", type=Path, help="the label CSV, which may give thresholds")
-    parser.add_argument("--records", type=Path, required=True, help="the folder records/")
-    parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
-    parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
-    parser.add_argument("--embeddings", type=Path, required=True, help="the folder embeddings/")
-    parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
-    parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    options.add(parser, "labels", help="the label CSV, which may give decision thresholds")
+    options.add(parser, "records", required=True)
+    options.add(parser, "shards")
+    options.add(parser, "predictions", "embeddings", required=True)
+    options.add(parser, "parts")
+    options.add(parser, "umap", required=True)
+    options.add(parser, "output", required=True, help="Parquet file to write")
 
 
 def run(args: argparse.Namespace) -> None:
     """Choose the recordings."""
-    predictions = parquet.numbered(args.predictions, "part", args.parts)
-    embeddings = parquet.numbered(args.embeddings, "part", args.parts)
-    records = parquet.numbered(args.records, "shard", args.shards)
-    asked = settings.of_arguments("examples", settings.Examples, args)
-    label_csv = args.labels or settings.path("labels", asked.labels)
-    given = labels.read_for(label_csv, pq.read_schema(predictions[0]).names, predictions[0])
-    strongest, borderline = of_labels(predictions, labels.thresholds(given))
+    files = Files(*(getattr(args, name) for name in Files._fields))
+    write_examples(files, settings.of_arguments("examples", settings.Examples, args), args.output)
+
+
+def write_examples(files: Files, examples_settings: settings.Examples, output: Path) -> None:
+    """Choose the recordings that the report shows, and write them.
+
+    Args:
+        files: What they are chosen from.
+        examples_settings: How many are chosen, and by which thresholds.
+        output: The Parquet file.
+
+    Raises:
+        EcgpipeError: A file is missing, or not valid.
+    """
+    predictions = parquet.numbered(files.predictions, "part", files.parts)
+    embeddings = parquet.numbered(files.embeddings, "part", files.parts)
+    records = parquet.numbered(files.records, "shard", files.shards)
+    label_csv = files.labels or settings.path("labels", examples_settings.labels)
+    run_labels = labels.read_for(label_csv, pq.read_schema(predictions[0]).names, predictions[0])
+    wanted = examples_settings.recordings
+    strongest, borderline = rank_by_probability(predictions, labels.thresholds_by_name(run_labels))
     candidates = {
         "strongest": strongest,
         "borderline": borderline,
-        **of_records(records, asked.recordings),
-        "outlier": outliers(args.umap, asked.recordings),
+        **rank_records(records, wanted),
+        "outlier": find_outliers(files.umap, wanted),
     }
-    chosen = choose(candidates, asked.recordings)
-    alike = neighbors.nearest(embeddings, list(chosen), NEIGHBORS)
+    chosen = choose(candidates, wanted)
+    nearest = neighbor_search.find_nearest(embeddings, list(chosen), NEIGHBORS)
     columns = [
         list(chosen),
         [[why._asdict() for why in reasons] for reasons in chosen.values()],
-        [[neighbor._asdict() for neighbor in some] for some in alike],
+        [[neighbor._asdict() for neighbor in of_recording] for of_recording in nearest],
     ]
-    facts = settings.marked("examples", asked, provenance.inherited([pq.read_schema(path) for path in predictions]))
-    parquet.write(args.output, pa.table(columns, schema=provenance.with_origin(schemas.EXAMPLES, "examples", **facts)))
+    inherited = provenance.inherited([pq.read_schema(path) for path in predictions])
+    facts = settings.marked("examples", examples_settings, inherited)
+    parquet.write(output, pa.table(columns, schema=provenance.with_origin(schemas.EXAMPLES, "examples", **facts)))
     logger.info("%d recordings chosen", len(chosen))
 
 
-def of_labels(predictions: Sequence[Path], thresholds: Mapping[str, float]) -> tuple[list[Candidate], list[Candidate]]:
-    """For each label the recordings with the highest probability, and those nearest to the threshold.
+def rank_by_probability(
+    predictions: Sequence[Path], thresholds: Mapping[str, float]
+) -> tuple[list[Candidate], list[Candidate]]:
+    """Rank for each label the recordings with the highest probability, and those nearest to the threshold.
 
     Args:
         predictions: All `predictions/part-*.parquet`, in order.
@@ -113,26 +142,27 @@ def of_labels(predictions: Sequence[Path], thresholds: Mapping[str, float]) -> t
         for name, threshold in thresholds.items():
             values = batch[name].to_numpy()
             moments[name] += len(values), values.sum(), (values**2).sum()
-            highest[name] = _least(highest[name], ids, -values, RANKS)
-            nearest[name] = _least(nearest[name], ids, np.abs(values - threshold), RANKS)
+            highest[name] = _keep_least(highest[name], ids, -values, RANKS)
+            nearest[name] = _keep_least(nearest[name], ids, np.abs(values - threshold), RANKS)
     variance = {name: squares / n - (total / n) ** 2 for name, (n, total, squares) in moments.items() if n}
     names = sorted(variance, key=lambda name: -variance[name])
-    near = {name: nearest[name].values <= BORDERLINE for name in names}
-    doubtful = {name: _Least(*(column[near[name]] for column in nearest[name])) for name in names}
-    return _in_turn("strongest", {name: highest[name] for name in names}), _in_turn("borderline", doubtful)
+    is_near = {name: nearest[name].values <= BORDERLINE for name in names}
+    doubtful = {name: _Least(*(column[is_near[name]] for column in nearest[name])) for name in names}
+    return _interleave("strongest", {name: highest[name] for name in names}), _interleave("borderline", doubtful)
 
 
-def of_records(records: Sequence[Path], wanted: int) -> dict[str, list[Candidate]]:
-    """Recordings with a doubtful signal, and others at random.
+def rank_records(records: Sequence[Path], wanted: int) -> dict[str, list[Candidate]]:
+    """Rank recordings of low signal quality, and others at random.
 
-    What is random is a checksum of the ids, so that the choice stays when recordings are added.
+    The random order is a checksum of the ids, so that the choice stays when recordings are added.
 
     Args:
         records: All `records/shard-*.parquet`, in order.
-        wanted: How many of each at most.
+        wanted: Number of recordings of each at most.
 
     Returns:
-        `quality` and `random`: lists of record ids and why. One of each kind of doubt comes before the second.
+        `quality` and `random`: lists of record ids and why. The first recording with each flag comes before the second
+        with any.
     """
     flagged = {name: _NONE for name in FLAGS if name != "derived_leads"}
     others = _NONE
@@ -140,24 +170,24 @@ def of_records(records: Sequence[Path], wanted: int) -> dict[str, list[Candidate
         used = batch.filter(pc.equal(batch["status"], "ok"))
         ids = used["record_id"]
         order = np.array([xxhash.xxh64_intdigest(text.encode()) / 2**64 for text in ids.to_pylist()])
-        others = _least(others, ids, order, wanted)
+        others = _keep_least(others, ids, order, wanted)
         for name, held in flagged.items():
             has = pc.fill_null(is_flagged(used[name]), fill_value=False)
-            flagged[name] = _least(held, ids.filter(has), order[has.to_numpy(zero_copy_only=False)], wanted)
-    return {"quality": _in_turn("quality", flagged), "random": _in_turn("random", {"": others})}
+            flagged[name] = _keep_least(held, ids.filter(has), order[has.to_numpy(zero_copy_only=False)], wanted)
+    return {"quality": _interleave("quality", flagged), "random": _interleave("random", {"": others})}
 
 
 def is_flagged(column: pa.Array) -> pa.Array:
-    """Where a column of `summary.FLAGS` says something: a list that is not empty, or a text."""
+    """Tell where a column of `schemas.FLAGS` says something: a list that is not empty, or a text."""
     return pc.greater(pc.list_value_length(column), 0) if pa.types.is_list(column.type) else column.is_valid()
 
 
-def outliers(umap: Path, wanted: int) -> list[Candidate]:
-    """The recordings with a segment that lies apart on the map.
+def find_outliers(umap: Path, wanted: int) -> list[Candidate]:
+    """Find the recordings with a segment that is a UMAP outlier.
 
     Args:
         umap: `umap/umap.parquet`.
-        wanted: How many at most.
+        wanted: Number of recordings at most.
 
     Returns:
         Record ids and why, the remotest first.
@@ -167,8 +197,8 @@ def outliers(umap: Path, wanted: int) -> list[Candidate]:
     if len(places) <= OUTLIER_NEIGHBORS + 1:
         return []
     distances, _ = KDTree(places).query(places, OUTLIER_NEIGHBORS + 1)  # (points, itself and others)
-    apart = np.argsort(-distances.mean(axis=1), kind="stable")
-    ids = dict.fromkeys(table["record_id"].take(apart[: 10 * wanted]).to_pylist())  # of some, several segments
+    order = np.argsort(-distances.mean(axis=1), kind="stable")
+    ids = dict.fromkeys(table["record_id"].take(order[: 10 * wanted]).to_pylist())  # of some, several segments
     return [(record_id, Why("outlier", None, rank)) for rank, record_id in enumerate(list(ids)[:wanted], start=1)]
 
 
@@ -177,19 +207,23 @@ def choose(candidates: Mapping[str, Sequence[Candidate]], wanted: int) -> dict[s
 
     Args:
         candidates: By kind, best first: record ids and why.
-        wanted: How many recordings.
+        wanted: Number of recordings.
 
     Returns:
-        By record id, in the order of choice, everything that speaks for it. Each kind but the labels' has its share
-        for certain; the rest goes to the labels, then to whatever there is.
+        By record id, in the order of choice, all reasons for it. `random`, `quality` and `outlier` each have their
+        reserved share; the rest goes to the labels, then to any candidates that are left.
     """
     share = int(RESERVED * wanted)
-    others = {kind: candidates[kind] for kind in ("random", "quality", "outlier")}
-    of_others = dict.fromkeys(record_id for some in others.values() for record_id, _ in some[:share])
-    of_labels = sorted([*candidates["strongest"], *candidates["borderline"]], key=lambda pair: pair[1].rank)
-    rest = chain(of_labels, *others.values())
-    chosen = dict.fromkeys([*dict.fromkeys(record_id for record_id, _ in of_labels)][: wanted - len(of_others)])
-    for record_id in chain(of_others, (record_id for record_id, _ in rest)):
+    reserved = {kind: candidates[kind] for kind in ("random", "quality", "outlier")}
+    reserved_ids = dict.fromkeys(
+        record_id for kind_candidates in reserved.values() for record_id, _ in kind_candidates[:share]
+    )
+    label_candidates = sorted([*candidates["strongest"], *candidates["borderline"]], key=lambda pair: pair[1].rank)
+    rest = chain(label_candidates, *reserved.values())
+    chosen = dict.fromkeys(
+        [*dict.fromkeys(record_id for record_id, _ in label_candidates)][: wanted - len(reserved_ids)]
+    )
+    for record_id in chain(reserved_ids, (record_id for record_id, _ in rest)):
         if len(chosen) < wanted:
             chosen.setdefault(record_id)
     reasons: dict[str, list[Why]] = {record_id: [] for record_id in chosen}
@@ -200,7 +234,7 @@ def choose(candidates: Mapping[str, Sequence[Candidate]], wanted: int) -> dict[s
 
 
 class _Least(NamedTuple):
-    """The recordings with the least values so far, the least first; of equal ones, those that came first."""
+    """The recordings with the least values so far, the least first; of equal values, the first."""
 
     ids: np.ndarray
     values: np.ndarray
@@ -214,8 +248,8 @@ class _Least(NamedTuple):
 _NONE = _Least(np.empty(0, object), np.empty(0))
 
 
-def _least(held: _Least, ids: pa.Array, values: np.ndarray, count: int) -> _Least:
-    """The least `count` of those held and of some more."""
+def _keep_least(held: _Least, ids: pa.Array, values: np.ndarray, count: int) -> _Least:
+    """Keep the least `count` of those held and of further ones."""
     if len(values) > count:
         first = np.sort(np.argpartition(values, count)[:count])
         ids, values = ids.take(pa.array(first)), values[first]
@@ -224,8 +258,8 @@ def _least(held: _Least, ids: pa.Array, values: np.ndarray, count: int) -> _Leas
     return _Least(np.concatenate([held.ids, np.array(ids.to_pylist(), object)])[order], values[order])
 
 
-def _in_turn(kind: str, by: Mapping[str, _Least]) -> list[Candidate]:
-    """The first of each, then the second of each, and so on."""
+def _interleave(kind: str, by: Mapping[str, _Least]) -> list[Candidate]:
+    """Put the first of each, then the second of each, and so on."""
     ranked = (
         [(record_id, Why(kind, what or None, rank)) for rank, record_id in least.ranked] for what, least in by.items()
     )

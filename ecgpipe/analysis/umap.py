@@ -1,4 +1,4 @@
-"""A two-dimensional map of the embeddings: fitted on a bounded sample, applied to the rest."""
+"""Map the embeddings to two dimensions: fitted on a bounded sample, applied to the rest."""
 
 import argparse
 import contextlib
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgpipe.core import parquet, provenance, schemas, settings
+from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.logs import Progress
 
 logger = logging.getLogger(__name__)
@@ -20,62 +20,76 @@ logger = logging.getLogger(__name__)
 # Where "few segments" ends: below it 3 neighbours, as ECG-FM's tutorial takes for 14 segments; from it on 15.
 FEW_SEGMENTS = 100
 
-# With fewer there is nothing for UMAP to map.
+# UMAP cannot map fewer.
 LEAST_SEGMENTS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe umap`."""
-    parser.add_argument("--embeddings", type=Path, required=True, help="the folder embeddings/")
-    parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
-    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    options.add(parser, "embeddings", required=True)
+    options.add(parser, "parts")
+    options.add(parser, "output", required=True, help="Parquet file to write")
     settings.add_arguments(parser, settings.Umap)
 
 
 def run(args: argparse.Namespace) -> None:
     """Map all embeddings."""
-    paths = parquet.numbered(args.embeddings, "part", args.parts)
+    umap_settings = settings.of_arguments("umap", settings.Umap, args)
+    write_map(parquet.numbered(args.embeddings, "part", args.parts), umap_settings, args.output)
+
+
+def write_map(paths: Sequence[Path], umap_settings: settings.Umap, output: Path) -> None:
+    """Map all embeddings, and write their places.
+
+    Args:
+        paths: All `embeddings/part-*.parquet`, in order.
+        umap_settings: How they are mapped.
+        output: The Parquet file.
+    """
     total = sum(pq.read_metadata(path).num_rows for path in paths)
-    given = settings.of_arguments("umap", settings.Umap, args)
-    facts = settings.marked("umap", given, provenance.inherited([pq.read_schema(path) for path in paths]))
+    facts = settings.marked("umap", umap_settings, provenance.inherited([pq.read_schema(path) for path in paths]))
     mapping = {
-        "neighbors": given.neighbors or (15 if total >= FEW_SEGMENTS else 3),
-        "min_dist": given.min_dist,
-        "random_state": given.random_state,
-        "fit_segments": given.fit_segments,
+        "neighbors": umap_settings.neighbors or (15 if total >= FEW_SEGMENTS else 3),
+        "min_dist": umap_settings.min_dist,
+        "random_state": umap_settings.random_state,
+        "fit_segments": umap_settings.fit_segments,
     }
     schema = provenance.with_origin(schemas.UMAP, "umap", umap=mapping, **facts)
     progress = Progress("umap", total, "segments")
 
-    if total <= given.fit_segments:
-        fitted = np.arange(total)
-    else:
-        # Sorted, so that the sample is taken in one pass over the files.
-        fitted = np.sort(np.random.default_rng(given.random_state).choice(total, given.fit_segments, replace=False))
+    fitted = _choose_rows(total, umap_settings)
     logger.info("fitting %d of %d segments", len(fitted), total)
-    sample = _rows(paths, fitted)
+    sample = _read_rows(paths, fitted)
     if total < LEAST_SEGMENTS:
-        coordinates, reducer = principal_components(sample), None
+        coordinates, reducer = project(sample), None
     else:
         coordinates, reducer = fit(sample, mapping, transforms=total > len(fitted))
     del sample
     progress.add(len(fitted))
 
     done = 0
-    with parquet.parquet_writer(args.output, schema) as writer:
+    with parquet.parquet_writer(output, schema) as writer:
         for batch in parquet.batches(paths):
             rows = np.arange(done, done + len(batch))
             done += len(batch)
             positions = np.searchsorted(fitted, rows)
-            known = np.isin(rows, fitted)
+            is_fitted = np.isin(rows, fitted)
             places = np.empty((len(batch), 2), np.float32)
-            places[known] = coordinates[positions[known]]
-            if reducer is not None and not known.all():
-                places[~known] = reducer.transform(_vectors(batch)[~known])
-                progress.add(int((~known).sum()))
+            places[is_fitted] = coordinates[positions[is_fitted]]
+            if reducer is not None and not is_fitted.all():
+                places[~is_fitted] = reducer.transform(_read_vectors(batch)[~is_fitted])
+                progress.add(int((~is_fitted).sum()))
             columns = [batch["record_id"], batch["segment"], pa.array(places[:, 0]), pa.array(places[:, 1])]
             writer.write_batch(pa.record_batch(columns, schema=schema))
     progress.say()
+
+
+def _choose_rows(total: int, umap_settings: settings.Umap) -> np.ndarray:
+    """The rows that UMAP is fitted on, sorted, so that they are read in one pass over the files."""
+    wanted = umap_settings.fit_segments
+    if total <= wanted:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(umap_settings.random_state).choice(total, wanted, replace=False))
 
 
 def fit(sample: np.ndarray, mapping: Mapping[str, Any], transforms: bool) -> tuple[np.ndarray, Any]:
@@ -84,7 +98,7 @@ def fit(sample: np.ndarray, mapping: Mapping[str, Any], transforms: bool) -> tup
     Args:
         sample: (n, width) float32.
         mapping: `neighbors`, `min_dist`, `random_state`.
-        transforms: Whether others are to be placed by what was fitted.
+        transforms: Whether further segments are to be placed by the fit.
 
     Returns:
         (n, 2) float32, and the fitted UMAP.
@@ -95,19 +109,19 @@ def fit(sample: np.ndarray, mapping: Mapping[str, Any], transforms: bool) -> tup
     _keep_compiled()
 
     neighbors = min(mapping["neighbors"], len(sample) - 1)
-    given: dict[str, Any] = {}
+    knn_options: dict[str, Any] = {}
     if not transforms and len(sample) >= FEW_SEGMENTS:
         # Exact neighbours, found piece by piece. UMAP itself takes all distances at once below 4,096 points, and an
         # index from there on that it compiles for half a minute, and that only placing others needs.
         distances, indices = NearestNeighbors(n_neighbors=neighbors, algorithm="brute").fit(sample).kneighbors(sample)
-        given["precomputed_knn"] = indices.astype(np.int32), distances.astype(np.float32)
-        given["force_approximation_algorithm"] = True  # which here means: do not take all distances
+        knn_options["precomputed_knn"] = indices.astype(np.int32), distances.astype(np.float32)
+        knn_options["force_approximation_algorithm"] = True  # which here means: do not take all distances
     reducer = umap.UMAP(
         n_neighbors=neighbors,
         min_dist=mapping["min_dist"],
         random_state=mapping["random_state"],
-        n_jobs=1,  # what a fixed random state needs; said here, umap does not warn of it
-        **given,
+        n_jobs=1,  # a fixed random state needs it; given here, umap does not warn of it
+        **knn_options,
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*transforming new data")
@@ -116,7 +130,7 @@ def fit(sample: np.ndarray, mapping: Mapping[str, Any], transforms: bool) -> tup
 
 
 def _keep_compiled() -> None:
-    """Have Numba keep what it compiles of UMAP, which takes 17 s, for later processes, as it keeps PyNNDescent's."""
+    """Have Numba keep what it compiles of UMAP, which takes 17 s, for later processes."""
     from umap.umap_ import compute_membership_strengths, smooth_knn_dist
     from umap.utils import fast_knn_indices
 
@@ -126,7 +140,7 @@ def _keep_compiled() -> None:
             function.enable_caching()
 
 
-def principal_components(vectors: np.ndarray) -> np.ndarray:
+def project(vectors: np.ndarray) -> np.ndarray:
     """Place a handful of points, too few for UMAP, by their first two principal components.
 
     Args:
@@ -138,22 +152,22 @@ def principal_components(vectors: np.ndarray) -> np.ndarray:
     centred = vectors - vectors.mean(axis=0) if len(vectors) else vectors
     left, scale, _ = np.linalg.svd(centred, full_matrices=False)
     places = np.zeros((len(vectors), 2), np.float32)
-    found = (left * scale)[:, :2]  # (n, 2), or fewer columns than 2 for a single point
-    places[:, : found.shape[1]] = found
+    components = (left * scale)[:, :2]  # (n, 2), or fewer columns than 2 for a single point
+    places[:, : components.shape[1]] = components
     return places
 
 
-def _vectors(batch: pa.RecordBatch) -> np.ndarray:
+def _read_vectors(batch: pa.RecordBatch) -> np.ndarray:
     values: np.ndarray = batch["embedding"].flatten().to_numpy().reshape(batch.num_rows, -1)  # (n, width)
     return values
 
 
-def _rows(paths: Sequence[Path], wanted: np.ndarray) -> np.ndarray:
+def _read_rows(paths: Sequence[Path], wanted: np.ndarray) -> np.ndarray:
     """The embeddings at the row numbers `wanted`, which are sorted, counted over all files: (wanted, width)."""
     width = pq.read_schema(paths[0]).field("embedding").type.list_size
     rows, done = np.empty((len(wanted), width), np.float32), 0
     for batch in parquet.batches(paths):
         first, last = np.searchsorted(wanted, [done, done + len(batch)])
-        rows[first:last] = _vectors(batch)[wanted[first:last] - done]
+        rows[first:last] = _read_vectors(batch)[wanted[first:last] - done]
         done += len(batch)
     return rows

@@ -1,4 +1,4 @@
-"""Arrays that somebody gives, as in a notebook, turned into segments; what cannot be meant is refused."""
+"""Turn arrays, as of a notebook, into segments; arrays and options that are not valid are refused."""
 
 from collections.abc import Iterable, Sequence
 from numbers import Real
@@ -28,7 +28,7 @@ MENDS = {
 }
 
 
-def prepared(signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows) -> list[Prepared]:
+def prepare_arrays(signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows) -> list[Prepared]:
     """Turn arrays into segments for the model.
 
     Args:
@@ -41,7 +41,7 @@ def prepared(signal: Signal, sample_rate: float, leads: Sequence[str], windows: 
         One for each recording, as the stage preprocess makes it.
 
     Raises:
-        EcgpipeError: Something of it cannot be meant, or a recording cannot be used; it says which, and how to mend it.
+        EcgpipeError: A value is not valid, or a recording cannot be used; it says which, and how to fix it.
     """
     rate, names = _rate(sample_rate), _leads(leads)
     _check(windows)
@@ -60,7 +60,7 @@ def prepared(signal: Signal, sample_rate: float, leads: Sequence[str], windows: 
 
 
 def _rate(given: object) -> float:
-    """The sample rate, if it can be one."""
+    """The sampling rate, if it is valid."""
     least, most = PLAUSIBLE_RATES
     if isinstance(given, bool) or not isinstance(given, Real) or not least <= float(given) <= most:
         raise EcgpipeError(f"sample_rate: {given!r} cannot be meant; give a number of Hz from {least:g} to {most:g}")
@@ -68,7 +68,7 @@ def _rate(given: object) -> float:
 
 
 def _leads(given: Sequence[str]) -> tuple[str, ...]:
-    """The names of the leads, if they are names and the unknown among them are no misspelt ones."""
+    """The names of the leads, if they are names and no lead seems to be misspelt."""
     several = isinstance(given, Iterable) and not isinstance(given, str)
     if not several or not all(isinstance(name, str) for name in given):
         raise EcgpipeError(f"leads: {given!r} are no names of leads; give a list of them, such as ['I', 'II', 'V1']")
@@ -116,7 +116,7 @@ def _arrays(signal: Signal) -> list[np.ndarray]:
 
 
 def _check_shape(array: np.ndarray, leads: Sequence[str], which: str) -> None:
-    """Refuse what is no (leads, samples) of numbers."""
+    """Refuse an array that is not (leads, samples) of numbers."""
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise EcgpipeError(f"signal: {which}its values are {array.dtype}; give real numbers")
     if array.ndim == 2 and len(array) == len(leads):

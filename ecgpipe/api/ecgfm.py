@@ -252,7 +252,7 @@ class ECGFM:
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows, with_attention: bool = False
     ) -> tuple[pd.MultiIndex, engine.Results]:
         """Prepare the recordings and run the network over their segments."""
-        prepared = arrays.prepared(signal, sample_rate, leads, windows)
+        prepared = arrays.prepare_arrays(signal, sample_rate, leads, windows)
         counts = [len(one.segments) for one in prepared]
         index = pd.MultiIndex.from_arrays(
             [
@@ -276,7 +276,7 @@ class ECGFM:
         def name(row: int) -> str:
             return f"segment {index[row][1]} of recording {index[row][0]}"
 
-        return index, finite.settled(results, again if exact else None, name, self.description.uri)
+        return index, finite.ensure_finite(results, again if exact else None, name, self.description.uri)
 
 
 def logits_table(
@@ -306,12 +306,12 @@ def _from_file(source: str, given: str | None) -> tuple[Description, tuple[Label
     """A checkpoint of fairseq-signals, converted in memory."""
     opened = checkpoint.open_source(source)
     if given is None:
-        default = labels.located(config.MIMIC_IV_ECG)
+        default = labels.locate(config.MIMIC_IV_ECG)
         fits = default.is_file() and len(labels.read(default)) == opened.architecture.labels
         given = config.MIMIC_IV_ECG if fits else labels.BY_INDEX
-    named = checkpoint.named(_located(given), opened.architecture)
+    named = checkpoint.name_outputs(_located(given), opened.architecture)
     tensors = convert(opened.state, opened.architecture, str(opened.source.path))
-    return checkpoint.described(opened, [label.name for label in named]), named, tensors
+    return checkpoint.describe_opened(opened, [label.name for label in named]), named, tensors
 
 
 def _from_run(folder: str, given: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
@@ -322,16 +322,16 @@ def _from_run(folder: str, given: str | None) -> tuple[Description, tuple[Label,
         raise EcgpipeError(f"checkpoint: {weights} is not there; give the folder checkpoint/ of a run that finished it")
     if given is None:
         named = _known(description.labels)
-    elif given == labels.BY_INDEX or labels.are_by_index(description.labels):  # no names to join by
-        named = checkpoint.named(_located(given), description.architecture)
+    elif given == labels.BY_INDEX or labels.are_numbered(description.labels):  # no names to join by
+        named = checkpoint.name_outputs(_located(given), description.architecture)
     else:
-        named = tuple(labels.of_names(labels.located(given), description.labels, weights.with_name("model.json")))
+        named = tuple(labels.read_named(labels.locate(given), description.labels, weights.with_name("model.json")))
     return description, named, safetensors.torch.load_file(weights)
 
 
 def _located(given: str) -> str:
     """A label CSV of this folder or of ecgpipe's clone; the word that stands for none as it is."""
-    return given if given == labels.BY_INDEX else str(labels.located(given))
+    return given if given == labels.BY_INDEX else str(labels.locate(given))
 
 
 def _known(names: Sequence[str]) -> tuple[Label, ...]:
@@ -340,8 +340,8 @@ def _known(names: Sequence[str]) -> tuple[Label, ...]:
         brought = labels.read(path)
         if [label.name for label in brought] == list(names):
             return brought
-    if labels.are_by_index(names):
-        logger.warning("%s", labels.nameless(len(names)))
+    if labels.are_numbered(names):
+        logger.warning("%s", labels.explain_numbers(len(names)))
     elif names:
         logger.warning(
             "labels: none of ecgpipe's label CSVs has the names of this run, so that the mean over the segments is "

@@ -1,4 +1,4 @@
-"""Show what a file or folder is and what a run would do with it, without writing anything."""
+"""Show what a file or folder holds and how a run would use it, without writing anything."""
 
 import argparse
 import os
@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ecgpipe.core import schemas
-from ecgpipe.inputs import datasets, manifest
+from ecgpipe.core import options, schemas, settings
+from ecgpipe.inputs import datasets
+from ecgpipe.inputs.scan import Scanned, scan_inputs
 from ecgpipe.preprocessing import preprocess
 from ecgpipe.preprocessing.segments import UnusableError, Windows, choose_leads
 from ecgpipe.readers import LEADS, Assumed, UnavailableError, UnreadableError, isolation
@@ -28,21 +29,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "path", nargs="+", type=os.path.expanduser, help="a file, folder, glob or table, as for the setting `input`"
     )
     parser.add_argument("--ptbxl", choices=datasets.PTBXL_FOLDERS, default="records500", help="(default %(default)s)")
-    parser.add_argument("--recordings", type=int, default=20, help="of a folder, to try to read (default %(default)s)")
+    options.add(parser, "recordings", help="recordings of a folder to read as a trial (default %(default)s)")
     parser.add_argument("--width", type=int, help="of the picture, in characters (default: the terminal's)")
-    preprocess.add_reading_arguments(parser)
+    settings.add_arguments(parser, settings.Preprocess)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print what is there."""
-    windows, assumed = preprocess.reading(args)
-    found = manifest.scan(args.path, args.ptbxl)
-    total = len(found.recordings)
-    print("\n".join(overview(found)))
+    preprocess_settings = settings.of_arguments("preprocess", settings.Preprocess, args)
+    windows, assumed = preprocess.reading_from_settings(preprocess_settings)
+    scanned = scan_inputs(args.path, args.ptbxl)
+    total = len(scanned.recordings)
+    print("\n".join(overview(scanned)))
     if not total:
         return
     spread = np.unique(np.linspace(0, total - 1, min(total, max(args.recordings, 1))).astype(int))
-    rows = found.recordings.take(spread).to_pylist()
+    rows = scanned.recordings.take(spread).to_pylist()
     width = args.width or shutil.get_terminal_size((100, 24)).columns
 
     def work(crashed: dict[int, str], begin: Callable[[int], None]) -> None:
@@ -59,29 +61,29 @@ def run(args: argparse.Namespace) -> None:
     isolation.crashes(work, called=lambda number: rows[number]["path"])
 
 
-def overview(found: manifest.Scanned) -> list[str]:
-    """Say what a scan found.
+def overview(scanned: Scanned) -> list[str]:
+    """Summarise a scan.
 
     Args:
-        found: By `manifest.scan`.
+        scanned: By `scan_inputs`.
 
     Returns:
         Lines of text.
     """
-    formats = Counter(found.recordings["format"].to_pylist())
-    lines = [_counted(len(found.recordings), "recording")]
+    formats = Counter(scanned.recordings["format"].to_pylist())
+    lines = [_counted(len(scanned.recordings), "recording")]
     lines += [f"    {n:,} {name or 'with a problem that the scan sees'}" for name, n in formats.most_common()]
-    lines += [f"recognised: {name}" for name in found.layouts]
-    if found.not_on_disk:
-        lines.append(f"{_counted(found.not_on_disk, 'recording')} of its table not on this disk")
-    columns = [name for name in found.recordings.column_names if name not in schemas.MANIFEST.names]
+    lines += [f"recognised: {name}" for name in scanned.layouts]
+    if scanned.not_on_disk:
+        lines.append(f"{_counted(scanned.not_on_disk, 'recording')} of its table not on this disk")
+    columns = [name for name in scanned.recordings.column_names if name not in schemas.MANIFEST.names]
     if columns:
         lines.append(f"further columns: {', '.join(columns)}")
-    roles = Counter(found.files["role"].to_pylist())
+    roles = Counter(scanned.files["role"].to_pylist())
     lines.append(
-        f"{_counted(len(found.files), 'file')}: " + ", ".join(f"{roles[role]:,} {_ROLES[role]}" for role in _ROLES)
+        f"{_counted(len(scanned.files), 'file')}: " + ", ".join(f"{roles[role]:,} {_ROLES[role]}" for role in _ROLES)
     )
-    reasons = Counter(map(schemas.kind, found.files["reason"].drop_null().to_pylist()))
+    reasons = Counter(map(schemas.kind, scanned.files["reason"].drop_null().to_pylist()))
     lines += [f"    {n:,} {reason}" for reason, n in reasons.most_common()]
     return [printable(line) for line in lines]
 
@@ -96,20 +98,20 @@ def _counted(n: int, what: str) -> str:
 def describe(
     row: dict[str, Any], windows: Windows, assumed: Assumed, width: int | None = None, crashed: str | None = None
 ) -> list[str]:
-    """Say what one recording is and what would be done with it.
+    """Describe one recording and what a run would do with it.
 
     Args:
         row: Of the manifest.
-        windows: What the settings say of segments and leads.
-        assumed: What they say of files that state nothing.
+        windows: The settings of segments and leads.
+        assumed: What is assumed of files that do not state it.
         width: Of a picture of the leads in characters; None for a single line without one.
-        crashed: Why it is not to be read.
+        crashed: Why it must not be read; None if it may.
 
     Returns:
         Lines of text.
     """
     try:
-        record, segments = preprocess.account(row, windows, assumed, crashed)
+        record, segments = preprocess.process_recording(row, windows, assumed, crashed)
     except UnavailableError as error:
         return [printable(f"{row['record_id']}: not available, {error}")]
     outcome = f"{_counted(len(segments), 'segment')} of {windows.segment_s:g} s" if segments else record["reason"]
@@ -129,7 +131,7 @@ def describe(
 
 
 def printable(text: str) -> str:
-    """A text without what would command a terminal: names of files can hold anything."""
+    """A text without the characters that control a terminal, which file names can contain."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
@@ -159,45 +161,45 @@ def drawing(values: np.ndarray, width: int, lines: int) -> list[str]:
 
 
 def _changes(record: dict[str, Any]) -> list[str]:
-    said = []
+    changes = []
     if record.get("stripped_s"):
-        said.append(f"{record['stripped_s']:g} s of padding stripped")
+        changes.append(f"{record['stripped_s']:g} s of padding stripped")
     if record.get("resampled_from"):
-        said.append(f"resampled from {record['resampled_from']:g} Hz to 500 Hz")
+        changes.append(f"resampled from {record['resampled_from']:g} Hz to 500 Hz")
     if record.get("leads_reordered"):
-        said.append("leads put in the model's order")
+        changes.append("leads put in the model's order")
     for name, words in {"derived_leads": "derived", "missing_leads": "missing, zeros"}.items():
         if record.get(name):
-            said.append(f"{words}: {' '.join(record[name])}")
+            changes.append(f"{words}: {' '.join(record[name])}")
     for name, words in {
         "padded_s": "s of padding added",
         "overlap_s": "s of overlap between the last two segments",
         "discarded_s": "s at the end discarded",
     }.items():
         if record.get(name):
-            said.append(f"{record[name]:g} {words}")
-    return said
+            changes.append(f"{record[name]:g} {words}")
+    return changes
 
 
 def _quality(record: dict[str, Any]) -> list[str]:
-    said = [f"{record['nan_share']:.2%} of the samples are NaN or infinite"] if record.get("nan_share") else []
+    lines = [f"{record['nan_share']:.2%} of the samples are NaN or infinite"] if record.get("nan_share") else []
     for name in ("constant_leads", "clipped_leads", "flat_leads"):
         if record.get(name):
-            said.append(f"{name.replace('_', ' ')}: {' '.join(record[name])}")
+            lines.append(f"{name.replace('_', ' ')}: {' '.join(record[name])}")
     if record.get("einthoven_residual") is not None:
         residuals = (
             f"{record['einthoven_residual']:.3f} (III = II - I), {record['goldberger_residual']:.3f} (aVR aVL aVF)"
         )
-        said.append(f"residuals of the limb leads: {residuals}")
+        lines.append(f"residuals of the limb leads: {residuals}")
     if record.get("lead_suspicion"):
-        said.append(f"suspicion: {record['lead_suspicion']}")
-    return said
+        lines.append(f"suspicion: {record['lead_suspicion']}")
+    return lines
 
 
 def _picture(row: dict[str, Any], windows: Windows, assumed: Assumed, width: int) -> list[str]:
     """The twelve leads, each over its own range; nothing where the recording cannot be read."""
     try:
-        recording = preprocess.read(row, assumed)
+        recording = preprocess.read_recording(row, assumed)
         signal = choose_leads(recording, windows._replace(missing_leads="zero", min_leads=1)).signal
     except (UnreadableError, UnusableError):
         return []

@@ -1,7 +1,7 @@
 """Run the model over a few files, for a quick look: one line per recording, with its most probable labels.
 
-Any format and folder that a run takes, with the workflow's own stages and so its numbers; nothing is kept. What cannot
-be used is said, with the reason, and the rest goes on. For a whole dataset run the workflow.
+It takes any format and folder that a run takes and uses the workflow's own stages, so that the numbers are the same;
+nothing is kept. Recordings that cannot be used are listed with the reason. For a whole dataset, run the workflow.
 """
 
 import argparse
@@ -23,23 +23,23 @@ import pyarrow.parquet as pq
 
 from ecgpipe.api.ecgfm import ECGFM, logits_table
 from ecgpipe.api.inspect import printable
-from ecgpipe.core import parquet, provenance, schemas
+from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import aggregate, engine, finite, segment_files
-from ecgpipe.inputs import manifest
+from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.preprocessing import preprocess
 
 logger = logging.getLogger(__name__)
 
-# Recordings that are prepared at a time; their segments lie in a temporary folder, some 0.25 GB.
+# Recordings that are preprocessed at a time; their segments take some 0.25 GB in a temporary folder.
 AT_A_TIME = 1000
 
-# What is known of every recording, before the columns of the labels.
-ACCOUNT = ["record_id", "path", "status", "reason", "n_segments"]
+# The columns of every recording, before those of the labels.
+STATUS_COLUMNS = ["record_id", "path", "status", "reason", "n_segments"]
 
-# Parts of a WFDB record, which a shell's * gives beside its header.
+# Signal files of a WFDB record, which a shell's * lists beside its header.
 WFDB_SIGNALS = (".dat", ".mat")
 
 
@@ -54,8 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Config.model_fields["checkpoint"].default,
         help="hf://OWNER/REPO@REVISION/FILE, a .pt file, or the folder checkpoint/ of a run (default %(default)s)",
     )
-    parser.add_argument(
-        "--labels",
+    options.add(
+        parser,
+        "labels",
         type=os.path.expanduser,
         help="label CSV, or index (default: the 17 of MIMIC-IV-ECG where there are as many)",
     )
@@ -66,23 +67,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="table",
         help="csv and json have every label (default table)",
     )
-    parser.add_argument("--output", type=Path, help="file to write (default: print it)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=provenance.cpus(), help="CPU threads (default %(default)s)")
-    preprocess.add_reading_arguments(parser)
+    options.add(parser, "output", help="file to write (default: print it)")
+    options.add(parser, "device")
+    options.add(parser, "threads", default=provenance.cpus())
+    settings.add_arguments(parser, settings.Preprocess)
 
 
 def run(args: argparse.Namespace) -> None:
     """Predict, and print or write it."""
-    found = find(args.path)
-    if not len(found):
+    preprocess_settings = settings.of_arguments("preprocess", settings.Preprocess, args)
+    recordings = find(args.path)
+    if not len(recordings):
         raise EcgpipeError(f"input: there is no recording in {', '.join(map(repr, args.path))}; give others")
     ecgfm = ECGFM.from_checkpoint(args.checkpoint, args.labels, args.device, threads=args.threads)
     ecgfm.need_labels()
     parts = []
     with TemporaryDirectory(prefix="ecgpipe-predict-") as folder:
-        for first in range(0, len(found), AT_A_TIME):
-            parts.append(predicted(ecgfm, found.slice(first, AT_A_TIME), Path(folder), args))
+        for first in range(0, len(recordings), AT_A_TIME):
+            rows = recordings.slice(first, AT_A_TIME)
+            parts.append(predict_recordings(ecgfm, rows, Path(folder), preprocess_settings))
     frame = pd.concat(parts, ignore_index=True)
     text = FORMATS[args.format](frame, args.top)
     if args.output:
@@ -95,30 +98,30 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _print(text: str) -> None:
-    """Print, also into a pipe whose other end has seen enough, as `head` has."""
+    """Print, also into a pipe that is closed early, as by `head`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python writes the rest
 
 
-def find(given: Sequence[str]) -> pa.Table:
-    """The recordings under what was given, each once, with a line in the log for what is none.
+def find(inputs: Sequence[str]) -> pa.Table:
+    """Find the recordings of the inputs, each once; a line in the log for each input that has none.
 
     Args:
-        given: Files, folders, globs and tables.
+        inputs: Files, folders, globs and tables.
 
     Returns:
-        Rows of `schemas.MANIFEST`, in the order of what was given.
+        Rows of `schemas.MANIFEST`, in the order of the inputs.
     """
     parts = [schemas.MANIFEST.empty_table()]
-    headers = {path.removesuffix(".hea") for path in given if path.endswith(".hea")}
-    for text in given:
+    headers = {path.removesuffix(".hea") for path in inputs if path.endswith(".hea")}
+    for text in inputs:
         stem, ending = os.path.splitext(text)  # noqa: PTH122, of a text that may be no path
         if ending in WFDB_SIGNALS and stem in headers:
             continue
         try:
-            scanned = manifest.scan([text])
+            scanned = scan_inputs([text])
         except EcgpipeError as error:
             logger.warning("%s", error)
             continue
@@ -129,45 +132,47 @@ def find(given: Sequence[str]) -> pa.Table:
         elif ignored:
             kinds = Counter(map(schemas.kind, ignored)).most_common()
             logger.info("%s: ignored %s", text, ", ".join(f"{count} {kind}" for kind, count in kinds))
-    found = pa.concat_tables(parts)
-    keys = pd.DataFrame({name: found[name].to_pandas() for name in ("path", "row")})
-    return found.filter(pa.array(~keys.duplicated().to_numpy()))
+    recordings = pa.concat_tables(parts)
+    keys = pd.DataFrame({name: recordings[name].to_pandas() for name in ("path", "row")})
+    return recordings.filter(pa.array(~keys.duplicated().to_numpy()))
 
 
-def predicted(ecgfm: ECGFM, rows: pa.Table, folder: Path, args: argparse.Namespace) -> pd.DataFrame:
-    """What became of some recordings, and their labels.
+def predict_recordings(
+    ecgfm: ECGFM, rows: pa.Table, folder: Path, preprocess_settings: settings.Preprocess
+) -> pd.DataFrame:
+    """Preprocess some recordings and predict their labels.
 
     Args:
         ecgfm: With labels.
         rows: Of the manifest.
         folder: For files in between.
-        args: With the options that say how recordings are read.
+        preprocess_settings: How recordings are read and cut.
 
     Returns:
-        A row for each, in order: `ACCOUNT`, then a probability per label, NaN where the recording could not be used.
+        A row for each, in order: `STATUS_COLUMNS`, then a probability per label, NaN for recordings that were not used.
     """
     shard, segments, records = (folder / name for name in ("shard.parquet", "segments.arrow", "records.parquet"))
-    # Files of several folders may have one name, and a recording is told from the next by its id.
+    # Files of several folders may have one name, but the stages tell recordings apart by their ids.
     own_ids = rows["record_id"]
     numbers = pa.array([str(number) for number in range(len(rows))], pa.string())
     parquet.write(shard, rows.set_column(0, "record_id", numbers))
-    preprocess.shard(shard, segments, records, *preprocess.reading(args))
-    account: pd.DataFrame = pq.read_table(records, columns=ACCOUNT).to_pandas()
+    preprocess.preprocess_shard(shard, segments, records, preprocess_settings)
+    status: pd.DataFrame = pq.read_table(records, columns=STATUS_COLUMNS).to_pandas()
     probabilities = _infer(ecgfm, segments, own_ids.to_pylist()).set_index("record_id").drop(columns="n_segments")
-    frame: pd.DataFrame = account.join(probabilities, on="record_id")
+    frame: pd.DataFrame = status.join(probabilities, on="record_id")
     frame["record_id"] = own_ids.to_pandas()
     return frame
 
 
 def _infer(ecgfm: ECGFM, segments: Path, own_ids: Sequence[str]) -> pd.DataFrame:
-    """The predictions of the recordings in a shard, whose ids there are their numbers; an error says their own."""
+    """Predict the recordings of a shard, whose ids there are their numbers; an error names their own ids."""
     contents = segment_files.look_at([segments])
     engine.check(ecgfm.description, contents)
     size = ecgfm.batch_size or engine.default_batch_size(ecgfm.device, contents.samples)
     batches = []
     for keys, results in engine.run(ecgfm.network, [segments], contents, ecgfm.device, size, with_attention=False):
         names = [f"segment {n} of {own_ids[int(i)]!r}" for i, n in zip(keys.record_ids, keys.numbers, strict=True)]
-        finite.settled(results, None, names.__getitem__, ecgfm.description.uri)
+        finite.ensure_finite(results, None, names.__getitem__, ecgfm.description.uri)
         batches.append((keys, results))
     names = [label.name for label in ecgfm.labels]
     table = schemas.logits_schema(names).empty_table()
@@ -180,8 +185,8 @@ def _infer(ecgfm: ECGFM, segments: Path, own_ids: Sequence[str]) -> pd.DataFrame
 
 
 def as_table(frame: pd.DataFrame, top: int) -> str:
-    """Lines for people: each recording with its most probable labels, or why it has none."""
-    names = frame.columns[len(ACCOUNT) :]
+    """Lines to read: each recording with its most probable labels, or the reason why it has none."""
+    names = frame.columns[len(STATUS_COLUMNS) :]
     values = frame[names].to_numpy()  # (recordings, labels)
     order = np.argsort(-values, axis=1, kind="stable")[:, : max(top, 1)]
     # Files of several folders may have one name.
@@ -189,10 +194,10 @@ def as_table(frame: pd.DataFrame, top: int) -> str:
     width = max(shown.str.len())
     lines = []
     for name, status, reason, row, best in zip(shown, frame["status"], frame["reason"], values, order, strict=True):
-        said = (
+        result = (
             ", ".join(f"{names[i]} {row[i]:.2f}" for i in best) if status == "ok" else printable(f"{status}: {reason}")
         )
-        lines.append(f"{name:<{width}}  {said}")
+        lines.append(f"{name:<{width}}  {result}")
     return "\n".join(lines)
 
 
@@ -202,17 +207,17 @@ def as_csv(frame: pd.DataFrame, top: int) -> str:
 
 
 def as_json(frame: pd.DataFrame, top: int) -> str:
-    """A list of objects with `ACCOUNT` and `probabilities`, which is null where there are none."""
-    names = list(frame.columns[len(ACCOUNT) :])
-    found: list[dict[str, Any]] = []
-    for account, row in zip(frame[ACCOUNT].to_dict("records"), frame[names].to_numpy(), strict=True):
-        used = account["status"] == "ok"
+    """A list of objects with `STATUS_COLUMNS` and `probabilities`, which is null where there are none."""
+    names = list(frame.columns[len(STATUS_COLUMNS) :])
+    objects: list[dict[str, Any]] = []
+    for status, row in zip(frame[STATUS_COLUMNS].to_dict("records"), frame[names].to_numpy(), strict=True):
+        used = status["status"] == "ok"
         probabilities = dict(zip(names, row.tolist(), strict=True)) if used else None
-        reason = None if used else account["reason"]
-        found.append(
-            {**{str(key): value for key, value in account.items()}, "reason": reason, "probabilities": probabilities}
+        reason = None if used else status["reason"]
+        objects.append(
+            {**{str(key): value for key, value in status.items()}, "reason": reason, "probabilities": probabilities}
         )
-    return json.dumps(found, indent=2, ensure_ascii=False)
+    return json.dumps(objects, indent=2, ensure_ascii=False)
 
 
 FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ecgpipe.core.results import path_of
+
 MIMIC_IV_ECG = "config/labels/mimic_iv_ecg.csv"  # what ECG-FM's released classifier was trained on
 
 
@@ -25,30 +27,37 @@ class Manifest(Section):
 
     shard_size: int = Field(1000, gt=0, description="recordings that one CPU job preprocesses")
     ptbxl: Literal["records500", "records100"] = Field(
-        "records500", description="which recordings of PTB-XL, at 500 or 100 Hz, where both are there"
+        "records500", description="which recordings of PTB-XL to use, at 500 or 100 Hz, if both are present"
     )
 
 
 class Preprocess(Section):
     """Recordings to segments."""
 
-    assume_sample_rate: float | None = Field(None, gt=0, description="Hz, for files that state no sample rate (.npy)")
-    assume_leads: list[str] | None = Field(None, description="lead names in order, for files that name none (.npy)")
-    assume_unit: Literal["mV", "uV", "V", "nV"] | None = Field(None, description="for files that state no unit")
+    assume_sample_rate: float | None = Field(
+        None, gt=0, description="sampling rate in Hz, for files that do not state it (.npy)"
+    )
+    assume_leads: list[str] | None = Field(
+        None, description="lead names in order, for files that do not name their leads (.npy)"
+    )
+    assume_unit: Literal["mV", "uV", "V", "nV"] | None = Field(None, description="unit, for files that do not state it")
     segment_s: float = Field(5.0, ge=0.1, le=60, description="length of a segment in seconds; ECG-FM was trained on 5")
     tail: Literal["drop", "overlap"] = Field(
         "drop",
-        description="the end that fills no segment: drop it, or add a segment that ends where the recording ends",
+        description="rest after the last whole segment: drop it, or add a segment that ends with the recording",
     )
     short: Literal["skip", "pad"] = Field(
-        "skip", description="recordings shorter than a segment: skip, or pad with a mask (from 1 s on)"
+        "skip", description="recordings shorter than a segment: skip, or pad with a mask (at least 1 s)"
     )
     missing_leads: Literal["error", "zero"] = Field(
         "error",
-        description="leads that are neither there nor derivable: error skips the recording, zero fills in zeros",
+        description="leads neither present nor derivable: error skips the recording, zero fills in zeros",
     )
     min_leads: int = Field(
-        2, ge=1, le=12, description="leads of the twelve that a recording must have; 1 takes wearables, with zero above"
+        2,
+        ge=1,
+        le=12,
+        description="number of leads that a recording must have at least; 1 for wearables, with zero above",
     )
     keep_segments: Annotated[bool, APART] = Field(
         False, description="keep segments/ after inference, 0.12 MB per segment"
@@ -60,63 +69,65 @@ class Inference(Section):
 
     shards_per_part: int = Field(20, gt=0, description="shards that one GPU job infers")
     attention: Annotated[bool, APART] = Field(
-        True, description="write the last layer's attention, which the report's traces show"
+        True, description="write the attention of the last layer, which the report shows over the signals"
     )
     device: Annotated[str, APART] = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
-        description="auto (a GPU where there is one), cpu, cuda or cuda:N",
+        description="auto (a GPU if PyTorch finds one), cpu, cuda or cuda:N",
     )
     batch_size: Annotated[int | None, APART] = Field(
         None,
         gt=0,
-        description="segments at a time; null: 16 on a CPU, 256 on a GPU, fewer if segments are longer; "
-        "halved where memory runs out",
+        description="segments per batch; null: 16 on a CPU, 256 on a GPU, fewer if segments are longer than 5 s; "
+        "halved when memory runs out",
     )
     precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto",
-        description="auto: float32 on a CPU; on a GPU float16, if the run's first segments come out within max_drift "
-        "of float32",
+        description="auto: float32 on a CPU; on a GPU float16, if the results of the run's first segments differ by at "
+        "most max_drift from those in float32",
     )
     max_drift: float = Field(
         0.01,
         gt=0,
-        description="largest difference of a probability, or of 1 - cosine of an embedding, that auto accepts",
+        description="largest difference that auto accepts, of a probability, or 1 - cosine similarity of an embedding",
     )
     deterministic: bool = Field(
         False,
-        description="the same bits from run to run on one kind of machine with as many threads",
+        description="identical results in every run on one kind of machine with one number of threads",
     )
     backend: Literal["native", "fairseq"] = Field(
         "native",
-        description="what computes: ecgpipe's own network, or fairseq-signals in its environment, which has others too",
+        description="what runs the network: ecgpipe, or fairseq-signals in its environment, which has more models",
     )
     fairseq_python: Annotated[str | None, APART] = Field(
         None,
         min_length=1,
-        description="the python of an environment that has fairseq-signals, for backend fairseq and for verify; null: "
-        "the one that conda makes, for verify alone",
+        description="python of an environment that has fairseq-signals, for backend fairseq and for verify; null: "
+        "for verify, that of the environment that conda creates",
     )
 
 
 class Umap(Section):
     """The map of the embeddings."""
 
-    neighbors: int | None = Field(None, gt=1, description="null: 15, or 3 below 100 segments")
+    neighbors: int | None = Field(None, gt=1, description="neighbours of each point; null: 15, or 3 below 100 segments")
     min_dist: float = Field(0.1, ge=0, lt=1, description="how tightly the map packs its points")
     random_state: int = Field(42, ge=0, lt=2**32, description="seed of the map")
     fit_segments: int = Field(
-        20_000, ge=5, description="fit at most so many segments, place the rest by what was fitted"
+        20_000, ge=5, description="fit the map on at most this many segments, and place the others on the fitted map"
     )
 
 
 class Attribution(Section):
-    """Which leads and times speak for a label."""
+    """Attribution of labels to leads and times."""
 
     recordings: int = Field(
-        4, ge=0, description="attribute so many of the highest probabilities, each to its label; 0: none"
+        4,
+        ge=0,
+        description="number of recordings to attribute, those with the highest probabilities; 0: none",
     )
-    steps: int = Field(48, gt=0, description="of the integral; more are more exact, and take longer")
+    steps: int = Field(48, gt=0, description="steps of the integral; more steps are more exact and take longer")
 
 
 class Evaluation(Section):
@@ -124,24 +135,28 @@ class Evaluation(Section):
 
     truth: Annotated[str | None, APART] = Field(
         None,
-        description="CSV or Parquet table with a record_id and a column of 0 and 1 per label; null: the inputs' tables",
+        description="CSV or Parquet table with record_id and a column of 0 and 1 per label; null: the input tables",
     )
     mapping: dict[str, str] = Field(
         {},
-        description="what a column is called as a label, e.g. {1dAVb: 1st degree atrioventricular block}; COLUMN:CODE "
-        "where a column lists codes",
+        description="label of each column, e.g. {1dAVb: 1st degree atrioventricular block}; COLUMN:CODE if a column "
+        "lists codes",
     )
     patient: str | None = Field(
-        None, description="column of the patient, the unit of the intervals; null: the recording"
+        None,
+        description="column of the patient id, the bootstrap unit of the intervals; null: the recording is the unit",
     )
-    split: str | None = Field(None, description="column that says which recordings to take; null: all")
+    split: str | None = Field(
+        None, description="column that names the split of a recording; null: evaluate all recordings"
+    )
     # Not `on`, which YAML takes for true.
-    split_value: str | None = Field(None, description="what it says of those, e.g. test")
+    split_value: str | None = Field(None, description="split to evaluate, e.g. test")
     subgroups: list[str] = Field(
-        [], description="columns to measure each value of; COLUMN:EDGES for bands of a number, e.g. age:18,40,65,80"
+        [],
+        description="columns to evaluate each value of; COLUMN:EDGES for ranges of a number, e.g. age:18,40,65,80",
     )
-    resamples: int = Field(1000, ge=0, description="of the bootstrap that the intervals come from; 0: none")
-    seed: int = Field(42, ge=0, description="of the resamples")
+    resamples: int = Field(1000, ge=0, description="bootstrap resamples for the intervals; 0: no intervals")
+    seed: int = Field(42, ge=0, description="seed of the resamples")
 
     @property
     def asked(self) -> bool:
@@ -153,17 +168,19 @@ class Report(Section):
     """The page to open."""
 
     title: str = Field("ECG-FM results", description="headline of the report")
-    recordings: int = Field(80, ge=0, description="recordings that the page holds with their leads, chosen by rule")
-    map_points: int = Field(100_000, gt=0, description="points of the map at most; more are drawn as a sample")
+    recordings: int = Field(80, ge=0, description="recordings that the page shows with their signals, chosen by rule")
+    map_points: int = Field(
+        100_000, gt=0, description="largest number of points on the map; of more, a random sample is drawn"
+    )
     columns: list[str] | None = Field(
         None,
-        description="of the inputs' tables, to colour and filter by; null: all that are numbers or categories, none if "
-        "paths is false",
+        description="columns of the input tables to colour and filter by; null: all numbers and categories, or none "
+        "if paths is false",
     )
     paths: bool = Field(
         True,
-        description="false: report.html, figures/, and pages of show and compare name no record ids, files, folders "
-        "and columns, which may identify patients; `snakemake --report` names paths in any case",
+        description="false: report.html, figures/, and the pages of show and compare do not name record ids, files, "
+        "folders and columns, which may identify patients; `snakemake --report` always names paths",
     )
 
 
@@ -173,7 +190,7 @@ class Config(Section):
     input: Annotated[str | list[str], APART] = Field(
         description="a folder, a file, a glob, a CSV or Parquet table with a `path` column, or a list of these"
     )
-    outdir: Annotated[str, APART] = Field("results", min_length=1, description="where results go")
+    outdir: Annotated[str, APART] = Field("results", min_length=1, description="folder of the results")
     checkpoint: Annotated[str, APART] = Field(
         "hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt",
         min_length=1,
@@ -182,34 +199,38 @@ class Config(Section):
     sha256: Annotated[str | None, APART] = Field(
         None,
         pattern="^[0-9a-fA-F]{64}$",
-        description="what the checkpoint file's SHA-256 must be; null: as the hub states",
+        description="expected SHA-256 of the checkpoint file; null: as the hub states",
     )
     labels: Annotated[str, APART] = Field(
         MIMIC_IV_ECG,
         min_length=1,
-        description="a label CSV: names and aggregation of the model's outputs, in order; or index, which calls them "
+        description="a label CSV: name and aggregation of the model's outputs, in order; or index, which names them "
         "output_00, output_01, ...",
     )
     calibration: Annotated[str | None, APART] = Field(
         None,
         min_length=1,
-        description="the JSON file that `python -m ecgpipe calibrate` wrote, to apply to the probabilities; null: none",
+        description="JSON file of `python -m ecgpipe calibrate`, applied to the probabilities; null: no calibration",
     )
     max_failed_fraction: float = Field(
-        0.05, ge=0, le=1, description="the run ends with an error, after all else, if more recordings could not be read"
+        0.05,
+        ge=0,
+        le=1,
+        description="fraction of recordings that may fail; above it the run ends with an error, at its end",
     )
     heads: Annotated[list[str], APART] = Field(
-        [], description="head.safetensors files that `probe` trained on this checkpoint's embeddings: labels besides"
+        [], description="head.safetensors files that `probe` trained on this checkpoint's embeddings: additional labels"
     )
     manifest: Manifest = Field(default_factory=Manifest, description="how the inputs are cut")
     preprocess: Preprocess = Field(default_factory=Preprocess, description="recordings to segments")
     inference: Inference = Field(default_factory=Inference, description="segments to logits, embeddings and attention")
     umap: Umap = Field(default_factory=Umap, description="the map of the embeddings")
     attribution: Attribution = Field(
-        default_factory=Attribution, description="which leads and times speak for a label, by integrated gradients"
+        default_factory=Attribution, description="attribution of labels to leads and times, by integrated gradients"
     )
     evaluation: Evaluation = Field(
-        default_factory=Evaluation, description="predictions against true labels, where truth or mapping is given"
+        default_factory=Evaluation,
+        description="evaluation of predictions against true labels, if truth or mapping is given",
     )
     report: Report = Field(default_factory=Report, description="the page to open")
 
@@ -226,7 +247,7 @@ class Config(Section):
 
 def index_csv(outdir: str) -> str:
     """Where the checkpoint stage writes the labels that are the outputs' numbers."""
-    return f"{outdir.rstrip('/')}/checkpoint/labels.csv"
+    return f"{outdir.rstrip('/')}/{path_of('index_labels')}"
 
 
 def mistake(item: dict[str, Any], model: type[BaseModel] | None = None, prefix: str = "") -> str:
@@ -245,9 +266,9 @@ def mistake(item: dict[str, Any], model: type[BaseModel] | None = None, prefix: 
     if item["type"] == "extra_forbidden":
         known = _fields(sections, model or Config)
         close = difflib.get_close_matches(key, known, n=1)
-        mend = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
-        return f"{where}: no such setting; {mend}"
-    return f"{where}: {item['input']!r} won't do: {item['msg'][0].lower()}{item['msg'][1:]}"
+        fix = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
+        return f"{where}: no such setting; {fix}"
+    return f"{where}: {item['input']!r} is not valid: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
 def _fields(sections: list[str], model: type[BaseModel]) -> list[str]:

@@ -18,6 +18,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "description": {"type": Path, "help": "checkpoint/model.json"},
     "manifest": {"type": Path, "help": "the folder manifest/"},
     "records": {"type": Path, "help": "the folder records/"},
+    "segments": {"type": Path, "help": "segments/shard-*.arrow"},
     "shards": {"type": int, "help": "number of shards of the run (default: all in the folder)"},
     "embeddings": {"type": Path, "help": "the folder embeddings/"},
     "attention": {"type": Path, "help": "the folder attention/"},
@@ -25,7 +26,28 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "parts": {"type": int, "help": "number of parts of the run (default: all in the folder)"},
     "umap": {"type": Path, "help": "umap/umap.parquet"},
     "labels": {"type": Path, "help": "the label CSV"},
+    "logits": {"type": Path, "help": "a logits/part-*.parquet"},
+    "drift": {"type": Path, "help": "precision/drift.json"},
+    "calibration": {"type": Path, "help": "the JSON file that `calibrate` wrote (default: none)"},
+    "heads": {"type": Path, "nargs": "*", "default": [], "help": "head.safetensors files of `probe` (default: none)"},
+    # Of what a command looks at.
+    "against": {"type": Path, "metavar": "OUTDIR", "help": "results of another run"},
+    "recordings": {"type": int, "default": 20, "help": "how many recordings (default %(default)s)"},
+    # Of true labels, and of columns of the inputs' tables.
+    "truth": {"type": Path, "help": "CSV or Parquet table with a record_id and a column of 0 and 1 per label"},
+    "map": {
+        "nargs": "+",
+        "default": [],
+        "metavar": "COLUMN=LABEL",
+        "help": "the label that a column stands for; COLUMN:CODE=LABEL where the column lists codes. Columns with the "
+        "name of a label need no mapping",
+    },
+    "split": {"metavar": "COLUMN", "help": "the column that says which split a recording is in"},
+    "on": {"metavar": "VALUE", "help": "the value of the column of --split"},
+    "patient": {"metavar": "COLUMN", "help": "the column that tells patients apart"},
+    "label": {"nargs": "+", "metavar": "NAME", "help": "labels"},
     # Of the computation.
+    "method": {"help": "how it is computed"},
     "device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N (default %(default)s)"},
     "threads": {"type": int, "default": 1, "help": "CPU threads (default %(default)s)"},
     "seed": {"type": int, "default": 42, "help": "of what is drawn at random (default %(default)s)"},
@@ -34,11 +56,11 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def add(parser: argparse.ArgumentParser, *names: str, required: bool = False, **different: object) -> None:
+def add(parser: argparse._ActionsContainer, *names: str, required: bool = False, **different: object) -> None:
     """Add shared options to a command.
 
     Args:
-        parser: Of the command.
+        parser: Of the command, or a group of its options.
         names: Of the options, as in `SHARED`.
         required: Whether they must be given.
         different: What these options have here that differs from `SHARED`, e.g. `help` or `default`.

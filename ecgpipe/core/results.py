@@ -8,41 +8,127 @@ import json
 import os
 import re
 from collections.abc import Collection
-from pathlib import Path
-from typing import Any
-
-# Folders of numbered files: what the files are called, the stage that writes them, and their suffix.
-NUMBERED = {
-    "manifest": ("shard", "manifest", "parquet"),
-    "segments": ("shard", "preprocess", "arrow"),
-    "records": ("shard", "preprocess", "parquet"),
-    "logits": ("part", "infer", "parquet"),
-    "embeddings": ("part", "infer", "parquet"),
-    "attention": ("part", "infer", "parquet"),
-    "timing": ("part", "infer", "json"),
-    "predictions": ("part", "aggregate", "parquet"),
-}
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 FIGURES = ("account", "labels", "probabilities", "together", "map", "recording")
 
 # The names of the runs that have begun here, one a line: unfinished files carry them.
 RUNS = ".ecgpipe-runs"
 
-# Files of a fixed name, by folder; "" is the folder of results itself.
-FIXED = {
-    "": ("run.json", "report.html", "examples.parquet", "duplicates.parquet", "verdict.txt"),
-    "manifest": ("manifest.json", "files.parquet", "changes.parquet", "scans.json", "found.txt"),
-    "checkpoint": ("model.safetensors", "model.json", "labels.csv"),
-    "precision": ("choice.txt", "chosen.json", "drift.json", "sample.arrow", "sample.parquet"),
-    "umap": ("umap.parquet",),
-    "attribution": ("attribution.parquet", "leads.parquet"),
-    "evaluation": ("metrics.parquet", "curves.parquet", "account.json"),
-    "figures": tuple(f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")),
-    "verify": ("segments.frames", "answers.frames", "fairseq_signals.json"),
+
+class File(NamedTuple):
+    """A file of a folder of results, or one for each shard or part."""
+
+    path: str  # below the folder of results; {shard} or {part} stands for the number, five digits at least
+    stage: str  # that writes it
+    is_result: bool = True  # names the settings that made it; False: a file that its stage keeps beside its results
+
+
+# Every file that ecgpipe writes under a name of its own. The rules, `Run`, the comparison of results with settings
+# (`workflow.reuse`), the run lock and the scan, which leaves results out, take the paths from here.
+FILES = {
+    "weights": File("checkpoint/model.safetensors", "checkpoint"),
+    "description": File("checkpoint/model.json", "checkpoint"),
+    "index_labels": File("checkpoint/labels.csv", "checkpoint", is_result=False),
+    "manifest": File("manifest/manifest.json", "manifest"),
+    "shard": File("manifest/shard-{shard}.parquet", "manifest", is_result=False),
+    "files": File("manifest/files.parquet", "manifest", is_result=False),
+    "changes": File("manifest/changes.parquet", "manifest", is_result=False),
+    "scans": File("manifest/scans.json", "manifest", is_result=False),
+    "scan_digest": File("manifest/found.txt", "manifest", is_result=False),
+    "segments": File("segments/shard-{shard}.arrow", "preprocess"),
+    "records": File("records/shard-{shard}.parquet", "preprocess"),
+    "chosen": File("precision/chosen.json", "precision"),
+    "drift": File("precision/drift.json", "precision"),
+    "choice": File("precision/choice.txt", "precision", is_result=False),
+    "sample_segments": File("precision/sample.arrow", "precision", is_result=False),
+    "sample_records": File("precision/sample.parquet", "precision", is_result=False),
+    "logits": File("logits/part-{part}.parquet", "infer"),
+    "embeddings": File("embeddings/part-{part}.parquet", "infer"),
+    "attention": File("attention/part-{part}.parquet", "infer"),
+    "timing": File("timing/part-{part}.json", "infer"),
+    "predictions": File("predictions/part-{part}.parquet", "aggregate"),
+    "umap": File("umap/umap.parquet", "umap"),
+    "examples": File("examples.parquet", "examples"),
+    "attribution": File("attribution/attribution.parquet", "attribute"),
+    "attribution_leads": File("attribution/leads.parquet", "attribute"),
+    "metrics": File("evaluation/metrics.parquet", "evaluate"),
+    "curves": File("evaluation/curves.parquet", "evaluate"),
+    "account": File("evaluation/account.json", "evaluate"),
+    "run": File("run.json", "summary"),
+    "duplicates": File("duplicates.parquet", "summary"),
+    **{
+        f"figure_{name}_{suffix}": File(f"figures/{name}.{suffix}", "figures")
+        for name in FIGURES
+        for suffix in ("png", "svg")
+    },
+    "report": File("report.html", "report"),
+    "verdict": File("verdict.txt", "verdict"),
+    "verify_segments": File("verify/segments.frames", "verify", is_result=False),
+    "verify_answers": File("verify/answers.frames", "verify", is_result=False),
+    "verify": File("verify/fairseq_signals.json", "verify", is_result=False),
 }
 
+_PLACE = re.compile(r"\{(shard|part)\}")
+
+
+class Numbered(NamedTuple):
+    """A folder of numbered files."""
+
+    kind: str  # what they are called: "shard" or "part"
+    stage: str  # that writes them
+    suffix: str
+
+
+# By folder, those of numbered files.
+NUMBERED = {
+    PurePosixPath(file.path).parts[0]: Numbered(place[1], file.stage, file.path.rpartition(".")[2])
+    for file in FILES.values()
+    if (place := _PLACE.search(file.path))
+}
+
+
+def _fixed() -> dict[str, tuple[str, ...]]:
+    """By folder ("" is the folder of results itself), the files of a fixed name."""
+    names: dict[str, tuple[str, ...]] = {"": ()}
+    for file in FILES.values():
+        if not _PLACE.search(file.path):
+            folder, _, name = file.path.rpartition("/")
+            names[folder] = (*names.get(folder, ()), name)
+    return names
+
+
+FIXED = _fixed()
+
+
+def path_of(name: str, number: int | None = None) -> str:
+    """The path of a file below the folder of results.
+
+    Args:
+        name: A key of `FILES`.
+        number: Of the shard or part; None for a file of a fixed name.
+    """
+    path = FILES[name].path
+    return path if number is None else _PLACE.sub(f"{number:05d}", path)
+
+
+def patterns_of(stage: str) -> list[str]:
+    """Glob patterns of the results of a stage, which name the settings that made them."""
+    return [_PLACE.sub("*", file.path) for file in FILES.values() if file.stage == stage and file.is_result]
+
+
+def kind_of(stage: str) -> str | None:
+    """What a stage has a job for each of: "shard", "part", or None for a stage of a single job."""
+    places = [_PLACE.search(file.path) for file in FILES.values() if file.stage == stage and file.is_result]
+    return next((place[1] for place in places if place), None)
+
+
+# Each run writes this file anew, so that it scans the inputs again.
+ASKED = "manifest/.asked"
+
 # Of the run at work, by folder.
-_HIDDEN = {"": (".lock", ".owner", ".slurm-run", RUNS), "manifest": (".asked",)}
+_HIDDEN = {"": (".lock", ".owner", ".slurm-run", RUNS), "manifest": (ASKED.rpartition("/")[2],)}
 
 # Folders of which every file with this suffix is ecgpipe's, also in folders within.
 _BY_SUFFIX = {"settings": ".json", "logs": ".log", "benchmarks": ".tsv"}
@@ -59,9 +145,11 @@ def number(folder: str, name: str) -> int | None:
     """The number of a shard or part by its file's name; None where the name is no such file's in this folder."""
     if folder not in NUMBERED:
         return None
-    kind, _, suffix = NUMBERED[folder]
-    found = _SHARD_OR_PART.fullmatch(name)
-    return int(found["number"]) if found and (found["kind"], found["suffix"]) == (kind, suffix) else None
+    expected = NUMBERED[folder]
+    parts = _SHARD_OR_PART.fullmatch(name)
+    if parts is None or (parts["kind"], parts["suffix"]) != (expected.kind, expected.suffix):
+        return None
+    return int(parts["number"])
 
 
 def run_of(name: str) -> str | None:
@@ -106,7 +194,7 @@ def is_written_here(path: Path, folder: str | None = None) -> bool:
         return False
     told = _told(path)
     by_first_version = path.suffix == ".json" and {"ecgpipe", "segments", "seconds"} <= told.keys()
-    if told.get("stage") != NUMBERED[folder][1] and not ("stage" not in told and by_first_version):
+    if told.get("stage") != NUMBERED[folder].stage and not ("stage" not in told and by_first_version):
         return False
     return bool(told.get("file", path.name) == path.name)  # the first version wrote no names
 

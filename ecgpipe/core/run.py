@@ -37,16 +37,16 @@ class Counts(_Part):
     skipped: int
     failed: int
     segments: int
-    hours: float  # of the signal that was used
-    duplicates: int = 0
-    other_files: int = 0
-    files: dict[str, int] = {}  # by role: recording, part, ignored
     derived_leads: int = 0
     missing_leads: int = 0
     constant_leads: int = 0
     clipped_leads: int = 0
     flat_leads: int = 0
     lead_suspicion: int = 0
+    hours: float  # of the signal that was used
+    duplicates: int = 0
+    files: dict[str, int] = {}  # by role: recording, part, ignored
+    other_files: int = 0
 
 
 class Reason(_Part):
@@ -116,7 +116,7 @@ class Hardware(_Part):
 
 
 class RunInfo(_Part):
-    """What run.json says. A key that an older version did not write has its default here."""
+    """What run.json says, in its order. A key that an older version did not write has its default here."""
 
     ecgpipe: str
     finished: str  # ISO 8601
@@ -166,32 +166,32 @@ class Run:
     @property
     def run_json(self) -> Path:
         """What the run was: read by `info`."""
-        return self.outdir / "run.json"
+        return self.outdir / results.path_of("run")
 
     @property
     def report_html(self) -> Path:
         """The report."""
-        return self.outdir / "report.html"
+        return self.outdir / results.path_of("report")
 
     @property
     def model_json(self) -> Path:
         """The description of the checkpoint, read by `models.description.describe`."""
-        return self.outdir / "checkpoint" / "model.json"
+        return self.outdir / results.path_of("description")
 
     @property
     def weights(self) -> Path:
         """The weights of the checkpoint."""
-        return self.outdir / "checkpoint" / "model.safetensors"
+        return self.outdir / results.path_of("weights")
 
     @property
     def umap_parquet(self) -> Path:
         """The map of the embeddings."""
-        return self.outdir / "umap" / "umap.parquet"
+        return self.outdir / results.path_of("umap")
 
     @property
     def attribution_parquet(self) -> Path | None:
         """The attributions by segment and label; None for a run without."""
-        path = self.outdir / "attribution" / "attribution.parquet"
+        path = self.outdir / results.path_of("attribution")
         return path if self.config.attribution.recordings and path.is_file() else None
 
     def files(self, folder: Folder) -> list[Path]:
@@ -222,7 +222,15 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """The settings of the run. Keys that this version does not know are left out."""
-        return Config.model_validate(_known(self.info.config, Config))
+        try:
+            return Config.model_validate(_known(self.info.config, Config))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise EcgpipeError(
+                f"outdir: {self.run_json} has a setting that is not valid: {where}: {first['msg']}; run the "
+                "workflow again"
+            ) from error
 
     @property
     def records(self) -> ds.Dataset:
@@ -252,27 +260,27 @@ class Run:
     @property
     def umap(self) -> ds.Dataset:
         """A row per segment: `record_id`, `segment`, `x`, `y`."""
-        return self._single("umap/umap.parquet")
+        return self._single("umap")
 
     @property
     def examples(self) -> ds.Dataset:
         """The recordings that the report shows, and why."""
-        return self._single("examples.parquet")
+        return self._single("examples")
 
     @property
     def duplicates(self) -> ds.Dataset:
         """Recordings with the same signal as an earlier one."""
-        return self._single("duplicates.parquet")
+        return self._single("duplicates")
 
     @property
     def attribution(self) -> ds.Dataset:
         """Attributions by segment and label. A run with `attribution.recordings: 0` has none."""
-        return self._single("attribution/attribution.parquet")
+        return self._single("attribution")
 
     @property
     def metrics(self) -> ds.Dataset:
         """The metrics of the evaluation. A run without true labels has none."""
-        return self._single("evaluation/metrics.parquet")
+        return self._single("metrics")
 
     def _dataset(self, folder: Folder) -> ds.Dataset:
         paths = self.files(folder)
@@ -281,7 +289,7 @@ class Run:
         return ds.dataset([str(path) for path in paths], schema=schema, format="parquet")
 
     def _single(self, name: str) -> ds.Dataset:
-        path = self.outdir / name
+        path = self.outdir / results.path_of(name)
         if not path.is_file():
             raise EcgpipeError(f"outdir: there is no {path}; run the stage that writes it first")
         return ds.dataset(str(path), format="parquet")

@@ -137,6 +137,22 @@ class Evaluate(config.Evaluation):
     calibration_sha256: str | None = None
 
 
+class Probe(Section):
+    """How a probe is trained and measured. No run keeps these settings: the command takes them as options."""
+
+    split: str | None = Field(None, description="the column that says which split a recording is in")
+    train: list[str] = Field(["train"], description="values of --split to train with")
+    valid: list[str] = Field(["valid"], description="values of --split to choose the penalty with")
+    test: list[str] = Field(["test"], description="values of --split to measure with")
+    patient: str | None = Field(
+        None,
+        description="the column that says whose a recording is: without --split, patients are split at random, 70, 10, "
+        "20 %; intervals resample patients. record_id: each recording is a patient",
+    )
+    seed: int = Field(42, ge=0, description="of the random split and the intervals")
+    resamples: int = Field(1000, ge=0, description="of the bootstrap, for intervals; 0: none")
+
+
 class Summary(Section):
     """What run.json says of the settings."""
 
@@ -296,6 +312,11 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None
         metavar="KEY=VALUE",
         help="settings by hand, on top of those of --settings or of the defaults",
     )
+    add_options(parser, model)
+
+
+def add_options(parser: argparse.ArgumentParser, model: type[Section]) -> None:
+    """Add an option for each setting, for a command whose settings are in no file."""
     for key, field in _by_hand(model):
         default = field.get_default(call_default_factory=True)
         name = key.rpartition(".")[2].replace("_", "-")
@@ -306,7 +327,8 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None
             )
             continue
         told["metavar"] = name.upper().replace("-", "_")
-        told["help"] += "" if default is None or default == [] else f" (default {default})"
+        shown = " ".join(default) if isinstance(default, list) else default
+        told["help"] += "" if default is None or default == [] else f" (default {shown})"
         if isinstance(default, list) or "list" in str(field.annotation):
             told["nargs"] = "*"
         if name == "fairseq-python":  # the one that is a path
@@ -359,6 +381,26 @@ def of_arguments(stage: str, model: type[Model], args: argparse.Namespace) -> Mo
         return model.model_validate(told)
     except ValidationError as error:
         raise EcgpipeError("\n".join(mistake(dict(item), model, "--set ") for item in error.errors())) from error
+
+
+def of_options(model: type[Model], args: argparse.Namespace) -> Model:
+    """The settings that a command was given by the options of `add_options`.
+
+    Args:
+        model: Of the settings.
+        args: With these options.
+
+    Returns:
+        The settings.
+
+    Raises:
+        EcgpipeError: A value is out of range, or of another type.
+    """
+    values = {key.removeprefix(PREFIX): value for key, value in vars(args).items() if key.startswith(PREFIX)}
+    try:
+        return model.model_validate({key: value for key, value in values.items() if value is not None})
+    except ValidationError as error:
+        raise EcgpipeError("\n".join(mistake(dict(item), model, "--") for item in error.errors())) from error
 
 
 def path(key: str, given: str | None) -> Path:

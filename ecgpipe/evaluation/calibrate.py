@@ -1,6 +1,6 @@
-"""Fit on the recordings of one split what makes probabilities of a run's, and write it for the next run to use.
+"""Fit a probability calibration on one split of a finished run, and write it for later runs to apply.
 
-`--method pos-weight` needs no true labels: it takes off what the weight of positives in the training added.
+`--method pos-weight` needs no true labels: it takes off the logits what the weight of positives added in training.
 """
 
 import argparse
@@ -8,15 +8,17 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ecgpipe import __version__
-from ecgpipe.core import parquet
+from ecgpipe.core import options
 from ecgpipe.core.atomic import write_json
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.evaluation import leakage
+from ecgpipe.core.run import Run
+from ecgpipe.evaluation import leakage, losses, truth_tables
+from ecgpipe.evaluation.leakage import Sample, Selection
 from ecgpipe.models import calibration, labels
 from ecgpipe.models.calibration import Calibration, logit
 
@@ -25,84 +27,140 @@ logger = logging.getLogger(__name__)
 # Newton's method on two parameters takes some ten steps.
 MOST_STEPS = 100
 
-# A temperature beyond these says that there is none.
+# A temperature out of this range is not used: the label has none.
 COLDEST, HOTTEST = 1e-3, 1e3
+
+
+class Parameters(NamedTuple):
+    """The result of a fit."""
+
+    by_label: dict[str, dict[str, Any]]  # see `calibration.PARAMETERS`
+    left: dict[str, str]  # by label, why it is left as it is
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe calibrate`."""
     leakage.add_arguments(parser)
-    parser.add_argument(
-        "--method",
+    options.add(
+        parser,
+        "method",
         required=True,
         choices=calibration.PARAMETERS,
         help="platt, isotonic or temperature, which are fitted; pos-weight, which is not, and is an assumption",
     )
-    parser.add_argument("--labels", type=Path, help="label CSV with the pos_weight (default: the run's)")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    options.add(parser, "labels", help="label CSV with the pos_weight (default: the run's)")
+    options.add(parser, "output", required=True, help="JSON file to write")
 
 
 def run(args: argparse.Namespace) -> None:
     """Calibrate."""
+    finished = Run(args.outdir)
     if args.method == "pos-weight":
-        by_assumption(args)
+        correct_pos_weight(finished, args.labels or Path(finished.config.labels), args.output)
     else:
-        by_fit(args)
+        source = truth_tables.choose_source(args.truth, args.map, finished.config.evaluation)
+        sample = leakage.read_sample(finished, source, Selection(args.split, args.on, args.patient))
+        fit_sample(sample, args.method, args.output)
 
 
-def by_assumption(args: argparse.Namespace) -> None:
-    """Write the correction by the training's weight of positives."""
-    path = args.labels or Path(leakage.settings(args.outdir)["labels"])
-    scores = _uncalibrated(leakage.scores(parquet.of_run(args.outdir, "predictions")))
-    given = [label for label in labels.read(path) if label.name in scores["aggregation"]]
-    shifts = {label.name: {"shift": math.log(label.pos_weight)} for label in given if label.pos_weight is not None}
-    left = {label.name: "no pos_weight" for label in given if label.pos_weight is None}
+def correct_pos_weight(finished: Run, label_csv: Path, output: Path) -> None:
+    """Write the correction for the weight of positives in training.
+
+    Args:
+        finished: The run.
+        label_csv: Label CSV with the column `pos_weight`.
+        output: JSON file to write.
+
+    Raises:
+        EcgpipeError: No label has a weight, or the predictions are calibrated already.
+    """
+    scores = _refuse_calibrated(leakage.read_scores(finished.files("predictions")))
+    predicted = [label for label in labels.read(label_csv) if label.name in scores["aggregation"]]
+    shifts = {label.name: {"shift": math.log(label.pos_weight)} for label in predicted if label.pos_weight is not None}
+    left = {label.name: "no pos_weight" for label in predicted if label.pos_weight is None}
     if not shifts:
         raise EcgpipeError(
-            f"labels: {path} gives no pos_weight for any label of the run; add the column, as the training had it"
+            f"labels: {label_csv} gives no pos_weight for any label of the run; add the column, as the training had it"
         )
-    _write(args, scores, shifts, left, None)
+    _write(output, "pos-weight", scores, Parameters(shifts, left), None)
     for name, parameters in shifts.items():
         logger.info("%s: %+.3f to the logit", name, -parameters["shift"])
 
 
-def by_fit(args: argparse.Namespace) -> None:
-    """Fit a calibration."""
-    given = leakage.sample(args)
-    scores = _uncalibrated(given.scores)
-    found: dict[str, dict[str, Any]] = {}
-    left = dict.fromkeys(given.truth.left_out, "no column of the truth is called so")
-    for name in given.heads:
+def fit_sample(sample: Sample, method: str, output: Path) -> None:
+    """Fit a calibration, write it, and print how much better it is.
+
+    Args:
+        sample: The recordings.
+        method: `platt`, `isotonic` or `temperature`.
+        output: JSON file to write.
+
+    Raises:
+        EcgpipeError: No label can be calibrated, or the predictions are calibrated already.
+    """
+    scores = _refuse_calibrated(sample.scores)
+    for name in sample.heads:
         logger.warning("%s: left as it is: a head's label, whose probability is that of a logistic regression", name)
-    known = {}
-    for number, name in enumerate(given.truth.names):
-        true, probability = given.truth.true[:, number], given.truth.probability[:, number]
-        rows = ~(np.isnan(true) | np.isnan(probability))
-        known[name] = true[rows].astype(float), probability[rows]
-        parameters = fit(args.method, *known[name])
+    pairs = _select_known(sample)
+    by_label: dict[str, dict[str, Any]] = {}
+    left = dict.fromkeys(sample.truth.left_out, "the true labels have no column of this name")
+    for name, (true, probability) in pairs.items():
+        parameters = fit(method, true, probability)
         if isinstance(parameters, str):
             left[name] = parameters
         else:
-            found[name] = parameters
-    if not found:
+            by_label[name] = parameters
+    if not by_label:
         raise EcgpipeError(
-            "--on: no label can be calibrated: " + "; ".join(f"{name}: {why}" for name, why in left.items())
+            "--on: no label can be calibrated: "
+            + "; ".join(f"{name}: {why}" for name, why in left.items())
+            + ". Choose a larger split, or map columns to labels by --map"
         )
-    sha256 = leakage.write(args.output, "calibrate", given, method=args.method)
-    made = _write(args, scores, found, left, {**given.facts, "sha256": sha256})
-    print(f"On the recordings that it was fitted on ({given.facts['on'] or 'all recordings'}), so optimistic:\n")
-    width = max(map(len, found))
-    print(f"{'':<{width}}                        Brier score        log loss")
-    print(f"{'label':<{width}}  positive  recordings  before   after  before   after")
-    for name in found:
-        true, probability = known[name]
-        after = calibration.of_probability(made, name, probability)
-        losses = (f"{of(true, values):>6.4f}" for of in (brier, log_loss) for values in (probability, after))
-        print(f"{name:<{width}}  {true.sum():>8,.0f}  {len(true):>10,}  {'  '.join(losses)}")
-        if found[name].get("slope", 1) <= 0:
+    sha256 = leakage.write_sample(output, "calibrate", sample, method)
+    fitted = _write(output, method, scores, Parameters(by_label, left), {**sample.facts, "sha256": sha256})
+    print(f"On the recordings that it was fitted on ({sample.split}), so optimistic:\n")
+    print("\n".join(format_table(fitted, pairs)))
+    for name in by_label:
+        if by_label[name].get("slope", 1) <= 0:
             logger.warning(
-                "%s: the label is rarer where its probability is higher: the order of recordings turns over", name
+                "%s: the label is rarer where its probability is higher: calibration reverses the order of recordings",
+                name,
             )
+
+
+def format_table(fitted: Calibration, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[str]:
+    """Format Brier score and log loss of each calibrated label, before and after.
+
+    Args:
+        fitted: The calibration.
+        pairs: By label, true labels and probabilities, (recordings,) each.
+
+    Returns:
+        Lines of text.
+    """
+    width = max(map(len, fitted.labels))
+    lines = [
+        f"{'':<{width}}                        Brier score        log loss",
+        f"{'label':<{width}}  positive  recordings  before   after  before   after",
+    ]
+    for name in fitted.labels:
+        true, before = pairs[name]
+        after = calibration.calibrate_probability(fitted, name, before)
+        numbers = [losses.brier(true, probability) for probability in (before, after)]
+        numbers += [float(losses.log_loss(true[:, None], probability[:, None])[0]) for probability in (before, after)]
+        columns = "  ".join(f"{number:>6.4f}" for number in numbers)
+        lines.append(f"{name:<{width}}  {true.sum():>8,.0f}  {len(true):>10,}  {columns}")
+    return lines
+
+
+def _select_known(sample: Sample) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Select by label the true labels and probabilities where both are known, (recordings,) float64 each."""
+    pairs = {}
+    for number, name in enumerate(sample.truth.names):
+        true, probability = sample.truth.true[:, number], sample.truth.probability[:, number]
+        rows = ~(np.isnan(true) | np.isnan(probability))
+        pairs[name] = true[rows].astype(float), probability[rows]
+    return pairs
 
 
 def fit(method: str, true: np.ndarray, probability: np.ndarray) -> dict[str, Any] | str:
@@ -114,7 +172,7 @@ def fit(method: str, true: np.ndarray, probability: np.ndarray) -> dict[str, Any
         probability: (recordings,) float64.
 
     Returns:
-        Its parameters, see `calibration.PARAMETERS`; or why there are none.
+        Its parameters, see `calibration.PARAMETERS`; or the reason why there are none.
     """
     if not 0 < true.sum() < len(true):
         return f"no recording of the split is {'negative' if true.any() else 'positive'}"
@@ -174,32 +232,32 @@ def platt(true: np.ndarray, score: np.ndarray) -> tuple[float, float]:
 
 
 def temperature(true: np.ndarray, score: np.ndarray) -> float | str:
-    """Find the temperature of a label, at which its log loss is least (as Guo et al., ICML 2017, of all classes).
+    """Find the temperature at which a label's log loss is least (Guo et al., ICML 2017, have one for all classes).
 
     Args:
         true: (recordings,) 0 or 1, both there.
         score: (recordings,) logits.
 
     Returns:
-        It: expit(score / temperature) is the probability; or why there is none.
+        The temperature: expit(score / temperature) is the probability; or why there is none.
     """
     from scipy.optimize import brentq
     from scipy.special import expit
 
     def slope(log_inverse: float) -> float:
-        """Of the loss by 1 / temperature, which rises with it: the loss is convex."""
+        """The derivative of the loss by 1 / temperature, which rises: the loss is convex."""
         return float(((expit(math.exp(log_inverse) * score) - true) * score).sum())
 
     low, high = -math.log(HOTTEST), -math.log(COLDEST)
     if slope(low) >= 0:
-        return "the label is no more frequent where its probability is higher"
+        return "the label is not more frequent where its probability is higher"
     if slope(high) <= 0:
-        return "the probability divides the recordings without an error, so that no temperature is the best"
+        return "the probability separates the recordings without an error, so no temperature is the best"
     return math.exp(-float(brentq(slope, low, high, xtol=1e-12)))
 
 
 def isotonic(true: np.ndarray, probability: np.ndarray) -> dict[str, list[float]]:
-    """Fit the rising steps with the least square error (Zadrozny and Elkan, KDD 2002), by scikit-learn.
+    """Fit a rising step function with the least square error (Zadrozny and Elkan, KDD 2002), by scikit-learn.
 
     Args:
         true: (recordings,) 0 or 1.
@@ -210,23 +268,12 @@ def isotonic(true: np.ndarray, probability: np.ndarray) -> dict[str, list[float]
     """
     from sklearn.isotonic import IsotonicRegression
 
-    made = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(probability, true)
-    return {"probability": made.X_thresholds_.tolist(), "calibrated": made.y_thresholds_.tolist()}
+    regression = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(probability, true)
+    return {"probability": regression.X_thresholds_.tolist(), "calibrated": regression.y_thresholds_.tolist()}
 
 
-def brier(true: np.ndarray, probability: np.ndarray) -> float:
-    """The mean square error (Brier, Monthly Weather Review 78, 1950)."""
-    return float(((probability - true) ** 2).mean())
-
-
-def log_loss(true: np.ndarray, probability: np.ndarray) -> float:
-    """The mean of -log of the probability of what is true; 0 and 1 are taken to be `calibration.EPSILON` from there."""
-    score = logit(probability)
-    return float((np.logaddexp(0, score) - true * score).mean())
-
-
-def _uncalibrated(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """How the predictions came about, if nothing was calibrated in them."""
+def _refuse_calibrated(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse predictions that are calibrated, and return how they came about."""
     if scores["calibration"]:
         raise EcgpipeError(
             "--outdir: these predictions are calibrated already; calibrate those of a run without the setting"
@@ -235,24 +282,28 @@ def _uncalibrated(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(
-    args: argparse.Namespace,
-    scores: Mapping[str, Any],
-    found: Mapping[str, Mapping[str, Any]],
-    left: Mapping[str, str],
-    fit_of: Mapping[str, Any] | None,
+    output: Path, method: str, scores: Mapping[str, Any], parameters: Parameters, fitted: Mapping[str, Any] | None
 ) -> Calibration:
-    """Write the file, and say which labels it leaves as they are."""
+    """Write the file, log which labels it leaves as they are, and read it again.
+
+    Args:
+        output: The file.
+        method: One of `calibration.PARAMETERS`.
+        scores: How the predictions came about.
+        parameters: By label.
+        fitted: On which recordings; None for an assumption.
+    """
     content = {
         "ecgpipe": __version__,
-        "method": args.method,
-        "fitted": fit_of,
+        "method": method,
+        "fitted": fitted,
         "scores": scores,
-        "left": left,
-        "labels": found,
+        "left": parameters.left,
+        "labels": parameters.by_label,
     }
-    write_json(args.output, content)
-    made = calibration.read(args.output)
-    for name, why in left.items():
+    write_json(output, content)
+    written = calibration.read(output)
+    for name, why in parameters.left.items():
         logger.warning("%s: left as it is: %s", name, why)
-    logger.info("%s: %s", args.output, calibration.sentence(made.facts))
-    return made
+    logger.info("%s: %s", output, calibration.describe_facts(written.facts))
+    return written

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from ecgpipe.evaluation import metrics
+from ecgpipe.evaluation import metrics, operating_points
 
 # Of a curve, about evenly along it: between two of them an area changes by less than 1 / POINTS squared.
 POINTS = 500
@@ -16,13 +16,11 @@ class Curve(NamedTuple):
 
     x: np.ndarray
     y: np.ndarray
-    threshold: (
-        np.ndarray
-    )  # a recording is called positive from here on; infinite where none is. Of a bin, its lower edge
+    threshold: np.ndarray  # a recording is called positive from here on; infinite where none is
 
 
 class Calibration(NamedTuple):
-    """How many of the recordings in a bin of probabilities are positive: (bins,) each, without empty bins."""
+    """The share of positive recordings in each bin of probabilities: (bins,) each, without empty bins."""
 
     mean: np.ndarray  # probability
     share: np.ndarray  # of positives
@@ -33,7 +31,7 @@ class Calibration(NamedTuple):
 
 
 def roc(true: np.ndarray, score: np.ndarray) -> Curve:
-    """1 - specificity (x) and sensitivity (y) at each threshold, scikit-learn's `roc_curve`, as points of the curve.
+    """1 - specificity (x) and sensitivity (y) at each threshold, scikit-learn's `roc_curve`, thinned.
 
     Args:
         true: (recordings,) 1 or 0, both there.
@@ -42,33 +40,32 @@ def roc(true: np.ndarray, score: np.ndarray) -> Curve:
     Returns:
         At most `POINTS` of its points, from (0, 0) to (1, 1).
     """
-    hits, alarms, thresholds = _counted(true, score)
-    x = np.append(0, alarms / alarms[-1])
-    y = np.append(0, hits / hits[-1])
-    return _thinned(Curve(x, y, np.append(np.inf, thresholds)), x + y)
+    points = operating_points.count(true, score)
+    x, y = points.fp / points.negatives, points.tp / points.positives
+    return _thin(Curve(x, y, points.threshold), x + y)
 
 
 def precision_recall(true: np.ndarray, score: np.ndarray) -> Curve:
     """Recall (x) and precision (y) at each threshold, scikit-learn's `precision_recall_curve`, by rising recall.
 
     Args:
-        true: As for `roc`, and so is `score`.
-        score: The same.
+        true: As for `roc`.
+        score: As for `roc`.
 
     Returns:
         At most `POINTS` of its points, up to a recall of 1. They are steps: up to a point's recall its precision holds.
     """
-    hits, alarms, thresholds = _counted(true, score)
-    gains = np.diff(hits, prepend=0) > 0  # elsewhere precision only falls
-    hits, alarms, thresholds = hits[gains], alarms[gains], thresholds[gains]
-    recall = hits / hits[-1]
-    return _thinned(Curve(recall, hits / (hits + alarms), thresholds), recall)
+    points = operating_points.count(true, score)
+    gains = np.diff(points.tp, prepend=0) > 0  # elsewhere precision only falls
+    tp, fp, thresholds = points.tp[gains], points.fp[gains], points.threshold[gains]
+    recall = tp / points.positives
+    return _thin(Curve(recall, tp / (tp + fp), thresholds), recall)
 
 
 def calibration(true: np.ndarray, score: np.ndarray) -> Calibration:
     """The share of positives in each bin of probabilities, those of the calibration error.
 
-    The interval is Wilson's (1927), which holds for shares near 0 and 1 too. It takes the recordings for independent.
+    The interval is Wilson's (1927), which holds for shares near 0 and 1 too. It assumes independent recordings.
 
     Args:
         true: (recordings,) 1 or 0.
@@ -79,25 +76,17 @@ def calibration(true: np.ndarray, score: np.ndarray) -> Calibration:
     """
     place = metrics.bins(score)  # (recordings,)
     count, positive, total = (np.bincount(place, weights, metrics.BINS) for weights in (None, true, score))
-    some = count > 0
-    count, positive, total = count[some], positive[some], total[some]  # (bins,)
+    is_filled = count > 0
+    count, positive, total = count[is_filled], positive[is_filled], total[is_filled]  # (bins,)
     share, z = positive / count, ndtri((1 + metrics.LEVEL) / 2)
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     low, high = np.minimum(middle - reach, share).clip(0), np.maximum(middle + reach, share).clip(max=1)  # rounding
-    return Calibration(total / count, share, metrics.EDGES[:-1][some], count, low, high)
+    return Calibration(total / count, share, metrics.EDGES[:-1][is_filled], count, low, high)
 
 
-def _counted(true: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positives and negatives at or above each score, and the scores, falling; (scores,) each."""
-    order = np.argsort(-score, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # (scores,) the last of each
-    hits = np.cumsum(true[order], dtype=np.float64)[last]
-    return hits, last + 1 - hits, score[order][last]
-
-
-def _thinned(curve: Curve, along: np.ndarray) -> Curve:
-    """The points nearest to even steps of `along` (points,), which rises; the first and the last stay."""
+def _thin(curve: Curve, along: np.ndarray) -> Curve:
+    """Keep the points nearest to even steps of `along` (points,), which rises; the first and the last stay."""
     if len(along) <= POINTS:
         return curve
     steps = np.linspace(along[0], along[-1], POINTS)

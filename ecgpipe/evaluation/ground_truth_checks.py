@@ -1,12 +1,12 @@
-"""What can be known to be wrong with the true labels before anything is computed: said then, and not hours later.
+"""Check the true labels before anything is computed, so that a mistake is reported at once and not hours later.
 
-`before_a_run` looks at the settings and the table alone, before any job starts. `after_the_scan` holds them against the
+`check_before_run` checks the settings and the table, before any job starts. `check_after_scan` compares them with the
 recordings that the scan found, before the first is preprocessed.
 """
 
 import csv
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from ecgpipe.core import identity, schemas
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.evaluation import ground_truth
+from ecgpipe.evaluation import ground_truth, subgroups, truth_tables
+from ecgpipe.evaluation.truth_tables import Source
 from ecgpipe.models import labels
 
 if TYPE_CHECKING:
@@ -24,39 +25,39 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Ignored tables that are looked into for true labels.
+# Ignored tables that are searched for true labels.
 MOST_TABLES = 20
 
 
-def before_a_run(settings: "Config") -> None:
+def check_before_run(settings: "Config") -> None:
     """Refuse settings of the evaluation that its table of true labels cannot fulfil.
 
     Args:
         settings: Of the run.
 
     Raises:
-        EcgpipeError: The table cannot be read, has no `record_id` or one twice, lacks a column of the mapping or any
-            label, has a value that is neither 0 nor 1, no row of the split, or a subgroup of too many values.
+        EcgpipeError: The table cannot be read, has no `record_id` or one twice, lacks a column of the mapping or all
+            labels, has a value that is neither 0 nor 1, no row of the split, or a subgroup with too many values.
     """
-    given = settings.evaluation
-    if given.truth is None:
+    asked = settings.evaluation
+    if asked.truth is None:
         return
-    path = Path(given.truth)
+    path = Path(asked.truth)
     try:
-        table = ground_truth.read_table(path)
-        known = _names(settings)
-        model = [*dict.fromkeys([*(known or []), *given.mapping.values()])]
-        if known is not None or given.mapping:
-            ground_truth.check_labels(table, model, given.mapping, str(path))
-        if given.split in table.column_names and given.split_value is not None:
-            ground_truth.equal(table[given.split], given.split_value)
-        _check_subgroups(given.subgroups, {name: table[name] for name in table.column_names})
+        table = truth_tables.read_table(path)
+        predicted = _predicted_labels(settings)
+        model = [*dict.fromkeys([*(predicted or []), *asked.mapping.values()])]
+        if predicted is not None or asked.mapping:
+            truth_tables.check_labels(table, model, asked.mapping, str(path))
+        if asked.split in table.column_names and asked.split_value is not None:
+            ground_truth.find_value(table[asked.split], asked.split_value)
+        _check_subgroups(asked.subgroups, table)
     except EcgpipeError as error:
-        raise _of_settings(error) from error
+        raise _name_setting(error) from error
 
 
-def _names(settings: "Config") -> list[str] | None:
-    """The labels that the run will predict; None where only the checkpoint knows them."""
+def _predicted_labels(settings: "Config") -> list[str] | None:
+    """The labels that the run will predict; None where only the checkpoint says them."""
     if settings.labels_by_index:
         return None
     names = [label.name for label in labels.read(Path(settings.labels))]
@@ -65,75 +66,66 @@ def _names(settings: "Config") -> list[str] | None:
     from ecgpipe.models import heads
 
     files = [Path(path) for path in settings.heads]
-    return names + [name for some in heads.called(files, list(map(heads.load, files)), names) for name in some]
+    head_labels = heads.name_labels(files, list(map(heads.load, files)), names)
+    return names + [name for of_head in head_labels for name in of_head]
 
 
-def after_the_scan(asked: "Evaluation", label_csv: str | None, recordings: pa.Table, files: pa.Table) -> None:
+def check_after_scan(asked: "Evaluation", label_csv: str | None, recordings: pa.Table, files: pa.Table) -> None:
     """Refuse true labels of other recordings, and columns that neither the table nor the inputs have.
 
     Args:
         asked: The settings of the evaluation.
-        label_csv: Whose labels it is about; None: those of the mapping.
+        label_csv: The labels to check; None: those of the mapping.
         recordings: `schemas.MANIFEST`, then the inputs' own columns.
-        files: `schemas.FILES`, of which a table that looks like true labels is named where none are given.
+        files: `schemas.FILES`. If no true labels are given, a table among them that looks like some is named.
 
     Raises:
         EcgpipeError: No recording has a true label, none of the split has, a column or label is unknown, or a value is
             neither 0 nor 1.
     """
     if not asked.asked:
-        _hint(files)
+        _suggest_tables(files)
         return
-    known = [label.name for label in labels.read(Path(label_csv))] if label_csv else []
-    model = list(dict.fromkeys([*known, *asked.mapping.values()]))
+    predicted = [label.name for label in labels.read(Path(label_csv))] if label_csv else []
+    model = list(dict.fromkeys([*predicted, *asked.mapping.values()]))
     if not model:
         return
     own = recordings.select(["record_id", *recordings.column_names[len(schemas.MANIFEST) :]])
-    subgroups = [_column(text) for text in asked.subgroups]
-    beside = [name for name in dict.fromkeys([asked.patient, asked.split, *subgroups]) if name]
-    table = Path(asked.truth) if asked.truth else None
+    subgroup_columns = [subgroups.parse(text)[0] for text in asked.subgroups]
+    columns = [name for name in dict.fromkeys([asked.patient, asked.split, *subgroup_columns]) if name]
+    source = Source(Path(asked.truth) if asked.truth else None, asked.mapping)
     try:
         ids = pc.cast(recordings["record_id"], pa.string()).combine_chunks()
-        found = ground_truth.joined(ids, model, own, table, asked.mapping, beside, inputs="the inputs' tables")
-        found = ground_truth.in_split(found, asked.split, asked.split_value)
-        _check_subgroups(asked.subgroups, found.columns)
+        truth = ground_truth.match(ids, model, own, source, columns, inputs="the inputs' tables")
+        truth = ground_truth.select_split(truth, asked.split, asked.split_value)
+        subgroups.split_columns(truth.columns, asked.subgroups)
     except EcgpipeError as error:
-        raise _of_settings(error) from error
+        raise _name_setting(error) from error
 
 
-def _check_subgroups(asked: Sequence[str], columns: Mapping[str, pa.Array]) -> None:
-    """Cut those columns up that are there, as the evaluation will."""
-    if asked:
-        from ecgpipe.evaluation import evaluate  # here, because what it measures with takes a second to load
-
-        for column, edges in map(evaluate.bands, asked):
-            if column in columns:
-                evaluate.split_up(column, identity.as_text(columns[column], column), edges)
+def _check_subgroups(asked: Sequence[str], table: pa.Table) -> None:
+    """Split the columns that are in the table, as the evaluation will."""
+    names = [subgroups.parse(text)[0] for text in asked]
+    columns = {name: identity.as_text(table[name], name) for name in names if name in table.column_names}
+    subgroups.split_columns(columns, asked)
 
 
-def _column(asked: str) -> str:
-    """The column of one of the subgroups."""
-    from ecgpipe.evaluation import evaluate
-
-    return evaluate.bands(asked)[0]
-
-
-def _hint(files: pa.Table) -> None:
-    """Say which ignored tables have a `record_id`, as tables of true labels have."""
+def _suggest_tables(files: pa.Table) -> None:
+    """Name the ignored tables that have a `record_id`, as tables of true labels have."""
     ignored = files.filter(pc.equal(files["role"], "ignored"))
     tables_ignored = ignored.filter(pc.match_substring(ignored["reason"], "table without"))["path"].to_pylist()
     for path in tables_ignored[:MOST_TABLES]:
-        if "record_id" in _columns(Path(path)):
+        if "record_id" in _read_column_names(Path(path)):
             logger.warning(
-                "%s is ignored: it is no recording, but has a column record_id. If it holds true labels, did you mean "
+                "%s is ignored: it is not a recording, but has a column record_id. If it has true labels, did you mean "
                 "--config evaluation='{truth: %s}'?",
                 path,
                 path,
             )
 
 
-def _columns(path: Path) -> Sequence[str]:
-    """The names of a table's columns; none where they cannot be read."""
+def _read_column_names(path: Path) -> Sequence[str]:
+    """Read the names of a table's columns; none where they cannot be read."""
     try:
         if path.suffix.lower() == ".parquet":
             return list(pq.read_schema(path).names)
@@ -144,8 +136,8 @@ def _columns(path: Path) -> Sequence[str]:
         return []
 
 
-def _of_settings(error: EcgpipeError) -> EcgpipeError:
-    """The same error under the name of the setting."""
+def _name_setting(error: EcgpipeError) -> EcgpipeError:
+    """Put the name of the setting before an error."""
     text = str(error)
     names = ("truth:", "mapping:", "split:", "subgroups:")
     return EcgpipeError(f"evaluation.{text}" if text.startswith(names) else f"evaluation: {text}")

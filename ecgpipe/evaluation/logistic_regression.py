@@ -59,67 +59,49 @@ def fit(
 
     Args:
         features: (recordings, width) float32, best of mean 0 and variance 1.
-        true: (recordings, labels) float32: 1, 0, or NaN where nothing is known. Each label has both.
+        true: (recordings, labels) float32: 1, 0, or NaN where unknown. Each label has both.
         strength: (labels,) scikit-learn's C: the larger, the weaker the penalty.
-        shape: What `curvature` says of the features.
-        start: Where to begin, e.g. at what another strength gave; zero if None.
+        shape: As of `curvature` for these features.
+        start: Where to begin, e.g. the result for another strength; zero if None.
 
     Returns:
         The minimum of each label, which depends on no other label.
     """
-    known = (~np.isnan(true)).astype(np.float32)  # (recordings, labels)
+    weight = (~np.isnan(true)).astype(np.float32)  # (recordings, labels)
     positive = np.nan_to_num(true)
     width, labels = features.shape[1], true.shape[1]
     penalty = np.vstack([np.tile(1 / strength, (width, 1)), np.zeros(labels)])  # (width + 1, labels), the bias is last
-    found = np.zeros((width + 1, labels)) if start is None else np.vstack([start.weight, start.bias])
+    coefficients = np.zeros((width + 1, labels)) if start is None else np.vstack([start.weight, start.bias])
     active, before = np.arange(labels), np.full(labels, np.inf)
     for _ in range(MOST_STEPS):
-        here, y, some = found[:, active], positive[:, active], known[:, active]
+        here, y, counted = coefficients[:, active], positive[:, active], weight[:, active]
         margin = _margin(features, here)  # (recordings, active)
         probability = expit(margin)
-        gradient = _gradient(features, some * (probability - y)) + penalty[:, active] * here
-        bend = some * probability * (1 - probability)  # (recordings, active), of the loss by its margin
+        gradient = _gradient(features, counted * (probability - y)) + penalty[:, active] * here
+        bend = counted * probability * (1 - probability)  # (recordings, active), of the loss by its margin
         step = -_solve(features, bend, penalty[:, active], gradient, shape)
         promised = -(gradient * step).sum(axis=0)  # (active,) twice what a whole step would lower the loss by
-        size = _size(margin, _margin(features, step), y, some, here, step, penalty[:, active], promised)
-        found[:, active] = here + size * step
+        size = _size(margin, _margin(features, step), y, counted, here, step, penalty[:, active], promised)
+        coefficients[:, active] = here + size * step
         going = (promised > PRECISION) & ((promised > FLAT) | (promised < before / 2))
         active, before = active[going], promised[going]
         if not len(active):
             break
-    return Linear(found[:-1], found[-1])
+    return Linear(coefficients[:-1], coefficients[-1])
 
 
-def probability(features: np.ndarray, found: Linear) -> np.ndarray:
-    """(recordings, labels) float64: what the sigmoid of a linear function of the features is."""
-    margin = features @ found.weight.astype(np.float32) + found.bias.astype(np.float32)
+def probability(features: np.ndarray, linear: Linear) -> np.ndarray:
+    """Compute the sigmoid of a linear function of the features, (recordings, labels) float64."""
+    margin = features @ linear.weight.astype(np.float32) + linear.bias.astype(np.float32)
     sigmoid: np.ndarray = expit(margin.astype(np.float64))
     return sigmoid
-
-
-def log_loss(probability: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """The mean of the log losses of each label, over the recordings of which it is known.
-
-    Args:
-        probability: (recordings, labels).
-        true: (recordings, labels): 1, 0 or NaN.
-
-    Returns:
-        (labels,) float64; NaN for a label that is known of none.
-    """
-    tiny = np.finfo(np.float64).eps
-    of_truth = np.where(true == 1, probability, 1 - probability)
-    losses = np.where(np.isnan(true), 0, -np.log(np.maximum(of_truth, tiny)))
-    counts = (~np.isnan(true)).sum(axis=0)
-    means: np.ndarray = np.where(counts > 0, losses.sum(axis=0) / np.maximum(counts, 1), np.nan)
-    return means
 
 
 def _size(
     margin: np.ndarray,
     change: np.ndarray,
     y: np.ndarray,
-    some: np.ndarray,
+    counted: np.ndarray,
     here: np.ndarray,
     step: np.ndarray,
     penalty: np.ndarray,
@@ -129,7 +111,7 @@ def _size(
 
     def loss(size: np.ndarray) -> np.ndarray:
         there = margin + size.astype(np.float32) * change
-        losses = some * (np.logaddexp(np.float32(0), there) - y * there)
+        losses = counted * (np.logaddexp(np.float32(0), there) - y * there)
         total: np.ndarray = losses.sum(axis=0, dtype=np.float64) + (penalty * (here + size * step) ** 2).sum(axis=0) / 2
         return total
 
@@ -184,9 +166,9 @@ def _solve(
     return solution
 
 
-def _margin(features: np.ndarray, found: np.ndarray) -> np.ndarray:
+def _margin(features: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     """(recordings, labels) float32 of coefficients (width + 1, labels)."""
-    margin: np.ndarray = features @ found[:-1].astype(np.float32) + found[-1].astype(np.float32)
+    margin: np.ndarray = features @ coefficients[:-1].astype(np.float32) + coefficients[-1].astype(np.float32)
     return margin
 
 

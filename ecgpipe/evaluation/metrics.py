@@ -21,11 +21,14 @@ EDGES = np.linspace(0, 1, BINS + 1)
 
 LEVEL = 0.95
 
-# Resamples at a time, and strata: what is computed of them stays in a core's cache.
+# Resamples at a time, and strata: their intermediate results fit in a core's cache.
 BLOCK = 16
 PIECE = 4096
 
 THREADS = 2
+
+# Resamples of a gain at a time.
+GAIN_BLOCK = 100
 
 
 class Measure(NamedTuple):
@@ -50,7 +53,7 @@ class _Prepared(NamedTuple):
     """What is the same in all resamples. Each is multiplied with weights (recordings, resamples)."""
 
     ranked: list[_Strata]  # one for each label, and then one for all pairs
-    called: csr_matrix  # (labels, recordings) the score is at the threshold or above, where the truth is known
+    called: csr_matrix  # (labels, recordings) the score is at the threshold or above, and the true label is known
     hit: csr_matrix  # (labels, recordings) of those the positive ones
     excess: csr_matrix  # (labels * BINS, recordings) score minus truth, in the score's bin
     squared: csr_matrix  # (labels, recordings) the square of it
@@ -68,16 +71,15 @@ def measure(
 
     AUROC, AUPRC (the average precision), Brier score, sensitivity, specificity, PPV and F1 are scikit-learn's
     `roc_auc_score`, `average_precision_score`, `brier_score_loss`, `recall_score`, `precision_score` and `f1_score`
-    with `zero_division=nan`: what would be divided by zero is not defined. AUROC, AUPRC and sensitivity need a positive
+    with `zero_division=nan`: a metric that divides by zero is not defined. AUROC, AUPRC and sensitivity need a positive
     recording, AUROC and specificity a negative one, PPV one that is called positive. `ece` is the expected calibration
     error: the mean over `BINS` bins, weighted by their recordings, of how far the mean probability is from the share of
     positives.
 
-    An interval has no say of resamples in which its number is not defined, and where these are more than half there is
-    none.
+    Resamples in which a metric is not defined are ignored; if more than half are undefined there is no interval.
 
     Args:
-        true: (recordings, labels) 1, 0, or NaN where nothing is known. Such pairs count nowhere.
+        true: (recordings, labels) 1, 0, or NaN where unknown. Such pairs count nowhere.
         score: (recordings, labels) probabilities.
         thresholds: (labels,) a recording is called positive from here on.
         groups: (recordings,) integers, the patient of each: what is resampled. None: each recording by itself.
@@ -105,37 +107,18 @@ def measure(
 
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(fill, range(0, resamples, BLOCK)))
-    low, high, defined = _intervals(drawn)
-
-    rows: list[tuple[int | None, str]] = [
-        *((label, "label") for label in range(labels)),
-        (None, "macro"),
-        (None, "micro"),
-    ]
-    return [
-        Measure(
-            label,
-            average,
-            metric,
-            float(values[row, column]),
-            float(low[row, column]),
-            float(high[row, column]),
-            int(defined[row, column]),
-        )
-        for row, (label, average) in enumerate(rows)
-        for column, metric in enumerate(METRICS)
-    ]
+    return _rows(values, drawn)
 
 
 def weighted(
     true: np.ndarray, score: np.ndarray, thresholds: Sequence[float] | np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Measure with other weights than one each.
+    """Measure with weights.
 
     Args:
-        true: As for `measure`, and so are the next two.
-        score: The same.
-        thresholds: The same.
+        true: As for `measure`.
+        score: As for `measure`.
+        thresholds: As for `measure`.
         weights: (recordings, times) how much each recording counts.
 
     Returns:
@@ -147,33 +130,74 @@ def weighted(
     return _with_macro(_values(prepared, weights), counted)
 
 
+def measure_gain(
+    true: np.ndarray,
+    scores: tuple[np.ndarray, np.ndarray],
+    thresholds: Sequence[float] | np.ndarray,
+    groups: np.ndarray,
+    resamples: int,
+    seed: int,
+) -> list[Measure]:
+    """Measure how much better one score is than another, with intervals by resamples that both are measured in.
+
+    Args:
+        true: As for `measure`.
+        scores: The score, and the one to compare with; (recordings, labels) each.
+        thresholds: As for `measure`.
+        groups: (recordings,) integers, the patient of each: what is resampled.
+        resamples: Of the bootstrap; 0 for no intervals.
+        seed: Of the resamples.
+
+    Returns:
+        The differences, in the order of `measure`.
+    """
+    units = np.unique(groups, return_inverse=True)[1]
+    patients = int(units.max()) + 1
+    random = np.random.default_rng(seed)
+
+    def difference(weights: np.ndarray) -> np.ndarray:
+        """(labels + 2, METRICS, resamples) for weights (recordings, resamples)."""
+        ours, theirs = (weighted(true, score, thresholds, weights) for score in scores)
+        return np.asarray(ours - theirs)
+
+    values = difference(np.ones((len(true), 1)))[..., 0]
+    drawn = np.full((*values.shape, resamples), np.nan)
+    for first in range(0, resamples, GAIN_BLOCK):
+        counts = [
+            np.bincount(random.integers(0, patients, patients), minlength=patients)[units]
+            for _ in range(min(GAIN_BLOCK, resamples - first))
+        ]
+        drawn[..., first : first + GAIN_BLOCK] = difference(np.stack(counts, axis=1).astype(np.float64))
+    return _rows(values, drawn)
+
+
 def bins(score: np.ndarray) -> np.ndarray:
     """Which bin of `EDGES` each probability is in, 0 to `BINS` - 1."""
     return np.searchsorted(EDGES[1:-1], score)
 
 
 def _prepare(true: np.ndarray, score: np.ndarray, thresholds: np.ndarray) -> _Prepared:
-    known = ~np.isnan(true) & ~np.isnan(score)  # (recordings, labels)
-    positive = known & (true == 1)
-    called = known & (score >= thresholds)
+    is_known = ~np.isnan(true) & ~np.isnan(score)  # (recordings, labels)
+    positive = is_known & (true == 1)
+    called = is_known & (score >= thresholds)
     recordings, labels = true.shape
-    everything = known, positive, score
-    ranked = [_rank(*(values[:, [label]] for values in everything)) for label in range(labels)]
-    row, column = np.nonzero(known)
-    excess = score[known] - positive[known]  # (pairs,)
+    pairs = is_known, positive, score
+    ranked = [_rank(*(values[:, [label]] for values in pairs)) for label in range(labels)]
+    row, column = np.nonzero(is_known)
+    excess = score[is_known] - positive[is_known]  # (pairs,)
     return _Prepared(
-        ranked=[*ranked, _rank(*everything)],
+        ranked=[*ranked, _rank(*pairs)],
         called=csr_matrix(called.T, dtype=np.float64),
         hit=csr_matrix((called & positive).T, dtype=np.float64),
-        excess=csr_matrix((excess, (column * BINS + bins(score[known]), row)), (labels * BINS, recordings)),
+        excess=csr_matrix((excess, (column * BINS + bins(score[is_known]), row)), (labels * BINS, recordings)),
         squared=csr_matrix((excess**2, (column, row)), (labels, recordings)),
     )
 
 
-def _rank(known: np.ndarray, positive: np.ndarray, score: np.ndarray) -> _Strata:
+def _rank(is_known: np.ndarray, positive: np.ndarray, score: np.ndarray) -> _Strata:
     """Cut the pairs, (recordings, labels) each, into strata."""
-    row, _ = np.nonzero(known)
-    scores, truths = score[known], positive[known]  # (pairs,)
+    row, _ = np.nonzero(is_known)
+    scores, truths = score[is_known], positive[is_known]  # (pairs,)
     if not len(row):
         return []
     order = np.argsort(-scores, kind="stable")
@@ -187,21 +211,21 @@ def _rank(known: np.ndarray, positive: np.ndarray, score: np.ndarray) -> _Strata
     pieces = [slice(start, min(start + PIECE, strata)) for start in range(0, strata, PIECE)]
     return [
         (
-            _counts(row, ends[one.start : one.stop + 1], len(known)),
-            _counts(row[truths], before[one.start : one.stop + 1], len(known)),
+            _counts(row, ends[piece.start : piece.stop + 1], len(is_known)),
+            _counts(row[truths], before[piece.start : piece.stop + 1], len(is_known)),
         )
-        for one in pieces
+        for piece in pieces
     ]
 
 
 def _counts(row: np.ndarray, ends: np.ndarray, recordings: int) -> csr_matrix:
     """(strata, recordings) of pairs that follow one another, `ends` (strata + 1,) between them."""
-    some = row[ends[0] : ends[-1]]
-    return csr_matrix((np.ones(len(some)), some, ends - ends[0]), (len(ends) - 1, recordings))
+    columns = row[ends[0] : ends[-1]]
+    return csr_matrix((np.ones(len(columns)), columns, ends - ends[0]), (len(ends) - 1, recordings))
 
 
 def _weights(units: np.ndarray, stream: np.random.SeedSequence) -> np.ndarray:
-    """(recordings,) how many times each one's unit is among as many as there are, drawn with replacement."""
+    """(recordings,) how many times the unit of each is drawn, with replacement, in one resample."""
     count = int(units.max()) + 1
     drawn = np.random.default_rng(stream).integers(0, count, count)
     times: np.ndarray = np.bincount(drawn, minlength=count)[units].astype(np.float64)
@@ -227,7 +251,7 @@ def _values(prepared: _Prepared, weights: np.ndarray) -> np.ndarray:
     off = np.abs(np.concatenate([excess, excess.sum(axis=0, keepdims=True)])).sum(axis=1)  # (labels + 1, resamples)
     total = positive + negative
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = {
+        by_metric = {
             "auroc": auroc,
             "auprc": auprc,
             "brier": squared / total,
@@ -238,7 +262,7 @@ def _values(prepared: _Prepared, weights: np.ndarray) -> np.ndarray:
             "f1": 2 * hit / (positive + called),
             "prevalence": positive / total,
         }
-    return np.stack([found[metric] for metric in METRICS], axis=1)
+    return np.stack([by_metric[metric] for metric in METRICS], axis=1)
 
 
 def _areas(strata: _Strata, weights: np.ndarray) -> np.ndarray:
@@ -288,6 +312,25 @@ def _with_macro(each: np.ndarray, counted: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         macro = sums / counted.sum(axis=0)[:, None]
     return np.concatenate([each[:labels], macro, each[labels:]])
+
+
+def _rows(values: np.ndarray, drawn: np.ndarray) -> list[Measure]:
+    """Values (labels + 2, METRICS), and what they are in resamples (labels + 2, METRICS, resamples), as rows."""
+    low, high, defined = _intervals(drawn)
+    averages = [*((label, "label") for label in range(len(values) - 2)), (None, "macro"), (None, "micro")]
+    return [
+        Measure(
+            label,
+            average,
+            metric,
+            float(values[row, column]),
+            float(low[row, column]),
+            float(high[row, column]),
+            int(defined[row, column]),
+        )
+        for row, (label, average) in enumerate(averages)
+        for column, metric in enumerate(METRICS)
+    ]
 
 
 def _intervals(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Recordings to train with, to choose with and to measure with: by a column, or by patient at random."""
+"""Split recordings, to train with, to choose with and to measure with: by a column, or by patient at random."""
 
 from collections.abc import Sequence
 
@@ -19,34 +19,34 @@ SHARES = (0.7, 0.1, 0.2)
 
 
 def by_column(values: pa.Array, wanted: Sequence[Sequence[str]]) -> np.ndarray:
-    """Which split each recording is in.
+    """Split recordings by a column.
 
     Args:
         values: (recordings,) of the column.
-        wanted: For each of `SPLITS` the values that mean it.
+        wanted: For each of `SPLITS` its values.
 
     Returns:
-        (recordings,) integers: the index in `SPLITS`, or -1.
+        (recordings,) integers: the index in `SPLITS`, or `NONE`.
 
     Raises:
-        EcgpipeError: A value is not there, or means two splits.
+        EcgpipeError: A value is missing in the column, or is given for two splits.
     """
     split = np.full(len(values), NONE)
-    for number, some in enumerate(wanted):
-        for value in some:
-            here = ground_truth.equal(values, value)
-            if (here & (split != NONE) & (split != number)).any():
+    for number, split_values in enumerate(wanted):
+        for value in split_values:
+            rows = ground_truth.find_value(values, value)
+            if (rows & (split != NONE) & (split != number)).any():
                 raise EcgpipeError(f"split: {value!r} is given for two splits; a recording is in one")
-            split[here] = number
+            split[rows] = number
     return split
 
 
 def by_patient(patients: pa.Array, seed: int) -> np.ndarray:
-    """Split patients at random, by a checksum of their ids: one stays where it is when others come.
+    """Split patients at random, by a checksum of their ids: a patient stays in its split when others are added.
 
     Args:
-        patients: (recordings,) whose each is; one of nobody is in no split.
-        seed: Another one, another split.
+        patients: (recordings,) their ids. Recordings without a patient id are in no split.
+        seed: Another seed gives another split.
 
     Returns:
         As `by_column`.
@@ -64,13 +64,13 @@ def refuse_shared(split: np.ndarray, patients: pa.Array | None) -> None:
     if patients is None:
         return
     coded = identity.as_ids(patients).dictionary_encode()
-    there = np.zeros((len(coded.dictionary), len(SPLITS)), bool)
-    known = coded.indices.is_valid().to_numpy(zero_copy_only=False) & (split != NONE)
-    there[coded.indices.fill_null(0).to_numpy()[known], split[known]] = True
-    shared = np.flatnonzero(there.sum(axis=1) > 1)
+    is_in = np.zeros((len(coded.dictionary), len(SPLITS)), bool)
+    has_both = coded.indices.is_valid().to_numpy(zero_copy_only=False) & (split != NONE)
+    is_in[coded.indices.fill_null(0).to_numpy()[has_both], split[has_both]] = True
+    shared = np.flatnonzero(is_in.sum(axis=1) > 1)
     if len(shared):
         raise EcgpipeError(
             f"split: {len(shared)} patients have recordings in more than one split, such as "
-            f"{coded.dictionary[int(shared[0])].as_py()!r}, so that the test would be no test; leave out --split "
-            "to split by patient, or --patient to take it as it is"
+            f"{coded.dictionary[int(shared[0])].as_py()!r}, so the test would be too good; leave out --split "
+            "to split by patient, or --patient to keep this split"
         )

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import expit
 
-from ecgpipe.core import parquet, provenance, schemas, settings
+from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models import calibration, heads, labels
 from ecgpipe.models.calibration import Calibration
@@ -22,46 +22,69 @@ logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe aggregate`."""
     settings.add_arguments(parser, settings.Aggregate)
-    parser.add_argument("--logits", type=Path, required=True, help="a logits/part-*.parquet")
-    parser.add_argument("--labels", type=Path, help="the label CSV, which says how each is aggregated")
-    parser.add_argument("--calibration", type=Path, help="what `calibrate` wrote, to apply (default: none)")
-    parser.add_argument("--heads", type=Path, nargs="*", default=[], help="head.safetensors of probe: labels besides")
-    parser.add_argument("--embeddings", type=Path, help="the embeddings/part-*.parquet that the heads are applied to")
-    parser.add_argument("--predictions", type=Path, required=True, help="Parquet file to write")
+    options.add(parser, "logits", required=True)
+    options.add(parser, "labels", help="the label CSV, which says how the segments of each label are aggregated")
+    options.add(parser, "calibration")
+    options.add(parser, "heads", help="head.safetensors files of `probe`: their labels are added")
+    options.add(parser, "embeddings", help="the embeddings/part-*.parquet that the heads are applied to")
+    options.add(parser, "predictions", required=True, help="Parquet file to write")
 
 
 def run(args: argparse.Namespace) -> None:
     """Aggregate one part."""
-    given = settings.of_arguments("aggregate", settings.Aggregate, args)
-    label_csv = args.labels or settings.path("labels", given.labels)
-    calibrated = args.calibration or (Path(given.calibration) if given.calibration else None)
-    head_files = args.heads or [Path(path) for path in given.heads]
-    logits = pq.read_table(args.logits)
-    wanted = labels.read_for(label_csv, logits.column_names, args.logits)
-    facts = settings.marked("aggregate", given, provenance.inherited([logits.schema]))
-    facts["aggregation"] = {label.name: label.aggregation for label in wanted}
-    made = calibration.read(calibrated) if calibrated else None
-    if made:
-        facts["calibration"] = made.facts
+    aggregate_settings = settings.of_arguments("aggregate", settings.Aggregate, args)
+    options_given = {
+        "labels": args.labels and str(args.labels),
+        "calibration": args.calibration and str(args.calibration),
+        "heads": [str(path) for path in args.heads],
+    }
+    aggregate_settings = aggregate_settings.model_copy(
+        update={name: value for name, value in options_given.items() if value}
+    )
+    aggregate_part(args.logits, args.embeddings, args.predictions, aggregate_settings)
+
+
+def aggregate_part(
+    logits_path: Path, embeddings: Path | None, predictions: Path, aggregate_settings: settings.Aggregate
+) -> None:
+    """Write one prediction per recording of a part.
+
+    Args:
+        logits_path: The part's `logits/part-*.parquet`.
+        embeddings: The part's `embeddings/part-*.parquet`; only heads need it.
+        predictions: The Parquet file to write.
+        aggregate_settings: The settings, which name the label CSV, the calibration and the heads.
+
+    Raises:
+        EcgpipeError: One of these files cannot be read or does not fit the logits, or a logit is not finite.
+    """
+    label_csv = settings.path("labels", aggregate_settings.labels)
+    logits = pq.read_table(logits_path)
+    model_labels = labels.read_for(label_csv, logits.column_names, logits_path)
+    facts = settings.marked("aggregate", aggregate_settings, provenance.inherited([logits.schema]))
+    facts["aggregation"] = {label.name: label.aggregation for label in model_labels}
+    fit = calibration.read(Path(aggregate_settings.calibration)) if aggregate_settings.calibration else None
+    if fit:
+        facts["calibration"] = fit.facts
     scores = provenance.scores(provenance.origin(provenance.with_origin(pa.schema([]), "aggregate", **facts)))
-    if made:
-        calibration.refuse_foreign(made, wanted, scores)
-    labels.refuse_foreign(label_csv, wanted, scores)
-    table = predict(logits, wanted, made)
-    if head_files:
-        table, facts["heads"] = with_heads(table, head_files, args.embeddings)
-    parquet.write(args.predictions, table.cast(provenance.with_origin(table.schema, "aggregate", **facts)))
-    logger.info("%s: %d recordings from %d segments", args.logits.stem, len(table), len(logits))
+    if fit:
+        calibration.refuse_foreign(fit, model_labels, scores)
+    labels.refuse_foreign(label_csv, model_labels, scores)
+    table = predict(logits, model_labels, fit)
+    if aggregate_settings.heads:
+        table, facts["heads"] = with_heads(table, [Path(head) for head in aggregate_settings.heads], embeddings)
+    parquet.write(predictions, table.cast(provenance.with_origin(table.schema, "aggregate", **facts)))
+    logger.info("%s: %d recordings from %d segments", logits_path.stem, len(table), len(logits))
 
 
-def predict(logits: pa.Table, wanted: Sequence[Label], calibrated: Calibration | None = None) -> pa.Table:
+def predict(logits: pa.Table, model_labels: Sequence[Label], fit: Calibration | None = None) -> pa.Table:
     """Aggregate the probabilities of each recording's segments, label by label.
 
     Args:
         logits: A table of `schemas.logits_schema`; the rows of a recording follow one another.
-        wanted: Labels that `logits` has columns of; `mean` or `max` is taken of sigmoid(logit), as ECG-FM's tutorial
-            does (notebooks/infer_quickstart.ipynb of https://github.com/bowang-lab/ECG-FM).
-        calibrated: What to make of them then; None to leave them as they are.
+        model_labels: Labels that `logits` has columns of; `mean` or `max` is taken of sigmoid(logit), as ECG-FM's
+            tutorial does (notebooks/infer_quickstart.ipynb of https://github.com/bowang-lab/ECG-FM).
+        fit: The calibration to apply; None for none.
 
     Returns:
         A table of `schemas.predictions_schema`, one row per recording in the same order, probabilities in float64.
@@ -69,27 +92,27 @@ def predict(logits: pa.Table, wanted: Sequence[Label], calibrated: Calibration |
     Raises:
         EcgpipeError: A logit is NaN or infinite, as an older ecgpipe or another program may have written it.
     """
-    _refuse_not_finite(logits, wanted)
+    _refuse_not_finite(logits, model_labels)
     ids = logits["record_id"].to_numpy()
     changes = np.flatnonzero(ids[1:] != ids[:-1]) + 1
     firsts = np.concatenate([[0], changes]) if len(ids) else changes  # (recordings,) first row of each
     counts = np.diff(np.append(firsts, len(ids)))
     columns = [pa.array(ids[firsts], pa.string()), pa.array(counts, pa.int32())]
-    for label in wanted:
+    for label in model_labels:
         score = logits[label.name].to_numpy().astype(np.float64)  # (segments,)
-        probability = expit(calibration.of_logits(calibrated, label.name, score) if calibrated else score)
+        probability = expit(calibration.shift_logits(fit, label.name, score) if fit else score)
         if label.aggregation == "max":
             value = np.maximum.reduceat(probability, firsts) if len(firsts) else probability
         else:
             value = np.add.reduceat(probability, firsts) / counts if len(firsts) else probability
-        if calibrated:
-            value = calibration.of_probability(calibrated, label.name, value)
+        if fit:
+            value = calibration.calibrate_probability(fit, label.name, value)
         columns.append(pa.array(value, pa.float64()))  # (recordings,)
-    return pa.table(columns, schema=schemas.predictions_schema([label.name for label in wanted]))
+    return pa.table(columns, schema=schemas.predictions_schema([label.name for label in model_labels]))
 
 
-def _refuse_not_finite(logits: pa.Table, wanted: Sequence[Label]) -> None:
-    for label in wanted:
+def _refuse_not_finite(logits: pa.Table, model_labels: Sequence[Label]) -> None:
+    for label in model_labels:
         rows = np.flatnonzero(~np.isfinite(logits[label.name].to_numpy()))
         if len(rows):
             record_id, segment = (logits[name][int(rows[0])].as_py() for name in ("record_id", "segment"))
@@ -102,7 +125,7 @@ def _refuse_not_finite(logits: pa.Table, wanted: Sequence[Label]) -> None:
 def with_heads(
     predictions: pa.Table, paths: Sequence[Path], embeddings: Path | None
 ) -> tuple[pa.Table, dict[str, dict[str, str]]]:
-    """Append what heads say of the recordings.
+    """Append the probabilities that heads give the recordings.
 
     Args:
         predictions: A table of `schemas.predictions_schema`.
@@ -111,16 +134,16 @@ def with_heads(
 
     Returns:
         The same table, with a column of probabilities in float64 for each label of each head after those of the model;
-        and what its metadata says of them, `heads.told`.
+        and what its metadata says of them, by `heads.describe_labels`.
 
     Raises:
         EcgpipeError: A head belongs to other embeddings, or has a label of a name that is taken.
     """
     if embeddings is None:
         raise EcgpipeError("--heads: nothing to apply them to; give the same part's --embeddings")
-    given = [heads.load(path) for path in paths]
-    heads.check(paths, given, pq.read_schema(embeddings))
-    called = heads.called(paths, given, labels.columns(predictions.column_names))
-    for name, values in heads.apply(given, called, [embeddings], predictions["record_id"].combine_chunks()).items():
+    loaded = [heads.load(path) for path in paths]
+    heads.check(paths, loaded, pq.read_schema(embeddings))
+    names = heads.name_labels(paths, loaded, labels.label_columns(predictions.column_names))
+    for name, values in heads.apply(loaded, names, [embeddings], predictions["record_id"].combine_chunks()).items():
         predictions = predictions.append_column(name, pa.array(values, pa.float64()))
-    return predictions, heads.told(paths, given, called)
+    return predictions, heads.describe_labels(paths, loaded, names)

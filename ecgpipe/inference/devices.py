@@ -118,7 +118,7 @@ def visible_gpus() -> list[Gpu]:
 
 
 def free_by_uuid() -> dict[str, int]:
-    """Free memory in bytes of the GPUs for which nvidia-smi, which needs no CUDA context, is there and knows it."""
+    """Free memory in bytes of the GPUs, by nvidia-smi, which needs no CUDA context; empty where it is not available."""
     command = ["nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout

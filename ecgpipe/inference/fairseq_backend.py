@@ -1,6 +1,6 @@
-"""Ask the real fairseq-signals, which lives in an environment of its own: it imports on Python 3.9 and 3.10 alone.
+"""Compute with the real fairseq-signals, in an environment of its own: it imports only on Python 3.9 and 3.10.
 
-What runs there is reference/forward.py. This side starts it, sends it segments, and takes what it answers.
+fairseq_forward.py runs there. This side starts it, sends it segments, and receives its answers.
 """
 
 import json
@@ -30,7 +30,7 @@ Answer = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
 @contextmanager
-def opened(
+def open_fairseq(
     python: Path, checkpoint: Path, device: str = "cpu", threads: int = 1
 ) -> Iterator[tuple[dict[str, Any], Answer]]:
     """fairseq-signals with a checkpoint loaded, in a process of its own.
@@ -77,12 +77,12 @@ def opened(
             process.communicate()
 
 
-def original(description: Description, given: str | None = None) -> Path:
-    """The .pt file that a run's checkpoint was converted from.
+def find_original(description: Description, given: str | None = None) -> Path:
+    """Find the .pt file that a run's checkpoint was converted from.
 
     Args:
         description: The run's `checkpoint/model.json`.
-        given: Where the run's settings say that it is.
+        given: The checkpoint of the run's settings.
 
     Returns:
         Its path: the local one, or where the hub's client keeps it, which fetches it again if it is not there.
@@ -92,14 +92,14 @@ def original(description: Description, given: str | None = None) -> Path:
     """
     uri = description.uri
     if uri.startswith("hf://") and description.revision:
-        where = hub.hub_file(uri)
+        where = hub.parse_uri(uri)
         uri = f"hf://{where.repo}@{description.revision}/{where.file}"
     elif given:
         uri = given
     return hub.fetch(uri, description.sha256).path
 
 
-def results(
+def compute_results(
     python: Path,
     description: Description,
     paths: Sequence[Path],
@@ -109,7 +109,7 @@ def results(
     with_attention: bool,
     threads: int,
 ) -> Stream:
-    """What fairseq-signals says of all segments of some shards, as `engine.run` does of the network.
+    """Have fairseq-signals compute all segments of some shards, as `engine.run` has the network.
 
     Args:
         python: The interpreter of an environment that has it.
@@ -122,17 +122,17 @@ def results(
         threads: CPU threads.
 
     Yields:
-        The keys of a batch, and what was said of it; the attention of padding is 0, as ecgpipe writes it.
+        The keys of a batch and its outputs; the attention of padding is 0, as ecgpipe writes it.
 
     Raises:
-        EcgpipeError: As of `opened`, or the answer is none to what was asked.
+        EcgpipeError: As of `open_fairseq`, or an answer has another shape than the network of the checkpoint gives.
     """
     arch = description.architecture
     shapes = {"logits": arch.labels, "embedding": arch.width}
     if with_attention:
         shapes["attention"] = arch.tokens(contents.samples)
     size = min(batch_size, max(1, contents.segments))
-    with opened(python, original(description), str(device), threads) as (about, answer):
+    with open_fairseq(python, find_original(description), str(device), threads) as (about, answer):
         logger.info("fairseq-signals %s, %s", about["fairseq_signals"], about["model"])
         for keys, signals in segment_files.read(paths, [torch.empty(size, contents.leads, contents.samples)]):
             said = answer(signals.numpy(), keys.samples)
@@ -149,7 +149,7 @@ def results(
 
 
 def _why(said: IO[bytes], status: int) -> str:
-    """What the process that ended said of it, in one line."""
+    """The reason why the process ended, from its messages, in one line."""
     said.seek(0)
     lines = said.read().decode(errors="replace").split("\n")
     errors = [line.partition("error: ")[2] for line in lines if line.startswith("[fairseq-signals] error: ")]

@@ -1,7 +1,7 @@
-"""No number that is not finite leaves inference: such a segment is computed again in float32, or ends the stage.
+"""Check that all outputs are finite: a segment whose outputs are not is computed again in float32, or ends the stage.
 
-Half precision overflows beyond 65,504 (float16), and what it then gives is infinite or NaN. The comparison that chooses
-the precision sees the first segments of a run; here every segment is looked at, before results are written.
+Half precision overflows beyond 65,504 (float16), and then gives infinity or NaN. The comparison that chooses
+the precision sees the first segments of a run; here every segment is checked before results are written.
 """
 
 import logging
@@ -39,14 +39,14 @@ class InFloat32:
         return engine.forward(self.network, signals, samples, self.device, batch_size, with_attention)
 
 
-def checked(
+def check_stream(
     stream: engine.Stream,
     uri: str,
     signals: Callable[[np.ndarray], np.ndarray],
     exact: InFloat32 | None,
     batch_size: int,
 ) -> engine.Stream:
-    """Hand results on, all of them finite.
+    """Yield the same results, all of them finite.
 
     Args:
         stream: Results batch by batch, in the order of the segments.
@@ -72,14 +72,14 @@ def checked(
         return f"segment {keys.numbers[row]} of {keys.record_ids[row]!r}"
 
     for keys, results in stream:
-        yield keys, settled(results, None if exact is None else again, name, uri)
+        yield keys, ensure_finite(results, None if exact is None else again, name, uri)
         before += len(keys.record_ids)
 
 
-def settled(
+def ensure_finite(
     results: Results, again: Callable[[np.ndarray], Results] | None, name: Callable[[int], str], uri: str
 ) -> Results:
-    """Results of which every number is finite.
+    """Return results of which every number is finite.
 
     Only the segments that are not finite are computed again: those beside them in a batch keep their numbers.
 

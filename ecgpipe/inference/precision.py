@@ -8,12 +8,12 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit
 
-from ecgpipe.core import settings
+from ecgpipe.core import options, settings
 from ecgpipe.core.atomic import whole, write_json
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models.description import describe
@@ -23,79 +23,110 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What auto takes on a GPU. As fast as bfloat16 and eight times as fine; whether its range of 65,504 suffices, the
-# comparison tells.
+# What auto takes on a GPU. As fast as bfloat16 and eight times as fine; the comparison shows whether its range of
+# 65,504 suffices.
 HALF = "float16"
 
 SEGMENTS = 256  # to compare
 
-# What inference reads. It keeps its time when the same is chosen anew, so that nothing is inferred again.
+# The file that inference reads. It keeps its time when the same precision is chosen again: nothing is inferred anew.
 CHOICE = "choice.txt"
+
+
+class Compared(NamedTuple):
+    """What a comparison reads, and the file that it writes."""
+
+    weights: Path
+    description: Path
+    segments: Sequence[Path]  # shards to take segments from
+    drift: Path  # JSON to write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe precision`."""
     settings.add_arguments(parser, settings.Precision)
-    parser.add_argument("--weights", type=Path, help="checkpoint/model.safetensors")
-    parser.add_argument("--description", type=Path, help="checkpoint/model.json")
-    parser.add_argument("--segments", type=Path, nargs="+", help="shards to take segments from")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
+    options.add(parser, "weights", "description")
+    options.add(parser, "segments", nargs="+", help="shards to take segments from")
+    options.add(parser, "threads")
     parser.add_argument(
         "--chosen",
         type=Path,
         required=True,
         help=f"JSON file to write: the name of the precision; beside it {CHOICE}, unless that names the same already",
     )
-    parser.add_argument("--drift", type=Path, help="JSON file to write: what was compared and found")
+    options.add(parser, "drift", help="JSON file to write: the comparison with float32")
 
 
 def run(args: argparse.Namespace) -> None:
     """Choose for one run."""
-    given = settings.of_arguments("precision", settings.Precision, args)
-    used, made_by = "float32", settings.marked("precision", given, {})
-    if not given.certain:
-        used, made_by = _compare(args, given)
-    choice = args.chosen.with_name(CHOICE)
+    precision_settings = settings.of_arguments("precision", settings.Precision, args)
+    compared = None
+    if not precision_settings.certain:
+        if not (args.weights and args.description and args.segments and args.drift):
+            raise EcgpipeError("--weights, --description, --segments, --drift: give all four to compare precisions")
+        compared = Compared(args.weights, args.description, args.segments, args.drift)
+    choose_precision(args.chosen, compared, precision_settings, args.threads)
+
+
+def choose_precision(
+    chosen: Path, compared: Compared | None, precision_settings: settings.Precision, threads: int = 1
+) -> str:
+    """Choose the precision of a run and write it down.
+
+    Args:
+        chosen: The JSON file to write; beside it `CHOICE`, unless that names the same precision already.
+        compared: What to compare; None where the settings leave no choice but float32.
+        precision_settings: The settings.
+        threads: CPU threads.
+
+    Returns:
+        The name of the precision.
+    """
+    used, made_by = "float32", settings.marked("precision", precision_settings, {})
+    if compared:
+        used, made_by = _compare(compared, precision_settings, threads)
+    choice = chosen.with_name(CHOICE)
     if not choice.exists() or choice.read_text(encoding="utf-8") != f"{used}\n":
         with whole(choice) as temporary:
             temporary.write_text(f"{used}\n", encoding="utf-8")
-    write_json(args.chosen, {"used": used, **made_by})
+    write_json(chosen, {"used": used, **made_by})
+    return used
 
 
-def _compare(args: argparse.Namespace, given: settings.Precision) -> tuple[str, dict[str, Any]]:
+def _compare(compared: Compared, precision_settings: settings.Precision, threads: int) -> tuple[str, dict[str, Any]]:
     """Compute the first segments in two precisions; the one to use, and which settings that depends on."""
     from ecgpipe.inference import devices, engine, segment_files
     from ecgpipe.models.ecg_fm import network as ecg_fm_network  # here, because PyTorch takes seconds
 
-    if not (args.weights and args.description and args.segments and args.drift):
-        raise EcgpipeError("--weights, --description, --segments, --drift: give all four to compare precisions")
-    description = describe(args.description)
-    contents = segment_files.look_at(args.segments)
-    made_by = settings.marked("precision", given, segment_files.facts(description, contents))
+    description = describe(compared.description)
+    contents = segment_files.look_at(compared.segments)
+    made_by = settings.marked("precision", precision_settings, segment_files.collect_facts(description, contents))
     engine.check(description, contents)
-    engine.configure(args.threads, deterministic=False)
-    with devices.claim(given.device, engine.least_bytes(args.weights)) as device:
-        wanted = given.precision if given.precision != "auto" else HALF if device.type == "cuda" else "float32"
+    engine.configure(threads, deterministic=False)
+    asked = precision_settings.precision
+    with devices.claim(precision_settings.device, engine.least_bytes(compared.weights)) as device:
+        wanted = asked if asked != "auto" else HALF if device.type == "cuda" else "float32"
         wanted = engine.usable(wanted, device)
-        found: dict[str, Any] = {"asked": given.precision, "used": wanted, "device": devices.describe(device)}
+        comparison: dict[str, Any] = {"asked": asked, "used": wanted, "device": devices.describe(device)}
         if wanted != "float32":
-            numbers = []
+            outputs = []
             for name in ("float32", wanted):
                 dtype = engine.DTYPES[name]
-                network = ecg_fm_network.load(description.architecture, args.weights, device, dtype)
+                network = ecg_fm_network.load(description.architecture, compared.weights, device, dtype)
                 size = engine.default_batch_size(device, contents.samples)
-                batches = engine.run(network, args.segments, contents, device, size, with_attention=False)
-                numbers.append(first(batches, SEGMENTS))
+                batches = engine.run(network, compared.segments, contents, device, size, with_attention=False)
+                outputs.append(first(batches, SEGMENTS))
                 del network, batches
-            found |= {"compared": wanted, "bound": given.max_drift} | drift(numbers[0], numbers[1], description.labels)
-    found["used"] = decide(found, given.precision)
-    noted = {settings.KEY: made_by[settings.KEY]}
-    write_json(args.drift, {**found, **noted})
-    return found["used"], noted
+            comparison |= {"compared": wanted, "bound": precision_settings.max_drift}
+            comparison |= drift(outputs[0], outputs[1], description.labels)
+    comparison["used"] = decide(comparison, asked)
+    facts = {settings.KEY: made_by[settings.KEY]}
+    write_json(compared.drift, {**comparison, **facts})
+    return comparison["used"], facts
 
 
 def first(batches: "engine.Stream", most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The logits (n, labels) and embeddings (n, width) of the first segments, at most so many."""
+    """The logits (n, labels) and embeddings (n, width) of the first segments, at most `most`."""
     logits, embeddings, rows = [], [], 0
     for _, results in batches:
         logits.append(results.logits)
@@ -126,39 +157,39 @@ def drift(
     difference = np.abs(expit(logits.astype(np.float64)) - expit(other_logits.astype(np.float64)))  # (n, labels)
     a, b = embeddings.astype(np.float64), other_embeddings.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    with np.errstate(invalid="ignore"):  # what overflowed gives NaN, and that is told
+    with np.errstate(invalid="ignore"):  # an overflow gives NaN, which is reported as None
         angle = 1 - (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)  # (n,)
     columns = [*difference.T, angle]
-    found = [_summary(column) for column in columns]
-    largest = [summary["largest"] for summary in found if summary["largest"] is not None]
+    summaries = [_summary(column) for column in columns]
+    largest = [summary["largest"] for summary in summaries if summary["largest"] is not None]
     return {
         "segments": len(embeddings),
-        "probability": dict(zip(labels, found[:-1], strict=True)) if len(embeddings) else {},
-        "embedding": found[-1],
-        "largest": max(largest) if len(largest) == len(found) else None,
+        "probability": dict(zip(labels, summaries[:-1], strict=True)) if len(embeddings) else {},
+        "embedding": summaries[-1],
+        "largest": max(largest) if len(largest) == len(summaries) else None,
     }
 
 
-def decide(found: dict[str, Any], asked: str) -> str:
-    """The precision to use, and a line in the log where what was compared is beyond its bound.
+def decide(comparison: dict[str, Any], asked: str) -> str:
+    """Decide which precision to use; a line in the log says where a difference is beyond its bound.
 
     Args:
-        found: What is known of the one that is wanted, with what `drift` says if it was compared.
-        asked: What the settings say; a name is kept whatever it does, `auto` is not.
+        comparison: The precision that is wanted, with the result of `drift` if it was compared.
+        asked: The setting; a named precision is kept whatever the difference, `auto` is not.
 
     Returns:
         The name of a precision.
     """
-    wanted: str = found["used"]
+    wanted: str = comparison["used"]
     if wanted == "float32":
         return wanted
-    if found["segments"] and found["largest"] is not None and found["largest"] <= found["bound"]:
-        most, segments = found["largest"], found["segments"]
+    if comparison["segments"] and comparison["largest"] is not None and comparison["largest"] <= comparison["bound"]:
+        most, segments = comparison["largest"], comparison["segments"]
         logger.info("%s differs from float32 by at most %g over %d segments", wanted, most, segments)
         return wanted
-    by = "a number that is not finite" if found["largest"] is None else f"{found['largest']:g}"
-    why = f"by {by} over {found['segments']} segments, and inference.max_drift is {found['bound']:g}"
-    if not found["segments"]:
+    by = "a number that is not finite" if comparison["largest"] is None else f"{comparison['largest']:g}"
+    why = f"by {by} over {comparison['segments']} segments, and inference.max_drift is {comparison['bound']:g}"
+    if not comparison["segments"]:
         why = "unknown, as there are no segments to compare"
     if asked == "auto":
         logger.warning("float32 instead of %s, whose difference from it is %s", wanted, why)

@@ -1,4 +1,4 @@
-"""Read preprocessed segments: what some shards hold, and their signals batch by batch."""
+"""Read files of preprocessed segments: their contents in numbers, and their signals batch by batch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Contents(NamedTuple):
-    """What some shards hold together."""
+    """The contents of some shards together."""
 
     preprocess: dict[str, object]  # the settings that made all of them
     leads: int
@@ -48,7 +48,7 @@ class Keys(NamedTuple):
 
 
 def look_at(paths: Sequence[Path]) -> Contents:
-    """What made the shards, and how many leads, samples and segments they have.
+    """Read how the shards were made, and how many leads, samples and segments they have.
 
     Raises:
         EcgpipeError: A shard is missing, cut short or of an older ecgpipe, or two were preprocessed differently.
@@ -73,8 +73,8 @@ def look_at(paths: Sequence[Path]) -> Contents:
     )
 
 
-def facts(description: "Description", contents: Contents) -> dict[str, Any]:
-    """What results of some shards say of what is behind them: the shards' own, and the checkpoint."""
+def collect_facts(description: "Description", contents: Contents) -> dict[str, Any]:
+    """The provenance that results of some shards state: that of the shards, and the checkpoint."""
     told = {**contents.origin, "checkpoint_sha256": description.sha256, "checkpoint": description.uri}
     told["meaning"] = {"checkpoint": description.meaning, **contents.origin["meaning"]}
     told["settings"] = {**description.settings, **contents.origin.get("settings", {})}
@@ -117,7 +117,7 @@ def read(paths: Sequence[Path], buffers: Sequence[Tensor]) -> Iterator[tuple[Key
         yield Keys.joined(held), buffer[:filled]
 
 
-def signals(paths: Sequence[Path], rows: np.ndarray) -> np.ndarray:
+def read_signals(paths: Sequence[Path], rows: np.ndarray) -> np.ndarray:
     """The signals of a few segments.
 
     Args:

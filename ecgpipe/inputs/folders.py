@@ -188,7 +188,7 @@ def _content(account: Account, path: str, record_id: str, format_name: str) -> N
     try:
         # A name that is not UTF-8 is a problem in any case.
         several = readers.contents(Path(path), format_name) if input_tables.printable(path) == path else None
-    except UnavailableError:  # the scan ends, as `manifest.scan` says
+    except UnavailableError:  # the scan ends, as `scan.scan_inputs` says
         raise
     except readers.UnreadableError as error:
         account.unreadable(record_id, path, str(error))

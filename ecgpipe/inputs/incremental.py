@@ -32,7 +32,7 @@ class Cut(NamedTuple):
     changes: pa.Table  # schemas.CHANGES
 
 
-def stamped(recordings: pa.Table, files: pa.Table) -> pa.Table:
+def add_stamps(recordings: pa.Table, files: pa.Table) -> pa.Table:
     """Fill in how large the files of each recording are, and when one of them was changed last.
 
     Args:
@@ -72,7 +72,7 @@ def stamped(recordings: pa.Table, files: pa.Table) -> pa.Table:
     return recordings
 
 
-def earlier(folder: Path, size: int) -> list[pa.Table]:
+def read_shards(folder: Path, size: int) -> list[pa.Table]:
     """The shards that a scan before this one wrote.
 
     Args:
@@ -82,38 +82,38 @@ def earlier(folder: Path, size: int) -> list[pa.Table]:
     Returns:
         As many as are there without a gap; none where they were cut to another size.
     """
-    found: list[pa.Table] = []
-    while results.is_written_here(path := folder / f"shard-{len(found):05d}.parquet", "manifest"):
+    shards: list[pa.Table] = []
+    while results.is_written_here(path := folder / f"shard-{len(shards):05d}.parquet", "manifest"):
         table = pq.read_table(path)
         if provenance.origin(table.schema).get("shard_size") != size:
             return []
-        found.append(table.replace_schema_metadata(None))
-    return found
+        shards.append(table.replace_schema_metadata(None))
+    return shards
 
 
-def cut(found: pa.Table, before: Sequence[pa.Table], size: int) -> Cut:
+def cut_into_shards(recordings: pa.Table, before: Sequence[pa.Table], size: int) -> Cut:
     """Cut recordings into shards, those known from before where they were.
 
     Args:
-        found: What the inputs hold now.
+        recordings: What the inputs hold now.
         before: The shards of the scan before.
         size: Recordings per new shard.
 
     Returns:
         The shards, and what became of the recordings that were known.
     """
-    found = found.combine_chunks()  # each `take` of one in pieces would go through all of it
+    recordings = recordings.combine_chunks()  # each `take` of one in pieces would go through all of it
     none = schemas.CHANGES.empty_table()  # where nothing is known
     known = pa.concat_tables(table.select(["record_id", "path"]) for table in (none, *before)).combine_chunks()
-    ids = found["record_id"].combine_chunks()
-    places = pc.index_in(known["record_id"], value_set=ids).combine_chunks()  # (known,) rows of `found`
+    ids = recordings["record_id"].combine_chunks()
+    places = pc.index_in(known["record_id"], value_set=ids).combine_chunks()  # (known,) rows of `recordings`
     shards: list[pa.Table | None] = []
     changes: list[np.ndarray] = []
     start = 0
     for table in before:
         here = places.slice(start, len(table))
         start += len(table)
-        now = found.take(here.drop_null())
+        now = recordings.take(here.drop_null())
         there = here.is_valid().to_numpy(zero_copy_only=False)
         change = np.full(len(table), None, object)
         change[~there] = "removed"
@@ -121,9 +121,9 @@ def cut(found: pa.Table, before: Sequence[pa.Table], size: int) -> Cut:
         changes.append(change)
         as_it_was = table.schema.equals(now.schema) and not any(change)
         shards.append(None if as_it_was else now)
-    is_new = np.ones(len(found), bool)
+    is_new = np.ones(len(recordings), bool)
     is_new[places.drop_null().to_numpy()] = False
-    new = found.filter(pa.array(is_new))
+    new = recordings.filter(pa.array(is_new))
     shards += [new.slice(start, size) for start in range(0, len(new), size)]
 
     what = pa.array(np.concatenate([np.empty(0, object), *changes]), pa.string())

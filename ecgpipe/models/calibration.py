@@ -1,4 +1,4 @@
-"""A calibration's file: what `calibrate` writes, and what `aggregate` makes of a model's probabilities with it."""
+"""The file of a calibration, which `calibrate` writes, and its application to probabilities in `aggregate`."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from ecgpipe.core import provenance
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models.labels import Label
 
-# By method, what the file has of each label.
+# By method, the parameters of each label in the file.
 PARAMETERS = {
     "platt": {"slope", "intercept"},
     "temperature": {"temperature"},
@@ -20,7 +20,7 @@ PARAMETERS = {
     "pos-weight": {"shift"},
 }
 
-# How a method is called in a sentence.
+# The name of a method in a sentence.
 WORDS = {"platt": "Platt scaling", "temperature": "a temperature", "isotonic": "isotonic regression"}
 
 # A probability of 0 or 1 has no logit: it is taken to be so far from it.
@@ -28,7 +28,7 @@ EPSILON = float(np.finfo(float).eps)
 
 
 class Calibration(NamedTuple):
-    """What is done to probabilities."""
+    """A calibration of probabilities."""
 
     path: Path
     sha256: str
@@ -40,13 +40,13 @@ class Calibration(NamedTuple):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What predictions say of the calibration that they went through."""
+        """What the metadata of calibrated predictions says of their calibration."""
         fitted = {key: self.fitted[key] for key in ("on", "recordings")} if self.fitted else None
         return {"method": self.method, "sha256": self.sha256, "fitted": fitted, "left": sorted(self.left)}
 
 
 def read(path: Path) -> Calibration:
-    """Read what `calibrate` wrote.
+    """Read the file of a calibration.
 
     Args:
         path: The JSON file.
@@ -63,53 +63,53 @@ def read(path: Path) -> Calibration:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        made = Calibration(
+        fit = Calibration(
             path=path,
             sha256=provenance.file_sha256(path),
             **{key: content[key] for key in ("method", "labels", "left", "scores", "fitted")},
         )
-        for name, parameters in made.labels.items():
-            if parameters.keys() != PARAMETERS[made.method]:
-                raise ValueError(f"it has not the parameters of {made.method} for {name!r}")
+        for name, parameters in fit.labels.items():
+            if parameters.keys() != PARAMETERS[fit.method]:
+                raise ValueError(f"it has not the parameters of {fit.method} for {name!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EcgpipeError(
             f"calibration: cannot read {path}: {error}; write it anew by `python -m ecgpipe calibrate`"
         ) from error
-    return made
+    return fit
 
 
-def refuse_foreign(made: Calibration, given: Sequence[Label], scores: Mapping[str, Any] | None = None) -> None:
+def refuse_foreign(fit: Calibration, model_labels: Sequence[Label], scores: Mapping[str, Any] | None = None) -> None:
     """Refuse a calibration that was fitted to other predictions.
 
     Args:
-        made: The calibration.
-        given: The labels to predict, with their aggregation.
+        fit: The calibration.
+        model_labels: The labels to predict, with their aggregation.
         scores: What `provenance.scores` says of the predictions at hand; None where it is not known yet.
 
     Raises:
         EcgpipeError: It was, or it has a label that is not there.
     """
-    aggregation = {label.name: label.aggregation for label in given}
-    unknown = [name for name in made.labels if name not in aggregation]
+    aggregation = {label.name: label.aggregation for label in model_labels}
+    unknown = [name for name in fit.labels if name not in aggregation]
     if unknown:
         raise EcgpipeError(
-            f"calibration: {made.path} is for {', '.join(unknown)}, which is no label here; there are "
+            f"calibration: {fit.path} is for {', '.join(unknown)}, which is no label here; there are "
             f"{', '.join(aggregation) or 'none'}"
         )
     here = {key: value for key, value in (scores or {}).items() if key != "calibration"}
-    for name in made.labels:
-        if made.fitted:  # what is done to logits holds for any aggregation
+    for name in fit.labels:
+        if fit.fitted:  # what is done to logits holds for any aggregation
             here["aggregation"] = aggregation[name]
-        different = provenance.difference({**made.scores, "aggregation": made.scores["aggregation"].get(name)}, here)
+        different = provenance.difference({**fit.scores, "aggregation": fit.scores["aggregation"].get(name)}, here)
         if different:
             raise EcgpipeError(
-                f"calibration: {made.path} was made for predictions of {name!r} with {different}; make one for "
+                f"calibration: {fit.path} was made for predictions of {name!r} with {different}; make one for "
                 "these by `python -m ecgpipe calibrate`"
             )
 
 
-def of_logits(made: Calibration, name: str, logits: np.ndarray) -> np.ndarray:
-    """What a calibration does to a label's logits, of segments, before they are aggregated.
+def shift_logits(fit: Calibration, name: str, logits: np.ndarray) -> np.ndarray:
+    """Shift a label's logits, of segments, before they are aggregated.
 
     Trained with binary cross-entropy in which positives count w times, a model that fits its data well gives
     w q / (w q + 1 - q) where a share q is positive: the minimum of -w q log p - (1 - q) log(1 - p). Its logit is that
@@ -117,22 +117,22 @@ def of_logits(made: Calibration, name: str, logits: np.ndarray) -> np.ndarray:
     in rare events data, Political Analysis 9, 2001).
 
     Args:
-        made: The calibration.
+        fit: The calibration.
         name: Of the label.
         logits: (segments,) float64.
 
     Returns:
         The same less log w for `pos-weight`; as they are for a method that acts on probabilities.
     """
-    shift = made.labels.get(name, {}).get("shift", 0.0)
+    shift = fit.labels.get(name, {}).get("shift", 0.0)
     return np.asarray(logits - shift)
 
 
-def of_probability(made: Calibration, name: str, probability: np.ndarray) -> np.ndarray:
-    """What a calibration does to a label's probabilities, of recordings.
+def calibrate_probability(fit: Calibration, name: str, probability: np.ndarray) -> np.ndarray:
+    """Calibrate a label's probabilities, of recordings.
 
     Args:
-        made: The calibration.
+        fit: The calibration.
         name: Of the label.
         probability: (recordings,) float64.
 
@@ -142,12 +142,12 @@ def of_probability(made: Calibration, name: str, probability: np.ndarray) -> np.
     """
     from scipy.special import expit  # here, because the Snakefile reads this module for each job
 
-    parameters = made.labels.get(name)
-    if parameters is None or made.method == "pos-weight":
+    parameters = fit.labels.get(name)
+    if parameters is None or fit.method == "pos-weight":
         return probability
-    if made.method == "isotonic":
+    if fit.method == "isotonic":
         return np.asarray(np.interp(probability, parameters["probability"], parameters["calibrated"]))
-    if made.method == "temperature":
+    if fit.method == "temperature":
         return np.asarray(expit(logit(probability) / parameters["temperature"]))
     return np.asarray(expit(parameters["slope"] * logit(probability) + parameters["intercept"]))
 
@@ -158,8 +158,8 @@ def logit(probability: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(clipped) - np.log1p(-clipped))
 
 
-def sentence(facts: Mapping[str, Any]) -> str:
-    """What a person must know of calibrated probabilities.
+def describe_facts(facts: Mapping[str, Any]) -> str:
+    """Describe calibrated probabilities for a reader.
 
     Args:
         facts: `Calibration.facts`.
@@ -171,10 +171,10 @@ def sentence(facts: Mapping[str, Any]) -> str:
     if fitted:
         where = f" ({fitted['on']})" if fitted["on"] else ""
         on = f"{fitted['recordings']:,} recordings{where}"
-        said = f"Probabilities are calibrated by {WORDS[facts['method']]}, fitted on {on}."
+        text = f"Probabilities are calibrated by {WORDS[facts['method']]}, fitted on {on}."
     else:
-        said = (
+        text = (
             "Probabilities are corrected for the weight of positives in the training, log(pos_weight): an assumption "
             "about the training and that prevalences are as in its data, not fitted to any label."
         )
-    return said + (f" Left as they were: {', '.join(facts['left'])}." if facts["left"] else "")
+    return text + (f" Left as they were: {', '.join(facts['left'])}." if facts["left"] else "")

@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 import safetensors.torch
 
 from ecgpipe import __version__
-from ecgpipe.core import atomic, settings
+from ecgpipe.core import atomic, options, settings
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import logger
 from ecgpipe.core.provenance import MEANING
 from ecgpipe.models import labels
 from ecgpipe.models.description import Architecture, Description
-from ecgpipe.models.fairseq_checkpoint import architecture, convert, read
-from ecgpipe.models.fairseq_checkpoint import described as described_by_upstream
+from ecgpipe.models.fairseq_checkpoint import convert, describe_for_fairseq, read, read_architecture
 from ecgpipe.models.hub import Source, fetch
 from ecgpipe.models.labels import Label
 
@@ -47,27 +46,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=os.path.expanduser,
         help="hf://OWNER/REPO@REVISION/FILE (without @REVISION: main), or the path of a .pt file",
     )
-    parser.add_argument(
-        "--labels",
+    options.add(
+        parser,
+        "labels",
         type=os.path.expanduser,
         help="label CSV, one row for each output of the model; or index, which calls them output_00, output_01, ... "
         "and writes such a CSV, labels.csv, beside the description",
     )
-    parser.add_argument("--weights", type=Path, required=True, help="model.safetensors to write")
-    parser.add_argument("--description", type=Path, required=True, help="model.json to write")
+    options.add(parser, "weights", required=True, help="model.safetensors to write")
+    options.add(parser, "description", required=True, help="model.json to write")
 
 
 def run(args: argparse.Namespace) -> None:
     """Fetch, verify, convert, write."""
-    given = settings.of_arguments("checkpoint", settings.Checkpoint, args)
-    uri, label_csv = args.source or given.source, args.labels or given.labels
+    checkpoint_settings = settings.of_arguments("checkpoint", settings.Checkpoint, args)
+    options_given = {"source": args.source, "labels": args.labels}
+    checkpoint_settings = checkpoint_settings.model_copy(
+        update={name: value for name, value in options_given.items() if value}
+    )
+    convert_checkpoint(args.weights, args.description, checkpoint_settings)
+
+
+def convert_checkpoint(weights: Path, description_json: Path, checkpoint_settings: settings.Checkpoint) -> None:
+    """Fetch a checkpoint, verify it, and write it as safetensors and JSON.
+
+    Args:
+        weights: The `model.safetensors` to write.
+        description_json: The `model.json` to write; beside it goes `LABEL_CSV` if the outputs are named by number.
+        checkpoint_settings: The settings; `source` and `labels` must be set.
+
+    Raises:
+        EcgpipeError: It cannot be fetched, is not a checkpoint that ecgpipe runs, or the labels do not fit it.
+    """
+    uri, label_csv = checkpoint_settings.source, checkpoint_settings.labels
     if not uri or not label_csv:
         raise EcgpipeError("checkpoint: give --source and --labels, or --settings")
-    native = given.backend == "native"
-    opened = open_source(uri, given.sha256, native)
+    native = checkpoint_settings.backend == "native"
+    opened = open_source(uri, checkpoint_settings.sha256, native)
     source, arch = opened.source, opened.architecture
-    names = [label.name for label in named(str(label_csv), arch)]
-    made_by = settings.marked("checkpoint", given, {})
+    names = [label.name for label in name_outputs(label_csv, arch)]
+    made_by = settings.marked("checkpoint", checkpoint_settings, {})
     # fairseq-signals reads the file itself.
     tensors = convert(opened.state, arch, str(source.path)) if native else {}
     description = {
@@ -84,16 +102,16 @@ def run(args: argparse.Namespace) -> None:
         "random_weights": opened.random_weights,
         "ecgpipe": __version__,
         "meaning": MEANING["checkpoint"],
-        "backend": given.backend,
+        "backend": checkpoint_settings.backend,
         **made_by,
     }
-    if str(label_csv) == labels.BY_INDEX:
-        _write_labels(args.description.with_name(LABEL_CSV), names)
-    with atomic.whole(args.weights) as path:
+    if label_csv == labels.BY_INDEX:
+        _write_labels(description_json.with_name(LABEL_CSV), names)
+    with atomic.whole(weights) as path:
         safetensors.torch.save_file(tensors, path, {"ecgpipe": json.dumps(made_by, sort_keys=True)})
-    atomic.write_json(args.description, description)  # last: where it is, the weights are too
+    atomic.write_json(description_json, description)  # last: where it is, the weights are too
     parameters = sum(tensor.numel() for tensor in tensors.values())
-    logger.info("wrote %s, %s parameters, %d outputs", args.weights, f"{parameters:,}", arch.labels)
+    logger.info("wrote %s, %s parameters, %d outputs", weights, f"{parameters:,}", arch.labels)
 
 
 def open_source(uri: str, sha256: str | None = None, native: bool = True) -> Opened:
@@ -116,11 +134,11 @@ def open_source(uri: str, sha256: str | None = None, native: bool = True) -> Ope
     marks = content.get("ecgpipe")
     random_weights = isinstance(marks, dict) and marks.get("random_weights") is True
     cfg, state = content["cfg"]["model"], content["model"]
-    return Opened(source, architecture(cfg) if native else described_by_upstream(cfg, state), state, random_weights)
+    return Opened(source, read_architecture(cfg) if native else describe_for_fairseq(cfg, state), state, random_weights)
 
 
-def described(opened: Opened, names: Sequence[str]) -> Description:
-    """What `model.json` would say of an opened checkpoint whose outputs have these names."""
+def describe_opened(opened: Opened, names: Sequence[str]) -> Description:
+    """The description of an opened checkpoint whose outputs have these names, as `model.json` would have it."""
     source = opened.source
     return Description(
         opened.architecture,
@@ -134,11 +152,11 @@ def described(opened: Opened, names: Sequence[str]) -> Description:
     )
 
 
-def named(given: str, arch: Architecture) -> tuple[Label, ...]:
+def name_outputs(label_csv: str, arch: Architecture) -> tuple[Label, ...]:
     """The labels of a model's outputs.
 
     Args:
-        given: A label CSV, or `labels.BY_INDEX`.
+        label_csv: A label CSV, or `labels.BY_INDEX`.
         arch: The model.
 
     Returns:
@@ -148,22 +166,22 @@ def named(given: str, arch: Architecture) -> tuple[Label, ...]:
         EcgpipeError: The file cannot be used, or names more or fewer labels than the model has outputs.
     """
     if not arch.labels:
-        logger.info("the checkpoint has no head, so there will be no logits; %s is not used", given)
+        logger.info("the checkpoint has no head, so there will be no logits; %s is not used", label_csv)
         return ()
-    if given == labels.BY_INDEX:
-        logger.warning("%s", labels.nameless(arch.labels))
-        return labels.by_index(arch.labels)
-    read_labels = labels.read(Path(given))
+    if label_csv == labels.BY_INDEX:
+        logger.warning("%s", labels.explain_numbers(arch.labels))
+        return labels.number_outputs(arch.labels)
+    read_labels = labels.read(Path(label_csv))
     if len(read_labels) != arch.labels:
         raise EcgpipeError(
-            f"labels: {given} names {len(read_labels)} labels but the checkpoint has {arch.labels} outputs; give a "
+            f"labels: {label_csv} names {len(read_labels)} labels but the checkpoint has {arch.labels} outputs; give a "
             f"file with one row for each output, in the model's order, or {labels.BY_INDEX} to number them"
         )
     return read_labels
 
 
 def _write_labels(path: Path, names: Sequence[str]) -> None:
-    """A label CSV that says nothing but names."""
+    """Write a label CSV of names, with the mean as aggregation."""
     lines = ["name,aggregation", *(f"{name},mean" for name in names)]
     with atomic.whole(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

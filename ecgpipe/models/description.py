@@ -1,4 +1,4 @@
-"""What `model.json` says of a converted checkpoint: its network's sizes, its outputs, its source. Needs no PyTorch."""
+"""Read `model.json`, the description of a converted checkpoint: sizes, outputs and source. It needs no PyTorch."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from ecgpipe.core.errors import EcgpipeError
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes that make one network; `fairseq_checkpoint.architecture` knows upstream's names for them."""
+    """The sizes that make one network; `fairseq_checkpoint.read_architecture` knows upstream's names for them."""
 
     in_leads: int
     conv_layers: tuple[tuple[int, int, int], ...]  # (channels, kernel, stride) of each
@@ -43,7 +43,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Description:
-    """What `model.json` says of the converted checkpoint."""
+    """The content of `model.json`."""
 
     architecture: Architecture
     labels: tuple[str, ...]  # in the order of the outputs; empty without a head
@@ -61,13 +61,13 @@ def describe(path: Path) -> Description:
     """Read a `model.json`.
 
     Args:
-        path: The file that this stage wrote.
+        path: The file that the checkpoint stage wrote.
 
     Returns:
-        What it says.
+        Its content.
 
     Raises:
-        EcgpipeError: It is missing, or not such a file.
+        EcgpipeError: It is missing, or is not a file of the checkpoint stage.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -124,7 +124,7 @@ def _refused(path: Path, error: Exception) -> list[str]:
     return sorted(names)
 
 
-def described(cfg: Mapping[str, Any], state: Mapping[str, Any]) -> Architecture:
+def describe_for_fairseq(cfg: Mapping[str, Any], state: Mapping[str, Any]) -> Architecture:
     """The sizes of a network that fairseq-signals itself is to compute, as far as others need to know them.
 
     Args:
@@ -139,7 +139,7 @@ def described(cfg: Mapping[str, Any], state: Mapping[str, Any]) -> Architecture:
     """
     kind = cfg.get("_name")
     if kind in CLASSIFIERS | PRETRAINED:
-        return architecture(cfg, native=False)
+        return read_architecture(cfg, native=False)
     if kind not in CONVOLUTIONAL:
         known = ", ".join(sorted(CLASSIFIERS | PRETRAINED | CONVOLUTIONAL))
         raise EcgpipeError(f"checkpoint: cfg.model._name is {kind!r}; with inference.backend fairseq, give {known}")
@@ -163,7 +163,7 @@ def described(cfg: Mapping[str, Any], state: Mapping[str, Any]) -> Architecture:
     )
 
 
-def architecture(cfg: Mapping[str, Any], native: bool = True) -> Architecture:
+def read_architecture(cfg: Mapping[str, Any], native: bool = True) -> Architecture:
     """The sizes of the transformer that a checkpoint's configuration describes.
 
     Args:
@@ -296,7 +296,7 @@ def convert(state: Mapping[str, Any], arch: Architecture, where: str) -> dict[st
     return tensors
 
 
-def shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     """The tensors that a checkpoint of a network has under upstream's names, as current PyTorch saves them."""
     return {name: shape for parts in _sources({}, arch).values() for name, shape in parts.items()}
 

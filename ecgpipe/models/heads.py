@@ -1,4 +1,4 @@
-"""Heads that `probe` trained: one file each, applied to the embeddings of later runs as labels of their own."""
+"""Heads that `probe` trained: one file each, applied to the embeddings of later runs as additional labels."""
 
 import json
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ def load(path: Path) -> Head:
             facts = json.loads((file.metadata() or {})["ecgpipe"])
             tensors = {name: file.get_tensor(name) for name in TENSORS}
         names = tuple(map(str, facts.pop("labels")))
-        found = Head(names, **tensors, facts=facts)
+        head = Head(names, **tensors, facts=facts)
     except OSError as error:
         raise EcgpipeError(f"heads: cannot read {path}: {error}; give a head.safetensors of probe") from error
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -82,12 +82,12 @@ def load(path: Path) -> Head:
             f"heads: {path} is not a head that ecgpipe's probe wrote ({type(error).__name__}); give its "
             "head.safetensors"
         ) from error
-    width = len(found.mean)
+    width = len(head.mean)
     expected = {"mean": (width,), "scale": (width,), "weight": (len(names), width), "bias": (len(names),)}
     wrong = [name for name in TENSORS if tensors[name].shape != expected[name]]
     if wrong or "space" not in facts:
         raise EcgpipeError(f"heads: {path} is broken: {', '.join(wrong) or 'it does not say what made its embeddings'}")
-    return found
+    return head
 
 
 def check(paths: Sequence[Path], heads: Sequence[Head], embeddings: pa.Schema) -> None:
@@ -116,13 +116,13 @@ def check(paths: Sequence[Path], heads: Sequence[Head], embeddings: pa.Schema) -
             )
 
 
-def called(paths: Sequence[Path], heads: Sequence[Head], known: Sequence[str]) -> list[tuple[str, ...]]:
-    """What the labels of heads are called among predictions: `NAME (head)` where the model has a label NAME, else NAME.
+def name_labels(paths: Sequence[Path], heads: Sequence[Head], model_labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """Name the labels of heads among predictions: `NAME (head)` where the model has a label NAME, else NAME.
 
     Args:
         paths: Of the heads, for the message.
         heads: The same heads.
-        known: The labels of the model.
+        model_labels: The names of the model's labels.
 
     Returns:
         For each head the names, in the order of its labels.
@@ -130,10 +130,10 @@ def called(paths: Sequence[Path], heads: Sequence[Head], known: Sequence[str]) -
     Raises:
         EcgpipeError: Two heads have one label, or a name is taken otherwise.
     """
-    taken = dict.fromkeys(known, "the model")
-    found = []
+    taken = dict.fromkeys(model_labels, "the model")
+    names_by_head = []
     for path, head in zip(paths, heads, strict=True):
-        names = tuple(f"{name} (head)" if name in known else name for name in head.labels)
+        names = tuple(f"{name} (head)" if name in model_labels else name for name in head.labels)
         for name in names:
             if name in taken:
                 raise EcgpipeError(
@@ -141,18 +141,18 @@ def called(paths: Sequence[Path], heads: Sequence[Head], known: Sequence[str]) -
                     "--map COLUMN=LABEL"
                 )
             taken[name] = str(path)
-        found.append(names)
-    return found
+        names_by_head.append(names)
+    return names_by_head
 
 
 def apply(
-    heads: Sequence[Head], called: Sequence[Sequence[str]], embeddings: Sequence[Path], record_ids: pa.Array
+    heads: Sequence[Head], names_by_head: Sequence[Sequence[str]], embeddings: Sequence[Path], record_ids: pa.Array
 ) -> dict[str, np.ndarray]:
-    """What heads say of recordings.
+    """Compute the probabilities that heads give recordings.
 
     Args:
         heads: The heads.
-        called: What the labels of each are called, all differently.
+        names_by_head: Of the labels of each, all different, by `name_labels`.
         embeddings: `embeddings/part-*.parquet` with the recordings.
         record_ids: (recordings,) whose probabilities are wanted.
 
@@ -163,27 +163,29 @@ def apply(
         EcgpipeError: A recording has no embedding.
     """
     ids: list[pa.Array] = []
-    found: list[np.ndarray] = []
-    for some, vectors in recording_embeddings.of_recordings(embeddings):
-        ids.append(some)
-        found.append(np.concatenate([head.probability(vectors) for head in heads], axis=1))  # (some, labels)
-    known = pa.concat_arrays(ids) if ids else pa.array([], pa.string())
-    rows = pc.index_in(record_ids, known)
+    probabilities: list[np.ndarray] = []
+    for batch_ids, vectors in recording_embeddings.of_recordings(embeddings):
+        ids.append(batch_ids)
+        probabilities.append(np.concatenate([head.probability(vectors) for head in heads], axis=1))  # (batch, labels)
+    embedded = pa.concat_arrays(ids) if ids else pa.array([], pa.string())
+    rows = pc.index_in(record_ids, embedded)
     if rows.null_count:
         missing = record_ids.filter(rows.is_null())
         raise EcgpipeError(f"heads: {len(missing)} recordings have no embedding, such as {missing[0].as_py()!r}")
-    names = [name for some in called for name in some]
-    values = np.concatenate(found)[rows.to_numpy()] if found else np.empty((0, len(names)))
+    names = [name for names_of_head in names_by_head for name in names_of_head]
+    values = np.concatenate(probabilities)[rows.to_numpy()] if probabilities else np.empty((0, len(names)))
     return {name: values[:, number] for number, name in enumerate(names)}
 
 
-def told(paths: Sequence[Path], heads: Sequence[Head], called: Sequence[Sequence[str]]) -> dict[str, dict[str, str]]:
-    """What the metadata of predictions says of labels that are heads', by their names there.
+def describe_labels(
+    paths: Sequence[Path], heads: Sequence[Head], names_by_head: Sequence[Sequence[str]]
+) -> dict[str, dict[str, str]]:
+    """The metadata of predictions on the labels of heads, by their names there.
 
-    The file's hash finds it anywhere; `label` is the label's name in it, and that of its true labels.
+    `sha256` identifies the head's file wherever it lies; `label` is the label's name in that file and its true labels.
     """
     return {
         name: {"sha256": file_sha256(path), "label": label}
-        for path, head, names in zip(paths, heads, called, strict=True)
+        for path, head, names in zip(paths, heads, names_by_head, strict=True)
         for name, label in zip(names, head.labels, strict=True)
     }

@@ -1,4 +1,4 @@
-"""Get a checkpoint onto this machine, from the Hugging Face hub or a local path, and verify it.
+"""Fetch a checkpoint from the Hugging Face hub, or take a local file, and verify it.
 
 The hub's own settings apply: HF_TOKEN, HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE.
 """
@@ -8,9 +8,9 @@ import re
 import time
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, parse_hf_uri
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
     GatedRepoError,
     HTTPError,  # of httpx or httpx2, whichever this version of the client uses
@@ -22,8 +22,8 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import logger
 
-# The client resumes a download by itself when the server closes the connection, five times without progress. These
-# are the pauses before it is started anew after what the client gives up on.
+# The client itself resumes a download when the server closes the connection, five times without progress. These are the
+# pauses before a download that the client gave up is started again.
 PAUSES_S = (2.0, 5.0)
 
 
@@ -44,8 +44,8 @@ class Source(NamedTuple):
     sha256: str
 
 
-def hub_file(uri: str) -> HubFile:
-    """Take an hf:// URI apart.
+def parse_uri(uri: str) -> HubFile:
+    """Parse an hf:// URI.
 
     Args:
         uri: hf://OWNER/REPO@REVISION/FILE. Without @REVISION it is main. A slash in the revision is written %2F, except
@@ -58,22 +58,23 @@ def hub_file(uri: str) -> HubFile:
         EcgpipeError: It is not of that form.
 
     Example:
-        >>> hub_file("hf://wanglab/ecg-fm@refs%2Fpr%2F1/weights/base.pt")
+        >>> parse_uri("hf://wanglab/ecg-fm@refs%2Fpr%2F1/weights/base.pt")
         HubFile(repo='wanglab/ecg-fm', revision='refs/pr/1', file='weights/base.pt')
     """
-    form = r"hf://(?:models/)?([^/@]+/[^/@]+)(?:@(refs/pr/\d+|refs/convert/[\w.-]+|[^/]+))?/(.*[^/])"
-    match = re.fullmatch(form, uri)
-    if not match:
+    try:
+        parsed = parse_hf_uri(uri)
+        if parsed.type != "model" or not parsed.path_in_repo:
+            raise ValueError("not a file of a model repository")
+    except ValueError as error:  # the client's HfUriError is one
         raise EcgpipeError(
             f"checkpoint: {uri} is not of the form hf://OWNER/REPO@REVISION/FILE; "
             "hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt is an example"
-        )
-    repo, revision, file = match.groups()
-    return HubFile(repo, unquote(revision or constants.DEFAULT_REVISION), file)
+        ) from error
+    return HubFile(parsed.id, parsed.revision or constants.DEFAULT_REVISION, parsed.path_in_repo)
 
 
 def fetch(source: str, expected: str | None = None) -> Source:
-    """Get a checkpoint onto this machine and verify it.
+    """Fetch a checkpoint onto this machine and verify it.
 
     Args:
         source: An hf:// URI or a local path.
@@ -83,7 +84,7 @@ def fetch(source: str, expected: str | None = None) -> Source:
         The file, whole: its content is what the hub states, and what the user expects.
 
     Raises:
-        EcgpipeError: It cannot be had, or it is not the file that was expected.
+        EcgpipeError: It is not available, or it is not the file that was expected.
     """
     if expected is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", expected):
         raise EcgpipeError(f"checkpoint: {expected!r} is not a sha256; give its 64 hexadecimal digits")
@@ -106,7 +107,7 @@ def fetch(source: str, expected: str | None = None) -> Source:
 
 
 def _fetch_from_hub(uri: str, expected: str | None) -> Source:
-    where = hub_file(uri)
+    where = parse_uri(uri)
     for _ in range(2):
         logger.info("fetching %s from %s", uri, urlsplit(constants.ENDPOINT).hostname)
         path = _download(where)
@@ -137,14 +138,14 @@ def _download(where: HubFile) -> Path:
             return Path(hf_hub_download(where.repo, where.file, revision=where.revision, library_name="ecgpipe"))
         except (HTTPError, OSError, RuntimeError, ValueError) as error:  # RuntimeError: xet's transport
             pause = next(pauses, None)
-            if pause is None or not _may_pass(error):
+            if pause is None or not _is_temporary(error):
                 raise EcgpipeError(f"checkpoint: {_explain(error, where)}") from error
             logger.warning("the download broke off (%s); trying again in %g s", _first_line(error), pause)
             time.sleep(pause)
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether trying again can help: not after a refusal, not where the client has already waited in vain."""
+def _is_temporary(error: Exception) -> bool:
+    """Whether another attempt can succeed: not after a refusal, nor where the client has already waited in vain."""
     if isinstance(error, LocalEntryNotFoundError | ValueError):
         return False
     status = _status(error)
@@ -154,9 +155,9 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _status(error: Exception) -> int | None:
-    # Where the client found nothing in the cache either, the hub's answer is the cause of its error.
-    for answered in (error, error.__cause__):
-        response = getattr(answered, "response", None)
+    # If the client finds nothing in the cache either, the hub's answer is the cause of its error.
+    for source in (error, error.__cause__):
+        response = getattr(source, "response", None)
         if response is not None:
             return int(response.status_code)
     return None
@@ -168,12 +169,12 @@ def _first_line(error: Exception) -> str:
         return f"HTTP status {status}"
     cause = error.__cause__ or error
     lines = str(cause).strip().splitlines()
-    # An illegal header is quoted in the transport's message, and it would be the one with the token.
+    # The transport quotes an illegal header in its message, and that header would be the one with the token.
     return lines[0] if lines and "Bearer" not in lines[0] else type(cause).__name__
 
 
 def _explain(error: Exception, where: HubFile) -> str:
-    """What went wrong at the hub and how to mend it, in one line without secrets."""
+    """What went wrong at the hub and how to fix it, in one line without secrets."""
     repo, revision, file = where
     status = _status(error)
     if isinstance(error, RemoteEntryNotFoundError):
@@ -204,10 +205,10 @@ def _explain(error: Exception, where: HubFile) -> str:
 
 
 def _stated_sha256(path: Path, where: HubFile) -> str | None:
-    """The sha256 that the hub states for a file, or None where it states none that is known here.
+    """The sha256 that the hub states for a file; None where it states none, or the client has not kept it.
 
     The entity tag of a large file is its sha256, and the client names the cached content after the tag. Only the first
-    link counts: what that leads to may be a link again, into a store shared by repositories with names of its own.
+    link counts: its target may be a link again, into a store that repositories share, where files have other names.
     """
     if path.is_symlink():
         tag: str | None = path.readlink().name
@@ -220,6 +221,7 @@ def _stated_sha256(path: Path, where: HubFile) -> str | None:
 
 
 def _remove_from_cache(path: Path) -> None:
+    """Remove a damaged file with its content, which the client's own removal keeps where another revision has it."""
     while path.is_symlink():
         target = path.parent / path.readlink()
         path.unlink()

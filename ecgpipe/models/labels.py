@@ -1,4 +1,4 @@
-"""Label sets: what each output of the model is called, and how a recording's segments are put together."""
+"""Label sets: the name of each output of the model, and how the segments of a recording are aggregated."""
 
 import csv
 import json
@@ -19,10 +19,10 @@ Aggregation = Literal["mean", "max"]
 RESERVED = frozenset({"record_id", "segment", "start_s", "n_segments"})
 
 
-# In place of a label CSV, where nobody knows what a model's outputs are: they are called by their number.
+# In place of a label CSV where the meaning of a model's outputs is unknown: they are named by their number.
 BY_INDEX = "index"
 
-# The clone, in which the label CSVs that ecgpipe brings lie; it is installed from there (`pip install --editable`).
+# The clone with the label CSVs that ecgpipe ships; it is installed from there (`pip install --editable`).
 CLONE = Path(__file__).parents[2]
 
 # What the column threshold_from holds, a JSON object: the choice, and the predictions that it holds for.
@@ -31,7 +31,7 @@ THRESHOLD_FROM = frozenset({"threshold", "method", "recordings", "on", "fitted",
 # So much of a label CSV tells its separator.
 _HEAD_CHARACTERS = 4096
 
-# What counts as positive where the CSV gives no threshold.
+# The decision threshold where the CSV gives none.
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -40,8 +40,8 @@ class Label(NamedTuple):
 
     name: str
     aggregation: Aggregation  # over the probabilities of a recording's segments
-    threshold: float | None  # a recording counts as positive from here on; None: 0.5, which is not calibrated
-    reference_share: float | None = None  # of positives in the data that the model was trained on, to compare with
+    threshold: float | None  # decision threshold; None: 0.5, which is not calibrated
+    reference_share: float | None = None  # of positives in the training data, for comparison
     pos_weight: float | None = None  # that the training gave to positives
     threshold_from: dict[str, Any] | None = None  # what `thresholds` chose it on; None where a person wrote it
 
@@ -58,10 +58,10 @@ def read(path: Path) -> tuple[Label, ...]:
         The labels in that order.
 
     Raises:
-        EcgpipeError: The file is missing, or a row of it cannot be meant.
+        EcgpipeError: The file is missing, or a row of it is not valid.
     """
     try:
-        columns, rows = rows_of(path)
+        columns, rows = read_rows(path)
     except (OSError, ValueError, csv.Error) as error:
         raise EcgpipeError(f"labels: cannot read {path}: {error}") from error
     missing = {"name", "aggregation"} - set(columns)
@@ -85,7 +85,7 @@ def read(path: Path) -> tuple[Label, ...]:
     return labels
 
 
-def rows_of(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
+def read_rows(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
     """The columns of a label CSV and its rows, as they stand there.
 
     Raises:
@@ -117,14 +117,14 @@ def read_for(path: Path, results: Sequence[str], file: Path) -> list[Label]:
     Raises:
         EcgpipeError: As of `read`, or it lacks one.
     """
-    names = columns(results)
-    heads = {name: Label(name, "mean", None) for name in of_heads(file)}
-    model = of_names(path, [name for name in names if name not in heads], file)
+    names = label_columns(results)
+    heads = {name: Label(name, "mean", None) for name in read_head_labels(file)}
+    model = read_named(path, [name for name in names if name not in heads], file)
     by_name = {label.name: label for label in model} | heads
     return [by_name[name] for name in names]
 
 
-def of_names(path: Path, names: Sequence[str], file: Path) -> list[Label]:
+def read_named(path: Path, names: Sequence[str], file: Path) -> list[Label]:
     """The rows of a label CSV that have some names; no names need no CSV.
 
     Args:
@@ -147,15 +147,15 @@ def of_names(path: Path, names: Sequence[str], file: Path) -> list[Label]:
     return [by_name[name] for name in names]
 
 
-def located(path: str, root: Path = CLONE) -> Path:
+def locate(path: str, root: Path = CLONE) -> Path:
     """A label CSV by its path: below the current folder, else below `root`; as it was given if it is nowhere."""
     candidates = [Path(path), root / path]
     # os.path, not pathlib: a text that the system takes for no path at all is not there either.
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), candidates[0])  # noqa: PTH113
 
 
-def by_index(outputs: int) -> tuple[Label, ...]:
-    """Labels of a model whose outputs nobody has named: output_00, output_01, ..., the mean of each over the segments.
+def number_outputs(outputs: int) -> tuple[Label, ...]:
+    """Labels of a model whose outputs have no names: output_00, output_01, ..., each the mean over the segments.
 
     Args:
         outputs: Of the model.
@@ -167,27 +167,27 @@ def by_index(outputs: int) -> tuple[Label, ...]:
     return tuple(Label(f"output_{number:0{digits}d}", "mean", None) for number in range(outputs))
 
 
-def are_by_index(names: Sequence[str]) -> bool:
+def are_numbered(names: Sequence[str]) -> bool:
     """Whether these are the names that `by_index` gives; False where there are none."""
-    return bool(names) and list(names) == [label.name for label in by_index(len(names))]
+    return bool(names) and list(names) == [label.name for label in number_outputs(len(names))]
 
 
-def nameless(outputs: int) -> str:
-    """What a person must know who sees such names."""
-    first, last = by_index(outputs)[0].name, by_index(outputs)[-1].name
+def explain_numbers(outputs: int) -> str:
+    """The warning to whoever sees such names."""
+    first, last = number_outputs(outputs)[0].name, number_outputs(outputs)[-1].name
     return (
         f"the model's outputs are named by their number, {first} to {last}: no label file says what they are; give one "
         "as the setting `labels` before anybody reads them as diagnoses"
     )
 
 
-def columns(results: Sequence[str]) -> list[str]:
-    """Those of the columns of a logits or predictions file that are labels, in the model's order."""
+def label_columns(results: Sequence[str]) -> list[str]:
+    """The columns of a logits or predictions file that are labels, in the model's order."""
     return [name for name in results if name not in RESERVED]
 
 
-def of_heads(file: Path) -> list[str]:
-    """Those of the labels of a predictions file that are heads' and not the model's."""
+def read_head_labels(file: Path) -> list[str]:
+    """The labels of a predictions file that come from heads and not from the model."""
     import pyarrow.parquet as pq  # here, because it takes half a second, of every job that reads the Snakefile
 
     from ecgpipe.core import provenance
@@ -195,22 +195,24 @@ def of_heads(file: Path) -> list[str]:
     return list(provenance.origin(pq.read_schema(file)).get("heads", {}))
 
 
-def thresholds(given: Sequence[Label]) -> dict[str, float]:
-    """By name, from where on a recording counts as positive: what the CSV says, or `DEFAULT_THRESHOLD`."""
-    return {label.name: DEFAULT_THRESHOLD if label.threshold is None else label.threshold for label in given}
+def thresholds_by_name(model_labels: Sequence[Label]) -> dict[str, float]:
+    """The decision threshold of each label: the CSV's, or `DEFAULT_THRESHOLD`."""
+    return {label.name: DEFAULT_THRESHOLD if label.threshold is None else label.threshold for label in model_labels}
 
 
-def choices(given: Sequence[Label]) -> list[str]:
-    """How thresholds were chosen, in words.
+def describe_choices(model_labels: Sequence[Label]) -> list[str]:
+    """Describe how decision thresholds were chosen.
 
     Args:
-        given: Labels.
+        model_labels: The labels.
 
     Returns:
         Sentences; none where a person wrote all thresholds.
     """
     counted = Counter(
-        (made["method"], made["recordings"], made["on"]) for made in (label.threshold_from for label in given) if made
+        (choice["method"], choice["recordings"], choice["on"])
+        for choice in (label.threshold_from for label in model_labels)
+        if choice
     )
     return [
         f"{n:,} threshold{'' if n == 1 else 's'} chosen by {method} on {recordings:,} recordings"
@@ -219,22 +221,22 @@ def choices(given: Sequence[Label]) -> list[str]:
     ]
 
 
-def refuse_foreign(path: Path, given: Sequence[Label], scores: Mapping[str, Any]) -> None:
+def refuse_foreign(path: Path, model_labels: Sequence[Label], scores: Mapping[str, Any]) -> None:
     """Refuse thresholds that were chosen on predictions of another kind, where the same number means another thing.
 
     Args:
         path: The label CSV.
-        given: Its labels. A threshold that a person wrote is taken as it is.
+        model_labels: Its labels. A threshold that a person wrote is used as it is.
         scores: What `provenance.scores` says of the predictions at hand, or as much of it as is known yet.
 
     Raises:
         EcgpipeError: One was.
     """
-    for label in given:
+    for label in model_labels:
         if label.threshold_from is None:
             continue
-        made = label.threshold_from["scores"]
-        different = provenance.difference(made, {**scores, "aggregation": label.aggregation})
+        chosen_on = label.threshold_from["scores"]
+        different = provenance.difference(chosen_on, {**scores, "aggregation": label.aggregation})
         if different:
             raise EcgpipeError(
                 f"labels: {path}: the threshold of {label.name!r} was chosen on predictions with {different}; choose "
@@ -275,21 +277,21 @@ def _number(
 
 
 def _threshold_from(row: dict[str, str | None], threshold: float | None, where: str) -> dict[str, Any] | None:
-    """What the stage `thresholds` wrote of its choice; None where the column is missing or empty."""
+    """The choice that the stage `thresholds` wrote; None where the column is missing or empty."""
     text = (row.get("threshold_from") or "").strip()
     if not text:
         return None
     try:
-        found = json.loads(text)
+        choice = json.loads(text)
     except ValueError:
-        found = None
-    if not (isinstance(found, dict) and found.keys() >= THRESHOLD_FROM):
+        choice = None
+    if not (isinstance(choice, dict) and choice.keys() >= THRESHOLD_FROM):
         raise EcgpipeError(
             f"labels: {where}: threshold_from is {text[:40]!r}, not what `ecgpipe thresholds` writes; leave it empty"
         )
-    if found["threshold"] != threshold:
+    if choice["threshold"] != threshold:
         raise EcgpipeError(
-            f"labels: {where}: the threshold is {threshold}, but threshold_from says that {found['threshold']} was "
+            f"labels: {where}: the threshold is {threshold}, but threshold_from says that {choice['threshold']} was "
             "chosen; empty threshold_from if you mean your own"
         )
-    return found
+    return choice

@@ -1,7 +1,7 @@
-"""Write a checkpoint of random weights with the architecture of another one, as fairseq-signals begins to train it.
+"""Write a checkpoint of random weights with the architecture of another one, as fairseq-signals initialises it.
 
-Its embeddings are what a probe has to beat: random networks of this kind carry much of what a linear probe finds
-(arXiv:2602.17531), so that the gain over one is what pre-training brought.
+Its embeddings are the baseline of a probe: a linear probe finds much in random networks of this kind already
+(arXiv:2602.17531), so that the gain over them is the effect of pre-training.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ecgpipe.core import options
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models import fairseq_checkpoint, hub
@@ -29,32 +30,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="hf://OWNER/REPO@REVISION/FILE or a .pt file: the architecture",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the weights (default %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="the .pt file to write, to give as checkpoint")
+    options.add(parser, "seed", default=0, help="seed of the weights (default %(default)s)")
+    options.add(parser, "output", required=True, help="the .pt file to write, for the setting `checkpoint`")
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the checkpoint."""
     if not 0 <= args.seed < 2**63:
         raise EcgpipeError(f"untrained: --seed is {args.seed}; give a whole number from 0 on")
-    source = hub.fetch(args.like, None)
+    write_untrained(args.like, args.seed, args.output)
+
+
+def write_untrained(like: str, seed: int, output: Path) -> None:
+    """Write a checkpoint of random weights.
+
+    Args:
+        like: hf://OWNER/REPO@REVISION/FILE or a .pt file, whose architecture it gets.
+        seed: Of the weights.
+        output: The .pt file to write.
+    """
+    source = hub.fetch(like, None)
     cfg = fairseq_checkpoint.read(source.path)["cfg"]["model"]
-    arch = fairseq_checkpoint.architecture(cfg)
+    arch = fairseq_checkpoint.read_architecture(cfg)
     kept = {key: value for key, value in cfg.items() if isinstance(value, bool | int | float | str)}
-    tensors = weights(arch, args.seed)
+    tensors = draw_weights(arch, seed)
     content = {
         "args": None,
         "cfg": {"model": kept},
         "model": tensors,
-        "ecgpipe": {"random_weights": True, "seed": args.seed, "like": source.sha256},
+        "ecgpipe": {"random_weights": True, "seed": seed, "like": source.sha256},
     }
     # To an open file: given a path, torch.save writes the name of the temporary file into the archive.
-    with whole(args.output) as path, path.open("wb") as file:
+    with whole(output) as path, path.open("wb") as file:
         torch.save(content, file)
-    logger.info("%s: %d RANDOM tensors like those of %s", args.output, len(tensors), args.like)
+    logger.info("%s: %d RANDOM tensors like those of %s", output, len(tensors), like)
 
 
-def weights(arch: Architecture, seed: int) -> dict[str, Tensor]:
+def draw_weights(arch: Architecture, seed: int) -> dict[str, Tensor]:
     """Draw a network's weights as fairseq-signals does before training.
 
     Linear layers of the transformer are normal with standard deviation 0.02 and no bias (`init_bert_params`), strided
@@ -71,7 +83,7 @@ def weights(arch: Architecture, seed: int) -> dict[str, Tensor]:
         Its tensors under upstream's names, float32.
     """
     draw = torch.Generator().manual_seed(seed)
-    shapes = fairseq_checkpoint.shapes(arch)
+    shapes = fairseq_checkpoint.tensor_shapes(arch)
     tensors: dict[str, Tensor] = {}
     for name, shape in shapes.items():
         module, _, kind = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""Turn one shard of recordings into segments ready for the model, and tell what became of each recording."""
+"""Stage `preprocess`: cut one shard of recordings into the model's segments, and write the status of each recording."""
 
 import argparse
 import logging
@@ -6,17 +6,15 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgpipe import readers
-from ecgpipe.core import parquet, provenance, schemas, settings
+from ecgpipe.core import config, options, parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import whole
-from ecgpipe.core.config import Preprocess
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress
 from ecgpipe.core.provenance import file_sha256
@@ -26,128 +24,98 @@ from ecgpipe.readers.moment import momentary
 
 logger = logging.getLogger(__name__)
 
-# Segments per record batch of a shard file: 15 MB, what preprocess and infer hold at a time.
+# Segments per record batch of a shard file: 15 MB, which preprocess and infer hold in memory at a time.
 BATCH_SEGMENTS = 128
 
-
-# After so many recordings that cannot be read at the moment no more are asked for: each was waited for.
+# A shard ends after so many recordings that cannot be read at the moment: each of them was waited for.
 MOST_UNAVAILABLE = 5
 
-# What the manifest's row says that the account says again.
-KEPT = ("record_id", "path", "row", "bytes", "modified", "format")
+# The columns of the manifest that records/ repeats.
+REPEATED_COLUMNS = ("record_id", "path", "row", "bytes", "modified", "format")
+
+# A segment and what is known of it: record id, number, start in s, samples that are signal, (12, segment samples).
+Segment = tuple[str, int, float, int, np.ndarray]
+
+
+class Files(NamedTuple):
+    """The files of one shard."""
+
+    shard: Path  # manifest/shard-*.parquet
+    segments: Path  # the Arrow IPC file to write
+    records: Path  # the Parquet file to write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe preprocess`."""
     settings.add_arguments(parser, settings.Preprocess)
     parser.add_argument("--shard", type=Path, required=True, help="a manifest/shard-*.parquet")
-    parser.add_argument("--segments", type=Path, required=True, help="the Arrow IPC file to write the segments to")
-    parser.add_argument("--records", type=Path, required=True, help="the Parquet file to write the account to")
-
-
-def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say how recordings are read and cut, of every command that does so."""
-    default = Windows()
-    parser.add_argument("--segment-s", type=float, default=default.segment_s, help="seconds (default %(default)s)")
-    parser.add_argument(
-        "--tail", choices=["drop", "overlap"], default=default.tail, help="what fills no segment (default %(default)s)"
-    )
-    parser.add_argument(
-        "--short", choices=["skip", "pad"], default=default.short, help="less than a segment (default %(default)s)"
-    )
-    parser.add_argument(
-        "--missing-leads", choices=["error", "zero"], default=default.missing_leads, help="(default %(default)s)"
-    )
-    parser.add_argument(
-        "--min-leads", type=int, default=default.min_leads, help="that a recording must have (default %(default)s)"
-    )
-    parser.add_argument("--assume-sample-rate", type=float, help="in Hz, for files that state none")
-    parser.add_argument("--assume-leads", nargs="+", help="in order, for files that name none")
-    parser.add_argument("--assume-unit", help="mV, uV, V or nV, for files that state none")
-
-
-def reading(args: argparse.Namespace) -> tuple[Windows, Assumed]:
-    """What `add_reading_arguments` was given."""
-    windows = Windows(args.segment_s, args.tail, args.short, args.missing_leads, args.min_leads)
-    leads = tuple(args.assume_leads) if args.assume_leads else None
-    return windows, Assumed(args.assume_sample_rate, leads, args.assume_unit)
-
-
-def as_read(given: Preprocess) -> tuple[Windows, Assumed]:
-    """What the settings say of how recordings are read and cut."""
-    windows = Windows(given.segment_s, given.tail, given.short, given.missing_leads, given.min_leads)
-    leads = tuple(given.assume_leads) if given.assume_leads else None
-    return windows, Assumed(given.assume_sample_rate, leads, given.assume_unit)
+    options.add(parser, "segments", required=True, help="the Arrow IPC file to write the segments to")
+    options.add(parser, "records", required=True, help="the Parquet file to write each recording's status to")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Preprocess one shard, in a process of its own that may crash."""
-    given = settings.of_arguments("preprocess", settings.Preprocess, args)
-    shard(args.shard, args.segments, args.records, *as_read(given), settings.marked("preprocess", given, {}))
+    """Preprocess one shard."""
+    preprocess_settings = settings.of_arguments("preprocess", settings.Preprocess, args)
+    preprocess_shard(args.shard, args.segments, args.records, preprocess_settings)
 
 
-def shard(
-    shard_path: Path,
-    segments_path: Path,
-    records_path: Path,
-    windows: Windows,
-    assumed: Assumed,
-    facts: Mapping[str, Any] = MappingProxyType({}),
-) -> None:
+def reading_from_settings(preprocess_settings: config.Preprocess) -> tuple[Windows, Assumed]:
+    """How recordings are cut into segments, and what is assumed of files that do not state it."""
+    windows = Windows(**{name: getattr(preprocess_settings, name) for name in Windows._fields})
+    leads = preprocess_settings.assume_leads
+    return windows, Assumed(
+        preprocess_settings.assume_sample_rate, tuple(leads) if leads else None, preprocess_settings.assume_unit
+    )
+
+
+def preprocess_shard(shard: Path, segments: Path, records: Path, preprocess_settings: settings.Preprocess) -> None:
     """Preprocess one shard, in a process of its own that may crash.
 
     Args:
-        shard_path: Of the manifest.
-        segments_path: The Arrow IPC file to write.
-        records_path: The Parquet file to write.
-        windows: What the settings say of segments and leads.
-        assumed: What they say of files that state nothing.
-        facts: What the files' metadata says besides.
+        shard: A shard of the manifest.
+        segments: The Arrow IPC file to write.
+        records: The Parquet file to write.
+        preprocess_settings: How recordings are read and cut.
+
+    Raises:
+        EcgpipeError: Recordings cannot be read at the moment, the process was killed, or memory runs out.
     """
-    with whole(segments_path) as segments:  # here, because a process that crashed leaves behind what it began to write
+    files = Files(shard, segments, records)
+    with whole(segments) as temporary:  # here, because a process that crashes leaves behind what it began to write
 
         def work(crashed: dict[int, str], begin: Callable[[int], None]) -> None:
-            _preprocess(shard_path, segments, segments_path, records_path, windows, assumed, facts, crashed, begin)
+            _preprocess(files, temporary, preprocess_settings, crashed, begin)
 
-        isolation.crashes(work, called=lambda row: pq.read_table(shard_path, columns=["path"])["path"][row].as_py())
+        isolation.crashes(work, called=lambda row: pq.read_table(shard, columns=["path"])["path"][row].as_py())
 
 
 def _preprocess(
-    shard_path: Path,
-    segments_path: Path,
-    segments_name: Path,
-    records_path: Path,
-    windows: Windows,
-    assumed: Assumed,
-    told: Mapping[str, Any],
+    files: Files,
+    temporary: Path,
+    preprocess_settings: settings.Preprocess,
     crashed: dict[int, str],
     begin: Callable[[int], None],
 ) -> None:
-    """Preprocess one shard but for the rows that crashed, telling with `begin` which row comes next.
+    """Preprocess one shard without the rows that crashed; `begin` is called with the number of the row that is next.
 
-    The segments are written to `segments_path`, which will be renamed to `segments_name`.
+    The segments are written to `temporary`, which will be renamed to `files.segments`.
     """
-    cutting = {
-        "leads": list(LEADS),
-        "sample_rate": SAMPLE_RATE,
-        "segment_samples": windows.segment_samples,
-        **windows._asdict(),
-        **{f"assume_{name}": value for name, value in assumed._asdict().items()},
-    }
-    facts: dict[str, Any] = {**told, "preprocess": cutting, "inputs_sha256": file_sha256(shard_path)}
-    shard = pq.read_table(shard_path)
+    windows, assumed = reading_from_settings(preprocess_settings)
+    facts = settings.marked("preprocess", preprocess_settings, {})
+    facts |= {"preprocess": _facts(windows, assumed), "inputs_sha256": file_sha256(files.shard)}
+    shard = pq.read_table(files.shard)
     schema = schemas.segments_schema(len(LEADS), windows.segment_samples)
-    schema = provenance.with_name(provenance.with_origin(schema, "preprocess", **facts), segments_name)
+    schema = provenance.with_name(provenance.with_origin(schema, "preprocess", **facts), files.segments)
     records: list[dict[str, Any]] = []
     gone: list[str] = []
     unavailable: list[str] = []
-    progress = Progress(shard_path.stem, len(shard), "recordings")
+    progress = Progress(files.shard.stem, len(shard), "recordings")
 
-    def prepared() -> Iterator[tuple[str, int, float, int, np.ndarray]]:
+    def prepared() -> Iterator[Segment]:
         for number, row in enumerate(shard.to_pylist()):
             begin(number)
             try:
-                record, segments = account(row, windows, assumed, crashed.get(number))
+                record, segments = process_recording(row, windows, assumed, crashed.get(number))
             except UnavailableError as error:
                 logger.warning("%s", error)
                 unavailable.append(str(error))
@@ -156,18 +124,18 @@ def _preprocess(
                 continue
             yield from segments
             records.append(record)
-            # What the scan did not find either may fail: a table can list what is nowhere.
+            # A recording that the scan did not find either may fail: a table can list files that do not exist.
             if record["status"] == "failed" and row["bytes"] is not None and has_gone(row["path"]):
                 gone.append(row["path"])
             progress.add(1)
         begin(-1)
 
-    with pa.ipc.new_file(segments_path, schema) as writer:
+    with pa.ipc.new_file(temporary, schema) as writer:
         for batch in _batches(prepared(), schema, windows.segment_samples):
             writer.write_batch(batch)
     progress.say()
     if unavailable:
-        others = f", and {len(unavailable) - 1} more of {shard_path.stem}" if len(unavailable) > 1 else ""
+        others = f", and {len(unavailable) - 1} more of {files.shard.stem}" if len(unavailable) > 1 else ""
         raise EcgpipeError(
             f"input: {unavailable[0]}{others}; nothing is recorded of this shard. Give the same command again when the "
             "disk or file server answers, or leave out of `input` what it has lost"
@@ -175,27 +143,38 @@ def _preprocess(
     back = [path for path in gone if not has_gone(path)]
     if back:
         raise EcgpipeError(f"input: {back[0]} was not there for a while ({len(back)} files in all); run again")
-    parquet.write(records_path, _with_inputs_columns(records, shard, facts))
+    parquet.write(files.records, _with_inputs_columns(records, shard, facts))
     for status in ("skipped", "failed"):
         count = sum(record["status"] == status for record in records)
         if count:
-            logger.warning("%s: %d of %d recordings %s", shard_path.stem, count, len(records), status)
+            logger.warning("%s: %d of %d recordings %s", files.shard.stem, count, len(records), status)
+
+
+def _facts(windows: Windows, assumed: Assumed) -> dict[str, Any]:
+    """What the files' metadata says of how recordings were read and cut."""
+    return {
+        "leads": list(LEADS),
+        "sample_rate": SAMPLE_RATE,
+        "segment_samples": windows.segment_samples,
+        **windows._asdict(),
+        **{f"assume_{name}": value for name, value in assumed._asdict().items()},
+    }
 
 
 def has_gone(path: str) -> bool:
-    """Whether a file that the scan of the inputs found is not there now.
+    """Whether a file that the scan of the inputs found is missing now.
 
     Args:
         path: The file.
 
     Returns:
-        Whether it alone has gone, so that the recording is one that could not be read.
+        Whether this file alone is missing, so that its recording failed.
 
     Raises:
-        EcgpipeError: All of its folder has. That says nothing of the recording, and is not to be recorded of it.
+        EcgpipeError: Its whole folder is missing. That says nothing about the recording, so nothing is recorded.
     """
     try:
-        os.stat(path)  # noqa: PTH116, which says why it cannot
+        os.stat(path)  # noqa: PTH116, Path.exists hides the reason
     except PermissionError:
         return False
     except OSError as error:
@@ -208,7 +187,7 @@ def has_gone(path: str) -> bool:
         with os.scandir(folder) as left:
             if next(left, None) is not None:
                 return True
-        what = "is empty now"  # as the place is where a disk or a share was
+        what = "is empty now"  # as is a mount point without its disk or share
     except OSError as error:
         what = f"cannot be looked into now ({error.strerror})"
     raise EcgpipeError(
@@ -217,31 +196,30 @@ def has_gone(path: str) -> bool:
     )
 
 
-def account(
+def process_recording(
     row: dict[str, Any], windows: Windows, assumed: Assumed, problem: str | None = None
-) -> tuple[dict[str, Any], list[tuple[str, int, float, int, np.ndarray]]]:
-    """Read and prepare one recording, whatever it is.
+) -> tuple[dict[str, Any], list[Segment]]:
+    """Read one recording and prepare its segments; a recording that cannot be used gets the reason.
 
     Args:
-        row: Of the manifest.
-        windows: What the settings say of segments and leads.
-        assumed: What they say of files that state nothing.
-        problem: Why it is not to be read at all.
+        row: Its row of the manifest.
+        windows: How it is cut into segments, and what happens to missing leads.
+        assumed: What is assumed of files that do not state it.
+        problem: Why it is not read at all.
 
     Returns:
-        Its row of the records, and its segments: record id, number, start in seconds, samples that are signal,
-        (12, segment samples) float32.
+        Its row of records/, and its segments.
 
     Raises:
         EcgpipeError: There is less memory than a recording may take.
-        UnavailableError: It cannot be read at the moment, of which there is nothing to record.
+        UnavailableError: It cannot be read at the moment, which says nothing about the recording.
     """
-    record: dict[str, Any] = {name: row[name] for name in KEPT}
+    record: dict[str, Any] = {name: row[name] for name in REPEATED_COLUMNS}
     record |= {"status": "ok", "n_segments": 0}
     try:
         if problem:
             raise UnreadableError(problem)
-        recording = read(row, assumed)
+        recording = read_recording(row, assumed)
         record |= {"leads": recording.leads, "unit": recording.unit, "stripped_s": recording.stripped_s}
         record["sample_rate"] = recording.sample_rate
         if recording.sample_rate > 0 and math.isfinite(recording.sample_rate):
@@ -257,25 +235,25 @@ def account(
         if isolation.is_confined():
             raise EcgpipeError(f"memory: {row['path']} {isolation.TOO_LITTLE}") from error
         record |= {"status": "failed", "reason": "takes more memory than one recording may"}
-    except Exception as error:  # one odd file must not stop the run
+    except Exception as error:  # one file must not stop the run
         logger.exception("%s could not be read", row["path"])
         record |= {"status": "failed", "reason": f"an error of ecgpipe's own ({type(error).__name__}: {error})"}
     else:
         record |= changes
-        ids = row["record_id"]
-        return record, [(ids, i, starts_s[i], samples, segment) for i, segment in enumerate(segments)]
+        record_id = row["record_id"]
+        return record, [(record_id, i, starts_s[i], samples, segment) for i, segment in enumerate(segments)]
     return record, []
 
 
-def read(row: dict[str, Any], assumed: Assumed) -> Recording:
-    """Read the recording of a manifest's row.
+def read_recording(row: dict[str, Any], assumed: Assumed) -> Recording:
+    """Read the recording of a row of the manifest.
 
     Args:
-        row: Of the manifest. What its table states goes before what the settings assume.
-        assumed: What the settings say of files that state nothing.
+        row: The row. What the inputs' table states takes precedence over what the settings assume.
+        assumed: What the settings assume of files that do not state it.
 
     Returns:
-        The recording. Lead names of the table take the place of the file's where the file has none that is known.
+        The recording. The table's lead names replace the file's if none of the file's names is a known lead.
 
     Raises:
         UnreadableError: It cannot be read, or the file contradicts the table.
@@ -300,8 +278,8 @@ def read(row: dict[str, Any], assumed: Assumed) -> Recording:
     return recording
 
 
-def _with_inputs_columns(records: list[dict[str, Any]], shard: pa.Table, facts: dict[str, Any]) -> pa.Table:
-    """The account, followed by what the inputs' tables say besides."""
+def _with_inputs_columns(records: list[dict[str, Any]], shard: pa.Table, facts: Mapping[str, Any]) -> pa.Table:
+    """The rows of records/, followed by the further columns of the inputs' tables."""
     table = pa.Table.from_pylist(records, schema=schemas.RECORDS)
     for name in shard.column_names:
         if name not in schemas.MANIFEST.names:
@@ -309,9 +287,7 @@ def _with_inputs_columns(records: list[dict[str, Any]], shard: pa.Table, facts: 
     return table.cast(provenance.with_origin(table.schema, "preprocess", **facts))
 
 
-def _batches(
-    segments: Iterator[tuple[str, int, float, int, np.ndarray]], schema: pa.Schema, length: int
-) -> Iterator[pa.RecordBatch]:
+def _batches(segments: Iterator[Segment], schema: pa.Schema, length: int) -> Iterator[pa.RecordBatch]:
     """Gather segments into record batches of bounded size."""
     keys: list[tuple[str, int, float, int]] = []
     signals = np.empty((BATCH_SEGMENTS, len(LEADS) * length), np.float32)

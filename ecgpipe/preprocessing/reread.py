@@ -1,64 +1,64 @@
-"""Recordings of a finished run, read from their files once more: for what a few of them are shown or explained by."""
+"""Read recordings of a finished run from their files again, to show or explain them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ecgpipe.core import parquet
-from ecgpipe.core.config import Preprocess
+from ecgpipe.core.run import Run
 from ecgpipe.preprocessing import preprocess, quality
 from ecgpipe.preprocessing.segments import Prepared, Twelve, Windows, choose_leads, prepare
 from ecgpipe.readers import Assumed, Recording, UnreadableError
 
 
-def rows(paths: Sequence[Path], record_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The rows of some recordings, one for each.
+def read_rows(paths: Sequence[Path], record_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read the rows of some recordings, one for each.
 
     Args:
-        paths: Files of the run with a column `record_id`, as `manifest/shard-*.parquet`.
-        record_ids: Of which.
+        paths: Files of the run with a column `record_id`, such as `manifest/shard-*.parquet`.
+        record_ids: The recordings.
 
     Returns:
-        By record id; those that are in no file are left out.
+        The rows by record id. Recordings that are in no file are left out.
     """
     return {row["record_id"]: row for table in parquet.rows_of(paths, record_ids) for row in table.to_pylist()}
 
 
-def leads(
-    found: Mapping[str, Any], account: Mapping[str, Any], windows: Windows, assumed: Assumed
+def read_leads(
+    row: Mapping[str, Any], record: Mapping[str, Any], windows: Windows, assumed: Assumed
 ) -> tuple[Recording, Twelve]:
-    """A recording as it was read, and its twelve leads.
+    """Read a recording and its twelve leads.
 
     Args:
-        found: Its row of the manifest.
-        account: Its row of the records.
+        row: Its row of the manifest.
+        record: Its row of the records.
         windows: How the run cut recordings.
-        assumed: What the run assumed of files that do not say it themselves.
+        assumed: What the run assumed of files that do not state it.
 
     Returns:
         The recording, and its leads in the model's order, neither resampled nor standardised.
 
     Raises:
-        UnreadableError: It cannot be read any more, or is another signal than the run's.
+        UnreadableError: It cannot be read any more, or its signal is not the run's.
         UnusableError: It lacks leads now.
     """
-    recording = preprocess.read(dict(found), assumed)
+    recording = preprocess.read_recording(dict(row), assumed)
     twelve = choose_leads(recording, windows)
     single = quality.in_single_precision(twelve.signal)
-    _check(quality.fingerprint(single, twelve.made), account)
+    _check_signal(quality.fingerprint(single, twelve.unrecorded), record)
     return recording, twelve
 
 
-def segments(found: Mapping[str, Any], account: Mapping[str, Any], windows: Windows, assumed: Assumed) -> Prepared:
-    """A recording's segments as the model takes them; arguments and errors as of `leads`."""
+def read_segments(row: Mapping[str, Any], record: Mapping[str, Any], windows: Windows, assumed: Assumed) -> Prepared:
+    """Read a recording's segments as the model takes them; arguments and errors as of `read_leads`."""
     facts: dict[str, Any] = {}
-    prepared = prepare(preprocess.read(dict(found), assumed), windows, facts)
-    _check(facts["signal_hash"], account)
+    prepared = prepare(preprocess.read_recording(dict(row), assumed), windows, facts)
+    _check_signal(facts["signal_hash"], record)
     return prepared
 
 
-def _check(fingerprint: str, account: Mapping[str, Any]) -> None:
-    if fingerprint != account["signal_hash"]:
+def _check_signal(fingerprint: str, record: Mapping[str, Any]) -> None:
+    if fingerprint != record["signal_hash"]:
         raise UnreadableError("the file has changed since the run")
 
 
@@ -67,38 +67,34 @@ class Sources(NamedTuple):
 
     manifest: Sequence[Path]  # all manifest/shard-*.parquet
     records: Sequence[Path]  # all records/shard-*.parquet
-    attention: Sequence[Path]  # all attention/part-*.parquet; none where it was switched off
-    attribution: Path | None  # attribution/attribution.parquet, where there is one
+    attention: Sequence[Path]  # all attention/part-*.parquet; none if attention was switched off
+    attribution: Path | None  # attribution/attribution.parquet, if there is one
     token_samples: tuple[int, int]  # step and span of the model's tokens
     windows: Windows  # how the run cut recordings
-    assumed: Assumed  # what it assumed of files that do not say it themselves
+    assumed: Assumed  # what it assumed where files do not say it
 
 
-def sources_of(outdir: Path, settings: dict[str, Any], token_samples: tuple[int, int]) -> Sources:
-    """Where a finished run's recordings come from.
+def find_sources(run: Run, token_samples: tuple[int, int]) -> Sources:
+    """Find where a finished run's recordings come from.
 
     Args:
-        outdir: Of the run.
-        settings: `config` of its run.json.
+        run: The run.
         token_samples: (step, span) of the model's tokens.
 
     Returns:
-        All its files, with the attribution where there is one.
+        All its files, with the attribution if there is one.
 
     Raises:
         EcgpipeError: Files are missing.
     """
-    given = Preprocess.model_validate(settings["preprocess"])
-    attribution = outdir / "attribution/attribution.parquet"
-    windows, assumed = preprocess.as_read(given)
-    # What an earlier run left there is not this one's.
-    attention = (outdir / "attention").is_dir() and settings.get("inference", {}).get("attention", True)
-    attributed = settings.get("attribution", {}).get("recordings", 1) > 0
+    windows, assumed = preprocess.reading_from_settings(run.config.preprocess)
+    # An attention/ that an earlier run left does not belong to this one.
+    has_attention = run.config.inference.attention and (run.outdir / "attention").is_dir()
     return Sources(
-        manifest=parquet.of_run(outdir, "manifest"),
-        records=parquet.of_run(outdir, "records"),
-        attention=parquet.of_run(outdir, "attention") if attention else [],
-        attribution=attribution if attributed and attribution.exists() else None,
+        manifest=run.files("manifest"),
+        records=run.files("records"),
+        attention=run.files("attention") if has_attention else [],
+        attribution=run.attribution_parquet,
         token_samples=token_samples,
         windows=windows,
         assumed=assumed,

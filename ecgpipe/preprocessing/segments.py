@@ -2,7 +2,7 @@
 
 ECG-FM's own preprocessing, step by step (notebooks/infer_quickstart.ipynb of https://github.com/bowang-lab/ECG-FM,
 which calls ecg-transform's ReorderLeads, LinearResample, HandleConstantLeads, Standardize and SegmentNonoverlapping).
-It is written anew because ecg-transform takes several times as long; the tests hold the two against each other.
+It is written anew because ecg-transform takes several times as long; the tests compare the two.
 """
 
 import math
@@ -17,25 +17,25 @@ from ecgpipe.readers import LEADS, MIXED, MOST_VALUES, Recording, spelled
 
 SAMPLE_RATE = 500  # Hz
 
-# A rate outside of this is a slip in the file, and resampling from it could ask for any amount of memory.
+# In Hz. A sampling rate out of this range is an error in the file; resampling from it could take any amount of memory.
 PLAUSIBLE_RATES = (20.0, 50_000.0)
 
-# So near to a whole number of samples at 500 Hz is that number.
+# A number of samples at 500 Hz that is this close to a whole number is that number.
 ROUNDING = 1e-6
 
-# `short: pad` takes nothing shorter: there would hardly be a heartbeat in it.
+# `short: pad` skips recordings shorter than this: they hardly hold one heartbeat.
 SHORTEST_PADDED_S = 1.0
 
 # III, aVR, aVL and aVF of I and II, by Einthoven's law (III = II - I) and Goldberger's leads (aVR = R - (L + F) / 2 and
 # so on): Malmivuo and Plonsey, Bioelectromagnetism, 1995, sections 15.2 and 15.3.
 DERIVED = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
 
-# Samples of a resampling whose places are kept for the next recording of the same length.
+# Up to this many samples, the places of a resampling are cached for the next recording of the same length.
 _KEPT_SAMPLES = 100_000
 
 
 class Windows(NamedTuple):
-    """What the settings say of how recordings become segments."""
+    """How recordings are cut into segments, by the settings of preprocess."""
 
     segment_s: float = 5.0
     tail: Literal["drop", "overlap"] = "drop"
@@ -50,20 +50,20 @@ class Windows(NamedTuple):
 
 
 class UnusableError(Exception):
-    """A recording that can be read but not used; the message tells a person why, the file's particulars in brackets."""
+    """A recording that can be read but not used; the message says why, with the file's own values in brackets."""
 
 
 class Twelve(NamedTuple):
     """A recording's twelve leads in the model's order."""
 
     signal: np.ndarray  # (12, samples) float64
-    reordered: bool  # the file had them in another order, or had others among them
+    reordered: bool  # the file had them in another order, or had further leads among them
     derived: list[str]  # computed from leads I, II and III
     missing: list[str]  # not in the file: zeros
 
     @property
-    def made(self) -> list[str]:
-        """The leads that were not recorded."""
+    def unrecorded(self) -> list[str]:
+        """The leads that the file does not have: derived, or zeros."""
         return [*self.derived, *self.missing]
 
 
@@ -77,21 +77,21 @@ class Cut(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A recording as the model takes it."""
+    """A recording, ready for the model."""
 
     segments: np.ndarray  # (segments, 12, segment samples) float32
     starts_s: np.ndarray  # (segments,) float32
-    samples: int  # of each segment that are signal, from its beginning; the rest is zeros
-    changes: dict[str, Any]  # what was done to the recording, by column of the records
+    samples: int  # of each segment that are signal, from its beginning; the others are zeros
+    changes: dict[str, Any]  # how the recording was changed, by column of records/
 
 
 def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overwrite: bool = False) -> Prepared:
     """Turn a recording into segments.
 
     Args:
-        recording: Its leads in any order, at any sample rate.
-        windows: What the settings say.
-        facts: Gets what is found out about the signal, by column of the records, also of one that cannot be used.
+        recording: Its leads in any order, at any sampling rate.
+        windows: How it is cut, and what happens to missing leads.
+        facts: Receives what is measured of the signal, by column of records/, also if the recording cannot be used.
         overwrite: Whether the recording's signal may be overwritten, which takes less time.
 
     Returns:
@@ -105,30 +105,30 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
         raise UnusableError(f"the sample rate cannot be meant ({rate:g} Hz)")
     if recording.signal.shape[1] == 0:
         raise UnusableError("the recording has no samples")
-    resampled = resampled_samples(recording)
+    resampled = count_resampled(recording)
     if len(LEADS) * resampled > MOST_VALUES:
         raise UnusableError(f"too long to be prepared at once ({recording.signal.shape[1] / rate:.0f} s)")
     twelve = choose_leads(recording, windows)
     single = quality.in_single_precision(twelve.signal)
-    facts["signal_hash"] = quality.fingerprint(single, twelve.made)
+    facts["signal_hash"] = quality.fingerprint(single, twelve.unrecorded)
     means = _means(twelve.signal)  # (12, 1)
     if not np.isfinite(means).all() and not np.isfinite(twelve.signal).all():
         finite = np.isfinite(twelve.signal).all(axis=1)
-        facts["nan_share"] = quality.nan_share(twelve.signal, twelve.made)
-        unfinished = [lead for lead, whole in zip(LEADS, finite, strict=True) if not whole]
-        raise UnusableError(f"NaN or infinite samples ({' '.join(unfinished)})")
-    # Arrays of some files lie column by column, over which everything below would take twice as long.
-    own = overwrite and twelve.signal.flags.writeable and twelve.signal.flags.c_contiguous
-    centred = twelve.signal if own else np.array(twelve.signal, order="C")  # (12, samples)
+        facts["nan_share"] = quality.nan_share(twelve.signal, twelve.unrecorded)
+        affected = [lead for lead, is_finite in zip(LEADS, finite, strict=True) if not is_finite]
+        raise UnusableError(f"NaN or infinite samples ({' '.join(affected)})")
+    # Some files' arrays are stored column by column; everything below would take twice as long on them.
+    in_place = overwrite and twelve.signal.flags.writeable and twelve.signal.flags.c_contiguous
+    centred = twelve.signal if in_place else np.array(twelve.signal, order="C")  # (12, samples)
     centred -= means
-    facts.update(quality.look(centred, single, rate, recording.unit, twelve.made))
-    if len(facts["constant_leads"]) + len(twelve.made) == len(LEADS):
+    facts.update(quality.measure(centred, single, rate, recording.unit, twelve.unrecorded))
+    if len(facts["constant_leads"]) + len(twelve.unrecorded) == len(LEADS):
         raise UnusableError("no signal, every lead is constant")
-    cut = cut_up(resampled, windows)
+    cut = place_segments(resampled, windows)
     if rate != SAMPLE_RATE:
-        centred = linearly_resampled(centred, resampled)
+        centred = resample_linearly(centred, resampled)
         centred -= _means(centred)
-    standard = standardised(centred)
+    standard = standardise(centred)
     length = windows.segment_samples
     segments = (np.zeros if cut.padded else np.empty)((len(cut.starts), len(LEADS), length), np.float32)
     for segment, start in zip(segments, cut.starts, strict=True):
@@ -148,11 +148,11 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
     return Prepared(segments, starts_s, length - cut.padded, changes)
 
 
-def resampled_samples(recording: Recording) -> int:
-    """How many whole samples a recording has at 500 Hz.
+def count_resampled(recording: Recording) -> int:
+    """Count the whole samples that a recording has at 500 Hz.
 
     A product within `ROUNDING` of a whole number is that number. ecg-transform's LinearResample takes the integer part,
-    and so loses a sample to the rounding of the factor, and with it a segment: of ten seconds at 121 Hz it has 4,999.
+    and so loses a sample to the rounding of the factor, and with it a segment: it makes 4,999 of ten seconds at 121 Hz.
     """
     exact = recording.signal.shape[1] * (SAMPLE_RATE / recording.sample_rate)
     nearest = round(exact)
@@ -160,25 +160,25 @@ def resampled_samples(recording: Recording) -> int:
 
 
 def choose_leads(recording: Recording, windows: Windows) -> Twelve:
-    """Find the twelve leads by name, and derive those of the limbs that can be.
+    """Find the twelve leads by name, and derive limb leads that are missing.
 
     Args:
         recording: As it was read.
-        windows: What the settings say of missing leads.
+        windows: What happens to missing leads.
 
     Returns:
         The twelve leads.
 
     Raises:
-        UnusableError: A lead is there twice, or one is missing and the settings take no zeros for it.
+        UnusableError: A lead occurs twice, or a lead is missing and the settings do not fill in zeros.
     """
     place, twice = _places_of(recording.leads)
     if twice:
         raise UnusableError(f"a lead is there twice ({' '.join(twice)})")
     if len(place) == len(LEADS):
         order = [place[lead] for lead in LEADS]
-        straight = order == list(range(len(recording.leads)))
-        return Twelve(recording.signal if straight else recording.signal[order], not straight, [], [])
+        in_order = order == list(range(len(recording.leads)))
+        return Twelve(recording.signal if in_order else recording.signal[order], not in_order, [], [])
     limbs = _limbs(recording, place)
     derived = [lead for lead in LEADS if lead not in place and lead in limbs]
     missing = [lead for lead in LEADS if lead not in place and lead not in limbs]
@@ -196,14 +196,14 @@ def choose_leads(recording: Recording, windows: Windows) -> Twelve:
 
 @lru_cache(maxsize=64)  # most files of a dataset have the same names
 def _places_of(leads: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:
-    """Where each of the twelve leads stands among a file's, and which are there twice."""
+    """The place of each of the twelve leads among a file's leads, and which of them occur twice."""
     names = spelled(leads)
     twice = sorted({name for name in names if name in LEADS and names.count(name) > 1})
     return {name: i for i, name in enumerate(names) if name in LEADS}, twice
 
 
 def _refuse(names: Sequence[str], present: int, missing: list[str], windows: Windows) -> None:
-    """Raise an `UnusableError` for a recording with missing leads, unless the settings take zeros for them."""
+    """Raise an `UnusableError` for a recording with missing leads, unless the settings fill in zeros."""
     if present == 0:
         raise UnusableError(f"none of its leads is known by name ({' '.join(names[:20])})")
     if present < windows.min_leads:
@@ -214,22 +214,22 @@ def _refuse(names: Sequence[str], present: int, missing: list[str], windows: Win
 
 
 def _limbs(recording: Recording, place: dict[str, int]) -> dict[str, np.ndarray]:
-    """The limb leads that follow from two of I, II and III; none where the leads may differ in their unit."""
-    have = {lead: recording.signal[place[lead]] for lead in ("I", "II", "III") if lead in place}
-    if len(have) < 2 or recording.unit == MIXED:
+    """The limb leads that follow from two of I, II and III; none if the leads may differ in unit."""
+    recorded = {lead: recording.signal[place[lead]] for lead in ("I", "II", "III") if lead in place}
+    if len(recorded) < 2 or recording.unit == MIXED:
         return {}
-    with np.errstate(all="ignore"):  # NaN and infinity are told of later
-        one = have["I"] if "I" in have else have["II"] - have["III"]
-        two = have["II"] if "II" in have else one + have["III"]
-        return {"I": one, "II": two} | {lead: a * one + b * two for lead, (a, b) in DERIVED.items()}
+    with np.errstate(all="ignore"):  # NaN and infinity are reported later
+        first = recorded["I"] if "I" in recorded else recorded["II"] - recorded["III"]
+        second = recorded["II"] if "II" in recorded else first + recorded["III"]
+        return {"I": first, "II": second} | {lead: a * first + b * second for lead, (a, b) in DERIVED.items()}
 
 
-def cut_up(samples: int, windows: Windows) -> Cut:
-    """Where the segments of a recording lie.
+def place_segments(samples: int, windows: Windows) -> Cut:
+    """Find where the segments of a recording lie.
 
     Args:
         samples: Of the recording, at 500 Hz.
-        windows: What the settings say of the tail and of short recordings.
+        windows: What happens to the tail and to short recordings.
 
     Returns:
         The segments' places.
@@ -251,32 +251,32 @@ def cut_up(samples: int, windows: Windows) -> Cut:
     return Cut(starts, 0, 0, rest)
 
 
-def linearly_resampled(signal: np.ndarray, samples: int) -> np.ndarray:
+def resample_linearly(signal: np.ndarray, samples: int) -> np.ndarray:
     """Interpolate linearly from end to end, as ecg-transform's LinearResample does.
 
     Args:
         signal: (leads, samples).
-        samples: How many there are to be.
+        samples: Of the result.
 
     Returns:
         (leads, `samples`).
     """
     places = _places if max(samples, signal.shape[1]) <= _KEPT_SAMPLES else _places.__wrapped__
     before, after, weight = places(signal.shape[1], samples)
-    resampled, left = np.empty((len(signal), samples)), np.empty(samples)
+    resampled, earlier = np.empty((len(signal), samples)), np.empty(samples)
     with np.errstate(over="ignore", invalid="ignore"):
-        for lead, row in zip(signal, resampled, strict=True):  # one at a time stays in the processor's cache
-            lead.take(before, out=left, mode="clip")  # the usual mode writes to a copy first
+        for lead, row in zip(signal, resampled, strict=True):  # one lead at a time stays in the processor's cache
+            lead.take(before, out=earlier, mode="clip")  # the usual mode writes to a copy first
             lead.take(after, out=row, mode="clip")
-            row -= left
+            row -= earlier
             row *= weight
-            row += left
+            row += earlier
     return resampled
 
 
 @lru_cache(maxsize=8)
 def _places(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each new sample the old ones before and after it, and how far it is from the one to the other."""
+    """For each new sample the old samples before and after it, and the weight of the one after."""
     position = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
     before = np.minimum(position.astype(np.intp), max(old - 2, 0))
     return before, np.minimum(before + 1, old - 1), position - before
@@ -284,29 +284,29 @@ def _places(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _means(signal: np.ndarray) -> np.ndarray:
     """(leads, 1) the mean of each lead."""
-    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is told of later
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are too large are reported later
         means: np.ndarray = np.add.reduce(signal, axis=1, keepdims=True) / signal.shape[1]
     return means
 
 
-def standardised(centred: np.ndarray) -> np.ndarray:
+def standardise(centred: np.ndarray) -> np.ndarray:
     """Divide each lead by its population standard deviation + 1e-8; a constant lead stays zero.
 
     The constant is ecg-transform's.
 
     Args:
-        centred: (leads, samples), finite, the mean taken off each lead. It becomes the result.
+        centred: (leads, samples), finite, each lead less its mean. It is overwritten by the result.
 
     Returns:
         (leads, samples).
 
     Raises:
-        UnusableError: A lead's spread is more than a number can hold.
+        UnusableError: A lead's standard deviation overflows.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         spread = np.sqrt(np.vecdot(centred, centred) / centred.shape[1])  # (leads,)
     if not np.isfinite(spread).all():
-        endless = [lead for lead, value in zip(LEADS, spread, strict=True) if not math.isfinite(value)]
-        raise UnusableError(f"samples too large to be meant ({' '.join(endless)})")
+        overflowing = [lead for lead, value in zip(LEADS, spread, strict=True) if not math.isfinite(value)]
+        raise UnusableError(f"samples too large to be meant ({' '.join(overflowing)})")
     centred *= (1 / (spread + 1e-8))[:, None]
     return centred

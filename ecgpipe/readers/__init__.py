@@ -1,8 +1,8 @@
 """One module per input format, each behind the same small interface.
 
-A format module has `read(path, assumed, row)`, which returns a `Recording` or raises an `UnreadableError` whose text
-tells a person why not. One whose files may hold many recordings also has `contents(path)`, which names them. To add a
-format, write such a module, name it in `FORMATS`, and say in `detect` how its files are told.
+A format's module has `read(path, assumed, row)`, which returns a `Recording` or raises an `UnreadableError` whose text
+says why not. If the format's files may hold many recordings, it also has `contents(path)`, which names them. To add a
+format, write such a module, list it in `FORMATS`, and let `detect` recognise its files.
 """
 
 import importlib
@@ -35,10 +35,10 @@ __all__ = [
 
 
 class Format(NamedTuple):
-    """Where a format is read, and what that takes."""
+    """The module that reads a format, and the packages that it needs."""
 
     module: str  # below ecgpipe.readers
-    needs: str | None = None  # the package that ecgpipe does not install by itself
+    needs: str | None = None  # a package that ecgpipe does not install by default
     extra: str | None = None  # ecgpipe's extra that installs it
     many: bool = False  # a file may hold several recordings
 
@@ -70,15 +70,15 @@ def read(path: Path, format_name: str, assumed: Assumed, row: int | None = None)
     Args:
         path: The file that stands for it.
         format_name: A key of `FORMATS`.
-        assumed: What holds for files that do not say it themselves.
-        row: Which recording of a file that holds many.
+        assumed: What is assumed of files that do not state it.
+        row: Which recording, if the file holds many.
 
     Returns:
-        The recording without what fills up its ends (`without_filling`), its leads named as the file names them.
+        The recording without filling at its ends (`without_filling`), its leads named as in the file.
 
     Raises:
-        UnreadableError: The file is not what it seemed to be, does not say enough, or its package is not installed.
-        UnavailableError: It cannot be read now, and could not after some pauses.
+        UnreadableError: The file is not of this format, does not state enough, or its package is not installed.
+        UnavailableError: It cannot be read at the moment, also after some pauses.
     """
     module = _module(format_name)
     try:
@@ -98,7 +98,7 @@ def contents(path: Path, format_name: str) -> list[Content] | None:
         format_name: A key of `FORMATS`.
 
     Returns:
-        The recordings of a file that holds many, in order; None for one that is a single recording.
+        The recordings of a file that can hold many, in order; None for a single recording.
 
     Raises:
         UnreadableError, UnavailableError: As `read`.
@@ -107,16 +107,16 @@ def contents(path: Path, format_name: str) -> list[Content] | None:
         return None
     module = _module(format_name)
     try:
-        found: list[Content] | None = patiently(lambda: module.contents(path), path)
+        recordings: list[Content] | None = patiently(lambda: module.contents(path), path)
     except FileNotFoundError as error:
         raise UnreadableError(f"a file is not there ({path.name})") from error
     except PermissionError as error:
         raise UnreadableError(f"no permission to read a file ({path.name})") from error
-    return found
+    return recordings
 
 
 def missing_package(format_name: str) -> str | None:
-    """Why no file of a format can be read, where its package is not installed; else None."""
+    """Why no file of a format can be read if its package is not installed; None if it is installed."""
     form = FORMATS[format_name]
     if form.needs is None or form.extra is None or is_installed(form.needs):
         return None
@@ -124,7 +124,7 @@ def missing_package(format_name: str) -> str | None:
 
 
 def _module(format_name: str) -> ModuleType:
-    """The format's module, imported only when a file asks for it."""
+    """The format's module, imported when its first file is read."""
     module, needs, extra, _ = FORMATS[format_name]
     try:
         return importlib.import_module(f"ecgpipe.readers.{module}")

@@ -11,16 +11,16 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ecgpipe.readers.ecgdatakit import xml_root
 from ecgpipe.readers.files import size_of
 from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv
+from ecgpipe.readers.vendor_xml import parse_xml
 
 _NAME = "CardioSoft XML"
 
 # Ten seconds of twelve leads take 0.3 MB.
 _MOST_BYTES = 24_000_000
 
-# What <Resolution> counts in; no other has been seen.
+# The units of <Resolution> that are known.
 _UNITS = {"uvperlsb": "uV", "mvperlsb": "mV", "nvperlsb": "nV"}
 
 _COUNT = re.compile(r"[+-]?[0-9]{1,9}(?:\.[0-9]{1,9})?")
@@ -32,20 +32,20 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     Raises:
         UnreadableError: It has no strip of a resting ECG, or the strip is not as long as it says.
     """
-    size_of(path)  # a pipe would be waited for
+    size_of(path)  # refuses a pipe, which would block
     with path.open("rb") as file:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise UnreadableError(f"too large for its format (over {_MOST_BYTES} bytes of {_NAME})")
-    strip = _strip(xml_root(data, _NAME))
+    strip = _strip(parse_xml(data, _NAME))
     waveforms = strip.findall("WaveformData")
     names = [(waveform.get("lead") or "").strip() for waveform in waveforms]
     if not all(names):
         raise UnreadableError(f"the {_NAME} file does not name each lead ({' '.join(names)})")
     rows = [_counts(waveform, name) for waveform, name in zip(waveforms, names, strict=True)]
     if len(set(map(len, rows))) > 1:
-        found = ", ".join(f"{name} {len(counts)}" for name, counts in zip(names, rows, strict=True))
-        raise UnreadableError(f"the leads differ in length ({found})")
+        lengths = ", ".join(f"{name} {len(counts)}" for name, counts in zip(names, rows, strict=True))
+        raise UnreadableError(f"the leads differ in length ({lengths})")
     _check_number(strip, "NumberOfLeads", len(rows))
     _check_number(strip, "ChannelSampleCountTotal", len(rows[0]))
     check_size(len(rows), len(rows[0]))
@@ -56,8 +56,8 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     if per_count and per_count not in _UNITS:
         raise UnreadableError(f"the resolution is in a unit that is not read ({per_count})")
     signal = np.array(rows, np.float64) * resolution  # (leads, samples)
-    signal, unit_found = in_mv(signal, [_UNITS.get(per_count) or assumed.unit] * len(rows))
-    return Recording(signal, rate, tuple(names), unit_found)
+    signal, signal_unit = in_mv(signal, [_UNITS.get(per_count) or assumed.unit] * len(rows))
+    return Recording(signal, rate, tuple(names), signal_unit)
 
 
 def _strip(root: Element) -> Element:
@@ -84,11 +84,11 @@ def _counts(waveform: Element, name: str) -> np.ndarray:
     return np.array(words, np.float64)
 
 
-def _check_number(strip: Element, tag: str, found: int) -> None:
-    """Refuse a file that states another number than it has; where it states none there is nothing to compare."""
+def _check_number(strip: Element, tag: str, actual: int) -> None:
+    """Refuse a file that states another number than it has; a file may state no number."""
     text = (strip.findtext(tag) or "").strip()
-    if text and text != str(found):
-        raise UnreadableError(f"the file does not hold what it states ({tag} {text[:20]}, found {found})")
+    if text and text != str(actual):
+        raise UnreadableError(f"the file does not hold what it states ({tag} {text[:20]}, found {actual})")
 
 
 def _stated(strip: Element, tag: str) -> tuple[float, str]:

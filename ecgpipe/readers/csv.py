@@ -1,4 +1,4 @@
-"""CSV files of one recording: a row per sample, a column per lead, and perhaps one of times."""
+"""CSV files of one recording: a row per sample, a column per lead, and perhaps a column of times."""
 
 import re
 from pathlib import Path
@@ -14,10 +14,10 @@ from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, assum
 # An hour and a half of twelve leads at 500 Hz.
 _MOST_BYTES = 256_000_000
 
-# The names of some thousand columns find room.
+# Room for the names of some thousand columns.
 _HEAD_BYTES = 100_000
 
-# Of the lines below the names, which may be empty.
+# Empty lines that may stand below the names.
 _MOST_EMPTY = 10
 
 _CELL = re.compile(r"[-+]?(?:\d+[.,]?\d*|[.,]\d+)(?:[eE][-+]?\d+)?|nan|", re.IGNORECASE)
@@ -43,7 +43,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     values = line
     if named:
         names, values = _with_units(names, lines, line + 1)
-    chosen = columns.wanted(names)
+    chosen = columns.columns_to_read(names)
     separator = separator_of("\n".join(lines[line:]))
     comma = separator != "," and re.search(r"\d,\d", "\n".join(lines[values:])) is not None
     try:
@@ -68,11 +68,11 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         raise
     except (pa.ArrowException, OSError, UnicodeError) as error:
         raise UnreadableError(f"not a readable CSV file ({brief(error)})") from error
-    return columns.recording(table, None, None, assumed)
+    return columns.make_recording(table, None, None, assumed)
 
 
 def _with_units(names: list[str], lines: list[str], start: int) -> tuple[list[str], int]:
-    """The names with the units that stand in a line of their own below, and which line the values begin at.
+    """The column names with the units of a line below them, and the line at which the values begin.
 
     Args:
         names: Of the columns.

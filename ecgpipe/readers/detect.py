@@ -9,13 +9,13 @@ from pathlib import PurePath
 from ecgpipe.core.leads import LEADS, spelled
 from ecgpipe.core.separators import separator_of
 
-# So many bytes of a file are looked at.
+# The bytes at the beginning of a file that are examined.
 HEAD_BYTES = 4096
 
 _LONGEST_SUFFIX = 12
 
-# The format of files with these endings, whatever they hold: reading one tells what is wrong with it. The endings of
-# the other formats (.xml, .csv, .parquet) are those of much else.
+# The format of files with these extensions, whatever they hold: reading them shows what is wrong with them. The
+# extensions of the other formats (.xml, .csv, .parquet) have many other uses.
 SUFFIXES = {
     ".hea": "wfdb",
     ".mat": "mat",
@@ -29,22 +29,22 @@ SUFFIXES = {
     ".scp": "scp-ecg",
 }
 
-# A CSV file's lines end as pyarrow takes them to, which knows no others.
+# The line ends of CSV files that pyarrow recognises.
 LINE_END = re.compile(r"\r\n|\n|\r")
 _COMMENTS = ("#", "%", "//")
 _PREAMBLE_LINES = 200
 _PLAIN_NUMBER = re.compile(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?")
-# What stands in a cell below a name: a number, nothing, or a time.
+# A cell below a name: a number, empty, or a time.
 _VALUE = re.compile(r"[-+]?[\d.,]+(?:e[-+]?\d+)?|nan||\[?[\d:.,/ TZ+-]+\]?", re.IGNORECASE)
 
 _XML_ROOTS = {"restingecg": "muse-xml", "restingecgdata": "sierra-xml", "annotatedecg": "hl7-aecg"}
 _XML_ROOTS |= {"cardiologyxml": "cardiosoft-xml"}
-# A root that is called ECG alone is anybody's: Mortara's has its times as attributes, its leads as <CHANNEL>.
+# Many programs call their root ECG: Mortara's has its times as attributes, its leads as <CHANNEL>.
 _ELI = re.compile(r"<ECG\s[^>]*\bACQUISITION_TIME|<CHANNEL\s[^>]*\bUNITS_PER_MV")
-# What AliveCor's recordings state before their samples, and hardly any other JSON does.
+# Keys that AliveCor's recordings have before their samples, and hardly any other JSON has.
 _KARDIA = re.compile(r'"recordedAt"\s*:.*"(?:algorithmDetermination|amplitudeResolution)"\s*:', re.DOTALL)
 _ROOT = re.compile(r"<(?:[\w.-]+:)?([A-Za-z_][\w.-]*)")
-# What stands before a root, also where the head ends within it.
+# What may precede a root, also if the head ends within it.
 _NO_ROOT = re.compile(r"<\?.*?(?:\?>|$)|<!--.*?(?:-->|$)|<!DOCTYPE[^\[>]*(?:\[.*?(?:\]|$))?\s*(?:>|$)", re.DOTALL)
 
 
@@ -52,17 +52,17 @@ def format_of(name: PurePath, head: bytes) -> str | None:
     """The format of a file.
 
     Args:
-        name: Of the file; only its ending counts, and only where the content does not tell.
+        name: Of the file; its extension is used only if the content is not recognised.
         head: Its first `HEAD_BYTES` bytes, or all of them.
 
     Returns:
-        A key of `readers.FORMATS`; None for a file that is no recording as far as one can see.
+        A key of `readers.FORMATS`; None for a file that is not recognised as a recording.
     """
     return _by_content(head) or SUFFIXES.get(name.suffix.lower())
 
 
 def what_else(name: PurePath, head: bytes) -> str:
-    """What a file is that `format_of` does not know, in words, for the account of the files."""
+    """Describe a file that `format_of` does not recognise, for the file list."""
     if not head:
         return "empty file"
     text = text_of(head)
@@ -73,25 +73,25 @@ def what_else(name: PurePath, head: bytes) -> str:
         return "table without a column for each lead"
     if head.startswith(b"PAR1"):
         return "table without a column for each lead"
-    # Not in brackets: files are counted by it. An ending that is longer is a name with a dot in it.
-    # Bytes that are no UTF-8 are shown as \xfc later.
-    shown = all(letter.isprintable() or "\udc80" <= letter <= "\udcff" for letter in name.suffix)
-    plain = len(name.suffix) <= _LONGEST_SUFFIX and shown
-    suffix = name.suffix.lower() if plain else ""
+    # Not in brackets: files are counted by it. A longer extension is part of a name with a dot in it.
+    # Bytes that are not UTF-8 are shown as \xfc later.
+    is_printable = all(letter.isprintable() or "\udc80" <= letter <= "\udcff" for letter in name.suffix)
+    is_extension = len(name.suffix) <= _LONGEST_SUFFIX and is_printable
+    suffix = name.suffix.lower() if is_extension else ""
     return f"no known format, {suffix or 'without ending'}"
 
 
 def csv_columns(head: bytes) -> list[str]:
-    """The names in a CSV file's line of names; numbers, as text, where it has no names."""
+    """The column names of a CSV file; numbers, as text, if it has no names."""
     return csv_names(text_of(head) or "")[1]
 
 
 def csv_names(text: str) -> tuple[int, list[str]]:
     """Find the line of a CSV file that names its columns.
 
-    It is the first one that holds something and is no comment, unless a later one names several leads and is followed
-    by one of as many numbers: recorders put a preamble before it. Of comments the last may be the line of names, as
-    NumPy writes it.
+    It is the first line that is neither empty nor a comment, unless a later line names several leads and is followed by
+    a line of as many numbers: recorders put a preamble before it. The last comment may be the line of names, as NumPy
+    writes it.
 
     Args:
         text: The file, or its beginning.
@@ -121,7 +121,7 @@ def csv_names(text: str) -> tuple[int, list[str]]:
 
 
 def csv_cells(line: str, following: str = "") -> list[str]:
-    """What a line's separators separate, without quotes around it. They may show only by the line that follows."""
+    """The cells of a line, without quotes. The separator may be found only with the line that follows."""
     separator = separator_of(f"{line}\n{following}\n")
     if '"' in line:
         line = next(csv.reader([line], delimiter=separator), [""])  # type: ignore[assignment]
@@ -134,7 +134,7 @@ def are_values(cells: Sequence[str]) -> bool:
 
 
 def _names_lead(cells: Sequence[str], least: int = 1) -> bool:
-    """Whether a limb lead is among several names: chest leads alone are also what R calls nameless columns."""
+    """Whether a limb lead is among several names; R names columns without a name like chest leads."""
     if len(cells) < 2:
         return False
     leads = set(spelled(cells)) & set(LEADS)
@@ -150,7 +150,7 @@ def _by_content(head: bytes) -> str | None:
         return "numpy"
     if any(head[at : at + 8] == b"\x89HDF\r\n\x1a\n" for at in (0, 512, 1024, 2048)):
         return "hdf5"
-    if head[:1] == b"\x40" and head[2:6] == b"MFR ":  # the preamble, without which MFER begins like anything else
+    if head[:1] == b"\x40" and head[2:6] == b"MFR ":  # the preamble; MFER without it cannot be recognised
         return "mfer"
     if head.startswith(b"ISHNE1.0"):
         return "ishne"
@@ -174,9 +174,9 @@ def _by_content(head: bytes) -> str | None:
 
 
 def _is_signal_csv(head: bytes) -> bool:
-    """A line of names among which a limb lead is, or of numbers, as many as leads are recorded, and no `path`.
+    """Whether the first line names a limb lead, or holds as many numbers as there are leads; and no column is `path`.
 
-    Half of the numbers may be missing, as where chest electrodes were not attached.
+    Half of the numbers may be missing, as without chest electrodes.
     """
     names = csv_columns(head)
     if "path" in names:
@@ -193,7 +193,7 @@ def _xml_root(text: str) -> str | None:
 
 
 def text_of(head: bytes) -> str | None:
-    """The bytes as text; None for what is none."""
+    """The bytes as text; None if they are not text."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return head[: len(head) // 2 * 2].decode("utf-16", errors="ignore")
     for mark, encoding in ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be")):

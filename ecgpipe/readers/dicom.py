@@ -24,7 +24,7 @@ from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, Unreadabl
 
 _OTHER_KIND = "a DICOM file of another kind than ECG"
 
-# So much of a file is looked at to learn what it is. The meta information takes a few hundred bytes.
+# The bytes of a file that are examined to find its kind. The meta information takes a few hundred bytes.
 _HEAD_BYTES = 65_536
 
 # The leads' codes end alike in both schemes in use: "2:1" (MDC) and "5.6.3-9-1" (SCPECG). CID 3001,
@@ -33,7 +33,7 @@ _CODES = {"1": "I", "2": "II", "61": "III", "62": "aVR", "63": "aVL", "64": "aVF
 _CODES |= {str(n + 2): f"V{n}" for n in range(1, 7)}
 _SCHEMES = {"MDC": "2:", "SCPECG": "5.6.3-9-"}
 
-# What the groups are called that hold one beat, averaged from all, rather than what was recorded.
+# Words in the labels of groups that hold one averaged beat rather than the recording.
 _BEATS = ("median", "beat", "average", "representative", "template")
 
 
@@ -58,12 +58,12 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
 
 
 def _dataset(path: Path) -> Dataset:
-    """The waveforms of a file, once it is known to have some and to fit into memory."""
+    """The waveforms of a file, if it has some and fits into memory."""
     size_of(path)
     with path.open("rb") as file:
         meta = _meta(file.read(_HEAD_BYTES))
         _refuse_class(meta.get("MediaStorageSOPClassUID"))
-        # 16 bits each, and some room for what else there is. An image without its class is not read to find out.
+        # 16 bits a sample, and room for other elements. An image without a class is too large to be read.
         most = 2 * MOST_VALUES + 10_000_000
         size = os.fstat(file.fileno()).st_size
         if size > most:
@@ -77,15 +77,15 @@ def _dataset(path: Path) -> Dataset:
     groups = dataset.get("WaveformSequence")
     if not groups:
         raise UnreadableError("the DICOM file has no waveforms")
-    # Catheter laboratories store twelve leads as a hemodynamic or an electrophysiological waveform. What is none of
-    # an ECG's classes and has no lead either is pressure, breath or sound.
+    # Catheter laboratories store twelve leads as a hemodynamic or an electrophysiological waveform. A file of another
+    # class than ECG without any lead holds pressure, respiration or sound.
     if kind and "ECG" not in uid.UID(kind).name and not any(map(_leads, groups)):
         raise UnreadableError(f"{_OTHER_KIND} ({uid.UID(kind).name})")
     return dataset
 
 
 def _refuse_class(kind: str | None) -> None:
-    """Refuse a file by its class where that is one of the standard's and none of waveforms."""
+    """Refuse a file whose class is one of the standard's, but not of waveforms."""
     if not kind:
         return
     what = uid.UID(kind)
@@ -94,8 +94,8 @@ def _refuse_class(kind: str | None) -> None:
 
 
 def _meta(head: bytes) -> Dataset:
-    """A file's meta information, which says what it is."""
-    deflated = "a deflated DICOM file, which is not read"  # pydicom would inflate it to whatever it holds
+    """A file's meta information, which states its kind."""
+    deflated = "a deflated DICOM file, which is not read"  # pydicom would decompress it to any size
     try:
         meta = read_partial(BytesIO(head), stop_when=lambda tag, vr, length: tag.group > 2).file_meta
     except zlib.error as error:
@@ -131,9 +131,9 @@ def _recording(dataset: Dataset, assumed: Assumed) -> Recording:
 
 
 def _leads_alone(names: list[str], units: list[str | None]) -> list[int]:
-    """The leads of the twelve and what shares a unit with one: pressure would leave them without a common unit."""
+    """The leads of the twelve, and channels that share a unit with them: pressure would leave no common unit."""
     is_lead = [name in LEADS for name in spelled(names)]
-    lead_units = {unit for unit, wanted in zip(units, is_lead, strict=True) if wanted}
+    lead_units = {unit for unit, is_wanted in zip(units, is_lead, strict=True) if is_wanted}
     return [n for n, unit in enumerate(units) if is_lead[n] or not lead_units or unit in lead_units]
 
 
@@ -142,7 +142,7 @@ def _rhythm(groups: list[Dataset]) -> int:
 
     A resting ECG often comes with a second group: one median beat of each lead. Labels are free text that not every
     device writes, and WaveformOriginality calls a rhythm DERIVED where a device computes the limb leads; so a label
-    that tells decides, then the originality, then how many of the twelve leads there are, then the duration.
+    decides if it is clear, then the originality, then how many of the twelve leads there are, then the duration.
     """
 
     def rank(index: int) -> tuple[bool, bool, int, float]:
@@ -160,9 +160,9 @@ def _rhythm(groups: list[Dataset]) -> int:
         raise UnreadableError("the DICOM file holds median beats alone, no rhythm")
     best = max(candidates, key=rank)
     originals = [groups[index] for index in candidates if rank(index)[:2] == rank(best)[:2]]
-    apart = set().union(*map(_leads, originals)) - _leads(groups[best])
-    if apart:
-        # As of a paper print-out: 2.5 seconds of three leads, then of the next three.
+    elsewhere = set().union(*map(_leads, originals)) - _leads(groups[best])
+    if elsewhere:
+        # As on paper: 2.5 seconds of three leads, then of the next three.
         raise UnreadableError(
             f"the DICOM file's leads were not recorded together ({len(originals)} groups of channels)"
         )
@@ -174,7 +174,7 @@ def _label(group: Dataset) -> str:
 
 
 def _leads(group: Dataset) -> set[str]:
-    """Which of the twelve leads are in a group."""
+    """The leads of the twelve that a group has."""
     names = [_name(channel, n) for n, channel in enumerate(group.get("ChannelDefinitionSequence") or [])]
     return set(spelled(names)) & set(LEADS)
 
@@ -215,7 +215,7 @@ def _scaled(raw: np.ndarray, channel: Dataset, name: str) -> np.ndarray:
 
 
 def _unit(channel: Dataset) -> str | None:
-    """The unit that the samples are in: its UCUM code. Without a sensitivity they are in none."""
+    """The samples' unit, a UCUM code; None without a sensitivity."""
     units = channel.get("ChannelSensitivityUnitsSequence")
     if channel.get("ChannelSensitivity") is None or not units:
         return None
@@ -223,7 +223,7 @@ def _unit(channel: Dataset) -> str | None:
 
 
 def _name(channel: Dataset, number: int) -> str:
-    """What a channel is called: its source in words, else by the code, else its label.
+    """A channel's name: its source in words, or else by its code, or else its label.
 
     Raises:
         UnreadableError: Code and words are different leads of the twelve.
@@ -244,14 +244,14 @@ def _name(channel: Dataset, number: int) -> str:
 
 
 def _padding(group: Dataset, raw: np.ndarray) -> np.generic | None:
-    """The stored value that stands for no sample: one that the file states, and beyond all others that it has.
+    """The stored value that means "no sample": the file states it, and it is beyond all other values.
 
-    C# ECG Toolkit states 0 in every file, which is also what a lead has where the ECG crosses the baseline. Of such a
-    value a stretch at an end alone is padding, which `readers.filling` looks for.
+    C# ECG Toolkit states 0 in every file, but a lead is 0 as well when the ECG crosses the baseline. Of such a value
+    only a stretch at an end is padding, which `readers.filling` finds.
     """
     value = group.get("WaveformPaddingValue")
     if not isinstance(value, bytes) or len(value) < raw.dtype.itemsize:
         return None
-    found: np.generic = np.frombuffer(value, raw.dtype, 1)[0]
-    others = raw[raw != found]
-    return found if others.size == 0 or found < others.min() or found > others.max() else None
+    padding: np.generic = np.frombuffer(value, raw.dtype, 1)[0]
+    others = raw[raw != padding]
+    return padding if others.size == 0 or padding < others.min() or padding > others.max() else None

@@ -25,10 +25,10 @@ _HEADER_BYTES = 256  # and as many for each channel
 _BDF = b"\xffBIOSEMI"
 _SAMPLE_BYTES = {"EDF": 2, "BDF": 3}
 
-# An annotation, and BioSemi's triggers, are no signal.
+# Annotations and BioSemi's triggers are not signals.
 _ANNOTATIONS = ("edf annotations", "bdf annotations")
 _NO_SIGNALS = (*_ANNOTATIONS, "status")
-# A record's annotations begin with when it does, in seconds: EDF+ 2.2.2 and 2.2.4.
+# A record's annotations begin with its start in seconds: EDF+ 2.2.2 and 2.2.4.
 _ONSET = re.compile(rb"([+-]\d{1,15}(?:\.\d{0,15})?)\x14\x14")
 
 # At which byte of a channel's header, times the number of channels, the samples in a record begin.
@@ -36,7 +36,7 @@ _SAMPLES_AT = 16 + 80 + 8 + 8 + 8 + 8 + 8 + 80
 
 
 class _Layout(NamedTuple):
-    """What the header says of where the samples are."""
+    """Where the samples are, by the header."""
 
     kind: str  # "EDF" or "BDF"
     channels: int
@@ -71,7 +71,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
             header += file.read(_HEADER_BYTES * int(count))
             header = header.replace(b"\0", b" ")  # some devices fill with these
             layout = _layout(header, os.fstat(file.fileno()).st_size)
-            # Read rather than mapped into memory, as edfio would: a file that is cut meanwhile would end the process.
+            # Not mapped into memory, as edfio would: if the file became shorter meanwhile, the process would end.
             content = header + file.read(layout.size - len(header))
         if len(content) < layout.size:
             raise UnreadableError("the EDF file is shorter than its header says")
@@ -83,7 +83,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
 
 
 def _layout(header: bytes, file_bytes: int) -> _Layout:
-    """Check what the header says of the file's size."""
+    """Find where the samples are, if the header agrees with the file's size."""
     kind = "BDF" if header.startswith(_BDF) else "EDF"
     channels = len(header) // _HEADER_BYTES - 1
     if _number(header[184:192], "header size", whole=True) != _HEADER_BYTES * (channels + 1) or len(header) % 256:
@@ -95,7 +95,7 @@ def _layout(header: bytes, file_bytes: int) -> _Layout:
     if record_s <= 0 or min(samples) < 0 or not any(samples) or (records < 1 and records != -1):
         raise UnreadableError("the EDF header's durations or numbers of samples are not positive")
     record_bytes = int(sum(samples)) * _SAMPLE_BYTES[kind]
-    if records == -1:  # not known when the recording began, and never written
+    if records == -1:  # unknown when the recording began, and never updated
         records = (file_bytes - len(header)) // record_bytes
     size = len(header) + int(records) * record_bytes
     if size > file_bytes or records < 1:
@@ -107,7 +107,7 @@ def _layout(header: bytes, file_bytes: int) -> _Layout:
 
 
 def _refuse_gaps(content: bytes, layout: _Layout) -> None:
-    """Refuse a file whose records do not follow one another; many recorders write EDF+D whether they do or not.
+    """Refuse a file with gaps between its records; many recorders write EDF+D also without gaps.
 
     Raises:
         UnreadableError: There is a gap of half a sample or more, or the file does not say when each record begins.
@@ -153,18 +153,18 @@ def _recording(content: bytes, layout: _Layout, assumed: Assumed) -> Recording:
         raise UnreadableError("the EDF file has no signals")
     names = [signal.label.strip() for signal in signals]
     is_lead = [name in LEADS for name in spelled(names)]
-    leads = [signal for signal, wanted in zip(signals, is_lead, strict=True) if wanted]
+    leads = [signal for signal, is_wanted in zip(signals, is_lead, strict=True) if is_wanted]
     rates = Counter(signal.samples_per_data_record for signal in leads or signals)
     samples, _ = rates.most_common(1)[0]
     if leads and len(rates) > 1:
         listed = ", ".join(f"{count} x {per_record / layout.record_s:g} Hz" for per_record, count in rates.items())
         raise UnreadableError(f"the EDF file's leads differ in their sample rates ({listed})")
     units = [_unit(signal.physical_dimension) or assumed.unit for signal in signals]
-    lead_units = {unit for unit, wanted in zip(units, is_lead, strict=True) if wanted}
+    lead_units = {unit for unit, is_wanted in zip(units, is_lead, strict=True) if is_wanted}
     chosen = [
         n
         for n, signal in enumerate(signals)
-        # Respiration or pressure would be no lead, and leave the recording without one unit.
+        # Respiration or pressure is not a lead, and would leave the recording without a common unit.
         if signal.samples_per_data_record == samples and (not leads or is_lead[n] or units[n] in lead_units)
     ]
     values = np.empty((len(chosen), samples * layout.records))  # (leads, samples)
@@ -178,7 +178,7 @@ def _recording(content: bytes, layout: _Layout, assumed: Assumed) -> Recording:
 
 
 def _buffer(content: bytes, layout: _Layout) -> bytes:
-    """What edfio is given: the samples as they are, the number of records as it was found."""
+    """The file for edfio, with the actual number of records in its header."""
     return content[:236] + f"{layout.records:<8}".encode() + content[244:]
 
 
@@ -210,7 +210,7 @@ def _unit(dimension: str) -> str | None:
 
 
 def _encoding(header: bytes) -> str:
-    """The format knows ASCII alone; a micro sign comes as UTF-8 or, from most devices, as Latin-1."""
+    """The header's encoding: the format allows only ASCII, but a micro sign is in UTF-8 or, mostly, in Latin-1."""
     try:
         header[8:].decode("utf-8")
     except UnicodeDecodeError:

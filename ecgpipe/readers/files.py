@@ -1,4 +1,4 @@
-"""Reading files of which nobody knows what they are: never waits for a pipe, never reads a device."""
+"""Read files of unknown kind: never waits for a pipe, never reads a device."""
 
 import os
 import stat
@@ -11,8 +11,8 @@ def size_of(path: Path) -> int:
     """The size of a regular file in bytes.
 
     Raises:
-        UnreadableError: It is none, or cannot be looked at.
-        FileNotFoundError, PermissionError: As they are, for `readers.read` to tell.
+        UnreadableError: It is not a regular file, or cannot be accessed.
+        FileNotFoundError, PermissionError: `readers.read` turns them into reasons.
     """
     try:
         status = path.stat()
@@ -26,11 +26,11 @@ def size_of(path: Path) -> int:
 
 
 def read_bytes(path: Path, start: int, size: int) -> bytes:
-    """So many bytes of a regular file, or what there is of them.
+    """Read up to `size` bytes of a regular file.
 
     Raises:
-        UnreadableError: It is no regular file, or reading it fails.
-        FileNotFoundError, PermissionError: As they are, for `readers.read` to tell.
+        UnreadableError: It is not a regular file, or reading it fails.
+        FileNotFoundError, PermissionError: `readers.read` turns them into reasons.
     """
     try:
         with open(path, "rb", buffering=0, opener=_open) as file:
@@ -39,7 +39,7 @@ def read_bytes(path: Path, start: int, size: int) -> bytes:
                 raise UnreadableError(f"not a file that holds anything ({path.name})")
             if start:
                 file.seek(start)
-            # Memory is taken for all that is asked for, so no more is than there is.
+            # Memory is allocated for all bytes asked for, so no more than the file has.
             return file.read(max(0, min(size, status.st_size - start))) or b""
     except (FileNotFoundError, PermissionError):
         raise
@@ -49,9 +49,28 @@ def read_bytes(path: Path, start: int, size: int) -> bytes:
         raise UnreadableError(f"not a file that can be opened ({brief(error)})") from error
 
 
-def brief(error: Exception) -> str:
-    """A library's message in one line, for the brackets of a reason."""
-    return " ".join(str(error).split())[:200]
+def brief(message: object, path: Path | None = None) -> str:
+    """A library's error or message in one line, for the brackets of a reason.
+
+    Args:
+        message: The error or message.
+        path: A file whose folder is left out of it.
+    """
+    text = str(message)
+    if path is not None:
+        text = text.replace(str(path), path.name)
+    return " ".join(text.split())[:200]
+
+
+def unreadable(name: str, error: Exception, path: Path | None = None) -> UnreadableError:
+    """The reason for an error of a library that reads a format.
+
+    Args:
+        name: Of the format.
+        error: What the library raised.
+        path: As of `brief`.
+    """
+    return UnreadableError(f"not a readable {name} file ({brief(str(error) or type(error).__name__, path)})")
 
 
 def _open(path: str, flags: int) -> int:

@@ -1,7 +1,7 @@
-"""Filling that is not signal: what software appends to a recording so that it fills an array or a file's last record.
+"""Filling: samples that software appends so that a recording fills an array or a file's last record.
 
-Left in, it counts as ECG: zeros change each lead's mean and spread, and 0.6 s at a converter's lowest value make the
-ECG seventy times smaller. So it is looked for once, for all formats, after a recording was read.
+If kept, it would count as ECG: zeros change each lead's mean and standard deviation, and 0.6 s at a converter's lowest
+value make the ECG seventy times smaller. It is found here, for all formats, after a recording was read.
 """
 
 from functools import lru_cache
@@ -11,21 +11,21 @@ import numpy as np
 from ecgpipe.core.leads import LEADS, spelled
 from ecgpipe.readers.recording import Recording
 
-# Electrodes and amplifiers have noise, so that no heart, not one in asystole either, gives the very same numbers again
-# and again in all leads at once. A stretch is this long before it counts as filling: where all leads stand at one
-# common value, which Einthoven's law allows only at zero, and where each stands at a value of its own.
+# Electrodes and amplifiers have noise, so that no recorded signal, not even in asystole, repeats the same numbers
+# in all leads at once. The shortest stretch that counts as filling: of one value common to all leads, which Einthoven's
+# law allows only at zero, and of a different value in each lead.
 COMMON_S, OWN_S = 0.5, 1.0
 
-# Of a single lead, which may be clipped, a stretch at a limit of its numbers is so long before it counts.
+# The shortest stretch at a limit of its numbers for a single lead, which may be clipped.
 LIMIT_S = 0.1
 
-# Leads that stand at one value by chance are fewer.
+# Fewer leads may have one common value by chance.
 _SEVERAL = 3
 
-# What one software filled up another may have filled up again: zeros around a last record of lowest values.
+# Filling may be around other filling: zeros around a last record of lowest values.
 _ROUNDS = 3
 
-# Samples that are looked at first for the end of a stretch.
+# Samples that are searched first for the end of a stretch.
 _FIRST_LOOK = 64
 
 # The first and second sample, the last and the last but one.
@@ -33,9 +33,9 @@ _ENDS = np.array([0, 1, -1, -2])
 
 
 def without_filling(recording: Recording) -> Recording:
-    """Leave out what stands at either end of a recording and is no signal.
+    """Leave out filling at either end of a recording.
 
-    A stretch at an end is filling where all leads of the twelve that vary at all, or without such names all rows, are
+    A stretch at an end is filling if all leads of the twelve that vary at all, or all rows if none has such a name, are
 
     - NaN, or at a limit of what the file's numbers can be, or at one common value beyond all others of the recording,
       however short it is;
@@ -44,13 +44,13 @@ def without_filling(recording: Recording) -> Recording:
     - constant for `COMMON_S` at one common value or for `OWN_S` at values of their own, and for longer than anywhere
       else in the recording.
 
-    What lies between counts because computed signals are flat between all their beats.
+    The rest of the recording is compared because computed signals are flat between all their beats.
 
     Args:
-        recording: As a reader has made it.
+        recording: As read.
 
     Returns:
-        The same recording where nothing is filling; else a view of it, `stripped_s` longer by what was left out.
+        The same recording if it has no filling; else a view of it, `stripped_s` longer by what was left out.
     """
     signal, rows = recording.signal, _rows(recording.leads)
     if signal.shape[1] < len(_ENDS) or not _may_be_filled(recording, rows):
@@ -69,31 +69,31 @@ def without_filling(recording: Recording) -> Recording:
 
 @lru_cache(maxsize=64)  # most files of a dataset have the same names
 def _rows(leads: tuple[str, ...]) -> np.ndarray | None:
-    """The rows that are leads of the twelve; None where all are or none is."""
+    """The rows that are leads of the twelve; None if all rows are or none is."""
     rows = [row for row, name in enumerate(spelled(leads)) if name in LEADS]
     return np.array(rows) if 0 < len(rows) < len(leads) else None
 
 
 def _may_be_filled(recording: Recording, rows: np.ndarray | None) -> bool:
-    """Whether the two samples at either end leave it open that there is filling; takes some microseconds."""
+    """Whether there may be filling, by the two samples at either end; takes some microseconds."""
     ends = recording.signal[:, _ENDS]
     if rows is not None:
         ends = ends[rows]
     outer = ends[:, ::2]  # (leads, 2)
     stands = outer == ends[:, 1::2]
     stands |= outer != outer  # NaN
-    found = stands.all(axis=0)  # (2,)
+    is_possible = stands.all(axis=0)  # (2,)
     if len(ends) >= _SEVERAL:
-        found |= (outer == outer[0]).all(axis=0)
+        is_possible |= (outer == outer[0]).all(axis=0)
     if recording.limits is not None:
         limits = recording.limits if rows is None else recording.limits[rows]
-        found |= ((outer <= limits[:, :1]) | (outer >= limits[:, 1:])).all(axis=0)
-    return bool(found.any()) and recording.sample_rate > 0
+        is_possible |= ((outer <= limits[:, :1]) | (outer >= limits[:, 1:])).all(axis=0)
+    return bool(is_possible.any()) and recording.sample_rate > 0
 
 
 def _extent(signal: np.ndarray, limits: np.ndarray | None, rate: float) -> tuple[int, int]:
-    """Where the signal begins and ends in (leads, samples), by the rules of `without_filling`."""
-    # An electrode that was off tells nothing.
+    """The start and stop of the signal in (leads, samples), by the rules of `without_filling`."""
+    # A constant lead, whose electrode was off, does not count.
     varies = ~((signal == signal[:, :1]).all(axis=1) | np.isnan(signal).all(axis=1))
     if not varies.any():
         return 0, signal.shape[1]
@@ -120,10 +120,10 @@ def _extent(signal: np.ndarray, limits: np.ndarray | None, rate: float) -> tuple
 
 
 def _is_filling(values: np.ndarray, length: int, inner: np.ndarray, limits: np.ndarray | None, rate: float) -> bool:
-    """Whether a stretch at an end is no signal.
+    """Whether a stretch at an end is filling.
 
     Args:
-        values: (leads,) what the leads stand at.
+        values: (leads,) the leads' values in the stretch.
         length: Of the stretch, in samples.
         inner: (leads, samples) the recording without such a stretch at either end.
         limits: As of `Recording`.
@@ -144,11 +144,11 @@ def _is_filling(values: np.ndarray, length: int, inner: np.ndarray, limits: np.n
 
 
 def _stands(signal: np.ndarray) -> int:
-    """How many samples from the first on all leads stand at their first value, or are NaN as the first is."""
+    """Count the samples from the first on in which all leads keep their first value, or are NaN like it."""
     first, samples = signal[:, :1], int(signal.shape[1])
     missing = np.isnan(first)
     at, step = 1, _FIRST_LOOK
-    while at < samples:  # most stretches are short, and most of a recording is none
+    while at < samples:  # most stretches are short
         piece = signal[:, at : at + step]
         moving = ((piece != first) & ~(missing & np.isnan(piece))).any(axis=0)
         if moving.any():
@@ -158,6 +158,6 @@ def _stands(signal: np.ndarray) -> int:
 
 
 def _stretches(signal: np.ndarray) -> np.ndarray:
-    """Samples of each stretch in which all leads stand, in order."""
+    """The lengths of the stretches in which all leads are constant, in order."""
     moving = (signal[:, 1:] != signal[:, :-1]).any(axis=0)
     return np.diff(np.flatnonzero(np.concatenate([[True], moving, [True]])))

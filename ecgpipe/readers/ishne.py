@@ -1,7 +1,7 @@
 """ISHNE Holter files: a header of 522 bytes, comments, then 16-bit counts, interleaved by lead.
 
 The format: F. Badilini, The ISHNE Holter Standard Output File Format, Ann Noninvasive Electrocardiol 3 (1998) 263-266.
-Nothing in it guards the counts; the checksum is the header's.
+The checksum covers the header; the counts have none.
 """
 
 import binascii
@@ -63,7 +63,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     if len(data) < 2 * leads * samples:
         raise UnreadableError("the ISHNE file became shorter while it was read")
     counts = np.frombuffer(data, "<i2").reshape(samples, leads).T  # (leads, samples)
-    # A lead without a resolution is in counts, whose unit the settings may know.
+    # A lead without a resolution stays in counts, whose unit the settings may state.
     scales = np.array([[resolution if resolution > 0 else 1.0] for resolution in resolutions[:leads]])  # (leads, 1)
     signal = np.where(counts == _FAULT, np.nan, counts * scales)
     units = ["nV" if resolution > 0 else assumed.unit for resolution in resolutions[:leads]]
@@ -74,13 +74,13 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
 
 
 def _check(content: bytes, stored: int) -> None:
-    """Hold the header and the comments against their checksum, of which 0 means that there is none.
+    """Compare the header and the comments with their checksum; 0 means that there is no checksum.
 
     Raises:
-        UnreadableError: It is another; the paper leaves the order of its two bytes open.
+        UnreadableError: It differs; the paper leaves the order of its two bytes open.
     """
-    found = binascii.crc_hqx(content, 0xFFFF)
-    if stored and stored not in (found, found >> 8 | (found & 0xFF) << 8):
+    actual = binascii.crc_hqx(content, 0xFFFF)
+    if stored and stored not in (actual, actual >> 8 | (actual & 0xFF) << 8):
         raise UnreadableError(
-            f"a checksum does not fit: the file is damaged (stored {stored:#06x}, found {found:#06x})"
+            f"a checksum does not fit: the file is damaged (stored {stored:#06x}, found {actual:#06x})"
         )

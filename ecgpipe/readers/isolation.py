@@ -1,7 +1,7 @@
-"""Work row by row in a process of its own, so that a row whose file crashes it is named instead of ending the run.
+"""Work through rows in a separate process, so that a file that crashes it fails one row instead of ending the run.
 
-Readers call compiled libraries, and some of these crash on damaged files: scipy.io.loadmat 1.17 with a segmentation
-fault on flipped bits of a MATLAB file. No check in Python comes before that.
+Readers call compiled libraries, some of which crash on damaged files: scipy.io.loadmat 1.17 ends with a segmentation
+fault if bits of a MATLAB file are flipped, which no check in Python can prevent.
 """
 
 import logging
@@ -22,36 +22,36 @@ from ecgpipe.core.errors import EcgpipeError
 
 logger = logging.getLogger(__name__)
 
-# A row that computes for longer never ends: the longest that `readers.recording.MOST_VALUES` allows takes a second.
+# A row that computes for longer than this is taken never to end. The longest recording (MOST_VALUES) takes a second.
 CPU_S_PER_ROW = 60.0
 
-# One that takes longer in all, and does not compute for the above, waits for a disk or a file server. That says nothing
-# of the row. The ratio is for machines on which many processes share a core.
+# A row that takes longer than this in all, without computing for as long as above, waits for a disk or a file server,
+# which says nothing about the row. The ratio of the two allows for machines where many processes share a core.
 WALL_S_PER_ROW = 300.0
 
 # How often such a row is waited for.
 WAITS = 2
 
-# Memory that the working process may fill besides what it begins with, which Arrow and the threads of many cores make
-# a gigabyte and more on paper. Whatever a file makes a library ask for ends there, as a MemoryError.
+# Memory that the process may fill besides what it starts with, which can be over a gigabyte of address space for Arrow
+# and the threads of many cores. A library that a file makes ask for more gets a MemoryError.
 MOST_BYTES = 4 * 2**30
 
-# What ends a process that a library crashed, by the signal's number; abort is what C++ and allocators do.
+# The signals that end a process that a library crashed; C++ and allocators abort.
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 
-# What ends one from outside.
+# The signals that end a process from outside.
 KILLED = {signal.SIGKILL, signal.SIGTERM}
 
-# What is said where memory has run out that the surroundings limit.
+# The message's end if memory has run out under a limit of the user's environment.
 TOO_LITTLE = "does not fit into what a process may have here (ulimit -v, -d); allow more"
 
-# The rows that are not to be touched, each with the reason; a function to be called with the number of the row that
-# comes next, and with -1 when none does.
+# The work takes the rows to leave out, each with the reason, and a function that it calls with the number of each row
+# before it begins, and with -1 after the last.
 Work = Callable[[dict[int, str], Callable[[int], None]], None]
 
 
 class Row(Protocol):
-    """A number that two processes share."""
+    """A number in memory that two processes share."""
 
     value: int
 
@@ -62,17 +62,17 @@ def crashes(
     wall_s: float = WALL_S_PER_ROW,
     called: Callable[[int], str] = "row {}".format,
 ) -> None:
-    """Run `work` in a process of its own, again from the beginning when a row crashed it.
+    """Run `work` in a separate process, and from the beginning again without a row that crashed it.
 
     Args:
-        work: What to do.
+        work: The work.
         cpu_s: How long a row may compute.
-        wall_s: How long it may take in all.
-        called: What a row is called in messages.
+        wall_s: How long a row may take in all.
+        called: Names a row in messages.
 
     Raises:
-        EcgpipeError: Its process was killed, or a row was waited for in vain.
-        Exception: What `work` raised, or a RuntimeError if its process ended without a word.
+        EcgpipeError: The process was killed, or waited for a row for too long.
+        Exception: What `work` raised, or a RuntimeError if the process ended without an error.
     """
     context = multiprocessing.get_context("fork")
     row = context.Value("q", -1, lock=False)
@@ -85,9 +85,9 @@ def crashes(
         process.start()
         theirs.close()
         try:
-            _ends(process, ours)
+            _await_end(process, ours)
         finally:
-            process.kill()  # no more than a formality for one that has ended
+            process.kill()  # no effect on a process that has ended
             process.join()
         if process.exitcode == 0:
             return
@@ -99,7 +99,7 @@ def crashes(
                     "does when memory runs out; run again, with more memory (mem_mb) or fewer jobs at a time (--cores)"
                 )
             raise RuntimeError(f"the process that reads the recordings ended with {process.exitcode}")
-        # A bus error is what comes of a file in memory (mmap) whose pages cannot be read, now or at all.
+        # A bus error comes of a file in memory (mmap) whose pages cannot be read, now or at all.
         if died_of in {signal.SIGALRM, signal.SIGBUS}:
             waits[row.value] += 1
             if waits[row.value] < WAITS:
@@ -121,7 +121,7 @@ def crashes(
 def is_confined() -> bool:
     """Whether the surroundings (`ulimit`) give this process less memory than MOST_BYTES.
 
-    That it runs out then says nothing of a row.
+    If memory runs out then, that says nothing about a row.
     """
     limit, most = resource.getrlimit(resource.RLIMIT_DATA)
     addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
@@ -129,14 +129,28 @@ def is_confined() -> bool:
     return limit == most != infinite or (addresses != infinite and (limit == infinite or addresses <= limit))
 
 
+def limit_memory(most_bytes: int) -> None:
+    """Limit how much more memory this process may fill; only on Linux, since other systems have no such limit.
+
+    Args:
+        most_bytes: How much more it may fill; what goes beyond ends in a MemoryError.
+    """
+    if sys.platform != "linux":
+        return
+    allowed = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    most = most_bytes + int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, allowed))
+
+
 def _run(
     work: Work, crashed: dict[int, str], row: Row, limits_s: tuple[float, float], errors: Connection, parent: int
 ) -> None:
-    """What the process does: `work`, and send what it raises."""
+    """Run in the process: do `work`, and send the error that it raises."""
 
     def begin(number: int) -> None:
         if os.getppid() != parent:
-            os._exit(1)  # nobody waits for this any more
+            os._exit(1)  # no process waits for this one any more
         row.value = number
         # The system ends the process when this runs out, also amid compiled code and when the parent is gone.
         cpu_s, wall_s = limits_s if number >= 0 else (0, 0)
@@ -145,28 +159,24 @@ def _run(
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    if sys.platform == "linux":
-        allowed = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        most = MOST_BYTES + int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-        most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, allowed))
+    limit_memory(MOST_BYTES)
     try:
         work(crashed, begin)
     except (EcgpipeError, OSError, KeyboardInterrupt) as error:
         errors.send(error)
-    except MemoryError:  # not of a row, which is told by its work
+    except MemoryError:  # not a row's, which `work` handles itself
         errors.send(EcgpipeError(f"memory: the work {TOO_LITTLE}"))
     except Exception as error:
         logger.exception("in the process that reads the recordings")
         errors.send(error)
 
 
-def _ends(process: ForkProcess, errors: Connection) -> None:
+def _await_end(process: ForkProcess, errors: Connection) -> None:
     """Wait for the process to end and raise what it sends."""
     if errors in multiprocessing.connection.wait([process.sentinel, errors]):
         try:
             error = errors.recv()
-        except EOFError:  # it ended and said nothing
+        except EOFError:  # it ended without an error
             process.join()
         else:
             raise error

@@ -15,33 +15,32 @@ import numpy as np
 import scipy.io
 
 from ecgpipe.core.leads import LEADS
-from ecgpipe.readers.files import brief, read_bytes, size_of
-from ecgpipe.readers.packages import missing
-from ecgpipe.readers.recording import (
-    MOST_VALUES,
-    Assumed,
-    Recording,
-    UnreadableError,
-    check_size,
+from ecgpipe.readers.arrays import (
+    LEAD_COUNTS,
+    MOST_BYTES,
+    RATE_NAMES,
+    check_matrix,
     from_array,
     rate_of,
     recording_axes,
 )
+from ecgpipe.readers.files import brief, read_bytes, size_of
+from ecgpipe.readers.packages import missing
+from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size
 
 _Listed = dict[str, tuple[tuple[int, ...], str]]  # by name: an array's shape, and the kind of its values
 
-# Whatever their capitals. `feats` is at the current rate, which differs from the original one in fairseq-signals'
-# `preprocessed` folder.
-_RATES = ("fs", "sample_rate", "sampling_rate", "curr_sample_rate", "org_sample_rate")
+# Without the names that end in `frequency`: a file that states several rates is refused, and such a variable may be the
+# frequency of something else.
+_RATES = tuple(name for name in RATE_NAMES if not name.endswith("frequency"))
 
-# Which one is the ECG where a file has several arrays that could be, whatever its capitals.
+# Names of the array that is the ECG if several arrays could be, whatever the capitals.
 _ARRAYS = ("val", "ecg", "data", "signal")
 
-_DEEPEST = 3  # structs within one another that are looked into
+_DEEPEST = 3  # levels of nested structs that are searched
 
 _NUMERIC = {"double", "single"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
-_MOST_BYTES = 8 * MOST_VALUES
 _HEADER_BYTES = 128
 # The format's numbers for the types of values: level 5, table 1-1.
 _NUMBERS = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
@@ -51,10 +50,10 @@ _COMPRESSED = 15  # miCOMPRESSED, the type of an element that holds another one 
 def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     """Read a MAT file; see `readers.read`.
 
-    `feats` has its leads by fairseq-signals' order; any other array takes theirs from `assumed`.
+    The leads of `feats` are in fairseq-signals' order; those of any other array are taken from `assumed`.
     """
-    data = read_bytes(path, 0, _MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
+    data = read_bytes(path, 0, MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
         raise UnreadableError(f"too long to read at once ({size_of(path)} bytes)")
     if data.startswith(b"MATLAB 7.3"):
         return _read_7_3(path, assumed)
@@ -63,7 +62,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         stated = {name.lower(): rate_of(array) for name, array in arrays.items() if array.shape == (1, 1)}
         rate = _rate({name: stated[name] for name in _RATES if name in stated})
         return from_array(arrays["feats"], rate, LEADS, None, assumed)
-    # Compressed, or another layout, of which has to be found out what it holds.
+    # The file is compressed or has another layout: list what it holds.
     try:
         plain = _inflated(data)
         listed = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(plain))}
@@ -76,10 +75,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         return _of_struct(plain, structs, listed, assumed)
     name = "feats" if "feats" in listed else _choose(listed, assumed)
     shape, kind = listed[name]
-    plain_shape = [shape[axis] for axis in recording_axes(shape, many=False)]
-    if kind not in _NUMERIC or len(plain_shape) != 2:
-        raise UnreadableError(f"the array is not (leads, samples) of numbers ({kind} of shape {shape})")
-    check_size(*plain_shape)
+    check_matrix(shape, kind in _NUMERIC, kind)
     rates = [name for name, (shape, kind) in listed.items() if kind in _NUMERIC and shape == (1, 1)]
     rates = [name for name in rates if name.lower() in _RATES]
     content = _loaded(plain, (name, *rates))
@@ -101,7 +97,7 @@ def _of_struct(plain: bytes, structs: Sequence[str], listed: _Listed, assumed: A
     content = _loaded(plain, structs)
     fields = dict(field for name in structs for field in _fields(name, content.get(name), _DEEPEST))
     shapes = {name: (array.shape, "double") for name, array in fields.items()}
-    name = _choose(shapes | {name: found for name, found in listed.items() if name not in structs}, assumed)
+    name = _choose(shapes | {name: array for name, array in listed.items() if name not in structs}, assumed)
     check_size(1, fields[name].size)
     stated = {name.rpartition(".")[2].lower(): rate_of(array) for name, array in fields.items() if array.size == 1}
     rate = _rate({name: stated[name] for name in _RATES if name in stated})
@@ -109,7 +105,7 @@ def _of_struct(plain: bytes, structs: Sequence[str], listed: _Listed, assumed: A
 
 
 def _fields(name: str, value: object, depth: int) -> Iterator[tuple[str, np.ndarray]]:
-    """The numeric arrays in a struct and in the structs that are its fields, named with dots between."""
+    """The numeric arrays in a struct and in structs within it, by their names joined with dots."""
     if not isinstance(value, np.ndarray):
         return
     if value.dtype.names is None:
@@ -124,7 +120,7 @@ def _plain(data: bytes) -> dict[str, np.ndarray] | None:
     """The arrays of a file of uncompressed matrices of real numbers, as fairseq-signals writes them; else None.
 
     Level 5 of the format: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf. scipy takes three times as
-    long, and is asked about everything that is the least bit different.
+    long, and reads every file that differs in the least.
     """
     if data[124:128] != b"\0\1IM":
         return None
@@ -165,7 +161,7 @@ def _part(data: bytes, at: int) -> tuple[int, int, int, int]:
 
 def _fitting(listed: _Listed, assumed: Assumed) -> list[str]:
     """The arrays that can be an ECG by their shape."""
-    counts = {8, 12} if assumed.leads is None else {len(assumed.leads)}
+    counts = LEAD_COUNTS if assumed.leads is None else {len(assumed.leads)}
     fitting = []
     for name, (whole, kind) in listed.items():
         shape = [whole[axis] for axis in recording_axes(whole, many=False)]
@@ -196,7 +192,7 @@ def _rate(stated: dict[str, float | None]) -> float | None:
 
 
 def _inflated(data: bytes) -> bytes:
-    """The file as it would be without compression, which scipy would follow to any size.
+    """Decompress the file up to a limit; scipy would decompress any size.
 
     Level 5 of the format: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf.
     """
@@ -208,10 +204,10 @@ def _inflated(data: bytes) -> bytes:
         kind, size = struct.unpack_from(f"{order}2I", data, at)
         end = at + 8 + size
         if kind == _COMPRESSED:
-            pieces.append(zlib.decompressobj().decompress(data[at + 8 : end], _MOST_BYTES - inflated + 1))
+            pieces.append(zlib.decompressobj().decompress(data[at + 8 : end], MOST_BYTES - inflated + 1))
             inflated += len(pieces[-1])
-            if inflated > _MOST_BYTES:
-                raise UnreadableError(f"too long to read at once (more than {_MOST_BYTES} bytes)")
+            if inflated > MOST_BYTES:
+                raise UnreadableError(f"too long to read at once (more than {MOST_BYTES} bytes)")
         else:
             pieces.append(data[at:end])
         at = end

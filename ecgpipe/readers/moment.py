@@ -1,7 +1,7 @@
-"""Errors of the moment: a file server that does not answer now says nothing of the file.
+"""Temporary errors: a file server that does not answer says nothing about the file.
 
-They are tried again after a pause. Where they persist, nothing may be recorded of the file: the run has to be given
-again. A file that is not there, or that nobody may read, is of another kind, and so is what is wrong in a file.
+Reading is tried again after a pause. If the error persists, nothing may be recorded about the file, and the run has to
+be started again. A file that is missing, that may not be read, or that is damaged is another kind of error.
 """
 
 import errno
@@ -14,7 +14,7 @@ from ecgpipe.readers.recording import UnreadableError
 
 _T = TypeVar("_T")
 
-# What a network, a file server, a disk or the limits of this machine answer; some systems lack some of the names.
+# The answers of a network, a file server, a disk or the limits of this machine; some systems lack some of the names.
 _NAMES = (
     "EIO", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET", "ECONNABORTED",
     "ECONNREFUSED", "ECONNRESET", "ENOTCONN", "ESHUTDOWN", "EPIPE", "EREMOTEIO", "ENOLINK", "ECOMM", "EKEYEXPIRED",
@@ -22,36 +22,36 @@ _NAMES = (
 )  # fmt: skip
 MOMENTARY = frozenset(getattr(errno, name) for name in _NAMES if hasattr(errno, name))
 
-# How long is waited before each further try, in s.
+# The pause before each further try, in s.
 PAUSES_S = (0.5, 2.0, 5.0)
 
 
 class UnavailableError(UnreadableError):
-    """A file that cannot be read now, though nothing may be wrong with it."""
+    """A file that cannot be read at the moment, though it may be valid."""
 
 
 def momentary(error: BaseException) -> OSError | None:
-    """The error of the moment that another one was caused by, or is; None where there is none."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and (seen.errno in MOMENTARY or isinstance(seen, TimeoutError)):
-            return seen
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    """The temporary error that an error is, or was caused by; None if there is none."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and (cause.errno in MOMENTARY or isinstance(cause, TimeoutError)):
+            return cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return None
 
 
 def patiently(work: Callable[[], _T], path: str | Path) -> _T:
-    """Do something with a file, again after a pause where an error of the moment came in between.
+    """Do something with a file, and try again after a pause if a temporary error is raised.
 
     Args:
         work: What to do; it may be done several times.
-        path: Of the file, for the message.
+        path: The file, for the message.
 
     Returns:
         What `work` returns.
 
     Raises:
-        UnavailableError: An error of the moment persists.
+        UnavailableError: A temporary error persists.
         Exception: Any other that `work` raises.
     """
     for pause in (*PAUSES_S, None):

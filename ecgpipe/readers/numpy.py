@@ -1,7 +1,7 @@
 """NumPy files: a bare array in .npy, or `signal`, `sample_rate`, `leads` and `unit` in .npz. Never with pickles.
 
-A .npy of three axes holds many recordings: (recordings, leads, samples) or (recordings, samples, leads). An axis of
-length 1 more, wherever it is, says nothing.
+A .npy with three axes holds many recordings: (recordings, leads, samples) or (recordings, samples, leads). Further axes
+of length 1 are ignored.
 """
 
 import math
@@ -12,22 +12,14 @@ from typing import IO
 
 import numpy as np
 
+from ecgpipe.readers.arrays import check_matrix, from_array, rate_of, recording_axes
 from ecgpipe.readers.files import brief, read_bytes
 from ecgpipe.readers.moment import momentary
-from ecgpipe.readers.recording import (
-    Assumed,
-    Content,
-    Recording,
-    UnreadableError,
-    check_size,
-    from_array,
-    rate_of,
-    recording_axes,
-)
+from ecgpipe.readers.recording import Assumed, Content, Recording, UnreadableError
 
 _NPZ = b"PK\x03\x04"
 
-# What `leads`, `unit` and `sample_rate` may take.
+# The largest size of `leads`, `unit` and `sample_rate`.
 _MOST_TEXT_BYTES = 100_000
 
 
@@ -64,7 +56,7 @@ def _is_npz(path: Path) -> bool:
 
 
 def _axes(path: Path) -> int | None:
-    """How many axes the array of a .npy file has; None where that cannot be told quickly."""
+    """The number of axes of a .npy file's array; None if that cannot be found out quickly."""
     try:
         with path.open("rb") as file:
             if np.lib.format.read_magic(file) != (1, 0):
@@ -77,9 +69,9 @@ def _axes(path: Path) -> int | None:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """The array of a .npy file, whose values are read when they are asked for."""
+    """The array of a .npy file, mapped into memory: values are read when they are used."""
     try:
-        # In this mode it takes no pickles, and no array that is larger than the file.
+        # This mode refuses pickles, and arrays that are larger than the file.
         with np.errstate(over="ignore"):  # of a shape that is too large by far
             array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         return array.reshape([array.shape[axis] for axis in recording_axes(array.shape)])
@@ -110,17 +102,14 @@ def _read_npz(path: Path, assumed: Assumed) -> Recording:
 
 
 def _member(archive: zipfile.ZipFile, name: str, most_bytes: int | None) -> np.ndarray:
-    """One array, whose size is looked at before it is inflated."""
+    """One array, whose size is checked before it is decompressed."""
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # Python inflates others without bounds
         raise UnreadableError(f"the NPZ file is compressed in a way that NumPy does not write ({info.compress_type})")
     with archive.open(info) as file:
         shape, dtype = _shape(file)
-    plain = [shape[axis] for axis in recording_axes(shape, many=False)]
-    if name == "signal" and (len(plain) != 2 or not np.issubdtype(dtype, np.number)):
-        raise UnreadableError(f"the array is not (leads, samples) of numbers ({dtype} of shape {shape})")
     if most_bytes is None:
-        check_size(*plain)
+        check_matrix(shape, np.issubdtype(dtype, np.number), dtype)
     elif math.prod(shape) * dtype.itemsize > most_bytes:
         raise UnreadableError(f"the NPZ file's `{name}` is too long (shape {shape})")
     with archive.open(info) as file:
@@ -129,7 +118,7 @@ def _member(archive: zipfile.ZipFile, name: str, most_bytes: int | None) -> np.n
 
 
 def _shape(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """What a .npy file's header says."""
+    """The shape and type of an array, by its .npy header."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)

@@ -1,4 +1,4 @@
-"""Packages that ecgpipe does not install by itself: what is said where one is missing."""
+"""Optional packages that some formats need, and the messages if a package is missing."""
 
 import functools
 import importlib.util
@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-# What `missing` says.
+# Matches the message of `missing`.
 _MISSING = re.compile(r"reading .+ takes the package (\S+), which is not installed; .*'ecgpipe\[(\S+)\]'")
 
 
@@ -34,13 +34,13 @@ def is_installed(package: str) -> bool:
 
 
 def counted(reasons: Mapping[str, int]) -> list[str]:
-    """What a run says at its end of packages that are missing.
+    """Summarise missing packages for the end of a run.
 
     Args:
-        reasons: Why recordings were not used, and how many.
+        reasons: How many recordings were not used, by reason.
 
     Returns:
-        One sentence; none where no reason is one of `missing`.
+        One sentence; no sentence if no reason is a missing package.
     """
     packages: Counter[str] = Counter()
     extras = set()

@@ -1,4 +1,4 @@
-"""Parquet files of one recording: a row per sample, a column per lead, and perhaps one of times.
+"""Parquet files of one recording: a row per sample, a column per lead, and perhaps a column of times.
 
 The schema's metadata may state `sample_rate` and `unit`, as may the `attrs` of a pandas data frame, which pandas writes
 there as JSON under `PANDAS_ATTRS`.
@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from ecgpipe.readers import columns
+from ecgpipe.readers.arrays import rate_of
 from ecgpipe.readers.files import brief, size_of
-from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, rate_of
+from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size
 
 _MOST_METADATA_BYTES = 10_000_000
 
@@ -25,7 +26,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
             path, thrift_string_size_limit=_MOST_METADATA_BYTES, thrift_container_size_limit=_MOST_METADATA_BYTES
         ) as file:
             schema = file.schema_arrow
-            chosen = columns.wanted(schema.names)
+            chosen = columns.columns_to_read(schema.names)
             check_size(len(chosen), file.metadata.num_rows)
             table = file.read(columns=chosen, use_threads=False)
     except (FileNotFoundError, PermissionError, UnreadableError):
@@ -34,13 +35,13 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         raise UnreadableError(f"not a readable Parquet file ({brief(error)})") from error
     stated = _stated(schema)
     unit = stated.get("unit")
-    return columns.recording(
+    return columns.make_recording(
         table, rate_of(stated.get("sample_rate")), unit if isinstance(unit, str) else None, assumed
     )
 
 
 def _stated(schema: pa.Schema) -> dict[str, object]:
-    """What the metadata says, the schema's own before pandas's."""
+    """The facts that the metadata states; the schema's own take precedence over those of pandas."""
     metadata = {key.decode(errors="replace"): value for key, value in (schema.metadata or {}).items()}
     try:
         attributes = json.loads(metadata.get("PANDAS_ATTRS", b"{}"))

@@ -1,8 +1,8 @@
 """WFDB records, PhysioNet's format: a header (.hea) that names the signal files beside it.
 
-The commonest kind, 16-bit samples in one file, is read here, some ten times faster than by the wfdb package, which
-reads all other kinds. Headers are parsed here either way: no name in one leads out of the folder or to the network, no
-number in one is taken for another, and nothing is read that the files are too short for.
+The most common kind, 16-bit samples in one file, is read here, some ten times faster than by the wfdb package, which
+reads all other kinds. Headers are always parsed here: names that lead out of the folder or to the network are refused,
+as are ambiguous numbers and signal files that are too short.
 
 The format: https://www.physionet.org/physiotools/wag/header-5.htm and signal-5.htm.
 """
@@ -25,7 +25,7 @@ from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, Unreadabl
 # A master header has one line per segment: this is room for 40,000 of them.
 _MOST_HEADER_BYTES = 1_000_000
 
-# ADC units per physical unit where a header states none or 0, which says that nobody calibrated it. header(5), DEFGAIN.
+# ADC units per physical unit if a header states none or 0, which means that it is uncalibrated. header(5), DEFGAIN.
 _DEFAULT_GAIN = 200.0
 _DEFAULT_RATE = 250.0  # header(5), DEFFREQ
 
@@ -34,7 +34,7 @@ _BYTES = {"8": 1.0, "16": 2.0, "24": 3.0, "32": 4.0, "61": 2.0, "80": 1.0, "160"
 _BYTES |= {"310": 4 / 3, "311": 4 / 3, "508": 0.0, "516": 0.0, "524": 0.0}
 _NOT_A_SAMPLE = -32768  # of format 16
 
-_RECORD = "record"  # what wfdb gets to see as a record's name
+_RECORD = "record"  # the record's name in the header that wfdb reads
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RECORD_LINE = re.compile(
@@ -62,7 +62,7 @@ class _Signal(NamedTuple):
     offset: int  # bytes before the first sample
     gain: float
     baseline: int
-    unit: str | None  # None where nobody calibrated it
+    unit: str | None  # None if it is uncalibrated
     name: str | None
 
 
@@ -70,15 +70,15 @@ class _Header(NamedTuple):
     rate: float  # frames per second
     frames: int | None
     signals: list[_Signal]
-    segments: list[tuple[str, int]]  # name and frames of each, in a record that consists of others
-    lines: list[str]  # of the signals or segments, as they are
+    segments: list[tuple[str, int]]  # name and frames of each, if the record consists of other records
+    lines: list[str]  # of the signals or segments, unparsed
 
 
 def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     """Read a WFDB record by its header; see `readers.read`.
 
-    A lead whose gain is missing or 0 is uncalibrated: its values are those that wfdb computes, its unit is unknown. The
-    checksums are not looked at: PhysioNet has files whose headers have 0 there.
+    A lead whose gain is missing or 0 is uncalibrated: its values are those that wfdb computes, its unit is unknown.
+    Checksums are ignored: PhysioNet has files whose headers state 0.
     """
     header = _header(path)
     if header.segments:
@@ -97,8 +97,8 @@ def parts(header: Path) -> list[str]:
         header: Of the record.
 
     Returns:
-        Names of signal files and, for a record of segments, of the segments' headers and signal files, each once. All
-        are meant to lie in the header's folder, though they need not be there. None for what is no header.
+        Names of signal files and, for a record of segments, of the segments' headers and signal files, each once. They
+        belong into the header's folder, but may be missing. Empty for a file that is not a header.
     """
     names: dict[str, None] = {}
     segments, files = _named(header)
@@ -109,17 +109,17 @@ def parts(header: Path) -> list[str]:
 
 
 def comments(header: Path) -> dict[str, str]:
-    """The lines of a header like `#Age: 74`, as PhysioNet 2021 has them, keys as written; the first of a key counts."""
+    """The comments of a header like `#Age: 74`, as in PhysioNet 2021, by key; of equal keys the first counts."""
     try:
         lines = patiently(lambda: _lines(header), header)
     except UnavailableError:
         raise
     except (OSError, UnreadableError):
         return {}
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for match in filter(None, map(_COMMENT.fullmatch, lines)):
-        found.setdefault(match[1], match[2])
-    return found
+        values.setdefault(match[1], match[2])
+    return values
 
 
 def _header(path: Path) -> _Header:
@@ -147,7 +147,7 @@ def _header(path: Path) -> _Header:
 
 
 def _signal(line: str) -> _Signal:
-    # Of the lines of a dataset's headers only the file, the first value and the checksum differ.
+    # In the headers of a dataset only the file, the first value and the checksum differ, so the rest is cached.
     tokens = line.split(" ", 8)
     if len(tokens) == 9 and _CHANGING.fullmatch(f"{tokens[5]} {tokens[6]}") and _is_name(tokens[0]):
         file, *same = tokens
@@ -160,7 +160,7 @@ def _signal(line: str) -> _Signal:
 def _parsed(line: str) -> _Signal:
     match = _SIGNAL_LINE.fullmatch(line)
     name = match["name"] if match else ""
-    # What stands where a number should is no name: wfdb would take "1,000/mV 16 0 0 0 0 I" for a gain of 1.
+    # A malformed number is not a name: wfdb would take "1,000/mV 16 0 0 0 0 I" for a gain of 1.
     if match is None or (name and not match["last"] and name[0] in "0123456789+-.,(/"):
         raise UnreadableError(f"not a WFDB header (a signal's line is {line[:60]!r})")
     _, kind, frame, skew, offset, gain, baseline, unit, zero, _, _ = match.groups()
@@ -194,13 +194,13 @@ def _segment(line: str) -> tuple[str, int]:
 
 
 def _of_one_rate(signals: list[_Signal]) -> list[int]:
-    """The signals' numbers, without those that are sampled faster or slower than the twelve leads, or than most."""
+    """The numbers of the signals at the rate of the twelve leads, or at the most common rate if there are none."""
     counts = Counter(signal.frame for signal in signals)
     frames = set(counts)
     if len(frames) > 1:
         names = spelled([signal.name or "" for signal in signals])
         frames = {signal.frame for name, signal in zip(names, signals, strict=True) if name in LEADS}
-        frames = frames or {counts.most_common(1)[0][0]}  # none of the twelve, which is told of later
+        frames = frames or {counts.most_common(1)[0][0]}  # none of the twelve, which is refused later
         if len(frames) > 1:
             raise UnreadableError(f"the leads differ in their sample rates ({sorted(frames)} samples per frame)")
     return [number for number, signal in enumerate(signals) if signal.frame in frames]
@@ -223,7 +223,7 @@ def _values(path: Path, header: _Header, chosen: list[int]) -> np.ndarray:
     files = list(dict.fromkeys(signal.file for signal in signals))
     plain = len(files) == 1 and all((s.format, s.frame, s.skew) == ("16", 1, 0) for s in signals)
     if plain and frames and len(signals) * frames <= MOST_VALUES and len({signal.offset for signal in signals}) == 1:
-        return _plain(path.with_name(files[0]), signals, frames)  # without a look at the file's size before
+        return _plain(path.with_name(files[0]), signals, frames)  # without a call for the file's size
     for file in files:
         kinds = {(signal.format, signal.offset) for signal in signals if signal.file == file}
         if len(kinds) > 1:
@@ -265,16 +265,16 @@ def _plain(path: Path, signals: list[_Signal], frames: int) -> np.ndarray:
 def _by_wfdb(path: Path, header: _Header, chosen: list[int]) -> np.ndarray:
     """The chosen signals as wfdb reads them.
 
-    It is given a header of its own beside links to the signal files, without what says nothing of the signal: it would
-    not take dates in other forms than one, or names of records in other letters.
+    It reads a header that is written for it, beside links to the signal files, without parts that do not concern the
+    signal: it refuses dates in some forms, and names of records with some letters.
     """
-    import wfdb  # takes a second, which a run over plain records spares
+    import wfdb  # takes a second, which a run over plain records saves
 
     with tempfile.TemporaryDirectory(prefix="ecgpipe-wfdb-") as folder:
         first = f"{_RECORD} {len(header.signals)} {header.rate!r}" + (f" {header.frames}" if header.frames else "")
         Path(folder, f"{_RECORD}.hea").write_text("\n".join([first, *header.lines]) + "\n", encoding="utf-8")
         try:
-            for file in {signal.file for signal in header.signals}:  # one that is there already is not replaced
+            for file in {signal.file for signal in header.signals}:  # an existing file is not replaced
                 Path(folder, file).symlink_to(path.with_name(file).absolute())
             record = wfdb.rdrecord(f"{folder}/{_RECORD}", channels=list(chosen), smooth_frames=False)
             values = np.stack(record.e_p_signal).astype(np.float64, copy=False)  # (signals, samples)
@@ -293,7 +293,7 @@ def _by_wfdb(path: Path, header: _Header, chosen: list[int]) -> np.ndarray:
 
 
 def _joined(folder: Path, header: _Header) -> tuple[list[_Signal], np.ndarray]:
-    """The signals of a record that consists of others, and their values, NaN where no segment has them."""
+    """The signals of a record that consists of others, and their values; NaN if a segment lacks a signal."""
     segments = header.segments
     if header.frames is not None and header.frames != sum(length for _, length in segments):
         raise UnreadableError(f"the segments' lengths do not add up to the record's ({header.frames} samples)")
@@ -323,15 +323,15 @@ def _joined(folder: Path, header: _Header) -> tuple[list[_Signal], np.ndarray]:
                 if (set(inner) - set(names)) if variable else inner != names:
                     raise UnreadableError(f"a segment has other signals than the record ({name})")
                 keys = inner if variable else range(len(inner))
-                mine = [number for number, key in enumerate(keys) if key in place]
-                at = [place[keys[number]] for number in mine]
-                if len(set(at)) < len(at) or any(segment.signals[number].frame != frame for number in mine):
+                numbers = [number for number, key in enumerate(keys) if key in place]
+                at = [place[keys[number]] for number in numbers]
+                if len(set(at)) < len(at) or any(segment.signals[number].frame != frame for number in numbers):
                     raise UnreadableError(f"a segment has a signal twice or at another sample rate ({name})")
-                for number, target in zip(mine, at, strict=True):
+                for number, target in zip(numbers, at, strict=True):
                     if units.setdefault(target, segment.signals[number].unit) != segment.signals[number].unit:
                         raise UnreadableError(f"the segments have a lead in different units ({name})")
                 path = folder / f"{name}.hea"
-                read[name] = at, _values(path, segment, mine) if mine else np.empty((0, frame * length))
+                read[name] = at, _values(path, segment, numbers) if numbers else np.empty((0, frame * length))
             at, part = read[name]
             if part.shape[1] != frame * length:
                 raise UnreadableError(f"a segment is not as long as the record says ({name})")
@@ -350,10 +350,10 @@ def _segment_header(folder: Path, name: str, master: _Header) -> _Header:
 
 
 def _named(path: Path) -> tuple[list[str], list[str]]:
-    """The segments and the signal files that a header names, read as kindly as can be."""
+    """The segments and the signal files that a header names, also if it cannot be read otherwise."""
     try:
         lines = [line for line in patiently(lambda: _lines(path), path) if not line.startswith("#")]
-    except UnavailableError:  # after which it is not known what it names
+    except UnavailableError:  # it is unknown which files it names
         raise
     except (OSError, UnreadableError):
         return [], []
@@ -366,12 +366,12 @@ def _named(path: Path) -> tuple[list[str], list[str]]:
 
 @lru_cache(maxsize=16)
 def _is_name(name: str) -> bool:
-    """Whether this names something in the same folder: no path, no address, nothing that wfdb would fetch."""
+    """Whether this is the name of a file in the same folder: not a path, nor an address that wfdb would fetch."""
     return name not in (".", "..") and re.search(r"[/\\:\0]", name) is None
 
 
 def _lines(path: Path) -> list[str]:
-    """A header's lines that hold something, stripped."""
+    """A header's lines, stripped, without empty ones."""
     data = read_bytes(path, 0, _MOST_HEADER_BYTES + 1)
     if len(data) > _MOST_HEADER_BYTES:
         raise UnreadableError(f"the WFDB header is too long (more than {_MOST_HEADER_BYTES} bytes)")

@@ -53,8 +53,8 @@ class Strip(NamedTuple):
     y: float  # mm from the top, of the line that the trace lies on
 
 
-def strips(layout: str, seconds: float, from_s: float = 0.0) -> list[Strip]:
-    """The strips of a page.
+def lay_out_strips(layout: str, seconds: float, from_s: float = 0.0) -> list[Strip]:
+    """Lay out the strips of a page.
 
     Args:
         layout: Of LAYOUTS.
@@ -85,7 +85,7 @@ def draw(
     """Draw ten seconds of a recording.
 
     Args:
-        view: As `waveform.coded` gives it.
+        view: As `waveform.encode` gives it.
         title: Over it.
         layout: Of LAYOUTS.
         colour: What lies behind the traces: "attention", a label that is attributed, or "none".
@@ -102,15 +102,15 @@ def draw(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))  # mm, downwards
     axes.axis("off")
-    _grid(axes, width, height)
+    _draw_grid(axes, width, height)
     signals = np.cumsum(view["leads"].reshape(len(LEADS), -1), axis=1, dtype=np.int16)  # wraps as it was wrapped
     scale = (
         MM_PER_MV * view["step"] if view["millivolts"] else 0.5 * height_mm / max(1, np.abs(signals.astype(int)).max())
     )
-    for strip in strips(layout, view["seconds"], from_s):
+    for strip in lay_out_strips(layout, view["seconds"], from_s):
         right = strip.x + (strip.end_s - strip.start_s) * MM_PER_S
         top, bottom = strip.y - height_mm / 2, strip.y + height_mm / 2
-        _wash(axes, view, colour, strip, (strip.x, right, bottom, top))
+        _draw_wash(axes, view, colour, strip, (strip.x, right, bottom, top))
         for border in view["borders"]:
             if strip.start_s < border < strip.end_s:
                 at = strip.x + (border - strip.start_s) * MM_PER_S
@@ -140,25 +140,27 @@ def draw(
     axes.text(LEFT, 5.5, title, fontsize=10, weight="bold", color=INK)
     amplitude = "10 mm/mV" if view["millivolts"] else "arbitrary amplitude, no unit in the file"
     behind = {"none": "", "attention": "colour: attention; "}.get(
-        colour, f"blue speaks for {colour}, orange against it; "
+        colour, f"attribution to {colour}: blue positive, orange negative; "
     )
     axes.text(width - 3, height - 2, f"{behind}25 mm/s, {amplitude}", fontsize=8, ha="right", color=INK)
     return figure
 
 
-def _grid(axes: Axes, width: float, height: float) -> None:
-    """A line each millimetre, a bolder one every five."""
+def _draw_grid(axes: Axes, width: float, height: float) -> None:
+    """Draw a line each millimetre, a bolder one every five."""
     for size, colour, line in ((1, FINE, 0.3), (5, BOLD, 0.6)):
         xs, ys = np.arange(LEFT % size, width, size), np.arange(TOP % size, height, size)
         lines = [[(x, 0), (x, height)] for x in xs] + [[(0, y), (width, y)] for y in ys]
         axes.add_collection(LineCollection(lines, colors=colour, linewidths=line))
 
 
-def _wash(
+def _draw_wash(
     axes: Axes, view: Mapping[str, Any], colour: str, strip: Strip, extent: tuple[float, float, float, float]
 ) -> None:
-    """The colour behind a strip, of which `extent` has left, right, bottom and top."""
-    attributions = {given["label"]: given["values"].reshape(len(LEADS), -1) for given in view["attributions"]}
+    """Draw the colour behind a strip, of which `extent` has left, right, bottom and top."""
+    attributions = {
+        attribution["label"]: attribution["values"].reshape(len(LEADS), -1) for attribution in view["attributions"]
+    }
     if colour == "attention" and view["attention"] is not None:
         values, colours, least = view["attention"] / 255, ATTENTION, 0
     elif colour in attributions:
@@ -167,17 +169,17 @@ def _wash(
         return
     stride = view["stride_s"]
     first, last = int(strip.start_s / stride + 1e-6), int(np.ceil(strip.end_s / stride - 1e-6))
-    some = values[first:last]
-    if len(some):
+    stretch = values[first:last]
+    if len(stretch):
         left = extent[0] + (first * stride - strip.start_s) * MM_PER_S
         image = axes.imshow(
-            some[None],
+            stretch[None],
             cmap=colours,
             vmin=least,
             vmax=1,
             aspect="auto",
             interpolation="nearest",
-            extent=(left, left + len(some) * stride * MM_PER_S, *extent[2:]),
+            extent=(left, left + len(stretch) * stride * MM_PER_S, *extent[2:]),
         )
         image.set_clip_path(axes.fill_betweenx(extent[2:], *extent[:2], visible=False).get_paths()[0], axes.transData)
 
@@ -192,6 +194,6 @@ def save(figure: Figure, path: Path, description: str | None = None) -> None:
     """Write a figure in the format of its ending, with a description in its metadata; the same gives the same bytes."""
     suffix = path.suffix[1:]
     dates: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    told = {"Description": description} if description and suffix in ("png", "svg") else {}
+    metadata = {"Description": description} if description and suffix in ("png", "svg") else {}
     with whole(path) as temporary:
-        figure.savefig(temporary, format=suffix, dpi=DPI, metadata={**dates.get(suffix, {}), **told})
+        figure.savefig(temporary, format=suffix, dpi=DPI, metadata={**dates.get(suffix, {}), **metadata})

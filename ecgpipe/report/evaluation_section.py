@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.evaluation import evaluate, metrics
+from ecgpipe.evaluation import metrics, notes
 from ecgpipe.report import deidentify
 
 
-def read(folder: Path, columns: Collection[str] | None = None) -> dict[str, Any]:
-    """The numbers of an evaluation.
+def read_evaluation(folder: Path, columns: Collection[str] | None = None) -> dict[str, Any]:
+    """Read the numbers of an evaluation.
 
     Args:
         folder: `evaluation/`.
-        columns: Of the inputs' tables, which alone may be named; None for all.
+        columns: Columns of the inputs' tables that may be named; None for all.
 
     Returns:
         `account` as the stage wrote it, less what it may not name, `hidden`, how many columns of subgroups are left out
@@ -27,8 +27,8 @@ def read(folder: Path, columns: Collection[str] | None = None) -> dict[str, Any]
         the same form, but by value and of AUROC alone.
     """
     account = json.loads((folder / "account.json").read_text(encoding="utf-8"))
-    asked = len(account["subgroups"])
-    account = account if columns is None else deidentify.evaluation(account, columns)
+    n_columns = len(account["subgroups"])
+    account = account if columns is None else deidentify.deidentify_evaluation(account, columns)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     subgroups: dict[str, dict[str, Any]] = {}
     for row in pq.read_table(folder / "metrics.parquet").to_pylist():
@@ -42,16 +42,16 @@ def read(folder: Path, columns: Collection[str] | None = None) -> dict[str, Any]
             inside["rows"].setdefault(key, {})[row["subgroup_value"]] = row
     return {
         "account": account,
-        "hidden": asked - len(account["subgroups"]),
-        "notes": evaluate.notes(account),
-        "rows": _named(rows),
+        "hidden": n_columns - len(account["subgroups"]),
+        "notes": notes.describe(account),
+        "rows": _name_rows(rows),
         "bins": metrics.BINS,
-        "subgroups": {column: {**inside, "rows": _named(inside["rows"])} for column, inside in subgroups.items()},
+        "subgroups": {column: {**inside, "rows": _name_rows(inside["rows"])} for column, inside in subgroups.items()},
     }
 
 
-def curves(folder: Path) -> list[dict[str, Any]]:
-    """The curves of an evaluation for the page's plots.
+def read_curves(folder: Path) -> list[dict[str, Any]]:
+    """Read the curves of an evaluation for the page's plots.
 
     Args:
         folder: `evaluation/`.
@@ -65,24 +65,26 @@ def curves(folder: Path) -> list[dict[str, Any]]:
         if row["label"] and not row["subgroup"]:
             measured.setdefault(row["label"], {})[row["metric"]] = row
     table = pq.read_table(folder / "curves.parquet")
-    found = []
+    curves = []
     for name, numbers in measured.items():
-        own = table.filter(pc.equal(table["label"], name))
-        if not len(own):
+        label_rows = table.filter(pc.equal(table["label"], name))
+        if not len(label_rows):
             continue
         drawn: dict[str, Any] = {"name": name, "prevalence": numbers["prevalence"]["value"]}
         for curve, columns in (("roc", "xy"), ("pr", "xy"), ("calibration", ["x", "y", "n", "low", "high"])):
-            some = own.filter(pc.equal(own["curve"], curve))
-            drawn[curve] = {column: some[column].to_numpy().astype(np.float32) for column in columns}
+            points = label_rows.filter(pc.equal(label_rows["curve"], curve))
+            drawn[curve] = {column: points[column].to_numpy().astype(np.float32) for column in columns}
         drawn["at"] = {metric: numbers[metric]["value"] for metric in ("sensitivity", "specificity", "ppv")}
         drawn["said"] = {
-            "roc": f"AUROC {evaluate.with_interval(numbers['auroc'])}",
-            "pr": f"AUPRC {evaluate.with_interval(numbers['auprc'])}",
-            "calibration": f"Expected calibration error {evaluate.with_interval(numbers['ece'])}",
+            "roc": f"AUROC {notes.format_with_interval(numbers['auroc'])}",
+            "pr": f"AUPRC {notes.format_with_interval(numbers['auprc'])}",
+            "calibration": f"Expected calibration error {notes.format_with_interval(numbers['ece'])}",
         }
-        found.append(drawn)
-    return found
+        curves.append(drawn)
+    return curves
 
 
-def _named(rows: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"name": label or average, "average": average, "found": found} for (label, average), found in rows.items()]
+def _name_rows(rows: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"name": label or average, "average": average, "found": measured} for (label, average), measured in rows.items()
+    ]

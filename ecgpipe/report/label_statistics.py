@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from ecgpipe.core import parquet
 from ecgpipe.models import labels
 
-# The probabilities of all recordings are counted in so many bins rather than kept: quartiles are right to one of them.
+# Bins in which the probabilities of all recordings are counted rather than kept: quartiles are right to one bin.
 BINS = 1000
 BARS = 40  # of a label's histogram, each of BINS / BARS bins
 
@@ -38,7 +38,7 @@ def summarise(predictions: Sequence[Path], thresholds: Mapping[str, float]) -> l
     Returns:
         One summary per label in the model's order; none for a model without a head.
     """
-    names = labels.columns(pq.read_schema(predictions[0]).names)
+    names = labels.label_columns(pq.read_schema(predictions[0]).names)
     if not names:
         return []
     limits = np.array([thresholds[name] for name in names])
@@ -66,7 +66,7 @@ def summarise(predictions: Sequence[Path], thresholds: Mapping[str, float]) -> l
             positive=int(together[i, i]),
             mean=float(means[i]),
             spread=float(spreads[i]),
-            quartiles=_quartiles(bins[i]),
+            quartiles=_estimate_quartiles(bins[i]),
             histogram=bins[i].reshape(BARS, -1).sum(axis=1).tolist(),
             together=together[i].tolist(),
         )
@@ -74,7 +74,7 @@ def summarise(predictions: Sequence[Path], thresholds: Mapping[str, float]) -> l
     ]
 
 
-def _quartiles(counts: np.ndarray) -> tuple[float, float, float]:
+def _estimate_quartiles(counts: np.ndarray) -> tuple[float, float, float]:
     """The middles of the bins that a quarter, a half and three quarters of the values reach."""
     reached = np.cumsum(counts)
     first, second, third = (np.searchsorted(reached, share * reached[-1]) for share in (0.25, 0.5, 0.75))

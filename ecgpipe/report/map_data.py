@@ -1,8 +1,8 @@
-"""What the page's map and tables hold: a row for each recording, and a point for each segment.
+"""Collect what the page's map and tables hold: a row for each recording, and a point for each segment.
 
-Up to a bound that is everything. Of a larger run it is a random sample of the segments with their recordings, the first
-of those that were not used, and those that are shown with their leads; what lies behind the sample is then drawn as a
-density, from all segments.
+A run up to a bound is shown completely. Of a larger one the page holds a random sample of the segments with their
+recordings, the first of the recordings that were not used, and the recordings that are shown with their leads; behind
+the sample a density of all segments is drawn.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -19,23 +19,23 @@ from ecgpipe.core.parquet import sample
 from ecgpipe.readers import LEADS
 from ecgpipe.report import deidentify
 
-# Recordings that were skipped or failed, of which the page has a row.
+# Skipped and failed recordings that have a row in the page, at most.
 MOST_UNUSED = 5_000
 
-# Probabilities are given in steps of so much, in 16 bits; what a recording that was not used has instead.
+# The step of probabilities, which have 16 bits; and what a recording that was not used has instead.
 PROBABILITY_STEP = 1e-4
 NO_PROBABILITY = 65_535
 
 # A text column of the inputs with more values than this is a description, not a category.
 MOST_VALUES = 200
 
-# Columns of the inputs' tables that the page takes along, the first ones.
+# Columns of the inputs' tables in the page, at most: the first ones.
 MOST_COLUMNS = 40
 
-# The density is counted in so many squares along each axis.
+# Squares of the density along each axis.
 SQUARES = 256
 
-# Columns of the records that the page has, as far as they say something, by the group that the table shows.
+# Columns of the records in the page, if they have values, by the group that the table shows.
 ACCOUNT = ("status", "reason", "format", "sample_rate", "duration_s", "n_segments", "discarded_s")
 QUALITY = (
     *("lead_suspicion", "clipped_leads", "flat_leads", "flat_s", "constant_leads", "missing_leads", "derived_leads"),
@@ -79,54 +79,57 @@ def collect(
     """
     points, total = sample(umap, most)
     wanted = pa.array([*dict.fromkeys([*points["record_id"].unique().to_pylist(), *shown])], pa.string())
-    table, names = _rows(records, wanted, paths)
+    table, names = _read_rows(records, wanted, paths)
     ids = table["record_id"].combine_chunks()
-    own = [name for name in table.column_names if name not in schemas.RECORDS.names]
-    taken = own[:MOST_COLUMNS] if columns is None else [name for name in own if name in columns]
+    table_columns = [name for name in table.column_names if name not in schemas.RECORDS.names]
+    taken = table_columns[:MOST_COLUMNS] if columns is None else [name for name in table_columns if name in columns]
     groups = {"account": ACCOUNT, "quality": QUALITY, "metadata": taken}
-    coded = [
-        column(table, name, group) for group, some in groups.items() for name in some if name in table.column_names
+    columns_of_page = [
+        encode_column(table, name, group)
+        for group, names_of_group in groups.items()
+        for name in names_of_group
+        if name in table.column_names
     ]
     row = pc.index_in(points["record_id"], ids).to_numpy().astype(np.uint32)  # (points,)
     return Atlas(
         rows={
             "names": names,
-            "columns": [one for one in coded if one is not None],
+            "columns": [encoded for encoded in columns_of_page if encoded is not None],
             "labels": list(labels),
-            "probabilities": list(probabilities(predictions, ids, labels)),
+            "probabilities": list(read_probabilities(predictions, ids, labels)),
         },
         points={
             "row": row,
             "segment": points["segment"].to_numpy().astype(np.uint16),
             "x": points["x"].to_numpy().astype(np.float32),
             "y": points["y"].to_numpy().astype(np.float32),
-            "density": _density(umap) if total > most else None,
+            "density": _count_density(umap) if total > most else None,
         },
         n_points=total,
         row_of={record_id: number for number, record_id in enumerate(ids.to_pylist())},
     )
 
 
-def _density(umap: Path) -> dict[str, Any]:
-    """How many of all segments lie in each square of the map, row by row, and the squares' edges."""
+def _count_density(umap: Path) -> dict[str, Any]:
+    """Count all segments in each square of the map, row by row; with the squares' edges."""
     least, greatest = np.full(2, np.inf), np.full(2, -np.inf)
-    for places in _places(umap):
+    for places in _read_places(umap):
         least, greatest = np.minimum(least, places.min(axis=0)), np.maximum(greatest, places.max(axis=0))
     counts = np.zeros((SQUARES, SQUARES))
     edges = [np.linspace(low, high, SQUARES + 1) for low, high in zip(least, greatest, strict=True)]
-    for places in _places(umap):
+    for places in _read_places(umap):
         counts += np.histogram2d(places[:, 0], places[:, 1], edges)[0]
     return {"counts": counts.T.astype(np.float32).ravel(), "x": edges[0], "y": edges[1]}  # (y, x)
 
 
-def _places(umap: Path) -> Iterator[np.ndarray]:
+def _read_places(umap: Path) -> Iterator[np.ndarray]:
     for batch in parquet.batches([umap], ["x", "y"]):
         yield np.stack([batch["x"].to_numpy(), batch["y"].to_numpy()], axis=1)  # (points, 2)
 
 
-def _rows(records: Sequence[Path], wanted: pa.Array, paths: bool) -> tuple[pa.Table, list[str]]:
-    """The records' rows of some recordings and of the first unused ones, and what each is called."""
-    found: list[pa.Table] = []
+def _read_rows(records: Sequence[Path], wanted: pa.Array, paths: bool) -> tuple[pa.Table, list[str]]:
+    """Read the records' rows of the wanted recordings and of the first unused ones, and name each."""
+    tables: list[pa.Table] = []
     names: list[str] = []
     unused = done = 0
     for path in records:
@@ -135,41 +138,41 @@ def _rows(records: Sequence[Path], wanted: pa.Array, paths: bool) -> tuple[pa.Ta
         counted = unused + np.cumsum(not_used)
         keep = pc.is_in(table["record_id"], wanted).to_numpy() | (not_used & (counted <= MOST_UNUSED))
         unused += int(not_used.sum())
-        some = table.filter(pa.array(keep))
+        kept = table.filter(pa.array(keep))
         if paths:
-            names += some["record_id"].to_pylist()
+            names += kept["record_id"].to_pylist()
         else:
-            names += [deidentify.called(done + place + 1) for place in np.flatnonzero(keep).tolist()]
-            reasons = [reason and deidentify.general(reason) for reason in some["reason"].to_pylist()]
-            some = some.set_column(some.column_names.index("reason"), "reason", pa.array(reasons, pa.string()))
+            names += [deidentify.name_by_row(done + place + 1) for place in np.flatnonzero(keep).tolist()]
+            reasons = [reason and deidentify.generalise(reason) for reason in kept["reason"].to_pylist()]
+            kept = kept.set_column(kept.column_names.index("reason"), "reason", pa.array(reasons, pa.string()))
         done += len(table)
-        found.append(some.replace_schema_metadata(None))
-    return pa.concat_tables(found, promote_options="permissive").combine_chunks(), names
+        tables.append(kept.replace_schema_metadata(None))
+    return pa.concat_tables(tables, promote_options="permissive").combine_chunks(), names
 
 
-def probabilities(predictions: Sequence[Path], ids: pa.Array, labels: Sequence[str]) -> Iterator[np.ndarray]:
-    """For each label the probability of each of some recordings, in steps of PROBABILITY_STEP.
+def read_probabilities(predictions: Sequence[Path], ids: pa.Array, labels: Sequence[str]) -> Iterator[np.ndarray]:
+    """Read for each label the probability of some recordings, in steps of PROBABILITY_STEP.
 
     Args:
         predictions: All `predictions/part-*.parquet`, in order.
         ids: Record ids, each once.
-        labels: Whose.
+        labels: The labels.
 
     Yields:
-        (recordings,) uint16; NO_PROBABILITY where there is none.
+        (recordings,) uint16; NO_PROBABILITY if there is none.
     """
-    found = np.full((len(labels), len(ids)), NO_PROBABILITY, np.uint16)
+    steps = np.full((len(labels), len(ids)), NO_PROBABILITY, np.uint16)
     for batch in parquet.batches(predictions, ["record_id", *labels]) if labels else ():
         rows = pc.index_in(batch["record_id"], ids)
-        known = rows.is_valid()
-        for values, label in zip(found, labels, strict=True):
-            given = np.nan_to_num(batch[label].filter(known).to_numpy(), nan=NO_PROBABILITY * PROBABILITY_STEP)
-            values[rows.drop_null().to_numpy()] = np.round(given / PROBABILITY_STEP)
-    yield from found
+        is_wanted = rows.is_valid()
+        for values, label in zip(steps, labels, strict=True):
+            numbers = np.nan_to_num(batch[label].filter(is_wanted).to_numpy(), nan=NO_PROBABILITY * PROBABILITY_STEP)
+            values[rows.drop_null().to_numpy()] = np.round(numbers / PROBABILITY_STEP)
+    yield from steps
 
 
-def column(table: pa.Table, name: str, group: str) -> dict[str, Any] | None:
-    """A column for the page: numbers as float32 or float64, anything else as a code for each of its values.
+def encode_column(table: pa.Table, name: str, group: str) -> dict[str, Any] | None:
+    """Encode a column for the page: numbers as float32 or float64, anything else as a code for each of its values.
 
     Args:
         table: Rows of the records.
@@ -177,17 +180,17 @@ def column(table: pa.Table, name: str, group: str) -> dict[str, Any] | None:
         group: Of the page's table, in which it is shown.
 
     Returns:
-        `name`, `group` and either `numbers`, NaN where there is none, or `codes` with `values`, where code 0 is
+        `name`, `group` and either `numbers`, NaN if there is none, or `codes` with `values`, where code 0 is
         none. None for a column without a value, or with texts that are no categories.
     """
     values = table[name].combine_chunks()
     kind = values.type
     if values.null_count == len(values):
         return None
-    told = {"name": name, "group": group}
+    head = {"name": name, "group": group}
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         numbers = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
-        return {**told, "numbers": numbers.astype(np.float64 if _is_large(values) else np.float32)}
+        return {**head, "numbers": numbers.astype(np.float64 if _is_large(values) else np.float32)}
     if pa.types.is_list(kind):
         if not pa.types.is_string(kind.value_type):
             return None
@@ -199,12 +202,12 @@ def column(table: pa.Table, name: str, group: str) -> dict[str, Any] | None:
         values = pc.cast(values, pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
-    coded = values.dictionary_encode()
-    if len(coded.dictionary) > MOST_VALUES and group == "metadata":
+    dictionary = values.dictionary_encode()
+    if len(dictionary.dictionary) > MOST_VALUES and group == "metadata":
         return None
-    codes = pc.fill_null(pc.add(pc.cast(coded.indices, pa.int64()), 1), 0).to_numpy()
-    smallest = np.uint8 if len(coded.dictionary) < 2**8 else np.uint32
-    return {**told, "codes": codes.astype(smallest), "values": coded.dictionary.to_pylist()}
+    codes = pc.fill_null(pc.add(pc.cast(dictionary.indices, pa.int64()), 1), 0).to_numpy()
+    smallest = np.uint8 if len(dictionary.dictionary) < 2**8 else np.uint32
+    return {**head, "codes": codes.astype(smallest), "values": dictionary.dictionary.to_pylist()}
 
 
 def _is_large(values: pa.Array) -> bool:

@@ -38,10 +38,10 @@ def pack(value: object) -> Markup:
         if array.dtype.name not in DTYPES:
             raise TypeError(f"an array of {array.dtype} cannot be packed")
         content = _aligned(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
-        found = {"$array": [array.dtype.name, place, array.size]}
+        described = {"$array": [array.dtype.name, place, array.size]}
         arrays.append(content)
         place += len(content)
-        return found
+        return described
 
     header = json.dumps(value, default=reference, separators=(",", ":"), allow_nan=False).encode()
     block = len(header).to_bytes(ALIGNMENT, "little") + _aligned(header) + b"".join(arrays)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import pyarrow as pa
@@ -16,13 +16,14 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ecgpipe.analysis import examples
-from ecgpipe.core import parquet, provenance, settings
+from ecgpipe.core import options, provenance, settings
 from ecgpipe.core.atomic import whole
-from ecgpipe.evaluation import evaluate
+from ecgpipe.core.run import RunInfo, Scan
+from ecgpipe.evaluation import notes
 from ecgpipe.models import calibration, labels
-from ecgpipe.models.description import describe
-from ecgpipe.report import deidentify, evaluation_section, label_statistics, map_data, recording_view, rule_times
+from ecgpipe.report import deidentify, evaluation_section, map_data, recording_view, rule_times, run_results
 from ecgpipe.report.payload import pack
+from ecgpipe.report.run_results import ResultFiles, Results
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +32,11 @@ MOST_SCANS = 10  # scans of the inputs that are listed, the last ones
 # Of the leads in the page, gzipped: with all else below 25 MB as base64.
 MOST_LEADS_BYTES = 10_000_000
 
-# The results that the page has a link to. A run may go without the last ones.
+# The results that the page links to, and `attention`, `attribution` and `evaluation` if the run has them.
 FILES = (
     *("records", "predictions", "logits", "embeddings", "umap/umap.parquet", "examples.parquet"),
     *("duplicates.parquet", "manifest/files.parquet", "figures", "run.json"),
 )
-OPTIONAL = ("attention", "attribution", "evaluation")
 
 # How the results are read elsewhere. A test runs each in a folder of results.
 SNIPPETS = {
@@ -72,203 +72,271 @@ table = duckdb.sql(\"\"\"
 }
 
 
+class Sections(NamedTuple):
+    """The folders from which the page has further sections, if they are there."""
+
+    evaluation: Path | None  # evaluation/
+    benchmarks: Path | None  # benchmarks/, for the times of the rules
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe report`."""
     settings.add_arguments(parser, settings.Report)
-    recording_view.add_results_arguments(parser)
-    parser.add_argument("--evaluation", type=Path, help="the folder evaluation/, where there are true labels")
+    run_results.add_arguments(parser)
+    parser.add_argument("--evaluation", type=Path, help="the folder evaluation/, if there are true labels")
     parser.add_argument("--benchmarks", type=Path, help="the folder benchmarks/, for the times of the rules")
-    parser.add_argument("--output", type=Path, required=True, help="HTML file to write")
+    options.add(parser, "output", required=True, help="HTML file to write")
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the report."""
-    asked = settings.of_arguments("report", settings.Report, args)
-    content = json.loads(args.run.read_text(encoding="utf-8"))
-    content = content if asked.paths else deidentify.without_paths(content)
-    description = describe(args.description)
-    sources = recording_view.sources(args, asked, description.architecture.token_samples)
-    predictions = parquet.numbered(args.predictions, "part", args.parts)
-    given = labels.read_for(
-        args.labels or settings.path("labels", asked.labels), pq.read_schema(predictions[0]).names, predictions[0]
-    )
-    thresholds = labels.thresholds(given)
-    summaries = label_statistics.summarise(predictions, thresholds)
-    names = [summary.name for summary in summaries]
-    chosen = pq.read_table(args.examples).to_pylist()
-    ids = [row["record_id"] for row in chosen]
-    columns = asked.columns if asked.columns is not None or asked.paths else []
-    found = map_data.collect(
-        args.umap, predictions, sources.records, names, ids, asked.map_points, asked.paths, columns
-    )
-    shown = recordings(
-        chosen, bounded(recording_view.read(ids, sources, asked.paths)), found, sources.records, asked.paths
-    )
-    n_views = sum(one["view"] is not None for one in shown)
-    logger.info("%d recordings with their leads, %d points", n_views, len(found.points["row"]))
-    times = rule_times.of_rules(args.benchmarks) if args.benchmarks else []
-    widest = max(summaries, key=lambda summary: summary.spread).name if summaries else None
-    facts = {"thresholds": list(thresholds.values()), "colour": widest, "paths": asked.paths}
-    evaluation = (
-        evaluation_section.read(args.evaluation, None if asked.paths else columns or []) if args.evaluation else None
-    )
-    made = settings.marked("report", asked, provenance.inherited([pq.read_schema(args.umap)]))[settings.KEY]
-    if args.evaluation:
-        made = {**made, **provenance.origin(pq.read_schema(args.evaluation / "metrics.parquet")).get(settings.KEY, {})}
-    page = (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            title=asked.title,
-            run=content,
-            made=settings.mark(made),
-            paths=asked.paths,
-            scans=changes(content),
-            made_by=list(dict.fromkeys(version for by in content.get("made_by", {}).values() for version in by)),
-            finished=f"{datetime.fromisoformat(content['finished']):%d %B %Y, %H:%M %Z}".lstrip("0"),
-            segment_s=sources.windows.segment_s,
-            total=sum(pq.read_metadata(path).num_rows for path in predictions),
-            summaries=summaries,
-            references={label.name: label.reference_share for label in given if label.reference_share is not None},
-            calibration=calibration.sentence(content["calibration"]) if content.get("calibration") else None,
-            choices=labels.choices(given if asked.paths else [deidentify.label(label) for label in given]),
-            with_threshold=[label.name for label in given if label.threshold is not None],
-            n_points=found.n_points,
-            map_points=len(found.points["row"]),
-            n_rows=len(found.rows["names"]),
-            n_views=n_views,
-            n_chosen=len(shown),
-            groups=recording_view.groups([(one["row"], one["name"], one["reasons"]) for one in shown]),
-            borderline=examples.BORDERLINE,
-            attention=bool(sources.attention),
-            attributed=args.attribution is not None,
-            evaluation=evaluation,
-            # Not what is there yet: `figures` may be written after this page.
-            folders=[*FILES, *(name for name in OPTIONAL if getattr(args, name))],
-            snippets=SNIPPETS,
-            times=times,
-            graph=rule_times.graph(times, {time.rule: counted(time) for time in times}),
-            data={
-                "facts": pack(facts),
-                "rows": pack(found.rows),
-                "points": pack(found.points),
-                "plotly": pack(get_plotlyjs()),
-                **({"evaluation": pack(evaluation_section.curves(args.evaluation))} if args.evaluation else {}),
-                "views": pack([{key: value for key, value in one.items() if key != "reasons"} for one in shown]),
-            },
-        )
-    )
+    files = ResultFiles(*(getattr(args, name) for name in ResultFiles._fields))
+    report_settings = settings.of_arguments("report", settings.Report, args)
+    page = make_page(files, Sections(args.evaluation, args.benchmarks), report_settings)
     with whole(args.output) as temporary:
         temporary.write_text(page, encoding="utf-8")
     logger.info("%s: %.1f MB", args.output, len(page) / 1e6)
 
 
-def recordings(
+def make_page(files: ResultFiles, sections: Sections, report_settings: settings.Report) -> str:
+    """Make the report of a run.
+
+    Args:
+        files: Where its results lie.
+        sections: Where the results of optional stages lie.
+        report_settings: What the report shows.
+
+    Returns:
+        HTML.
+
+    Raises:
+        EcgpipeError: A file is missing, or not valid.
+    """
+    # What is read.
+    paths = report_settings.paths
+    results = run_results.read_results(files, report_settings)
+    records, names = results.sources.records, [summary.name for summary in results.summaries]
+    chosen = pq.read_table(files.examples).to_pylist()
+    ids = [row["record_id"] for row in chosen]
+    views = recording_view.read_views(ids, results.sources, paths)
+    columns = report_settings.columns if report_settings.columns is not None or paths else []
+    rows = map_data.collect(
+        files.umap, results.predictions, records, names, ids, report_settings.map_points, paths, columns
+    )
+
+    # What is computed.
+    shown = list_recordings(chosen, limit_leads(views), rows, records, paths)
+    logger.info(
+        "%d recordings with their leads, %d points",
+        sum(recording["view"] is not None for recording in shown),
+        len(rows.points["row"]),
+    )
+
+    context = {
+        "title": report_settings.title,
+        "paths": paths,
+        "made": _mark_settings(files, sections, report_settings),
+        "segment_s": results.sources.windows.segment_s,
+        "attention": bool(results.sources.attention),
+        "attributed": files.attribution is not None,
+        "snippets": SNIPPETS,
+        "folders": _list_folders(files, sections),
+        **_describe_run(results.info),
+        **_describe_labels(results, paths),
+        **_describe_map(rows),
+        **_describe_recordings(shown),
+        **_describe_workflow(sections.benchmarks),
+        "evaluation": None,
+    }
+    thresholds = labels.thresholds_by_name(results.labels)
+    data = {
+        "facts": {"thresholds": list(thresholds.values()), "colour": results.widest, "paths": paths},
+        "rows": rows.rows,
+        "points": rows.points,
+        "plotly": get_plotlyjs(),
+        "views": [{key: value for key, value in recording.items() if key != "reasons"} for recording in shown],
+    }
+    if sections.evaluation:
+        context["evaluation"] = evaluation_section.read_evaluation(
+            sections.evaluation, None if paths else columns or []
+        )
+        data["evaluation"] = evaluation_section.read_curves(sections.evaluation)
+    context["data"] = {name: pack(value) for name, value in data.items()}
+    return make_environment().get_template("report.html.j2").render(context)
+
+
+def _mark_settings(files: ResultFiles, sections: Sections, report_settings: settings.Report) -> str:
+    """What the page says of the settings that made it and its results."""
+    facts = provenance.inherited([pq.read_schema(files.umap)])
+    made_by = settings.marked("report", report_settings, facts)[settings.KEY]
+    if sections.evaluation:
+        metrics = pq.read_schema(sections.evaluation / "metrics.parquet")
+        made_by = {**made_by, **provenance.origin(metrics).get(settings.KEY, {})}
+    return settings.mark(made_by)
+
+
+def _list_folders(files: ResultFiles, sections: Sections) -> list[str]:
+    """The results that the page links to. Not those on disk: `figures` may be written after this page."""
+    optional = {"attention": files.attention, "attribution": files.attribution, "evaluation": sections.evaluation}
+    return [*FILES, *(name for name, path in optional.items() if path)]
+
+
+def _describe_run(info: RunInfo) -> dict[str, Any]:
+    """What the page's context says of the run as a whole."""
+    return {
+        "run": info,
+        "scans": list_changed_scans(info),
+        "made_by": list(dict.fromkeys(version for versions in info.made_by.values() for version in versions)),
+        "finished": f"{datetime.fromisoformat(info.finished):%d %B %Y, %H:%M %Z}".lstrip("0"),
+        "calibration": calibration.describe_facts(info.calibration) if info.calibration else None,
+    }
+
+
+def _describe_labels(results: Results, paths: bool) -> dict[str, Any]:
+    """What the page's context says of the labels."""
+    return {
+        "total": results.n_predictions,
+        "summaries": results.summaries,
+        "references": results.references,
+        "choices": labels.describe_choices(
+            results.labels if paths else list(map(deidentify.deidentify_label, results.labels))
+        ),
+        "with_threshold": [label.name for label in results.labels if label.threshold is not None],
+    }
+
+
+def _describe_map(rows: map_data.Atlas) -> dict[str, Any]:
+    """What the page's context says of the map and the tables."""
+    return {"n_points": rows.n_points, "map_points": len(rows.points["row"]), "n_rows": len(rows.rows["names"])}
+
+
+def _describe_recordings(shown: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the page's context says of the recordings that are shown with their leads."""
+    return {
+        "n_views": sum(recording["view"] is not None for recording in shown),
+        "n_chosen": len(shown),
+        "groups": recording_view.group_by_reason(
+            [(recording["row"], recording["name"], recording["reasons"]) for recording in shown]
+        ),
+        "borderline": examples.BORDERLINE,
+    }
+
+
+def _describe_workflow(benchmarks: Path | None) -> dict[str, Any]:
+    """What the page's context says of the times of the rules."""
+    times = rule_times.read_rule_times(benchmarks) if benchmarks else []
+    return {
+        "times": times,
+        "graph": rule_times.lay_out_graph(times, {time.rule: describe_time(time) for time in times}),
+    }
+
+
+def list_recordings(
     chosen: Sequence[Mapping[str, Any]],
-    read: Mapping[str, Mapping[str, Any]],
-    found: map_data.Atlas,
+    views: Mapping[str, Mapping[str, Any]],
+    map_rows: map_data.Atlas,
     records: Sequence[Path],
     paths: bool,
 ) -> list[dict[str, Any]]:
-    """The recordings that the page holds with their leads, for its viewer.
+    """List the recordings that the page holds with their leads, for its viewer.
 
     Args:
         chosen: Rows of examples.parquet.
-        read: By record id, what `recording_view.read` gives.
-        found: The rows of the page.
+        views: By record id, what `recording_view.read_views` gives.
+        map_rows: The rows of the page.
         records: All `records/shard-*.parquet`.
         paths: Whether recordings are called by their ids.
 
     Returns:
         For each `row` and `name`, `why` it was chosen, in words, with `reasons`, its `neighbors`, `view` and `note`.
     """
-    alike = [neighbor["record_id"] for row in chosen for neighbor in row["neighbors"]]
-    known = list(dict.fromkeys([*read, *alike]))
-    called = known if paths else deidentify.names(records, pa.array(known, pa.string()))
-    names = dict(zip(known, called, strict=True))
+    neighbor_ids = [neighbor["record_id"] for row in chosen for neighbor in row["neighbors"]]
+    ids = list(dict.fromkeys([*views, *neighbor_ids]))
+    names_of_ids = ids if paths else deidentify.number_recordings(records, pa.array(ids, pa.string()))
+    names = dict(zip(ids, names_of_ids, strict=True))
     return [
         {
-            "row": found.row_of[row["record_id"]],
+            "row": map_rows.row_of[row["record_id"]],
             "name": names[row["record_id"]],
-            "why": list(map(recording_view.reason, row["why"])),
+            "why": list(map(recording_view.describe_reason, row["why"])),
             "reasons": row["why"],
             "neighbors": [
                 {
                     "name": names[neighbor["record_id"]],
-                    "row": found.row_of.get(neighbor["record_id"]),
+                    "row": map_rows.row_of.get(neighbor["record_id"]),
                     "similarity": neighbor["similarity"],
                 }
                 for neighbor in row["neighbors"]
             ],
-            **read[row["record_id"]],
+            **views[row["record_id"]],
         }
         for row in chosen
-        if row["record_id"] in read
+        if row["record_id"] in views
     ]
 
 
-def bounded(read: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The recordings as far as their leads fit into the page, those after that without: long and noisy ones are large.
+def limit_leads(views: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Leave out the leads of the last recordings if the page would become too large: long and noisy ones are large.
 
     Args:
-        read: By record id, in the order of choice, what `recording_view.read` gives.
+        views: By record id, in the order of choice, what `recording_view.read_views` gives.
 
     Returns:
         The same, with None in place of a view that would make the page too large.
     """
-    taken, size = {}, 0
-    for record_id, shown in read.items():
+    limited, size = {}, 0
+    for record_id, shown in views.items():
         if shown["view"] is not None:
             size += len(gzip.compress(shown["view"]["leads"].tobytes(), 1))
-        taken[record_id] = {**shown, "view": shown["view"] if size <= MOST_LEADS_BYTES else None}
-    return taken
+        limited[record_id] = {**shown, "view": shown["view"] if size <= MOST_LEADS_BYTES else None}
+    return limited
 
 
-def changes(run: Mapping[str, Any]) -> list[tuple[int, dict[str, int]]]:
-    """The last scans of the inputs that found something new, changed or gone, each with its number among all."""
-    scans = enumerate(run.get("inputs", {}).get("scans", []), start=1)
-    changed = [(number, scan) for number, scan in scans if scan["added"] or scan["changed"] or scan["removed"]]
+def list_changed_scans(info: RunInfo) -> list[tuple[int, Scan]]:
+    """List the last scans that found recordings added, changed or removed, each with its number among all scans."""
+    scans = enumerate(info.inputs.scans, start=1)
+    changed = [(number, scan) for number, scan in scans if scan.added or scan.changed or scan.removed]
     return changed[-MOST_SCANS:]
 
 
-def counted(time: rule_times.RuleTime) -> str:
-    """What the figure of the workflow says of a rule."""
-    return f"{time.jobs:,} job{'' if time.jobs == 1 else 's'}, {duration(time.total_s)}"
+def describe_time(time: rule_times.RuleTime) -> str:
+    """Say for the figure of the workflow how many jobs a rule had, and how long they took."""
+    return f"{time.jobs:,} job{'' if time.jobs == 1 else 's'}, {format_duration(time.total_s)}"
 
 
-def duration(seconds: float) -> str:
-    """A time as people read it."""
+def format_duration(seconds: float) -> str:
+    """Write a duration as people read it."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
-def environment() -> jinja2.Environment:
-    """The templates: what is put into them is escaped, unless it is marked as safe."""
-    made = jinja2.Environment(
+def make_environment() -> jinja2.Environment:
+    """Load the templates. What is put into them is escaped, unless it is marked as safe."""
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ecgpipe.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals["asset"] = asset
-    made.filters["grouped"] = "{:,}".format
-    made.filters["two"] = "{:.2f}".format
-    made.filters["three"] = lambda number: "\N{EN DASH}" if number is None else evaluate.said(number)
-    made.filters["percent"] = percent
-    made.filters["duration"] = duration
-    made.filters["digits"] = lambda number: "not finite" if number is None else f"{number:g}"
-    made.filters["hours"] = lambda hours: f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
-    made.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
-    return made
+    environment.globals["asset"] = read_asset
+    environment.filters["grouped"] = "{:,}".format
+    environment.filters["two"] = "{:.2f}".format
+    environment.filters["three"] = lambda number: "\N{EN DASH}" if number is None else notes.format_number(number)
+    environment.filters["percent"] = format_percent
+    environment.filters["duration"] = format_duration
+    environment.filters["digits"] = lambda number: "not finite" if number is None else f"{number:g}"
+    environment.filters["hours"] = lambda hours: f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
+    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+    return environment
 
 
-def asset(name: str) -> Markup:
-    """A style sheet or script of ours, as it stands in the page."""
+def read_asset(name: str) -> Markup:
+    """Read a style sheet or script of ours for the page."""
     return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704, our own
 
 
-def percent(share: float) -> str:
-    """A share, with a digit more where it is small."""
+def format_percent(share: float) -> str:
+    """Write a share in percent, with one more digit if it is small."""
     return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"

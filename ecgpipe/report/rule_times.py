@@ -1,4 +1,4 @@
-"""How long the jobs of each rule took, and how the rules hang together: the workflow as the report shows it."""
+"""The workflow as the report shows it: how long the jobs of each rule took, and which rule reads which."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-# What each rule reads, as in `snakemake --rulegraph`, which a test holds it against, but for what makes no file of its
-# own in a run: `all`, and where they are not asked for `sample` and the comparison, `attribute` and `evaluate`.
+# What each rule reads, as in `snakemake --rulegraph`, with which a test compares it. Not in a run's figure: `all`, and
+# if they are switched off, `sample` with the comparison of precisions, `attribute` and `evaluate`.
 SOURCES = {
     "checkpoint": (),
     "manifest": (),
@@ -54,44 +54,44 @@ class RuleTime(NamedTuple):
     total_s: float
     median_s: float
     longest_s: float
-    most_mb: float | None  # of memory; None where nothing was measured
+    most_mb: float | None  # of memory; None if nothing was measured
 
 
-def of_rules(folder: Path) -> list[RuleTime]:
-    """The times of each rule, in the order of the workflow.
+def read_rule_times(folder: Path) -> list[RuleTime]:
+    """Read the times of each rule, in the order of the workflow.
 
     Args:
         folder: `benchmarks/`, with `RULE.tsv` or `RULE/JOB.tsv` for each job.
 
     Returns:
-        The rules that have run; what cannot be read is left out.
+        The rules that have run; a file that cannot be read is left out.
     """
-    found = []
+    times = []
     for rule in SOURCES:
         rows = [
             row
             for path in sorted(folder.glob(f"{rule}.tsv")) + sorted(folder.glob(f"{rule}/*.tsv"))
-            for row in _rows(path)
+            for row in _read_rows(path)
         ]
-        seconds = [value for row in rows if (value := _number(row.get("s"))) is not None]
+        seconds = [value for row in rows if (value := _parse_number(row.get("s"))) is not None]
         if seconds:
-            memory = [value for row in rows if (value := _number(row.get("max_rss"))) is not None]
-            found.append(
+            memory = [value for row in rows if (value := _parse_number(row.get("max_rss"))) is not None]
+            times.append(
                 RuleTime(rule, len(seconds), sum(seconds), median(seconds), max(seconds), max(memory, default=None))
             )
-    return found
+    return times
 
 
-def graph(times: Sequence[RuleTime], said: Mapping[str, str]) -> dict[str, Any]:
-    """The workflow as a figure.
+def lay_out_graph(times: Sequence[RuleTime], captions: Mapping[str, str]) -> dict[str, Any]:
+    """Lay out the workflow as a figure.
 
     Args:
         times: Of the rules that have run.
-        said: What stands below a rule's name.
+        captions: By rule, the text below its name.
 
     Returns:
-        `nodes` with name, place and what is said, `lines` as paths of SVG, `sources` by rule, `width` and `height`.
-        Of rules that have not run only the report itself is there, which is running.
+        `nodes` with name, place and caption, `lines` as paths of SVG, `sources` by rule, `width` and `height`. Rules
+        that have not run are left out, except the report itself, which is running.
     """
     rules = [rule for rule in SOURCES if rule == "report" or rule in {time.rule for time in times}]
     centre = {rule: (_HALF + 4 + PLACES[rule][0] * _COLUMN, 24 + PLACES[rule][1] * _ROW) for rule in rules}
@@ -104,11 +104,11 @@ def graph(times: Sequence[RuleTime], said: Mapping[str, str]) -> dict[str, Any]:
         x, y = centre[rule]
         for source in sources[rule]:
             if any(source in before[other] for other in sources[rule]):
-                continue  # another one that it reads has read it: a line less
+                continue  # another rule that it reads has read it: one line fewer
             start, level = centre[source]
             across, down = x - start - 2 * _HALF, y - level
             lines.append(f"M{start + _HALF} {level}c{across / 2:g} 0 {across / 2:g} {down:g} {across:g} {down:g}")
-    nodes = [{"name": rule, "x": x, "y": y, "said": said.get(rule, "")} for rule, (x, y) in centre.items()]
+    nodes = [{"name": rule, "x": x, "y": y, "said": captions.get(rule, "")} for rule, (x, y) in centre.items()]
     width = max(x for x, _ in centre.values()) + _HALF + 4
     return {
         "nodes": nodes,
@@ -119,13 +119,13 @@ def graph(times: Sequence[RuleTime], said: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _read_rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-def _number(text: str | None) -> float | None:
-    """A number of a benchmark file; Snakemake writes NA or - where it has measured none."""
+def _parse_number(text: str | None) -> float | None:
+    """Read a number of a benchmark file; Snakemake writes NA or - if it has measured none."""
     try:
         return float(text or "")
     except ValueError:

@@ -1,53 +1,60 @@
-"""Show any one recording of a finished run, as the report shows those that it holds: a page, or a PNG, PDF or SVG.
+"""Show any one recording of a finished run as the report would: a page, or a PNG, PDF or SVG.
 
-Of a run with `report.paths: false` the page and the pictures call recordings by their numbers, as its report does.
+If the run has `report.paths: false`, the page and the pictures call recordings by their numbers, as its report does.
 """
 
 import argparse
-import json
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgpipe.analysis import neighbors
+from ecgpipe.analysis import neighbor_search
 from ecgpipe.analysis.examples import NEIGHBORS
-from ecgpipe.core import parquet, schemas
+from ecgpipe.core import options, schemas
 from ecgpipe.core.atomic import whole
-from ecgpipe.core.config import Attribution
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.run import Run
 from ecgpipe.models import labels
 from ecgpipe.models.description import Description, describe, refuse_foreign
 from ecgpipe.preprocessing import reread
-from ecgpipe.preprocessing.reread import sources_of
+from ecgpipe.preprocessing.reread import find_sources
 from ecgpipe.preprocessing.segments import UnusableError
 from ecgpipe.readers import UnreadableError
 from ecgpipe.report import deidentify, ecg_paper, recording_view
 from ecgpipe.report.map_data import ACCOUNT, QUALITY
 from ecgpipe.report.payload import pack
-from ecgpipe.report.report import environment
+from ecgpipe.report.report import make_environment
 
 logger = logging.getLogger(__name__)
 
 FORMATS = (".html", ".png", ".pdf", ".svg")
 
 
+class Picture(NamedTuple):
+    """How a picture is drawn."""
+
+    layout: str  # of ecg_paper.LAYOUTS
+    colour: str | None  # attention, none or a label; None for the first label that is attributed, or else attention
+    from_s: float  # where it begins
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe show`."""
     parser.add_argument("record_id", metavar="RECORD_ID", help="as in records/")
-    parser.add_argument("--outdir", type=Path, default=Path("results"), help="of the run (default %(default)s)")
-    parser.add_argument("--output", type=Path, help="a .html, .png, .pdf or .svg (default: RECORD_ID.html, here)")
-    parser.add_argument(
-        "--label",
-        nargs="+",
+    options.add(parser, "outdir")
+    options.add(parser, "output", help="a .html, .png, .pdf or .svg (default: RECORD_ID.html, here)")
+    options.add(
+        parser,
+        "label",
         default=[],
-        metavar="NAME",
-        help="attribute the recording to these labels; the first one is its colour, on the page at first",
+        help="attribute the recording to these labels; the page opens with the first one, a picture is coloured by it",
     )
     parser.add_argument(
         "--layout", choices=ecg_paper.LAYOUTS, default="standard", help="of a picture (default %(default)s)"
@@ -57,162 +64,234 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a picture: attention, none, or a label (default: the first --label, or else the attention)",
     )
     parser.add_argument("--from-s", type=float, default=0.0, help="where a picture begins (default %(default)s)")
-    parser.add_argument("--device", default="auto", help="for --label (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads, for --label (default %(default)s)")
+    options.add(parser, "device", default="auto", help="for --label (default %(default)s)")
+    options.add(parser, "threads", help="CPU threads, for --label (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Show a recording."""
-    outdir, record_id = args.outdir, args.record_id
     if args.output and args.output.suffix not in FORMATS:
-        ending = args.output.suffix or "nothing"
-        raise EcgpipeError(f"--output: {args.output} ends in {ending!r}; give {', '.join(FORMATS)}")
-    content = json.loads(_there(outdir / "run.json").read_text(encoding="utf-8"))
-    settings, paths = content["config"], deidentify.shows_names(content)
-    description = describe(outdir / "checkpoint/model.json")
-    if args.label:
-        refuse_foreign(description)
-    sources = sources_of(outdir, settings, description.architecture.token_samples)
-    account = reread.rows(sources.records, [record_id]).get(record_id)
-    if account is None:
-        raise EcgpipeError(f"RECORD_ID: {record_id!r} is no recording of {outdir}; {outdir / 'records'} has their ids")
-    name = record_id if paths else deidentify.names(sources.records, pa.array([record_id]))[0]
-    file = re.sub(r"[^\w.-]+", "_", name).strip("._") or "recording"
-    output = args.output or Path(f"{file}.html")
-    shown = recording_view.read([record_id], sources, paths)[record_id]
-    if account["status"] != "ok":
-        reason = account["reason"] if paths else deidentify.general(account["reason"])
-        shown["note"] = f"This recording was {account['status']}: {reason}. {shown['note'] or ''}"
-    if args.label and shown["view"]:
-        made = attributions(args, settings, description, sources, account)
-        shown = recording_view.read([record_id], sources._replace(attribution=None), paths, {record_id: made})[
-            record_id
-        ]
+        suffix = args.output.suffix or "nothing"
+        raise EcgpipeError(f"--output: {args.output} ends in {suffix!r}; give {', '.join(FORMATS)}")
+    finished = Run(args.outdir)
+    recording = find_recording(finished, args.record_id)
+    output = args.output or Path(f"{recording.file_stem}.html")
+    view = view_recording(finished, recording, args.label, args.device, args.threads)
     if output.suffix == ".html":
-        facts = described(outdir, settings, description, sources, account, paths)
-        opens = args.label[0] if args.label else None
-        page = (
-            environment()
-            .get_template("show.html.j2")
-            .render(
-                name=name,
-                random=description.random_weights,
-                data=pack({"name": name, "why": [], **facts, **shown, "label": opens}),
-            )
-        )
-        with whole(output) as temporary:
-            temporary.write_text(page, encoding="utf-8")
-    elif not shown["view"]:
-        raise EcgpipeError(f"RECORD_ID: {record_id!r} cannot be drawn: {shown['note']}")
+        write_page(finished, recording, view, args.label[0] if args.label else None, output)
     else:
-        attention = ["attention"] if shown["view"]["attention"] is not None else []
-        colours = ["none", *attention, *(given["label"] for given in shown["view"]["attributions"])]
-        colour = args.colour or [*args.label, *attention, "none"][0]
-        if colour not in colours:
-            raise EcgpipeError(f"--colour: {colour!r} is not there; give one of {', '.join(colours)}, or --label")
-        if not 0 <= args.from_s < shown["view"]["seconds"]:
-            raise EcgpipeError(f"--from-s: {args.from_s:g} s is not within the {shown['view']['seconds']:g} s drawn")
-        with mpl.rc_context(ecg_paper.STYLE):
-            figure = ecg_paper.draw(shown["view"], name, args.layout, colour, args.from_s)
-            if description.random_weights and colour != "none":
-                ecg_paper.warn_of_random_weights(figure)
-            ecg_paper.save(figure, output)
+        colour = args.colour or (args.label[0] if args.label else None)
+        draw_picture(recording, view, Picture(args.layout, colour, args.from_s), output)
     logger.info("%s", output)
 
 
-def attributions(
-    args: argparse.Namespace,
-    settings: dict[str, Any],
-    description: Description,
-    sources: reread.Sources,
-    account: dict[str, Any],
+class Recording(NamedTuple):
+    """A recording of a finished run."""
+
+    record: dict[str, Any]  # its row of the records
+    name: str  # what it is called in the page
+    sources: reread.Sources  # of the run
+    description: Description  # of the run's checkpoint
+
+    @property
+    def record_id(self) -> str:
+        """Its id."""
+        return str(self.record["record_id"])
+
+    @property
+    def file_stem(self) -> str:
+        """A file name of its name, without a suffix."""
+        return re.sub(r"[^\w.-]+", "_", self.name).strip("._") or "recording"
+
+
+def find_recording(finished: Run, record_id: str) -> Recording:
+    """Find a recording of a finished run.
+
+    Args:
+        finished: The run.
+        record_id: The recording's id.
+
+    Returns:
+        What the run says of it. If `report.paths` is false, its name is its number.
+
+    Raises:
+        EcgpipeError: The run has no such recording, or it lacks files.
+    """
+    paths = finished.config.report.paths
+    description = describe(finished.model_json)
+    sources = find_sources(finished, description.architecture.token_samples)
+    record = reread.read_rows(sources.records, [record_id]).get(record_id)
+    if record is None:
+        outdir = finished.outdir
+        raise EcgpipeError(f"RECORD_ID: {record_id!r} is no recording of {outdir}; {outdir / 'records'} has their ids")
+    name = record_id if paths else deidentify.number_recordings(sources.records, pa.array([record_id]))[0]
+    return Recording(record, name, sources, description)
+
+
+def view_recording(
+    finished: Run, recording: Recording, label_names: Sequence[str], device: str, threads: int
+) -> dict[str, Any]:
+    """Read a recording again, and attribute it to labels.
+
+    Args:
+        finished: The run.
+        recording: One of its recordings.
+        label_names: The labels; none for the attributions that the run has.
+        device: For the attributions.
+        threads: CPU threads for the attributions.
+
+    Returns:
+        `view` and `note`, as of `recording_view.read_views`.
+
+    Raises:
+        EcgpipeError: A label is unknown, or the run's backend gives no gradients.
+    """
+    if label_names:
+        refuse_foreign(recording.description)
+    record, paths, record_id = recording.record, finished.config.report.paths, recording.record_id
+    view = recording_view.read_views([record_id], recording.sources, paths)[record_id]
+    if record["status"] != "ok":
+        reason = record["reason"] if paths else deidentify.generalise(record["reason"])
+        view["note"] = f"This recording was {record['status']}: {reason}. {view['note'] or ''}"
+    if label_names and view["view"]:
+        attributions = attribute_labels(finished, recording, label_names, device, threads)
+        sources = recording.sources._replace(attribution=None)
+        return recording_view.read_views([record_id], sources, paths, {record_id: attributions})[record_id]
+    return view
+
+
+def write_page(finished: Run, recording: Recording, view: Mapping[str, Any], label: str | None, output: Path) -> None:
+    """Write a recording's page.
+
+    Args:
+        finished: The run.
+        recording: One of its recordings.
+        view: Of `view_recording`.
+        label: The label whose attribution the page opens with; None for the attention.
+        output: The HTML file.
+    """
+    facts = describe_recording(finished, recording)
+    page = (
+        make_environment()
+        .get_template("show.html.j2")
+        .render(
+            name=recording.name,
+            random=recording.description.random_weights,
+            data=pack({"name": recording.name, "why": [], **facts, **view, "label": label}),
+        )
+    )
+    with whole(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def draw_picture(recording: Recording, view: Mapping[str, Any], picture: Picture, output: Path) -> None:
+    """Draw a recording.
+
+    Args:
+        recording: The recording.
+        view: Of `view_recording`.
+        picture: How it is drawn.
+        output: The PNG, PDF or SVG file.
+
+    Raises:
+        EcgpipeError: It cannot be drawn so.
+    """
+    if not view["view"]:
+        raise EcgpipeError(f"RECORD_ID: {recording.record_id!r} cannot be drawn: {view['note']}")
+    drawn = view["view"]
+    attention = ["attention"] if drawn["attention"] is not None else []
+    colours = ["none", *attention, *(attribution["label"] for attribution in drawn["attributions"])]
+    colour = picture.colour or [*attention, "none"][0]
+    if colour not in colours:
+        raise EcgpipeError(f"--colour: {colour!r} is not there; give one of {', '.join(colours)}, or --label")
+    if not 0 <= picture.from_s < drawn["seconds"]:
+        raise EcgpipeError(f"--from-s: {picture.from_s:g} s is not within the {drawn['seconds']:g} s drawn")
+    with mpl.rc_context(ecg_paper.STYLE):
+        figure = ecg_paper.draw(drawn, recording.name, picture.layout, colour, picture.from_s)
+        if recording.description.random_weights and colour != "none":
+            ecg_paper.warn_of_random_weights(figure)
+        ecg_paper.save(figure, output)
+
+
+def attribute_labels(
+    finished: Run, recording: Recording, label_names: Sequence[str], device: str, threads: int
 ) -> list[dict[str, Any]]:
-    """Attribute the recording to the labels that are asked for, as `recording_view.attributed` gives it."""
+    """Attribute a recording to labels; arguments as of `view_recording`.
+
+    Returns:
+        The attributions, as `recording_view.read_attributions` gives them.
+    """
     from ecgpipe.analysis import attribute
     from ecgpipe.inference import devices, engine
     from ecgpipe.models.ecg_fm import network as ecg_fm_network  # here, because PyTorch and Captum take five seconds
 
-    unknown = [label for label in args.label if label not in description.labels]
+    description, sources, record_id = recording.description, recording.sources, recording.record_id
+    unknown = [label for label in label_names if label not in description.labels]
     if unknown:
         raise EcgpipeError(
             f"--label: {unknown[0]!r} is no label; the model has {', '.join(description.labels) or 'none'}"
         )
-    found = reread.rows(sources.manifest, [args.record_id])
+    rows = reread.read_rows(sources.manifest, [record_id])
     try:
-        prepared = attribute.drawn(reread.segments(found[args.record_id], account, sources.windows, sources.assumed))
+        prepared = attribute.keep_drawn(
+            reread.read_segments(rows[record_id], recording.record, sources.windows, sources.assumed)
+        )
     except (UnreadableError, UnusableError) as error:
-        raise EcgpipeError(f"RECORD_ID: {args.record_id!r} cannot be read again: {error}") from error
-    steps = Attribution.model_validate(settings.get("attribution", {})).steps
-    engine.configure(args.threads, deterministic=False)
-    weights = args.outdir / "checkpoint/model.safetensors"
-    made = []
-    with devices.claim(args.device, engine.least_bytes(weights)) as device:
-        network = ecg_fm_network.load(description.architecture, weights, device, packed=False)
-        for label in args.label:
+        raise EcgpipeError(f"RECORD_ID: {record_id!r} cannot be read again: {error}") from error
+    engine.configure(threads, deterministic=False)
+    weights, steps = finished.weights, finished.config.attribution.steps
+    attributions = []
+    with devices.claim(device, engine.least_bytes(weights)) as claimed:
+        network = ecg_fm_network.load(description.architecture, weights, claimed, packed=False)
+        for label in label_names:
             target = description.labels.index(label)
-            explained = attribute.explain(network, prepared, target, steps, attribute.BATCH_SIZES[device.type])
-            judged = recording_view.judged(explained.attribution, explained.numbers)
-            made.append({"label": label, "attribution": explained.attribution, "judged": judged})
-    return made
+            explained = attribute.explain(network, prepared, target, steps, attribute.BATCH_SIZES[claimed.type])
+            judged = recording_view.describe_attribution(explained.attribution, explained.numbers)
+            attributions.append({"label": label, "attribution": explained.attribution, "judged": judged})
+    return attributions
 
 
-def described(
-    outdir: Path,
-    settings: dict[str, Any],
-    description: Description,
-    sources: reread.Sources,
-    account: dict[str, Any],
-    paths: bool,
-) -> dict[str, Any]:
-    """What the page says beside a recording's leads: `probabilities`, `facts`, `neighbors`.
+def describe_recording(finished: Run, recording: Recording) -> dict[str, Any]:
+    """Collect what the page says beside a recording's leads.
 
     Args:
-        outdir: Of the run.
-        settings: `config` of its run.json.
-        description: Of its checkpoint.
-        sources: Where its recordings come from.
-        account: The recording's row of the records.
-        paths: Whether recordings and files may be named.
+        finished: The run.
+        recording: One of its recordings.
 
     Returns:
-        For the page's viewer.
+        `probabilities`, `facts` and `neighbors`, for the page's viewer.
     """
-    record_id = account["record_id"]
-    predictions = parquet.of_run(outdir, "predictions")
-    row = reread.rows(predictions, [record_id]).get(record_id, {})
-    path = Path(settings["labels"])
-    thresholds = labels.thresholds(labels.read(path)) if description.labels and path.exists() else {}
+    record, record_id, config = recording.record, recording.record_id, finished.config
+    predictions = finished.files("predictions")
+    row = reread.read_rows(predictions, [record_id]).get(record_id, {})
+    label_csv = Path(config.labels)
+    has_thresholds = recording.description.labels and label_csv.exists()
+    thresholds = labels.thresholds_by_name(labels.read(label_csv)) if has_thresholds else {}
     probabilities = [
         {"name": name, "probability": row[name], "threshold": thresholds.get(name, labels.DEFAULT_THRESHOLD)}
-        for name in labels.columns(pq.read_schema(predictions[0]).names)
+        for name in labels.label_columns(pq.read_schema(predictions[0]).names)
         if row
     ]
-    [alike] = neighbors.nearest(parquet.of_run(outdir, "embeddings"), [record_id], NEIGHBORS)
-    own = [name for name in account if name not in schemas.RECORDS.names]
-    if not paths:
-        wanted = (settings.get("report") or {}).get("columns") or []
-        own = [name for name in own if name in wanted]
-        account = {**account, "reason": account["reason"] and deidentify.general(account["reason"]), "path": None}
-        called = deidentify.names(sources.records, pa.array([name for name, _ in alike], pa.string()))
-        alike = [one._replace(record_id=name) for name, one in zip(called, alike, strict=True)]
-    facts = [(name, fact(account[name])) for name in (*ACCOUNT, "path", *QUALITY, *own)]
+    [nearest] = neighbor_search.find_nearest(finished.files("embeddings"), [record_id], NEIGHBORS)
+    columns = [name for name in record if name not in schemas.RECORDS.names]
+    if not config.report.paths:
+        columns = [name for name in columns if name in (config.report.columns or [])]
+        record = {**record, "reason": record["reason"] and deidentify.generalise(record["reason"]), "path": None}
+        ids = pa.array([neighbor.record_id for neighbor in nearest], pa.string())
+        names = deidentify.number_recordings(recording.sources.records, ids)
+        nearest = [neighbor._replace(record_id=name) for name, neighbor in zip(names, nearest, strict=True)]
+    facts = [(name, format_fact(record[name])) for name in (*ACCOUNT, "path", *QUALITY, *columns)]
     return {
-        "probabilities": sorted(probabilities, key=lambda one: -one["probability"]),
+        "probabilities": sorted(probabilities, key=lambda label: -label["probability"]),
         "facts": [pair for pair in facts if pair[1]],
-        "neighbors": [{"name": name, "row": None, "similarity": similarity} for name, similarity in alike],
+        "neighbors": [{"name": name, "row": None, "similarity": similarity} for name, similarity in nearest],
     }
 
 
-def fact(value: object) -> str:
-    """A value of the records as a text; an empty one for none."""
+def format_fact(value: object) -> str:
+    """Write a value of the records as a text, empty if there is none."""
     if isinstance(value, list):
         return " ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:.6g}" if np.isfinite(value) else ""
     return "" if value is None else str(value)
-
-
-def _there(path: Path) -> Path:
-    if not path.is_file():
-        raise EcgpipeError(f"--outdir: there is no {path}; give the folder of a finished run's results")
-    return path

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecgpipe import __version__
-from ecgpipe.core import parquet, provenance, schemas, settings
+from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import write_json
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.run import Checkpoint, Code, Counts, Hardware, Inputs, Precision, Reason, RunInfo, Throughput
 from ecgpipe.core.schemas import FLAGS
 from ecgpipe.models import calibration, labels
 from ecgpipe.models.description import describe
@@ -26,7 +27,7 @@ from ecgpipe.readers import packages
 logger = logging.getLogger(__name__)
 
 
-# What is worth a look, by its name among the counts.
+# What a person should look at, by its name among the counts.
 WORDS = {
     "lead_suspicion": "with leads that are probably swapped or inverted (column lead_suspicion of records/)",
     "missing_leads": "with zeros for missing leads (missing_leads)",
@@ -43,110 +44,142 @@ MOST_REASONS = 50
 MOST_KINDS = 8
 
 
+class Files(NamedTuple):
+    """What run.json is made of. The fields are the options of the command."""
+
+    manifest: Path  # manifest/manifest.json
+    description: Path  # checkpoint/model.json
+    records: Path  # the folder
+    shards: int | None
+    timings: Path  # the folder
+    parts: int | None
+    predictions: Path  # the folder
+    umap: Path
+    drift: Path | None  # precision/drift.json, if precisions were compared
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe summary`."""
     settings.add_arguments(parser, settings.Summary)
-    parser.add_argument("--manifest", type=Path, required=True, help="manifest/manifest.json")
-    parser.add_argument("--description", type=Path, required=True, help="checkpoint/model.json")
-    parser.add_argument("--records", type=Path, required=True, help="the folder records/")
-    parser.add_argument("--shards", type=int, help="how many shards the run has (default: all in the folder)")
+    options.add(parser, "manifest", required=True, help="manifest/manifest.json")
+    options.add(parser, "description", "records", required=True)
+    options.add(parser, "shards")
     parser.add_argument("--timings", type=Path, required=True, help="the folder timing/")
-    parser.add_argument("--parts", type=int, help="how many parts the run has (default: all in the folder)")
-    parser.add_argument("--predictions", type=Path, required=True, help="the folder predictions/")
-    parser.add_argument("--umap", type=Path, required=True, help="umap/umap.parquet")
-    parser.add_argument("--drift", type=Path, help="precision/drift.json, where precisions were compared")
+    options.add(parser, "parts")
+    options.add(parser, "predictions", "umap", required=True)
+    options.add(parser, "drift", help="precision/drift.json, if precisions were compared")
     parser.add_argument("--duplicates", type=Path, required=True, help="Parquet file to write: the same signal twice")
-    parser.add_argument("--output", type=Path, required=True, help="run.json to write")
+    options.add(parser, "output", required=True, help="run.json to write")
 
 
 def run(args: argparse.Namespace) -> None:
     """Write run.json."""
-    given = settings.of_arguments("summary", settings.Summary, args)
-    manifest = json.loads(args.manifest.read_text())
-    description = describe(args.description)
-    records = parquet.numbered(args.records, "shard", args.shards)
-    counts, reasons = account(records)
-    of_shards = [pq.read_schema(path) for path in records]
-    facts = settings.marked("summary", given, provenance.inherited(of_shards))
-    counts["duplicates"] = write_duplicates(records, args.duplicates, facts)
-    if not counts["ok"]:
-        raise EcgpipeError(
-            f"input: not one of {counts['recordings']} recordings could be used: "
-            + "; ".join(f"{reason['count']} {reason['status']}: {reason['reason']}" for reason in reasons[:5])
-            + f". {args.records} says why for each"
-        )
-    timings = [json.loads(path.read_text()) for path in parquet.numbered(args.timings, "part", args.parts, "json")]
-    drift = json.loads(args.drift.read_text()) if args.drift else None
-    used = Counter(t["precision"] for t in timings)
-    recomputed = sum(t.get("recomputed_segments", 0) for t in timings)  # older ones do not say
-    seconds, segments = sum(t["seconds"] for t in timings), sum(t["segments"] for t in timings)
-    predictions = parquet.numbered(args.predictions, "part", args.parts)
-    made_by = {
-        "checkpoint": Counter([description.ecgpipe]),
-        "preprocess": _versions(of_shards),
-        "infer": Counter(t["ecgpipe"] for t in timings),
-        "aggregate": _versions(map(pq.read_schema, predictions)),
-        "umap": _versions([pq.read_schema(args.umap)]),
-    }
-    content = {
-        "ecgpipe": __version__,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": {
-            "version": __version__,
-            "source_sha256": provenance.source_sha256(),
-            "commit": provenance.commit(),
-        },
-        "made_by": made_by,
-        "inputs": {
-            "sha256": facts["inputs_sha256"],
-            "scans": manifest["scans"],
-        },
-        "shards": len(records),
-        "parts": len(predictions),
-        "counts": {**counts, "files": manifest["files"], "other_files": manifest["files"]["ignored"]},
-        "reasons": reasons,
-        "other_files": manifest["ignored"],
-        "layouts": manifest["layouts"],
-        "checkpoint": {
-            "uri": description.uri,
-            "revision": description.revision,
-            "sha256": description.sha256,
-            "random_weights": description.random_weights,
-            "labels": list(description.labels),
-        },
-        "throughput": {
-            "segments": segments,
-            "seconds": round(seconds, 3),
-            "segments_per_s": round(segments / seconds, 3) if seconds else None,
-        },
-        "calibration": provenance.origin(pq.read_schema(predictions[0])).get("calibration"),
-        "precision": {
-            "used": next(iter(used)) if len(used) == 1 else sorted(used),
-            "parts": used,
-            "recomputed_segments": recomputed,
-            "drift": drift,
-        },
-        "hardware": {"inference": sorted({t["device"] for t in timings}), "machines": machines(timings)},
-        "versions": versions(timings),
-        "config": given.resolved,
-        settings.KEY: {**provenance.origin(pq.read_schema(args.umap)).get(settings.KEY, {}), **facts[settings.KEY]},
-    }
-    content["warnings"] = warnings_of(content)
-    write_json(args.output, content)
-    for line in closing_lines(content):
+    files = Files(*(getattr(args, name) for name in Files._fields))
+    info = summarise(files, settings.of_arguments("summary", settings.Summary, args), args.duplicates)
+    write_json(args.output, info.model_dump(mode="json"))
+    for line in closing_lines(info):
         logger.info("%s", line)
 
 
-def account(records: Sequence[Path]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def summarise(files: Files, summary_settings: settings.Summary, duplicates: Path) -> RunInfo:
+    """Say what a run was.
+
+    Args:
+        files: What says it.
+        summary_settings: What is to be said of the settings.
+        duplicates: The Parquet file to write, of the same signal twice.
+
+    Returns:
+        What run.json is to hold.
+
+    Raises:
+        EcgpipeError: Not a single recording could be used.
+    """
+    manifest = json.loads(files.manifest.read_text())
+    description = describe(files.description)
+    records = parquet.numbered(files.records, "shard", files.shards)
+    predictions = parquet.numbered(files.predictions, "part", files.parts)
+    timings = [json.loads(path.read_text()) for path in parquet.numbered(files.timings, "part", files.parts, "json")]
+    record_schemas = [pq.read_schema(path) for path in records]
+    prediction_schemas = [pq.read_schema(path) for path in predictions]
+    umap_schema = pq.read_schema(files.umap)
+    facts = settings.marked("summary", summary_settings, provenance.inherited(record_schemas))
+
+    counts, reasons = count_recordings(records)
+    n_duplicates = write_duplicates(records, duplicates, facts)
+    if not counts["ok"]:
+        raise EcgpipeError(
+            f"input: not one of {counts['recordings']} recordings could be used: "
+            + "; ".join(f"{reason.count} {reason.status}: {reason.reason}" for reason in reasons[:5])
+            + f". {files.records} says why for each"
+        )
+    roles = manifest["files"]
+    info = RunInfo(
+        ecgpipe=__version__,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        code=Code(version=__version__, source_sha256=provenance.source_sha256(), commit=provenance.commit()),
+        made_by={
+            "checkpoint": {description.ecgpipe: 1},
+            "preprocess": _count_versions(record_schemas),
+            "infer": dict(Counter(timing["ecgpipe"] for timing in timings)),
+            "aggregate": _count_versions(prediction_schemas),
+            "umap": _count_versions([umap_schema]),
+        },
+        inputs=Inputs(sha256=facts["inputs_sha256"], scans=manifest["scans"]),
+        shards=len(records),
+        parts=len(predictions),
+        counts=Counts(**counts, duplicates=n_duplicates, files=roles, other_files=roles["ignored"]),
+        reasons=reasons,
+        other_files=manifest["ignored"],
+        layouts=manifest["layouts"],
+        checkpoint=Checkpoint(
+            uri=description.uri,
+            revision=description.revision,
+            sha256=description.sha256,
+            random_weights=description.random_weights,
+            labels=description.labels,
+        ),
+        throughput=_sum_throughput(timings),
+        calibration=provenance.origin(prediction_schemas[0]).get("calibration"),
+        precision=_sum_precision(timings, json.loads(files.drift.read_text()) if files.drift else None),
+        hardware=Hardware(
+            inference=tuple(sorted({timing["device"] for timing in timings})),
+            machines=tuple(list_machines(timings)),
+        ),
+        versions=collect_versions(timings),
+        config=summary_settings.resolved,
+        settings={**provenance.origin(umap_schema).get(settings.KEY, {}), **facts[settings.KEY]},
+    )
+    return info.model_copy(update={"warnings": tuple(list_warnings(info))})
+
+
+def _sum_throughput(timings: Sequence[Mapping[str, Any]]) -> Throughput:
+    """How fast inference was, over all parts."""
+    seconds, segments = (sum(timing[name] for timing in timings) for name in ("seconds", "segments"))
+    speed = round(segments / seconds, 3) if seconds else None
+    return Throughput(segments=segments, seconds=round(seconds, 3), segments_per_s=speed)
+
+
+def _sum_precision(timings: Sequence[Mapping[str, Any]], drift: dict[str, Any] | None) -> Precision:
+    """The precision of the inference, over all parts."""
+    parts = Counter(timing["precision"] for timing in timings)
+    return Precision(
+        used=next(iter(parts)) if len(parts) == 1 else tuple(sorted(parts)),
+        parts=dict(parts),
+        recomputed_segments=sum(timing.get("recomputed_segments", 0) for timing in timings),  # older ones do not say
+        drift=drift,
+    )
+
+
+def count_recordings(records: Sequence[Path]) -> tuple[dict[str, Any], tuple[Reason, ...]]:
     """Count the recordings by what became of them.
 
     Args:
         records: The `records/shard-*.parquet` files.
 
     Returns:
-        Counts (recordings, ok, skipped, failed, segments, hours of used signal; of those used: with derived, missing,
-        clipped or flat leads, and with limb leads that contradict one another), and the reasons with their counts,
-        most frequent first, without what a reason has in brackets at its end: the particulars of one file.
+        Of `Counts` what the records say; and the reasons, the most frequent first, without the particulars of one file
+        that a reason has in brackets at its end.
     """
     counts: Counter[str] = Counter({"recordings": 0, "ok": 0, "skipped": 0, "failed": 0, "segments": 0})
     reasons: Counter[tuple[str, str]] = Counter()
@@ -165,15 +198,15 @@ def account(records: Sequence[Path]) -> tuple[dict[str, Any], list[dict[str, Any
             is_list = pa.types.is_list(column.type)
             flagged = pc.greater(pc.list_value_length(column), 0) if is_list else column.is_valid()
             counts[name] += pc.sum(flagged).as_py() or 0
-    most = [{"status": s, "reason": r, "count": n} for (s, r), n in reasons.most_common(MOST_REASONS)]
+    most = [Reason(status=s, reason=r, count=n) for (s, r), n in reasons.most_common(MOST_REASONS)]
     rest = sum(n for _, n in reasons.most_common()[MOST_REASONS:])
     if rest:
-        most.append({"status": "skipped or failed", "reason": "other reasons", "count": rest})
-    return {**counts, "hours": round(hours, 3)}, most
+        most.append(Reason(status="skipped or failed", reason="other reasons", count=rest))
+    return {**counts, "hours": round(hours, 3)}, tuple(most)
 
 
 def write_duplicates(records: Sequence[Path], output: Path, facts: Mapping[str, Any]) -> int:
-    """Find the recordings whose signal another one before has too, and write them with that one's id.
+    """Find the recordings whose signal an earlier recording has too, and write them with the id of that one.
 
     Args:
         records: The `records/shard-*.parquet` files.
@@ -181,7 +214,7 @@ def write_duplicates(records: Sequence[Path], output: Path, facts: Mapping[str, 
         facts: What its metadata says of what the records are made of.
 
     Returns:
-        How many there are.
+        Their number.
     """
     seen = pa.concat_tables(
         pq.read_table(path, columns=["record_id", "signal_hash"], filters=pc.field("signal_hash").is_valid())
@@ -198,11 +231,11 @@ def write_duplicates(records: Sequence[Path], output: Path, facts: Mapping[str, 
     return len(table)
 
 
-def machines(timings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The kinds of machine that inference ran on, the one with the most parts first.
+def list_machines(timings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """List the kinds of machine that inference ran on, the one with the most parts first.
 
     Args:
-        timings: Of the parts, as `infer` writes them. Those of an older ecgpipe say nothing of their machine.
+        timings: Of the parts, as `infer` writes them. An older ecgpipe did not write the machine.
 
     Returns:
         For each what `provenance.machine` says, its `device`, and how many `parts` it inferred.
@@ -213,145 +246,139 @@ def machines(timings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{**json.loads(kind), "parts": n} for kind, n in kinds.most_common()]
 
 
-def versions(timings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """By package the version that inference had; all of them where parts had several."""
-    said: dict[str, list[str]] = {}
+def collect_versions(timings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Collect the version of each package that inference used; all of them if parts had several."""
+    by_package: dict[str, list[str]] = {}
     for timing in timings:
-        for name, number in timing.get("versions", {}).items():
-            said.setdefault(name, []).append(number)
-    return {name: ", ".join(dict.fromkeys(numbers)) for name, numbers in said.items()}
+        for name, version in timing.get("versions", {}).items():
+            by_package.setdefault(name, []).append(version)
+    return {name: ", ".join(dict.fromkeys(versions)) for name, versions in by_package.items()}
 
 
-def warnings_of(content: Mapping[str, Any]) -> list[str]:
-    """What a person should look at, in words, all made from what else run.json says: pages without names do the same.
+def list_warnings(info: RunInfo) -> list[str]:
+    """List what a person should look at, in words.
+
+    All of it is made from other parts of run.json, so that de-identified pages can make it anew.
 
     Args:
-        content: Of run.json. One that an older version wrote does not say how many parts were inferred in which
-            precision.
+        info: What run.json says.
 
     Returns:
-        Sentences; none where there is nothing.
+        Sentences; none if there is nothing.
     """
-    precision = content["precision"]
     return (
-        packages.counted({reason["reason"]: reason["count"] for reason in content.get("reasons") or []})
-        + warnings(content.get("counts") or {})
-        + label_warnings(content["checkpoint"].get("labels") or [])
-        + precision_warnings(
-            precision.get("parts") or {}, precision.get("drift"), precision.get("recomputed_segments", 0)
-        )
-        + older_versions(content.get("made_by") or {})
+        packages.counted({reason.reason: reason.count for reason in info.reasons})
+        + warn_of_counts(info.counts)
+        + warn_of_labels(info.checkpoint.labels)
+        + warn_of_precision(info.precision)
+        + warn_of_older_versions(info.made_by)
     )
 
 
-def warnings(counts: Mapping[str, Any]) -> list[str]:
-    """What a person should look at, in words.
+def warn_of_counts(counts: Counts) -> list[str]:
+    """Say how many recordings have something that a person should look at: a sentence for each kind."""
+    numbers = {name: getattr(counts, name) for name in WORDS}
+    return [
+        f"{number:,} recording{'' if number == 1 else 's'} {WORDS[name]}" for name, number in numbers.items() if number
+    ]
+
+
+def warn_of_labels(names: Sequence[str]) -> list[str]:
+    """Say that the labels' names are numbers, if they are."""
+    return [labels.explain_numbers(len(names))] if labels.are_numbered(names) else []
+
+
+def warn_of_older_versions(made_by: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Say which results were made by another version of ecgpipe than this one.
 
     Args:
-        counts: As `account` gives them, with `duplicates`.
+        made_by: By stage, how many files each version wrote.
 
     Returns:
-        Sentences; none where there is nothing.
+        Sentences; none if all results are of this version.
     """
-    said = {name: f"{n:,} recording{'' if n == 1 else 's'}" for name in WORDS if (n := counts.get(name))}
-    return [f"{said[name]} {words}" for name, words in WORDS.items() if name in said]
-
-
-def label_warnings(names: Sequence[str]) -> list[str]:
-    """What a person should know of the labels' names, in words: a sentence where they are numbers, else none."""
-    return [labels.nameless(len(names))] if labels.are_by_index(names) else []
-
-
-def older_versions(made_by: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Which results were made by another version of ecgpipe than this one, in words.
-
-    Args:
-        made_by: For each stage how many files each version wrote.
-
-    Returns:
-        Sentences; none where all are of this version.
-    """
-    said = []
+    messages = []
     for stage, versions in made_by.items():
-        others = {version: n for version, n in versions.items() if version != __version__}
-        if others:
-            counted = ", ".join(f"{n:,} by {version}" for version, n in others.items())
-            some = f"{sum(others.values()):,} of {sum(versions.values()):,} results of {stage}"
-            same = f"{stage} computes the same in {__version__}"
-            said.append(f"{some} were made by another version of ecgpipe ({counted}) and kept: {same}")
-    return said
+        other_versions = {version: n for version, n in versions.items() if version != __version__}
+        if other_versions:
+            by_version = ", ".join(f"{n:,} by {version}" for version, n in other_versions.items())
+            amount = f"{sum(other_versions.values()):,} of {sum(versions.values()):,} results of {stage}"
+            note = f"{stage} computes the same in {__version__}"
+            messages.append(f"{amount} were made by another version of ecgpipe ({by_version}) and kept: {note}")
+    return messages
 
 
-def _versions(of_shards: Iterable[pa.Schema]) -> Counter[str]:
+def _count_versions(of_files: Iterable[pa.Schema]) -> dict[str, int]:
     """How many files each version of ecgpipe wrote."""
-    return Counter(provenance.origin(schema)["version"] for schema in of_shards)
+    return dict(Counter(provenance.origin(schema)["version"] for schema in of_files))
 
 
-def precision_warnings(used: Mapping[str, int], drift: dict[str, Any] | None, recomputed: int = 0) -> list[str]:
-    """What a person should know of the precision, in words.
+def warn_of_precision(precision: Precision) -> list[str]:
+    """Say where the precision of the inference is not as it was chosen, or not within its bound.
 
     Args:
-        used: How many parts were inferred in each.
-        drift: What the precision stage found; None where float32 was certain.
-        recomputed: Segments that were computed in float32 because half precision gave numbers that are not finite.
+        precision: Of the inference. Without `drift` float32 was certain; an older run.json has no `parts`.
 
     Returns:
-        Sentences; none where the precision is the chosen one and within its bound.
+        Sentences; none if all is well.
     """
-    said = []
+    drift, recomputed = precision.drift, precision.recomputed_segments
+    messages = []
     if drift and "compared" in drift:
         compared, bound, segments = drift["compared"], drift["bound"], drift["segments"]
-        kept = "but was asked for" if drift["used"] == compared else f"so that {drift['used']} was chosen"
+        consequence = "but was asked for" if drift["used"] == compared else f"so that {drift['used']} was chosen"
         if not segments:
-            said.append(f"{compared} could not be compared with float32 for want of segments, {kept}")
+            messages.append(f"{compared} could not be compared with float32 for want of segments, {consequence}")
         elif drift["largest"] is None:
-            said.append(f"{compared} gives numbers that are not finite, {kept}")
+            messages.append(f"{compared} gives numbers that are not finite, {consequence}")
         elif drift["largest"] > bound:
-            said.append(
+            messages.append(
                 f"{compared} differs from float32 by up to {drift['largest']:g}, more than inference.max_drift = "
-                f"{bound:g}, {kept}"
+                f"{bound:g}, {consequence}"
             )
     elif drift and drift["asked"] not in ("auto", drift["used"]):
-        said.append(f"{drift['asked']} was asked for, but {drift['device']} cannot, so that {drift['used']} was chosen")
+        messages.append(
+            f"{drift['asked']} was asked for, but {drift['device']} cannot, so that {drift['used']} was chosen"
+        )
     chosen = drift["used"] if drift else "float32"
-    total = sum(used.values())
-    said += [
+    total = sum(precision.parts.values())
+    messages += [
         f"{n:,} of {total:,} parts {'was' if n == 1 else 'were'} inferred in {name} instead of {chosen} (timing/)"
-        for name, n in sorted(used.items())
+        for name, n in sorted(precision.parts.items())
         if name != chosen
     ]
     if recomputed:
         are = "segment was" if recomputed == 1 else "segments were"
-        said.append(
+        messages.append(
             f"{recomputed:,} {are} computed in float32, because half precision gave numbers that are not finite "
             "(timing/)"
         )
-    return said
+    return messages
 
 
-def closing_lines(content: dict[str, Any]) -> list[str]:
-    """What a run says at its end: how many recordings were used, and why the others were not.
+def closing_lines(info: RunInfo) -> list[str]:
+    """Say at the end of a run how many recordings were used, and why the others were not.
 
     Args:
-        content: What run.json holds.
+        info: What run.json says.
 
     Returns:
         Lines of text.
     """
-    counts = content["counts"]
+    counts = info.counts
     lines = [
-        f"{counts['recordings']:,} recordings: {counts['ok']:,} used ({counts['segments']:,} segments), "
-        f"{counts['skipped']:,} skipped, {counts['failed']:,} failed"
+        f"{counts.recordings:,} recordings: {counts.ok:,} used ({counts.segments:,} segments), "
+        f"{counts.skipped:,} skipped, {counts.failed:,} failed"
     ]
-    lines += [f"    {reason['count']:,} {reason['status']}: {reason['reason']}" for reason in content["reasons"]]
-    lines += content["warnings"]
-    if counts["other_files"]:
-        kinds = [f"{n:,} {reason}" for reason, n in list(content["other_files"].items())[:MOST_KINDS]]
-        kinds += ["..."] if len(content["other_files"]) > MOST_KINDS else []
-        what = "other file, not a recording" if counts["other_files"] == 1 else "other files, not recordings"
-        lines.append(f"{counts['other_files']:,} {what}: {', '.join(kinds)}")
-    if content.get("calibration"):
-        lines.append(calibration.sentence(content["calibration"]))
-    if content["checkpoint"]["random_weights"]:
+    lines += [f"    {reason.count:,} {reason.status}: {reason.reason}" for reason in info.reasons]
+    lines += info.warnings
+    if counts.other_files:
+        kinds = [f"{n:,} {reason}" for reason, n in list(info.other_files.items())[:MOST_KINDS]]
+        kinds += ["..."] if len(info.other_files) > MOST_KINDS else []
+        description = "other file, not a recording" if counts.other_files == 1 else "other files, not recordings"
+        lines.append(f"{counts.other_files:,} {description}: {', '.join(kinds)}")
+    if info.calibration:
+        lines.append(calibration.describe_facts(info.calibration))
+    if info.checkpoint.random_weights:
         lines.append("The checkpoint's weights are RANDOM: the predictions mean nothing.")
     return lines

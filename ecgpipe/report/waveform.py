@@ -1,4 +1,4 @@
-"""A recording as the page draws it: its leads, what the model attends to, and what speaks for a label, over time."""
+"""Encode a recording for the page: its leads, attention and attributions, over time."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from ecgpipe.readers import LEADS
 # Samples per second that are drawn. A faster recording is thinned to the extremes of each stretch.
 MOST_RATE = 500.0
 
-# What a trace is rounded to: at 10 mm/mV a twentieth of a millimetre; so many steps of its range without a unit.
+# A trace is rounded to this: at 10 mm/mV a twentieth of a millimetre; without a unit, to STEPS steps of its range.
 STEP_MV = 0.005
 STEPS = 4000
 
-# One value of attention or attribution for so many samples at 500 Hz: 8 ms, a fifth of a millimetre at 25 mm/s.
+# Samples at 500 Hz for one value of attention or attribution: 8 ms, a fifth of a millimetre at 25 mm/s.
 STRIDE = 4
 
 # Of an attribution's values, the share that is drawn as less than the strongest colour. The few largest are far above
@@ -26,7 +26,7 @@ STRIDE = 4
 UNSATURATED = 0.995
 
 
-class Drawn(NamedTuple):
+class Trace(NamedTuple):
     """The leads of a recording as far as they are drawn, each around its median."""
 
     steps: np.ndarray  # (12, samples) int16
@@ -35,18 +35,18 @@ class Drawn(NamedTuple):
     seconds: float
 
 
-def attention_per_sample(
+def interpolate_attention(
     attention: np.ndarray, starts: np.ndarray, samples: int, step: int, span: int, most: int
 ) -> np.ndarray:
-    """What the attention is at each of a recording's first samples, 0 to 1 from its least to its most in the recording.
+    """Interpolate the attention at a recording's first samples, scaled to 0 to 1 over the recording.
 
     Args:
         attention: (segments, tokens).
-        starts: (segments,) the first sample of each; the last may overlap the one before, over which it then goes.
-        samples: Of each segment that are signal.
+        starts: (segments,) the first sample of each; where the last overlaps the one before, the last counts.
+        samples: Samples of each segment that are signal.
         step: Samples from one token to the next.
-        span: Samples that a token sees; it is put at their middle.
-        most: How many samples at most.
+        span: Samples that a token sees; its value stands at their middle.
+        most: Number of samples at most.
 
     Returns:
         (samples,) interpolated within each segment, up to the end of the last one. Before a segment's first and after
@@ -63,14 +63,14 @@ def attention_per_sample(
     return values
 
 
-def attribution_per_stretch(attribution: np.ndarray, starts: np.ndarray, samples: int, most: int) -> np.ndarray:
-    """What each lead adds to a label's logit, for stretches of STRIDE samples from the recording's beginning.
+def sum_attribution(attribution: np.ndarray, starts: np.ndarray, samples: int, most: int) -> np.ndarray:
+    """Sum the attribution of each lead over stretches of STRIDE samples, from the recording's beginning.
 
     Args:
         attribution: (segments, 12, segment samples), of as many segments as are drawn.
         starts: (segments or more,) the first sample of each; where two overlap, the later one's counts.
-        samples: Of each segment that are signal.
-        most: How many samples at most.
+        samples: Samples of each segment that are signal.
+        most: Number of samples at most.
 
     Returns:
         (12, stretches), sums over the samples of each.
@@ -84,13 +84,13 @@ def attribution_per_stretch(attribution: np.ndarray, starts: np.ndarray, samples
     return sums
 
 
-def drawn(twelve: Twelve, sample_rate: float, unit: str | None) -> Drawn:
-    """The leads as they are drawn.
+def make_trace(twelve: Twelve, sample_rate: float, unit: str | None) -> Trace:
+    """Make the leads as they are drawn.
 
     Args:
         twelve: As the recording was read.
         sample_rate: Of it, in Hz.
-        unit: "mV", or anything else where the size of a millivolt is not known.
+        unit: "mV", or anything else if the size of a millivolt is unknown.
 
     Returns:
         At most DRAWN_S seconds and MOST_RATE samples per second. What is not finite is drawn as 0.
@@ -100,22 +100,22 @@ def drawn(twelve: Twelve, sample_rate: float, unit: str | None) -> Drawn:
     centred = signal - np.median(signal, axis=1, keepdims=True)
     seconds = signal.shape[1] / sample_rate
     if sample_rate > MOST_RATE:
-        centred, sample_rate = thinned(centred, sample_rate)
+        centred, sample_rate = thin(centred, sample_rate)
     largest = float(np.abs(centred).max(initial=0.0))
     step = STEP_MV if unit == "mV" else 2 * largest / STEPS or 1.0
     step = max(step, largest / np.iinfo(np.int16).max)
-    return Drawn(np.round(centred / step).astype(np.int16), step, sample_rate, seconds)
+    return Trace(np.round(centred / step).astype(np.int16), step, sample_rate, seconds)
 
 
-def thinned(signal: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
-    """The least and the most of each stretch of each lead, in the order in which they come: no peak is lost.
+def thin(signal: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
+    """Keep the least and the most of each stretch of each lead, in their order: no peak is lost.
 
     Args:
         signal: (leads, samples).
-        rate: In Hz.
+        rate: The sampling rate in Hz.
 
     Returns:
-        (leads, 2 * stretches), and the samples per second that it has now: about MOST_RATE.
+        (leads, 2 * stretches), and its samples per second: about MOST_RATE.
     """
     width = math.ceil(2 * rate / MOST_RATE)
     padded = np.pad(signal, ((0, 0), (0, -signal.shape[1] % width)), mode="edge")
@@ -125,7 +125,7 @@ def thinned(signal: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
     return np.take_along_axis(stretches, places, axis=2).reshape(len(signal), -1), 2 * rate / width
 
 
-def coded(
+def encode(
     twelve: Twelve,
     sample_rate: float,
     unit: str | None,
@@ -135,7 +135,7 @@ def coded(
     attributions: Sequence[Mapping[str, Any]],
     token_samples: tuple[int, int],
 ) -> dict[str, Any]:
-    """Everything that the page draws of a recording, for `payload.pack`.
+    """Encode everything that the page draws of a recording, for `payload.pack`.
 
     Args:
         twelve: As it was read, the leads by name.
@@ -144,14 +144,14 @@ def coded(
         cut: Where its segments lie, at 500 Hz.
         segment_samples: Of each of them.
         attention: (segments, tokens), or None.
-        attributions: One for each label: `label`, `attribution` as of `attribution_per_stretch`, and what there is
-            to say of it, which is passed on.
+        attributions: One for each label: `label`, `attribution` as of `sum_attribution`, and its
+            description, which is passed on.
         token_samples: (step, span) of the tokens.
 
     Returns:
         Times in seconds. `leads` is (12, samples) of differences from sample to sample, which gzip packs better.
     """
-    shown = drawn(twelve, sample_rate, unit)
+    shown = make_trace(twelve, sample_rate, unit)
     most = math.ceil(shown.seconds * SAMPLE_RATE)
     seen = segment_samples - cut.padded
     view: dict[str, Any] = {
@@ -162,7 +162,7 @@ def coded(
         "seconds": shown.seconds,
         "of_seconds": twelve.signal.shape[1] / sample_rate,
         "millivolts": unit == "mV",
-        "made": twelve.made,
+        "made": twelve.unrecorded,
         "borders": (cut.starts[1:] / SAMPLE_RATE).tolist(),
         "end": (int(cut.starts[-1]) + seen) / SAMPLE_RATE,
         "stride_s": STRIDE / SAMPLE_RATE,
@@ -170,16 +170,16 @@ def coded(
         "attributions": [],
     }
     if attention is not None:
-        values = attention_per_sample(attention, cut.starts, seen, *token_samples, most)
+        values = interpolate_attention(attention, cut.starts, seen, *token_samples, most)
         # A value stands for the stretch that begins with its sample: the mean of that.
         values = np.pad(values, (0, -len(values) % STRIDE), mode="edge").reshape(-1, STRIDE).mean(axis=1)
         view["attention"] = np.round(255 * values).astype(np.uint8)
-    for given in attributions:
-        sums = attribution_per_stretch(given["attribution"], cut.starts, seen, most)  # (12, stretches)
+    for attribution in attributions:
+        sums = sum_attribution(attribution["attribution"], cut.starts, seen, most)  # (12, stretches)
         # The network sees a token at a time: nothing finer than that means anything.
         smooth = uniform_filter1d(sums, max(1, token_samples[0] // STRIDE), axis=1, mode="constant")
         largest = float(np.quantile(np.abs(smooth), UNSATURATED)) or float(np.abs(smooth).max()) or 1.0
         values = np.round(127 * np.clip(smooth / largest, -1, 1)).astype(np.int8)
-        told = {key: value for key, value in given.items() if key != "attribution"}
-        view["attributions"].append({**told, "values": values.ravel()})
+        description = {key: value for key, value in attribution.items() if key != "attribution"}
+        view["attributions"].append({**description, "values": values.ravel()})
     return view

@@ -1,8 +1,8 @@
-"""Hold a finished run's numbers against those that the real fairseq-signals computes from the same segments.
+"""Compare a finished run's numbers with those that the real fairseq-signals computes from the same segments.
 
-The segments are a sample of the run's own, read from their recordings once more, since a run keeps none.
-fairseq-signals gets the .pt file that the run's checkpoint was converted from. Compared are what the network says here,
-in float32, and what the run wrote, in whichever precision that was.
+The segments are a sample of the run's own, read again from their recordings, since a run keeps none. fairseq-signals
+gets the .pt file that the run's checkpoint was converted from. Both the network's outputs on this machine, in float32,
+and the numbers that the run wrote, in its precision, are compared.
 """
 
 import json
@@ -16,19 +16,21 @@ import torch
 
 from ecgpipe.core import parquet
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.run import Folder, Run
 from ecgpipe.inference import devices, engine, fairseq_backend, fairseq_forward
+from ecgpipe.inference.batch import BatchRunner
 from ecgpipe.models.description import Architecture, describe
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.tuning import for_device
 from ecgpipe.preprocessing import reread
-from ecgpipe.preprocessing.reread import sources_of
+from ecgpipe.preprocessing.reread import find_sources
 from ecgpipe.preprocessing.segments import UnusableError
 from ecgpipe.readers import UnreadableError
 
 BATCH = 8  # segments that fairseq-signals gets at a time
 
 # The result files: folder, and the kind of numbers there.
-FOLDERS = {"logits": "logits", "embedding": "embeddings", "attention": "attention"}
+FOLDERS: Mapping[str, Folder] = {"logits": "logits", "embedding": "embeddings", "attention": "attention"}
 
 
 class Sample(NamedTuple):
@@ -40,27 +42,11 @@ class Sample(NamedTuple):
     samples: np.ndarray  # (n,) int32, how many from the beginning are signal and not padding
 
 
-def settings_of(outdir: Path) -> dict[str, Any]:
-    """The content of a finished run's run.json.
-
-    Raises:
-        EcgpipeError: There is none.
-    """
-    path = outdir / "run.json"
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EcgpipeError(
-            f"--outdir: {path} cannot be read ({error.strerror}); give a finished run's outdir"
-        ) from error
-    return content
-
-
-def sample(outdir: Path, most: int, seed: int) -> Sample:
+def draw_sample(finished: Run, most: int, seed: int) -> Sample:
     """Draw segments of a run at random, each with the same chance, and read them from their recordings.
 
     Args:
-        outdir: Of the run.
+        finished: The run.
         most: How many; all where the run has fewer.
         seed: Of the choice.
 
@@ -70,24 +56,24 @@ def sample(outdir: Path, most: int, seed: int) -> Sample:
     Raises:
         EcgpipeError: The run has none, or a recording is not what it was.
     """
-    description = describe(outdir / "checkpoint/model.json")
-    sources = sources_of(outdir, settings_of(outdir)["config"], description.architecture.token_samples)
+    description = describe(finished.model_json)
+    sources = find_sources(finished, description.architecture.token_samples)
     chosen = _choose(sources.records, most, seed)
     if not chosen:
-        raise EcgpipeError(f"--outdir: {outdir} has no segments; none of its recordings could be used")
-    found, accounts = reread.rows(sources.manifest, list(chosen)), reread.rows(sources.records, list(chosen))
+        raise EcgpipeError(f"--outdir: {finished.outdir} has no segments; none of its recordings could be used")
+    rows, records = reread.read_rows(sources.manifest, list(chosen)), reread.read_rows(sources.records, list(chosen))
     ids, numbers, signals, samples = [], [], [], []
-    for record_id, wanted in chosen.items():
+    for record_id, chosen_numbers in chosen.items():
         try:
-            prepared = reread.segments(found[record_id], accounts[record_id], sources.windows, sources.assumed)
+            prepared = reread.read_segments(rows[record_id], records[record_id], sources.windows, sources.assumed)
         except (UnreadableError, UnusableError) as error:
             raise EcgpipeError(
-                f"verify: {found[record_id]['path']} is not the recording that the run read: {error}; run again first"
+                f"verify: {rows[record_id]['path']} is not the recording that the run read: {error}; run again first"
             ) from error
-        ids += [record_id] * len(wanted)
-        numbers += wanted
-        signals += [prepared.segments[number] for number in wanted]
-        samples += [prepared.samples] * len(wanted)
+        ids += [record_id] * len(chosen_numbers)
+        numbers += chosen_numbers
+        signals += [prepared.segments[number] for number in chosen_numbers]
+        samples += [prepared.samples] * len(chosen_numbers)
     return Sample(ids, np.array(numbers, np.int32), np.stack(signals), np.array(samples, np.int32))
 
 
@@ -112,29 +98,29 @@ def _choose(records: Sequence[Path], most: int, seed: int) -> dict[str, list[int
     return chosen
 
 
-def write(path: Path, drawn: Sample, source: Path) -> None:
-    """Write a sample as reference/forward.py reads it.
+def write_sample(path: Path, sample: Sample, source: Path) -> None:
+    """Write a sample as fairseq_forward.py reads it.
 
     Args:
         path: The file.
-        drawn: The segments.
+        sample: The segments.
         source: The .pt file.
     """
     with path.open("wb") as file:
         fairseq_forward.write(file, checkpoint=np.array(str(source.resolve())))
-        for first in range(0, len(drawn.numbers), BATCH):
+        for first in range(0, len(sample.numbers), BATCH):
             rows = slice(first, first + BATCH)
             fairseq_forward.write(
                 file,
-                signal=drawn.signal[rows],
-                samples=drawn.samples[rows],
-                record_id=np.array(drawn.record_ids[rows]),
-                segment=drawn.numbers[rows],
+                signal=sample.signal[rows],
+                samples=sample.samples[rows],
+                record_id=np.array(sample.record_ids[rows]),
+                segment=sample.numbers[rows],
             )
 
 
-def read(path: Path) -> Sample:
-    """What `write` wrote."""
+def read_sample(path: Path) -> Sample:
+    """Read the file that `write_sample` wrote."""
     frames = _frames(path)[1:]
     ids = [str(record_id) for frame in frames for record_id in frame["record_id"]]
     numbers, signal, samples = (
@@ -143,32 +129,32 @@ def read(path: Path) -> Sample:
     return Sample(ids, numbers, signal, samples)
 
 
-def answers(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What reference/forward.py wrote: its versions, and `logits`, `embedding` and `attention` of the whole sample."""
+def read_answers(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read the file of fairseq_forward.py: its versions, and `logits`, `embedding` and `attention` of the sample."""
     first, *frames = _frames(path)
     return json.loads(str(first["about"])), _joined(frames)
 
 
-def ask(python: Path, drawn: Sample, source: Path, threads: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The same from fairseq-signals directly.
+def ask(python: Path, sample: Sample, source: Path, threads: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Ask fairseq-signals directly for the same.
 
     Args:
         python: The interpreter of an environment that has it.
-        drawn: The segments.
+        sample: The segments.
         source: The .pt file.
         threads: CPU threads.
 
     Returns:
-        As of `answers`.
+        As of `read_answers`.
 
     Raises:
-        EcgpipeError: As of `fairseq_backend.opened`.
+        EcgpipeError: As of `fairseq_backend.open_fairseq`.
     """
     frames = []
-    with fairseq_backend.opened(python, source, threads=threads) as (about, answer):
-        for first in range(0, len(drawn.numbers), BATCH):
+    with fairseq_backend.open_fairseq(python, source, threads=threads) as (about, answer):
+        for first in range(0, len(sample.numbers), BATCH):
             rows = slice(first, first + BATCH)
-            frames.append(answer(drawn.signal[rows], drawn.samples[rows]))
+            frames.append(answer(sample.signal[rows], sample.samples[rows]))
     return about, _joined(frames)
 
 
@@ -187,62 +173,63 @@ def _joined(frames: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([frame[name] for frame in frames]) for name in FOLDERS}
 
 
-def computed(outdir: Path, drawn: Sample, device_name: str, threads: int) -> dict[str, np.ndarray]:
-    """What the run's converted checkpoint says of the sample, computed here in float32.
+def compute(finished: Run, sample: Sample, device_name: str, threads: int) -> dict[str, np.ndarray]:
+    """Compute the outputs of the run's converted checkpoint for the sample, on this machine in float32.
 
     Args:
-        outdir: Of the run.
-        drawn: The segments.
+        finished: The run.
+        sample: The segments.
         device_name: As of `devices.claim`.
         threads: CPU threads.
 
     Returns:
         `logits` (n, labels), `embedding` (n, width) and `attention` (n, tokens).
     """
-    description = describe(outdir / "checkpoint/model.json")
-    weights = outdir / "checkpoint/model.safetensors"
+    description, weights = describe(finished.model_json), finished.weights
     engine.configure(threads, deterministic=False)
     frames = []
     with devices.claim(device_name, engine.least_bytes(weights)) as device:
         network = ecg_fm_network.load(description.architecture, weights, device)
-        compute = engine.Halving(network, BATCH, True, False, for_device(device))
-        for first in range(0, len(drawn.numbers), BATCH):
+        runner = BatchRunner(network, BATCH, True, False, for_device(device))
+        for first in range(0, len(sample.numbers), BATCH):
             rows = slice(first, first + BATCH)
-            tensors = compute(torch.from_numpy(drawn.signal[rows]).to(device), drawn.samples[rows])
+            tensors = runner(torch.from_numpy(sample.signal[rows]).to(device), sample.samples[rows])
             frames.append(dict(zip(FOLDERS, (tensor.cpu().numpy() for tensor in tensors), strict=True)))
-        del network, compute
+        del network, runner
     return _joined(frames)
 
 
-def written(outdir: Path, drawn: Sample) -> dict[str, np.ndarray]:
-    """What the run's result files have for the sample, found by record id and segment.
+def read_results(finished: Run, sample: Sample) -> dict[str, np.ndarray]:
+    """Read the run's results for the sample, by record id and segment.
 
     Args:
-        outdir: Of the run.
-        drawn: The segments.
+        finished: The run.
+        sample: The segments.
 
     Returns:
-        As of `computed`; without `attention` where the run wrote none.
+        As of `compute`; without `attention` where the run wrote none.
 
     Raises:
         EcgpipeError: A segment is in no file.
     """
-    description = describe(outdir / "checkpoint/model.json")
-    found = {}
+    description = describe(finished.model_json)
+    results = {}
     for kind, folder in FOLDERS.items():
-        if not (outdir / folder).is_dir():
+        if not (finished.outdir / folder).is_dir():
             continue
         rows: dict[tuple[str, int], Any] = {}
-        for table in parquet.rows_of(parquet.of_run(outdir, folder), drawn.record_ids):
+        for table in parquet.rows_of(finished.files(folder), sample.record_ids):
             values = _vectors(table, kind, description.labels)  # (rows, numbers of each)
-            found_keys = zip(table["record_id"].to_pylist(), table["segment"].to_pylist(), strict=True)
-            rows |= dict(zip(found_keys, values, strict=True))
-        keys = list(zip(drawn.record_ids, drawn.numbers.tolist(), strict=True))
+            table_keys = zip(table["record_id"].to_pylist(), table["segment"].to_pylist(), strict=True)
+            rows |= dict(zip(table_keys, values, strict=True))
+        keys = list(zip(sample.record_ids, sample.numbers.tolist(), strict=True))
         missing = [f"{record_id}, segment {number}" for record_id, number in keys if (record_id, number) not in rows]
         if missing:
-            raise EcgpipeError(f"verify: {outdir / folder} has no row for {missing[0]}; run the workflow to its end")
-        found[kind] = np.stack([rows[key] for key in keys])
-    return found
+            raise EcgpipeError(
+                f"verify: {finished.outdir / folder} has no row for {missing[0]}; run the workflow to its end"
+            )
+        results[kind] = np.stack([rows[key] for key in keys])
+    return results
 
 
 def _vectors(table: pa.Table, kind: str, labels: tuple[str, ...]) -> np.ndarray:
@@ -252,19 +239,21 @@ def _vectors(table: pa.Table, kind: str, labels: tuple[str, ...]) -> np.ndarray:
     return np.stack(table[kind].to_numpy())
 
 
-def own_tokens(drawn: Sample, numbers: Mapping[str, np.ndarray], architecture: Architecture) -> dict[str, np.ndarray]:
-    """The numbers, with the attention of the tokens of padding left out: ecgpipe has 0 there, fairseq-signals does not.
+def without_padding(
+    sample: Sample, numbers: Mapping[str, np.ndarray], architecture: Architecture
+) -> dict[str, np.ndarray]:
+    """Leave out the attention of the tokens of padding: ecgpipe has 0 there, fairseq-signals does not.
 
     Args:
-        drawn: The segments.
-        numbers: As of `computed`.
-        architecture: Which says how many tokens a segment's signal gives.
+        sample: The segments.
+        numbers: As of `compute`.
+        architecture: The network, which gives the number of tokens of a segment.
 
     Returns:
         The same, the attention flattened to (tokens that are signal,).
     """
     if "attention" not in numbers:
         return dict(numbers)
-    counts = np.array([architecture.tokens(int(count)) for count in drawn.samples])  # (n,)
+    counts = np.array([architecture.tokens(int(count)) for count in sample.samples])  # (n,)
     attention = numbers["attention"]
     return {**numbers, "attention": attention[np.arange(attention.shape[1]) < counts[:, None]]}

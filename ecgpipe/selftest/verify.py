@@ -1,9 +1,9 @@
 """Check the numbers of this installation, on this machine, against those of fairseq-signals and ecg-transform.
 
-Without options, recordings and a checkpoint that ecgpipe makes itself run through its stages, and what comes out is
-compared with what fairseq-signals and ecg-transform computed from the same, which ecgpipe ships. With
---against fairseq-signals it is a finished run's own checkpoint, on a sample of its own segments, and the real
-fairseq-signals computes on this machine. Exit 0: the numbers are the same. Exit 2: they are not, and it says which.
+Without options, synthetic recordings and a synthetic checkpoint run through the stages, and the results are compared
+with the numbers that fairseq-signals and ecg-transform computed from them, which ecgpipe ships. With
+--against fairseq-signals, the real fairseq-signals computes on this machine from a finished run's own checkpoint and a
+sample of its own segments. Exit 0: the numbers are the same. Exit 2: they differ, and the message says which.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,22 +24,23 @@ import torch
 from scipy.special import expit
 
 from ecgpipe import __version__
-from ecgpipe.core import atomic, settings
+from ecgpipe.core import atomic, options, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.provenance import source_sha256
+from ecgpipe.core.run import Run
 from ecgpipe.inference import aggregate, engine, fairseq_backend, fairseq_forward, infer, segment_files
 from ecgpipe.inputs import manifest
 from ecgpipe.models import checkpoint
 from ecgpipe.models.description import Description, describe
 from ecgpipe.preprocessing import preprocess
-from ecgpipe.selftest import fairseq_run, fixtures
+from ecgpipe.selftest import fairseq_run, fixtures, synthetic_checkpoint
 from ecgpipe.selftest.reference import OUTPUTS
 
 logger = logging.getLogger(__name__)
 
-# The largest difference that is rounding. In half precision logits and embeddings are those of numbers of 8 (bfloat16)
-# or 11 bits: what was measured is in docs/verify.md.
+# The largest difference that is rounding. Numbers in half precision have 8 (bfloat16) or 11 bits: docs/verify.md has
+# the measurements.
 ALLOWED = {
     "float32": {"segments": 1e-6, "logits": 1e-4, "embedding": 1e-4, "attention": 1e-5, "probabilities": 1e-5},
     "float16": {"segments": 1e-6, "logits": 2e-2, "embedding": 2e-2, "attention": 5e-3, "probabilities": 5e-3},
@@ -62,124 +62,173 @@ class Check(NamedTuple):
         return self.largest <= self.allowed
 
     @property
-    def told(self) -> float | None:
+    def rounded(self) -> float | None:
         """The largest difference to three digits; None where it is no number."""
         return float(f"{self.largest:.3g}") if math.isfinite(self.largest) else None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ecgpipe verify`."""
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
+    options.add(parser, "device")
     parser.add_argument(
         "--precision", choices=engine.DTYPES, default="float32", help="of the arithmetic (default %(default)s)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
-    parser.add_argument("--against", choices=["fairseq-signals"], help="hold a finished run against the real one")
-    parser.add_argument("--outdir", type=Path, default=Path("results"), help="of the run (default %(default)s)")
-    parser.add_argument("--segments", type=int, default=32, help="of the run to compare (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the choice of segments (default %(default)s)")
-    parser.add_argument("--python", type=Path, help="of an environment that has fairseq-signals")
-    parser.add_argument("--output", type=Path, help="JSON (default: OUTDIR/verify/fairseq_signals.json)")
+    options.add(parser, "threads")
+    options.add(
+        parser,
+        "against",
+        type=str,
+        metavar=None,
+        choices=["fairseq-signals"],
+        help="compare a finished run with the real fairseq-signals",
+    )
+    options.add(parser, "outdir")
+    options.add(parser, "segments", type=int, default=32, help="segments of the run to compare (default %(default)s)")
+    options.add(parser, "seed", default=1, help="seed of the choice of segments (default %(default)s)")
+    parser.add_argument("--python", type=Path, help="the python of an environment that has fairseq-signals")
+    options.add(parser, "output", help="JSON file to write (default: OUTDIR/verify/fairseq_signals.json)")
     # The workflow's rules do it in three steps, the second of them in the environment of fairseq-signals.
     parser.add_argument(
-        "--sample", type=Path, help="file of segments: to write, and nothing else; with --answers, to read"
+        "--sample", type=Path, help="file of segments: written, and nothing is compared; with --answers, read"
     )
-    parser.add_argument("--answers", type=Path, help="what reference/forward.py said of --sample")
+    parser.add_argument("--answers", type=Path, help="the answers of fairseq_forward.py to --sample")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Verify, print what was compared, and fail where it differs."""
-    if args.against:
-        _run_against(args)
+    """Verify this installation, or a finished run."""
+    if not args.against:
+        verify_installation(args.device, args.precision, args.threads)
+        return
+    if args.segments < 1:
+        raise EcgpipeError(f"--segments: {args.segments} is out of range; give 1 or more")
+    finished = Run(args.outdir)
+    source = fairseq_backend.find_original(_native_checkpoint(finished), finished.config.checkpoint)
+    if args.sample and not args.answers:
+        sample = fairseq_run.draw_sample(finished, args.segments, args.seed)
+        with whole(args.sample) as temporary:
+            fairseq_run.write_sample(temporary, sample, source)
+        logger.info("%s: %d segments of %s", args.sample, len(sample.numbers), args.outdir)
         return
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="ecgpipe-verify-") as folder:
-        made, timing = compute(Path(folder), args.device, args.precision, args.threads)
-    with np.load(OUTPUTS) as known:
-        checks = compare(made, dict(known), ALLOWED[timing["precision"]])
-        about = json.loads(str(known["about"]))
-    _tell(checks, f"{timing['device']}, {timing['precision']}, {time.perf_counter() - began:.1f} s", about)
-    refuse(checks, "reinstall ecgpipe and PyTorch; where code was changed, that is what changed the numbers")
-
-
-def _run_against(args: argparse.Namespace) -> None:
-    """Sample a run's segments, ask fairseq-signals, compare; or one of these steps."""
-    outdir: Path = args.outdir
-    if args.segments < 1:
-        raise EcgpipeError(f"--segments: {args.segments} are none; give 1 or more")
-    began = time.perf_counter()
-    summary = fairseq_run.settings_of(outdir)
-    description = describe(outdir / "checkpoint/model.json")
-    if description.backend != "native":
-        raise EcgpipeError(
-            f"--outdir: the numbers of {outdir} are fairseq-signals' own (inference.backend): nothing to do"
-        )
-    source = fairseq_backend.original(description, summary["config"].get("checkpoint"))
     if args.answers:
-        drawn = fairseq_run.read(args.sample)
-        about, theirs = fairseq_run.answers(args.answers)
+        sample = fairseq_run.read_sample(args.sample)
+        about, theirs = fairseq_run.read_answers(args.answers)
     else:
-        drawn = fairseq_run.sample(outdir, args.segments, args.seed)
-        if args.sample:
-            with whole(args.sample) as temporary:
-                fairseq_run.write(temporary, drawn, source)
-            logger.info("%s: %d segments of %s", args.sample, len(drawn.numbers), outdir)
-            return
+        sample = fairseq_run.draw_sample(finished, args.segments, args.seed)
         if not args.python:
             raise EcgpipeError(
                 f"--python: not given, so that there is no fairseq-signals to ask; {fairseq_forward.INSTALL}"
             )
-        about, theirs = fairseq_run.ask(args.python, drawn, source, args.threads)
-    here = fairseq_run.computed(outdir, drawn, args.device, args.threads)
-    checks = _against(drawn, here, theirs, description, "computed here", ALLOWED["float32"])
-    parts = summary["precision"]["used"]  # of the parts; a list if they differ
+        about, theirs = fairseq_run.ask(args.python, sample, source, args.threads)
+    verify_run(finished, sample, about, theirs, args.device, args.threads, args.output, began)
+
+
+def verify_installation(device: str, precision: str, threads: int) -> None:
+    """Compare the numbers of this installation with those that ecgpipe ships, and print the comparison.
+
+    Args:
+        device: As of `devices.claim`.
+        precision: One of `engine.DTYPES`.
+        threads: CPU threads.
+
+    Raises:
+        EcgpipeError: The numbers differ.
+    """
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="ecgpipe-verify-") as folder:
+        computed, timing = compute(Path(folder), device, precision, threads)
+    with np.load(OUTPUTS) as shipped:
+        checks = compare(computed, dict(shipped), ALLOWED[timing["precision"]])
+        about = json.loads(str(shipped["about"]))
+    _print_checks(checks, f"{timing['device']}, {timing['precision']}, {time.perf_counter() - began:.1f} s", about)
+    refuse(checks, "reinstall ecgpipe and PyTorch; where code was changed, that is what changed the numbers")
+
+
+def verify_run(
+    finished: Run,
+    sample: fairseq_run.Sample,
+    about: Mapping[str, Any],
+    theirs: Mapping[str, np.ndarray],
+    device: str,
+    threads: int,
+    output: Path | None,
+    began: float,
+) -> None:
+    """Compare a finished run's numbers with those of fairseq-signals, print the comparison and write it as JSON.
+
+    Args:
+        finished: The run.
+        sample: Segments of it.
+        about: The versions of fairseq-signals.
+        theirs: Its numbers for the sample: `logits`, `embedding`, `attention`.
+        device: Where the run's checkpoint computes once more, as of `devices.claim`.
+        threads: CPU threads.
+        output: The JSON file to write; None: below the run's results.
+        began: When the comparison began, by `time.perf_counter`.
+
+    Raises:
+        EcgpipeError: The numbers differ.
+    """
+    description = describe(finished.model_json)
+    here = fairseq_run.compute(finished, sample, device, threads)
+    checks = _check_kinds(sample, here, theirs, description, "computed here", ALLOWED["float32"])
+    parts = finished.info.precision.used  # of the parts; several if they differ
     used = max([parts] if isinstance(parts, str) else parts, key=lambda name: ALLOWED[name]["logits"])
-    checks += _against(
-        drawn, fairseq_run.written(outdir, drawn), theirs, description, f"written, {used}", ALLOWED[used]
-    )
-    how = (
-        f"{len(drawn.numbers)} segments of {len(set(drawn.record_ids))} recordings, {time.perf_counter() - began:.1f} s"
-    )
-    _tell(checks, how, about)
-    found = {
+    written = fairseq_run.read_results(finished, sample)
+    checks += _check_kinds(sample, written, theirs, description, f"written, {used}", ALLOWED[used])
+    seconds = time.perf_counter() - began
+    recordings = len(set(sample.record_ids))
+    _print_checks(checks, f"{len(sample.numbers)} segments of {recordings} recordings, {seconds:.1f} s", about)
+    content = {
         "ok": all(each.ok for each in checks),
-        "checks": [{**each._asdict(), "largest": each.told, "ok": each.ok} for each in checks],
+        "checks": [{**each._asdict(), "largest": each.rounded, "ok": each.ok} for each in checks],
         "segments": [
-            {"record_id": i, "segment": n} for i, n in zip(drawn.record_ids, drawn.numbers.tolist(), strict=True)
+            {"record_id": i, "segment": n} for i, n in zip(sample.record_ids, sample.numbers.tolist(), strict=True)
         ],
         "checkpoint": {"uri": description.uri, "revision": description.revision, "sha256": description.sha256},
         "fairseq_signals": about,
         "ecgpipe": {"version": __version__, "source_sha256": source_sha256(), "torch": torch.__version__},
     }
-    atomic.write_json(args.output or outdir / "verify/fairseq_signals.json", found)
+    atomic.write_json(output or finished.outdir / "verify/fairseq_signals.json", content)
     refuse(
         checks, "do not use the run's numbers before it is known why; the checkpoint may be of a kind ecgpipe misreads"
     )
 
 
-def _against(
-    drawn: fairseq_run.Sample,
+def _native_checkpoint(finished: Run) -> Description:
+    """The description of the run's checkpoint, which ecgpipe's own network must have computed."""
+    _ = finished.info  # a folder without run.json is not a finished run, whatever else is there
+    description = describe(finished.model_json)
+    if description.backend != "native":
+        raise EcgpipeError(
+            f"--outdir: the numbers of {finished.outdir} are fairseq-signals' own (inference.backend): nothing to do"
+        )
+    return description
+
+
+def _check_kinds(
+    sample: fairseq_run.Sample,
     ours: Mapping[str, np.ndarray],
     theirs: Mapping[str, np.ndarray],
     description: Description,
     whose: str,
     allowed: Mapping[str, float],
 ) -> list[Check]:
-    """Compare what there is of logits, probabilities, embedding and attention."""
+    """Compare those of logits, probabilities, embedding and attention that the run has."""
     for kind in ours:
         if ours[kind].shape != theirs[kind].shape:
             raise EcgpipeError(
                 f"verify: {kind}, {whose}, has the shape {ours[kind].shape}, fairseq-signals' {theirs[kind].shape}; "
                 "the answers are not of this run's checkpoint and segments"
             )
-    ours, theirs = (fairseq_run.own_tokens(drawn, each, description.architecture) for each in (ours, theirs))
+    ours, theirs = (fairseq_run.without_padding(sample, each, description.architecture) for each in (ours, theirs))
     ours, theirs = ({**each, "probabilities": expit(each["logits"].astype(np.float64))} for each in (ours, theirs))
     kinds = [kind for kind in ("logits", "probabilities", "embedding", "attention") if kind in ours and ours[kind].size]
     return [check(f"{kind}, {whose}", ours[kind], theirs[kind], allowed[kind]) for kind in kinds]
 
 
-def _tell(checks: Sequence[Check], how: str, about: Mapping[str, Any]) -> None:
-    """Print the table, and by what it was made."""
+def _print_checks(checks: Sequence[Check], how: str, about: Mapping[str, Any]) -> None:
+    """Print the table and the versions behind it."""
     print("\n".join(table(checks)))
     print(
         f"ecgpipe {__version__} (source {source_sha256()[:12]}), PyTorch {torch.__version__}, NumPy {np.__version__}, "
@@ -194,42 +243,54 @@ def _tell(checks: Sequence[Check], how: str, about: Mapping[str, Any]) -> None:
 
 
 def compute(folder: Path, device: str, precision: str, threads: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Run the stages over the recordings and the checkpoint of `recipe`.
+    """Run the stages over the synthetic recordings and the synthetic checkpoint.
 
     Args:
         folder: For their files.
-        device: As of `infer`.
-        precision: As of `infer`.
-        threads: As of `infer`.
+        device: As of `devices.claim`.
+        precision: As of `infer.infer_part`.
+        threads: CPU threads.
 
     Returns:
         `record_id` and `segment` (segments,), `segments` (segments, 12, 2500), `logits` (segments, labels), `embedding`
         (segments, width), `attention` (segments, tokens), `recordings` (recordings,), `labels` (labels,) and
-        `probabilities` (recordings, labels); and what `infer` says of its device, precision and time.
+        `probabilities` (recordings, labels); and the timing of `infer.infer_part`, with its device and precision.
     """
-    recordings, labels, at = folder / "recordings", folder / "labels.csv", {}
+    recordings, labels = folder / "recordings", folder / "labels.csv"
     recordings.mkdir()
     fixtures.write_recordings(recordings)
-    torch.save(fixtures.checkpoint(), folder / "recipe.pt")
-    labels.write_text("name,aggregation\n" + "".join(f"{name},{how}\n" for name, how in fixtures.LABELS.items()))
-    names = {"weights": "model.safetensors", "description": "model.json", "segments": "segments.arrow"}
-    names |= {name: f"{name}.parquet" for name in ("records", "logits", "embeddings", "attention", "predictions")}
-    at = {name: folder / file for name, file in names.items()} | {"labels": labels, "timing": folder / "timing.json"}
+    torch.save(synthetic_checkpoint.reference(), folder / "reference.pt")
+    rows = "".join(f"{name},{aggregation}\n" for name, aggregation in synthetic_checkpoint.LABELS.items())
+    labels.write_text(f"name,aggregation\n{rows}")
+    predictions = folder / "predictions.parquet"
+    files = infer.Files(
+        weights=folder / "model.safetensors",
+        description=folder / "model.json",
+        segments=[folder / "segments.arrow"],
+        logits=folder / "logits.parquet",
+        embeddings=folder / "embeddings.parquet",
+        attention=folder / "attention.parquet",
+        timing=folder / "timing.json",
+    )
+    checkpoint_settings = settings.Checkpoint(source=str(folder / "reference.pt"), labels=str(labels))
     with _quiet():
         manifest.write([str(recordings)], settings.Manifest(), folder / "manifest")
-        _stage(preprocess, at, "--shard", str(folder / "manifest/shard-00000.parquet"), named=("segments", "records"))
-        source = ("--source", str(folder / "recipe.pt"))
-        _stage(checkpoint, at, *source, named=("labels", "weights", "description"))
-        how = ("--device", device, "--precision", precision, "--threads", str(threads))
-        files = ("weights", "description", "segments", "logits", "embeddings", "attention", "timing")
-        _stage(infer, at, *how, named=files)
-        _stage(aggregate, at, named=("logits", "labels", "predictions"))
-    contents = segment_files.look_at([at["segments"]])
+        shard, records = folder / "manifest/shard-00000.parquet", folder / "records.parquet"
+        preprocess.preprocess_shard(shard, files.segments[0], records, settings.Preprocess())
+        checkpoint.convert_checkpoint(files.weights, files.description, checkpoint_settings)
+        timing = infer.infer_part(files, settings.Infer(device=device), precision, threads)
+        aggregate.aggregate_part(files.logits, files.embeddings, predictions, settings.Aggregate(labels=str(labels)))
+    return _read_results(files, predictions), timing
+
+
+def _read_results(files: infer.Files, predictions_path: Path) -> dict[str, np.ndarray]:
+    """The arrays that `compute` returns, from the stages' files."""
+    contents = segment_files.look_at(files.segments)
     buffer = torch.empty(contents.segments, contents.leads, contents.samples)
-    keys, signals = next(segment_files.read([at["segments"]], [buffer]))
-    logits, predictions = (pq.read_table(at[name]) for name in ("logits", "predictions"))
+    keys, signals = next(segment_files.read(files.segments, [buffer]))
+    logits, predictions = pq.read_table(files.logits), pq.read_table(predictions_path)
     columns = [name for name in logits.column_names if name not in ("record_id", "segment", "start_s")]
-    made = {
+    return {
         "record_id": np.array(keys.record_ids),
         "segment": keys.numbers,
         "segments": signals.numpy(),
@@ -237,36 +298,33 @@ def compute(folder: Path, device: str, precision: str, threads: int) -> tuple[di
         "recordings": np.array(predictions["record_id"].to_pylist()),
         "labels": np.array(columns),
         "probabilities": np.column_stack([predictions[name].to_numpy() for name in columns]),
+        "embedding": np.stack(pq.read_table(files.embeddings)["embedding"].to_numpy()),
+        "attention": np.stack(pq.read_table(files.attention)["attention"].to_numpy()),
     }
-    for name, file in {"embedding": "embeddings", "attention": "attention"}.items():
-        made[name] = np.stack(pq.read_table(at[file])[name].to_numpy())
-    return made, json.loads(at["timing"].read_text())
 
 
 def compare(
-    made: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray], allowed: Mapping[str, float]
+    computed: Mapping[str, np.ndarray], shipped: Mapping[str, np.ndarray], allowed: Mapping[str, float]
 ) -> list[Check]:
-    """Hold what the stages made against what is known.
+    """Compare the numbers of the stages with those that ecgpipe ships.
 
     Args:
-        made: As of `compute`.
-        known: The content of reference/outputs.npz; of the segments it has the samples named by `sample`.
+        computed: As of `compute`.
+        shipped: The content of reference/outputs.npz; of the segments it has the samples named by `sample`.
         allowed: The largest difference of each kind of numbers.
 
     Returns:
         One for each kind.
 
     Raises:
-        EcgpipeError: Recordings, segments or labels are others, or stand in another order.
+        EcgpipeError: Recordings, segments or labels differ, or their order does.
     """
     for name in ("record_id", "segment", "recordings", "labels"):
-        if list(made[name]) != list(known[name]):
-            raise EcgpipeError(
-                f"verify: {name} is {', '.join(map(str, made[name]))} instead of {', '.join(map(str, known[name]))}; "
-                "reinstall ecgpipe"
-            )
-    ours = {**made, "segments": made["segments"][:, :, known["sample"]]}
-    return [check(name, ours[name], known[name], bound) for name, bound in allowed.items()]
+        here, expected = (", ".join(map(str, numbers[name])) for numbers in (computed, shipped))
+        if here != expected:
+            raise EcgpipeError(f"verify: {name} is {here} instead of {expected}; reinstall ecgpipe")
+    ours = {**computed, "segments": computed["segments"][:, :, shipped["sample"]]}
+    return [check(name, ours[name], shipped[name], bound) for name, bound in allowed.items()]
 
 
 def check(what: str, ours: np.ndarray, theirs: np.ndarray, allowed: float) -> Check:
@@ -288,33 +346,27 @@ def table(checks: Sequence[Check]) -> list[str]:
     width = max(len("what"), *(len(check.what) for check in checks))
     lines = [f"{'what':<{width}}  {'numbers':>9}  {'largest difference':>18}  {'allowed':>7}"]
     for each in checks:
-        said = "ok" if each.ok else "DIFFERS"
-        lines.append(f"{each.what:<{width}}  {each.numbers:>9,}  {each.largest:>18.1e}  {each.allowed:>7.0e}  {said}")
+        verdict = "ok" if each.ok else "DIFFERS"
+        lines.append(
+            f"{each.what:<{width}}  {each.numbers:>9,}  {each.largest:>18.1e}  {each.allowed:>7.0e}  {verdict}"
+        )
     return lines
 
 
-def refuse(checks: Sequence[Check], mend: str) -> None:
+def refuse(checks: Sequence[Check], fix: str) -> None:
     """Raise an error that names what differs, where something does."""
     differing = [f"{c.what} by {c.largest:.2g} (allowed: {c.allowed:g})" for c in checks if not c.ok]
     if differing:
-        raise EcgpipeError(f"verify: the numbers are not fairseq-signals': {', '.join(differing)}; {mend}")
-
-
-def _stage(module: ModuleType, at: Mapping[str, Path], *options: str, named: Sequence[str] = ()) -> None:
-    """Run a stage as its command does, with the files of these names as its options of the same names."""
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    files = [text for file in named for text in (f"--{file}", str(at[file]))]
-    module.run(parser.parse_args([*options, *files]))
+        raise EcgpipeError(f"verify: the numbers are not fairseq-signals': {', '.join(differing)}; {fix}")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the stages from telling what they do; warnings are told."""
-    said = logging.getLogger("ecgpipe")
-    before = said.level
-    said.setLevel(logging.WARNING)
+    """Log only warnings of the stages."""
+    package_logger = logging.getLogger("ecgpipe")
+    level = package_logger.level
+    package_logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        said.setLevel(before)
+        package_logger.setLevel(level)

@@ -17,25 +17,15 @@ from ecgpipe.core import provenance, settings
 from ecgpipe.core.atomic import whole, write_json
 from ecgpipe.core.config import Section
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.results import is_name_of_ours, is_shard_or_part, is_written_here
-
-# By stage, where below the folder of the results its results lie.
-RESULTS = {
-    "checkpoint": ("checkpoint/model.json", "checkpoint/model.safetensors"),
-    "manifest": ("manifest/manifest.json",),
-    "preprocess": ("records/shard-*.parquet", "segments/shard-*.arrow"),
-    "precision": ("precision/chosen.json", "precision/drift.json"),
-    "infer": ("logits/part-*.parquet", "embeddings/part-*.parquet", "attention/part-*.parquet", "timing/part-*.json"),
-    "aggregate": ("predictions/part-*.parquet",),
-    "umap": ("umap/umap.parquet",),
-    "examples": ("examples.parquet",),
-    "attribute": ("attribution/attribution.parquet", "attribution/leads.parquet"),
-    "evaluate": ("evaluation/metrics.parquet", "evaluation/curves.parquet", "evaluation/account.json"),
-    "summary": ("run.json", "duplicates.parquet"),
-    "figures": ("figures/*.png", "figures/*.svg"),
-    "report": ("report.html",),
-    "verdict": ("verdict.txt",),
-}
+from ecgpipe.core.results import (
+    FILES,
+    is_name_of_ours,
+    is_shard_or_part,
+    is_written_here,
+    kind_of,
+    path_of,
+    patterns_of,
+)
 
 # The time of a result that is to be made again, 1970 and a second: Snakemake takes 0 for no time.
 STALE_NS = 1_000_000_000
@@ -66,7 +56,7 @@ class Result(NamedTuple):
         return (
             self.made_by is not None
             and self.stage in self.made_by
-            and all(hashes.get(stage) == one for stage, one in self.made_by.items())
+            and all(hashes.get(stage) == sha256 for stage, sha256 in self.made_by.items())
         )
 
 
@@ -81,18 +71,18 @@ def results(outdir: Path, stages: Mapping[str, Section], attention: bool) -> lis
     Returns:
         In the order of the flow.
     """
-    found = [
+    candidates = [
         (stage, path)
         for stage in stages
-        for pattern in RESULTS[stage]
+        for pattern in patterns_of(stage)
         if attention or not pattern.startswith("attention/")
         for path in sorted(outdir.glob(pattern))
     ]
     with ThreadPoolExecutor(_THREADS) as threads:
-        ours = list(threads.map(_is_ours, [path for _, path in found]))
-        found = [one for one, is_ours in zip(found, ours, strict=True) if is_ours]
-        told = threads.map(made_by, [path for _, path in found])
-        return [Result(stage, path, one) for (stage, path), one in zip(found, told, strict=True)]
+        are_ours = list(threads.map(_is_ours, [path for _, path in candidates]))
+        ours = [candidate for candidate, is_ours in zip(candidates, are_ours, strict=True) if is_ours]
+        makers = threads.map(made_by, [path for _, path in ours])
+        return [Result(stage, path, maker) for (stage, path), maker in zip(ours, makers, strict=True)]
 
 
 def _is_ours(path: Path) -> bool:
@@ -107,10 +97,10 @@ def _is_ours(path: Path) -> bool:
 def made_by(path: Path) -> dict[str, str] | None:
     """What a result says of its settings, by stage; None where it says nothing, or cannot be read."""
     try:
-        told = _told(path)
+        hashes = _settings_sha256s(path)
     except Exception:
         return None
-    return told if isinstance(told, dict) else None
+    return hashes if isinstance(hashes, dict) else None
 
 
 def refuse_unmarked(outdir: Path) -> None:
@@ -119,7 +109,7 @@ def refuse_unmarked(outdir: Path) -> None:
     Raises:
         EcgpipeError: There are some.
     """
-    for name in ("checkpoint/model.json", "manifest/manifest.json"):
+    for name in (path_of("description"), path_of("manifest")):
         path = outdir / name
         if path.is_file() and made_by(path) is None:
             try:
@@ -133,10 +123,10 @@ def refuse_unmarked(outdir: Path) -> None:
             )
 
 
-def stale(found: Sequence[Result], stages: Mapping[str, Section]) -> list[Result]:
+def stale(present: Sequence[Result], stages: Mapping[str, Section]) -> list[Result]:
     """Those of the results that other settings made than a run has."""
-    hashes = {stage: settings.sha256(stage, given) for stage, given in stages.items()}
-    return [result for result in found if not result.is_of(hashes)]
+    hashes = {stage: settings.sha256(stage, section) for stage, section in stages.items()}
+    return [result for result in present if not result.is_of(hashes)]
 
 
 def prepare(outdir: Path, stages: Mapping[str, Section], attention: bool) -> list[str]:
@@ -153,14 +143,15 @@ def prepare(outdir: Path, stages: Mapping[str, Section], attention: bool) -> lis
     folder = outdir / settings.FOLDER
     copied = is_copy(outdir)
     settings.write(folder, stages)
-    found = results(outdir, stages, attention)
-    again = stale(found, stages)
-    again += [one for one in found if one not in again and _is_alone(one.path)]
+    present = results(outdir, stages, attention)
+    again = stale(present, stages)
+    again += [result for result in present if result not in again and _is_alone(result.path)]
     if copied:
         infer = stages["infer"]
         assert isinstance(infer, settings.Infer)  # noqa: S101
-        again += _of_other_inputs(outdir, [one for one in found if one not in again], infer.shards_per_part)
-    kept = [one for one in found if one not in again]
+        unchanged = [result for result in present if result not in again]
+        again += _of_other_inputs(outdir, unchanged, infer.shards_per_part)
+    kept = [result for result in present if result not in again]
     for result in again:
         os.utime(result.path, ns=(STALE_NS, STALE_NS))
     if copied:
@@ -179,8 +170,8 @@ def is_copy(outdir: Path) -> bool:
     """Whether the folder is a copy in which files have the times of the copying."""
     path = outdir / settings.FOLDER / WRITTEN
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))["written_ns"]
-        return bool(abs(path.stat().st_mtime_ns - told) > _COARSE_NS)
+        written_ns = json.loads(path.read_text(encoding="utf-8"))["written_ns"]
+        return bool(abs(path.stat().st_mtime_ns - written_ns) > _COARSE_NS)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -191,11 +182,11 @@ def remove_outdated_report(outdir: Path) -> bool:
     Returns:
         Whether there was one.
     """
-    page = outdir / "report.html"
+    page = outdir / path_of("report")
     shown = (made_by(page) or {}).get("evaluate") if page.is_file() and not page.is_symlink() else None
     if shown is None:
         return False
-    account = outdir / "evaluation" / "account.json"
+    account = outdir / path_of("account")
     if account.is_file() and (made_by(account) or {}).get("evaluate") == shown:
         return False
     page.unlink(missing_ok=True)
@@ -214,12 +205,12 @@ def _of_other_inputs(outdir: Path, kept: Sequence[Result], shards_per_part: int)
     shards = [provenance.file_sha256(path) for path in paths]
     starts = range(0, len(shards), shards_per_part)
     parts = [_together(shards[start : start + shards_per_part]) for start in starts]
-    expected = {f"shard-{number:05d}": one for number, one in enumerate(shards)}
-    expected |= {f"part-{number:05d}": one for number, one in enumerate(parts)}
+    expected = {f"shard-{number:05d}": sha256 for number, sha256 in enumerate(shards)}
+    expected |= {f"part-{number:05d}": sha256 for number, sha256 in enumerate(parts)}
     expected |= dict.fromkeys(("umap", "examples"), _together(parts))
     expected |= dict.fromkeys(("duplicates", "attribution", "leads"), _together(shards))
-    tables = [one for one in kept if one.path.suffix in (".parquet", ".arrow") and one.stage != "evaluate"]
-    return [one for one in tables if _origin(one.path).get("inputs_sha256") != expected.get(one.path.stem)]
+    tables = [result for result in kept if result.path.suffix in (".parquet", ".arrow") and result.stage != "evaluate"]
+    return [table for table in tables if _origin(table.path).get("inputs_sha256") != expected.get(table.path.stem)]
 
 
 def _together(sha256s: Sequence[str]) -> str:
@@ -229,17 +220,16 @@ def _together(sha256s: Sequence[str]) -> str:
 
 def _all_files(outdir: Path) -> Iterator[Path]:
     """What rules write and read, and what lies beside it."""
-    folders = {Path(pattern).parent.as_posix() for patterns in RESULTS.values() for pattern in patterns}
+    folders = {Path(file.path).parent.as_posix() for file in FILES.values() if file.is_result}
     return (path for folder in sorted(folders) for path in (outdir / folder).glob("*") if path.is_file())
 
 
 def _benchmarks(outdir: Path, stages: Mapping[str, Section]) -> Iterator[Path]:
     """What Snakemake writes of the jobs' times: the oldest of a job's results and of this is when it was done."""
     for stage in stages:
-        for pattern in (f"{stage}.tsv", f"{stage}/shard-*.tsv", f"{stage}/part-*.tsv"):
-            yield from (
-                path for path in outdir.glob(f"benchmarks/{pattern}") if path.is_file() and not path.is_symlink()
-            )
+        kind = kind_of(stage)
+        pattern = f"benchmarks/{stage}/{kind}-*.tsv" if kind else f"benchmarks/{stage}.tsv"
+        yield from (path for path in outdir.glob(pattern) if path.is_file() and not path.is_symlink())
 
 
 def _put_settings_before(folder: Path, kept: Sequence[Result]) -> None:
@@ -257,8 +247,8 @@ def _put_settings_before(folder: Path, kept: Sequence[Result]) -> None:
 
 def _restore_choice(outdir: Path, kept: Sequence[Result]) -> None:
     """Write the precision again that results say they were inferred in, where the file that names it was lost."""
-    choice = outdir / "precision" / "choice.txt"
-    logits = [one.path for one in kept if one.path.parent.name == "logits"]
+    choice = outdir / path_of("choice")
+    logits = [result.path for result in kept if result.path.parent.name == "logits"]
     if logits and not choice.exists():
         with whole(choice) as temporary:
             temporary.write_text(f"{_origin(logits[0])['precision']}\n", encoding="utf-8")
@@ -274,7 +264,8 @@ def _note_time(path: Path) -> None:
     os.utime(path, ns=(now, now))
 
 
-def _told(path: Path) -> object:
+def _settings_sha256s(path: Path) -> object:
+    """What a file names as its settings, as it stands there; None where its first bytes have no mark."""
     if path.suffix in (".parquet", ".arrow"):
         return _origin(path).get(settings.KEY)
     if path.suffix == ".json":
@@ -284,8 +275,8 @@ def _told(path: Path) -> object:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         return json.loads(header["__metadata__"]["ecgpipe"])[settings.KEY]
     with path.open("rb") as file:
-        found = _MARK.search(file.read(_HEAD_BYTES).decode("utf-8", errors="replace"))
-    return dict(pair.split("=") for pair in found[1].split()) if found else None
+        mark = _MARK.search(file.read(_HEAD_BYTES).decode("utf-8", errors="replace"))
+    return dict(pair.split("=") for pair in mark[1].split()) if mark else None
 
 
 def _origin(path: Path) -> dict[str, Any]:

@@ -1,12 +1,11 @@
-"""Find the recordings under the inputs and cut them into shards, unless their true labels cannot be."""
+"""Find the recordings under the inputs and cut them into shards. True labels are checked against them first."""
 
 import argparse
 import os
-from pathlib import Path
 
 import pyarrow as pa
 
-from ecgpipe.core import settings
+from ecgpipe.core import options, settings
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.evaluation import ground_truth_checks
 from ecgpipe.inputs import manifest
@@ -21,19 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=os.path.expanduser,
         help="folders, files, globs, or CSV/Parquet tables with a `path` column",
     )
-    parser.add_argument(
-        "--outdir", type=Path, required=True, help="the folder to write manifest.json, files.parquet and the shards to"
-    )
+    options.add(parser, "outdir", required=True, help="folder to write manifest.json, files.parquet and the shards to")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Scan the inputs, hold the true labels against the recordings, and write `manifest/`."""
-    given = settings.of_arguments("manifest", settings.Manifest, args)
-    inputs = args.input or given.inputs
+    """Scan the inputs, check the true labels against the recordings, and write `manifest/`."""
+    section = settings.of_arguments("manifest", settings.Manifest, args)
+    inputs = args.input or section.inputs
     if not inputs:
         raise EcgpipeError("input: not given; give --input, or --settings")
 
     def check(recordings: pa.Table, files: pa.Table) -> None:
-        ground_truth_checks.after_the_scan(given.evaluation, given.labels, recordings, files)
+        ground_truth_checks.check_after_scan(section.evaluation, section.labels, recordings, files)
 
-    manifest.write(inputs, given, args.outdir, check)
+    manifest.write(inputs, section, args.outdir, check)

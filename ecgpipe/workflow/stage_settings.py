@@ -16,6 +16,16 @@ from ecgpipe.models.labels import Label
 SEEN = "checkpoint-file.json"  # the SHA-256 of a local checkpoint, and of what path, size and time it was then
 
 
+def is_precision_certain(given: Config) -> bool:
+    """Whether inference computes in float32 without a comparison: asked for, on a CPU, or by fairseq-signals."""
+    inference = given.inference
+    return (
+        inference.backend != "native"
+        or inference.precision == "float32"
+        or (inference.precision == "auto" and inference.device == "cpu")
+    )
+
+
 def of_run(given: Config, checkpoint_content: str, certain: bool) -> dict[str, Section]:
     """The settings of each stage of a run.
 
@@ -113,7 +123,7 @@ def _of_analysis(
     given: Config, rows: Sequence[Label] | None, files: Mapping[str, Any], reading: settings.Preprocess
 ) -> dict[str, Section]:
     """The map, the recordings to show, attribution and evaluation."""
-    thresholds: Any = "index" if rows is None else labels.thresholds(rows)
+    thresholds: Any = "index" if rows is None else labels.thresholds_by_name(rows)
     return {
         "umap": settings.Umap(**given.umap.model_dump()),
         "examples": settings.Examples(labels=given.labels, thresholds=thresholds, recordings=given.report.recordings),

@@ -56,7 +56,7 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
     if settings.labels == labels.BY_INDEX:
         found = index_csv(settings.outdir)
     else:
-        found = str(labels.located(settings.labels, root))
+        found = str(labels.locate(settings.labels, root))
         given_labels = labels.read(Path(found))
         names = [label.name for label in given_labels]
         if made:
@@ -68,7 +68,7 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         )
 
         files = [Path(path) for path in settings.heads]
-        names += [name for some in heads.called(files, list(map(heads.load, files)), names) for name in some]
+        names += [name for some in heads.name_labels(files, list(map(heads.load, files)), names) for name in some]
     _check_evaluation(settings.evaluation, names)
     paths = {"outdir": settings.outdir, "checkpoint": settings.checkpoint, "labels": settings.labels}
     if settings.calibration is not None:

@@ -284,12 +284,12 @@ def test_attribution_stands_in_its_lead_at_its_time_and_says_how_far_it_can_be_t
     lit = np.flatnonzero(pixels[:, 3]) * width / len(pixels) / 25
     assert {round(time, 1) for time in lit.tolist()} <= {2.0, 2.1, 7.0, 7.1}
     assert 1.98 <= lit.min() <= 2.0
-    assert tuple(pixels[pixels[:, 3].argmax(), :3]) == (20, 90, 200)  # what speaks for it
+    assert tuple(pixels[pixels[:, 3].argmax(), :3]) == (20, 90, 200)  # positive attribution
     for lead in set(LEADS) - {"V2"}:
         assert not wash(page, lead, 0)[2][:, 3].any()
     caption = page.locator('#viewer [data-part="caption"]').inner_text()
-    assert "misses the logit's difference from a flat line of 1.00 by 0.010" in caption
-    assert "the logit falls by 0.60; a random tenth changes it by 0.10" in caption
+    assert "Completeness error 0.010 (logit \N{MINUS SIGN} baseline = 1.00)" in caption
+    assert "Deleting the top 10 % lowers the logit by 0.60; deleting a random 10 % changes it by 0.10" in caption
     page.select_option('#viewer [data-part="wash"]', "none")
     assert page.locator("#viewer .wash image").count() == 0
     page.select_option('#viewer [data-part="layout"]', "standard")

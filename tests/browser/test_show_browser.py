@@ -66,7 +66,7 @@ def test_it_opens_on_the_label_that_was_asked_for(
     with opened(shown) as page:
         assert page.locator('#viewer [data-part="wash"] option:checked').inner_text() == "attention"
     asked = [{"label": label, "attribution": np.ones((2, 12, 2500)), "judged": ""} for label in LABELS[:2]]
-    monkeypatch.setattr(show, "attributions", lambda *_: asked)  # which takes a network
+    monkeypatch.setattr(show, "attribute_labels", lambda *_: asked)  # which takes a network
     given = ["--outdir", str(shown.parent), "--output", str(tmp_path / "x.html"), "--label", *LABELS[:2]]
     assert main(["show", *given, "--", "a"]) == 0
     with opened(tmp_path / "x.html") as page:

@@ -28,7 +28,7 @@ Writer = Callable[[Path, np.ndarray, int], Step]
 
 MIMIC = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
 CODE = ("DI", "DII", "DIII", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
-EIGHT = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+EIGHT = vendor_files.EIGHT
 
 
 def ordered(signal: np.ndarray, leads: tuple[str, ...]) -> np.ndarray:
@@ -181,52 +181,15 @@ def dicom(path: Path, signal: np.ndarray, rate: int) -> Step:
     return 2.5e-3
 
 
-def muse(path: Path, signal: np.ndarray, rate: int) -> Step:
-    """GE MUSE, which stores twelve leads where these do not obey Einthoven's law to the last count."""
-    vendor_files.muse_xml(path.with_suffix(".xml"), signal, rate, LEADS)
-    return 4.88e-3
+def vendor_of(name: str, leads: tuple[str, ...] = MIMIC) -> Writer:
+    """A writer of a vendor's format."""
+    vendor = vendor_files.FORMATS[name]
 
+    def write(path: Path, signal: np.ndarray, rate: int) -> Step:
+        vendor.write(path.with_suffix(vendor.suffix), ordered(signal, leads), rate, leads)
+        return vendor.step
 
-def sierra(path: Path, signal: np.ndarray, rate: int) -> Step:
-    """Philips Sierra, XLI-compressed."""
-    vendor_files.sierra_xml(path.with_suffix(".xml"), signal, rate, LEADS)
-    return 5e-3
-
-
-def aecg(path: Path, signal: np.ndarray, rate: int) -> Step:
-    """HL7 aECG."""
-    vendor_files.hl7_aecg(path.with_suffix(".xml"), ordered(signal, MIMIC), rate, MIMIC)
-    return 2.5e-3
-
-
-def scp(path: Path, signal: np.ndarray, rate: int) -> Step:
-    """SCP-ECG, Huffman-coded."""
-    vendor_files.scp_ecg(path.with_suffix(".scp"), signal, rate, LEADS)
-    return 1e-3
-
-
-def cardiosoft(path: Path, signal: np.ndarray, rate: int) -> Step:
-    """GE CardioSoft."""
-    vendor_files.cardiosoft_xml(path.with_suffix(".xml"), ordered(signal, MIMIC), rate, MIMIC)
-    return 5e-3
-
-
-def mortara(path: Path, signal: np.ndarray, rate: int) -> Step:
-    """Mortara ELI."""
-    vendor_files.mortara_xml(path.with_suffix(".xml"), ordered(signal, MIMIC), rate, MIMIC)
-    return 2.5e-3
-
-
-def mfer(path: Path, signal: np.ndarray, rate: int) -> Step:
-    """MFER."""
-    vendor_files.mfer(path.with_suffix(".mwf"), ordered(signal, MIMIC), rate, MIMIC)
-    return 2.5e-3
-
-
-def ishne(path: Path, signal: np.ndarray, rate: int) -> Step:
-    """An ISHNE Holter of twelve leads."""
-    vendor_files.ishne(path.with_suffix(".ecg"), ordered(signal, MIMIC), rate, MIMIC)
-    return 1e-3
+    return write
 
 
 WRITERS: dict[str, Writer] = {
@@ -242,12 +205,12 @@ WRITERS: dict[str, Writer] = {
     "edf": edf_of(edfio.EdfSignal, edfio.Edf, 16, ".edf"),
     "bdf": edf_of(edfio.BdfSignal, edfio.Bdf, 24, ".bdf"),
     "dicom": dicom,
-    "muse": muse,
-    "sierra": sierra,
-    "aecg": aecg,
-    "scp": scp,
-    "cardiosoft": cardiosoft,
-    "mortara": mortara,
-    "mfer": mfer,
-    "ishne": ishne,
+    "muse": vendor_of("MUSE", LEADS),
+    "sierra": vendor_of("Sierra, XLI", LEADS),
+    "aecg": vendor_of("aECG"),
+    "scp": vendor_of("SCP-ECG, Huffman", LEADS),
+    "cardiosoft": vendor_of("CardioSoft"),
+    "mortara": vendor_of("Mortara"),
+    "mfer": vendor_of("MFER"),
+    "ishne": vendor_of("ISHNE"),
 }

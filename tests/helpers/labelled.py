@@ -69,8 +69,29 @@ def write(folder: Path, recordings: int = 400, name: str = "r", seed: int = 0, *
     order = pa.array(random.permutation(recordings))  # nothing may rely on the order of two files
     parquet.write(folder / "records/shard-00000.parquet", pa.table(of_records).take(order))
     (folder / "labels.csv").write_text(csv(), encoding="utf-8")
-    (folder / "run.json").write_text(json.dumps({"config": {"labels": str(folder / "labels.csv")}}))
+    (folder / "run.json").write_text(json.dumps(run_json(folder, recordings)))
     return {"ids": ids, "true": true, "probability": probability, "fold": fold, "patient": patient}
+
+
+def run_json(folder: Path, recordings: int) -> dict[str, Any]:
+    """What such a run would say of itself, as far as it is needed."""
+    counts = {"recordings": recordings, "ok": recordings, "skipped": 0, "failed": 0, "segments": 2 * recordings}
+    return {
+        "ecgpipe": "0.1.0",
+        "finished": "2026-11-22T12:38:13+00:00",
+        "counts": {**counts, "hours": 1.0},
+        "checkpoint": {
+            "uri": "x.pt",
+            "revision": None,
+            "sha256": CHECKPOINT,
+            "random_weights": False,
+            "labels": LABELS,
+        },
+        "throughput": {"segments": 2 * recordings, "seconds": 1.0, "segments_per_s": 1.0},
+        "precision": {"used": "float32"},
+        "hardware": {"inference": ["CPU"]},
+        "config": {"input": "recordings", "labels": str(folder / "labels.csv")},
+    }
 
 
 def csv() -> str:

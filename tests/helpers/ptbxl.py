@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ecgpipe.selftest.demo import write_wfdb
 from ecgpipe.selftest.simulator import RHYTHMS, simulate
+from ecgpipe.selftest.synthetic_files import write_wfdb
 
 # Of ptbxl_database.csv in PTB-XL 1.0.3, https://doi.org/10.13026/kfzx-aw45
 COLUMNS = (

@@ -21,7 +21,7 @@ from ecg_transform.t.cut import SegmentNonoverlapping
 from ecg_transform.t.scale import Standardize
 
 from ecgpipe.inference import fairseq_backend
-from ecgpipe.selftest import fixtures
+from ecgpipe.selftest import fixtures, synthetic_checkpoint
 
 LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 OUTPUTS = Path(__file__).parents[2] / "ecgpipe" / "selftest" / "reference" / "outputs.npz"
@@ -64,16 +64,16 @@ def compute(python: Path, folder: Path) -> dict[str, np.ndarray]:
         numbers += range(len(cut))
         segments.append(cut)
     signal = np.concatenate(segments)  # (4, 12, 2500)
-    torch.save(fixtures.checkpoint(), folder / "recipe.pt")
+    torch.save(synthetic_checkpoint.reference(), folder / "recipe.pt")
     counts = np.full(len(signal), signal.shape[2])
-    with fairseq_backend.opened(python, folder / "recipe.pt") as (about, answer):
+    with fairseq_backend.open_fairseq(python, folder / "recipe.pt") as (about, answer):
         outputs = answer(signal, counts)
     probability = 1 / (1 + np.exp(-outputs["logits"].astype(np.float64)))  # (4, labels)
     recordings = sorted(set(ids))
     rows = {name: [i for i, record_id in enumerate(ids) if record_id == name] for name in recordings}
     columns = [
         [getattr(np, how)(probability[rows[name], i]) for name in recordings]
-        for i, how in enumerate(fixtures.LABELS.values())
+        for i, how in enumerate(synthetic_checkpoint.LABELS.values())
     ]
     about["ecg_transform"] = version("ecg-transform")
     return {
@@ -83,7 +83,7 @@ def compute(python: Path, folder: Path) -> dict[str, np.ndarray]:
         "segments": signal[:, :, ::KEPT],
         **outputs,
         "recordings": np.array(recordings),
-        "labels": np.array(list(fixtures.LABELS)),
+        "labels": np.array(list(synthetic_checkpoint.LABELS)),
         "probabilities": np.array(columns).T,
         "about": np.array(json.dumps(about)),
     }

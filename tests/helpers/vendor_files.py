@@ -12,13 +12,20 @@ import binascii
 import json
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from ecgpipe.readers import LEADS
+
+# The leads that the limb leads follow from, and the chest leads.
+EIGHT = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+
 # EN 1064, table of section 3.
-SCP_LEADS = {name: code for code, name in enumerate(("I", "II", "V1", "V2", "V3", "V4", "V5", "V6"), start=1)}
+SCP_LEADS = {name: code for code, name in enumerate(EIGHT, start=1)}
 SCP_LEADS |= {name: code for code, name in enumerate(("III", "aVR", "aVL", "aVF"), start=61)}
 
 
@@ -384,3 +391,36 @@ def _lzw(data: bytes) -> bytes:
     bits = "".join(format(code, "010b") for code in [*codes, table[known]])
     bits += "1" * (-len(bits) % 8)
     return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+class Vendor(NamedTuple):
+    """How a vendor's format is written and read."""
+
+    write: Callable[..., np.ndarray]
+    format_name: str  # a key of `readers.FORMATS`
+    suffix: str
+    step: float  # of its counts, in mV
+
+
+FORMATS = {
+    "MUSE": Vendor(muse_xml, "muse-xml", ".xml", 4.88e-3),
+    "Sierra, XLI": Vendor(sierra_xml, "sierra-xml", ".xml", 5e-3),
+    "Sierra, plain": Vendor(partial(sierra_xml, compressed=False), "sierra-xml", ".xml", 5e-3),
+    "aECG": Vendor(hl7_aecg, "hl7-aecg", ".xml", 2.5e-3),
+    "CardioSoft": Vendor(cardiosoft_xml, "cardiosoft-xml", ".xml", 5e-3),
+    "Mortara": Vendor(mortara_xml, "mortara-xml", ".xml", 2.5e-3),
+    "MFER": Vendor(mfer, "mfer", ".mwf", 2.5e-3),
+    "MFER, big-endian": Vendor(partial(mfer, big_endian=True), "mfer", ".mwf", 2.5e-3),
+    "SCP-ECG, Huffman": Vendor(scp_ecg, "scp-ecg", ".scp", 1e-3),
+    "SCP-ECG, plain": Vendor(partial(scp_ecg, compressed=False), "scp-ecg", ".scp", 1e-3),
+    "SCP-ECG, reference beat": Vendor(partial(scp_ecg, beats=(150, 400, 600)), "scp-ecg", ".scp", 1e-3),
+    "ISHNE": Vendor(ishne, "ishne", ".ecg", 1e-3),
+}
+
+
+def random_recording(leads: int = 12, samples: int = 800) -> np.ndarray:
+    """(leads, samples) in mV, whose limb leads follow from the first two: all leads, `EIGHT`, or the first ones."""
+    signal = np.cumsum(np.random.default_rng(0).normal(0, 0.02, (12, samples)), axis=1)
+    first, second = signal[:2]
+    signal[2:6] = second - first, -(first + second) / 2, first - second / 2, second - first / 2
+    return signal[[LEADS.index(lead) for lead in EIGHT]] if leads == len(EIGHT) else signal[:leads]

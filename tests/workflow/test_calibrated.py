@@ -53,10 +53,9 @@ def fit(folder: Path, stage: str, outdir: str, fold: int, *options: str) -> None
 
 def test_a_run_with_a_calibration_and_thresholds(finished: Path) -> None:
     plain = table(finished / "plain/predictions").set_index("record_id")
-    settings = json.loads((finished / "plain/run.json").read_text())["config"]
-    (finished / "plain/run.json").write_text(  # its label file by its whole path: the tests run elsewhere
-        json.dumps({"config": {**settings, "labels": str(finished / "labels.csv")}})
-    )
+    content = json.loads((finished / "plain/run.json").read_text())
+    content["config"]["labels"] = str(finished / "labels.csv")  # by its whole path: the tests run elsewhere
+    (finished / "plain/run.json").write_text(json.dumps(content))
     fit(finished, "calibrate", "plain", 0, "--method", "platt", "--output", str(finished / "calibration.json"))
     fit(finished, "thresholds", "plain", 1, "--method", "youden", "--output", str(finished / "plain.csv"))
 

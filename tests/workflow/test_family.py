@@ -35,7 +35,7 @@ def run(folder: Path, **settings: object) -> Ran:
 
 
 def names_of(folder: Path, kind: str) -> list[str]:
-    return labels.columns(list(table(folder / "out" / kind).columns))
+    return labels.label_columns(list(table(folder / "out" / kind).columns))
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_outputs_without_names_are_run_by_number_and_later_under_their_names(tmp
     assert ran.status == 0, ran.output
     numbers = [f"output_{number:02d}" for number in range(26)]
     assert names_of(folder, "logits") == names_of(folder, "predictions") == numbers
-    says = labels.nameless(26)
+    says = labels.explain_numbers(26)
     assert f"[checkpoint] {says}" in (folder / "out/logs/checkpoint.log").read_text()
     assert says in ran.output
     content = json.loads((folder / "out/run.json").read_text())

@@ -217,7 +217,7 @@ def test_a_checkpoint_that_would_call_the_shell_is_refused(kind: str, tmp_path: 
             "outdir: '{input}' has a brace or a control character, which Snakemake takes for something else",
         ),
         ({"input": "--outdir=x"}, "input: '--outdir=x' begins with a dash, as options do; give its whole path"),
-        ({"inference": {"device": "cpu; touch pwned"}}, "inference.device: 'cpu; touch pwned' won't do"),
+        ({"inference": {"device": "cpu; touch pwned"}}, "inference.device: 'cpu; touch pwned' is not valid"),
     ],
 )
 def test_a_setting_that_would_be_taken_for_something_else_is_refused_before_any_job(

@@ -33,10 +33,10 @@ def run(folder: Path, *options: str, **settings: object) -> Ran:
         ({"input": "nowhere"}, "input: 'nowhere' does not exist; check the path"),
         ({"inptu": "input"}, "inptu: no such setting; did you mean 'input'?"),
         ({"umap": "{neighbours: 3}"}, "umap.neighbours: no such setting; did you mean 'neighbors'?"),
-        ({"umap": "{min_dist: near}"}, "umap.min_dist: 'near' won't do: input should be a valid number"),
+        ({"umap": "{min_dist: near}"}, "umap.min_dist: 'near' is not valid: input should be a valid number"),
         ({"checkpoint": "y.pt"}, "checkpoint: 'y.pt' is not a file; give a local .pt file or hf://OWNER/REPO/FILE"),
         ({"labels": "none.csv"}, "labels: cannot read none.csv"),
-        ({"sha256": "abc"}, "sha256: 'abc' won't do"),
+        ({"sha256": "abc"}, "sha256: 'abc' is not valid"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_any_job(folder: Path, settings: dict[str, str], says: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from run_workflow import Ran, snakemake, table, write_recordings
 
-from ecgpipe.core import settings
+from ecgpipe.core import results, settings
 from ecgpipe.workflow import reuse, run_lock
 
 pytestmark = pytest.mark.slow  # three minutes in all
@@ -129,8 +129,8 @@ def test_every_result_names_the_settings_that_made_it(finished: Path) -> None:
     out = finished / "out"
     expected = {path.stem for path in (out / "settings").glob("*.json")} - {"performance", "written", "checkpoint-file"}
     assert expected == set(settings.STAGES)
-    for stage, patterns in reuse.RESULTS.items():
-        found = [path for pattern in patterns for path in out.glob(pattern)]
+    for stage in settings.STAGES:
+        found = [path for pattern in results.patterns_of(stage) for path in out.glob(pattern)]
         assert found
         written = json.loads((out / "settings" / f"{stage}.json").read_text())
         for path in found:

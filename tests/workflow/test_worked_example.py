@@ -12,7 +12,7 @@ import pytest
 import torch
 from run_workflow import ROOT
 
-from ecgpipe.selftest import demo
+from ecgpipe.selftest import synthetic_checkpoint
 
 PAGE = ROOT / "docs/ptbxl.md"
 
@@ -28,7 +28,7 @@ def test_each_line_of_the_worked_example_runs(tmp_path: Path) -> None:
     settings, *commands = blocks()
     assert settings.startswith("# ptbxl.yaml")
     ptbxl.write(tmp_path / "ptb-xl", 80)
-    torch.save(demo.checkpoint(3), tmp_path / "model.pt")
+    torch.save(synthetic_checkpoint.demo(3), tmp_path / "model.pt")
     # Where the page has the real ones: the folder, and the checkpoint, which is the default there.
     settings = settings.replace("/data/ptb-xl", "ptb-xl") + "\ncheckpoint: model.pt\n"
     settings += "attribution: {recordings: 0}\n"  # has nothing to do with the page, and takes a minute

@@ -1,14 +1,14 @@
 rule aggregate:
     input:
-        logits=f"{OUT}/logits/part-{{part}}.parquet",
-        embeddings=(f"{OUT}/embeddings/part-{{part}}.parquet" if SETTINGS.heads else []),
+        logits=OUT.file("logits"),
+        embeddings=OUT.file("embeddings") if SETTINGS.heads else [],
         settings=settings_of("aggregate"),
     output:
-        f"{OUT}/predictions/part-{{part}}.parquet",
+        OUT.file("predictions"),
     log:
-        f"{OUT}/logs/aggregate/part-{{part}}.log",
+        OUT.log("aggregate"),
     benchmark:
-        f"{OUT}/benchmarks/aggregate/part-{{part}}.tsv"
+        OUT.benchmark("aggregate")
     priority: DOWNSTREAM
     conda:
         "../envs/ecgpipe.yaml"

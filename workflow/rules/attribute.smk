@@ -1,17 +1,17 @@
 rule attribute:
     input:
-        weights=f"{OUT}/checkpoint/model.safetensors",
-        description=f"{OUT}/checkpoint/model.json",
+        weights=OUT.file("weights"),
+        description=OUT.file("description"),
         records=all_records,
         predictions=all_parts("predictions"),
         settings=settings_of("attribute"),
     output:
-        attribution=f"{OUT}/attribution/attribution.parquet",
-        leads=f"{OUT}/attribution/leads.parquet",
+        attribution=OUT.file("attribution"),
+        leads=OUT.file("attribution_leads"),
     log:
-        f"{OUT}/logs/attribute.log",
+        OUT.log("attribute"),
     benchmark:
-        f"{OUT}/benchmarks/attribute.tsv"
+        OUT.benchmark("attribute")
     conda:
         "../envs/ecgpipe.yaml"
     threads: COUNTED_CORES
@@ -21,11 +21,11 @@ rule attribute:
         mem_mb=growing(8000),
         runtime=growing(30 + 4 * SETTINGS.attribution.recordings),
     params:
-        manifest=f"{OUT}/manifest",
-        records=f"{OUT}/records",
-        shards=lambda wildcards: n_shards(),
-        predictions=f"{OUT}/predictions",
-        parts=lambda wildcards: n_parts(),
+        manifest=OUT.folder("shard"),
+        records=OUT.folder("records"),
+        shards=n_shards,
+        predictions=OUT.folder("predictions"),
+        parts=n_parts,
     shell:
         "python3 -m ecgpipe attribute --settings {input.settings:q} --weights {input.weights:q} --description {input.description:q} --manifest {params.manifest:q} "
         "--records {params.records:q} --shards {params.shards} --predictions {params.predictions:q} --parts {params.parts} "

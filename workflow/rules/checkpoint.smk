@@ -3,12 +3,12 @@ rule checkpoint:
         settings=settings_of("checkpoint"),
     output:
         **INDEX_LABELS,
-        weights=f"{OUT}/checkpoint/model.safetensors",
-        description=f"{OUT}/checkpoint/model.json",
+        weights=OUT.file("weights"),
+        description=OUT.file("description"),
     log:
-        f"{OUT}/logs/checkpoint.log",
+        OUT.log("checkpoint"),
     benchmark:
-        f"{OUT}/benchmarks/checkpoint.tsv"
+        OUT.benchmark("checkpoint")
     priority: URGENT
     conda:
         "../envs/ecgpipe.yaml"

@@ -4,13 +4,13 @@ rule evaluate:
         predictions=all_parts("predictions"),
         settings=settings_of("evaluate"),
     output:
-        metrics=f"{OUT}/evaluation/metrics.parquet",
-        curves=f"{OUT}/evaluation/curves.parquet",
-        account=f"{OUT}/evaluation/account.json",
+        metrics=OUT.file("metrics"),
+        curves=OUT.file("curves"),
+        account=OUT.file("account"),
     log:
-        f"{OUT}/logs/evaluate.log",
+        OUT.log("evaluate"),
     benchmark:
-        f"{OUT}/benchmarks/evaluate.tsv"
+        OUT.benchmark("evaluate")
     conda:
         "../envs/ecgpipe.yaml"
     threads: 2
@@ -18,10 +18,10 @@ rule evaluate:
         mem_mb=growing(4000, per_million=4000),
         runtime=growing(60, per_million=30),
     params:
-        records=f"{OUT}/records",
-        shards=lambda wildcards: n_shards(),
-        predictions=f"{OUT}/predictions",
-        parts=lambda wildcards: n_parts(),
+        records=OUT.folder("records"),
+        shards=n_shards,
+        predictions=OUT.folder("predictions"),
+        parts=n_parts,
     shell:
         "python3 -m ecgpipe evaluate --settings {input.settings:q} --predictions {params.predictions:q} --parts {params.parts} --records {params.records:q} "
         "--shards {params.shards} "

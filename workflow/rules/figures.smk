@@ -1,20 +1,20 @@
 rule figures:
     input:
-        run=f"{OUT}/run.json",
-        description=f"{OUT}/checkpoint/model.json",
+        run=OUT.file("run"),
+        description=OUT.file("description"),
         records=all_records,
         predictions=all_parts("predictions"),
         attention=all_parts("attention") if ATTENTION else [],
-        umap=f"{OUT}/umap/umap.parquet",
-        examples=f"{OUT}/examples.parquet",
+        umap=OUT.file("umap"),
+        examples=OUT.file("examples"),
         attribution=ATTRIBUTION,
         settings=settings_of("figures"),
     output:
-        *(f"{OUT}/figures/{name}.svg" for name in FIGURES),
+        *(OUT.file(f"figure_{name}_svg") for name in FIGURES),
         # What `snakemake --report` shows.
         *(
             report(
-                f"{OUT}/figures/{name}.png",
+                OUT.file(f"figure_{name}_png"),
                 caption=f"../report/{name}.rst",
                 category="Figures",
                 labels={"figure": name},
@@ -22,21 +22,21 @@ rule figures:
             for name in FIGURES
         ),
     log:
-        f"{OUT}/logs/figures.log",
+        OUT.log("figures"),
     benchmark:
-        f"{OUT}/benchmarks/figures.tsv"
+        OUT.benchmark("figures")
     conda:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        manifest=f"{OUT}/manifest",
-        records=f"{OUT}/records",
-        shards=lambda wildcards: n_shards(),
-        predictions=f"{OUT}/predictions",
-        attention=["--attention", f"{OUT}/attention"] if ATTENTION else [],
-        parts=lambda wildcards: n_parts(),
+        manifest=OUT.folder("shard"),
+        records=OUT.folder("records"),
+        shards=n_shards,
+        predictions=OUT.folder("predictions"),
+        attention=["--attention", OUT.folder("attention")] if ATTENTION else [],
+        parts=n_parts,
         attribution=["--attribution", *ATTRIBUTION] if ATTRIBUTION else [],
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:

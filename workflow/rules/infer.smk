@@ -1,19 +1,19 @@
 rule infer:
     input:
-        weights=f"{OUT}/checkpoint/model.safetensors",
-        description=f"{OUT}/checkpoint/model.json",
+        weights=OUT.file("weights"),
+        description=OUT.file("description"),
         segments=segments_of_part,
         choice=choice,
         settings=settings_of("infer"),
     output:
         **ATTENTION,
-        logits=f"{OUT}/logits/part-{{part}}.parquet",
-        embeddings=f"{OUT}/embeddings/part-{{part}}.parquet",
-        timing=f"{OUT}/timing/part-{{part}}.json",
+        logits=OUT.file("logits"),
+        embeddings=OUT.file("embeddings"),
+        timing=OUT.file("timing"),
     log:
-        f"{OUT}/logs/infer/part-{{part}}.log",
+        OUT.log("infer"),
     benchmark:
-        f"{OUT}/benchmarks/infer/part-{{part}}.tsv"
+        OUT.benchmark("infer")
     priority: DOWNSTREAM
     conda:
         "../envs/ecgpipe.yaml"
@@ -25,9 +25,8 @@ rule infer:
         runtime=growing(30 + RECORDINGS_PER_PART // 600),  # 0.1 s per recording
     params:
         attention=lambda wildcards, output: (["--attention", output.attention] if ATTENTION else []),
-        # The shards as a range: their paths would outgrow the line.
-        segments=f"{OUT}/segments",
-        shards=lambda wildcards: [int(shards_of(wildcards.part)[end]) for end in (0, -1)],
+        segments=OUT.folder("segments"),
+        shards=first_and_last_shard,
     shell:
         "python3 -m ecgpipe infer --settings {input.settings:q} --choice {input.choice:q} --weights {input.weights:q} "
         "--description {input.description:q} --segments {params.segments:q} --shards {params.shards} "

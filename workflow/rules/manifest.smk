@@ -6,11 +6,11 @@ checkpoint manifest:
         settings=settings_of("manifest"),
     output:
         # Beside it are the shards, and files that say what earlier scans found. Snakemake would delete an output.
-        f"{OUT}/manifest/manifest.json",
+        OUT.file("manifest"),
     log:
-        f"{OUT}/logs/manifest.log",
+        OUT.log("manifest"),
     benchmark:
-        f"{OUT}/benchmarks/manifest.tsv"
+        OUT.benchmark("manifest")
     conda:
         "../envs/ecgpipe.yaml"
     resources:

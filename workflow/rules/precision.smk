@@ -6,11 +6,11 @@ if CERTAIN:
         input:
             settings=settings_of("precision"),
         output:
-            chosen=f"{OUT}/precision/chosen.json",
+            chosen=OUT.file("chosen"),
         log:
-            f"{OUT}/logs/precision.log",
+            OUT.log("precision"),
         benchmark:
-            f"{OUT}/benchmarks/precision.tsv"
+            OUT.benchmark("precision")
         localrule: True
         conda:
             "../envs/ecgpipe.yaml"
@@ -22,30 +22,30 @@ else:
     # The first shard by itself: that its segments are made again for this must not infer its part again.
     use rule preprocess as sample with:
         input:
-            shard=lambda wildcards: shard_of_manifest("00000"),
+            shard=first_shard,
             settings=settings_of("preprocess"),
         output:
-            segments=temp(f"{OUT}/precision/sample.arrow"),
-            records=temp(f"{OUT}/precision/sample.parquet"),
+            segments=temp(OUT.file("sample_segments")),
+            records=temp(OUT.file("sample_records")),
         log:
-            f"{OUT}/logs/sample.log",
+            OUT.log("sample"),
         benchmark:
-            f"{OUT}/benchmarks/sample.tsv"
+            OUT.benchmark("sample")
         priority: URGENT
 
     checkpoint precision:
         input:
-            weights=f"{OUT}/checkpoint/model.safetensors",
-            description=f"{OUT}/checkpoint/model.json",
+            weights=OUT.file("weights"),
+            description=OUT.file("description"),
             segments=segments_to_compare,
             settings=settings_of("precision"),
         output:
-            chosen=f"{OUT}/precision/chosen.json",
-            drift=f"{OUT}/precision/drift.json",
+            chosen=OUT.file("chosen"),
+            drift=OUT.file("drift"),
         log:
-            f"{OUT}/logs/precision.log",
+            OUT.log("precision"),
         benchmark:
-            f"{OUT}/benchmarks/precision.tsv"
+            OUT.benchmark("precision")
         priority: URGENT
         conda:
             "../envs/ecgpipe.yaml"

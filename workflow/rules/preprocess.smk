@@ -1,18 +1,14 @@
 rule preprocess:
     input:
-        shard=lambda wildcards: shard_of_manifest(wildcards.shard),
+        shard=shard_of_manifest,
         settings=settings_of("preprocess"),
     output:
-        segments=(
-            f"{OUT}/segments/shard-{{shard}}.arrow"
-            if SETTINGS.preprocess.keep_segments
-            else temp(f"{OUT}/segments/shard-{{shard}}.arrow")
-        ),
-        records=f"{OUT}/records/shard-{{shard}}.parquet",
+        segments=OUT.file("segments") if SETTINGS.preprocess.keep_segments else temp(OUT.file("segments")),
+        records=OUT.file("records"),
     log:
-        f"{OUT}/logs/preprocess/shard-{{shard}}.log",
+        OUT.log("preprocess"),
     benchmark:
-        f"{OUT}/benchmarks/preprocess/shard-{{shard}}.tsv"
+        OUT.benchmark("preprocess")
     priority: part_by_part
     conda:
         "../envs/ecgpipe.yaml"

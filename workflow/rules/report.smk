@@ -1,36 +1,36 @@
 rule report:
     input:
-        run=f"{OUT}/run.json",
-        description=f"{OUT}/checkpoint/model.json",
+        run=OUT.file("run"),
+        description=OUT.file("description"),
         records=all_records,
         predictions=all_parts("predictions"),
         attention=all_parts("attention") if ATTENTION else [],
-        umap=f"{OUT}/umap/umap.parquet",
-        examples=f"{OUT}/examples.parquet",
+        umap=OUT.file("umap"),
+        examples=OUT.file("examples"),
         attribution=ATTRIBUTION,
         settings=settings_of("report"),
         evaluation=EVALUATION.values(),
     output:
-        f"{OUT}/report.html",
+        OUT.file("report"),
     log:
-        f"{OUT}/logs/report.log",
+        OUT.log("report"),
     benchmark:
-        f"{OUT}/benchmarks/report.tsv"
+        OUT.benchmark("report")
     conda:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        manifest=f"{OUT}/manifest",
-        records=f"{OUT}/records",
-        shards=lambda wildcards: n_shards(),
-        predictions=f"{OUT}/predictions",
-        attention=["--attention", f"{OUT}/attention"] if ATTENTION else [],
-        parts=lambda wildcards: n_parts(),
+        manifest=OUT.folder("shard"),
+        records=OUT.folder("records"),
+        shards=n_shards,
+        predictions=OUT.folder("predictions"),
+        attention=["--attention", OUT.folder("attention")] if ATTENTION else [],
+        parts=n_parts,
         attribution=["--attribution", *ATTRIBUTION] if ATTRIBUTION else [],
-        evaluation=["--evaluation", f"{OUT}/evaluation"] if EVALUATION else [],
-        benchmarks=f"{OUT}/benchmarks",
+        evaluation=["--evaluation", OUT.folder("metrics")] if EVALUATION else [],
+        benchmarks=OUT.folder_of_benchmarks(),
     shell:
         "python3 -m ecgpipe report --run {input.run:q} --description {input.description:q} --settings {input.settings:q} "
         "--manifest {params.manifest:q} --records {params.records:q} --shards {params.shards} --predictions {params.predictions:q} "

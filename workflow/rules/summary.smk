@@ -1,32 +1,32 @@
 rule summary:
     input:
         manifest=ancient(manifest),  # written in each run; what counts is its content
-        found=found,
+        scan_digest=scan_digest,
         settings=settings_of("summary"),
-        description=f"{OUT}/checkpoint/model.json",
+        description=OUT.file("description"),
         records=all_records,
-        timings=all_parts("timing", "json"),
+        timings=all_parts("timing"),
         predictions=all_parts("predictions"),
-        umap=f"{OUT}/umap/umap.parquet",
+        umap=OUT.file("umap"),
         drift=DRIFT,
     output:
-        run=f"{OUT}/run.json",
-        duplicates=f"{OUT}/duplicates.parquet",
+        run=OUT.file("run"),
+        duplicates=OUT.file("duplicates"),
     log:
-        f"{OUT}/logs/summary.log",
+        OUT.log("summary"),
     benchmark:
-        f"{OUT}/benchmarks/summary.tsv"
+        OUT.benchmark("summary")
     conda:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(2000, per_million=400),
         runtime=growing(20, per_million=1),
     params:
-        records=f"{OUT}/records",
-        shards=lambda wildcards: n_shards(),
-        timings=f"{OUT}/timing",
-        predictions=f"{OUT}/predictions",
-        parts=lambda wildcards: n_parts(),
+        records=OUT.folder("records"),
+        shards=n_shards,
+        timings=OUT.folder("timing"),
+        predictions=OUT.folder("predictions"),
+        parts=n_parts,
         drift=["--drift", *DRIFT] if DRIFT else [],
     shell:
         "python3 -m ecgpipe summary --manifest {input.manifest:q} --description {input.description:q} "

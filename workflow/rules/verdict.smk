@@ -1,15 +1,15 @@
 # Last, when everything is there to look at: an error if too many recordings could not be read.
 rule verdict:
     input:
-        run=f"{OUT}/run.json",
-        page=f"{OUT}/report.html",
+        run=OUT.file("run"),
+        page=OUT.file("report"),
         settings=settings_of("verdict"),
     output:
-        f"{OUT}/verdict.txt",
+        OUT.file("verdict"),
     log:
-        f"{OUT}/logs/verdict.log",
+        OUT.log("verdict"),
     benchmark:
-        f"{OUT}/benchmarks/verdict.tsv"
+        OUT.benchmark("verdict")
     localrule: True
     conda:
         "../envs/ecgpipe.yaml"

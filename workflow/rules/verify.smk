@@ -1,17 +1,20 @@
 # Not part of a run: `snakemake verify_against_fairseq_signals` holds a finished one against the real fairseq-signals,
 # which has a software environment of its own, made by `--software-deployment-method conda`, or another by hand, whose
 # python is the setting inference.fairseq_python.
+FORWARD = str(ROOT / "ecgpipe" / "inference" / "fairseq_forward.py")  # runs where there is no ecgpipe
+
+
 rule verify_sample:
     input:
-        run=f"{OUT}/run.json",
+        run=OUT.file("run"),
         records=all_records,
-        description=f"{OUT}/checkpoint/model.json",
+        description=OUT.file("description"),
     output:
-        temp(f"{OUT}/verify/segments.frames"),
+        temp(OUT.file("verify_segments")),
     log:
-        f"{OUT}/logs/verify_sample.log",
+        OUT.log("verify_sample"),
     benchmark:
-        f"{OUT}/benchmarks/verify_sample.tsv"
+        OUT.benchmark("verify_sample")
     conda:
         "../envs/ecgpipe.yaml"
     resources:
@@ -26,13 +29,13 @@ rule verify_sample:
 
 rule verify_forward:
     input:
-        f"{OUT}/verify/segments.frames",
+        OUT.file("verify_segments"),
     output:
-        temp(f"{OUT}/verify/answers.frames"),
+        temp(OUT.file("verify_answers")),
     log:
-        f"{OUT}/logs/verify_forward.log",
+        OUT.log("verify_forward"),
     benchmark:
-        f"{OUT}/benchmarks/verify_forward.tsv"
+        OUT.benchmark("verify_forward")
     conda:
         "../envs/fairseq-signals.yaml"
     resources:
@@ -48,20 +51,20 @@ rule verify_forward:
 
 rule verify_against_fairseq_signals:
     input:
-        segments=f"{OUT}/verify/segments.frames",
-        answers=f"{OUT}/verify/answers.frames",
-        run=f"{OUT}/run.json",
-        weights=f"{OUT}/checkpoint/model.safetensors",
-        description=f"{OUT}/checkpoint/model.json",
+        segments=OUT.file("verify_segments"),
+        answers=OUT.file("verify_answers"),
+        run=OUT.file("run"),
+        weights=OUT.file("weights"),
+        description=OUT.file("description"),
         logits=all_parts("logits"),
         embeddings=all_parts("embeddings"),
         attention=all_parts("attention") if ATTENTION else [],
     output:
-        f"{OUT}/verify/fairseq_signals.json",
+        OUT.file("verify"),
     log:
-        f"{OUT}/logs/verify.log",
+        OUT.log("verify"),
     benchmark:
-        f"{OUT}/benchmarks/verify.tsv"
+        OUT.benchmark("verify")
     conda:
         "../envs/ecgpipe.yaml"
     resources:

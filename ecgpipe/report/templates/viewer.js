@@ -81,12 +81,12 @@ class Viewer {
   caption(view) {
     const said = [], attribution = view.attributions[Number(this.wash)];
     if (this.wash === "attention") {
-      said.push("Colour: the last layer's attention, from its least to its most in the recording. It says where the model "
+      said.push("Colour: the last layer's attention, from its least to its most in the recording. It shows where the model "
         + "looked, not why: it is the same for all labels and all leads.");
     }
     if (attribution) {
-      said.push(made("span", { className: "key favour" }), "speaks for ", made("strong", { textContent: attribution.label }), ", ",
-        made("span", { className: "key against" }), "against it: integrated gradients of the logit, from a flat line. "
+      said.push(made("span", { className: "key favour" }), "positive, ", made("span", { className: "key against" }), "negative attribution to ",
+        made("strong", { textContent: attribution.label }), ": integrated gradients of the logit, from a flat line. "
         + attribution.judged + " Colours are as fine as a token, and the strongest 0.5 % are all drawn alike.");
     }
     if (view.seconds < view.of_seconds - 0.01) {

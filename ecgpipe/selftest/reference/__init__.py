@@ -1,4 +1,4 @@
-"""What fairseq-signals says: its numbers for ecgpipe/selftest/fixtures.py, and the script that asks it for others."""
+"""The numbers that fairseq-signals computes from ecgpipe/selftest/fixtures.py, shipped with ecgpipe."""
 
 from pathlib import Path
 

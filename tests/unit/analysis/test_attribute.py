@@ -2,6 +2,7 @@
 
 import runpy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from architectures import SMALL
 from run_workflow import write_recordings
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
 from ecgpipe.analysis import attribute
-from ecgpipe.analysis.attribute import explain, kept_parts
+from ecgpipe.analysis.attribute import explain, make_deletion_masks
 from ecgpipe.cli import main
 from ecgpipe.core import parquet, provenance, schemas
 from ecgpipe.models.description import Architecture, describe
@@ -27,19 +29,7 @@ from ecgpipe.readers import LEADS
 
 SAMPLES = 1600
 STEP = 16
-ARCH = Architecture(
-    in_leads=12,
-    conv_layers=((16, 2, 2),) * 4,
-    conv_bias=False,
-    width=24,
-    layers=1,
-    heads=2,
-    hidden=48,
-    layer_norm_first=False,
-    position_kernel=16,
-    position_groups=4,
-    labels=1,
-)
+ARCH = replace(SMALL, layers=1, heads=2, position_kernel=16, labels=1)
 
 
 class Beats(NamedTuple):
@@ -189,7 +179,7 @@ def test_where_memory_runs_out_fewer_steps_are_taken_at_a_time(
     detector: Network, odd_ones: tuple[Prepared, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    whole = attribute._integrated
+    whole = attribute._integrate
 
     def little(*args: object) -> np.ndarray:
         sizes.append(args[-1])  # type: ignore[arg-type]
@@ -197,7 +187,7 @@ def test_where_memory_runs_out_fewer_steps_are_taken_at_a_time(
             raise torch.OutOfMemoryError
         return whole(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(attribute, "_integrated", little)
+    monkeypatch.setattr(attribute, "_integrate", little)
     prepared = odd_ones[0]._replace(segments=odd_ones[0].segments[:1])
     explain(detector, prepared, 0, steps=4, batch_size=16)
     assert sizes == [16, 8, 4]
@@ -215,7 +205,7 @@ def test_padding_and_missing_leads_get_nothing(detector: Network, odd_ones: tupl
 
 def test_a_tenth_is_deleted_in_whole_pieces_of_one_lead_and_token() -> None:
     attribution = np.random.default_rng(0).standard_normal((3, 12, 2500)).astype(np.float32)
-    first, *random = kept_parts(attribution, 2500, STEP, seed=1)
+    first, *random = make_deletion_masks(attribution, 2500, STEP, seed=1)
     assert len(random) == attribute.RANDOM_DELETIONS
     pieces = 12 * (2500 // STEP)
     for kept in (first, *random):
@@ -228,13 +218,13 @@ def test_a_tenth_is_deleted_in_whole_pieces_of_one_lead_and_token() -> None:
     deleted = first[..., : 2500 // STEP * STEP : STEP] == 0
     for values, gone in zip(sums, deleted, strict=True):
         assert values[gone].min() >= values[~gone].max()
-    for one, again in zip(kept_parts(attribution, 2500, STEP, seed=1), (first, *random), strict=True):
+    for one, again in zip(make_deletion_masks(attribution, 2500, STEP, seed=1), (first, *random), strict=True):
         np.testing.assert_array_equal(one, again)
 
 
 def test_nothing_of_the_padding_is_deleted() -> None:
     attribution = np.zeros((1, 12, 2500), np.float32)
-    for kept in kept_parts(attribution, 1500, STEP, seed=1):
+    for kept in make_deletion_masks(attribution, 1500, STEP, seed=1):
         assert kept[..., 1500 // STEP * STEP :].all()
         assert not kept.all()
 
@@ -353,7 +343,7 @@ def test_a_model_without_a_head_gives_files_without_rows(finished: Path) -> None
 def test_an_attribution_that_is_not_finite_is_left_out_and_said(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    integrated = attribute._integrated
+    integrated = attribute._integrate
 
     def with_nan(*given: Any) -> np.ndarray:  # noqa: ANN401, what it is given, it passes on
         values = integrated(*given)
@@ -361,7 +351,7 @@ def test_an_attribution_that_is_not_finite_is_left_out_and_said(
             values[1, 2, 3] = np.nan
         return values
 
-    monkeypatch.setattr(attribute, "_integrated", with_nan)
+    monkeypatch.setattr(attribute, "_integrate", with_nan)
     table, leads = attributed(finished, "--record-ids", "recording001")
     assert set(table["label"].to_pylist()) == set(leads["label"].to_pylist()) == {"Poor data quality", "Électrode"}
     said = capsys.readouterr().err

@@ -49,14 +49,14 @@ def test_the_highest_of_each_label_are_chosen_in_their_order(folder: Path) -> No
 
 def test_those_nearest_to_the_threshold_are_chosen_only_where_they_are_near(folder: Path) -> None:
     values = predictions(folder)
-    strongest, borderline = examples.of_labels(sorted(folder.glob("predictions/*")), THRESHOLDS)
+    strongest, borderline = examples.rank_by_probability(sorted(folder.glob("predictions/*")), THRESHOLDS)
     assert len(strongest) == 3 * len(LABELS)
     for record_id, why in borderline:
         assert why.what is not None
         distances = sorted(abs(row[why.what] - THRESHOLDS[why.what]) for row in values.values())
         assert abs(values[record_id][why.what] - THRESHOLDS[why.what]) == pytest.approx(distances[why.rank - 1])
     far = dict.fromkeys(LABELS, 3.0)
-    assert examples.of_labels(sorted(folder.glob("predictions/*")), far)[1] == []
+    assert examples.rank_by_probability(sorted(folder.glob("predictions/*")), far)[1] == []
 
 
 def test_what_is_found_does_not_depend_on_where_batches_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_recordings_with_a_doubtful_signal_are_chosen_by_each_doubt(tmp_path: Pa
     records[40] |= {"status": "failed", "clipped_leads": ["V1"]}
     records[41] |= {"clipped_leads": []}
     parquet.write(tmp_path / "shard.parquet", pa.Table.from_pylist(records, schema=schemas.RECORDS))
-    found = examples.of_records([tmp_path / "shard.parquet"], 5)
+    found = examples.rank_records([tmp_path / "shard.parquet"], 5)
     assert {(record_id, why.what) for record_id, why in found["quality"]} == {
         ("r10", "clipped_leads"),
         ("r20", "flat_leads"),
@@ -95,7 +95,7 @@ def test_the_random_ones_stay_when_recordings_are_added_that_do_not_displace_the
     def random(n: int) -> list[str]:
         rows = [{"record_id": f"r{i}", "status": "ok"} for i in range(n)]
         parquet.write(tmp_path / "shard.parquet", pa.Table.from_pylist(rows, schema=schemas.RECORDS))
-        return [record_id for record_id, _ in examples.of_records([tmp_path / "shard.parquet"], 20)["random"]]
+        return [record_id for record_id, _ in examples.rank_records([tmp_path / "shard.parquet"], 20)["random"]]
 
     before, after = random(1000), random(1010)
     assert len(set(before) & set(after)) >= 18
@@ -107,7 +107,7 @@ def test_what_lies_apart_on_the_map_is_found(tmp_path: Path) -> None:
     places[77], places[120] = (9, 9), (-5, 3)
     columns = [[f"r{i // 2}" for i in range(200)], [i % 2 for i in range(200)], places[:, 0], places[:, 1]]
     parquet.write(tmp_path / "umap.parquet", pa.table(columns, schema=schemas.UMAP))
-    found = examples.outliers(tmp_path / "umap.parquet", 2)
+    found = examples.find_outliers(tmp_path / "umap.parquet", 2)
     assert found == [("r38", Why("outlier", None, 1)), ("r60", Why("outlier", None, 2))]
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from ecgpipe.analysis import cosine_similarity, neighbors
+from ecgpipe.analysis import cosine_similarity, neighbor_search
 from ecgpipe.cli import main
 from ecgpipe.core import parquet, provenance, recording_embeddings, schemas
 
@@ -64,7 +64,9 @@ def test_the_nearest_are_those_of_all_pairs_and_never_the_recording_itself(
     np.fill_diagonal(cosines, -np.inf)
     wanted = ["r7", "r0", "r39"]
     ids = list(segments)
-    for record_id, found in zip(wanted, neighbors.nearest(write(tmp_path, segments, 2), wanted, 5), strict=True):
+    for record_id, found in zip(
+        wanted, neighbor_search.find_nearest(write(tmp_path, segments, 2), wanted, 5), strict=True
+    ):
         row = cosines[ids.index(record_id)]
         best = np.argsort(-row)[:5]
         assert [neighbor.record_id for neighbor in found] == [ids[i] for i in best]
@@ -73,16 +75,16 @@ def test_the_nearest_are_those_of_all_pairs_and_never_the_recording_itself(
 
 def test_a_small_run_has_fewer_and_an_unknown_recording_none(tmp_path: Path) -> None:
     paths = write(tmp_path, {"a": np.eye(3)[:1], "b": np.eye(3)[1:2], "c": np.eye(3)[:2]})
-    first, nobody = neighbors.nearest(paths, ["a", "nobody"], 5)
+    first, nobody = neighbor_search.find_nearest(paths, ["a", "nobody"], 5)
     assert [neighbor.record_id for neighbor in first] == ["c", "b"]
     assert first[0].similarity == pytest.approx(np.sqrt(0.5))
     assert nobody == []
-    assert neighbors.nearest(paths, ["nobody"], 5) == [[]]
+    assert neighbor_search.find_nearest(paths, ["nobody"], 5) == [[]]
 
 
 def test_embeddings_of_zeros_have_no_direction_and_are_like_nothing(tmp_path: Path) -> None:
     paths = write(tmp_path, {"a": np.zeros((1, 3)), "b": np.ones((1, 3))})
-    [[found]] = neighbors.nearest(paths, ["a"], 5)
+    [[found]] = neighbor_search.find_nearest(paths, ["a"], 5)
     assert found == ("b", 0.0)
 
 
@@ -128,7 +130,7 @@ def by_sklearn(queries: np.ndarray, others: np.ndarray, count: int) -> tuple[np.
 def test_all_recordings_have_the_neighbours_that_scikit_learn_finds(
     block: int, segments: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbors, "QUERIES", block)
+    monkeypatch.setattr(neighbor_search, "QUERIES", block)
     monkeypatch.setattr(cosine_similarity, "OTHERS", block)
     monkeypatch.setattr(cosine_similarity, "TARGETS", 3)
     folder = write_run(tmp_path, segments)
@@ -245,7 +247,7 @@ def test_hostile_ids_do_not_steer_the_terminal(tmp_path: Path, capsys: pytest.Ca
         (["short/1"], "RECORD_ID: 'short/1' has no embedding, it was skipped: too short (3 s)"),
         (["--count", "0"], "--count: 0 is not possible"),
         (["--patient", "subject"], "--patient: 'subject' is no column of"),
-        (["--against", "nowhere"], "nowhere has no embeddings/; give the folder of a finished run's results"),
+        (["--against", "nowhere"], "there is no folder nowhere; give the folder of a finished run's results"),
     ],
 )
 def test_mistakes_are_said(
@@ -285,21 +287,21 @@ def test_another_preprocessing_is_warned_of_and_so_is_an_unknown_checkpoint(
 
 
 def test_recall_is_the_share_of_the_nearest_that_were_found_and_equals_count() -> None:
-    truly = cosine_similarity.Found(
+    truly = cosine_similarity.Nearest(
         np.array([[1, 2], [3, 4], [5, -1], [-1, -1]]), np.array([[0.9, 0.8], [0.7, 0.6], [0.5, -np.inf], [-np.inf] * 2])
     )
-    found = cosine_similarity.Found(
+    found = cosine_similarity.Nearest(
         np.array([[1, 7], [8, -1], [5, -1], [-1, -1]]),
         np.array([[0.9, 0.8], [0.6, -np.inf], [0.5, -np.inf], [-np.inf] * 2]),
     )
-    assert cosine_similarity.recall(found, truly) == pytest.approx((1 + 0.5 + 1) / 3)
+    assert cosine_similarity.measure_recall(found, truly) == pytest.approx((1 + 0.5 + 1) / 3)
 
 
 @pytest.mark.slow
 def test_an_approximate_search_says_how_much_of_the_exact_one_it_finds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbors, "SAMPLE", 400)
+    monkeypatch.setattr(neighbor_search, "SAMPLE", 400)
     random = np.random.default_rng(1)
     latent = random.standard_normal((2000, 12)) @ random.standard_normal((12, 32))
     segments = {f"r{i}": (1 + np.tanh(row))[None].astype(np.float32) for i, row in enumerate(latent)}
@@ -326,6 +328,6 @@ def test_an_approximate_search_says_how_much_of_the_exact_one_it_finds(
                 assert name != record_id or "--against" in options
                 assert value == pytest.approx(values.get(name, value), abs=1e-6)
                 assert patients[name] != patients[record_id] or "--patient" not in options
-    monkeypatch.setattr(neighbors, "LOW_RECALL", 1.1)
+    monkeypatch.setattr(neighbor_search, "LOW_RECALL", 1.1)
     assert main([*both, "--method", "approximate", "--output", str(output)]) == 0
     assert "of the nearest are missing; --method exact finds all" in capsys.readouterr().err

@@ -32,7 +32,7 @@ from ecgpipe.models import labels
 from ecgpipe.models.description import Description
 from ecgpipe.preprocessing.segments import Windows
 from ecgpipe.readers import LEADS
-from ecgpipe.selftest import demo
+from ecgpipe.selftest import synthetic_checkpoint
 from ecgpipe.workflow.validate import load
 
 ROOT = Path(__file__).parents[3]
@@ -47,7 +47,7 @@ def noise(seconds: float, rate: float = 500, seed: int = 0) -> np.ndarray:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the demo's checkpoint of 17 outputs, checkpoint.pt, and a recording, ecg.npz."""
     folder = tmp_path_factory.mktemp("api")
-    torch.save(demo.checkpoint(1), folder / "checkpoint.pt")
+    torch.save(synthetic_checkpoint.demo(1), folder / "checkpoint.pt")
     np.savez(folder / "ecg.npz", signal=np.clip(noise(10), -4, 4), sample_rate=500, leads=LEADS)
     return folder
 
@@ -302,7 +302,7 @@ def test_a_runs_names_stand_unless_they_are_numbers(
     assert "the mean over the segments is taken of each; give the run's own as labels=" in caplog.text
     assert of("named", another) == [("Worst", "mean"), ("Usual", "mean"), ("Other", "max")]  # joined by name
     assert of("named", "index") == of("numbered") == of("numbered", "index") == numbers
-    assert labels.nameless(3) in caplog.text
+    assert labels.explain_numbers(3) in caplog.text
     assert of("numbered", another) == [("Other", "max"), ("Worst", "mean"), ("Usual", "mean")]  # in the model's order
     with pytest.raises(
         EcgpipeError, match=r"mimic_iv_ecg\.csv has no row for Worst, Usual, Other, which .*model\.json"

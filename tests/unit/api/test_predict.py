@@ -19,7 +19,7 @@ from ecgpipe import ECGFM
 from ecgpipe.api import predict
 from ecgpipe.cli import main
 from ecgpipe.readers import LEADS
-from ecgpipe.selftest import demo
+from ecgpipe.selftest import synthetic_checkpoint
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
@@ -30,7 +30,7 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint and files of several formats, two of them with one name."""
     folder = tmp_path_factory.mktemp("predict")
-    torch.save(demo.checkpoint(1), folder / "checkpoint.pt")
+    torch.save(synthetic_checkpoint.demo(1), folder / "checkpoint.pt")
     for name in ("a", "b"):
         (folder / name).mkdir()
     np.savez(folder / "a/x.npz", signal=noise(10, 1), sample_rate=500, leads=LEADS)

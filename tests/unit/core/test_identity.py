@@ -109,7 +109,7 @@ def written(folder: Path) -> dict[str, pa.Array]:
 def test_all_that_asks_who_a_patient_is_gets_one_answer_for_every_kind_of_file(tmp_path: Path) -> None:
     for name, values in written(tmp_path).items():
         assert identity.as_ids(values).to_pylist() == [None if p is None else str(p) for p in PATIENTS], name
-        units = ground_truth.units(values)
+        units = ground_truth.number_patients(values)
         assert units[0] == units[3], name
         assert len(set(units)) == 5, name  # two of nobody are two
         split = splits.by_patient(values, 0)
@@ -119,8 +119,8 @@ def test_all_that_asks_who_a_patient_is_gets_one_answer_for_every_kind_of_file(t
         splits.refuse_shared(np.array([0, 1, 0, 0, 1, 2]), values)  # nobody is in two splits
         with pytest.raises(EcgpipeError, match="'12'"):
             splits.refuse_shared(np.array([0, 1, 0, 1, 1, 2]), values)
-        some = np.unique(leakage._hashes("patient", pa.array(["12", "7", str(BIG - 2)])))
-        np.testing.assert_array_equal(np.unique(leakage._hashes("patient", values)), some)
+        some = np.unique(leakage._hash_values("patient", pa.array(["12", "7", str(BIG - 2)])))
+        np.testing.assert_array_equal(np.unique(leakage._hash_values("patient", values)), some)
 
 
 @given(st.lists(st.integers(-(2**53) + 1, 2**53 - 1), max_size=20))

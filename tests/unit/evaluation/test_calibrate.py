@@ -70,7 +70,7 @@ def test_the_temperature_as_a_search_finds_it(seed: int) -> None:
 
 def test_there_is_no_temperature_of_a_score_that_errs_never_or_is_upside_down() -> None:
     true, score = sample(0, shift=0)
-    assert calibrate.temperature(true, -score) == "the label is no more frequent where its probability is higher"
+    assert calibrate.temperature(true, -score) == "the label is not more frequent where its probability is higher"
     assert "without an error" in str(calibrate.temperature(true, np.where(true == 1, 1.0, -1.0)))
 
 
@@ -80,13 +80,9 @@ def test_isotonic_as_scikit_learn_fits_it_also_where_nothing_was_fitted(tmp_path
     theirs = IsotonicRegression(out_of_bounds="clip").fit(probability, true)
     made = written(tmp_path, "isotonic", {"A": calibrate.isotonic(true, probability)})
     anything = np.linspace(0, 1, 1001)
-    np.testing.assert_allclose(calibration.of_probability(made, "A", anything), theirs.predict(anything), atol=1e-12)
-
-
-def test_losses_as_scikit_learn_computes_them() -> None:
-    true, score = sample(2)
-    assert calibrate.log_loss(true, expit(score)) == pytest.approx(log_loss_of_sklearn(true, expit(score)))
-    assert calibrate.brier(true, expit(score)) == pytest.approx(brier_score_loss(true, expit(score)))
+    np.testing.assert_allclose(
+        calibration.calibrate_probability(made, "A", anything), theirs.predict(anything), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("method", ["platt", "isotonic", "temperature"])
@@ -97,7 +93,7 @@ def test_probabilities_are_truer_on_another_split(method: str, tmp_path: Path) -
     assert isinstance(parameters, dict)
     made = written(tmp_path, method, {"A": parameters})
     true, score = sample(4, recordings=5000, shift=shift)
-    before, after = expit(score), calibration.of_probability(made, "A", expit(score))
+    before, after = expit(score), calibration.calibrate_probability(made, "A", expit(score))
     right = expit(0.4 * score + shift)
     assert brier_score_loss(true, after) < brier_score_loss(true, before)
     if method != "isotonic":  # which gives 0 and 1, of which the log loss makes much
@@ -134,7 +130,7 @@ def test_the_weight_of_positives_comes_off_the_logits(tmp_path: Path) -> None:
     fit = minimize(loss, np.zeros(3), jac=True).x
     logits = features @ fit[:2] + fit[2]
     made = written(tmp_path, "pos-weight", {"A": {"shift": np.log(weight)}}, fitted=False)
-    corrected = expit(calibration.of_logits(made, "A", logits))
+    corrected = expit(calibration.shift_logits(made, "A", logits))
     assert np.abs(expit(logits) - right).mean() > 0.2
     assert np.abs(corrected - right).mean() < 0.005
     assert corrected.mean() == pytest.approx(true.mean(), rel=0.03)
@@ -178,7 +174,7 @@ def test_pos_weight_acts_on_segments_and_the_others_on_recordings(tmp_path: Path
 
 def test_probabilities_of_0_and_1_stay_finite(tmp_path: Path) -> None:
     made = written(tmp_path, "platt", {"A": {"slope": 2.0, "intercept": 1.0}})
-    calibrated = calibration.of_probability(made, "A", np.array([0.0, 1e-320, 0.5, 1.0]))
+    calibrated = calibration.calibrate_probability(made, "A", np.array([0.0, 1e-320, 0.5, 1.0]))
     assert np.isfinite(calibrated).all()
     assert calibrated[0] == calibrated[1] < 1e-20
     assert calibrated[-1] == 1
@@ -208,7 +204,7 @@ def test_the_command_fits_on_its_split_and_binds_by_name(tmp_path: Path, capsys:
     assert heads.split() == ["label", "positive", "recordings", "before", "after", "before", "after"]
     for name in read.labels:
         true, probability = made["true"][name][fold], made["probability"][name][fold]
-        after = calibration.of_probability(read, name, probability)
+        after = calibration.calibrate_probability(read, name, probability)
         four = [of(true, p) for of in (brier_score_loss, log_loss_of_sklearn) for p in (probability, after)]
         (row,) = [line for line in lines if line.startswith(name)]
         assert row.removeprefix(name).split()[2:] == [f"{value:.4f}" for value in four]
@@ -239,7 +235,7 @@ def test_pos_weight_needs_no_labels_and_says_that_it_is_an_assumption(
     read = calibration.read(tmp_path / "calibration.json")
     assert read.labels == {"Atrial fibrillation": {"shift": pytest.approx(np.log(8.9))}}
     assert read.fitted is None
-    said = calibration.sentence(read.facts)
+    said = calibration.describe_facts(read.facts)
     assert "an assumption" in said
     assert "not fitted to any label" in said
     assert "Left as they were: Flutter, rare, Sinus rhythm." in said
@@ -347,7 +343,7 @@ def test_from_logits_to_thresholds_on_calibrated_predictions(
     assert provenance.origin(calibrated.schema)["calibration"] == read.facts
     assert "calibration" not in provenance.origin(plain.schema)
     for name in LABELS:
-        expected = calibration.of_probability(read, name, plain[name].to_numpy())
+        expected = calibration.calibrate_probability(read, name, plain[name].to_numpy())
         np.testing.assert_allclose(calibrated[name].to_numpy(), expected, rtol=1e-12)
     assert main([*chosen, str(tmp_path / "calibrated.csv")]) == 0
 

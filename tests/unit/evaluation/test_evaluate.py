@@ -198,8 +198,8 @@ def test_a_prediction_that_is_not_a_number_counts_in_no_metric_and_no_curve_and_
 
 
 def test_a_recording_without_a_patient_is_one_of_its_own() -> None:
-    assert len(set(ground_truth.units(pa.array(["a", None, "b", None, "a"])).tolist())) == 4
-    numbers = ground_truth.units(pa.array([7.0, None, 7.0]))
+    assert len(set(ground_truth.number_patients(pa.array(["a", None, "b", None, "a"])).tolist())) == 4
+    numbers = ground_truth.number_patients(pa.array([7.0, None, 7.0]))
     assert numbers[0] == numbers[2] != numbers[1]
 
 
@@ -237,7 +237,7 @@ def test_subgroups_are_measured_by_value_and_by_band(folder: Path) -> None:
     [
         (["--subgroups", "patient"], "'patient' has 80 values, more than 30; of a number give the edges"),
         (["--subgroups", "age:65,40"], "the edges of 'age:65,40' do not rise"),
-        (["--subgroups", "sex:1,2"], "'sex' is to be cut at edges, but is no number"),
+        (["--subgroups", "sex:1,2"], "'sex' has edges, but not only numbers"),
         (["--subgroups", "sec"], "'sec' is no column of"),
         (["--split", "fold"], "give both or neither"),
         (["--split", "fold", "--split-value", "77"], "no recording has '77'"),

@@ -1,6 +1,5 @@
-"""True labels, joined to predictions by record id."""
+"""True labels, matched to predictions by record id."""
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from ecgpipe.core import parquet, schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.evaluation import ground_truth
+from ecgpipe.evaluation.truth_tables import Source
 
 AF, LBBB = "Atrial fibrillation", "Left bundle branch block"
 
@@ -45,12 +45,12 @@ def values(found: ground_truth.Truth, label: str) -> dict[str, float | None]:
 
 
 def test_a_column_of_the_inputs_is_a_label_by_its_mapping(run: tuple[list[Path], list[Path]]) -> None:
-    found = ground_truth.read(*run, mapped={"AF": AF}, columns=["fold"])
+    found = ground_truth.read_truth(*run, Source(None, {"AF": AF}), ["fold"])
     assert values(found, AF) == {"a": 0, "b": 1, "c": None}
     predicted = dict(zip(found.record_ids.to_pylist(), found.probability[:, 0].tolist(), strict=True))
     assert predicted == {"a": 0.7, "b": 0.8, "c": 0.9}
     assert found.columns["fold"].to_pylist() == [None, "10", "9"]
-    assert found.account == {"predicted": 3, "with_truth": 2, "without_truth": 1, "without_prediction": 1}
+    assert found.counts == {"predicted": 3, "with_truth": 2, "without_truth": 1, "without_prediction": 1}
     assert found.left_out == (LBBB,)
 
 
@@ -67,57 +67,59 @@ def test_numbers_as_record_ids_are_found_whatever_type_the_table_gives_them(tmp_
         table = tmp_path / f"truth.{suffix}"
         content = pa.table({"record_id": theirs, AF: [1, 0, 1]})
         parquet.write(table, content) if suffix == "parquet" else content.to_pandas().to_csv(table, index=False)
-        found = ground_truth.read([tmp_path / "part-00000.parquet"], [tmp_path / "shard-00000.parquet"], table=table)
+        found = ground_truth.read_truth(
+            [tmp_path / "part-00000.parquet"], [tmp_path / "shard-00000.parquet"], Source(table, {})
+        )
         assert values(found, AF) == {"1": 0, "2": 1, "01": None}
-        assert found.account["without_prediction"] == 0  # a row of nobody is none
+        assert found.counts["without_prediction"] == 0  # a row of nobody is none
 
 
 def test_an_id_that_a_table_writes_in_two_ways_is_there_twice(
     run: tuple[list[Path], list[Path]], tmp_path: Path
 ) -> None:
     (tmp_path / "truth.csv").write_text(f"record_id,{AF}\n12,1\n12.0,0\n")
-    with pytest.raises(EcgpipeError, match="'12' stands there twice"):
-        ground_truth.read(*run, table=tmp_path / "truth.csv")
+    with pytest.raises(EcgpipeError, match="'12' occurs twice"):
+        ground_truth.read_truth(*run, Source(tmp_path / "truth.csv", {}))
 
 
 def test_a_table_is_joined_by_record_id_whatever_its_order(run: tuple[list[Path], list[Path]], tmp_path: Path) -> None:
     table = tmp_path / "truth.csv"
     table.write_text(f"{AF},record_id,{LBBB},sex\nyes,c,0,F\n,a,1,M\n0,elsewhere,0,M\n")
-    found = ground_truth.read(*run, table=table, columns=["sex", "fold"])
+    found = ground_truth.read_truth(*run, Source(table, {}), ["sex", "fold"])
     assert found.names == (LBBB, AF)  # the model's order
     assert values(found, AF) == {"a": None, "b": None, "c": 1}
     assert values(found, LBBB) == {"a": 1, "b": None, "c": 0}
     assert found.columns["sex"].to_pylist() == ["M", None, "F"]
-    assert found.account["without_prediction"] == 1
+    assert found.counts["without_prediction"] == 1
     assert found.unpredicted.to_pylist() == ["elsewhere"]
 
 
 def test_a_code_among_others_is_a_label(run: tuple[list[Path], list[Path]]) -> None:
-    found = ground_truth.read(*run, mapped={"codes:LBBB": LBBB})
+    found = ground_truth.read_truth(*run, Source(None, {"codes:LBBB": LBBB}))
     assert values(found, LBBB) == {"a": None, "b": 1, "c": 0}  # LBBBX is another code
 
 
 def test_several_columns_of_one_label(run: tuple[list[Path], list[Path]]) -> None:
-    found = ground_truth.read(*run, mapped={"codes:LBBB": AF, "codes:LBBBX": AF})
+    found = ground_truth.read_truth(*run, Source(None, {"codes:LBBB": AF, "codes:LBBBX": AF}))
     assert values(found, AF) == {"a": None, "b": 1, "c": 1}
 
 
 def test_some_recordings_are_chosen_by_a_value(run: tuple[list[Path], list[Path]]) -> None:
-    found = ground_truth.read(*run, mapped={"AF": AF}, columns=["fold"])
-    some = ground_truth.chosen(found, ground_truth.equal(found.columns["fold"], "10"))
+    found = ground_truth.read_truth(*run, Source(None, {"AF": AF}), ["fold"])
+    some = ground_truth.select_rows(found, ground_truth.find_value(found.columns["fold"], "10"))
     assert some.record_ids.to_pylist() == ["b"]
     assert some.probability.tolist() == [[0.8]]
     with pytest.raises(EcgpipeError, match="no recording has '8'; there are 10, 9"):
-        ground_truth.equal(found.columns["fold"], "8")
+        ground_truth.find_value(found.columns["fold"], "8")
 
 
 @pytest.mark.parametrize(
     ("content", "mapped", "message"),
     [
         (f"record_id,{AF}\na,2\n", {}, "'a' has 2 in the column"),
-        (f"record_id,{AF}\na,1\na,0\n", {}, "'a' stands there twice"),
+        (f"record_id,{AF}\na,1\na,0\n", {}, "'a' occurs twice"),
         (f"id,{AF}\na,1\n", {}, "no column record_id"),
-        ("record_id,AF\na,1\n", {}, "no column of .* is called as a label"),
+        ("record_id,AF\na,1\n", {}, "no column of .* has the name of a label"),
         ("record_id,AF\na,1\n", {"AF": "Atrial fibrilation"}, "did you mean 'Atrial fibrillation'"),
         ("record_id,AF\na,1\n", {"AFF": AF}, "did you mean 'AF'"),
         (f"record_id,{AF}\na.mat,1\n", {}, "the run's are called 'a', 'b', 'c', those of .* 'a.mat'"),
@@ -129,33 +131,12 @@ def test_mistakes(
     table = tmp_path / "truth.csv"
     table.write_text(content)
     with pytest.raises(EcgpipeError, match=message):
-        ground_truth.read(*run, table=table, mapped=mapped)
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ([], (Path("t.csv"), {"AF": AF})),  # the run's settings
-        (["--map", "x=y"], (None, {"x": "y"})),  # not half of each
-        (["--truth", "u.csv"], (Path("u.csv"), {})),
-    ],
-)
-def test_a_command_takes_what_the_run_was_evaluated_by(
-    options: list[str], expected: tuple[Path | None, dict[str, str]]
-) -> None:
-    parser = argparse.ArgumentParser()
-    ground_truth.add_arguments(parser, ground_truth.OF_RUN)
-    settings = {"evaluation": {"truth": "t.csv", "mapping": {"AF": AF}}}
-    assert ground_truth.of_run(parser.parse_args(options), settings) == expected
+        ground_truth.read_truth(*run, Source(table, mapped))
 
 
 def test_labels_that_the_model_does_not_know(run: tuple[list[Path], list[Path]]) -> None:
-    found = ground_truth.of_recordings(pa.array(["b", "a"]), None, run[1], mapped={"codes:SR": "SR", "AF": "my AF"})
+    found = ground_truth.read_truth_of(
+        pa.array(["b", "a"]), None, run[1], Source(None, {"codes:SR": "SR", "AF": "my AF"})
+    )
     assert found.names == ("SR", "my AF")
     assert values(found, "my AF") == {"b": 1, "a": 0}
-
-
-def test_the_mapping_on_the_command_line() -> None:
-    assert ground_truth.mapping(["1dAVb=1st degree", "codes:a=b=c"]) == {"1dAVb": "1st degree", "codes:a=b": "c"}
-    with pytest.raises(EcgpipeError, match="'AF' is not COLUMN=LABEL"):
-        ground_truth.mapping(["AF"])

@@ -31,7 +31,9 @@ def given(tmp_path: Path) -> dict[str, Any]:
 
 
 def checked(given: dict[str, Any], **evaluation: object) -> None:
-    ground_truth_checks.before_a_run(validate.load(given | {"evaluation": given["evaluation"] | evaluation}, Path()))
+    ground_truth_checks.check_before_run(
+        validate.load(given | {"evaluation": given["evaluation"] | evaluation}, Path())
+    )
 
 
 def test_what_can_be_evaluated_passes(given: dict[str, Any]) -> None:
@@ -48,7 +50,7 @@ def test_what_can_be_evaluated_passes(given: dict[str, Any]) -> None:
         ({"mapping": {}}, r"evaluation\.truth: no column of .* in the settings by evaluation: \{mapping: \{1dAVb"),
         ({"mapping": {"who": AF}}, r"evaluation\.truth: 'a' has 'x' in the column 'who' .* a true label is 1, 0"),
         ({"split": "fold", "split_value": "9"}, r"evaluation\.split: no recording has '9'; there are 0, 1"),
-        ({"subgroups": ["who:1,2"]}, r"evaluation\.subgroups: 'who' is to be cut at edges, but is no number"),
+        ({"subgroups": ["who:1,2"]}, r"evaluation\.subgroups: 'who' has edges, but not only numbers"),
         ({"subgroups": ["age:2,1"]}, r"evaluation\.subgroups: the edges of 'age:2,1' do not rise"),
     ],
 )
@@ -63,7 +65,7 @@ def test_what_the_table_cannot_give_is_refused_by_the_name_of_the_setting(
     ("content", "message"),
     [
         ("id,af\na,1\n", r"evaluation\.truth: .*truth\.csv has no column record_id, but id, af"),
-        ("record_id,af\na,1\na,0\n", "'a' stands there twice"),
+        ("record_id,af\na,1\na,0\n", "'a' occurs twice"),
         ("record_id,af,af\na,1,0\n", "two columns 'af'"),
     ],
 )
@@ -97,7 +99,7 @@ def scan(folder: Path, *evaluation: str, labels: Path | None = None) -> int:
         (
             "a,,0,x\nb,0,1,y\n",
             ["split=fold", "split_value='0'"],
-            "evaluation.split: of no recording with fold = 0 any true",
+            "evaluation.split: no recording with fold = 0 has a known true",
         ),
     ],
 )
@@ -126,7 +128,7 @@ def test_a_table_beside_the_recordings_that_looks_like_true_labels_is_hinted_at(
     (tmp_path / "input/other.csv").write_text("name,AF\na,1\n")
     assert scan(tmp_path) == 0
     said = capsys.readouterr().err
-    assert f"{table} is ignored: it is no recording, but has a column record_id" in said
+    assert f"{table} is ignored: it is not a recording, but has a column record_id" in said
     assert f"did you mean --config evaluation='{{truth: {table}}}'?" in said
     assert "other.csv is ignored" not in said
     assert scan(tmp_path, f"truth={table}", f"mapping={{AF: {AF}}}") == 0

@@ -30,7 +30,7 @@ def made(tmp_path: Path) -> dict[str, Any]:
 
 def fits(folder: Path) -> list[Fit]:
     path = folder / "calibration.json"
-    return leakage.behind(folder / "chosen.csv", path, {"sha256": file_sha256(path)})
+    return leakage.read_fits(folder / "chosen.csv", path, {"sha256": file_sha256(path)})
 
 
 def columns(made: dict[str, Any], folds: list[int]) -> Recordings:
@@ -88,7 +88,7 @@ def chosen_without_patients(folder: Path) -> list[Fit]:
     """Thresholds chosen on the first recording of each patient of fold 8, without saying who the patients are."""
     options = ["--split", "first", "--on", "8", "--method", "youden", "--output", str(folder / "chosen.csv")]
     assert main(["thresholds", "--outdir", str(folder), *options]) == 0
-    return leakage.behind(folder / "chosen.csv", None, None)
+    return leakage.read_fits(folder / "chosen.csv", None, None)
 
 
 def test_patients_that_the_fit_does_not_know_are_found_in_the_run(
@@ -105,15 +105,17 @@ def test_patients_that_the_fit_does_not_know_are_found_in_the_run(
     with pytest.raises(EcgpipeError, match=r"20 of the 20 .* \(0 by id, 0 by signal, 20 by patient\), such as 'r/17'"):
         leakage.refuse_overlap([fit], second, columns(made, list(range(10))))
     leakage.refuse_overlap([fit], columns(made, [9]), columns(made, list(range(10))))
-    assert "nobody knows of which patients" not in capsys.readouterr().err
+    assert "without a column of the patient" not in capsys.readouterr().err
 
 
 def test_or_else_are_a_warning(tmp_path: Path, made: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--split", "fold", "--on", "8", "--method", "youden", "--output", str(tmp_path / "chosen.csv")]
     assert main(["thresholds", "--outdir", str(tmp_path), *options]) == 0
-    leakage.refuse_overlap(leakage.behind(tmp_path / "chosen.csv", None, None), columns(made, [9]), columns(made, [9]))
+    leakage.refuse_overlap(
+        leakage.read_fits(tmp_path / "chosen.csv", None, None), columns(made, [9]), columns(made, [9])
+    )
     said = capsys.readouterr().err
-    assert "nobody knows of which patients the thresholds of chosen.csv were fitted, but for 0 of 40 recordings" in said
+    assert "the thresholds of chosen.csv were fitted without a column of the patient, and only 0 of 40 of these" in said
     assert "fit again with --patient COLUMN" in said
 
 
@@ -177,20 +179,21 @@ def test_without_the_column_of_the_fit_an_evaluation_asks_for_one(
 
 def test_a_head_says_which_column_its_patients_were_of(tmp_path: Path, made: dict[str, Any]) -> None:
     ids = pa.array(made["ids"])
-    sha256 = leakage.write_hashes(tmp_path / "x", "probe", ids, ids, pa.array(made["patient"]), patient="patient")
-    assert leakage.read(tmp_path / "x", "x", None, sha256).patient == "patient"
-    sha256 = leakage.write_hashes(tmp_path / "x", "probe", ids, ids, ids, patient="record_id")
-    each = leakage.read(tmp_path / "x", "x", None, sha256)
-    assert each.patient is None  # each recording a patient: nobody knows who the patients are
+    recordings = Recordings(ids, ids, pa.array(made["patient"]))
+    sha256 = leakage.write_hashes(tmp_path / "x", "probe", recordings, {"patient": "patient"})
+    assert leakage.read_fit(tmp_path / "x", "x", None, sha256).patient == "patient"
+    sha256 = leakage.write_hashes(tmp_path / "x", "probe", Recordings(ids, ids, ids), {"patient": "record_id"})
+    each = leakage.read_fit(tmp_path / "x", "x", None, sha256)
+    assert each.patient is None  # each recording a patient: the patients are unknown
     assert len(each.hashes["patient"]) == 0
 
 
 def test_a_patient_is_the_same_whether_written_with_a_point_or_without() -> None:
     texts = [
-        leakage._hashes("patient", values) for values in (pa.array([17.0, None]), pa.array([17]), pa.array(["17"]))
+        leakage._hash_values("patient", values) for values in (pa.array([17.0, None]), pa.array([17]), pa.array(["17"]))
     ]
     assert len({tuple(one.tolist()) for one in texts}) == 1
-    assert leakage._hashes("signal", pa.array(["17"])).tolist() != texts[0].tolist()
+    assert leakage._hash_values("signal", pa.array(["17"])).tolist() != texts[0].tolist()
 
 
 def test_nobody_may_score_when_the_list_is_gone_or_another_one(tmp_path: Path, made: dict[str, Any]) -> None:
@@ -200,14 +203,14 @@ def test_nobody_may_score_when_the_list_is_gone_or_another_one(tmp_path: Path, m
     with pytest.raises(EcgpipeError, match=r"chosen\.csv\.fitted\.parquet belongs to another fit than chosen\.csv"):
         fits(tmp_path)
     beside.unlink()
-    with pytest.raises(EcgpipeError, match="is not there, so that nobody can tell which recordings the thresholds of"):
+    with pytest.raises(EcgpipeError, match="is missing, so it is unknown which recordings the thresholds of"):
         fits(tmp_path)
 
 
 def test_a_label_file_of_a_person_and_no_calibration_were_fitted_on_nothing(
     tmp_path: Path, made: dict[str, Any]
 ) -> None:
-    assert leakage.behind(tmp_path / "labels.csv", None, None) == []
+    assert leakage.read_fits(tmp_path / "labels.csv", None, None) == []
 
 
 def test_the_list_names_no_recording_and_has_each_once(tmp_path: Path, made: dict[str, Any]) -> None:

@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 
 from ecgpipe.evaluation import logistic_regression
 
@@ -73,14 +71,3 @@ def test_features_that_say_the_same_or_nothing_do_no_harm() -> None:
     found = logistic_regression.fit(doubled, true, np.ones(1), logistic_regression.curvature(doubled))
     np.testing.assert_allclose(found.weight[:10], found.weight[10:20], atol=1e-4)
     np.testing.assert_allclose(found.weight[20:], 0, atol=1e-6)
-
-
-def test_the_log_loss_is_scikit_learns() -> None:
-    random = np.random.default_rng(0)
-    true = (random.random((200, 2)) < 0.3).astype(np.float32)
-    true[:50, 1] = np.nan
-    probability = expit(random.standard_normal((200, 2)))
-    ours = logistic_regression.log_loss(probability, true)
-    for label, rows in enumerate([slice(None), slice(50, None)]):
-        assert ours[label] == pytest.approx(log_loss(true[rows, label], probability[rows, label]))
-    assert np.isnan(logistic_regression.log_loss(probability, np.full_like(true, np.nan))).all()

@@ -19,7 +19,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from ecgpipe.cli import main
 from ecgpipe.core import parquet, provenance, schemas
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.evaluation import probe, splits
+from ecgpipe.evaluation import head_training, splits
 from ecgpipe.models import heads
 
 WIDTH = 12
@@ -118,11 +118,11 @@ def test_the_head_is_what_scikit_learn_finds_by_the_same_rules(outdir: Path, tmp
         true = np.array(truth[label])
         fits = [
             LogisticRegression(C=strength, tol=1e-10, max_iter=100_000).fit(standard[train], true[train])
-            for strength in probe.STRENGTHS
+            for strength in head_training.STRENGTHS
         ]
         losses = [log_loss(true[valid], fit.predict_proba(standard[valid])[:, 1]) for fit in fits]
         best = int(np.argmin(losses))
-        assert head.facts["strength"][number] == probe.STRENGTHS[best]
+        assert head.facts["strength"][number] == head_training.STRENGTHS[best]
         theirs = fits[best].predict_proba(standard)[:, 1]
         np.testing.assert_allclose(head.probability(embedding)[:, number], theirs, atol=1e-3)
         np.testing.assert_allclose(said.loc[ids[test], label], theirs[test], atol=1e-3)
@@ -236,6 +236,7 @@ def test_a_run_is_no_gain_over_itself(outdir: Path, tmp_path: Path) -> None:
         (["--split", "nowhere"], "'nowhere' is no column"),
         ([*FOLDS, "--map", "easy=record_id"], "'record_id' cannot be a label's name"),
         ([*FOLDS, "--map", "fold=Fold"], "a true label is 1, 0 or empty"),
+        ([*FOLDS, "--resamples", "-1"], "--resamples: '-1' is not valid: input should be greater than or equal to 0"),
     ],
 )
 def test_mistakes_are_told_in_a_line(
@@ -292,7 +293,7 @@ def test_evaluate_refuses_the_recordings_that_a_head_was_trained_on(
     head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
     path = tmp_path / "probe/head.safetensors"
     ids, segments, _ = data()
-    told = heads.told([path], [head], [head.labels])
+    told = heads.describe_labels([path], [head], [head.labels])
     columns = [ids, [2] * len(ids), *head.probability(segments.mean(axis=1)).T]
     schema = provenance.with_origin(schemas.predictions_schema(head.labels), "aggregate", heads=told)
     parquet.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
@@ -309,7 +310,7 @@ def test_evaluate_refuses_the_recordings_that_a_head_was_trained_on(
     assert "were trained on the recordings of train and valid." in capsys.readouterr().err
     (tmp_path / "probe/head.safetensors.fitted.parquet").unlink()
     assert main([*given, "10"]) == 2
-    assert "is not there, so that nobody can tell which recordings the weights of" in capsys.readouterr().err
+    assert "is missing, so it is unknown which recordings the weights of" in capsys.readouterr().err
 
 
 def predicted(outdir: Path, head: heads.Head, told: dict[str, dict[str, str]]) -> list[str]:
@@ -329,7 +330,8 @@ def test_a_head_is_found_by_its_content_wherever_it_lies_now(
     outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
-    command = predicted(outdir, head, heads.told([tmp_path / "probe/head.safetensors"], [head], [head.labels]))
+    told = heads.describe_labels([tmp_path / "probe/head.safetensors"], [head], [head.labels])
+    command = predicted(outdir, head, told)
     (tmp_path / "probe").rename(tmp_path / "another mount")
     other = run(outdir, tmp_path / "truth.csv", tmp_path / "other", *FOLDS, "--patient", "patient", "--seed", "1")
     assert other.labels == head.labels
@@ -345,7 +347,8 @@ def test_a_head_is_found_by_its_content_wherever_it_lies_now(
 def test_predictions_that_name_a_heads_file_as_they_did_once_are_evaluated_too(outdir: Path, tmp_path: Path) -> None:
     head = run(outdir, tmp_path / "truth.csv", tmp_path / "probe", *FOLDS, "--patient", "patient")
     path = tmp_path / "probe/head.safetensors"
-    told = {name: {"path": str(path), **one} for name, one in heads.told([path], [head], [head.labels]).items()}
+    described = heads.describe_labels([path], [head], [head.labels])
+    told = {name: {"path": str(path), **one} for name, one in described.items()}
     assert main(predicted(outdir, head, told)) == 0
 
 

@@ -17,7 +17,7 @@ from ecgpipe.cli import main
 from ecgpipe.core import provenance
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.evaluation import thresholds
-from ecgpipe.evaluation.thresholds import Chosen, choose, operating_points
+from ecgpipe.evaluation.thresholds import Choice, Method, choose, count_points
 from ecgpipe.models import labels
 
 
@@ -29,8 +29,8 @@ def sample(seed: int, recordings: int = 300, steps: int = 20) -> tuple[np.ndarra
     return true, score
 
 
-def chosen_on(true: np.ndarray, score: np.ndarray, method: str, least: float = 0) -> Chosen:
-    return choose(operating_points(true, score), method, least)
+def chosen_on(true: np.ndarray, score: np.ndarray, method: str, least: float = 0) -> Choice:
+    return choose(count_points(true, score), Method(method, least))
 
 
 def test_youden_as_the_roc_curve_of_scikit_learn_has_it() -> None:
@@ -184,14 +184,17 @@ def test_a_label_with_one_class_only_has_no_threshold_and_it_is_said(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--method", "roc"], "--method: 'roc' is none; give youden"),
-        (["--method", "sensitivity"], "--method: 'sensitivity' is none"),
-        (["--method", "sensitivity=90"], "--method: 'sensitivity=90' is none"),
-        (["--method", "f1=0.5"], "--method: 'f1=0.5' is none"),
+        (["--method", "roc"], "--method: 'roc' is not valid; give youden"),
+        (["--method", "sensitivity"], "--method: 'sensitivity' is not valid"),
+        (["--method", "sensitivity=90"], "--method: 'sensitivity=90' is not valid"),
+        (["--method", "f1=0.5"], "--method: 'f1=0.5' is not valid"),
         (["--method", "f1", "--split", "fold"], "--split, --on: "),
         (["--method", "f1", "--split", "fold", "--on", "12"], "no recording has '12'; there are 0, 1, 2"),
         (["--method", "f1", "--split", "folds", "--on", "1"], "did you mean 'fold'?"),
-        (["--method", "f1", "--outdir", "nowhere"], "--outdir: there is no nowhere/run.json"),
+        (
+            ["--method", "f1", "--outdir", "nowhere"],
+            "outdir: there is no folder nowhere; give the folder of a finished run",
+        ),
     ],
 )
 def test_mistakes(
@@ -220,8 +223,8 @@ def test_thresholds_that_were_edited_afterwards_are_noticed(tmp_path: Path, made
 
 
 def test_the_table_has_a_dash_where_there_is_no_number() -> None:
-    lines = thresholds.told_as_table(
-        {"A": Chosen(None, np.nan, np.nan, np.nan, np.nan, 0, 10), "B": Chosen(0.5, 1, 1, 1, 1, 2, 3)}, "Head"
+    lines = thresholds.format_table(
+        {"A": Choice(None, np.nan, np.nan, np.nan, np.nan, 0, 10), "B": Choice(0.5, 1, 1, 1, 1, 2, 3)}, "Head"
     )
     assert lines[3].split() == ["A", *"-----", "0", "10"]
     assert lines[4].split() == ["B", "0.5", *["1.000"] * 4, "2", "3"]

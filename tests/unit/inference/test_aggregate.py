@@ -141,5 +141,5 @@ def test_the_file_says_what_it_was_made_of_and_how(tmp_path: Path) -> None:
 
 
 def test_the_labels_are_the_columns_that_are_no_keys() -> None:
-    assert labels.columns(schemas.logits_schema(NAMES).names) == NAMES
-    assert labels.columns(schemas.predictions_schema(NAMES).names) == NAMES
+    assert labels.label_columns(schemas.logits_schema(NAMES).names) == NAMES
+    assert labels.label_columns(schemas.predictions_schema(NAMES).names) == NAMES

@@ -1,13 +1,11 @@
-"""The engine: ahead and behind but bounded, less at a time where memory runs out, and clean after any error."""
+"""The engine: fewer segments at a time where memory runs out, and clean after any error."""
 
-import ctypes
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from segment_files import infer_options, signals, write_shard
+from worker_threads import threads_left
 
 from ecgpipe.cli import main
 from ecgpipe.core.errors import EcgpipeError
@@ -49,10 +48,6 @@ def vectors(out: Path) -> list[np.ndarray]:
 def names(folder: Path) -> list[str]:
     """What lies in a folder, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
-
-
-def threads_left() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("read", "write"))]
 
 
 # How many at a time
@@ -178,20 +173,6 @@ def test_after_memory_ran_out_the_batches_that_follow_are_small_from_the_start(
     assert [row for keys, _ in stream for row in zip(keys.record_ids, keys.numbers.tolist(), strict=True)] == ROWS
 
 
-@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("memory")])
-def test_an_error_that_is_not_of_memory_is_no_reason_to_halve(error: Exception) -> None:
-    assert not engine.out_of_memory(error)
-
-
-def test_what_pytorch_says_on_a_cpu_when_memory_runs_out_is_known() -> None:
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**58)
-    assert engine.out_of_memory(caught.value)
-    with pytest.raises(MemoryError) as caught_in_numpy:
-        np.empty(2**58)
-    assert engine.out_of_memory(caught_in_numpy.value)
-
-
 # Errors while reading and writing
 
 
@@ -294,179 +275,7 @@ def test_a_stream_that_is_left_early_leaves_no_thread(converted: Path, paths: li
     assert not threads_left()
 
 
-# Ahead
-
-
-class Made:
-    """Numbers, each made only when its gate is open."""
-
-    def __init__(self, count: int) -> None:
-        self.begun = [threading.Event() for _ in range(count)]
-        self.gates = [threading.Event() for _ in range(count)]
-        self.closed = threading.Event()
-
-    def __iter__(self) -> Iterator[int]:
-        try:
-            for number, (begun, gate) in enumerate(zip(self.begun, self.gates, strict=True)):
-                begun.set()
-                assert gate.wait(SOON)
-                yield number
-        finally:
-            self.closed.set()
-
-
-def test_items_to_come_are_made_meanwhile_but_not_more_than_are_asked_for() -> None:
-    made = Made(engine.AHEAD + 4)
-    for gate in made.gates:
-        gate.set()
-    ahead = engine._ahead(iter(made))
-    assert not made.begun[0].is_set()
-    for number in range(len(made.gates)):
-        assert next(ahead) == number
-        for begun in made.begun[number : number + 1 + engine.AHEAD]:
-            assert begun.wait(SOON)
-        assert not any(begun.wait(0.01) for begun in made.begun[number + 1 + engine.AHEAD :])
-    assert next(ahead, None) is None
-    assert not threads_left()
-
-
-def test_an_item_waits_for_nothing_but_itself() -> None:
-    made = Made(2)
-    made.gates[0].set()
-    ahead = engine._ahead(iter(made))
-    assert next(ahead) == 0
-    assert made.begun[1].wait(SOON)
-    made.gates[1].set()
-    assert list(ahead) == [1]
-
-
-def test_an_error_comes_after_the_items_before_it() -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        yield 2
-        raise EcgpipeError("broken")
-
-    seen: list[int] = []
-
-    def take() -> None:
-        for number in engine._ahead(items()):
-            seen.append(number)
-
-    with pytest.raises(EcgpipeError, match="broken"):
-        take()
-    assert seen == [1, 2]
-    assert not threads_left()
-
-
-def test_who_leaves_early_waits_for_what_is_being_made_and_closes_it() -> None:
-    made = Made(10)
-    made.gates[0].set()
-    ahead = engine._ahead(iter(made))
-    next(ahead)
-    assert made.begun[1].wait(SOON)
-    for gate in made.gates:
-        gate.set()
-    del ahead
-    assert not threads_left()
-    assert made.closed.wait(SOON)
-    assert not made.begun[1 + engine.AHEAD].is_set()
-
-
-@pytest.mark.parametrize("count", [0, 1, engine.AHEAD, engine.AHEAD + 1])
-def test_few_items_are_all_there(count: int) -> None:
-    assert list(engine._ahead(iter(range(count)))) == list(range(count))
-
-
-# Behind
-
-
-def test_work_is_done_behind_in_order_and_only_so_much_may_wait() -> None:
-    gate, done, through = threading.Event(), list[int](), threading.Event()
-
-    def work(number: int) -> None:
-        assert gate.wait(SOON)
-        done.append(number)
-
-    def go() -> None:
-        with engine.behind(work) as later:
-            for number in range(engine.AHEAD):
-                later(number)
-            through.set()
-            later(engine.AHEAD)  # too many
-            through_too.set()
-            for number in range(engine.AHEAD + 1, 20):
-                later(number)
-                assert len(done) >= number - engine.AHEAD
-
-    through_too = threading.Event()
-    caller = threading.Thread(target=go)
-    caller.start()
-    assert through.wait(SOON)
-    assert not through_too.wait(0.05)
-    assert not done
-    gate.set()
-    caller.join(SOON)
-    assert done == list(range(20))
-    assert not threads_left()
-
-
-def test_what_work_raises_is_raised_by_a_later_call() -> None:
-    done: list[int] = []
-    given: list[int] = []
-
-    def work(number: int) -> None:
-        if number == 3:
-            raise OSError(28, "No space left on device")
-        done.append(number)
-
-    def give() -> None:
-        with engine.behind(work) as later:
-            for number in range(100):
-                given.append(number)
-                later(number)
-
-    with pytest.raises(OSError, match="No space left"):
-        give()
-    assert given[-1] == 3 + engine.AHEAD
-    assert done[:3] == [0, 1, 2]
-    assert not threads_left()
-
-
-def test_what_the_last_work_raises_is_raised_at_the_end() -> None:
-    def work(_: int) -> None:
-        raise OSError("broken")
-
-    with pytest.raises(OSError, match="broken"), engine.behind(work) as later:
-        later(1)
-    assert not threads_left()
-
-
-def test_an_error_of_the_block_itself_comes_first() -> None:
-    def work(_: int) -> None:
-        raise OSError("broken")
-
-    def fail(later: Callable[[int], None]) -> None:
-        later(1)
-        raise EcgpipeError("mine")
-
-    with pytest.raises(EcgpipeError, match="mine"), engine.behind(work) as later:
-        fail(later)
-    assert not threads_left()
-
-
 # Settings of the process
-
-
-@pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_nothing_is_asked_of_another_system_than_linux(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.delattr(ctypes, "CDLL")
-    engine.keep_memory()
-
-
-def test_a_libc_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
-    engine.keep_memory()
 
 
 @pytest.mark.parametrize(

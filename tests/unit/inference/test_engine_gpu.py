@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from architectures import SMALL
 from cuda_stand_in import CUDA, Early, Event, Gpu, Stream, stand_in
 from segment_files import SAMPLES, signals, write_shard
 from torch import Tensor
 
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.inference import engine, segment_files
+from ecgpipe.inference import background, engine, segment_files
 from ecgpipe.inference.segment_files import Keys
-from ecgpipe.models.description import Architecture
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.network import Network
 from ecgpipe.models.ecg_fm.tuning import Tuning, for_device
 
-ARCH = Architecture(12, ((16, 2, 2),) * 4, False, 32, 2, 4, 64, False, 16, 4, 3)
+ARCH = replace(SMALL, width=32, layers=2, heads=4, hidden=64, position_kernel=16, labels=3)
 ROWS = [("a", number) for number in range(46)]
 SIZE = 4  # eleven batches and two segments of another
 FULL, PADDED = [SAMPLES] * len(ROWS), [SAMPLES if row % 5 else 100 + row for row in range(len(ROWS))]
@@ -53,8 +53,8 @@ def written(folder: Path, counts: Sequence[int]) -> list[Path]:
 
 
 def at_once(items: Iterator[tuple[Keys, Tensor]]) -> Iterator[tuple[Keys, Tensor]]:
-    """`engine._ahead` with a disk that takes no time: all that it may read ahead is read at once."""
-    coming = deque(next(items, None) for _ in range(engine.AHEAD))
+    """`background.read_ahead` with a disk that takes no time: all that it may read ahead is read at once."""
+    coming = deque(next(items, None) for _ in range(background.AHEAD))
     while (item := coming.popleft()) is not None:
         coming.append(next(items, None))
         yield item
@@ -88,7 +88,7 @@ def wrong(
     """What the stand-in has to say of a run, and whether the numbers are others than expected: by default the CPU's."""
     if expected is None:
         expected = joined(streamed(network, paths, torch.device("cpu"), for_device("cpu")))
-    monkeypatch.setattr(engine, "_ahead", at_once)
+    monkeypatch.setattr(engine, "read_ahead", at_once)
     with stand_in(monkeypatch, early) as gpu:
         made = joined(streamed(network, paths, CUDA, tuning))
     found = set(gpu.faults)

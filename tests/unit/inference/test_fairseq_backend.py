@@ -18,7 +18,7 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import fairseq_forward, segment_files
 from ecgpipe.models.description import describe
 from ecgpipe.readers import LEADS
-from ecgpipe.selftest import fixtures
+from ecgpipe.selftest import fixtures, synthetic_checkpoint
 from ecgpipe.workflow import validate
 
 MADE = Path(__file__).parents[2] / "helpers" / "fairseq_made.py"
@@ -26,7 +26,9 @@ MADE = Path(__file__).parents[2] / "helpers" / "fairseq_made.py"
 
 def converted(folder: Path, *options: str) -> int:
     """Run the checkpoint stage on `folder/x.pt`."""
-    (folder / "labels.csv").write_text("name,aggregation\n" + "".join(f"{name},mean\n" for name in fixtures.LABELS))
+    (folder / "labels.csv").write_text(
+        "name,aggregation\n" + "".join(f"{name},mean\n" for name in synthetic_checkpoint.LABELS)
+    )
     files = ["--weights", str(folder / "model.safetensors"), "--description", str(folder / "model.json")]
     return main(
         ["checkpoint", "--source", str(folder / "x.pt"), "--labels", str(folder / "labels.csv"), *files, *options]
@@ -70,7 +72,7 @@ def test_a_network_of_convolutions_is_described_without_weights(tmp_path: Path) 
     assert safetensors.torch.load_file(tmp_path / "model.safetensors") == {}
     described = describe(tmp_path / "model.json")
     assert described.backend == "fairseq"
-    assert described.labels == tuple(fixtures.LABELS)
+    assert described.labels == tuple(synthetic_checkpoint.LABELS)
     arch = described.architecture
     assert (arch.in_leads, arch.width, arch.labels, arch.layers) == (12, 24, 5, 0)
 
@@ -214,6 +216,6 @@ def test_a_network_of_convolutions_gives_what_fairseq_signals_gives_by_itself(
     subprocess.run([fairseq_python, "-c", DIRECTLY, *files], check=True)
     logits = pq.read_table(tmp_path / "out/logits.parquet")
     assert logits["record_id"].to_pylist() == keys.record_ids
-    ours = np.column_stack([logits[label].to_numpy() for label in fixtures.LABELS])
+    ours = np.column_stack([logits[label].to_numpy() for label in synthetic_checkpoint.LABELS])
     np.testing.assert_allclose(ours, np.load(tmp_path / "out.npy"), rtol=0, atol=1e-4)
     assert len({tuple(row) for row in ours.round(3).tolist()}) == len(keys.record_ids)

@@ -15,25 +15,25 @@ import pytest
 
 from ecgpipe.cli import main
 from ecgpipe.core import schemas
-from ecgpipe.inputs import manifest
+from ecgpipe.inputs.scan import Scanned, scan_inputs
 
 MEASUREMENTS = ["rr_interval", "p_onset", "p_end", "qrs_onset", "qrs_end", "t_end", "p_axis", "qrs_axis", "t_axis"]
 
 
-def scan(*inputs: Path, ptbxl: str = "records500") -> manifest.Scanned:
-    return manifest.scan([str(given) for given in inputs], ptbxl)
+def scan(*inputs: Path, ptbxl: str = "records500") -> Scanned:
+    return scan_inputs([str(given) for given in inputs], ptbxl)
 
 
-def rows(found: manifest.Scanned, *columns: str) -> list[tuple[object, ...]]:
+def rows(found: Scanned, *columns: str) -> list[tuple[object, ...]]:
     return [tuple(row[column] for column in columns) for row in found.recordings.to_pylist()]
 
 
-def metadata(found: manifest.Scanned) -> list[str]:
+def metadata(found: Scanned) -> list[str]:
     names: list[str] = found.recordings.column_names
     return names[len(schemas.MANIFEST) :]
 
 
-def ignored(found: manifest.Scanned) -> Counter[str]:
+def ignored(found: Scanned) -> Counter[str]:
     return Counter(row["reason"] for row in found.files.to_pylist() if row["role"] == "ignored")
 
 

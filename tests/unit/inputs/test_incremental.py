@@ -38,7 +38,7 @@ def test_whatever_comes_and_goes_each_is_there_once_and_none_moves(scans: list[d
     before: dict[str, int] = {}
     for now in scans:
         was = ids(shards)
-        cut = incremental.cut(listed(now), shards, size)
+        cut = incremental.cut_into_shards(listed(now), shards, size)
         old = [*shards, *[None] * (len(cut.shards) - len(shards))]
         shards = [old[i] if shard is None else shard for i, shard in enumerate(cut.shards)]
         held = [row for shard in shards for row in shard.to_pylist()]
@@ -68,14 +68,16 @@ def test_nan_and_null_are_no_change_and_another_type_of_a_column_is_none_either(
         return found
 
     same = {"x": pa.array([np.nan, None]), "leads": pa.array([["I"], None]), "t": pa.array(["1", "2"])}
-    assert incremental.cut(table(**same), [table(**same)], 2).shards == [None]
-    other = incremental.cut(table(n=pa.array([1.0, 2.0])), [table(n=pa.array([1, 2]))], 2)
+    assert incremental.cut_into_shards(table(**same), [table(**same)], 2).shards == [None]
+    other = incremental.cut_into_shards(table(n=pa.array([1.0, 2.0])), [table(n=pa.array([1, 2]))], 2)
     assert not len(other.changes)
     assert other.shards[0] is not None  # all shards are to have the same columns
     assert other.shards[0].schema.field("n").type == pa.float64()
-    other = incremental.cut(table(leads=pa.array([["I"], ["II"]])), [table(leads=pa.array([["I"], None]))], 2)
+    other = incremental.cut_into_shards(
+        table(leads=pa.array([["I"], ["II"]])), [table(leads=pa.array([["I"], None]))], 2
+    )
     assert other.changes["record_id"].to_pylist() == ["b"]
-    other = incremental.cut(table(n=pa.array(["1", "x"])), [table(n=pa.array([1, 2]))], 2)
+    other = incremental.cut_into_shards(table(n=pa.array(["1", "x"])), [table(n=pa.array([1, 2]))], 2)
     assert other.changes["record_id"].to_pylist() == ["b"]
 
 

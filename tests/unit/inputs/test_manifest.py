@@ -24,7 +24,7 @@ from ecgpipe import readers
 from ecgpipe.cli import main
 from ecgpipe.core import parquet, results, schemas
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.inputs import manifest
+from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.readers.detect import SUFFIXES
 
 
@@ -58,7 +58,7 @@ def header(folder: Path, name: str, signal_file: str | None = None, comments: st
 
 
 def rows(*inputs: Path | str, ptbxl: str = "records500") -> list[dict[str, object]]:
-    found: list[dict[str, object]] = manifest.scan([str(given) for given in inputs], ptbxl).recordings.to_pylist()
+    found: list[dict[str, object]] = scan_inputs([str(given) for given in inputs], ptbxl).recordings.to_pylist()
     return found
 
 
@@ -68,7 +68,7 @@ def ids(*inputs: Path | str) -> list[object]:
 
 def files(*inputs: Path | str) -> dict[str, tuple[str, str | None]]:
     """Each file's name below the first input, with its role and its recording or the reason."""
-    listed = manifest.scan([str(given) for given in inputs]).files.to_pylist()
+    listed = scan_inputs([str(given) for given in inputs]).files.to_pylist()
     assert len({row["path"] for row in listed}) == len(listed)
     root = f"{os.path.abspath(inputs[0])}/"  # noqa: PTH100
     return {row["path"].removeprefix(root): (row["role"], row["record_id"] or row["reason"]) for row in listed}
@@ -373,8 +373,8 @@ def test_what_has_no_permission_is_a_row_with_the_problem(tmp_path: Path) -> Non
             (root / "in" / secret).chmod(0)
         # Whoever may not read the folder of Python itself may still use what is imported.
         code = (
-            "import json, os, sys; from ecgpipe.inputs import manifest; import ecgpipe.readers.hdf5\n"
-            "os.setgid(65534); os.setuid(65534); found = manifest.scan(sys.argv[1:])\n"
+            "import json, os, sys; from ecgpipe.inputs.scan import scan_inputs; import ecgpipe.readers.hdf5\n"
+            "os.setgid(65534); os.setuid(65534); found = scan_inputs(sys.argv[1:])\n"
             "print(json.dumps([found.recordings.to_pylist(), found.files.to_pylist()]))"
         )
         done = subprocess.run([sys.executable, "-c", code, f"{root}/in"], capture_output=True, text=True, check=True)
@@ -654,7 +654,7 @@ def test_further_columns_are_carried_along_with_their_types(tmp_path: Path) -> N
         b"a.mat;70;007;12345678901234567890;2180-07-23 08:44:00;2024-01-02;True;x, y;pdf;;1\n"
         b"b.mat;NA;8;1;;;False;NA;;;2\n"
     )
-    found = manifest.scan([str(tmp_path / "t.csv")]).recordings.drop_columns(schemas.MANIFEST.names)
+    found = scan_inputs([str(tmp_path / "t.csv")]).recordings.drop_columns(schemas.MANIFEST.names)
     assert dict(zip(found.schema.names, found.schema.types, strict=True)) == {
         "age": pa.int64(),
         "code": pa.string(),
@@ -679,7 +679,7 @@ def test_columns_of_several_inputs_are_put_under_one_another(tmp_path: Path) -> 
     frame = pd.DataFrame({"path": ["c.mat"], "codes": [["x", "y"]], "sex": pd.Categorical(["f"])})
     frame.to_parquet(tmp_path / "c.parquet")
     (tmp_path / "d.csv").write_text("path,codes\nd.mat,x\n")
-    found = manifest.scan([str(tmp_path / name) for name in ("in", "a.csv", "b.csv", "c.parquet", "d.csv")]).recordings
+    found = scan_inputs([str(tmp_path / name) for name in ("in", "a.csv", "b.csv", "c.parquet", "d.csv")]).recordings
     columns = {name: found[name].to_pylist() for name in ("age", "sex", "id", "codes")}
     assert columns == {
         "age": [None, "70", "70.5", None, None],

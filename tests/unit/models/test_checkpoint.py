@@ -28,7 +28,7 @@ from ecgpipe.models import fairseq_checkpoint, labels
 from ecgpipe.models.description import Architecture, Description, describe
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.network import Output
-from ecgpipe.selftest import demo
+from ecgpipe.selftest import synthetic_checkpoint
 
 
 def outputs(folder: Path, segments: torch.Tensor | None = None) -> Output:
@@ -44,8 +44,8 @@ def outputs(folder: Path, segments: torch.Tensor | None = None) -> Output:
 
 
 def test_the_weights_are_the_same_bits_with_any_number_of_threads() -> None:
-    content = demo.checkpoint(1)
-    arch = fairseq_checkpoint.architecture(content["cfg"]["model"])
+    content = synthetic_checkpoint.demo(1)
+    arch = fairseq_checkpoint.read_architecture(content["cfg"]["model"])
     before = torch.get_num_threads()
     try:
         converted = []
@@ -297,10 +297,10 @@ def test_outputs_that_nobody_has_named_are_called_by_number_and_a_label_file_is_
 ) -> None:
     with caplog.at_level("WARNING"):
         description = run(save(checkpoints.classifier(outputs)), labels="index")
-    expected = labels.by_index(outputs)
+    expected = labels.number_outputs(outputs)
     assert description.labels == tuple(label.name for label in expected)
     assert labels.read(tmp_path / "out/labels.csv") == expected
-    assert labels.nameless(outputs) in caplog.text
+    assert labels.explain_numbers(outputs) in caplog.text
 
 
 def test_a_label_file_is_written_for_nobody_else(
@@ -346,7 +346,7 @@ def test_a_missing_description_says_to_run_the_stage(tmp_path: Path) -> None:
 )
 def test_a_network_that_is_not_ours_is_refused(key: str, value: object) -> None:
     with pytest.raises(EcgpipeError, match=rf"cfg\.model\.{key} is {value!r}"):
-        fairseq_checkpoint.architecture({**checkpoints.CFG, key: value})
+        fairseq_checkpoint.read_architecture({**checkpoints.CFG, key: value})
 
 
 sizes = st.integers(1, fairseq_checkpoint.MOST)
@@ -358,7 +358,8 @@ def test_convolutions_are_read_as_python_would(layers: list[tuple[list[tuple[int
     expression = " + ".join(f"{run!r} * {times}" for run, times in layers)
     expected = tuple(layer for run, times in layers for layer in run * times)
     assert (
-        fairseq_checkpoint.architecture({**checkpoints.CFG, "conv_feature_layers": expression}).conv_layers == expected
+        fairseq_checkpoint.read_architecture({**checkpoints.CFG, "conv_feature_layers": expression}).conv_layers
+        == expected
     )
 
 
@@ -393,14 +394,16 @@ def test_hostile_convolutions_are_not_evaluated(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EcgpipeError, match=r"conv_feature_layers is .* it must list 1 to 64 layers"):
-        fairseq_checkpoint.architecture({**checkpoints.CFG, "conv_feature_layers": expression})
+        fairseq_checkpoint.read_architecture({**checkpoints.CFG, "conv_feature_layers": expression})
     assert not (tmp_path / "executed").exists()
 
 
 @given(st.text(alphabet="[](),*+ 0123456789a.-'\"") | st.text())
 def test_any_other_text_is_refused_in_words(expression: str) -> None:
     try:
-        layers = fairseq_checkpoint.architecture({**checkpoints.CFG, "conv_feature_layers": expression}).conv_layers
+        layers = fairseq_checkpoint.read_architecture(
+            {**checkpoints.CFG, "conv_feature_layers": expression}
+        ).conv_layers
     except EcgpipeError:
         return
     assert 1 <= len(layers) <= fairseq_checkpoint.MOST_CONVOLUTIONS

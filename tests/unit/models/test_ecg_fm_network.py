@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from architectures import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processor import needs_bfloat16
@@ -21,19 +22,7 @@ from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.network import Convolutions, Layer, Linear, Network, Output, Position
 from ecgpipe.models.ecg_fm.tuning import for_device
 
-POST_NORM = Architecture(
-    in_leads=12,
-    conv_layers=((16, 2, 2),) * 4,
-    conv_bias=False,
-    width=24,
-    layers=3,
-    heads=3,
-    hidden=48,
-    layer_norm_first=False,
-    position_kernel=128,
-    position_groups=4,
-    labels=5,
-)
+POST_NORM = SMALL
 PRE_NORM = replace(POST_NORM, layer_norm_first=True, conv_bias=True, conv_layers=((24, 5, 4), (24, 3, 2)), labels=2)
 BOTH = pytest.mark.parametrize("arch", [POST_NORM, PRE_NORM], ids=["post-norm", "pre-norm"])
 
@@ -166,7 +155,7 @@ UPSTREAM: dict[str, list[tuple[int, int, list[float], list[float], list[float]]]
 @pytest.mark.parametrize("name", list(UPSTREAM))
 def test_padded_segments_get_what_fairseq_signals_gives(name: str, reference: Path) -> None:
     state = runpy.run_path(str(reference / "make_checkpoint.py"))["state"](name)
-    arch = fairseq_checkpoint.architecture(state["cfg"]["model"])
+    arch = fairseq_checkpoint.read_architecture(state["cfg"]["model"])
     made = Network(arch).eval()
     made.load_state_dict(fairseq_checkpoint.convert(state["model"], arch, name))
     samples, tokens, logits, embedding, attention = (list(column) for column in zip(*UPSTREAM[name], strict=True))

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from architectures import SMALL
 from segment_files import SAMPLES, signals
 
 from ecgpipe.inference import engine
-from ecgpipe.models.description import Architecture
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.network import Network
 from ecgpipe.models.ecg_fm.tuning import BY_DEVICE, Tuning, for_device
 
-ARCH = Architecture(12, ((16, 2, 2),) * 2, False, 32, 2, 4, 64, False, 16, 4, 3)
+ARCH = replace(
+    SMALL, conv_layers=((16, 2, 2),) * 2, width=32, layers=2, heads=4, hidden=64, position_kernel=16, labels=3
+)
 CPU = torch.device("cpu")
 FULL, PADDED = [SAMPLES] * 10, [SAMPLES, 77, *[SAMPLES] * 8]
 

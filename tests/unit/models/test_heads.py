@@ -14,6 +14,7 @@ from ecgpipe.cli import main
 from ecgpipe.core import parquet, provenance, schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.evaluation import ground_truth
+from ecgpipe.evaluation.truth_tables import Source
 from ecgpipe.models import heads, labels
 from ecgpipe.models.heads import Head
 from ecgpipe.workflow import validate
@@ -102,11 +103,11 @@ def test_what_reads_predictions_knows_which_labels_are_heads(tmp_path: Path) -> 
     assert aggregate(tmp_path, "--embeddings", str(tmp_path / "embeddings.parquet"), "--heads", str(path)) == 0
     file = tmp_path / "out.parquet"
     given = labels.read_for(tmp_path / "labels.csv", pq.read_schema(file).names, file)
-    assert labels.thresholds(given) == {"Sinus rhythm": 0.3, "Infarction": 0.5, "A": 0.5}
-    assert labels.of_heads(file) == ["A"]
+    assert labels.thresholds_by_name(given) == {"Sinus rhythm": 0.3, "Infarction": 0.5, "A": 0.5}
+    assert labels.read_head_labels(file) == ["A"]
     # Integrated gradients follow outputs of the model.
-    assert {label for _, label in attribute.strongest([file], MODEL)} == set(MODEL)
-    assert attribute.strongest([file], []) == []
+    assert {label for _, label in attribute.choose_strongest([file], MODEL)} == set(MODEL)
+    assert attribute.choose_strongest([file], []) == []
 
 
 @pytest.mark.parametrize(
@@ -170,9 +171,8 @@ def test_a_label_of_the_model_too_is_called_a_heads(tmp_path: Path) -> None:
         assert row["Infarction"] != pytest.approx(row["Infarction (head)"], abs=1e-6)
     # What is true of the label is true of both.
     parquet.write(tmp_path / "shard-00000.parquet", pa.table({"record_id": list(means), "infarction": [1, 0] * 20}))
-    found = ground_truth.read(
-        [tmp_path / "out.parquet"], [tmp_path / "shard-00000.parquet"], mapped={"infarction": "Infarction"}
-    )
+    source = Source(None, {"infarction": "Infarction"})
+    found = ground_truth.read_truth([tmp_path / "out.parquet"], [tmp_path / "shard-00000.parquet"], source)
     assert found.names == ("Infarction", "Infarction (head)")
     np.testing.assert_array_equal(found.true[:, 0], found.true[:, 1])
     np.testing.assert_array_equal(found.probability[:, 1], table["Infarction (head)"].to_numpy())

@@ -87,17 +87,17 @@ def test_the_26_of_physionet_2021_stand_in_the_order_of_its_weights() -> None:
 
 @pytest.mark.parametrize(("outputs", "first", "last"), [(1, "00", "00"), (26, "00", "25"), (101, "000", "100")])
 def test_names_by_number_keep_the_models_order_when_sorted(outputs: int, first: str, last: str) -> None:
-    named = [label.name for label in labels.by_index(outputs)]
+    named = [label.name for label in labels.number_outputs(outputs)]
     assert len(named) == len(set(named)) == outputs
     assert named == sorted(named)
     assert (named[0], named[-1]) == (f"output_{first}", f"output_{last}")
-    assert labels.are_by_index(named)
-    assert not labels.are_by_index([*named, "Sinus rhythm"])
-    assert f"output_{first} to output_{last}" in labels.nameless(outputs)
+    assert labels.are_numbered(named)
+    assert not labels.are_numbered([*named, "Sinus rhythm"])
+    assert f"output_{first} to output_{last}" in labels.explain_numbers(outputs)
 
 
 def test_no_names_are_no_numbers() -> None:
-    assert not labels.are_by_index([])
+    assert not labels.are_numbered([])
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.csv")), ids=lambda path: path.name)

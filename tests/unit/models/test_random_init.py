@@ -53,8 +53,8 @@ def test_weights_are_drawn_as_fairseq_signals_draws_them() -> None:
     """What its modules say: see `random_init.weights`. A sample's standard deviation is off by 1 / sqrt(2 n)."""
     cfg = {**checkpoints.CFG, "encoder_embed_dim": 96, "encoder_ffn_embed_dim": 128, "num_labels": 40}
     cfg |= {"conv_feature_layers": "[(64, 2, 2)] * 2", "conv_bias": True, "encoder_layers": 1}
-    arch = fairseq_checkpoint.architecture(cfg)
-    tensors = random_init.weights(arch, 0)
+    arch = fairseq_checkpoint.read_architecture(cfg)
+    tensors = random_init.draw_weights(arch, 0)
     fairseq_checkpoint.convert(tensors, arch, "here")  # every tensor is there, and no other
     layer = "encoder.encoder.layers.0"
     expected = {

@@ -20,7 +20,7 @@ from ecg_transform.t.cut import SegmentNonoverlapping
 from ecg_transform.t.scale import Standardize
 
 from ecgpipe.cli import main
-from ecgpipe.core import parquet, provenance, schemas
+from ecgpipe.core import parquet, provenance, schemas, settings
 from ecgpipe.preprocessing import preprocess
 from ecgpipe.readers import LEADS
 
@@ -376,3 +376,13 @@ def test_both_files_say_how_they_were_made(tmp_path: Path) -> None:
         assert origin["stage"] == "preprocess"
         assert origin["preprocess"]["leads"] == list(LEADS)
         assert (origin["preprocess"]["sample_rate"], origin["preprocess"]["segment_samples"]) == (500, 2500)
+
+
+def test_the_stage_function_writes_what_the_command_writes(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.npz", noise(2600, seed=1), 250)
+    command = Preprocessed(tmp_path, [path], "--segment-s", "2.5", "--tail", "overlap", "--assume-unit", "uV")
+    reading = settings.Preprocess(segment_s=2.5, tail="overlap", assume_unit="uV")
+    files = preprocess.Files(*(tmp_path / name for name in ("shard-00000.parquet", "x.arrow", "x.parquet")))
+    preprocess.preprocess_shard(*files, reading)
+    assert files.segments.read_bytes() == (tmp_path / "out" / "x.arrow").read_bytes()
+    assert pq.read_table(files.records).equals(command.records, check_metadata=True)

@@ -10,7 +10,7 @@ import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgpipe.preprocessing.quality import LIMBS, agreement, fingerprint, in_single_precision, look, nan_share
+from ecgpipe.preprocessing.quality import LIMBS, fingerprint, in_single_precision, measure, measure_agreement, nan_share
 from ecgpipe.readers import LEADS, MIXED
 
 RATE = 400
@@ -33,7 +33,7 @@ def heart(samples: int = 4000, seed: int = 0) -> np.ndarray:
 
 
 def look_at(signal: np.ndarray, unit: str | None = None, made: tuple[str, ...] = ()) -> dict[str, Any]:
-    return look(centred(signal), in_single_precision(signal), RATE, unit, made)
+    return measure(centred(signal), in_single_precision(signal), RATE, unit, made)
 
 
 def centred(signal: np.ndarray) -> np.ndarray:
@@ -156,7 +156,7 @@ def test_any_stretch_of_half_a_second_is_found(rate: float, seconds: float, star
     length = int(np.ceil(seconds * rate))
     first = int(start * (signal.shape[1] - length))
     signal[lead, first : first + length] = 0.125
-    facts = look(centred(signal), in_single_precision(signal), rate, None, [])
+    facts = measure(centred(signal), in_single_precision(signal), rate, None, [])
     assert facts["flat_leads"] == [LEADS[lead]]
     assert facts["flat_s"] == pytest.approx(length / rate)
 
@@ -185,13 +185,13 @@ def test_real_recordings_obey_the_equations(real: dict[str, np.ndarray]) -> None
 
 def test_a_residual_is_the_equations_size_over_that_of_the_leads() -> None:
     limbs = centred(heart())[:6]
-    assert agreement(limbs)["einthoven_residual"] == pytest.approx(0, abs=1e-7)
-    assert agreement(limbs)["goldberger_residual"] == pytest.approx(0, abs=1e-7)
+    assert measure_agreement(limbs)["einthoven_residual"] == pytest.approx(0, abs=1e-7)
+    assert measure_agreement(limbs)["goldberger_residual"] == pytest.approx(0, abs=1e-7)
     limbs[2] += np.random.default_rng(1).standard_normal(limbs.shape[1])
     limbs = centred(limbs)
     one, two, three, avr, avl, avf = limbs
     size = np.sqrt((limbs**2).mean())
-    found = agreement(limbs)
+    found = measure_agreement(limbs)
     assert found["einthoven_residual"] == pytest.approx(np.sqrt(((one - two + three) ** 2).mean()) / size)
     goldberger = [avr + (one + two) / 2, avl - (one - three) / 2, avf - (two + three) / 2]
     worst = max(np.sqrt((each**2).mean()) for each in goldberger)

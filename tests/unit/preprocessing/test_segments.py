@@ -14,11 +14,11 @@ from ecgpipe.preprocessing.segments import (
     UnusableError,
     Windows,
     choose_leads,
-    cut_up,
-    linearly_resampled,
+    count_resampled,
+    place_segments,
     prepare,
-    resampled_samples,
-    standardised,
+    resample_linearly,
+    standardise,
 )
 from ecgpipe.readers import LEADS, MIXED, MOST_VALUES, Recording
 
@@ -240,7 +240,7 @@ def test_the_recording_stays_as_it_was() -> None:
 @pytest.mark.parametrize(("old", "new"), [(1000, 2500), (2500, 1000), (4096, 5120), (2, 7), (150_000, 150_100)])
 def test_resampling_goes_from_end_to_end(old: int, new: int) -> None:
     signal = noise(old)[:2]
-    made = linearly_resampled(signal, new)
+    made = resample_linearly(signal, new)
     expected = [np.interp(np.linspace(0, old - 1, new), np.arange(old), lead) for lead in signal]
     np.testing.assert_allclose(made, expected, rtol=0, atol=1e-9)
     np.testing.assert_allclose(made[:, [0, -1]], signal[:, [0, -1]], rtol=0, atol=1e-9)
@@ -265,12 +265,12 @@ def test_the_signal_is_left_alone_unless_it_may_be_overwritten(rate: int) -> Non
 
 def standard_of(signal: np.ndarray) -> np.ndarray:
     """(12, samples) standardised over all of it."""
-    return standardised(signal - signal.mean(axis=1, keepdims=True))
+    return standardise(signal - signal.mean(axis=1, keepdims=True))
 
 
 def counted(samples: int, rate: float) -> int:
     """How many samples at 500 Hz a recording of so many has."""
-    return resampled_samples(recorded(np.empty((1, samples)), ("I",), rate))
+    return count_resampled(recorded(np.empty((1, samples)), ("I",), rate))
 
 
 def test_at_no_rate_from_50_to_2000_hz_a_sample_is_lost_to_rounding() -> None:
@@ -364,7 +364,7 @@ windows_of_all_kinds = st.builds(
 def test_every_sample_is_accounted_for(samples: int, windows: Windows) -> None:
     length = windows.segment_samples
     try:
-        cut = cut_up(samples, windows)
+        cut = place_segments(samples, windows)
     except UnusableError:
         assert samples < length
         assert windows.short == "skip" or samples < 500

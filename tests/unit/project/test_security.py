@@ -9,7 +9,7 @@ import pytest
 from ecgpipe.core import logs
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.readers import detect
-from ecgpipe.report.deidentify import general
+from ecgpipe.report.deidentify import generalise
 from ecgpipe.workflow import validate
 
 
@@ -30,12 +30,12 @@ from ecgpipe.workflow import validate
         ({"checkpoint": "-x.pt"}, "checkpoint: '-x.pt' begins with a dash"),
         ({"outdir": "s3://bucket/x"}, "outdir: 's3://bucket/x' is an address; give the path of a folder"),
         ({"outdir": "x:y"}, "outdir: 'x:y' is an address; give the path of a folder"),
-        ({"inference": {"device": "cpu; touch pwned"}}, "inference.device: 'cpu; touch pwned' won't do"),
-        ({"inference": {"device": "{input}"}}, "inference.device: '{input}' won't do"),
-        ({"inference": {"device": "cpu\n"}}, "inference.device: 'cpu\\n' won't do"),
-        ({"preprocess": {"assume_unit": "$(touch pwned)"}}, "preprocess.assume_unit: '$(touch pwned)' won't do"),
-        ({"sha256": "0" * 63 + ";"}, "won't do: string should match pattern"),
-        ({"umap": {"min_dist": "0; touch pwned"}}, "umap.min_dist: '0; touch pwned' won't do"),
+        ({"inference": {"device": "cpu; touch pwned"}}, "inference.device: 'cpu; touch pwned' is not valid"),
+        ({"inference": {"device": "{input}"}}, "inference.device: '{input}' is not valid"),
+        ({"inference": {"device": "cpu\n"}}, "inference.device: 'cpu\\n' is not valid"),
+        ({"preprocess": {"assume_unit": "$(touch pwned)"}}, "preprocess.assume_unit: '$(touch pwned)' is not valid"),
+        ({"sha256": "0" * 63 + ";"}, "is not valid: string should match pattern"),
+        ({"umap": {"min_dist": "0; touch pwned"}}, "umap.min_dist: '0; touch pwned' is not valid"),
     ],
 )
 def test_a_setting_that_would_be_taken_for_something_else_is_refused(
@@ -104,4 +104,4 @@ def test_an_ending_that_does_not_print_is_none(tmp_path: Path) -> None:
     [("a file is not there (x.hea)", "a file is not there"), ("bad (a) at b (c)", "bad"), ("too short", "too short")],
 )
 def test_a_general_reason_has_nothing_from_its_first_bracket_on(reason: str, expected: str) -> None:
-    assert general(reason) == expected
+    assert generalise(reason) == expected

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecgpipe.inputs import manifest
+from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.preprocessing import preprocess
 from ecgpipe.preprocessing.segments import Windows, prepare
 from ecgpipe.readers import LEADS, Assumed, Recording, spelled
@@ -41,8 +41,8 @@ def case(tmp_path: Path) -> Callable[[str], Path]:
 def made_of(path: Path, assumed: Assumed = NOTHING) -> Made:
     """What the scan and the preprocessing make of a file or folder."""
     result: Made = {}
-    for row in manifest.scan([str(path)]).recordings.to_pylist():
-        record, segments = preprocess.account(row, Windows(), assumed)
+    for row in scan_inputs([str(path)]).recordings.to_pylist():
+        record, segments = preprocess.process_recording(row, Windows(), assumed)
         result[row["record_id"]] = record, np.array([segment for *_, segment in segments])
     return result
 
@@ -52,7 +52,7 @@ def records_of(path: Path, assumed: Assumed = NOTHING) -> dict[str, dict[str, An
 
 
 def ignored(path: Path) -> dict[str, str]:
-    files = manifest.scan([str(path)]).files.to_pylist()
+    files = scan_inputs([str(path)]).files.to_pylist()
     return {Path(file["path"]).name: file["reason"] for file in files if file["role"] == "ignored"}
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgpipe.api.arrays import prepared
+from ecgpipe.api.arrays import prepare_arrays
 from ecgpipe.preprocessing.segments import Windows
 from ecgpipe.readers import LEADS, Recording, without_filling
 
@@ -176,8 +176,8 @@ def test_limits_that_the_signal_exceeds_are_none() -> None:
 
 
 def test_arrays_of_a_notebook_lose_the_same() -> None:
-    [plain] = prepared(ecg(), RATE, LEADS, Windows())
-    [filled] = prepared(around(ecg(), 300, 700, 0.0), RATE, LEADS, Windows())
+    [plain] = prepare_arrays(ecg(), RATE, LEADS, Windows())
+    [filled] = prepare_arrays(around(ecg(), 300, 700, 0.0), RATE, LEADS, Windows())
     np.testing.assert_array_equal(filled.segments, plain.segments)
 
 

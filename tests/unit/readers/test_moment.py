@@ -19,9 +19,20 @@ from ecgpipe import readers
 from ecgpipe.cli import main
 from ecgpipe.core import parquet, schemas
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.inputs import incremental, manifest
+from ecgpipe.inputs import incremental
+from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.preprocessing import preprocess
-from ecgpipe.readers import FORMATS, LEADS, Assumed, UnavailableError, UnreadableError, hdf5, isolation, moment, wfdb
+from ecgpipe.readers import (
+    FORMATS,
+    LEADS,
+    Assumed,
+    UnavailableError,
+    UnreadableError,
+    isolation,
+    moment,
+    reading_process,
+    wfdb,
+)
 from ecgpipe.readers.detect import SUFFIXES
 from ecgpipe.readers.moment import momentary, patiently
 
@@ -89,7 +100,7 @@ def no_file_can_be_opened(format_name: str) -> Iterator[None]:
     """This process has as many files open as it may have; where another one reads, that one."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     if format_name == "hdf5":
-        helper = hdf5._helpers[os.getpid()].process.pid
+        helper = reading_process._helpers[os.getpid()].process.pid
         resource.prlimit(helper, resource.RLIMIT_NOFILE, (3, limits[1]))
         yield
         resource.prlimit(helper, resource.RLIMIT_NOFILE, limits)
@@ -130,26 +141,6 @@ def wait() -> None:
 def compute() -> None:
     while True:
         pass
-
-
-def test_an_hdf5_file_that_is_waited_for_is_not_one_that_is_computed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5, "_MOST_S", 0.3)
-    with pytest.raises(UnavailableError, match=r"\(a.h5: no answer within 0.3 s\)"):
-        patiently(lambda: hdf5._asked(wait), "a.h5")
-    monkeypatch.setattr(hdf5, "_MOST_S", 60)
-    monkeypatch.setattr(hdf5, "_MOST_CPU_S", 0.3)
-    with pytest.raises(UnreadableError, match=r"as damaged ones do \(over 0.3 s of computing\)"):
-        patiently(lambda: hdf5._asked(compute), "a.h5")
-
-
-def test_an_hdf5_process_that_does_not_start_is_no_fault_of_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hdf5._stop()
-    monkeypatch.setattr(hdf5, "_START_S", 0.0)
-    (tmp_path / "x.h5").touch()
-    with pytest.raises(UnavailableError, match="the process that reads HDF5 files does not start"):
-        readers.read(tmp_path / "x.h5", "hdf5", Assumed())
 
 
 # A shard
@@ -272,7 +263,7 @@ def test_a_scan_that_cannot_look_at_a_file_now_ends_and_says_so(table: bool, tmp
         given = tmp_path / "table.csv"
         given.write_text(f"path\n{path}\n")
     with pytest.raises(EcgpipeError) as caught:
-        manifest.scan([str(given)])
+        scan_inputs([str(given)])
     assert str(caught.value).startswith(
         f"input: a file cannot be read at the moment ({path}: Input/output error); noth"
     )
@@ -291,7 +282,7 @@ def test_a_scan_that_cannot_look_into_a_folder_now_ends_and_says_so(
 
     monkeypatch.setattr(os, "scandir", lost)
     with pytest.raises(EcgpipeError, match=r"cannot be read at the moment \(.*/a/b: "):
-        manifest.scan([str(tmp_path)])
+        scan_inputs([str(tmp_path)])
 
 
 def test_a_header_that_cannot_be_read_now_is_not_taken_for_one_that_names_nothing(
@@ -306,7 +297,7 @@ def test_a_header_that_cannot_be_read_now_is_not_taken_for_one_that_names_nothin
 
     monkeypatch.setattr(wfdb, "read_bytes", lost)
     with pytest.raises(EcgpipeError, match=r"cannot be read at the moment \(.*x.hea: Connection timed out"):
-        manifest.scan([str(tmp_path)])
+        scan_inputs([str(tmp_path)])
 
 
 def test_a_file_that_cannot_be_looked_at_now_has_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

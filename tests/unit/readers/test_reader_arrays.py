@@ -185,7 +185,7 @@ def test_a_mat_file_that_does_not_say_enough(content: dict[str, object], reason:
 
 
 def test_a_small_mat_file_that_inflates_to_any_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mat, "_MOST_BYTES", 5_000_000)  # for real it is 800 MB, which takes a test seconds
+    monkeypatch.setattr(mat, "MOST_BYTES", 5_000_000)  # for real it is 800 MB, which takes a test seconds
     scipy.io.savemat(tmp_path / "x.mat", {"feats": SIGNAL, "fs": 500}, do_compression=True)
     head = (tmp_path / "x.mat").read_bytes()[:128]
     assert read(tmp_path / "x.mat").leads == LEADS

@@ -1,8 +1,5 @@
 """HDF5: CODE-15%'s parts, the common arrays, and what a file must not get away with."""
 
-import os
-import signal as signals
-import time
 import zlib
 from pathlib import Path
 
@@ -14,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ecgpipe import readers
-from ecgpipe.readers import LEADS, Assumed, Content, Recording, UnreadableError, hdf5, spelled
+from ecgpipe.readers import LEADS, Assumed, Content, Recording, UnreadableError, hdf5, reading_process, spelled
 
 NOTHING = Assumed()
 ASSUMED = Assumed(500.0, LEADS)
@@ -316,10 +313,10 @@ def test_a_chunk_that_inflates_beyond_memory_is_a_reason(path: Path, monkeypatch
         space = h5py.h5s.create_simple((1, 300, 12))
         array = h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_FLOAT, space, properties)
         array.write_direct_chunk((0, 0, 0), bomb)
-    hdf5._stop()
-    monkeypatch.setattr(hdf5, "_MOST_BYTES", 2**28)
+    reading_process.stop()
+    monkeypatch.setattr(reading_process, "MOST_BYTES", 2**28)
     assert "Can't" in says(path) or "memory" in says(path)
-    hdf5._stop()
+    reading_process.stop()
 
 
 def test_too_many_objects_are_refused(path: Path) -> None:
@@ -327,26 +324,6 @@ def test_too_many_objects_are_refused(path: Path) -> None:
         for n in range(1_100):
             file.create_group(str(n))
     assert "too many objects" in says(path)
-
-
-def test_a_reading_process_that_died_is_replaced(path: Path) -> None:
-    with h5py.File(path, "w") as file:
-        file["x"] = SIGNALS
-    read(path, ASSUMED, 0)
-    os.kill(hdf5._helpers[os.getpid()].process.pid, signals.SIGKILL)
-    np.testing.assert_array_equal(read(path, ASSUMED, 1).signal, SIGNALS[1].T)
-
-
-def test_a_reading_process_that_does_not_answer_is_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with h5py.File(path, "w") as file:
-        file["x"] = SIGNALS
-    read(path, ASSUMED, 0)
-    monkeypatch.setattr(hdf5, "_MOST_S", 0.1)
-    stopped = hdf5._helpers[os.getpid()].process
-    os.kill(stopped.pid, signals.SIGSTOP)
-    monkeypatch.setattr(time, "sleep", lambda _: monkeypatch.undo())  # before the second try
-    np.testing.assert_array_equal(read(path, ASSUMED, 0).signal, SIGNALS[0].T)
-    assert hdf5._helpers[os.getpid()].process is not stopped
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89HDF\r\n\x1a\n", b"\x89HDF\r\n\x1a\n" + bytes(5000), b"Dear all," * 99])
@@ -375,7 +352,7 @@ def test_a_damaged_file_is_a_recording_or_a_reason(
         damaged[at % len(damaged)] = value
     path.write_bytes(damaged if whole else damaged[:cut])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hdf5, "_MOST_CPU_S", 0.5)
+        patch.setattr(reading_process, "MOST_CPU_S", 0.5)
         try:
             contents = readers.contents(path, "hdf5")
             recording = read(path, ASSUMED, contents[-1].row if contents else None)

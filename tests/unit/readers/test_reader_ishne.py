@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
 from ecgdatakit.parsing.parsers.ishne_holter import ISHNEHolterParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vendor_files import ishne as ishne_file
+from vendor_files import random_recording
 
 from ecgpipe import readers
 from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, ishne
@@ -23,8 +23,7 @@ COMMENTS = b"a comment\0"  # what the writer puts between header and ECG
 
 
 def made(leads: int = 12, samples: int = 400) -> np.ndarray:
-    """(leads, samples) in mV."""
-    return np.cumsum(np.random.default_rng(0).normal(0, 0.02, (leads, samples)), axis=1)
+    return random_recording(leads, samples)
 
 
 def read(path: Path, assumed: Assumed | None = None) -> Recording:
@@ -50,15 +49,6 @@ def patched(path: Path, at: int, content: bytes) -> Path:
     data[8:10] = struct.pack("<H", binascii.crc_hqx(bytes(data[10 : 522 + len(COMMENTS)]), 0xFFFF))
     path.write_bytes(data)
     return path
-
-
-def test_a_real_recording_comes_back_as_it_was_written(tmp_path: Path, reference: Path) -> None:
-    feats = scipy.io.loadmat(sorted((reference / "code15").glob("*.mat"))[0])["feats"]
-    written = ishne_file(tmp_path / "x.ecg", feats, 400, LEADS)
-    recording = read(tmp_path / "x.ecg")
-    assert (recording.leads, recording.sample_rate, recording.unit) == (LEADS, 400, "mV")
-    np.testing.assert_allclose(recording.signal, written, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(recording.signal, feats, rtol=0, atol=1e-3 / 2 * 1.001)
 
 
 def test_another_reader_reads_the_same(path: Path) -> None:
@@ -172,15 +162,6 @@ def test_a_flipped_bit_of_the_header_never_changes_the_signal(where: float, bit:
         changed = read(tmp_path / "x.ecg")
         np.testing.assert_array_equal(changed.signal, whole.signal)
         assert (changed.leads, changed.sample_rate, changed.unit) == (whole.leads, whole.sample_rate, whole.unit)
-
-
-@FUZZ
-@given(share=st.floats(0, 0.999))
-def test_a_file_that_was_cut_off_is_refused(share: float, tmp_path: Path) -> None:
-    ishne_file(tmp_path / "x.ecg", made(8, 60), 500, LEADS[:8])
-    data = (tmp_path / "x.ecg").read_bytes()
-    (tmp_path / "x.ecg").write_bytes(data[: int(share * len(data))])
-    assert says(tmp_path / "x.ecg")
 
 
 @FUZZ

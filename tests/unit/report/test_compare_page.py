@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import small_run
 from report_page import Page
 from scipy import stats
 from scipy.spatial.distance import cosine
@@ -67,13 +68,16 @@ def write(
     given = thresholds or {}
     lines = [f'"{name}",mean,{given.get(name, "")}' for name in probabilities]
     (folder / "labels.csv").write_text("\n".join(["name,aggregation,threshold", *lines]) + "\n")
-    run = {
-        "ecgpipe": "0.1.0",
-        "finished": "2026-11-22T12:38:13+00:00",
-        "checkpoint": {"uri": f"{sha[:2]}.pt", "revision": None, "sha256": sha, "random_weights": random_weights},
-        "precision": {"used": "float32"},
+    run = small_run.run_json()
+    run |= {
+        "checkpoint": run["checkpoint"] | {"uri": f"{sha[:2]}.pt", "sha256": sha, "random_weights": random_weights},
         "versions": {"torch": "2.0"},
-        "config": {"labels": str(folder / "labels.csv"), "preprocess": {"short": "skip"}, **(config or {})},
+        "config": {
+            "input": "x",
+            "labels": str(folder / "labels.csv"),
+            "preprocess": {"short": "skip"},
+            **(config or {}),
+        },
     }
     (folder / "run.json").write_text(json.dumps(run))
     return folder
@@ -343,7 +347,7 @@ def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
 def test_mistakes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = write(tmp_path / "a", IDS, PROBABILITIES, VECTORS)
     assert compare(first, tmp_path / "nowhere", tmp_path / "out") == 2
-    assert "nowhere/run.json; give the folder of a finished run's results" in capsys.readouterr().err
+    assert "nowhere; give the folder of a finished run's results" in capsys.readouterr().err
     second = write(tmp_path / "b", IDS[:40], {n: v[:40] for n, v in PROBABILITIES.items()}, VECTORS[:40])
     (second / "predictions/part-00001.parquet").unlink()
     assert compare(first, second, tmp_path / "out") == 2

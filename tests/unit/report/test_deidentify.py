@@ -7,6 +7,7 @@ import ast
 import csv
 import json
 import shutil
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,8 +60,9 @@ def word(key: str) -> str:
 
 def planted(annotation: object, text: str) -> object:
     """A value for a setting, of its type, with a text in it."""
-    options = [annotation, *typing.get_args(annotation)]
-    if annotation is str or str in options:
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    options = typing.get_args(annotation) if is_union else [annotation]
+    if str in options:
         return text
     if any(typing.get_origin(option) is dict for option in options):
         return {text: text}
@@ -88,13 +90,13 @@ def test_a_new_setting_is_hidden_until_somebody_lists_it() -> None:
         partner: str = "Jane Doe"
 
     given = {"umap": New().model_dump(), "clinic": "Jane Doe"}
-    shown = deidentify.only(given, deidentify.SETTINGS)
+    shown = deidentify.keep_only(given, deidentify.SETTINGS)
     assert shown == {"umap": config.Umap().model_dump()}
 
 
 @pytest.mark.parametrize("content", ["text", ["text"], [["text"]], 1, {"a": "text"}])
 def test_what_has_another_form_than_the_list_says_is_hidden(content: object) -> None:
-    assert "text" not in json.dumps(deidentify.only({"key": content}, {"key": {"b": True}}))
+    assert "text" not in json.dumps(deidentify.keep_only({"key": content}, {"key": {"b": True}}))
 
 
 # The readers
@@ -125,8 +127,9 @@ OWN_WORDS = {
     },  # made in listed and folders
     "readers/__init__.py": {"UnreadableError(missing(format_name, needs, extra))"},
     "readers/cardiosoft.py": {"_NAME", "tag"},
-    "readers/columns.py": {"known"},  # a rate, by what is said elsewhere
+    "readers/columns.py": {"stated"},  # a sampling rate
     "readers/dicom.py": {"UnreadableError(deflated)", "_OTHER_KIND"},
+    "readers/files.py": {"name"},  # a format
     "readers/mat.py": {"UnreadableError(missing('a file of MATLAB 7.3', 'h5py', 'hdf5'))"},
     "readers/ecgdatakit.py": {"name", "reason"},  # a format, and a value of _REFUSED
     "readers/edf.py": {"what"},
@@ -159,7 +162,7 @@ def test_what_a_reader_quotes_of_a_file_stands_in_brackets_which_pages_without_n
     ],
 )
 def test_a_general_reason_has_no_particulars(reason: str, expected: str) -> None:
-    assert deidentify.general(reason) == expected
+    assert deidentify.generalise(reason) == expected
 
 
 # Everything at once
@@ -183,7 +186,7 @@ def with_unknown_fields(content: object, shown: object, words: set[str]) -> obje
     if deidentify.ANY not in shown:
         new = f"PLANTEDfield{len(words)}"
         words.add(new)
-        found[new] = {new: 1} if all(isinstance(value, Mapping) for value in shown.values()) else [new]
+        found[new] = {new: 1} if all(isinstance(value, Mapping) for value in shown.values()) else new
     return found
 
 

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from small_run import LABELS
 
 from ecgpipe.core import parquet, schemas
+from ecgpipe.core.run import RunInfo
 from ecgpipe.readers import LEADS
 from ecgpipe.report import ecg_paper, figures
 from ecgpipe.report.label_statistics import Summary, summarise
@@ -84,8 +85,8 @@ def widths(axes: Axes) -> list[float]:
 
 def test_many_reasons_are_summed_up() -> None:
     reasons = [{"status": "failed", "reason": f"reason {i}", "count": 100 - i} for i in range(20)]
-    content = {"counts": {"ok": 5, "recordings": 2000}, "reasons": reasons}
-    [axes] = figures.account(content).axes
+    info = RunInfo.model_validate(small_run.run_json() | {"reasons": reasons})
+    [axes] = figures.draw_counts(info).axes
     assert len(axes.patches) == 1 + figures.MOST_REASONS + 1
     assert widths(axes)[-1] == sum(100 - i for i in range(figures.MOST_REASONS, 20))
 
@@ -99,7 +100,7 @@ def summaries(tmp_path: Path) -> list[Summary]:
 
 
 def test_bars_and_marks_stand_at_their_labels(summaries: list[Summary]) -> None:
-    [axes] = figures.positives(summaries, {"A": 0.4}, 4).axes
+    [axes] = figures.draw_positives(summaries, {"A": 0.4}, 4).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["B", "A"]
     assert widths(axes) == [75, 25]
     [marks] = axes.collections
@@ -107,7 +108,7 @@ def test_bars_and_marks_stand_at_their_labels(summaries: list[Summary]) -> None:
 
 
 def test_shares_of_what_occurs_together_are_of_the_rows_positives(summaries: list[Summary]) -> None:
-    axes = figures.together(summaries).axes[0]
+    axes = figures.draw_together(summaries).axes[0]
     shares = np.asarray(axes.images[0].get_array())
     np.testing.assert_allclose(shares.astype(float), [[100.0, 100 / 3], [100.0, 100.0]])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["B", "A"]
@@ -136,7 +137,7 @@ def view(seconds: float = 10.0, **given: object) -> dict[str, object]:
 def lines(figure: Figure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The traces by lead: those of many points, in the order in which the strips are drawn."""
     drawn = [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in figure.axes[0].lines]
-    names = [strip.lead for strip in ecg_paper.strips("standard", 10.0)]
+    names = [strip.lead for strip in ecg_paper.lay_out_strips("standard", 10.0)]
     return dict(zip(names, (pair for pair in drawn if len(pair[0]) > 100), strict=True))
 
 
@@ -179,5 +180,5 @@ def test_colour_stands_in_its_lead_at_its_time() -> None:
 
 def test_a_short_recording_makes_a_narrow_paper_and_a_long_one_goes_on() -> None:
     assert ecg_paper.draw(view(seconds=4), "x").get_size_inches()[0] * 25.4 == pytest.approx(12 + 100 + 3)
-    later = ecg_paper.strips("standard", 24.0, 20.0)
+    later = ecg_paper.lay_out_strips("standard", 24.0, 20.0)
     assert (later[0].start_s, later[3].end_s, later[-1].end_s) == (20, 24, 24)

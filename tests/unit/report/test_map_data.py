@@ -72,7 +72,7 @@ def test_columns_come_as_numbers_or_as_codes_of_their_values(folder: Path) -> No
 
 def test_lists_are_texts_and_empty_ones_none() -> None:
     table = pa.table({"leads": pa.array([["V1", "V2"], [], None, ["V1", "V2"]], pa.list_(pa.string()))})
-    column = map_data.column(table, "leads", "quality")
+    column = map_data.encode_column(table, "leads", "quality")
     assert column is not None
     assert column["values"] == ["V1 V2"]
     assert column["codes"].tolist() == [1, 0, 0, 1]
@@ -90,7 +90,7 @@ def test_lists_are_texts_and_empty_ones_none() -> None:
     ],
 )
 def test_other_types_are_texts(values: pa.Array, expected: list[str | None]) -> None:
-    column = map_data.column(pa.table({"a": values}), "a", "metadata")
+    column = map_data.encode_column(pa.table({"a": values}), "a", "metadata")
     assert column is not None
     assert [[None, *column["values"]][code] for code in column["codes"]] == expected
 
@@ -106,7 +106,7 @@ def test_other_types_are_texts(values: pa.Array, expected: list[str | None]) -> 
     ],
 )
 def test_what_says_nothing_or_is_no_category_is_left_out(values: pa.Array) -> None:
-    assert map_data.column(pa.table({"a": values}), "a", "metadata") is None
+    assert map_data.encode_column(pa.table({"a": values}), "a", "metadata") is None
 
 
 def test_columns_can_be_named_and_left_out(folder: Path) -> None:
@@ -165,7 +165,7 @@ def test_without_paths_recordings_have_numbers_and_reasons_no_particulars(folder
 
 def test_large_integers_are_not_rounded() -> None:
     for values, dtype in (([1, 2**24], "float32"), ([40_689_238, -1, 10_001_725], "float64")):
-        column = map_data.column(pa.table({"subject_id": pa.array(values)}), "subject_id", "metadata")
+        column = map_data.encode_column(pa.table({"subject_id": pa.array(values)}), "subject_id", "metadata")
         assert column is not None
         assert column["numbers"].dtype == dtype
         assert column["numbers"].tolist() == values

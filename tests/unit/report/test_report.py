@@ -376,7 +376,7 @@ def provenance(folder: Path, **facts: object) -> str:
     small_run.write(folder, IDS)
     path = folder / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | facts))
-    return Page(small_run.report(folder, recordings=0)).words.rpartition("How it was made")[2]
+    return Page(small_run.report(folder, recordings=0)).words.rpartition("Provenance")[2]
 
 
 def test_the_code_and_the_inputs_that_made_the_numbers_are_named(tmp_path: Path) -> None:

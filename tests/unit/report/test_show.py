@@ -16,7 +16,7 @@ from ecgpipe.cli import main
 from ecgpipe.core import parquet, schemas
 from ecgpipe.report import recording_view
 from ecgpipe.report import show as show_stage
-from ecgpipe.report.waveform import attention_per_sample
+from ecgpipe.report.waveform import interpolate_attention
 
 IDS = ("a/0", "a/1", HOSTILE, "-odd one")
 
@@ -52,7 +52,7 @@ def test_the_page_has_the_recordings_own_leads_and_numbers(record_id: str, folde
     np.testing.assert_allclose(steps, signal - np.median(signal, axis=1, keepdims=True), atol=0.003)
     attention = pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("attention/*"))])
     mine = [row["attention"] for row in attention.to_pylist() if row["record_id"] == record_id]
-    expected = attention_per_sample(np.array(mine), np.array([0, 2500]), 2500, 16, 16, 5000)
+    expected = interpolate_attention(np.array(mine), np.array([0, 2500]), 2500, 16, 16, 5000)
     np.testing.assert_allclose(view["attention"], 255 * expected.reshape(-1, 4).mean(axis=1), atol=0.51)
     assert len(shown["neighbors"]) == len(IDS) - 1
     assert record_id not in [neighbor["name"] for neighbor in shown["neighbors"]]
@@ -69,7 +69,7 @@ def test_an_attribution_of_the_run_is_there(folder: Path, tmp_path: Path) -> Non
     show(folder, "a/1", tmp_path / "x.html")
     [given] = Page(tmp_path / "x.html").get("shown")["view"]["attributions"]
     assert given["label"] == LABELS[1]
-    assert "misses the logit's difference from a flat line of 1.00 by 0.010" in given["judged"]
+    assert "Completeness error 0.010 (logit \N{MINUS SIGN} baseline = 1.00)" in given["judged"]
     assert given["judged"].endswith("Most comes from V2 100%, I 0%, II 0%.")
 
 
@@ -169,7 +169,7 @@ def test_it_is_read_as_the_run_has_read_it(tmp_path: Path) -> None:
     from ecgpipe.readers import LEADS, Assumed
 
     windows, assumed = Windows(short="pad"), Assumed(500.0, LEADS, "mV")
-    account, _ = preprocess.account(row | {"record_id": "a/0"}, windows, assumed)
+    account, _ = preprocess.process_recording(row | {"record_id": "a/0"}, windows, assumed)
     for kind, schema, content in (("records", schemas.RECORDS, account), ("manifest", schemas.MANIFEST, row)):
         table = pa.Table.from_pylist([content | {"record_id": "a/0"}], schema=schema)
         parquet.write(tmp_path / kind / "shard-00000.parquet", table)
@@ -188,8 +188,8 @@ def test_it_is_read_as_the_run_has_read_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], "blue speaks for Tachycardia"),
-        (["--colour", "Infarction"], "blue speaks for Infarction"),
+        ([], "attribution to Tachycardia: blue positive"),
+        (["--colour", "Infarction"], "attribution to Infarction: blue positive"),
         (["--colour", "attention"], "colour: attention"),
         (["--colour", "none"], "25 mm/s"),
     ],
@@ -198,7 +198,7 @@ def test_a_picture_has_the_colour_of_the_label_that_was_asked_for(
     options: list[str], says: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = [{"label": label, "attribution": np.ones((2, 12, 2500)), "judged": ""} for label in LABELS[1:]]
-    monkeypatch.setattr(show_stage, "attributions", lambda *_: asked)  # which takes a network
+    monkeypatch.setattr(show_stage, "attribute_labels", lambda *_: asked)  # which takes a network
     given = ["--outdir", str(folder), "--output", str(tmp_path / "x.svg"), *options]
     assert main(["show", "a/0", *given, "--label", *LABELS[1:]]) == 0
     assert f"<!-- {says}" in (tmp_path / "x.svg").read_text()
@@ -209,7 +209,7 @@ def test_an_attribution_is_found_by_recording_and_label_however_its_rows_are_gro
 ) -> None:
     small_run.write(tmp_path, IDS, attributed=[("a/1", LABELS[1]), ("a/0", LABELS[0]), ("a/1", LABELS[2])])
     path = tmp_path / "attribution/attribution.parquet"
-    expected = recording_view.attributed(path, ["a/1"])
+    expected = recording_view.read_attributions(path, ["a/1"])
     table = pq.read_table(path)
     values = table["attribution"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
     values = values * (1 + np.arange(len(table))[:, None])  # each row is another one
@@ -217,10 +217,10 @@ def test_an_attribution_is_found_by_recording_and_label_however_its_rows_are_gro
     table = table.set_column(table.column_names.index("attribution"), "attribution", column)
     for rows in (1, 3, 100):  # a group for each row, two recordings in one, all in one
         pq.write_table(table, path, row_group_size=rows)
-        found = recording_view.attributed(path, ["a/1"])["a/1"]
+        found = recording_view.read_attributions(path, ["a/1"])["a/1"]
         assert [one["label"] for one in found] == [one["label"] for one in expected["a/1"]] == [LABELS[1], LABELS[2]]
         for one, first in zip(found, (0, 4), strict=True):
             np.testing.assert_array_equal(
                 one["attribution"].reshape(2, -1), values[first : first + 2].astype(np.float32)
             )
-    assert recording_view.attributed(path, ["nobody"]) == {}
+    assert recording_view.read_attributions(path, ["nobody"]) == {}

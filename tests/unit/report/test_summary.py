@@ -8,11 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import small_run
 
 from ecgpipe import __version__
 from ecgpipe.cli import main
 from ecgpipe.core import parquet, provenance, schemas
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.run import Counts, Precision, Reason, RunInfo
 from ecgpipe.models import labels
 from ecgpipe.readers import packages
 from ecgpipe.report import summary, verdict
@@ -37,14 +39,14 @@ def test_each_recording_is_counted_once_and_reasons_without_their_particulars(tm
         [row("a"), row("b", "skipped", "leads missing (V1)"), row("c", "skipped", "leads missing (V2 V3)")],
         [row("d", "failed", "a file is not there (d.hea)"), row("e")],
     ]
-    counts, reasons = summary.account(write(tmp_path, *shards))
+    counts, reasons = summary.count_recordings(write(tmp_path, *shards))
     assert {name: counts[name] for name in ("recordings", "ok", "skipped", "failed", "segments", "hours")} == {
         "recordings": 5, "ok": 2, "skipped": 2, "failed": 1, "segments": 4, "hours": 0.006,
     }  # fmt: skip
-    assert reasons == [
-        {"status": "skipped", "reason": "leads missing", "count": 2},
-        {"status": "failed", "reason": "a file is not there", "count": 1},
-    ]
+    assert reasons == (
+        Reason(status="skipped", reason="leads missing", count=2),
+        Reason(status="failed", reason="a file is not there", count=1),
+    )
 
 
 def test_what_is_worth_a_look_is_counted_among_the_recordings_that_were_used(tmp_path: Path) -> None:
@@ -55,11 +57,11 @@ def test_what_is_worth_a_look_is_counted_among_the_recordings_that_were_used(tmp
         row("c", **(none | {"constant_leads": ["V1", "V2"], "clipped_leads": ["V3"]})),
         row("d", "skipped", "too short", **(none | {"constant_leads": ["V1"]})),
     ]
-    counts, _ = summary.account(write(tmp_path, shards))
+    counts, _ = summary.count_recordings(write(tmp_path, shards))
     assert {name: counts[name] for name in schemas.FLAGS if counts[name]} == {
         "constant_leads": 1, "clipped_leads": 2, "lead_suspicion": 1,
     }  # fmt: skip
-    assert summary.warnings({**counts, "duplicates": 3}) == [
+    assert summary.warn_of_counts(Counts(**counts, duplicates=3)) == [
         "1 recording with leads that are probably swapped or inverted (column lead_suspicion of records/)",
         "1 recording with a lead that is constant (constant_leads)",
         "2 recordings with a clipped lead (clipped_leads)",
@@ -136,7 +138,7 @@ def compared(largest: float | None, segments: int = 256) -> dict[str, Any]:
 def test_a_precision_that_is_not_as_it_should_be_is_told(
     used: dict[str, int], found: dict[str, Any] | None, says: list[str]
 ) -> None:
-    assert summary.precision_warnings(used, found) == says
+    assert summary.warn_of_precision(Precision(used="float32", parts=used, drift=found)) == says
 
 
 def test_segments_that_half_precision_could_not_compute_are_counted_over_all_parts_and_told_once(
@@ -153,9 +155,9 @@ def test_segments_that_half_precision_could_not_compute_are_counted_over_all_par
 
 
 def test_names_that_are_numbers_are_warned_of() -> None:
-    assert summary.label_warnings(["output_00", "output_01"]) == [labels.nameless(2)]
-    assert summary.label_warnings(["output_00", "Sinus rhythm"]) == []
-    assert summary.label_warnings([]) == []
+    assert summary.warn_of_labels(["output_00", "output_01"]) == [labels.explain_numbers(2)]
+    assert summary.warn_of_labels(["output_00", "Sinus rhythm"]) == []
+    assert summary.warn_of_labels([]) == []
 
 
 def summarise(
@@ -218,6 +220,20 @@ def test_run_json_has_the_precision_of_all_parts_and_what_was_found(
     (warning,) = content["warnings"]
     assert warning == "1 of 3 parts was inferred in float32 instead of float16 (timing/)"
     assert warning in capsys.readouterr().err
+
+
+def test_run_json_has_its_keys_in_their_order(tmp_path: Path) -> None:
+    content = summarise(tmp_path, ["float32"], None)
+    assert list(content) == [
+        *("ecgpipe", "finished", "code", "made_by", "inputs", "shards", "parts", "counts", "reasons", "other_files"),
+        *("layouts", "checkpoint", "throughput", "calibration", "precision", "hardware", "versions", "config"),
+        *("settings", "warnings"),
+    ]
+    assert list(content["counts"]) == [
+        *("recordings", "ok", "skipped", "failed", "segments"),
+        *(*schemas.FLAGS, "hours", "duplicates", "files", "other_files"),
+    ]
+    assert list(content["precision"]) == ["used", "parts", "recomputed_segments", "drift"]
 
 
 def test_run_json_and_the_last_lines_say_of_a_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,8 +299,9 @@ def test_results_of_another_version_are_told(tmp_path: Path) -> None:
 def test_the_run_ends_with_an_error_when_more_failed_than_allowed(
     most: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = {
-        "counts": {"recordings": 8, "failed": 2},
+    run = small_run.run_json()
+    content = run | {
+        "counts": {**run["counts"], "recordings": 8, "failed": 2},
         "reasons": [
             {"status": "skipped", "reason": "too short", "count": 1},
             {"status": "failed", "reason": "not a readable NumPy file", "count": 2},
@@ -308,7 +325,8 @@ def test_the_run_ends_with_an_error_when_more_failed_than_allowed(
 def test_the_share_that_the_verdict_names_is_enough_and_no_hundredth_more(
     failed: int, total: int, enough: float, tmp_path: Path
 ) -> None:
-    content: dict[str, Any] = {"counts": {"recordings": total, "failed": failed}, "reasons": []}
+    run = small_run.run_json()
+    content = RunInfo.model_validate(run | {"counts": {**run["counts"], "recordings": total, "failed": failed}})
     with pytest.raises(EcgpipeError, match=f"max_failed_fraction={enough:g}$"):
         verdict.judge(content, 0.0, tmp_path / "run.json")
     verdict.judge(content, enough, tmp_path / "run.json")
@@ -324,14 +342,14 @@ def test_run_json_has_the_machines_and_versions_of_inference_and_not_those_of_th
         {"device": "H100", "machine": node, "versions": {"python": "3.11.7", "torch": "2.13.0"}},
         {"device": "CPU"},  # of an older ecgpipe
     ]
-    assert summary.machines(timings) == [
+    assert summary.list_machines(timings) == [
         {**node, "device": "H100", "parts": 2},
         {**node, "cpus": 4, "device": "A100", "parts": 1},
     ]
-    assert summary.versions(timings) == {"python": "3.11.7", "torch": "2.13.0, 2.12.0"}
+    assert summary.collect_versions(timings) == {"python": "3.11.7", "torch": "2.13.0, 2.12.0"}
 
 
 def test_no_failure_is_never_an_error(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"counts": {"recordings": 1, "failed": 0}, "reasons": []}))
+    (tmp_path / "run.json").write_text(json.dumps(small_run.run_json()))
     options = ["--max-failed-fraction", "0", "--output", str(tmp_path / "verdict.txt")]
     assert main(["verdict", "--run", str(tmp_path / "run.json"), *options]) == 0

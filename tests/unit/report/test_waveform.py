@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ecgpipe.core import settings
-from ecgpipe.preprocessing.segments import Windows, choose_leads, cut_up
+from ecgpipe.preprocessing.segments import Windows, choose_leads, place_segments
 from ecgpipe.readers import LEADS, Recording
 from ecgpipe.report import waveform
 from ecgpipe.report.waveform import STRIDE
@@ -24,7 +24,7 @@ def recording(samples: int = 5000, rate: float = 500.0) -> Recording:
 def spread(attention: np.ndarray, most: int) -> np.ndarray:
     """The attention over the samples of segments of 2,500 samples that follow one another."""
     starts = 2500 * np.arange(len(attention))
-    return waveform.attention_per_sample(attention, starts, 2500, STEP, SPAN, most)
+    return waveform.interpolate_attention(attention, starts, 2500, STEP, SPAN, most)
 
 
 def code(
@@ -34,10 +34,10 @@ def code(
     attributions: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """What the page draws of a recording that was cut as the settings say."""
-    cut = cut_up(round(shown.signal.shape[1] * 500 / shown.sample_rate), windows)
+    cut = place_segments(round(shown.signal.shape[1] * 500 / shown.sample_rate), windows)
     twelve = choose_leads(shown, windows)
     samples = windows.segment_samples
-    return waveform.coded(
+    return waveform.encode(
         twelve, shown.sample_rate, shown.unit, cut, samples, attention, attributions or [], (STEP, SPAN)
     )
 
@@ -160,7 +160,7 @@ def test_a_long_recording_is_drawn_in_part_and_a_fast_one_thinned_without_losing
 @pytest.mark.parametrize(("samples", "rate"), [(10_000, 1000.0), (10_001, 997.0), (50_003, 5000.0), (1, 2000.0)])
 def test_thinning_keeps_the_extremes_and_the_time(samples: int, rate: float) -> None:
     signal = np.random.default_rng(samples).standard_normal((12, samples))
-    thin, slower = waveform.thinned(signal, rate)
+    thin, slower = waveform.thin(signal, rate)
     assert slower <= waveform.MOST_RATE
     assert thin.shape[1] / slower == pytest.approx(samples / rate, abs=0.02)
     np.testing.assert_array_equal(thin.max(axis=1), signal.max(axis=1))
@@ -198,8 +198,8 @@ def test_what_speaks_for_a_label_and_what_against_it_have_different_signs_and_on
 
 def test_the_sums_of_the_stretches_are_those_of_the_samples_and_a_later_segment_goes_over() -> None:
     values = np.random.default_rng(3).standard_normal((2, 12, 2500))
-    sums = waveform.attribution_per_stretch(values, np.array([0, 1000]), 2500, 3500)
+    sums = waveform.sum_attribution(values, np.array([0, 1000]), 2500, 3500)
     np.testing.assert_allclose(sums.sum(axis=1), values[0, :, :1000].sum(axis=1) + values[1].sum(axis=1))
     np.testing.assert_allclose(sums[:, 250], values[1, :, :4].sum(axis=1))
-    cut = waveform.attribution_per_stretch(values, np.array([0, 1000]), 2500, 1500)
+    cut = waveform.sum_attribution(values, np.array([0, 1000]), 2500, 1500)
     np.testing.assert_allclose(cut, sums[:, : 1500 // STRIDE])

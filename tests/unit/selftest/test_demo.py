@@ -15,8 +15,8 @@ import wfdb
 
 from ecgpipe.cli import main
 from ecgpipe.readers import LEADS
-from ecgpipe.selftest.demo import MIMIC_LEADS
 from ecgpipe.selftest.simulator import RHYTHMS
+from ecgpipe.selftest.synthetic_files import MIMIC_LEADS
 
 pytest.importorskip("neurokit2", reason="the demo's extra is not installed")
 pytest.importorskip("pydicom", reason="the demo's extra is not installed")
@@ -205,7 +205,7 @@ def test_a_run_that_was_cut_off_is_made_anew(tmp_path: Path, monkeypatch: pytest
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("ecgpipe.selftest.demo.checkpoint", cut_off)
+        patch.setattr("ecgpipe.selftest.synthetic_checkpoint.demo", cut_off)
         assert make(outdir) == 130
     assert (outdir / ".demo").is_file()
     assert not (outdir / "demo.json").exists()
@@ -229,7 +229,7 @@ def test_a_users_file_that_is_called_as_a_recording_of_a_larger_demo_is_not_repl
     assert make(tmp_path, recordings=12) == 2
     assert (tmp_path / new).read_text() == "mine"
     assert link.is_symlink()
-    assert "is there and not of the demo; move it, or give another --outdir" in capsys.readouterr().err
+    assert "exists and is not part of the demo; move it, or give another --outdir" in capsys.readouterr().err
 
 
 def test_a_folder_of_the_users_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

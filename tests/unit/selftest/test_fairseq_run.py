@@ -17,16 +17,19 @@ from run_workflow import ROOT
 from ecgpipe.cli import main
 from ecgpipe.core import parquet
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.run import Run
 from ecgpipe.inference import fairseq_backend, fairseq_forward, segment_files
 from ecgpipe.readers import LEADS
-from ecgpipe.selftest import fairseq_run, fixtures
+from ecgpipe.selftest import fairseq_run, fixtures, synthetic_checkpoint
 from ecgpipe.selftest.reference import OUTPUTS
 
 
 def finish(folder: Path, content: object, *reading: str, short: str = "skip") -> Path:
     """Run the stages that verifying needs over `folder/input`, and return the outdir."""
     torch.save(content, folder / "x.pt")
-    (folder / "labels.csv").write_text("name,aggregation\n" + "".join(f"{name},mean\n" for name in fixtures.LABELS))
+    (folder / "labels.csv").write_text(
+        "name,aggregation\n" + "".join(f"{name},mean\n" for name in synthetic_checkpoint.LABELS)
+    )
     out = folder / "out"
     weights = ["--weights", str(out / "checkpoint/model.safetensors"), "--description", f"{out}/checkpoint/model.json"]
     files = [f"--{kind}={out}/{kind}/part-00000.parquet" for kind in ("logits", "embeddings", "attention")]
@@ -39,8 +42,13 @@ def finish(folder: Path, content: object, *reading: str, short: str = "skip") ->
         ["infer", *weights, "--segments", segments, *files, "--timing", str(folder / "t.json"), "--device", "cpu"],
     ):
         assert main(command) == 0
-    settings = {"preprocess": {"short": short}, "inference": {}, "checkpoint": str(folder / "x.pt")}
-    (out / "run.json").write_text(json.dumps({"config": settings, "precision": {"used": "float32"}}))
+    settings = {"input": "input", "preprocess": {"short": short}, "inference": {}, "checkpoint": str(folder / "x.pt")}
+    counts = {"recordings": 0, "ok": 0, "skipped": 0, "failed": 0, "segments": 0, "hours": 0.0}
+    run = {"ecgpipe": "0.1.0", "finished": "2026-11-27T12:00:00+00:00", "counts": counts, "config": settings}
+    run["checkpoint"] = {"uri": "x.pt", "revision": None, "sha256": "0" * 64, "random_weights": True, "labels": []}
+    run["throughput"] = {"segments": 0, "seconds": 0.0, "segments_per_s": None}
+    run["precision"], run["hardware"] = {"used": "float32"}, {"inference": ["CPU"]}
+    (out / "run.json").write_text(json.dumps(run))
     return out
 
 
@@ -49,7 +57,7 @@ def finished(tmp_path: Path) -> Path:
     """The outdir of a run over the recipe's recordings, for which the real fairseq-signals' numbers are shipped."""
     (tmp_path / "input").mkdir()
     fixtures.write_recordings(tmp_path / "input")
-    return finish(tmp_path, fixtures.checkpoint())
+    return finish(tmp_path, synthetic_checkpoint.reference())
 
 
 def verified(outdir: Path, *options: str) -> int:
@@ -61,7 +69,7 @@ def answered(outdir: Path, change: Callable[[dict[str, np.ndarray]], None] = lam
     sample, answers = outdir.parent / "segments.frames", outdir.parent / "answers.frames"
     assert verified(outdir, "--segments", "1000", "--sample", str(sample)) == 0
     with np.load(OUTPUTS) as known, answers.open("wb") as file:
-        drawn = fairseq_run.read(sample)
+        drawn = fairseq_run.read_sample(sample)
         assert drawn.record_ids == list(known["record_id"])
         assert drawn.numbers.tolist() == list(known["segment"])
         arrays = {kind: known[kind].copy() for kind in fairseq_run.FOLDERS}
@@ -132,7 +140,7 @@ def test_answers_of_another_shape_are_refused(finished: Path, capsys: pytest.Cap
 
 
 def test_the_segments_are_those_that_the_run_inferred(finished: Path) -> None:
-    drawn = fairseq_run.sample(finished, 1000, 1)
+    drawn = fairseq_run.draw_sample(Run(finished), 1000, 1)
     path = finished / "segments/shard-00000.arrow"
     keys, signals = next(segment_files.read([path], [torch.empty(10, 12, 2500)]))
     assert drawn.record_ids == keys.record_ids
@@ -172,7 +180,7 @@ def test_another_checkpoint_under_the_same_name_is_refused(finished: Path, capsy
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verified(tmp_path) == 2
-    assert f"{tmp_path}/run.json cannot be read" in capsys.readouterr().err
+    assert f"there is no {tmp_path}/run.json; give the folder of a finished run's results" in capsys.readouterr().err
 
 
 # The other side
@@ -255,8 +263,8 @@ def test_the_real_fairseq_signals_agrees_also_where_segments_are_padded(
     for samples in (700, 1_801):
         signal = fixtures._microvolts(f"short {samples}", samples, 500)
         np.savez(tmp_path / f"input/short_{samples}.npz", signal=signal, sample_rate=500, leads=LEADS, unit="uV")
-    out = finish(tmp_path, fixtures.checkpoint(), "--short", "pad", short="pad")
-    assert fairseq_run.sample(out, 100, 1).samples.tolist() == [2500, 2500, 2500, 2500, 1801, 700]
+    out = finish(tmp_path, synthetic_checkpoint.reference(), "--short", "pad", short="pad")
+    assert fairseq_run.draw_sample(Run(out), 100, 1).samples.tolist() == [2500, 2500, 2500, 2500, 1801, 700]
     assert asked(out, fairseq_python) == 0
     assert capsys.readouterr().out.count(" ok\n") == 8
 
@@ -283,7 +291,7 @@ def test_the_real_fairseq_signals_refuses_a_checkpoint_that_is_none(tmp_path: Pa
         pytest.raises(
             EcgpipeError, match=r"cfg\.model\._name of .*x\.pt is 'nothing'; only ecg_transformer_classifier, "
         ),
-        fairseq_backend.opened(fairseq_python, tmp_path / "x.pt"),
+        fairseq_backend.open_fairseq(fairseq_python, tmp_path / "x.pt"),
     ):
         pass
 
@@ -295,6 +303,6 @@ def test_the_real_fairseq_signals_runs_no_code_of_a_checkpoint(tmp_path: Path, f
         pytest.raises(
             EcgpipeError, match=r"is no checkpoint of fairseq-signals: UnpicklingError: Weights only load failed"
         ),
-        fairseq_backend.opened(fairseq_python, tmp_path / "x.pt"),
+        fairseq_backend.open_fairseq(fairseq_python, tmp_path / "x.pt"),
     ):
         pass

@@ -18,7 +18,7 @@ from ecgpipe.cli import main
 from ecgpipe.models import checkpoint, fairseq_checkpoint
 from ecgpipe.preprocessing import segments
 from ecgpipe.readers import Recording
-from ecgpipe.selftest import fixtures, verify
+from ecgpipe.selftest import fixtures, synthetic_checkpoint, verify
 from ecgpipe.selftest.reference import OUTPUTS
 
 
@@ -58,7 +58,7 @@ def test_half_precision_is_held_to_wider_bounds(capsys: pytest.CaptureFixture[st
 def test_what_the_reference_numbers_were_computed_by_is_told_with_them() -> None:
     with np.load(OUTPUTS) as known:
         assert {"fairseq_signals", "torch", "python", "ecg_transform"} <= set(json.loads(str(known["about"])))
-        assert list(known["labels"]) == list(fixtures.LABELS) != sorted(fixtures.LABELS)
+        assert list(known["labels"]) == list(synthetic_checkpoint.LABELS) != sorted(synthetic_checkpoint.LABELS)
         assert list(known["record_id"]) == ["constant_lead", "other_order", "other_order", "other_rate"]
 
 
@@ -88,11 +88,11 @@ def by_hand(x: int) -> int:
 def test_the_numbers_of_the_recipe_are_whole_number_arithmetic(name: str, count: int) -> None:
     start = zlib.crc32(name.encode())
     expected = [by_hand((start + place) % 2**32) for place in range(count)]
-    assert fixtures.scattered(name, count).tolist() == expected
+    assert synthetic_checkpoint.scattered(name, count).tolist() == expected
 
 
 def test_the_weights_of_the_recipe_are_spread_as_they_say() -> None:
-    spread = fixtures._spread("any", 100, 100, spread=0.5)
+    spread = synthetic_checkpoint._spread("any", (100, 100), 0.5)
     assert float(spread.std()) == pytest.approx(0.5, rel=0.02)
     assert float(spread.abs().max()) <= math.sqrt(3) * 0.5
 
@@ -123,7 +123,7 @@ def nearest(signal: np.ndarray, samples: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("function", "wrong"),
-    [("choose_leads", leads_by_place), ("standardised", sample_deviation), ("linearly_resampled", nearest)],
+    [("choose_leads", leads_by_place), ("standardise", sample_deviation), ("resample_linearly", nearest)],
 )
 def test_another_preprocessing_is_caught(
     function: str, wrong: Callable[..., object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -188,7 +188,7 @@ def test_weights_that_give_no_numbers_are_caught(
 ) -> None:
     monkeypatch.setattr(checkpoint, "convert", converted_with(not_a_number))
     assert verified() == 2
-    assert "recipe.pt gives numbers that are not finite for segment 0" in capsys.readouterr().err
+    assert "reference.pt gives numbers that are not finite for segment 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["segments", "logits", "embedding", "attention", "probabilities"])
@@ -208,12 +208,12 @@ def test_other_reference_numbers_are_caught(
 def test_labels_in_another_order_are_caught(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(fixtures, "LABELS", dict(sorted(fixtures.LABELS.items())))
+    monkeypatch.setattr(synthetic_checkpoint, "LABELS", dict(sorted(synthetic_checkpoint.LABELS.items())))
     assert verified() == 2
     assert "labels is Rhythm A, Rhythm B" in capsys.readouterr().err
 
 
 def test_a_wrong_aggregation_is_caught(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(fixtures, "LABELS", dict.fromkeys(fixtures.LABELS, "mean"))
+    monkeypatch.setattr(synthetic_checkpoint, "LABELS", dict.fromkeys(synthetic_checkpoint.LABELS, "mean"))
     assert verified() == 2
     assert "fairseq-signals': probabilities by" in capsys.readouterr().err

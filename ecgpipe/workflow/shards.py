@@ -1,0 +1,26 @@
+"""Which shards make a part, and which of them is processed first."""
+
+
+def parts_of(shards: int, shards_per_part: int) -> int:
+    """How many parts a number of shards makes; the last part may have fewer."""
+    return -(-shards // shards_per_part)
+
+
+def shards_of(part: int, shards_per_part: int, shards: int) -> range:
+    """The numbers of a part's shards: a fixed range, so that new recordings leave the parts before theirs alone.
+
+    Args:
+        part: The part's number.
+        shards_per_part: The setting `inference.shards_per_part`.
+        shards: How many shards the run has.
+    """
+    first = part * shards_per_part
+    return range(first, min(first + shards_per_part, shards))
+
+
+def priority_of(shard: int, shards_per_part: int) -> int:
+    """The priority of a shard's job: the earlier its part the higher, so that parts become ready one after the other.
+
+    It is at most 0, below the priority of every other job.
+    """
+    return -(shard // shards_per_part)

@@ -1,0 +1,114 @@
+"""The only module that uses what Snakemake does not document.
+
+Measured with Snakemake 9.27. tests/unit/workflow/test_snakemake_compat.py has a test of each use with the real
+Snakemake, so that after an upgrade the test that fails names what has changed.
+"""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ecgpipe.core.errors import EcgpipeError
+
+
+@contextmanager
+def errors_of_workflow() -> Iterator[None]:
+    """Raise an `EcgpipeError` as Snakemake's own error, which is printed without a traceback."""
+    from snakemake.exceptions import WorkflowError
+
+    try:
+        yield
+    except EcgpipeError as error:
+        raise WorkflowError(str(error)) from error
+
+
+class Engine:
+    """What Snakemake's object `workflow` says of the command that a user gave."""
+
+    def __init__(self, workflow: Any) -> None:  # noqa: ANN401, Snakemake declares no type for it
+        """Take the object that each Snakefile has under the name `workflow`."""
+        self._workflow = workflow
+
+    def folder(self) -> Path:
+        """The folder of the Snakefile that is being parsed, also where another workflow uses that as a module.
+
+        `workflow.basedir`, which is documented, is then the folder of the other workflow.
+        """
+        return Path(self._workflow.current_basedir.get_path_or_uri(secret_free=True))
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process plans the run. False in a job that parses the Snakefile again, e.g. on a cluster."""
+        return bool(self._workflow.is_main_process)
+
+    @property
+    def runs_jobs(self) -> bool:
+        """Whether jobs will be run. False in a dry run, with `--touch`, and for options that only look.
+
+        Known only when jobs are planned, as the Snakefile is parsed before there is an executor.
+        """
+        executor = self._workflow.executor_plugin
+        return bool(executor and not (executor.common_settings.dryrun_exec or executor.common_settings.touch_exec))
+
+    def ignore_checksums(self) -> None:
+        """Have an input that is newer than a result count as changed, whatever its content.
+
+        As `--max-checksum-file-size 0` does. Otherwise Snakemake takes the input for unchanged if this working folder
+        has seen its content before, although a run from another folder may have used another content in between.
+        """
+        self._workflow.dag.max_checksum_file_size = 0
+
+    @property
+    def cores(self) -> int | None:
+        """The cores of the run (`--cores`); None on a cluster."""
+        cores: int | None = self._workflow.resource_settings.cores
+        return cores
+
+    def limit(self, resource: str) -> int | None:
+        """How much of a resource all jobs together may use (`--resources gpu=4`); None where there is no limit."""
+        value: int | None = self._workflow.global_resources.get(resource).value
+        return value
+
+    def sets_threads(self, rule: str) -> bool:
+        """Whether `--set-threads` names a rule."""
+        return rule in self._workflow.resource_settings.overwrite_threads
+
+    @property
+    def uses_conda(self) -> bool:
+        """Whether jobs run in the rules' conda environments (`--software-deployment-method conda`)."""
+        methods = self._workflow.deployment_settings.deployment_method
+        return any(method.name == "CONDA" for method in methods)
+
+    def prepare_shell(self, root: Path) -> None:
+        """Have `python3` in the rules' shell lines be the Python that runs Snakemake, and have it find ecgpipe.
+
+        In a conda environment of a rule `python3` stays that of the environment. The prefix is set after the activation
+        of the environment, which removes a PYTHONPATH that was set before.
+
+        Args:
+            root: The folder in which the package `ecgpipe` lies.
+        """
+        from snakemake.shell import shell
+
+        before = shell._get_process_prefix()
+        prefix = shell_prefix(Path(sys.executable).parent if not self.uses_conda else None, root)
+        if prefix not in before:  # also where a workflow uses this one twice, as modules
+            shell.prefix(f"{before}{prefix}".replace("{", "{{").replace("}", "}}"))
+
+
+def shell_prefix(programs: Path | None, root: Path) -> str:
+    """What goes before each shell line.
+
+    Args:
+        programs: The folder to look for `python3` in before those of PATH; None: PATH stays as it is.
+        root: The folder to look for Python packages in before those of PYTHONPATH.
+    """
+    folders = {"PATH": programs, "PYTHONPATH": root}
+    return "".join(
+        f'export {variable}={shlex.quote(str(folder))}"${{{variable}:+:${variable}}}"; '
+        for variable, folder in folders.items()
+        if folder is not None
+    )

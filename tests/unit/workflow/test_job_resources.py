@@ -1,0 +1,31 @@
+"""What jobs ask for."""
+
+import pytest
+
+from ecgpipe.workflow import job_resources
+
+
+def test_a_job_asks_for_twice_as_much_each_time_and_more_for_more_recordings() -> None:
+    amount = job_resources.growing(1000, 400, lambda: 2_500_000)
+    assert [amount(None, attempt=attempt) for attempt in (1, 2, 3)] == [2000, 4000, 8000]
+
+
+def test_without_a_rate_recordings_are_not_counted() -> None:
+    def count() -> int:
+        raise AssertionError
+
+    assert job_resources.growing(10, 0, count)(None, attempt=1) == 10
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "share", "counted"),
+    [(8, 1, 8, 1), (8, 3, 2, 1), (2, 4, 1, 1), (8, None, 8, 1), (None, None, 8, 8), (None, 4, 2, 2)],
+)
+def test_jobs_on_gpus_share_the_cores(cores: int | None, gpus: int | None, share: int, counted: int) -> None:
+    assert job_resources.cores_per_gpu(cores, gpus) == share
+    assert job_resources.counted_cores(cores, gpus) == counted
+
+
+def test_set_threads_comes_before_the_share() -> None:
+    assert job_resources.computing_threads(False, 4)(None, threads=1) == 4
+    assert job_resources.computing_threads(True, 4)(None, threads=3) == 3

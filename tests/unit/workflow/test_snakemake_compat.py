@@ -1,0 +1,154 @@
+"""Each use of what Snakemake does not document, with the real Snakemake: a test that fails says what has changed."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ecgpipe.workflow.snakemake_compat import shell_prefix
+
+ROOT = Path(__file__).parents[3]
+
+HEAD = f"""
+import json, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.workflow.snakemake_compat import Engine, errors_of_workflow
+ENGINE = Engine(workflow)
+
+def say(value):
+    print("SAYS", json.dumps(value), file=sys.stderr)
+"""
+
+# A rule whose input is named when jobs are planned; by then it is known what Snakemake is asked to do.
+PLANNED = """
+rule all:
+    input:
+        lambda wildcards: say({what}) or []
+    output:
+        "all.txt"
+    shell:
+        "touch {{output}}"
+"""
+
+
+def snakemake(folder: Path, text: str, *options: str, name: str = "Snakefile") -> tuple[int, str]:
+    """Run Snakemake in a folder with a Snakefile of this text."""
+    (folder / name).parent.mkdir(exist_ok=True, parents=True)
+    (folder / name).write_text(text)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(folder / name), "--cores", "2", *options]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    return done.returncode, done.stdout
+
+
+def said(folder: Path, text: str, *options: str) -> list[Any]:
+    """What the Snakefile `HEAD` and `text` says by `say`."""
+    status, output = snakemake(folder, HEAD + text, *options)
+    assert status == 0, output
+    return [json.loads(line.removeprefix("SAYS ")) for line in output.splitlines() if line.startswith("SAYS ")]
+
+
+def test_the_main_process_is_told_from_that_of_a_job(tmp_path: Path) -> None:
+    rule = "say(ENGINE.is_main_process)\nrule all:\n    output:\n        'x'\n    run:\n        Path('x').touch()\n"
+    assert said(tmp_path, rule) == [True, False]  # a `run:` block is a process that parses the Snakefile again
+
+
+@pytest.mark.parametrize(
+    ("options", "runs"), [([], True), (["--dry-run"], False), (["--touch"], False), (["--summary"], False)]
+)
+def test_a_run_is_told_from_what_only_looks(tmp_path: Path, options: list[str], runs: bool) -> None:
+    assert set(said(tmp_path, PLANNED.format(what="ENGINE.runs_jobs"), *options)) == {runs}
+
+
+def test_times_count_whatever_the_content(tmp_path: Path) -> None:
+    rule = "rule all:\n    input:\n        planned\n    output:\n        'out'\n    shell:\n        'touch {output}'\n"
+    ignores = "def planned(wildcards):\n    ENGINE.ignore_checksums()\n    return 'in'\n" + rule
+    (tmp_path / "in").write_text("the same")
+    assert snakemake(tmp_path, HEAD + ignores)[0] == 0
+    (tmp_path / "in").write_text("the same")
+    believes = ignores.replace("    ENGINE.ignore_checksums()\n", "")
+    assert "Nothing to be done" in snakemake(tmp_path, HEAD + believes, "--dry-run")[1]
+    assert "Updated input files: in" in snakemake(tmp_path, HEAD + ignores, "--dry-run")[1]
+
+
+def test_cores_and_limits_are_those_of_the_command_line(tmp_path: Path) -> None:
+    text = "say([ENGINE.cores, ENGINE.limit('gpu')])\nrule all:\n    output:\n        'x'\n"
+    assert said(tmp_path, text, "--dry-run", "--cores", "3", "--resources", "gpu=4") == [[3, 4]]
+    assert said(tmp_path, text, "--dry-run") == [[2, None]]
+
+
+def test_a_rule_with_threads_of_its_own_is_known(tmp_path: Path) -> None:
+    text = "say([ENGINE.sets_threads('infer'), ENGINE.sets_threads('all')])\nrule all:\n    output:\n        'x'\n"
+    assert said(tmp_path, text, "--dry-run", "--set-threads", "infer=3") == [[True, False]]
+
+
+def test_conda_is_known(tmp_path: Path) -> None:
+    text = "say(ENGINE.uses_conda)\nrule all:\n    output:\n        'x'\n"
+    assert said(tmp_path, text, "--dry-run", "--software-deployment-method", "conda") == [True]
+    assert said(tmp_path, text, "--dry-run") == [False]
+
+
+def test_the_folder_is_that_of_the_snakefile_also_in_a_module(tmp_path: Path) -> None:
+    inner = HEAD + "say(str(ENGINE.folder()))\nrule all:\n    output:\n        'x'\n"
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "Snakefile").write_text(inner)
+    outer = "module inner:\n    snakefile: 'inner/Snakefile'\nuse rule * from inner\n"
+    status, output = snakemake(tmp_path, outer, "--dry-run", "all")
+    assert status == 0
+    assert f'SAYS "{tmp_path / "inner"}"' in output
+
+
+SHELL = """
+ENGINE.prepare_shell(Path({root!r}))
+ENGINE.prepare_shell(Path({root!r}))  # as where a workflow uses the Snakefile twice
+rule all:
+    output:
+        "x"
+    shell:
+        "python3 -c 'import os, sys; print(sys.executable, os.environ[\\"PYTHONPATH\\"])' > {{output}}; {more}"
+"""
+
+
+def test_shell_lines_have_the_python_of_snakemake_and_find_the_package(tmp_path: Path) -> None:
+    root = str(tmp_path / "a {b} 'c'")
+    status, output = snakemake(tmp_path, HEAD + SHELL.format(root=root, more="true"))
+    assert status == 0, output
+    assert (tmp_path / "x").read_text() == f"{Path(sys.executable).parent / 'python3'} {root}\n"
+
+
+def test_a_shell_line_still_stops_at_the_first_error_of_a_pipe(tmp_path: Path) -> None:
+    assert snakemake(tmp_path, HEAD + SHELL.format(root="/x", more="false | true"))[0] != 0
+
+
+def test_what_a_workflow_has_set_before_its_shell_lines_stays(tmp_path: Path) -> None:
+    text = "shell.prefix('set -e; echo first > before; ')\n" + SHELL.format(root="/x", more="true")
+    assert snakemake(tmp_path, HEAD + text)[0] == 0
+    assert (tmp_path / "before").exists()
+    assert (tmp_path / "x").exists()
+
+
+def test_in_a_conda_environment_its_python_stays_and_the_package_is_found(tmp_path: Path) -> None:
+    # The prefix comes after the activation of the environment.
+    (tmp_path / "python3").write_text('#!/bin/sh\necho "of conda $PYTHONPATH"\n')
+    (tmp_path / "python3").chmod(0o755)
+    activated = f"unset PYTHONPATH; export PATH={shlex.quote(str(tmp_path))}:$PATH; set -euo pipefail; "
+    line = f"{activated}{shell_prefix(None, Path('/the clone'))}python3"
+    done = subprocess.run(["/bin/bash", "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout == "of conda /the clone\n"
+
+
+def test_an_error_of_ecgpipe_is_shown_without_a_traceback(tmp_path: Path) -> None:
+    text = "with errors_of_workflow():\n    raise EcgpipeError('input: not there; check the path')\n"
+    status, output = snakemake(tmp_path, HEAD + text)
+    assert status == 1
+    assert "input: not there; check the path" in output
+    assert "Traceback" not in output
