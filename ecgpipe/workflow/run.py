@@ -18,6 +18,9 @@ import yaml
 from ecgpipe.core import installation, provenance
 from ecgpipe.core.errors import EcgpipeError
 
+# Words after -- are for Snakemake.
+PASSES_ON = True
+
 # What a shell says of a command that an interrupt ended.
 INTERRUPTED = 130
 
@@ -44,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="slurm, or the folder of a Snakemake profile of your own")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--verbose", action="store_true", help="show everything that Snakemake says")
-    parser.add_argument("snakemake", nargs=argparse.REMAINDER, help="after --: options for Snakemake itself")
+    parser.epilog = "Options for Snakemake itself stand after --, e.g. ecgpipe run INPUT -- --keep-going"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         *build_command(settings, args.config, args.profile, args.cores),
         *(["--dry-run"] if args.dry_run else []),
         *(["--verbose"] if args.verbose else []),
-        *(word for word in args.snakemake if word != "--"),
+        *args.passed_on,
     ]
     return execute(command)
 

@@ -67,7 +67,7 @@ def test_a_file_that_the_page_names_is_there(name: str) -> None:
 
 def test_every_module_is_imported_or_is_a_command() -> None:
     used = set(chain.from_iterable(imported(source) for source in SOURCES.values()))
-    used |= set(re.findall(r'^    "\w+": \(\s*"([\w.]+)"', SOURCES["cli.py"], re.MULTILINE))
+    used |= set(re.findall(r'^        "\w+": \(\s*"([\w.]+)"', SOURCES["cli.py"], re.MULTILINE))
     used |= {f"readers.{name}" for name in re.findall(r'Format\("(\w+)"', SOURCES["readers/__init__.py"])}
     rules = [ROOT / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")]
     for line in "".join(path.read_text(encoding="utf-8") for path in rules).splitlines():

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from snakemake.parser import parse
 from snakemake.sourcecache import LocalSourceFile
 
-from ecgpipe.cli import STAGES as COMMANDS
+from ecgpipe.cli import COMMANDS
 from ecgpipe.core import results, settings
 from ecgpipe.workflow.run_at_work import RunAtWork
 from ecgpipe.workflow.snakemake_compat import Engine

@@ -74,7 +74,7 @@ def test_the_conda_environment_lists_exactly_the_packages_dependencies_and_those
     extras = project["optional-dependencies"]
     assert extras["formats"] == ["ecgpipe[dicom,edf,hdf5,vendor]"]
     formats = sorted(package for extra in ("dicom", "edf", "hdf5", "vendor") for package in extras[extra])
-    assert packages == [[*project["dependencies"], *formats]]
+    assert packages == [[*project["dependencies"], *extras["workflow"], *formats]]
 
 
 # What the user gives
