@@ -43,18 +43,32 @@ LEFT_OUT = ("pulp", "hf-xet", "setuptools")
 # Of pyproject's optional dependencies: simulated recordings, the loop of the tutorial's notebook, the tests.
 OPTIONAL = ("ecg-transform", "hypothesis", "neurokit2", "psutil", "pytest")
 
-CODE = ("ecgpipe", "snakemake_logger_plugin_ecgpipe", "benchmarks", "config", "workflow", "profiles", "Snakefile", "pyproject.toml", "LICENSE")
+CODE = (
+    "ecgpipe",
+    "snakemake_logger_plugin_ecgpipe",
+    "benchmarks",
+    "config",
+    "workflow",
+    "profiles",
+    "Snakefile",
+    "pyproject.toml",
+    "LICENSE",
+)
 REFERENCE = ("code15", "golden", "make_checkpoint.py", "mimic_iv_ecg_label_def.csv")
 SCRIPTS = ("README.md", "install.py", "run.sh")  # the last makes the folder usable
 GPU_TEST = re.compile(r"\bpytest\.mark\.gpu\b")
 
 
 def requirements(pyproject: Path = ROOT / "pyproject.toml") -> list[str]:
-    """What the code in the folder asks for: ecgpipe's dependencies, those of the workflow and `OPTIONAL`, as pyproject.toml states them."""
+    """What the code in the folder asks for: ecgpipe's dependencies, the workflow's and `OPTIONAL`, by pyproject.toml."""
     project = tomllib.loads(pyproject.read_text())["project"]
     optional = [line for extra in project["optional-dependencies"].values() for line in extra]
     by_name = {str(canonicalize_name(Requirement(line).name)): line for line in optional}
-    return [*project["dependencies"], *project["optional-dependencies"]["workflow"], *(by_name[name] for name in OPTIONAL)]
+    return [
+        *project["dependencies"],
+        *project["optional-dependencies"]["workflow"],
+        *(by_name[name] for name in OPTIONAL),
+    ]
 
 
 def pinned(constraints: Path = ROOT / "constraints.txt") -> dict[str, str]:

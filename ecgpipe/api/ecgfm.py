@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ecgpipe.api import arrays
 from ecgpipe.api.arrays import Signal
-from ecgpipe.core import config, schemas
+from ecgpipe.core import config, installation, schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import aggregate, devices, engine, finite
 from ecgpipe.inference.segment_files import Contents
@@ -336,7 +336,7 @@ def _located(given: str) -> str:
 
 def _known(names: Sequence[str]) -> tuple[Label, ...]:
     """Labels by their names alone: those of the CSV in ecgpipe's clone that has just these, else the mean of each."""
-    for path in sorted((labels.CLONE / config.MIMIC_IV_ECG).parent.glob("*.csv")):
+    for path in sorted((installation.root() / config.MIMIC_IV_ECG).parent.glob("*.csv")):
         brought = labels.read(path)
         if [label.name for label in brought] == list(names):
             return brought

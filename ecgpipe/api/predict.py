@@ -48,10 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", nargs="+", type=os.path.expanduser, help="a file, folder, glob or table, as for the setting `input`"
     )
-    parser.add_argument(
-        "--checkpoint",
+    options.add(
+        parser,
+        "checkpoint",
         type=os.path.expanduser,
-        default=Config.model_fields["checkpoint"].default,
         help="hf://OWNER/REPO@REVISION/FILE, a .pt file, or the folder checkpoint/ of a run (default %(default)s)",
     )
     options.add(

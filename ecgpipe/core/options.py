@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ecgpipe.core.config import Config
+
 # By name, without the dashes, what `add_argument` takes.
 SHARED: Mapping[str, Mapping[str, Any]] = {
     # Of a finished run.
@@ -26,6 +28,11 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "parts": {"type": int, "help": "number of parts of the run (default: all in the folder)"},
     "umap": {"type": Path, "help": "umap/umap.parquet"},
     "labels": {"type": Path, "help": "the label CSV"},
+    "checkpoint": {
+        "default": Config.model_fields["checkpoint"].default,
+        "help": "a local .pt file, or hf://OWNER/REPO/FILE (default %(default)s)",
+    },
+    "set": {"nargs": "+", "action": "extend", "default": [], "metavar": "KEY=VALUE", "help": "settings"},
     "logits": {"type": Path, "help": "a logits/part-*.parquet"},
     "drift": {"type": Path, "help": "precision/drift.json"},
     "calibration": {"type": Path, "help": "the JSON file that `calibrate` wrote (default: none)"},

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from ecgpipe import __version__
-from ecgpipe.core import config
+from ecgpipe.core import config, options
 from ecgpipe.core.atomic import write_json
 from ecgpipe.core.config import APART, Section, mistake
 from ecgpipe.core.errors import EcgpipeError
@@ -304,14 +304,7 @@ def read(stage: str, model: type[Model], path: Path) -> Model:
 def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None:
     """The options by which a stage's command is given its settings: a file, or by hand one by one."""
     parser.add_argument("--settings", type=Path, metavar="FILE", help="settings/STAGE.json of a run")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings by hand, on top of those of --settings or of the defaults",
-    )
+    options.add(parser, "set", help="settings by hand, on top of those of --settings or of the defaults")
     add_options(parser, model)
 
 

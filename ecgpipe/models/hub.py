@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, parse_hf_uri
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    parse_hf_uri,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
     GatedRepoError,
     HTTPError,  # of httpx or httpx2, whichever this version of the client uses
@@ -25,6 +32,9 @@ from ecgpipe.core.logs import logger
 # The client itself resumes a download when the server closes the connection, five times without progress. These are the
 # pauses before a download that the client gave up is started again.
 PAUSES_S = (2.0, 5.0)
+
+# How long `look_up` waits for an answer.
+LOOK_UP_S = 10.0
 
 
 class HubFile(NamedTuple):
@@ -104,6 +114,27 @@ def fetch(source: str, expected: str | None = None) -> Source:
             "name the file that is meant (an hf:// URI takes @REVISION), or correct the sha256"
         )
     return fetched
+
+
+def is_cached(where: HubFile) -> bool:
+    """Whether a file of the hub is in the cache of this machine."""
+    return isinstance(try_to_load_from_cache(where.repo, where.file, revision=where.revision), str)
+
+
+def look_up(where: HubFile) -> int | None:
+    """Ask the hub for a file without fetching it.
+
+    Returns:
+        Its size in bytes; None where the hub does not state it.
+
+    Raises:
+        EcgpipeError: The hub cannot be reached, refuses access, or has no such file.
+    """
+    try:
+        url = hf_hub_url(where.repo, where.file, revision=where.revision)
+        return get_hf_file_metadata(url, timeout=LOOK_UP_S).size
+    except (HTTPError, OSError, ValueError) as error:
+        raise EcgpipeError(f"checkpoint: {_explain(error, where)}") from error
 
 
 def _fetch_from_hub(uri: str, expected: str | None) -> Source:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from ecgpipe.core import provenance
+from ecgpipe.core import installation, provenance
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.separators import separator_of
 
@@ -21,9 +21,6 @@ RESERVED = frozenset({"record_id", "segment", "start_s", "n_segments"})
 
 # In place of a label CSV where the meaning of a model's outputs is unknown: they are named by their number.
 BY_INDEX = "index"
-
-# The clone with the label CSVs that ecgpipe ships; it is installed from there (`pip install --editable`).
-CLONE = Path(__file__).parents[2]
 
 # What the column threshold_from holds, a JSON object: the choice, and the predictions that it holds for.
 THRESHOLD_FROM = frozenset({"threshold", "method", "recordings", "on", "fitted", "scores"})
@@ -147,9 +144,14 @@ def read_named(path: Path, names: Sequence[str], file: Path) -> list[Label]:
     return [by_name[name] for name in names]
 
 
-def locate(path: str, root: Path = CLONE) -> Path:
-    """A label CSV by its path: below the current folder, else below `root`; as it was given if it is nowhere."""
-    candidates = [Path(path), root / path]
+def locate(path: str, root: Path | None = None) -> Path:
+    """Find a label CSV by its path: below the current folder, else below `root`; as it was given if it is nowhere.
+
+    Args:
+        path: Of the file, e.g. config/labels/mimic_iv_ecg.csv.
+        root: None for the folder of the label CSVs that ecgpipe ships.
+    """
+    candidates = [Path(path), (root or installation.root()) / path]
     # os.path, not pathlib: a text that the system takes for no path at all is not there either.
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), candidates[0])  # noqa: PTH113
 
@@ -190,7 +192,7 @@ def read_head_labels(file: Path) -> list[str]:
     """The labels of a predictions file that come from heads and not from the model."""
     import pyarrow.parquet as pq  # here, because it takes half a second, of every job that reads the Snakefile
 
-    from ecgpipe.core import provenance
+    from ecgpipe.core import installation, provenance
 
     return list(provenance.origin(pq.read_schema(file)).get("heads", {}))
 

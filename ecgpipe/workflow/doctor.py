@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ecgpipe import __version__
-from ecgpipe.core.config import Config
+from ecgpipe.core import options
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.inputs import manifest
+from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.models import hub
 from ecgpipe.readers import FORMATS, missing_package
 
@@ -51,14 +51,8 @@ class Finding(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `ecgpipe doctor`."""
     parser.add_argument("input", nargs="*", metavar="INPUT", help="recordings that are to be run")
-    parser.add_argument(
-        "--outdir", type=Path, default=Path("results"), help="where results are to go (default %(default)s)"
-    )
-    parser.add_argument(
-        "--checkpoint",
-        default=Config.model_fields["checkpoint"].default,
-        help="a local .pt file, or hf://OWNER/REPO/FILE (default %(default)s)",
-    )
+    options.add(parser, "outdir", help="where results are to go (default %(default)s)")
+    options.add(parser, "checkpoint")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -166,14 +160,15 @@ def check_checkpoint(checkpoint: str) -> Finding:
             return Finding("ok", f"checkpoint {checkpoint}: {Path(checkpoint).stat().st_size / 1e6:,.0f} MB")
         return Finding("problem", f"checkpoint: {checkpoint} is not a file that can be read", "check the path")
     try:
-        where = hub.hub_file(checkpoint)
+        where = hub.parse_uri(checkpoint)
         if hub.is_cached(where):
             return Finding("ok", f"checkpoint {checkpoint} is in the cache")
         size = hub.look_up(where)
     except EcgpipeError as error:
         what, _, fix = str(error).partition("; ")
         return Finding("problem", what, fix or None)
-    return Finding("ok", f"checkpoint {checkpoint} can be fetched from the hub ({size / 1e6:,.0f} MB)")
+    told = "size not stated" if size is None else f"{size / 1e6:,.0f} MB"
+    return Finding("ok", f"checkpoint {checkpoint} can be fetched from the hub ({told})")
 
 
 def check_inputs(inputs: Sequence[str]) -> tuple[list[Finding], int]:
@@ -186,7 +181,7 @@ def check_inputs(inputs: Sequence[str]) -> tuple[list[Finding], int]:
         What was found, and how many recordings there are.
     """
     try:
-        scanned = manifest.scan(list(inputs), "records500")
+        scanned = scan_inputs(list(inputs), "records500")
     except EcgpipeError as error:
         what, _, fix = str(error).partition("; ")
         return [Finding("problem", what, fix or None)], 0

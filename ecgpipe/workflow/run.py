@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ecgpipe.core import installation, provenance
+from ecgpipe.core import installation, options, provenance
 from ecgpipe.core.errors import EcgpipeError
 
 # Words after -- are for Snakemake.
@@ -30,17 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", nargs="*", metavar="INPUT", help="a folder, file, glob or table of recordings; or input: in --config"
     )
-    parser.add_argument("--outdir", help="where results go (default results)")
-    parser.add_argument("--checkpoint", help="a local .pt file, or hf://OWNER/REPO/FILE")
+    options.add(parser, "outdir", type=str, default=None, help="where results go (default: results)")
+    options.add(parser, "checkpoint", default=None, help="a local .pt file, or hf://OWNER/REPO/FILE")
     parser.add_argument("--cores", type=int, default=None, help="CPU cores to use (default: all)")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings as in docs/config.md, e.g. --set umap.neighbors=30",
-    )
+    options.add(parser, "set", help="settings as in docs/config.md, e.g. --set umap.neighbors=30")
     parser.add_argument(
         "--config", nargs="+", action="extend", default=[], type=Path, metavar="FILE", help="YAML files of settings"
     )

@@ -70,6 +70,7 @@ def test_every_module_is_imported_or_is_a_command() -> None:
     used |= set(re.findall(r'^        "\w+": \(\s*"([\w.]+)"', SOURCES["cli.py"], re.MULTILINE))
     used |= {f"readers.{name}" for name in re.findall(r'Format\("(\w+)"', SOURCES["readers/__init__.py"])}
     rules = [ROOT / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")]
+    rules.append(ROOT / "snakemake_logger_plugin_ecgpipe" / "__init__.py")
     for line in "".join(path.read_text(encoding="utf-8") for path in rules).splitlines():
         if line.startswith("from ecgpipe."):
             used |= imported(line)

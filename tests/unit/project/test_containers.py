@@ -97,7 +97,9 @@ def test_every_package_is_of_the_version_that_constraints_pins(recipe: str) -> N
     assert all("--constraint constraints.txt" in command for command in commands)
     assert "==" not in "".join(commands)  # no second opinion
     pinned = {Requirement(line).name for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"}
-    wanted = {Requirement(line).name for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["workflow"]]}
+    wanted = {
+        Requirement(line).name for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["workflow"]]
+    }
     assert {name.lower().replace("_", "-") for name in wanted} <= {name.lower().replace("_", "-") for name in pinned}
 
 
