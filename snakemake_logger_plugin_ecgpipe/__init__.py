@@ -8,7 +8,6 @@ import threading
 from logging import LogRecord
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
-from snakemake_interface_logger_plugins.common import LogEvent
 
 from ecgpipe.workflow.run_output import RunOutput
 

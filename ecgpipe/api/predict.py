@@ -25,7 +25,6 @@ from ecgpipe.api.ecgfm import ECGFM, logits_table
 from ecgpipe.api.inspect import printable
 from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import whole
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import aggregate, engine, finite, segment_files
 from ecgpipe.inputs.scan import scan_inputs

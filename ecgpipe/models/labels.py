@@ -192,7 +192,7 @@ def read_head_labels(file: Path) -> list[str]:
     """The labels of a predictions file that come from heads and not from the model."""
     import pyarrow.parquet as pq  # here, because it takes half a second, of every job that reads the Snakefile
 
-    from ecgpipe.core import installation, provenance
+    from ecgpipe.core import provenance
 
     return list(provenance.origin(pq.read_schema(file)).get("heads", {}))
 

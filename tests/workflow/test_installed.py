@@ -105,7 +105,8 @@ def test_run_ends_with_the_report_in_forty_lines_and_again_does_nothing(installe
 
 def test_predict_and_the_api_find_the_labels_that_ecgpipe_brings(installed: Path, work: Path) -> None:
     ran = call(
-        installed, work, "ecgpipe", "predict", "ecgs", "--checkpoint", "x.pt", "--labels", "labels.csv", "--output", "p.csv"
+        installed, work, "ecgpipe", "predict", "ecgs", "--checkpoint", "x.pt", "--labels", "labels.csv",
+        "--output", "p.csv",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout
     assert list(pd.read_csv(work / "p.csv").columns[-3:]) == ["First", "Second", "Third"]
@@ -120,12 +121,12 @@ from ecgpipe.core import installation
 
 module ecgpipe:
     snakefile: str(installation.root() / "Snakefile")
-    config: {"input": "ecgs", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out", "inference": {"device": "cpu"}}
+    config: {"input": "ecgs", "checkpoint": "x.pt", "labels": "labels.csv", "inference": {"device": "cpu"}}
 
 use rule * from ecgpipe as ecgpipe_*
 
 rule mine:
-    input: "out/predictions/part-00000.parquet"
+    input: "results/predictions/part-00000.parquet"
     output: "mine.txt"
     shell: "echo done > {output}"
     default_target: True

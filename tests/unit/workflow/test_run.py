@@ -55,7 +55,7 @@ def test_a_profile_is_one_of_ecgpipes_or_a_folder(tmp_path: Path) -> None:
     assert str(installation.root() / "profiles" / "slurm") in build_command({}, [], "slurm", None)
     assert "--cores" not in build_command({}, [], "slurm", None)
     assert str(tmp_path) in build_command({}, [], str(tmp_path), None)
-    with pytest.raises(EcgpipeError, match="--profile: 'slrum' is neither a folder nor one of .*slurm"):
+    with pytest.raises(EcgpipeError, match=r"--profile: 'slrum' is neither a folder nor one of .*slurm"):
         build_command({}, [], "slrum", None)
 
 

@@ -29,7 +29,7 @@ class Said:
         self.output = RunOutput(self.stream, is_terminal, self.clock)
         self.jobs = 0
 
-    def message(self, text: str = "", level: int = logging.INFO, **facts: Any) -> None:
+    def message(self, text: str = "", level: int = logging.INFO, **facts: object) -> None:
         """Snakemake says something."""
         record = logging.LogRecord("snakemake", level, "", 0, text, None, None)
         record.__dict__.update(facts)
