@@ -103,9 +103,17 @@ else:
         for suffix in ("png", "svg"):
             write(Path(named["--outdir"], name + "." + suffix))
     if stage == "summary":
-        counts = dict.fromkeys(("recordings", "ok", "skipped", "failed", "segments", "other_files"), 0)
+        counts = dict.fromkeys(("recordings", "ok", "skipped", "failed", "segments", "hours", "other_files"), 0)
+        checkpoint = {{"uri": "x.pt", "revision": None, "sha256": "0", "random_weights": False, "labels": []}}
         write(
-            Path(named["--output"]), counts=counts, reasons=[], warnings=[], checkpoint={{"random_weights": False}}
+            Path(named["--output"]),
+            finished=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+            counts=counts,
+            checkpoint=checkpoint,
+            throughput={{"segments": 0, "seconds": 0, "segments_per_s": None}},
+            precision={{"used": "float32"}},
+            hardware={{"inference": []}},
+            config={{"input": "input.csv"}},
         )
 number = os.path.basename(named.get("--records") or named.get("--timing") or "").rpartition("-")[2].partition(".")[0]
 stage = "sample" if number == "sample" else stage
