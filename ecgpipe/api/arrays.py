@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from ecgpipe.core import config
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.preprocessing.segments import PLAUSIBLE_RATES, Prepared, UnusableError, Windows, prepare
-from ecgpipe.readers import LEADS, Recording, spelled, without_filling
+from ecgpipe.readers import LEADS, Recording, spell_leads, without_filling
 
 Signal = npt.ArrayLike | Sequence[npt.ArrayLike]
 
-# How to mend what `prepare` refuses, by how its reason begins.
-MENDS = {
+# How to fix what `prepare` refuses, by how its reason begins.
+FIXES = {
     "shorter than one segment": "give a longer recording, Windows(short='pad') or a smaller segment_s",
     "too short to be padded": "give a longer recording, or a smaller segment_s",
     "the recording has no samples": "leave it out",
@@ -43,36 +43,38 @@ def prepare_arrays(signal: Signal, sample_rate: float, leads: Sequence[str], win
     Raises:
         EcgpipeError: A value is not valid, or a recording cannot be used; it says which, and how to fix it.
     """
-    rate, names = _rate(sample_rate), _leads(leads)
-    _check(windows)
-    arrays = _arrays(signal)
-    made = []
+    rate, names = _check_rate(sample_rate), _check_leads(leads)
+    _check_windows(windows)
+    arrays = _split_recordings(signal)
+    prepared = []
     for number, array in enumerate(arrays):
         which = f"recording {number}: " if len(arrays) > 1 else ""
         _check_shape(array, names, which)
         recording = without_filling(Recording(array.astype(np.float64, copy=False), rate, names, None))
         try:
-            made.append(prepare(recording, windows, {}))
+            prepared.append(prepare(recording, windows, {}))
         except UnusableError as error:
-            mend = next((mend for reason, mend in MENDS.items() if str(error).startswith(reason)), "leave it out")
-            raise EcgpipeError(f"signal: {which}{error}; {mend}") from error
-    return made
+            fix = next((fix for reason, fix in FIXES.items() if str(error).startswith(reason)), "leave it out")
+            raise EcgpipeError(f"signal: {which}{error}; {fix}") from error
+    return prepared
 
 
-def _rate(given: object) -> float:
+def _check_rate(sample_rate: object) -> float:
     """The sampling rate, if it is valid."""
     least, most = PLAUSIBLE_RATES
-    if isinstance(given, bool) or not isinstance(given, Real) or not least <= float(given) <= most:
-        raise EcgpipeError(f"sample_rate: {given!r} cannot be meant; give a number of Hz from {least:g} to {most:g}")
-    return float(given)
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, Real) or not least <= float(sample_rate) <= most:
+        raise EcgpipeError(
+            f"sample_rate: {sample_rate!r} cannot be meant; give a number of Hz from {least:g} to {most:g}"
+        )
+    return float(sample_rate)
 
 
-def _leads(given: Sequence[str]) -> tuple[str, ...]:
+def _check_leads(leads: Sequence[str]) -> tuple[str, ...]:
     """The names of the leads, if they are names and no lead seems to be misspelt."""
-    several = isinstance(given, Iterable) and not isinstance(given, str)
-    if not several or not all(isinstance(name, str) for name in given):
-        raise EcgpipeError(f"leads: {given!r} are no names of leads; give a list of them, such as ['I', 'II', 'V1']")
-    names = spelled(given)
+    several = isinstance(leads, Iterable) and not isinstance(leads, str)
+    if not several or not all(isinstance(name, str) for name in leads):
+        raise EcgpipeError(f"leads: {leads!r} are no names of leads; give a list of them, such as ['I', 'II', 'V1']")
+    names = spell_leads(leads)
     unknown = [name for name in names if name not in LEADS]
     missing = [lead for lead in LEADS if lead not in names]
     if unknown and missing:
@@ -80,10 +82,10 @@ def _leads(given: Sequence[str]) -> tuple[str, ...]:
             f"leads: {', '.join(map(repr, unknown))} is none of the twelve, and {' '.join(missing)} missing; give the "
             f"names of the rows in their order, out of {' '.join(LEADS)}"
         )
-    return tuple(given)
+    return tuple(leads)
 
 
-def _check(windows: Windows) -> None:
+def _check_windows(windows: Windows) -> None:
     """Refuse what the settings refuse."""
     if not isinstance(windows, Windows):
         raise EcgpipeError(
@@ -96,7 +98,7 @@ def _check(windows: Windows) -> None:
         raise EcgpipeError(f"windows: {first['loc'][0]} is {first['input']!r}; {first['msg']}") from error
 
 
-def _arrays(signal: Signal) -> list[np.ndarray]:
+def _split_recordings(signal: Signal) -> list[np.ndarray]:
     """One array for each recording."""
     if isinstance(signal, list | tuple):
         try:

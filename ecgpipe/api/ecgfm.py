@@ -26,7 +26,7 @@ from ecgpipe.inference.segment_files import Contents
 from ecgpipe.models import checkpoint, labels
 from ecgpipe.models.description import Description, describe
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
-from ecgpipe.models.fairseq_checkpoint import convert
+from ecgpipe.models.fairseq_checkpoint import convert_tensors
 from ecgpipe.models.labels import Label
 from ecgpipe.preprocessing.segments import Windows
 from ecgpipe.readers import LEADS
@@ -34,7 +34,7 @@ from ecgpipe.readers import LEADS
 logger = logging.getLogger(__name__)
 
 # Segments of five seconds, the rest dropped, short recordings and missing leads refused: as the settings' defaults.
-USUAL = Windows()
+DEFAULT_WINDOWS = Windows()
 
 
 class ECGFM:
@@ -73,7 +73,7 @@ class ECGFM:
         self,
         network: ecg_fm_network.Network,
         description: Description,
-        given: Sequence[Label],
+        model_labels: Sequence[Label],
         device: torch.device,
         batch_size: int | None,
         exact: finite.InFloat32 | None = None,
@@ -81,7 +81,7 @@ class ECGFM:
         self.network = network
         self._exact = exact  # the same in float32, where `network` is in half precision
         self.description = description
-        self.labels = tuple(given)
+        self.labels = tuple(model_labels)
         self.device = device
         self.batch_size = batch_size
 
@@ -123,7 +123,7 @@ class ECGFM:
             raise EcgpipeError(f"batch_size: {batch_size} segments at a time are none; give 1 or more")
         source = os.path.expanduser(source)  # noqa: PTH111, a Path would make one slash of two in hf://
         labels = None if labels is None else os.path.expanduser(labels)  # noqa: PTH111
-        load = _from_run if Path(source).is_dir() else _from_file
+        load = _load_run if Path(source).is_dir() else _load_file
         description, named, tensors = load(source, labels)
         if description.random_weights:
             logger.warning("%s has random weights: what it gives are numbers to try things out with", source)
@@ -140,7 +140,7 @@ class ECGFM:
         return cls(network, description, named, where, batch_size, exact)
 
     def predict(
-        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = USUAL
+        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
     ) -> pd.DataFrame:
         """The probability of each label for each recording, put together from its segments as the label CSV says.
 
@@ -165,12 +165,12 @@ class ECGFM:
         """
         logits = self.logits(signal, sample_rate, leads, windows)
         recording, segment, start_s = (logits.index.get_level_values(level) for level in range(3))
-        table = logits_table(recording.astype(str), segment, start_s, logits.to_numpy(), self.labels)
+        table = build_logits_table(recording.astype(str), segment, start_s, logits.to_numpy(), self.labels)
         frame: pd.DataFrame = aggregate.predict(table, self.labels).drop(["record_id", "n_segments"]).to_pandas()
         return frame.set_axis(pd.RangeIndex(len(frame), name="recording"))
 
     def logits(
-        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = USUAL
+        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
     ) -> pd.DataFrame:
         """The network's outputs for each segment, before any sigmoid.
 
@@ -190,7 +190,9 @@ class ECGFM:
         index, results = self._run(signal, sample_rate, leads, windows)
         return pd.DataFrame(results.logits, index, [label.name for label in self.labels])
 
-    def embed(self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = USUAL) -> pd.DataFrame:
+    def embed(
+        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
+    ) -> pd.DataFrame:
         """The embedding of each segment: the mean over its tokens.
 
         Args:
@@ -216,7 +218,7 @@ class ECGFM:
         return pd.DataFrame(results.embedding, index)
 
     def attention(
-        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = USUAL
+        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
     ) -> pd.DataFrame:
         """The last layer's attention of each segment, mean over heads, max over keys; it speaks for no label.
 
@@ -253,38 +255,38 @@ class ECGFM:
     ) -> tuple[pd.MultiIndex, engine.Results]:
         """Prepare the recordings and run the network over their segments."""
         prepared = arrays.prepare_arrays(signal, sample_rate, leads, windows)
-        counts = [len(one.segments) for one in prepared]
+        counts = [len(each.segments) for each in prepared]
         index = pd.MultiIndex.from_arrays(
             [
                 np.repeat(np.arange(len(prepared)), counts),
                 np.concatenate([np.arange(count) for count in counts]),
-                np.concatenate([one.starts_s for one in prepared]),
+                np.concatenate([each.starts_s for each in prepared]),
             ],
             names=["recording", "segment", "start_s"],
         )
         segments = np.concatenate([one.segments for one in prepared])  # (segments, 12, samples)
-        samples = np.repeat(np.array([one.samples for one in prepared], np.int32), counts)  # (segments,)
+        samples = np.repeat(np.array([each.samples for each in prepared], np.int32), counts)  # (segments,)
         engine.check(self.description, Contents({}, len(LEADS), windows.segment_samples, len(segments), {}))
         size = self.batch_size or engine.default_batch_size(self.device, windows.segment_samples)
         results = engine.forward(self.network, segments, samples, self.device, size, with_attention)
         exact = self._exact
 
-        def again(rows: np.ndarray) -> engine.Results:
+        def recompute(rows: np.ndarray) -> engine.Results:
             assert exact is not None  # noqa: S101
             return exact(segments[rows], samples[rows], size, with_attention)
 
         def name(row: int) -> str:
             return f"segment {index[row][1]} of recording {index[row][0]}"
 
-        return index, finite.ensure_finite(results, again if exact else None, name, self.description.uri)
+        return index, finite.ensure_finite(results, recompute if exact else None, name, self.description.uri)
 
 
-def logits_table(
+def build_logits_table(
     record_ids: npt.ArrayLike,
     segments: npt.ArrayLike,
     starts_s: npt.ArrayLike,
     logits: np.ndarray,
-    given: Sequence[Label],
+    model_labels: Sequence[Label],
 ) -> pa.Table:
     """What `aggregate.predict` takes.
 
@@ -293,48 +295,48 @@ def logits_table(
         segments: (segments,) its number.
         starts_s: (segments,) where it starts.
         logits: (segments, labels) float32.
-        given: The labels.
+        model_labels: The labels.
 
     Returns:
         A table of `schemas.logits_schema`.
     """
     columns = [np.asarray(record_ids, object), np.asarray(segments, np.int32), np.asarray(starts_s, np.float32)]
-    return pa.table([*columns, *logits.T], schema=schemas.logits_schema([label.name for label in given]))
+    return pa.table([*columns, *logits.T], schema=schemas.logits_schema([label.name for label in model_labels]))
 
 
-def _from_file(source: str, given: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
+def _load_file(source: str, label_csv: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
     """A checkpoint of fairseq-signals, converted in memory."""
     opened = checkpoint.open_source(source)
-    if given is None:
+    if label_csv is None:
         default = labels.locate(config.MIMIC_IV_ECG)
         fits = default.is_file() and len(labels.read(default)) == opened.architecture.labels
-        given = config.MIMIC_IV_ECG if fits else labels.BY_INDEX
-    named = checkpoint.name_outputs(_located(given), opened.architecture)
-    tensors = convert(opened.state, opened.architecture, str(opened.source.path))
+        label_csv = config.MIMIC_IV_ECG if fits else labels.BY_INDEX
+    named = checkpoint.name_outputs(_locate(label_csv), opened.architecture)
+    tensors = convert_tensors(opened.state, opened.architecture, str(opened.source.path))
     return checkpoint.describe_opened(opened, [label.name for label in named]), named, tensors
 
 
-def _from_run(folder: str, given: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
+def _load_run(folder: str, label_csv: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
     """What the checkpoint stage wrote. The names are there, and a label CSV, joined by name, says the rest of them."""
     description = describe(Path(folder, "model.json"))
     weights = Path(folder, "model.safetensors")
     if not weights.is_file():
         raise EcgpipeError(f"checkpoint: {weights} is not there; give the folder checkpoint/ of a run that finished it")
-    if given is None:
-        named = _known(description.labels)
-    elif given == labels.BY_INDEX or labels.are_numbered(description.labels):  # no names to join by
-        named = checkpoint.name_outputs(_located(given), description.architecture)
+    if label_csv is None:
+        named = _find_labels(description.labels)
+    elif label_csv == labels.BY_INDEX or labels.are_numbered(description.labels):  # no names to join by
+        named = checkpoint.name_outputs(_locate(label_csv), description.architecture)
     else:
-        named = tuple(labels.read_named(labels.locate(given), description.labels, weights.with_name("model.json")))
+        named = tuple(labels.read_named(labels.locate(label_csv), description.labels, weights.with_name("model.json")))
     return description, named, safetensors.torch.load_file(weights)
 
 
-def _located(given: str) -> str:
+def _locate(label_csv: str) -> str:
     """A label CSV of this folder or of ecgpipe's clone; the word that stands for none as it is."""
-    return given if given == labels.BY_INDEX else str(labels.locate(given))
+    return label_csv if label_csv == labels.BY_INDEX else str(labels.locate(label_csv))
 
 
-def _known(names: Sequence[str]) -> tuple[Label, ...]:
+def _find_labels(names: Sequence[str]) -> tuple[Label, ...]:
     """Labels by their names alone: those of the CSV in ecgpipe's clone that has just these, else the mean of each."""
     for path in sorted((labels.CLONE / config.MIMIC_IV_ECG).parent.glob("*.csv")):
         brought = labels.read(path)

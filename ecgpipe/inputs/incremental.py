@@ -48,21 +48,21 @@ def add_stamps(recordings: pa.Table, files: pa.Table) -> pa.Table:
     """
     # A file of many recordings is asked about once.
     coded = recordings["path"].combine_chunks().dictionary_encode(null_encoding="encode")
-    sizes, times = _ask(coded.dictionary)
+    sizes, times = _read_sizes_and_times(coded.dictionary)
     rows = coded.indices.to_numpy()
     sizes, times = sizes[rows], times[rows]  # (recordings,)
-    checks = _checks(sizes, times)
+    checks = _compute_checks(sizes, times)
 
     parts = files.filter(pc.equal(files["role"], "part"))
     owners = pc.index_in(parts["record_id"], value_set=recordings["record_id"].combine_chunks())
     with_parts = owners.drop_null().to_numpy()
-    _add(sizes, times, checks, with_parts, parts["path"].filter(owners.is_valid()).combine_chunks())
+    _add_files(sizes, times, checks, with_parts, parts["path"].filter(owners.is_valid()).combine_chunks())
     alone = pc.fill_null(pc.equal(recordings["format"], "wfdb"), fill_value=False).to_numpy()
     alone[with_parts] = False
     stems = pc.replace_substring_regex(recordings["path"].filter(pa.array(alone)), r"\.hea$", "")
     for ending in _BESIDE:
         beside = pc.binary_join_element_wise(stems, ending, "").combine_chunks()
-        _add(sizes, times, checks, np.flatnonzero(alone), beside)
+        _add_files(sizes, times, checks, np.flatnonzero(alone), beside)
 
     unknown = sizes < 0
     for name, values in {"bytes": sizes, "modified": times // 1000, "stamp": checks}.items():
@@ -85,7 +85,7 @@ def read_shards(folder: Path, size: int) -> list[pa.Table]:
     shards: list[pa.Table] = []
     while results.is_written_here(path := folder / f"shard-{len(shards):05d}.parquet", "manifest"):
         table = pq.read_table(path)
-        if provenance.origin(table.schema).get("shard_size") != size:
+        if provenance.read_origin(table.schema).get("shard_size") != size:
             return []
         shards.append(table.replace_schema_metadata(None))
     return shards
@@ -117,7 +117,7 @@ def cut_into_shards(recordings: pa.Table, before: Sequence[pa.Table], size: int)
         there = here.is_valid().to_numpy(zero_copy_only=False)
         change = np.full(len(table), None, object)
         change[~there] = "removed"
-        change[np.flatnonzero(there)[_differs(table.filter(pa.array(there)), now)]] = "changed"
+        change[np.flatnonzero(there)[_find_changed_rows(table.filter(pa.array(there)), now)]] = "changed"
         changes.append(change)
         as_it_was = table.schema.equals(now.schema) and not any(change)
         shards.append(None if as_it_was else now)
@@ -131,34 +131,34 @@ def cut_into_shards(recordings: pa.Table, before: Sequence[pa.Table], size: int)
     return Cut(shards, table.filter(what.is_valid()))
 
 
-def _add(sizes: np.ndarray, times: np.ndarray, checks: np.ndarray, rows: np.ndarray, paths: pa.Array) -> None:
+def _add_files(sizes: np.ndarray, times: np.ndarray, checks: np.ndarray, rows: np.ndarray, paths: pa.Array) -> None:
     """Add files to the recordings that they are parts of."""
-    more, later = _ask(paths)
+    more, later = _read_sizes_and_times(paths)
     there = more >= 0
     np.add.at(sizes, rows[there], more[there])
     np.maximum.at(times, rows[there], later[there])
-    np.add.at(checks, rows[there], _checks(more, later)[there])
+    np.add.at(checks, rows[there], _compute_checks(more, later)[there])
 
 
-def _checks(sizes: np.ndarray, times: np.ndarray) -> np.ndarray:
+def _compute_checks(sizes: np.ndarray, times: np.ndarray) -> np.ndarray:
     """A number for each file, to be added up; it overflows."""
     numbers: np.ndarray = times * 31 + sizes
     return numbers
 
 
-def _ask(paths: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+def _read_sizes_and_times(paths: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """The size in bytes of some files and the time of their last change in ns; -1 where there is none."""
     pieces = [paths.slice(start, _FILES_AT_A_TIME) for start in range(0, len(paths), _FILES_AT_A_TIME)]
     with ThreadPoolExecutor(_THREADS) as threads:
-        stamps = np.concatenate([np.empty((0, 2), np.int64), *threads.map(_stamps, pieces)])  # (files, 2)
+        stamps = np.concatenate([np.empty((0, 2), np.int64), *threads.map(_read_stamps, pieces)])  # (files, 2)
     return stamps[:, 0], stamps[:, 1]
 
 
-def _stamps(paths: pa.Array) -> np.ndarray:
-    return np.array([_stamp(path) for path in paths.to_pylist()], np.int64)
+def _read_stamps(paths: pa.Array) -> np.ndarray:
+    return np.array([_read_stamp(path) for path in paths.to_pylist()], np.int64)
 
 
-def _stamp(path: str | None) -> tuple[int, int]:
+def _read_stamp(path: str | None) -> tuple[int, int]:
     if path is None:
         return -1, -1
     try:
@@ -168,16 +168,16 @@ def _stamp(path: str | None) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _differs(before: pa.Table, now: pa.Table) -> np.ndarray:
+def _find_changed_rows(before: pa.Table, now: pa.Table) -> np.ndarray:
     """For each row whether one of the columns that both tables have says something else than before."""
     differs = np.zeros(len(now), bool)
     for name in before.column_names:
         if name in now.column_names:
-            differs |= _other(before[name].combine_chunks(), now[name].combine_chunks())
+            differs |= _find_differences(before[name].combine_chunks(), now[name].combine_chunks())
     return differs
 
 
-def _other(before: pa.Array, now: pa.Array) -> np.ndarray:
+def _find_differences(before: pa.Array, now: pa.Array) -> np.ndarray:
     """For each row whether two arrays differ. Nulls are equal to one another, and so are NaN."""
     try:
         same = pc.fill_null(pc.equal(before.cast(now.type), now), fill_value=False)

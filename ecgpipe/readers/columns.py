@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.recording import TO_MV, Assumed, Recording, UnreadableError, assumed_rate, in_mv
 
 _TIME = re.compile(
@@ -42,7 +42,7 @@ def lead_columns(names: Sequence[str]) -> list[int]:
     Raises:
         UnreadableError: There is no such column.
     """
-    numbers = [number for number, lead in enumerate(spelled(names)) if lead in LEADS]
+    numbers = [number for number, lead in enumerate(spell_leads(names)) if lead in LEADS]
     if not numbers:
         raise UnreadableError(f"the table has no column for a lead ({', '.join(names)[:200]})")
     return numbers

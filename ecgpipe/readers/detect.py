@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import PurePath
 
-from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.core.separators import separator_of
 
 # The bytes at the beginning of a file that are examined.
@@ -137,7 +137,7 @@ def _names_lead(cells: Sequence[str], least: int = 1) -> bool:
     """Whether a limb lead is among several names; R names columns without a name like chest leads."""
     if len(cells) < 2:
         return False
-    leads = set(spelled(cells)) & set(LEADS)
+    leads = set(spell_leads(cells)) & set(LEADS)
     return len(leads) >= least and bool(leads & set(LEADS[:6]))
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import edfio
 import numpy as np
 
-from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.files import brief, size_of
 from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv
 
@@ -152,7 +152,7 @@ def _recording(content: bytes, layout: _Layout, assumed: Assumed) -> Recording:
     if not signals:
         raise UnreadableError("the EDF file has no signals")
     names = [signal.label.strip() for signal in signals]
-    is_lead = [name in LEADS for name in spelled(names)]
+    is_lead = [name in LEADS for name in spell_leads(names)]
     leads = [signal for signal, is_wanted in zip(signals, is_lead, strict=True) if is_wanted]
     rates = Counter(signal.samples_per_data_record for signal in leads or signals)
     samples, _ = rates.most_common(1)[0]

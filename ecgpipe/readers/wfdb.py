@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.files import brief, read_bytes, size_of
 from ecgpipe.readers.moment import UnavailableError, patiently
 from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, UnreadableError, assumed_leads, check_size, in_mv
@@ -198,7 +198,7 @@ def _of_one_rate(signals: list[_Signal]) -> list[int]:
     counts = Counter(signal.frame for signal in signals)
     frames = set(counts)
     if len(frames) > 1:
-        names = spelled([signal.name or "" for signal in signals])
+        names = spell_leads([signal.name or "" for signal in signals])
         frames = {signal.frame for name, signal in zip(names, signals, strict=True) if name in LEADS}
         frames = frames or {counts.most_common(1)[0][0]}  # none of the twelve, which is refused later
         if len(frames) > 1:

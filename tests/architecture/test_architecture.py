@@ -102,7 +102,7 @@ def test_unit_tests_lie_in_the_folder_of_their_package() -> None:
 
 
 def test_arguments_as_they_were_parsed_are_seen_by_the_functions_of_a_command_alone() -> None:
-    allowed = {"add_arguments", "add_options", "run", "of_arguments", "of_options", "main"}
+    allowed = {"add_arguments", "add_options", "run", "parse_arguments", "parse_options", "main"}
     users = [
         (name, node.name)
         for name, source in SOURCES.items()

@@ -214,9 +214,9 @@ def test_a_checkpoint_that_would_call_the_shell_is_refused(kind: str, tmp_path: 
     [
         (
             {"outdir": "{input}"},
-            "outdir: '{input}' has a brace or a control character, which Snakemake takes for something else",
+            "outdir: '{input}' has a brace or a control character, which Snakemake misreads",
         ),
-        ({"input": "--outdir=x"}, "input: '--outdir=x' begins with a dash, as options do; give its whole path"),
+        ({"input": "--outdir=x"}, "input: '--outdir=x' begins with a dash, as options do; give the absolute path"),
         ({"inference": {"device": "cpu; touch pwned"}}, "inference.device: 'cpu; touch pwned' is not valid"),
     ],
 )

@@ -49,7 +49,7 @@ def test_a_wrong_setting_is_refused_before_any_job(folder: Path, settings: dict[
 
 def test_without_an_input_the_message_shows_how_to_give_one(folder: Path) -> None:
     ran = run(folder, input="")
-    assert "input: not given; say which recordings, e.g. snakemake --cores 8 --config input=/data/ecgs" in ran.output
+    assert "input: missing; name the recordings, e.g. snakemake --cores 8 --config input=/data/ecgs" in ran.output
     assert not ran.jobs
 
 

@@ -344,7 +344,7 @@ def test_a_file_that_states_nothing_is_read_as_the_settings_say(tmp_path: Path) 
     options = ["--assume-sample-rate", "250", "--assume-leads", *MIMIC_LEADS]
     made = Preprocessed(tmp_path, [tmp_path / "x.npy"], *options)
     np.testing.assert_allclose(made.signals, tutorial(noise(2500), 250), rtol=0, atol=1e-6)
-    settings_written = provenance.origin(made.segments.schema)["preprocess"]
+    settings_written = provenance.read_origin(made.segments.schema)["preprocess"]
     assert (settings_written["assume_sample_rate"], settings_written["assume_leads"]) == (250, list(MIMIC_LEADS))
     assert (settings_written["tail"], settings_written["short"], settings_written["segment_s"]) == ("drop", "skip", 5)
     assert "set preprocess.assume_sample_rate" in Preprocessed(tmp_path, [tmp_path / "x.npy"]).record("x")["reason"]
@@ -372,7 +372,7 @@ def test_both_files_say_how_they_were_made(tmp_path: Path) -> None:
     made = Preprocessed(tmp_path, [write(tmp_path / "x.npz", noise(2500))])
     assert made.records.schema.remove_metadata() == schemas.RECORDS
     for schema in (made.segments.schema, made.records.schema):
-        origin = provenance.origin(schema)
+        origin = provenance.read_origin(schema)
         assert origin["stage"] == "preprocess"
         assert origin["preprocess"]["leads"] == list(LEADS)
         assert (origin["preprocess"]["sample_rate"], origin["preprocess"]["segment_samples"]) == (500, 2500)

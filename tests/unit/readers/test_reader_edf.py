@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ecgpipe import readers
-from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, spelled
+from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, spell_leads
 
 RNG = np.random.default_rng(0)
 SIGNAL = np.cumsum(RNG.standard_normal((12, 1000)), axis=1) / 20  # mV, in the order of LEADS
@@ -149,7 +149,7 @@ def test_without_a_lead_of_the_twelve_the_commonest_rate_counts(tmp_path: Path) 
     data = content(*channels(SIGNAL[:2, ::2], ("a", "b"), 250), *channels(SIGNAL[:3], ("MLII", "ECG", "c")))
     recording = read(tmp_path, data)
     assert recording.leads == ("MLII", "ECG", "c")
-    assert set(spelled(recording.leads)).isdisjoint(LEADS)
+    assert set(spell_leads(recording.leads)).isdisjoint(LEADS)
 
 
 def test_headers_that_devices_write_are_read(tmp_path: Path) -> None:

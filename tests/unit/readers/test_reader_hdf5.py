@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ecgpipe import readers
-from ecgpipe.readers import LEADS, Assumed, Content, Recording, UnreadableError, hdf5, reading_process, spelled
+from ecgpipe.readers import LEADS, Assumed, Content, Recording, UnreadableError, hdf5, reading_process, spell_leads
 
 NOTHING = Assumed()
 ASSUMED = Assumed(500.0, LEADS)
@@ -61,7 +61,7 @@ def test_code15_gives_the_exams_that_fairseq_signals_takes_from_it(reference: Pa
     assert readers.contents(path, "hdf5") == [Content(row, str(name)) for row, name in enumerate(ids)]
     for row, exam in enumerate(exams):
         recording = read(path, NOTHING, row)
-        assert tuple(spelled(recording.leads)) == LEADS
+        assert tuple(spell_leads(recording.leads)) == LEADS
         assert (recording.sample_rate, recording.unit) == (400, None)
         assert recording.stripped_s == (4096 - exam.shape[1]) / 400
         np.testing.assert_array_equal(recording.signal, exam)
