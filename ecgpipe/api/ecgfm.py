@@ -1,7 +1,7 @@
 """ECG-FM from Python, without Snakemake: numpy arrays in, pandas tables out.
 
-`from ecgpipe import ECGFM`. What a recording gets is what the workflow gives it: the same functions prepare it, run the
-network and put its segments together.
+`from ecgpipe import ECGFM`. The results are those of the workflow: the same functions prepare the recordings, run the
+network and aggregate the segments.
 """
 
 import logging
@@ -51,7 +51,7 @@ class ECGFM:
 
     and `windows`, an `ecgpipe.preprocessing.segments.Windows`, which says of segments and leads what the settings
     `preprocess` say.
-    What the network gives for a recording does not depend on the recordings beside it.
+    The results of a recording do not depend on the recordings beside it.
 
     Attributes:
         labels: What the outputs are, in the model's order, with aggregation and threshold; () for a model without a
@@ -103,8 +103,8 @@ class ECGFM:
             labels: A label CSV, its path looked for here and then in ecgpipe's clone; or "index". None: what a run's
                 folder says; else the 17 of MIMIC-IV-ECG for a model of 17 outputs; else "index", which calls the
                 outputs output_00, output_01, ..., with a warning.
-            device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
-            precision: "float32", or "float16" or "bfloat16" where the device can.
+            device: "auto" (a GPU if PyTorch finds one), "cpu", "cuda" or "cuda:N".
+            precision: "float32", or "float16" or "bfloat16" if the device supports it.
             batch_size: Segments at a time. None: 16 on a CPU, 256 on a GPU, as the workflow. Fewer segments are filled
                 up to so many, since a batch of another size rounds otherwise; for single recordings 2 is quicker.
             threads: Of the CPU, for this whole process. None: as PyTorch has it.
@@ -113,20 +113,21 @@ class ECGFM:
             The model.
 
         Raises:
-            EcgpipeError: The checkpoint cannot be had or is none, the labels do not fit it, or there is no such device.
+            EcgpipeError: The checkpoint is not available or not valid, the labels do not fit it, or the device does
+                not exist.
         """
         if precision not in engine.DTYPES:
-            raise EcgpipeError(f"precision: {precision!r} is none; give {', '.join(engine.DTYPES)}")
+            raise EcgpipeError(f"precision: {precision!r} is not valid; give {', '.join(engine.DTYPES)}")
         if threads is not None:
             torch.set_num_threads(threads)
         if batch_size is not None and batch_size < 1:
-            raise EcgpipeError(f"batch_size: {batch_size} segments at a time are none; give 1 or more")
+            raise EcgpipeError(f"batch_size: {batch_size} is out of range; give 1 or more")
         source = os.path.expanduser(source)  # noqa: PTH111, a Path would make one slash of two in hf://
         labels = None if labels is None else os.path.expanduser(labels)  # noqa: PTH111
         load = _load_run if Path(source).is_dir() else _load_file
         description, named, tensors = load(source, labels)
         if description.random_weights:
-            logger.warning("%s has random weights: what it gives are numbers to try things out with", source)
+            logger.warning("%s has random weights: its predictions mean nothing", source)
         least = 2 * sum(tensor.nbytes for tensor in tensors.values())
         # Without holding its lock: a notebook keeps its model for hours, and others may use the GPU meanwhile.
         with devices.claim(device, least) as where:
@@ -220,7 +221,7 @@ class ECGFM:
     def attention(
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
     ) -> pd.DataFrame:
-        """The last layer's attention of each segment, mean over heads, max over keys; it speaks for no label.
+        """The last layer's attention of each segment, mean over heads, max over keys; it is the same for all labels.
 
         Args:
             signal: (leads, samples), (recordings, leads, samples), or a list of the former.
@@ -288,7 +289,7 @@ def build_logits_table(
     logits: np.ndarray,
     model_labels: Sequence[Label],
 ) -> pa.Table:
-    """What `aggregate.predict` takes.
+    """Build the table of logits that `aggregate.predict` takes.
 
     Args:
         record_ids: (segments,) of the recording that each is of, those of one after another.
@@ -305,7 +306,7 @@ def build_logits_table(
 
 
 def _load_file(source: str, label_csv: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
-    """A checkpoint of fairseq-signals, converted in memory."""
+    """Load a checkpoint of fairseq-signals, and convert it in memory."""
     opened = checkpoint.open_source(source)
     if label_csv is None:
         default = labels.locate(config.MIMIC_IV_ECG)
@@ -317,11 +318,11 @@ def _load_file(source: str, label_csv: str | None) -> tuple[Description, tuple[L
 
 
 def _load_run(folder: str, label_csv: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
-    """What the checkpoint stage wrote. The names are there, and a label CSV, joined by name, says the rest of them."""
+    """Load the files of the checkpoint stage. They name the labels; a label CSV, joined by name, has the rest."""
     description = describe(Path(folder, "model.json"))
     weights = Path(folder, "model.safetensors")
     if not weights.is_file():
-        raise EcgpipeError(f"checkpoint: {weights} is not there; give the folder checkpoint/ of a run that finished it")
+        raise EcgpipeError(f"checkpoint: {weights} is missing; give the folder checkpoint/ of a finished run")
     if label_csv is None:
         named = _find_labels(description.labels)
     elif label_csv == labels.BY_INDEX or labels.are_numbered(description.labels):  # no names to join by
@@ -332,12 +333,12 @@ def _load_run(folder: str, label_csv: str | None) -> tuple[Description, tuple[La
 
 
 def _locate(label_csv: str) -> str:
-    """A label CSV of this folder or of ecgpipe's clone; the word that stands for none as it is."""
+    """Locate a label CSV in this folder or ecgpipe's clone; "index" is returned unchanged."""
     return label_csv if label_csv == labels.BY_INDEX else str(labels.locate(label_csv))
 
 
 def _find_labels(names: Sequence[str]) -> tuple[Label, ...]:
-    """Labels by their names alone: those of the CSV in ecgpipe's clone that has just these, else the mean of each."""
+    """Find labels by their names: from ecgpipe's label CSV with exactly these names, else with the mean for each."""
     for path in sorted((labels.CLONE / config.MIMIC_IV_ECG).parent.glob("*.csv")):
         brought = labels.read(path)
         if [label.name for label in brought] == list(names):
@@ -346,7 +347,7 @@ def _find_labels(names: Sequence[str]) -> tuple[Label, ...]:
         logger.warning("%s", labels.explain_numbers(len(names)))
     elif names:
         logger.warning(
-            "labels: none of ecgpipe's label CSVs has the names of this run, so that the mean over the segments is "
-            "taken of each; give the run's own as labels="
+            "labels: none of ecgpipe's label CSVs has the names of this run, so the mean over the segments is used "
+            "for each label; give the run's own label CSV as labels="
         )
     return tuple(Label(name, "mean", None) for name in names)

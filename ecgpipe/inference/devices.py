@@ -1,4 +1,4 @@
-"""Which device a job runs on: a GPU that no other job of this machine has, or the CPU."""
+"""Choose the device of a job: a GPU that no other job of this machine uses, or the CPU."""
 
 import logging
 import os
@@ -66,7 +66,7 @@ def claim(name: str, least_bytes: int) -> Iterator[torch.device]:
             cannot be opened.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise EcgpipeError(f"inference.device: {name!r} is no device; give auto, cpu, cuda or cuda:N")
+        raise EcgpipeError(f"inference.device: {name!r} is not valid; give auto, cpu, cuda or cuda:N")
     if name == "cpu":
         yield torch.device("cpu")
         return
@@ -86,7 +86,9 @@ def claim(name: str, least_bytes: int) -> Iterator[torch.device]:
     if isinstance(locked, list):
         reasons += locked
         if name != "auto":
-            raise EcgpipeError(f"inference.device: {name!r} cannot be had: {'; '.join(reasons)}; or give auto or cpu")
+            raise EcgpipeError(
+                f"inference.device: {name!r} is not available: {'; '.join(reasons)}; or give auto or cpu"
+            )
         logger.log(logging.WARNING if gpus else logging.INFO, "running on the CPU: %s", "; ".join(reasons))
         yield torch.device("cpu")
         return
@@ -100,12 +102,12 @@ def claim(name: str, least_bytes: int) -> Iterator[torch.device]:
 
 
 def describe(device: torch.device) -> str:
-    """The device as a person knows it, e.g. "NVIDIA H100 80GB HBM3" or "CPU (Intel(R) Xeon(R) Processor)"."""
+    """The name of a device for readers, e.g. "NVIDIA H100 80GB HBM3" or "CPU (Intel(R) Xeon(R) Processor)"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({find_cpu_name()})"
 
 
 def list_gpus() -> list[Gpu]:
-    """The GPUs that PyTorch sees. No CUDA context is made, which would cost each some hundred MB of memory."""
+    """List the GPUs that PyTorch sees, without a CUDA context, which would take some hundred MB of memory on each."""
     if not torch.cuda.is_available():
         return []
     free = query_free_memory()
@@ -118,7 +120,7 @@ def list_gpus() -> list[Gpu]:
 
 
 def query_free_memory() -> dict[str, int]:
-    """Free memory in bytes of the GPUs, by nvidia-smi, which needs no CUDA context; empty where it is not available."""
+    """Query the GPUs' free memory in bytes by nvidia-smi, without a CUDA context; empty if it is not available."""
     command = ["nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits"]
     try:
         output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
@@ -156,7 +158,7 @@ def has_kernels(capability: tuple[int, int], archs: Sequence[str]) -> bool:
 
 
 def _find_gpus() -> tuple[list[Gpu], list[str]]:
-    """The GPUs that PyTorch sees, or why it sees none."""
+    """List the GPUs that PyTorch sees, or the reasons why it sees none."""
     # PyTorch tells the reason in a warning. Of GPUs that are too old it warns too, at length: `claim` says it shorter.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -176,7 +178,7 @@ def _find_gpus() -> tuple[list[Gpu], list[str]]:
 
 
 def _lock_best(gpus: Sequence[Gpu], least_bytes: int) -> tuple[Gpu, BaseFileLock] | list[str]:
-    """The best GPU that is free, and its lock, held; or why none of them can be used. Waits while others have them."""
+    """Lock the best free GPU, or return why none can be used. Waits while other jobs use all of them."""
     order = sorted(gpus, key=lambda gpu: (-(gpu.free_bytes or 0), gpu.number))
     looks, is_logged = 0, False
     while True:
@@ -201,7 +203,7 @@ def _lock_best(gpus: Sequence[Gpu], least_bytes: int) -> tuple[Gpu, BaseFileLock
 
 
 def _lock(gpu: Gpu) -> BaseFileLock | None:
-    """The lock of that GPU, now held; None if another job has it."""
+    """Lock a GPU; None if another job has it."""
     path = LOCKS / f"ecgpipe-gpu-{gpu.uuid}.lock"
     lock = FileLock(path, mode=0o666, fallback_to_soft=False)  # a soft lock would outlive a killed process
     try:
@@ -214,12 +216,12 @@ def _lock(gpu: Gpu) -> BaseFileLock | None:
             "remove it or let everyone read and write it, or give cpu"
         ) from error
     with suppress(OSError):
-        os.utime(path, follow_symlinks=False)  # what is old in /tmp gets swept, and a lock without its file is none
+        os.utime(path, follow_symlinks=False)  # old files in /tmp get deleted, and a lock is useless without its file
     return lock
 
 
 def _find_problem(gpu: Gpu, least_bytes: int) -> str | None:
-    """Why that GPU, whose lock is held, cannot be used now."""
+    """Find the reason why a GPU, whose lock is held, cannot be used now; None if it can."""
     free = query_free_memory().get(gpu.uuid)
     if free is None or free >= least_bytes:  # a full GPU is not filled further by a context
         try:

@@ -267,7 +267,7 @@ def read_recording(row: dict[str, Any], assumed: Assumed) -> Recording:
     recording = readers.read(Path(row["path"]), row["format"], stated, row["row"])
     if rate and not math.isclose(rate, recording.sample_rate, rel_tol=1e-6):
         raise UnreadableError(
-            f"the table's sample rate is not the file's own ({rate:g} Hz and {recording.sample_rate:g} Hz)"
+            f"the table's sampling rate is not the file's own ({rate:g} Hz and {recording.sample_rate:g} Hz)"
         )
     if leads and spell_leads(recording.leads) != spell_leads(leads):
         if len(leads) != len(recording.leads) or set(spell_leads(recording.leads)) & set(LEADS):

@@ -102,7 +102,7 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
     """
     rate = recording.sample_rate
     if not PLAUSIBLE_RATES[0] <= rate <= PLAUSIBLE_RATES[1]:
-        raise UnusableError(f"the sample rate cannot be meant ({rate:g} Hz)")
+        raise UnusableError(f"the sampling rate is out of range ({rate:g} Hz)")
     if recording.signal.shape[1] == 0:
         raise UnusableError("the recording has no samples")
     resampled = count_resampled(recording)

@@ -80,7 +80,7 @@ def make_recording(table: pa.Table, rate: float | None, unit: str | None, assume
         with np.errstate(all="ignore"):  # infinite times are refused below
             timed = _rate(names[time], column(time), rate or assumed.sample_rate)
         if rate and abs(timed - rate) > 0.01 * rate:
-            raise UnreadableError(f"the file states another sample rate than its times have ({rate:g}, {timed:g} Hz)")
+            raise UnreadableError(f"the file states another sampling rate than its times have ({rate:g}, {timed:g} Hz)")
         rate = rate or timed
     rate = rate or assumed_rate(assumed)
     signal = np.stack([_numbers(names[number], column(number)) for number in leads])  # (leads, samples)
@@ -132,7 +132,7 @@ def _rate(name: str, column: pa.ChunkedArray, stated: float | None) -> float:
         if 2 * (steps == 0).sum() > len(steps) and steps.min() == 0:  # whole seconds, or minutes
             if not stated:
                 raise UnreadableError(
-                    f"the times are too coarse for a sample rate ({name[:80]}); set preprocess.assume_sample_rate"
+                    f"the times are too coarse for a sampling rate ({name[:80]}); set preprocess.assume_sample_rate"
                 )
             if abs(len(steps) / stated - clock[-1] + clock[0]) > steps.max() + 1 / stated:
                 raise UnreadableError(

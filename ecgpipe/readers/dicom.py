@@ -209,7 +209,7 @@ def _scaled(raw: np.ndarray, channel: Dataset, name: str) -> np.ndarray:
     )
     gain = sensitivity * correction
     if gain == 0 or not math.isfinite(gain) or not math.isfinite(baseline):
-        raise UnreadableError(f"a channel's sensitivity in the DICOM file is none ({name}: {gain:g})")
+        raise UnreadableError(f"a channel's sensitivity in the DICOM file is not valid ({name}: {gain:g})")
     scaled: np.ndarray = raw * gain + baseline
     return scaled
 

@@ -175,10 +175,10 @@ def _matching_leads(labels: list[str], keys: list[tuple[int, int, int]]) -> list
     wanted = {key for name, key in zip(spell_leads(labels), keys, strict=True) if name in LEADS}
     if len(wanted) > 1:
         differences = ", ".join(f"{rate} Hz x {samples} from {start}" for rate, samples, start in sorted(wanted))
-        raise UnreadableError(f"the leads differ in sample rate, length or begin ({differences})")
+        raise UnreadableError(f"the leads differ in sampling rate, length or begin ({differences})")
     chosen = wanted.pop() if wanted else Counter(keys).most_common(1)[0][0]
     if chosen[0] <= 0:
-        raise UnreadableError(f"the file's sample rate is no positive number ({chosen[0]})")
+        raise UnreadableError(f"the file's sampling rate is not a positive number ({chosen[0]})")
     return [index for index, key in enumerate(keys) if key == chosen]
 
 

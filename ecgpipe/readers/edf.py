@@ -2,7 +2,7 @@
 
 The format: https://www.edfplus.info/specs/edf.html, https://www.edfplus.info/specs/edfplus.html and
 https://www.biosemi.com/faq/file_format.htm. edfio takes a header as it comes, with dates that are none and letters
-beyond ASCII, as real devices write them. It also makes do with a file that is cut and with a range that is none, by
+beyond ASCII, as real devices write them. It also reads a truncated file and one whose range is not valid, by
 dropping samples and by leaving them unscaled: so the header is checked here first.
 """
 
@@ -49,7 +49,7 @@ class _Layout(NamedTuple):
 def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     """Read an EDF or BDF file; see `readers.read`.
 
-    Where some channels are leads of the twelve, their sample rate and unit decide which others belong to them.
+    Where some channels are leads of the twelve, their sampling rate and unit decide which others belong to them.
 
     Args:
         path: The file.
@@ -158,7 +158,7 @@ def _recording(content: bytes, layout: _Layout, assumed: Assumed) -> Recording:
     samples, _ = rates.most_common(1)[0]
     if leads and len(rates) > 1:
         listed = ", ".join(f"{count} x {per_record / layout.record_s:g} Hz" for per_record, count in rates.items())
-        raise UnreadableError(f"the EDF file's leads differ in their sample rates ({listed})")
+        raise UnreadableError(f"the EDF file's leads differ in their sampling rates ({listed})")
     units = [_unit(signal.physical_dimension) or assumed.unit for signal in signals]
     lead_units = {unit for unit, is_wanted in zip(units, is_lead, strict=True) if is_wanted}
     chosen = [

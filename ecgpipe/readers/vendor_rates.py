@@ -59,7 +59,7 @@ def sierra_rate(root: Element) -> float | None:
     rate = rate or 0
     if rate != int(rate):
         # ecgdatakit would round it, and then separate the leads in the wrong places.
-        raise UnreadableError(f"a Sierra XML file's sample rate has to be a whole number ({rate})")
+        raise UnreadableError(f"a Sierra XML file's sampling rate has to be a whole number ({rate})")
     exact = (number_of(waveforms.get("durationperchannel")) or 0) * rate / 1000
     names = waveforms.get("leadlabels", "").split()
     check_size(max(len(names), 12), int(min(exact, 1e18)))

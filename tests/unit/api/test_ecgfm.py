@@ -362,7 +362,7 @@ def test_a_signal_that_cannot_be_meant_is_refused_with_the_mend(signal: npt.Arra
 
 @pytest.mark.parametrize("rate", [0, -500, 5, 1e6, np.nan, np.inf, None, "500", True, [500], 500j])
 def test_a_sample_rate_that_cannot_be_meant_is_refused(rate: Any, ecgfm: ECGFM) -> None:  # noqa: ANN401, anything
-    says = f"sample_rate: {rate!r} cannot be meant; give a number of Hz from 20 to 50000"
+    says = f"sample_rate: {rate!r} is out of range; give a number of Hz from 20 to 50000"
     with pytest.raises(EcgpipeError, match=re.escape(says)):
         ecgfm.predict(noise(10), rate, LEADS)
 
@@ -370,11 +370,11 @@ def test_a_sample_rate_that_cannot_be_meant_is_refused(rate: Any, ecgfm: ECGFM) 
 @pytest.mark.parametrize(
     ("leads", "says"),
     [
-        ([*LEADS[:-1], "V7"], "leads: 'V7' is none of the twelve, and V6 missing; give the names of the rows in their"),
-        ([str(i) for i in range(12)], "leads: '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11' is none of"),
-        ("I II III aVR aVL aVF V1 V2 V3 V4 V5 V6", "leads: 'I II III aVR aVL aVF V1 V2 V3 V4 V5 V6' are no names"),
-        (None, "leads: None are no names of leads; give a list of them"),
-        (range(12), "leads: range(0, 12) are no names of leads; give a list of them"),
+        ([*LEADS[:-1], "V7"], "leads: 'V7' not known, and V6 missing; give the names of the rows in their"),
+        ([str(i) for i in range(12)], "leads: '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11' not known"),
+        ("I II III aVR aVL aVF V1 V2 V3 V4 V5 V6", "leads: 'I II III aVR aVL aVF V1 V2 V3 V4 V5 V6' is not a list"),
+        (None, "leads: None is not a list of lead names; give one"),
+        (range(12), "leads: range(0, 12) is not a list of lead names; give one"),
         ([*LEADS[:-1], "V5"], "signal: a lead is there twice (V5); give each lead once"),
     ],
 )
@@ -396,7 +396,7 @@ def test_leads_that_are_missing_are_refused_with_the_mend(ecgfm: ECGFM) -> None:
     [
         (Windows(segment_s=0), "windows: segment_s is 0; Input should be greater than or equal to 0.1"),
         (Windows(short="padd"), "windows: short is 'padd'; Input should be 'skip' or 'pad'"),  # type: ignore[arg-type]
-        (10, "windows: 10 is none; give ecgpipe.preprocessing.segments.Windows(segment_s=10) or the like"),
+        (10, "windows: 10 is not valid; give e.g. ecgpipe.preprocessing.segments.Windows(segment_s=10)"),
         (Windows(min_leads=13), "windows: min_leads is 13; Input should be less than or equal to 12"),
     ],
 )
@@ -422,11 +422,11 @@ def test_a_checkpoint_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
         with pytest.raises(EcgpipeError, match=re.escape(says)):
             ECGFM.from_checkpoint(given)
     source = saved(tmp_path / "x.pt", checkpoints.classifier())
-    with pytest.raises(EcgpipeError, match="precision: 'float64' is none; give float32, float16, bfloat16"):
+    with pytest.raises(EcgpipeError, match="precision: 'float64' is not valid; give float32, float16, bfloat16"):
         ECGFM.from_checkpoint(source, precision="float64")
-    with pytest.raises(EcgpipeError, match="batch_size: 0 segments at a time are none; give 1 or more"):
+    with pytest.raises(EcgpipeError, match="batch_size: 0 is out of range; give 1 or more"):
         ECGFM.from_checkpoint(source, batch_size=0)
-    with pytest.raises(EcgpipeError, match=r"inference\.device: 'tpu' is no device"):
+    with pytest.raises(EcgpipeError, match=r"inference\.device: 'tpu' is not valid"):
         ECGFM.from_checkpoint(source, device="tpu")
 
 

@@ -195,7 +195,7 @@ def test_a_gpu_that_is_too_old_or_too_full_leaves_the_cpu_or_is_an_error(
     assert re.fullmatch(f"running on the CPU: {reason}.*", caplog.messages[0])
     for name in ("cuda", "cuda:0"):
         with pytest.raises(
-            EcgpipeError, match=f"inference.device: '{name}' cannot be had: {reason}.*; or give auto or"
+            EcgpipeError, match=f"inference.device: '{name}' is not available: {reason}.*; or give auto or"
         ):
             claim(name, 3 * GB).__enter__()
 
@@ -245,7 +245,7 @@ def test_without_a_gpu_auto_says_why_and_cuda_is_refused(
     with pytest.raises(EcgpipeError) as caught:
         claim("cuda", GB).__enter__()
     assert str(caught.value) == (
-        f"inference.device: 'cuda' cannot be had: PyTorch {torch.__version__} sees no GPU - "
+        f"inference.device: 'cuda' is not available: PyTorch {torch.__version__} sees no GPU - "
         "CUDA_VISIBLE_DEVICES is ''; or give auto or cpu"
     )
 
@@ -261,7 +261,7 @@ def test_a_gpu_that_is_not_there_is_refused(pretend: Pretend) -> None:
 def test_a_device_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(EcgpipeError) as caught:
         claim(name, GB).__enter__()
-    assert str(caught.value) == f"inference.device: {name!r} is no device; give auto, cpu, cuda or cuda:N"
+    assert str(caught.value) == f"inference.device: {name!r} is not valid; give auto, cpu, cuda or cuda:N"
 
 
 def test_every_user_can_lock_the_same_file(tmp_path: Path, pretend: Pretend) -> None:

@@ -301,7 +301,7 @@ def test_a_device_that_is_none_is_refused(
     converted: Path, shards: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(converted, shards, "--device", "mps") == 2
-    assert "inference.device: 'mps' is no device; give auto, cpu, cuda or cuda:N" in capsys.readouterr().err
+    assert "inference.device: 'mps' is not valid; give auto, cpu, cuda or cuda:N" in capsys.readouterr().err
     assert not results(converted)
 
 

@@ -228,9 +228,9 @@ def test_the_account_says_what_became_of_each_recording(tmp_path: Path) -> None:
         "none": ("skipped", "the recording has no samples"),
         "seven": ("skipped", "leads missing (V2 V3 V4 V5 V6)"),
         "twice": ("skipped", "a lead is there twice (V1)"),
-        "slow": ("skipped", "the sample rate cannot be meant (3 Hz)"),
-        "backwards": ("skipped", "the sample rate cannot be meant (-500 Hz)"),
-        "norate": ("skipped", "the sample rate cannot be meant (nan Hz)"),
+        "slow": ("skipped", "the sampling rate is out of range (3 Hz)"),
+        "backwards": ("skipped", "the sampling rate is out of range (-500 Hz)"),
+        "norate": ("skipped", "the sampling rate is out of range (nan Hz)"),
         "endless": ("skipped", "samples too large to be meant (I II III aVR aVL aVF V1 V2 V3 V4 V5 V6)"),
         "gone": ("failed", "a file is not there (gone.mat)"),
     }
@@ -282,7 +282,7 @@ def test_what_a_table_states_fills_in_and_goes_before_the_settings(tmp_path: Pat
 def test_a_file_that_contradicts_its_table_is_not_taken(tmp_path: Path) -> None:
     path = write(tmp_path / "x.npz", noise(2500), 250)
     for stated, reason in (
-        ({"stated_sample_rate": 500.0}, "the table's sample rate is not the file's own (500 Hz and 250 Hz)"),
+        ({"stated_sample_rate": 500.0}, "the table's sampling rate is not the file's own (500 Hz and 250 Hz)"),
         ({"stated_leads": list(MIMIC_LEADS)}, "the table's leads are not the file's own "),
     ):
         made = Preprocessed(tmp_path, [path], **stated).record("x")

@@ -254,7 +254,7 @@ def test_a_lead_without_a_gain_is_refused(sensitivity: str, tmp_path: Path) -> N
     channels = [channel(lead) for lead in LEADS]
     path = write(tmp_path, group(channels=[*channels[:4], channel("aVL", ChannelSensitivity="9.5"), *channels[5:]]))
     path.write_bytes(path.read_bytes().replace(b"9.5 ", sensitivity.ljust(4).encode()))
-    assert says(path).startswith("a channel's sensitivity in the DICOM file is none (aVL")
+    assert says(path).startswith("a channel's sensitivity in the DICOM file is not valid (aVL")
 
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "rtplan.dcm", "reportsi.dcm"])

@@ -142,7 +142,7 @@ def test_a_flat_range_matters_only_in_what_is_used(tmp_path: Path) -> None:
 
 def test_leads_of_differing_rates_are_refused(tmp_path: Path) -> None:
     data = content(*channels()[:6], *channels(SIGNAL[6:, ::2], LEADS[6:], 250))
-    assert says(tmp_path, data) == "the EDF file's leads differ in their sample rates (6 x 500 Hz, 6 x 250 Hz)"
+    assert says(tmp_path, data) == "the EDF file's leads differ in their sampling rates (6 x 500 Hz, 6 x 250 Hz)"
 
 
 def test_without_a_lead_of_the_twelve_the_commonest_rate_counts(tmp_path: Path) -> None:

@@ -87,10 +87,10 @@ def test_zeros_within_a_signal_and_a_signal_of_zeros_stay(path: Path) -> None:
 def test_what_is_not_quite_code15_says_its_rate_itself(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["tracings"] = SIGNALS
-    assert "states no sample rate" in says(path, NOTHING)
+    assert "states no sampling rate" in says(path, NOTHING)
     with h5py.File(path, "r+") as file:
         file["exam_id"] = np.arange(3)
-    assert "states no sample rate" in says(path, NOTHING)
+    assert "states no sampling rate" in says(path, NOTHING)
 
 
 def test_a_unit_of_code15_may_be_assumed(path: Path) -> None:
@@ -145,7 +145,7 @@ def test_each_row_may_have_its_own_rate(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         del file["fs"]
         file["fs"] = [100, 250]
-    assert says(path) == "the HDF5 file does not state one sample rate"
+    assert says(path) == "the HDF5 file does not state one sampling rate"
 
 
 @pytest.mark.parametrize("name", ["exam_id", "id", "ids", "record_id", "ecg_id"])
