@@ -94,7 +94,7 @@ def numbered(folder: Path, name: str, count: int | None, suffix: str = "parquet"
         folder: Where they lie.
         name: "part" or "shard".
         count: How many belong to the run, since an earlier one may have left more; None for all that are there.
-        suffix: Their ending, without the dot.
+        suffix: Their file extension, without the dot.
 
     Returns:
         Their paths.

@@ -59,7 +59,7 @@ def check_stream(
         The same keys, and finite results.
 
     Raises:
-        EcgpipeError: As of `settled`.
+        EcgpipeError: As of `ensure_finite`.
     """
     before = 0
 
@@ -93,8 +93,8 @@ def ensure_finite(
         The same results, in which those of other rows may have been replaced.
 
     Raises:
-        EcgpipeError: A segment has no finite results in float32. It is itself finite and standardised, so that float32
-            suffices for any network that was trained: one whose weights are damaged is left.
+        EcgpipeError: A segment has no finite results in float32. Segments are finite and standardised, so float32
+            suffices for any trained network: the weights are damaged.
     """
     rows = _find_not_finite(results)
     if len(rows) and recompute is not None:

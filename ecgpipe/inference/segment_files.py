@@ -147,12 +147,12 @@ def read_signals(paths: Sequence[Path], rows: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _open_shard(path: Path) -> Iterator[tuple[pa.MemoryMappedFile, pa.ipc.RecordBatchFileReader]]:
-    """A shard, mapped, and what reads it; what goes wrong meanwhile is told with the shard's name."""
+    """Open a shard, memory-mapped, with its reader; errors name the shard."""
     try:
         with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
             yield mapped, reader
     except FileNotFoundError as error:
-        raise EcgpipeError(f"{path} is not there; run again") from error
+        raise EcgpipeError(f"{path} is missing; run again") from error
     except (OSError, pa.ArrowInvalid) as error:  # Arrow's table of contents is at a file's end
         raise EcgpipeError(f"{path} is not a whole file of segments ({error}); delete it and run again") from error
 

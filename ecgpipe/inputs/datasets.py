@@ -1,7 +1,7 @@
-"""Datasets that people download: recognised by what lies in a folder, and their metadata joined to the recordings.
+"""Recognise public datasets by the files in a folder, and join their metadata to the recordings.
 
-A layout changes nothing about how a folder is scanned. It says which of its files are tables of metadata, which
-subfolders hold the same recordings again, and what is known of each recording.
+A layout does not change how a folder is scanned. It states which files are tables of metadata, which subfolders hold
+the same recordings again, and the metadata of each recording.
 
 Published structures: PTB-XL 1.0.3 (https://doi.org/10.13026/kfzx-aw45), MIMIC-IV-ECG 1.0
 (https://doi.org/10.13026/4nqg-sb35), CODE-15% 1.0.0 (https://doi.org/10.5281/zenodo.4916206), PhysioNet/CinC
@@ -54,7 +54,7 @@ def recognise(folder: str, names: Collection[str], ptbxl: str = "records500") ->
         ptbxl: Which recordings of PTB-XL are wanted where both are there, a key of `PTBXL_FOLDERS`.
 
     Returns:
-        The dataset; None for a folder that is none, or whose table is another one of the same name.
+        The dataset; None for other folders, also if a table of another kind has the same name.
     """
     layout = None
     try:
@@ -70,12 +70,12 @@ def recognise(folder: str, names: Collection[str], ptbxl: str = "records500") ->
 
 
 def join_metadata(recordings: pa.Table, prefix: str, layout: Layout) -> tuple[pa.Table, int]:
-    """Give the recordings of a dataset's folder their metadata.
+    """Join the metadata of a dataset to the recordings in its folder.
 
     Args:
         recordings: Those found in the folder, with the columns of `schemas.MANIFEST`.
-        prefix: What their ids have before their path below the folder: "" or a path that ends in a slash.
-        layout: What the folder was recognised as.
+        prefix: Prefix of their ids before the path below the folder: "" or a path that ends in a slash.
+        layout: The recognised dataset.
 
     Returns:
         The same rows with the metadata's columns, nulls where the dataset's table does not list a recording; and how
@@ -92,7 +92,7 @@ def join_metadata(recordings: pa.Table, prefix: str, layout: Layout) -> tuple[pa
 
 
 def read_challenge_header(header: str) -> Facts | None:
-    """What a header of a PhysioNet Challenge says of the patient.
+    """Read the facts about the patient from a header of a PhysioNet Challenge.
 
     Args:
         header: The path of a .hea beside which a .mat lies.
@@ -121,7 +121,7 @@ def build_challenge_columns(rows: list[Facts | None]) -> dict[str, pa.Array]:
 
 
 def _has_columns(table: Path, *columns: str) -> bool:
-    """Whether a CSV's first line has these names, which takes reading no more than that."""
+    """Whether a CSV has these columns, by its first line alone."""
     try:
         names = detect.csv_columns(input_tables.read_head(str(table)))
     except OSError:

@@ -1,4 +1,4 @@
-"""Going through folders: every file of one is a recording, a part of one, or ignored for a reason."""
+"""Scan folders: every file is a recording, a part of one, or ignored for a stated reason."""
 
 import errno
 import logging
@@ -35,10 +35,10 @@ _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a de
 
 
 class FileList:
-    """What a scan has found so far, kept as columns.
+    """The recordings and files that a scan has found so far, kept as columns.
 
     Args:
-        ptbxl: As `datasets.recognise`.
+        ptbxl: As of `datasets.recognise`.
     """
 
     def __init__(self, ptbxl: str) -> None:
@@ -64,7 +64,7 @@ class FileList:
         problem: str | None = None,
         facts: datasets.Facts | None = None,
     ) -> None:
-        """Add a recording, or what would be one but for a problem; `facts` is what its header says of the patient."""
+        """Add a recording, or a file with a problem; `facts` are what its header states about the patient."""
         shown, record_id = input_tables.escape_name(path), input_tables.escape_name(record_id)
         if shown != path:
             problem = f"the name is not UTF-8; rename it ({record_id})"
@@ -82,7 +82,7 @@ class FileList:
             self.flush()
 
     def file(self, path: str, role: str, record_id: str | None = None, reason: str | None = None) -> None:
-        """Account for a file, or for a folder that is not gone through, whose path ends in a slash."""
+        """Add a file, or a folder that is not scanned, whose path ends in a slash."""
         values = (path, role, record_id, reason)
         for column, value in zip(self._files.values(), values, strict=True):
             column.append(value and input_tables.escape_name(value))
@@ -91,16 +91,16 @@ class FileList:
             self.flush()
 
     def ignore(self, path: str, reason: str) -> None:
-        """Account for a file that is neither a recording nor a part of one."""
+        """Add a file that is neither a recording nor a part of one."""
         self.file(path, "ignored", reason=reason)
 
     def unreadable(self, record_id: str, path: str, problem: str) -> None:
-        """Account for a file or folder that cannot be looked at, as a recording with a problem."""
+        """Add an unreadable file or folder as a recording with a problem."""
         self.recording(record_id, path, None, problem=problem)
         self.file(path, "recording", record_id)
 
     def flush(self) -> None:
-        """Turn what was added since the last time into Arrow tables."""
+        """Convert the rows added since the last call to Arrow tables."""
         if self._facts:
             n = len(self._facts)
             nulls = {field.name: pa.nulls(n, field.type) for field in list(schemas.MANIFEST)[5:]}
@@ -118,31 +118,31 @@ class FileList:
 def scan_folder(
     file_list: FileList, root: str, below: str = "", wanted: Callable[[str], bool] | None = None, deep: bool = True
 ) -> None:
-    """Account for all that lies in a folder, depth first and by name.
+    """Add all files in a folder, depth first and by name.
 
-    Links to folders are followed, also out of the folder. No folder is gone through twice: not one above the link, nor
-    one that lies in the input anyway, nor one that another link has led to. What ecgpipe has written is left out:
-    outdir may lie in the input, and so may results of earlier runs.
+    Links to folders are followed, also out of the folder. No folder is scanned twice: neither one above the link, nor
+    one within the input, nor one that another link has led to. ecgpipe's own files are left out: outdir and results of
+    earlier runs may lie in the input.
 
     Args:
         file_list: What is added to.
         root: The folder's absolute path.
-        below: What goes before the paths that recordings are named by: "" or a path that ends in a slash.
-        wanted: Says of a file's path, `below` included, whether it is an input at all; None: each is.
-        deep: Whether to go into the folders of the folder.
+        below: Prefix of the paths that name recordings: "" or a path that ends in a slash.
+        wanted: Tests a file's path, `below` included, for being an input; None: every file is.
+        deep: Whether to scan subfolders.
 
     Raises:
-        EcgpipeError: The folder itself cannot be looked into.
+        EcgpipeError: The folder itself cannot be read.
     """
     try:
         status = os.stat(root)  # noqa: PTH116
         os.scandir(root).close()
     except OSError as error:
         raise EcgpipeError(
-            f"input: cannot look into the folder {root!r}: {error.strerror}; see to it, or give others"
+            f"input: cannot read the folder {root!r}: {error.strerror}; check its permissions, or give another input"
         ) from error
     file_list.roots = {(status.st_dev, status.st_ino): os.path.realpath(root)}
-    # Each folder hands over its folders as it comes to them. Python's own stack would be too low for what disks hold.
+    # A generator per folder yields its subfolders. Recursion would exceed Python's stack on deep folder trees.
     parent, name = os.path.split(root)
     ours = name if name in results.FOLDERS and results.is_folder_of_results(parent) else None
     frames = [_add_folder(file_list, root, below, None, ours, wanted, deep)]
@@ -155,12 +155,12 @@ def scan_folder(
 
 
 def add_file(file_list: FileList, path: str, relative: str, facts: datasets.Facts | None = None) -> None:
-    """Account for one file, by its content.
+    """Add one file, by its content.
 
     Args:
         file_list: What is added to.
         path: The file's absolute path.
-        relative: What its recording is named by, with the file's ending.
+        relative: The path that names its recording, with the file extension.
         facts: As `Account.recording`.
     """
     folder, slash, name = relative.rpartition("/")
@@ -186,8 +186,8 @@ def add_file(file_list: FileList, path: str, relative: str, facts: datasets.Fact
 
 
 def _add_content(file_list: FileList, path: str, record_id: str, format_name: str) -> None:
-    """Account for a file of a known format, which may hold many recordings."""
-    # Found out here, so that the next scan finds it changed once the package is there.
+    """Add a file of a known format, which may hold many recordings."""
+    # Checked here, so that the next scan marks the file as changed once the package is installed.
     if missing := readers.missing_package(format_name):
         file_list.unreadable(record_id, path, missing)
         return
@@ -224,9 +224,9 @@ def _add_folder(
     wanted: Callable[[str], bool] | None,
     deep: bool,
 ) -> Iterator[tuple[str, str, str | None, str | None]]:
-    """Account for a folder's files; yield each folder in it, what goes before its names, why it is ignored, and `ours`.
+    """Add a folder's files; yield each subfolder, the prefix of its names, why it is ignored (or None), and `ours`.
 
-    `ours` is which of the folders of results this is or lies in, by its name; None where it is none.
+    `ours` is the name of the folder of results that this is or lies in; None for other folders.
     """
     entries = _list_folder(file_list, folder, below)
     if entries is None:
@@ -292,13 +292,13 @@ def _add_folder(
 
 
 def _list_folder(file_list: FileList, folder: str, below: str) -> list[os.DirEntry[str]] | None:
-    """What is in a folder; None, and accounted for, where it cannot be looked into."""
+    """List a folder; if it cannot be read, add it as unreadable and return None."""
     try:
         return patiently(lambda: _sort_entries(folder), folder)
     except OSError as error:
         if error.errno in _GONE:
             raise EcgpipeError(
-                f"input: the folder {folder!r} went away meanwhile ({error.strerror}); bring it back and run again"
+                f"input: the folder {folder!r} disappeared during the scan ({error.strerror}); restore it and run again"
             ) from error
         name = input_tables.escape_name(folder.rpartition("/")[2])
         what = f"no permission to look into a folder ({name})"
@@ -323,7 +323,7 @@ def _join_metadata(file_list: FileList, folder: str, below: str, layout: dataset
 
 
 def _sort_entries(folder: str) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name."""
+    """List a folder by name."""
     with os.scandir(folder) as entries:
         return sorted(entries, key=attrgetter("name"))
 
@@ -345,7 +345,7 @@ def _find_kind(entry: os.DirEntry[str]) -> int:
 
 
 def _add_lost(file_list: FileList, path: str, relative: str, number: int) -> None:
-    """Account for what cannot be followed or has gone since its name was read."""
+    """Add a link that cannot be followed, or a file that has gone since its name was read."""
     error = OSError(number, os.strerror(number))  # of the kind that belongs to the number
     if isinstance(error, FileNotFoundError):
         file_list.ignore(path, "a link to nothing")
@@ -356,7 +356,7 @@ def _add_lost(file_list: FileList, path: str, relative: str, number: int) -> Non
 
 
 def _why_not_entered(file_list: FileList, entry: os.DirEntry[str]) -> str | None:
-    """Why a folder is not gone through here; None where it is. Remembers where links led to."""
+    """The reason why a folder is not scanned here; None if it is. Remembers the targets of links."""
     if not entry.is_symlink():
         if len(file_list.roots) > 1 and any(entry.inode() == inode for _, inode in file_list.roots):
             status = entry.stat(follow_symlinks=False)
@@ -383,15 +383,15 @@ def _is_within(path: str, folder: str) -> bool:
 
 
 def _is_challenge(folder: str, names: set[str]) -> bool:
-    """Whether a folder has headers with signals in .mat that state what those of the PhysioNet Challenges do."""
+    """Whether a folder has the headers and .mat signals of a PhysioNet Challenge."""
     pairs = (name for name in sorted(names) if name.endswith(".hea") and f"{name[:-4]}.mat" in names)
     return any(datasets.read_challenge_header(f"{folder}/{name}") for name in pairs)
 
 
 def _find_parts(folder: str, names: list[str]) -> dict[str, str]:
-    """The files of a folder that belong to a WFDB record, each with the name of its header without the ending.
+    """Find the files that belong to a WFDB record, each with the name of its header without the file extension.
 
-    Headers are opened only in a folder where it does not show by the names whose the signal files are.
+    Headers are opened only in a folder whose file names do not show to which record each signal file belongs.
     """
     headers = {name[:-4]: name for name in names if name[-4:].lower() == ".hea"}
     if not headers:

@@ -1,6 +1,6 @@
-"""A manifest that grows: recordings that an earlier scan found keep their shard and their place in it.
+"""Extend a manifest: recordings of an earlier scan keep their shard and their place in it.
 
-So what was computed of them stays as it is. New recordings make new shards after the others.
+Their results therefore stay valid. New recordings form new shards after the others.
 """
 
 import os
@@ -33,7 +33,7 @@ class Cut(NamedTuple):
 
 
 def add_stamps(recordings: pa.Table, files: pa.Table) -> pa.Table:
-    """Fill in how large the files of each recording are, and when one of them was changed last.
+    """Add the size of each recording's files and the time of their last change.
 
     Args:
         recordings: The columns of `schemas.MANIFEST`, and metadata.
@@ -44,7 +44,7 @@ def add_stamps(recordings: pa.Table, files: pa.Table) -> pa.Table:
         is no file.
 
     Raises:
-        UnavailableError: A file cannot be looked at now. It is not to be taken for one that has changed.
+        UnavailableError: A file is not available at the moment; it must not count as changed.
     """
     # A file of many recordings is asked about once.
     coded = recordings["path"].combine_chunks().dictionary_encode(null_encoding="encode")
@@ -73,14 +73,14 @@ def add_stamps(recordings: pa.Table, files: pa.Table) -> pa.Table:
 
 
 def read_shards(folder: Path, size: int) -> list[pa.Table]:
-    """The shards that a scan before this one wrote.
+    """Read the shards of an earlier scan.
 
     Args:
         folder: `manifest/`.
         size: Recordings per shard.
 
     Returns:
-        As many as are there without a gap; none where they were cut to another size.
+        The shards up to the first gap; none if they have another size.
     """
     shards: list[pa.Table] = []
     while results.is_written_here(path := folder / f"shard-{len(shards):05d}.parquet", "manifest"):
@@ -92,15 +92,15 @@ def read_shards(folder: Path, size: int) -> list[pa.Table]:
 
 
 def cut_into_shards(recordings: pa.Table, before: Sequence[pa.Table], size: int) -> Cut:
-    """Cut recordings into shards, those known from before where they were.
+    """Cut recordings into shards; recordings of the earlier scan keep their places.
 
     Args:
-        recordings: What the inputs hold now.
-        before: The shards of the scan before.
+        recordings: The recordings of this scan.
+        before: The shards of the earlier scan.
         size: Recordings per new shard.
 
     Returns:
-        The shards, and what became of the recordings that were known.
+        The shards, and the changes of the recordings of the earlier scan.
     """
     recordings = recordings.combine_chunks()  # each `take` of one in pieces would go through all of it
     none = schemas.CHANGES.empty_table()  # where nothing is known
@@ -147,7 +147,7 @@ def _compute_checks(sizes: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _read_sizes_and_times(paths: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """The size in bytes of some files and the time of their last change in ns; -1 where there is none."""
+    """Read the sizes of files in bytes and the times of their last change in ns; -1 for missing files."""
     pieces = [paths.slice(start, _FILES_AT_A_TIME) for start in range(0, len(paths), _FILES_AT_A_TIME)]
     with ThreadPoolExecutor(_THREADS) as threads:
         stamps = np.concatenate([np.empty((0, 2), np.int64), *threads.map(_read_stamps, pieces)])  # (files, 2)
@@ -169,7 +169,7 @@ def _read_stamp(path: str | None) -> tuple[int, int]:
 
 
 def _find_changed_rows(before: pa.Table, now: pa.Table) -> np.ndarray:
-    """For each row whether one of the columns that both tables have says something else than before."""
+    """Mark the rows in which a column of both tables has another value than before."""
     differs = np.zeros(len(now), bool)
     for name in before.column_names:
         if name in now.column_names:
@@ -178,7 +178,7 @@ def _find_changed_rows(before: pa.Table, now: pa.Table) -> np.ndarray:
 
 
 def _find_differences(before: pa.Array, now: pa.Array) -> np.ndarray:
-    """For each row whether two arrays differ. Nulls are equal to one another, and so are NaN."""
+    """Mark the rows in which two arrays differ. Nulls are equal to one another, and so are NaN."""
     try:
         same = pc.fill_null(pc.equal(before.cast(now.type), now), fill_value=False)
     except pa.ArrowException:  # nested types cannot be compared, nor texts cast that are no numbers

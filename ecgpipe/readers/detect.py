@@ -78,7 +78,7 @@ def what_else(name: PurePath, head: bytes) -> str:
     is_printable = all(letter.isprintable() or "\udc80" <= letter <= "\udcff" for letter in name.suffix)
     is_extension = len(name.suffix) <= _LONGEST_SUFFIX and is_printable
     suffix = name.suffix.lower() if is_extension else ""
-    return f"no known format, {suffix or 'without ending'}"
+    return f"no known format, {suffix or 'without file extension'}"
 
 
 def csv_columns(head: bytes) -> list[str]:

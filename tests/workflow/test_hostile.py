@@ -161,7 +161,7 @@ def test_no_name_forges_a_line_of_a_log_or_steers_the_terminal(hostile: tuple[Pa
     for text in said:
         assert "\x1b" not in text
         assert not re.search(r"^\[preprocess\] error: forged", text, re.MULTILINE)
-    assert "no known format, without ending" in ran.output
+    assert "no known format, without file extension" in ran.output
 
 
 def test_the_report_shows_every_name_as_text(hostile: tuple[Path, Path, Ran]) -> None:

@@ -159,7 +159,7 @@ def test_a_shard_that_goes_while_the_one_before_is_read_is_named(tmp_path: Path)
     paths[1].unlink()
     with pytest.raises(EcgpipeError) as told:
         list(reading)
-    assert str(told.value) == f"{paths[1]} is not there; run again"
+    assert str(told.value) == f"{paths[1]} is missing; run again"
 
 
 @pytest.mark.parametrize("content", [b"", b"ARROW1\0\0", b"no Arrow at all" * 100])
@@ -171,5 +171,5 @@ def test_a_file_that_is_none_of_segments_is_named(content: bytes, tmp_path: Path
 
 
 def test_a_shard_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EcgpipeError, match=f"{tmp_path / 'none.arrow'} is not there; run again"):
+    with pytest.raises(EcgpipeError, match=f"{tmp_path / 'none.arrow'} is missing; run again"):
         segment_files.inspect_shards([tmp_path / "none.arrow"])

@@ -95,7 +95,7 @@ def test_a_traceback_keeps_its_lines_and_no_more() -> None:
 
 
 def test_an_ending_that_does_not_print_is_none(tmp_path: Path) -> None:
-    assert detect.what_else(PurePath("x.\x1b[31m"), b"x\0") == "no known format, without ending"
+    assert detect.what_else(PurePath("x.\x1b[31m"), b"x\0") == "no known format, without file extension"
     assert detect.what_else(PurePath("x.JPG"), b"x\0") == "no known format, .jpg"
 
 
