@@ -18,9 +18,6 @@ SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8"
 # Lines that a module may have; a longer one says at its top why it is one.
 MOST_LINES = 450
 
-# Longer than that, and still to be cut up.
-LONG = {}
-
 
 def layers() -> list[list[str]]:
     """import-linter's, from top to bottom."""

@@ -299,7 +299,7 @@ def test_a_runs_names_stand_unless_they_are_numbers(
 
     numbers = [("output_00", "mean"), ("output_01", "mean"), ("output_02", "mean")]
     assert of("named") == [("Worst", "mean"), ("Usual", "mean"), ("Other", "mean")]
-    assert "the mean over the segments is taken of each; give the run's own as labels=" in caplog.text
+    assert "the mean over the segments is used for each label; give the run's own label CSV as labels=" in caplog.text
     assert of("named", another) == [("Worst", "mean"), ("Usual", "mean"), ("Other", "max")]  # joined by name
     assert of("named", "index") == of("numbered") == of("numbered", "index") == numbers
     assert labels.explain_numbers(3) in caplog.text
@@ -340,8 +340,8 @@ def test_a_pretrained_model_has_embeddings_and_no_labels(tmp_path: Path) -> None
         (np.zeros((2, 2, 12, 2500)), "signal: its shape is (2, 2, 12, 2500), and there are 12 names of leads; give"),
         ([[[1, 2], [1]]], "signal: the leads of a recording differ in length; give each as many samples"),
         ([[1, 2, 3], [1, 2]], "signal: recording 0: its shape is (3,), and there are 12 names of leads; give"),
-        ([], "signal: there is no recording in it; give (leads, samples), or several of these"),
-        (np.zeros((0, 12, 2500)), "signal: there is no recording in it; give (leads, samples)"),
+        ([], "signal: it holds no recording; give (leads, samples), or several of these"),
+        (np.zeros((0, 12, 2500)), "signal: it holds no recording; give (leads, samples)"),
         (noise(10).astype(complex), "signal: its values are complex128; give real numbers"),
         (np.full((12, 2500), "1"), "signal: its values are <U1; give real numbers"),
         (None, "signal: its values are object; give real numbers"),

@@ -393,7 +393,7 @@ def test_what_has_no_permission_is_a_row_with_the_problem(tmp_path: Path) -> Non
         done = subprocess.run(
             [sys.executable, "-c", code, f"{root}/in/locked"], capture_output=True, text=True, check=False
         )
-        assert f"input: cannot look into the folder '{root}/in/locked': Permission denied; see to it" in done.stderr
+        assert f"input: cannot read the folder '{root}/in/locked': Permission denied; check" in done.stderr
 
 
 def test_a_name_that_is_not_utf_8_is_a_row_that_says_to_rename_it(tmp_path: Path) -> None:
