@@ -300,7 +300,7 @@ def test_a_calibration_of_another_aggregation_or_of_unknown_labels_is_refused(tm
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"method": "platt"}', '{"labels": {"A": 3}, "method": "platt"}'])
 def test_a_file_that_is_no_calibration(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
-    with pytest.raises(EcgpipeError, match=r"^calibration: cannot read .*x\.json: .*write it anew"):
+    with pytest.raises(EcgpipeError, match=r"^calibration: cannot read .*x\.json: .*write it again"):
         calibration.read_calibration(tmp_path / "x.json")
     with pytest.raises(EcgpipeError, match=r"^calibration: 'no\.json' is not a file"):
         calibration.read_calibration(Path("no.json"))
