@@ -176,7 +176,7 @@ def describe_facts(facts: Mapping[str, Any]) -> str:
         text = f"Probabilities are calibrated by {WORDS[facts['method']]}, fitted on {on}."
     else:
         text = (
-            "Probabilities are corrected for the weight of positives in the training, log(pos_weight). This assumes "
-            "how the model was trained and that prevalences are as in its training data; it is not fitted to labels."
+            "Probabilities are corrected for the weight of positives in the training, log(pos_weight). This is an "
+            "assumption about the training and the prevalences in its data, not fitted to any label."
         )
     return text + (f" Left as they were: {', '.join(facts['left'])}." if facts["left"] else "")

@@ -236,7 +236,7 @@ def test_pos_weight_needs_no_labels_and_says_that_it_is_an_assumption(
     assert read.labels == {"Atrial fibrillation": {"shift": pytest.approx(np.log(8.9))}}
     assert read.fitted is None
     said = calibration.describe_facts(read.facts)
-    assert "This assumes" in said
+    assert "an assumption" in said
     assert "not fitted to any label" in said
     assert "Left as they were: Flutter, rare, Sinus rhythm." in said
 
