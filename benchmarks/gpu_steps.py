@@ -53,7 +53,7 @@ from benchmarks.gpu_measure import (
 )
 from benchmarks.gpu_worker import Report, Setup, SkippedError
 from ecgpipe.inference import engine, precision
-from ecgpipe.inference.segment_files import look_at
+from ecgpipe.inference.segment_files import inspect_shards
 from ecgpipe.models.description import describe
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.tuning import for_device
@@ -106,7 +106,7 @@ def drift(setup: Setup, report: Report) -> None:
         if name != "float32":
             rounded = outputs(setup, folder, name)
             pair = [(one["logits"], one["embedding"]) for one in (exact, rounded)]
-            found = precision.drift(pair[0], pair[1], labels)
+            found = precision.measure_drift(pair[0], pair[1], labels)
             report(name, {key: found[key] for key in ("segments", "largest", "embedding")})
 
 
@@ -203,7 +203,7 @@ def host(setup: Setup, report: Report) -> None:
     """What the host does for a batch, and how long the GPU has nothing to do, in this process."""
     segments = 64 if setup.tiny else 8192
     shards = stage_shards(setup, segments)
-    contents = look_at(shards)
+    contents = inspect_shards(shards)
     device, size = torch.device(setup.device), default_batch(setup)
     network = loaded(setup, variant_precision(setup))
 

@@ -47,8 +47,8 @@ def empty(stage, path):
     import pyarrow.parquet as pq
     from ecgpipe.core import settings
 
-    given = settings.read(stage, settings.STAGES[stage], Path(path))
-    made_by = {{stage: settings.sha256(stage, given)}}
+    section = settings.read_section(stage, settings.STAGES[stage], Path(path))
+    made_by = {{stage: settings.hash_section(stage, section)}}
 
     def write(path, **more):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def empty(stage, path):
             head = json.dumps({{"__metadata__": {{"ecgpipe": json.dumps({{"settings": made_by}})}}}}).encode()
             path.write_bytes(len(head).to_bytes(8, "little") + head)
         else:
-            path.write_text(settings.mark(made_by))
+            path.write_text(settings.format_mark(made_by))
 
     return write
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ecgpipe.core import results
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.provenance import with_name
+from ecgpipe.core.provenance import add_file_name
 
 # Rows that `batches` reads at a time: 31 MB of ECG-FM's embeddings.
 BATCH_ROWS = 10_000
@@ -74,7 +74,7 @@ def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     with (
         whole(path) as temporary,
-        pq.ParquetWriter(temporary, with_name(schema, path), compression="zstd", use_dictionary=texts) as writer,
+        pq.ParquetWriter(temporary, add_file_name(schema, path), compression="zstd", use_dictionary=texts) as writer,
     ):
         yield writer
 
@@ -94,7 +94,7 @@ def numbered(folder: Path, name: str, count: int | None, suffix: str = "parquet"
         folder: Where they lie.
         name: "part" or "shard".
         count: How many belong to the run, since an earlier one may have left more; None for all that are there.
-        suffix: Their ending, without the dot.
+        suffix: Their file extension, without the dot.
 
     Returns:
         Their paths.

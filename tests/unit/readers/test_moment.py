@@ -302,8 +302,8 @@ def test_a_header_that_cannot_be_read_now_is_not_taken_for_one_that_names_nothin
 
 def test_a_file_that_cannot_be_looked_at_now_has_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.npy").touch()
-    assert incremental._stamp(str(tmp_path / "x.npy"))[0] == 0
-    assert incremental._stamp(str(tmp_path / "y.npy")) == (-1, -1)
+    assert incremental._read_stamp(str(tmp_path / "x.npy"))[0] == 0
+    assert incremental._read_stamp(str(tmp_path / "y.npy")) == (-1, -1)
 
     stat = os.stat
 
@@ -314,4 +314,4 @@ def test_a_file_that_cannot_be_looked_at_now_has_not_changed(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "stat", lost)
     with pytest.raises(UnavailableError):
-        incremental._stamp(str(tmp_path / "x.npy"))
+        incremental._read_stamp(str(tmp_path / "x.npy"))
