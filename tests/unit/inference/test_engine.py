@@ -199,7 +199,7 @@ def test_a_shard_that_breaks_midway_ends_the_command_and_leaves_nothing(
     monkeypatch.setattr(infer, "ROW_GROUP", 1)  # so that something is written before
     out = converted.parent / "results"
     assert main(["infer", *infer_options(converted, paths, out, "--batch-size", "1")]) == 2
-    problem = "is not there" if what == "gone" else "is not a whole file of segments"
+    problem = "is missing; run again" if what == "gone" else "is not a whole file of segments"
     assert f"error: {paths[2]} {problem}" in capsys.readouterr().err
     assert not names(out)
     assert not threads_left()

@@ -269,7 +269,7 @@ def test_after_an_error_nothing_runs_on_even_while_the_error_is_kept(
             paths[2].unlink()
         if fails == "network":
             monkeypatch.setattr(Network, "forward", broken)
-        with pytest.raises(EcgpipeError if fails == "reading" else ValueError, match=r"is not there|broken") as caught:
+        with pytest.raises(EcgpipeError if fails == "reading" else ValueError, match=r"is missing|broken") as caught:
             consumed(stream)
         assert not threads_left()
         gpu.usual.synchronize()  # what was queued is done in the end, and hurts nobody
