@@ -198,7 +198,7 @@ def test_a_checkpoint_that_would_call_the_shell_is_refused(kind: str, tmp_path: 
         tmp_path, "out/checkpoint/model.json", checkpoint="x.pt", input="input", labels="labels.csv", outdir="out"
     )
     assert ran.status != 0
-    says = "x.pt asks for posix.system, which is code and not data: refused; ask its author for a file of tensors"
+    says = "x.pt asks for posix.system, which is code and not data: refused; ask its author for a file that has only"
     (said,) = mistakes(ran)
     assert says in said or (kind == "bare" and "x.pt is not a checkpoint of PyTorch" in said), said
     assert "Traceback" not in ran.output
