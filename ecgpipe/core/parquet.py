@@ -1,6 +1,5 @@
 """Reading and writing Parquet files, those of a run by their numbers too."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,29 +109,6 @@ def numbered(folder: Path, name: str, count: int | None, suffix: str = "parquet"
     if missing:
         raise EcgpipeError(f"{missing[0]} is not there; run the stage that writes it first")
     return paths
-
-
-def of_run(outdir: Path, folder: str) -> list[Path]:
-    """The files of a folder of a finished run, in order: as many as its run.json counts.
-
-    What an earlier run left beyond them, and a user's own files, do not belong to it.
-
-    Args:
-        outdir: The run's results.
-        folder: One of `results.NUMBERED`.
-
-    Returns:
-        Their paths; all that are there for a run that has no run.json, or one of an older ecgpipe.
-
-    Raises:
-        EcgpipeError: One is not there.
-    """
-    kind, _, suffix = results.NUMBERED[folder]
-    try:
-        count = json.loads((outdir / "run.json").read_text(encoding="utf-8")).get(f"{kind}s")
-    except FileNotFoundError:
-        count = None
-    return numbered(outdir / folder, kind, count, suffix)
 
 
 SEED = 42

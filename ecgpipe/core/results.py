@@ -11,6 +11,8 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from ecgpipe.core.atomic import read_json
+
 FIGURES = ("account", "labels", "probabilities", "together", "map", "recording")
 
 # The names of the runs that have begun here, one a line: unfinished files carry them.
@@ -236,18 +238,15 @@ def is_folder_of_results(folder: str, names: Collection[str] | None = None) -> b
             return False
     if RUNS in names and read_runs(Path(folder)):
         return True
-    signs = [("run.json", {"ecgpipe", "counts"}), ("manifest/manifest.json", {"n_recordings", "n_shards", "sha256"})]
-    return any(
-        file.partition("/")[0] in names and keys <= _read_json(Path(folder, file)).keys() for file, keys in signs
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    signs = [
+        (path_of("run"), {"ecgpipe", "counts"}),
+        (path_of("manifest"), {"n_recordings", "n_shards", "sha256"}),
+    ]
+    for file, keys in signs:
+        content = read_json(Path(folder, file)) if file.partition("/")[0] in names else None
+        if isinstance(content, dict) and keys <= content.keys():
+            return True
+    return False
 
 
 def is_name_of_ours(folder: str, name: str) -> bool:

@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from ecgpipe import __version__
 from ecgpipe.core import config
-from ecgpipe.core.atomic import write_json
+from ecgpipe.core.atomic import read_json, write_json
 from ecgpipe.core.config import APART, Section, describe_mistake
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.provenance import MEANING
@@ -362,8 +362,7 @@ def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace) ->
         EcgpipeError: A key is unknown, a value is out of range, or the file cannot be read.
     """
     values: dict[str, Any] = read_section(stage, model, args.settings).model_dump() if args.settings else {}
-    options = {key.removeprefix(PREFIX): value for key, value in vars(args).items() if key.startswith(PREFIX)}
-    pairs = [(key, value) for key, value in options.items() if value is not None]
+    pairs = list(_select_given(vars(args)).items())
     for text in args.set:
         key, equals, value = text.partition("=")
         if not equals:
@@ -379,12 +378,7 @@ def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace) ->
             inside[section] = dict(inside.get(section) or {})
             inside = inside[section]
         inside[last] = value
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise EcgpipeError(
-            "\n".join(describe_mistake(dict(item), model, "--set ") for item in error.errors())
-        ) from error
+    return _validate(model, values, "--set ")
 
 
 def parse_options(model: type[Model], args: argparse.Namespace) -> Model:
@@ -400,11 +394,25 @@ def parse_options(model: type[Model], args: argparse.Namespace) -> Model:
     Raises:
         EcgpipeError: A value is out of range, or of the wrong type.
     """
-    values = {key.removeprefix(PREFIX): value for key, value in vars(args).items() if key.startswith(PREFIX)}
+    return _validate(model, _select_given(vars(args)), "--")
+
+
+def _select_given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were given by an option of their own, by their keys."""
+    return {
+        key.removeprefix(PREFIX): value
+        for key, value in options.items()
+        if key.startswith(PREFIX) and value is not None
+    }
+
+
+def _validate(model: type[Model], values: Mapping[str, Any], prefix: str) -> Model:
+    """Make a model of settings, or name each mistake; `prefix` stands before a key as the user typed it."""
     try:
-        return model.model_validate({key: value for key, value in values.items() if value is not None})
+        return model.model_validate(values)
     except ValidationError as error:
-        raise EcgpipeError("\n".join(describe_mistake(dict(item), model, "--") for item in error.errors())) from error
+        mistakes = (describe_mistake(dict(item), model, prefix) for item in error.errors())
+        raise EcgpipeError("\n".join(mistakes)) from error
 
 
 def require_path(key: str, value: str | None) -> Path:
@@ -422,18 +430,6 @@ def _performance_values(section: Section) -> dict[str, Any]:
 
 def _is_apart(field: FieldInfo) -> bool:
     return APART in field.metadata
-
-
-def _plain(value: object) -> object:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-
-
-def read_json(path: Path) -> Any:  # noqa: ANN401, as json has it
-    """The content of a JSON file; None if the file is missing or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def hash_json(value: object) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ecgpipe.core import provenance, settings
-from ecgpipe.core.atomic import write_json
+from ecgpipe.core import provenance, results, settings
+from ecgpipe.core.atomic import read_json, write_json
 from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.provenance import hash_file
@@ -192,15 +192,15 @@ def identify_checkpoint(user_settings: Config, outdir: Path) -> str:
     """
     expected = user_settings.sha256.lower() if user_settings.sha256 else None
     if user_settings.checkpoint.startswith("hf://"):
-        before = (settings.read_json(outdir / settings.FOLDER / "checkpoint.json") or {}).get("content")
-        source = (settings.read_json(outdir / "checkpoint" / "model.json") or {}).get("source", {})
+        before = (read_json(outdir / settings.FOLDER / "checkpoint.json") or {}).get("content")
+        source = (read_json(outdir / results.path_of("description")) or {}).get("source", {})
         plain = user_settings.checkpoint
         is_same = isinstance(before, str) and before.split(" ")[0] == plain == source.get("uri")
         if is_same and expected in (None, source.get("sha256")):
             return str(before)
         return f"{plain} {expected}" if expected else plain
     file_facts = _describe_file(user_settings.checkpoint)
-    remembered = settings.read_json(outdir / settings.FOLDER / SEEN) or {}
+    remembered = read_json(outdir / settings.FOLDER / SEEN) or {}
     sha256 = remembered.get("sha256") if {**remembered, "sha256": None} == {**file_facts, "sha256": None} else None
     sha256 = sha256 or hash_file(Path(user_settings.checkpoint))
     if expected not in (None, sha256):
@@ -216,7 +216,7 @@ def remember_checkpoint(user_settings: Config, outdir: Path, sha256: str) -> Non
     if user_settings.checkpoint.startswith("hf://"):
         return
     file_facts = {**_describe_file(user_settings.checkpoint), "sha256": sha256}
-    if settings.read_json(outdir / settings.FOLDER / SEEN) != file_facts:
+    if read_json(outdir / settings.FOLDER / SEEN) != file_facts:
         write_json(outdir / settings.FOLDER / SEEN, file_facts)
 
 

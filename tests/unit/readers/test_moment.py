@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from never_ending import compute, wait
 from vendor_files import cardiosoft_xml
 
 from ecgpipe import readers
@@ -131,16 +132,6 @@ def test_no_reader_takes_it_for_a_fault_of_the_file_that_no_more_files_can_be_op
         readers.read(path, format_name, Assumed(500.0, LEADS))
     assert str(path) in str(caught.value)
     assert said() == before
-
-
-def wait() -> None:
-    inner, _ = os.pipe()
-    os.read(inner, 1)
-
-
-def compute() -> None:
-    while True:
-        pass
 
 
 # A shard
