@@ -64,14 +64,14 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
             return self.output
 
     paths = [shard] * times
-    contents = segment_files.look_at(paths)
+    contents = segment_files.inspect_shards(paths)
     description = describe(folder / "model.json")
     free = Free(description.architecture)
     ecg_fm_network.load = lambda *_: free  # type: ignore[assignment]
     setup = Setup(folder, "cpu", 1, 1, 1.0)
     argv = [*map(str, arguments(setup, "float32", paths)), "--batch-size", str(batch)]
     buffers = [torch.empty(batch, contents.leads, contents.samples) for _ in range(background.AHEAD + 2)]
-    kept = [keys for keys, _ in segment_files.read([shard], buffers)]
+    kept = [keys for keys, _ in segment_files.read_batches([shard], buffers)]
     results = engine._results([tensor.numpy() for tensor in free.output if tensor is not None])
 
     def stage() -> None:
@@ -86,7 +86,7 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
                     pass
 
     def read() -> None:
-        for _ in background.read_ahead(segment_files.read(paths, buffers)):
+        for _ in background.read_ahead(segment_files.read_batches(paths, buffers)):
             pass
 
     def compute() -> None:

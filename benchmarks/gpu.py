@@ -38,14 +38,15 @@ STEPS = {
     "compile": 90,
     "profile": 30,
     "stage": 90,
+    "startup": 40,
     "host": 40,
     "loop": 60,
     "tests": 90,
     "two_jobs": 60,
     "memory": 30,
-    "deterministic": 60,
+    "deterministic": 120,
     "attribution": 40,
-    "verify": 40,
+    "verify": 60,
     "workflow": 180,
 }
 

@@ -60,7 +60,7 @@ GPU_TEST = re.compile(r"\bpytest\.mark\.gpu\b")
 
 
 def requirements(pyproject: Path = ROOT / "pyproject.toml") -> list[str]:
-    """What the code in the folder asks for, by pyproject.toml: ecgpipe's dependencies, the workflow's and `OPTIONAL`."""
+    """What the code in the folder asks for in pyproject.toml: dependencies, the workflow's and `OPTIONAL`."""
     project = tomllib.loads(pyproject.read_text())["project"]
     optional = [line for extra in project["optional-dependencies"].values() for line in extra]
     by_name = {str(canonicalize_name(Requirement(line).name)): line for line in optional}

@@ -221,6 +221,16 @@ def stage_shards(setup: Setup, segments: int) -> list[Path]:
     return stage.write_shards(folder, segments)
 
 
+def repeat_shards(setup: Setup, shards: Sequence[Path], times: int) -> list[Path]:
+    """The same shards several times under other names: more for a job to read, and nothing more in memory."""
+    folder = fresh(setup, "segments-repeated")
+    folder.mkdir()
+    paths = [folder / f"{turn}-{path.name}" for turn in range(times) for path in shards]
+    for path, source in zip(paths, list(shards) * times, strict=True):
+        path.hardlink_to(source)
+    return paths
+
+
 def start_infer(
     setup: Setup, name: str, shards: Sequence[Path], precision_name: str, *options: str
 ) -> "subprocess.Popen[str]":
@@ -247,6 +257,14 @@ def infer(
         raise RuntimeError(said[-4000:])
     timing: dict[str, Any] = json.loads((setup.folder / name / "out" / "timing.json").read_text())
     return took, timing
+
+
+def run_own(script: str, *arguments: str) -> str:
+    """Run a script in a Python of its own; the last line that it prints."""
+    status, said = run_command([sys.executable, "-c", script, *arguments])
+    if status:
+        raise RuntimeError(said[-4000:])
+    return said.strip().splitlines()[-1]
 
 
 def run_command(command: Sequence[str], **environment: str) -> tuple[int, str]:

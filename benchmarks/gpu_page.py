@@ -52,6 +52,8 @@ def headline(name: str, result: Result) -> str:
             return f"{result['kernels'][0]['share']:.0%} in {result['kernels'][0]['name'][:60]}"
         case "stage":
             return f"{result['first_to_last']['segments_per_s']:,.0f} segments/s, {share(result)} of the model alone"
+        case "startup":
+            return ", ".join(f"{key.replace('_', ' ')} {seconds:.1f} s" for key, seconds in result.items())
         case "host":
             return f"{result['host_ms_per_batch']} ms of {result['ms_per_batch']} ms a batch"
         case "loop":
@@ -67,10 +69,15 @@ def headline(name: str, result: Result) -> str:
         case "attribution":
             return f"{result['seconds']} s for {result['segments']} segments at {result['steps']} steps"
         case "verify":
-            return next((text for text in reversed(result["said"]) if text.strip()), "")
+            return ", ".join(f"{key}: logits {difference_of(rows, 'logits')}" for key, rows in result.items())
         case "workflow":
             return f"{result['recordings']} recordings in {result['seconds']} s, {result['largest_difference']:.1e}"
     return ""
+
+
+def difference_of(rows: Sequence[str], name: str) -> str:
+    """A difference from the table that `verify` prints."""
+    return next((row.split()[2] for row in rows if row.startswith(f"{name} ")), "unknown")
 
 
 def share(result: Result) -> str:
@@ -146,10 +153,10 @@ def facts_text(content: Mapping[str, Any]) -> str:
 
 
 def best_share(content: Mapping[str, Any]) -> float | None:
-    """The largest share of torch.matmul that the model reaches in half precision."""
+    """The largest share of torch.matmul that the model reaches in half precision, not compiled."""
     shares = [
         row["share_of_matmul"]
-        for step in ("model", "variants", "compile")
+        for step in ("model", "variants")
         for key, row in results_of(content, step).items()
         if "share_of_matmul" in row and not key.startswith("float32")
     ]
@@ -243,14 +250,17 @@ def variants_table(content: Mapping[str, Any]) -> str:
 
 def stage_text(content: Mapping[str, Any]) -> str:
     """The stage, the host and the notebook's loop in sentences."""
-    stage, host, loop = (results_of(content, name) for name in ("stage", "host", "loop"))
+    stage, start, host, loop = (results_of(content, name) for name in ("stage", "startup", "host", "loop"))
     told = []
     if "first_to_last" in stage:
         first = stage["first_to_last"]
         told.append(
             f"The infer stage over {first['segments']:,} segments: {first['segments_per_s']:,.0f} segments/s from the "
-            f"first to the last, {share(stage)} of the model alone."
+            f"first to the last, {share(stage)} of the model alone"
+            + (f"; the whole command took {stage['whole_command']['seconds']} s." if "whole_command" in stage else ".")
         )
+    if start:
+        told.append(f"Before that: {headline('startup', start)}.")
     if "host_ms_per_batch" in host:
         idle = f"; the GPU has nothing to do in {host['idle_share']:.1%} of the time" if "idle_share" in host else ""
         told.append(

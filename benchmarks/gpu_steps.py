@@ -43,7 +43,9 @@ from benchmarks.gpu_measure import (
     products,
     reference,
     release,
+    repeat_shards,
     run_command,
+    run_own,
     same_results,
     smi,
     stage_shards,
@@ -53,10 +55,36 @@ from benchmarks.gpu_measure import (
 )
 from benchmarks.gpu_worker import Report, Setup, SkippedError
 from ecgpipe.inference import engine, precision
-from ecgpipe.inference.segment_files import look_at
+from ecgpipe.inference.segment_files import inspect_shards
 from ecgpipe.models.description import describe
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.tuning import for_device
+
+# Loads the network as an infer job does and runs two batches; prints the seconds that each part takes.
+START = """
+import json, sys, time
+from pathlib import Path
+began, spent = time.perf_counter(), {}
+def lap(name):
+    global began
+    if "torch" in sys.modules and sys.argv[2] == "cuda":
+        sys.modules["torch"].cuda.synchronize()
+    now = time.perf_counter()
+    spent[name], began = now - began, now
+import torch
+lap("import_torch_and_start_gpu")
+from ecgpipe.inference import engine, infer
+lap("import_infer")
+from benchmarks import ecg_fm
+network = ecg_fm.network(Path(sys.argv[1]), sys.argv[2], sys.argv[3], 1)
+lap("load_network")
+signal = torch.randn(8, network.arch.in_leads, ecg_fm.SAMPLES, device=sys.argv[2])
+for name in ("first_batch", "second_batch"):
+    with torch.inference_mode():
+        network(signal)
+    lap(name)
+print(json.dumps(spent))
+"""
 
 POSITIONS: tuple[Literal["fourier", "direct"], ...] = ("fourier", "direct")
 
@@ -106,7 +134,7 @@ def drift(setup: Setup, report: Report) -> None:
         if name != "float32":
             rounded = outputs(setup, folder, name)
             pair = [(one["logits"], one["embedding"]) for one in (exact, rounded)]
-            found = precision.drift(pair[0], pair[1], labels)
+            found = precision.measure_drift(pair[0], pair[1], labels)
             report(name, {key: found[key] for key in ("segments", "largest", "embedding")})
 
 
@@ -145,12 +173,11 @@ def variants(setup: Setup, report: Report) -> None:
 
 
 def compiled(setup: Setup, report: Report) -> None:
-    """The model after torch.compile, by itself and as a CUDA graph; how long compiling takes counts in each job."""
+    """The model after torch.compile, with both ways of the positional convolution; compiling counts in each job."""
     if setup.device != "cuda":
         raise SkippedError("for a GPU alone: docs/performance.md has what torch.compile does on a CPU")
-    usual = replace(for_device(setup.device), compiled=True)
-    for graphs in (False, True):
-        tuning = replace(usual, position="direct", graphs=graphs)
+    for position in POSITIONS:
+        tuning = replace(for_device(setup.device), compiled=True, position=position)
         measure_variant(setup, report, variant_precision(setup), 8 if setup.tiny else 256, tuning)
 
 
@@ -182,8 +209,9 @@ def profile(setup: Setup, report: Report) -> None:
 
 def end_to_end(setup: Setup, report: Report) -> None:
     """The infer stage over shards in the page cache, first segment to last, against the model alone."""
-    segments = 64 if setup.tiny else 32_768
-    shards = stage_shards(setup, segments)
+    distinct, times = (64, 2) if setup.tiny else (32_768, 4)
+    shards = repeat_shards(setup, stage_shards(setup, distinct), times)
+    segments = times * distinct
     name, size = variant_precision(setup), default_batch(setup)
     network = loaded(setup, name)
     before = forward_rate(setup, network, size, with_attention=True)
@@ -199,11 +227,20 @@ def end_to_end(setup: Setup, report: Report) -> None:
         report("share_of_model", round(segments / timing["seconds"] / rate, 3))
 
 
+def startup(setup: Setup, report: Report) -> None:
+    """What an infer job does before its first result, in a process of its own, in seconds."""
+    release(setup)
+    first = json.loads(run_own(START, str(model_folder(setup)), setup.device, variant_precision(setup)))
+    second = json.loads(run_own(START, str(model_folder(setup)), setup.device, variant_precision(setup)))
+    for key in first:
+        report(key, round(min(first[key], second[key]), 3))
+
+
 def host(setup: Setup, report: Report) -> None:
     """What the host does for a batch, and how long the GPU has nothing to do, in this process."""
     segments = 64 if setup.tiny else 8192
     shards = stage_shards(setup, segments)
-    contents = look_at(shards)
+    contents = inspect_shards(shards)
     device, size = torch.device(setup.device), default_batch(setup)
     network = loaded(setup, variant_precision(setup))
 
@@ -349,13 +386,16 @@ def attribution(setup: Setup, report: Report) -> None:
 
 
 def verify(setup: Setup, report: Report) -> None:
-    """`ecgpipe verify` on the device."""
+    """`ecgpipe verify` on the device, in each precision."""
     release(setup)
-    command = [sys.executable, "-m", "ecgpipe", "verify", "--device", setup.device]
-    status, said = run_command(command)
-    report("said", said.splitlines()[-12:])
-    if status:
-        raise RuntimeError(said[-6000:])
+    failed = []
+    for name in precisions(setup):
+        command = [sys.executable, "-m", "ecgpipe", "verify", "--device", setup.device, "--precision", name]
+        status, said = run_command(command)
+        report(name, said.splitlines()[-12:])
+        failed += [said[-6000:]] if status else []
+    if failed:
+        raise RuntimeError("\n".join(failed))
 
 
 def workflow(setup: Setup, report: Report) -> None:
@@ -402,6 +442,7 @@ STEPS: Mapping[str, Callable[[Setup, Report], None]] = {
     "compile": compiled,
     "profile": profile,
     "stage": end_to_end,
+    "startup": startup,
     "host": host,
     "loop": loop,
     "tests": tests,

@@ -12,7 +12,7 @@ import torch
 from benchmarks.ecg_fm import SAMPLES
 from benchmarks.sides import CORES
 from ecgpipe import __version__
-from ecgpipe.core.provenance import cpu_name
+from ecgpipe.core.provenance import find_cpu_name
 from ecgpipe.inference import engine
 
 # What decides how fast a processor multiplies matrices, as Linux names it.
@@ -28,7 +28,7 @@ def facts() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "cpu": cpu_name(),
+        "cpu": find_cpu_name(),
         "family_model_stepping": [_cpuinfo(key) for key in ("cpu family", "model", "stepping")],
         "cores": CORES,
         "instructions": instructions(),

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ecgpipe.core.provenance import cpus
+from ecgpipe.core.provenance import count_cpus
 
 LABELS = Path(__file__).parents[1] / "config" / "labels" / "mimic_iv_ecg.csv"
 
@@ -67,7 +67,7 @@ def peaks(folder: Path, recordings: int, shard_size: int) -> dict[str, float]:
     found["infer"] = peak_mb(
         "infer", *model, "--segments", *segments, "--logits", logits / part,
         "--embeddings", embeddings / part, "--attention", attention / part,
-        "--timing", timing / "part-00000.json", "--threads", str(cpus()),
+        "--timing", timing / "part-00000.json", "--threads", str(count_cpus()),
     )  # fmt: skip
     found["aggregate"] = peak_mb(
         "aggregate", "--logits", logits / part, "--labels", LABELS, "--predictions", predictions / part

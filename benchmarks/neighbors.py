@@ -40,7 +40,7 @@ def write(folder: Path, recordings: int, dimensions: int) -> None:
         both = means[:, None] + 0.05 * random.standard_normal((n, 2, WIDTH))
         flat = pa.FixedSizeListArray.from_arrays(pa.array(both.astype(np.float32).ravel()), WIDTH)
         segments = [pa.array(np.repeat(ids, 2)), pa.array([0, 1] * n, pa.int32()), flat]
-        schema = provenance.with_origin(schemas.embeddings_schema(WIDTH), "infer", {}, **facts)
+        schema = provenance.add_origin(schemas.embeddings_schema(WIDTH), "infer", {}, **facts)
         parquet.write(folder / f"embeddings/part-{part:05d}.parquet", pa.table(segments, schema=schema))
         columns = [pa.array(ids), pa.array([2] * n, pa.int32()), *(pa.array(random.random(n)) for _ in names)]
         predictions = pa.table(columns, schema=schemas.predictions_schema(names))
@@ -67,7 +67,7 @@ def recall(path: Path) -> tuple[float, int]:
 
     from ecgpipe.core import provenance
 
-    account = provenance.origin(pq.read_schema(path))["neighbors"]
+    account = provenance.read_origin(pq.read_schema(path))["neighbors"]
     return account["recall"], account["recall_queries"]
 
 

@@ -47,8 +47,8 @@ def empty(stage, path):
     import pyarrow.parquet as pq
     from ecgpipe.core import settings
 
-    given = settings.read(stage, settings.STAGES[stage], Path(path))
-    made_by = {{stage: settings.sha256(stage, given)}}
+    section = settings.read_section(stage, settings.STAGES[stage], Path(path))
+    made_by = {{stage: settings.hash_section(stage, section)}}
 
     def write(path, **more):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def empty(stage, path):
             head = json.dumps({{"__metadata__": {{"ecgpipe": json.dumps({{"settings": made_by}})}}}}).encode()
             path.write_bytes(len(head).to_bytes(8, "little") + head)
         else:
-            path.write_text(settings.mark(made_by))
+            path.write_text(settings.format_mark(made_by))
 
     return write
 
@@ -103,9 +103,17 @@ else:
         for suffix in ("png", "svg"):
             write(Path(named["--outdir"], name + "." + suffix))
     if stage == "summary":
-        counts = dict.fromkeys(("recordings", "ok", "skipped", "failed", "segments", "other_files"), 0)
+        counts = dict.fromkeys(("recordings", "ok", "skipped", "failed", "segments", "hours", "other_files"), 0)
+        checkpoint = {{"uri": "x.pt", "revision": None, "sha256": "0", "random_weights": False, "labels": []}}
         write(
-            Path(named["--output"]), counts=counts, reasons=[], warnings=[], checkpoint={{"random_weights": False}}
+            Path(named["--output"]),
+            finished=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+            counts=counts,
+            checkpoint=checkpoint,
+            throughput={{"segments": 0, "seconds": 0, "segments_per_s": None}},
+            precision={{"used": "float32"}},
+            hardware={{"inference": []}},
+            config={{"input": "input.csv"}},
         )
 number = os.path.basename(named.get("--records") or named.get("--timing") or "").rpartition("-")[2].partition(".")[0]
 stage = "sample" if number == "sample" else stage

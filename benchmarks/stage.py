@@ -50,7 +50,7 @@ def write_shards(folder: Path, segments: int) -> list[Path]:
         paths.append(folder / f"shard-{number:05d}.arrow")
         last = min(segments, first + SHARD_SEGMENTS)
         with pa.ipc.new_file(
-            str(paths[-1]), provenance.with_origin(schema, "preprocess", preprocess=settings)
+            str(paths[-1]), provenance.add_origin(schema, "preprocess", preprocess=settings)
         ) as writer:
             for start in range(first, last, BATCH_SEGMENTS):
                 rows = range(start, min(last, start + BATCH_SEGMENTS))

@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
     files = Files(*(getattr(args, name) for name in Files._fields))
     description = describe(files.description)
     refuse_foreign(description)
-    attribute_settings = settings.of_arguments("attribute", settings.Attribute, args)
+    attribute_settings = settings.parse_arguments("attribute", settings.Attribute, args)
     if args.predictions:
         predictions = parquet.numbered(args.predictions, "part", args.parts)
         pairs = choose_strongest(predictions, description.labels)[: attribute_settings.recordings]
@@ -163,7 +163,7 @@ def write_attributions(
     windows, assumed = preprocess.reading_from_settings(attribute_settings.reading)
     facts = _describe_making(records, description, attribute_settings)
     schema = schemas.attribution_schema(len(LEADS), windows.segment_samples)
-    schema = provenance.with_origin(schema, "attribute", **facts)
+    schema = provenance.add_origin(schema, "attribute", **facts)
     progress = Progress("attribute", len(pairs), "recordings and labels")
     leads: list[pa.Table] = []
     with (
@@ -192,7 +192,7 @@ def write_attributions(
             leads.append(sum_by_lead(record_id, label, explained.attribution))
             progress.add(1)
     progress.say()
-    schema = provenance.with_origin(schemas.ATTRIBUTION_LEADS, "attribute", **facts)
+    schema = provenance.add_origin(schemas.ATTRIBUTION_LEADS, "attribute", **facts)
     parquet.write(leads_output, pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in leads)]))
 
 
@@ -200,9 +200,9 @@ def _describe_making(
     records: Sequence[Path], description: Description, attribute_settings: settings.Attribute
 ) -> dict[str, Any]:
     """What the metadata of the results says of how they were made."""
-    facts = provenance.inherited([pq.read_schema(path) for path in records])
+    facts = provenance.inherit_facts([pq.read_schema(path) for path in records])
     facts["settings"] = {**description.settings, **facts.get("settings", {})}
-    facts = settings.marked("attribute", attribute_settings, facts)
+    facts = settings.add_sha256("attribute", attribute_settings, facts)
     steps = attribute_settings.steps
     return {
         **facts,

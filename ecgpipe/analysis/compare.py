@@ -78,7 +78,7 @@ def read_run(run: Run, label_csv: Path | None) -> ComparedRun:
         predictions=predictions,
         records=run.files("records"),
         side=side,
-        origin=provenance.origin(pq.read_schema(side.embeddings[0])),
+        origin=provenance.read_origin(pq.read_schema(side.embeddings[0])),
         labels=labels.label_columns(names),
         thresholds=thresholds,
     )
@@ -238,7 +238,7 @@ def compare_embeddings(
         of_row = np.full(len(sides[1].ids), len(joined.ids))  # who is in one run only shares the last place
         of_row[joined.rows[1]] = np.arange(len(joined.ids))
         done = 0
-        for _, vectors in recording_embeddings.of_recordings(sides[1].embeddings):
+        for _, vectors in recording_embeddings.read_means(sides[1].embeddings):
             held[of_row[done : done + len(vectors)]] = vectors
             other = (
                 distribution_shift.merge_moments(other, distribution_shift.compute_moments(vectors))
@@ -249,7 +249,7 @@ def compare_embeddings(
         aligned = [np.empty((0, sides[0].width)), held[sample].astype(np.float64)]
         picked = []
         done = 0
-        for _, vectors in recording_embeddings.of_recordings(sides[0].embeddings):
+        for _, vectors in recording_embeddings.read_means(sides[0].embeddings):
             here = slice(*np.searchsorted(joined.rows[0], [done, done + len(vectors)]))
             mine = vectors[joined.rows[0][here] - done]  # of the recordings that both have
             in_sample = slice(*np.searchsorted(sample, [here.start, here.stop]))

@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Choose the recordings."""
     files = Files(*(getattr(args, name) for name in Files._fields))
-    write_examples(files, settings.of_arguments("examples", settings.Examples, args), args.output)
+    write_examples(files, settings.parse_arguments("examples", settings.Examples, args), args.output)
 
 
 def write_examples(files: Files, examples_settings: settings.Examples, output: Path) -> None:
@@ -99,7 +99,7 @@ def write_examples(files: Files, examples_settings: settings.Examples, output: P
     predictions = parquet.numbered(files.predictions, "part", files.parts)
     embeddings = parquet.numbered(files.embeddings, "part", files.parts)
     records = parquet.numbered(files.records, "shard", files.shards)
-    label_csv = files.labels or settings.path("labels", examples_settings.labels)
+    label_csv = files.labels or settings.require_path("labels", examples_settings.labels)
     run_labels = labels.read_for(label_csv, pq.read_schema(predictions[0]).names, predictions[0])
     wanted = examples_settings.recordings
     strongest, borderline = rank_by_probability(predictions, labels.thresholds_by_name(run_labels))
@@ -116,9 +116,9 @@ def write_examples(files: Files, examples_settings: settings.Examples, output: P
         [[why._asdict() for why in reasons] for reasons in chosen.values()],
         [[neighbor._asdict() for neighbor in of_recording] for of_recording in nearest],
     ]
-    inherited = provenance.inherited([pq.read_schema(path) for path in predictions])
-    facts = settings.marked("examples", examples_settings, inherited)
-    parquet.write(output, pa.table(columns, schema=provenance.with_origin(schemas.EXAMPLES, "examples", **facts)))
+    inherited = provenance.inherit_facts([pq.read_schema(path) for path in predictions])
+    facts = settings.add_sha256("examples", examples_settings, inherited)
+    parquet.write(output, pa.table(columns, schema=provenance.add_origin(schemas.EXAMPLES, "examples", **facts)))
     logger.info("%d recordings chosen", len(chosen))
 
 

@@ -90,10 +90,10 @@ def read_side(run: Run) -> Side:
         raise EcgpipeError(f"outdir: {outdir} has no embeddings/; give the folder of a finished run's results")
     embeddings = run.files("embeddings")
     of_parts = [pq.read_schema(path) for path in embeddings]
-    checkpoints = {provenance.origin(schema).get("checkpoint_sha256") for schema in of_parts}
+    checkpoints = {provenance.read_origin(schema).get("checkpoint_sha256") for schema in of_parts}
     if len(checkpoints) > 1:
         raise EcgpipeError(f"outdir: {outdir / 'embeddings'} is of several checkpoints; run the workflow to its end")
-    ids = recording_embeddings.ids(embeddings)
+    ids = recording_embeddings.read_ids(embeddings)
     if not len(ids):
         raise EcgpipeError(f"outdir: {outdir / 'embeddings'} has no recordings; {outdir / 'records'} says why")
     return Side(run, embeddings, ids, of_parts[0].field("embedding").type.list_size)
@@ -111,11 +111,11 @@ def search_exactly(search: Search) -> Iterator[Block]:
     for start in range(0, len(search.queries), QUERIES):
         block = slice(start, start + QUERIES)
         targets = cosine_similarity.normalise(
-            recording_embeddings.picked(search.mine.embeddings, search.queries[block])
+            recording_embeddings.read_rows(search.mine.embeddings, search.queries[block])
         )
         others = (
             cosine_similarity.normalise(vectors)
-            for _, vectors in recording_embeddings.of_recordings(search.theirs.embeddings)
+            for _, vectors in recording_embeddings.read_means(search.theirs.embeddings)
         )
         yield search.queries[block], cosine_similarity.search(targets, others, search.wanted, *_exclude(search, block))
 
@@ -186,7 +186,7 @@ def find_nearest(embeddings: Sequence[Path], record_ids: Sequence[str], count: i
     wanted = pa.array(record_ids, pa.string())
     rows = np.full(len(wanted), -1, np.int64)
     seen = 0
-    for ids in recording_embeddings.ids_of(embeddings):
+    for ids in recording_embeddings.iterate_ids(embeddings):
         places = pc.index_in(wanted, ids)
         here = places.is_valid().to_numpy(zero_copy_only=False)
         rows[here] = seen + places.drop_null().to_numpy()
@@ -196,10 +196,10 @@ def find_nearest(embeddings: Sequence[Path], record_ids: Sequence[str], count: i
     if not len(known_ids):
         return neighbors
     own = rows[known_ids]
-    targets = cosine_similarity.normalise(recording_embeddings.picked(embeddings, own))
-    others = (cosine_similarity.normalise(vectors) for _, vectors in recording_embeddings.of_recordings(embeddings))
+    targets = cosine_similarity.normalise(recording_embeddings.read_rows(embeddings, own))
+    others = (cosine_similarity.normalise(vectors) for _, vectors in recording_embeddings.read_means(embeddings))
     nearest = cosine_similarity.search(targets, others, count, own)
-    names = recording_embeddings.names_of(embeddings, nearest.rows[nearest.rows >= 0])
+    names = recording_embeddings.read_ids_by_row(embeddings, nearest.rows[nearest.rows >= 0])
     for place, neighbor_rows, values in zip(known_ids, nearest.rows, nearest.similarity, strict=True):
         neighbors[place] = [
             Neighbor(names[row], float(v)) for row, v in zip(neighbor_rows, values, strict=True) if row >= 0
@@ -219,7 +219,7 @@ def _read_directions(side: Side) -> np.ndarray:
     """The embeddings of all recordings, of length 1, (recordings, width) float32."""
     directions = np.empty((len(side.ids), side.width), np.float32)
     done = 0
-    for _, vectors in recording_embeddings.of_recordings(side.embeddings):
+    for _, vectors in recording_embeddings.read_means(side.embeddings):
         directions[done : done + len(vectors)] = cosine_similarity.normalise(vectors)
         done += len(vectors)
     return directions

@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> None:
     search = prepare_search(mine, theirs, args.record_id, args.count, args.patient)
     blocks, account = find_neighbors(search, args.method, args.random_state)
     account |= {"patient": args.patient, "against": args.against and str(args.against)}
-    facts = provenance.inherited([pq.read_schema(path) for path in mine.embeddings])
-    schema = provenance.with_origin(schemas.NEIGHBORS, "neighbors", neighbors=account, **facts)
+    facts = provenance.inherit_facts([pq.read_schema(path) for path in mine.embeddings])
+    schema = provenance.add_origin(schemas.NEIGHBORS, "neighbors", neighbors=account, **facts)
     if args.record_id:
         table = pa.concat_tables([make_table(mine, theirs, *block).cast(schema) for block in blocks])
         print("\n".join(format_lines(table, mine.ids.take(pa.array(search.queries)).to_pylist())))
@@ -132,7 +132,7 @@ def check_comparable(mine: Side, theirs: Side) -> None:
     Raises:
         EcgpipeError: They are of different checkpoints or widths.
     """
-    first, second = (provenance.origin(pq.read_schema(side.embeddings[0])) for side in (mine, theirs))
+    first, second = (provenance.read_origin(pq.read_schema(side.embeddings[0])) for side in (mine, theirs))
     shas = first.get("checkpoint_sha256"), second.get("checkpoint_sha256")
     if None in shas:
         logger.warning(

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Map all embeddings."""
-    umap_settings = settings.of_arguments("umap", settings.Umap, args)
+    umap_settings = settings.parse_arguments("umap", settings.Umap, args)
     write_map(parquet.numbered(args.embeddings, "part", args.parts), umap_settings, args.output)
 
 
@@ -47,14 +47,16 @@ def write_map(paths: Sequence[Path], umap_settings: settings.Umap, output: Path)
         output: The Parquet file.
     """
     total = sum(pq.read_metadata(path).num_rows for path in paths)
-    facts = settings.marked("umap", umap_settings, provenance.inherited([pq.read_schema(path) for path in paths]))
+    facts = settings.add_sha256(
+        "umap", umap_settings, provenance.inherit_facts([pq.read_schema(path) for path in paths])
+    )
     mapping = {
         "neighbors": umap_settings.neighbors or (15 if total >= FEW_SEGMENTS else 3),
         "min_dist": umap_settings.min_dist,
         "random_state": umap_settings.random_state,
         "fit_segments": umap_settings.fit_segments,
     }
-    schema = provenance.with_origin(schemas.UMAP, "umap", umap=mapping, **facts)
+    schema = provenance.add_origin(schemas.UMAP, "umap", umap=mapping, **facts)
     progress = Progress("umap", total, "segments")
 
     fitted = _choose_rows(total, umap_settings)

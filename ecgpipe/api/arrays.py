@@ -1,4 +1,4 @@
-"""Turn arrays, as of a notebook, into segments; arrays and options that are not valid are refused."""
+"""Convert NumPy arrays to segments, and refuse arrays and options that are not valid."""
 
 from collections.abc import Iterable, Sequence
 from numbers import Real
@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from ecgpipe.core import config
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.preprocessing.segments import PLAUSIBLE_RATES, Prepared, UnusableError, Windows, prepare
-from ecgpipe.readers import LEADS, Recording, spelled, without_filling
+from ecgpipe.readers import LEADS, Recording, spell_leads, without_filling
 
 Signal = npt.ArrayLike | Sequence[npt.ArrayLike]
 
-# How to mend what `prepare` refuses, by how its reason begins.
-MENDS = {
+# How to fix a recording that `prepare` refuses, by the beginning of the reason.
+FIXES = {
     "shorter than one segment": "give a longer recording, Windows(short='pad') or a smaller segment_s",
     "too short to be padded": "give a longer recording, or a smaller segment_s",
     "the recording has no samples": "leave it out",
@@ -38,56 +38,58 @@ def prepare_arrays(signal: Signal, sample_rate: float, leads: Sequence[str], win
         windows: How they are cut.
 
     Returns:
-        One for each recording, as the stage preprocess makes it.
+        The segments of each recording, as in the stage preprocess.
 
     Raises:
-        EcgpipeError: A value is not valid, or a recording cannot be used; it says which, and how to fix it.
+        EcgpipeError: A value is not valid, or a recording cannot be used; the message says which, and how to fix it.
     """
-    rate, names = _rate(sample_rate), _leads(leads)
-    _check(windows)
-    arrays = _arrays(signal)
-    made = []
+    rate, names = _check_rate(sample_rate), _check_leads(leads)
+    _check_windows(windows)
+    arrays = _split_recordings(signal)
+    prepared = []
     for number, array in enumerate(arrays):
         which = f"recording {number}: " if len(arrays) > 1 else ""
         _check_shape(array, names, which)
         recording = without_filling(Recording(array.astype(np.float64, copy=False), rate, names, None))
         try:
-            made.append(prepare(recording, windows, {}))
+            prepared.append(prepare(recording, windows, {}))
         except UnusableError as error:
-            mend = next((mend for reason, mend in MENDS.items() if str(error).startswith(reason)), "leave it out")
-            raise EcgpipeError(f"signal: {which}{error}; {mend}") from error
-    return made
+            fix = next((fix for reason, fix in FIXES.items() if str(error).startswith(reason)), "leave it out")
+            raise EcgpipeError(f"signal: {which}{error}; {fix}") from error
+    return prepared
 
 
-def _rate(given: object) -> float:
+def _check_rate(sample_rate: object) -> float:
     """The sampling rate, if it is valid."""
     least, most = PLAUSIBLE_RATES
-    if isinstance(given, bool) or not isinstance(given, Real) or not least <= float(given) <= most:
-        raise EcgpipeError(f"sample_rate: {given!r} cannot be meant; give a number of Hz from {least:g} to {most:g}")
-    return float(given)
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, Real) or not least <= float(sample_rate) <= most:
+        raise EcgpipeError(
+            f"sample_rate: {sample_rate!r} is out of range; give a number of Hz from {least:g} to {most:g}"
+        )
+    return float(sample_rate)
 
 
-def _leads(given: Sequence[str]) -> tuple[str, ...]:
+def _check_leads(leads: Sequence[str]) -> tuple[str, ...]:
     """The names of the leads, if they are names and no lead seems to be misspelt."""
-    several = isinstance(given, Iterable) and not isinstance(given, str)
-    if not several or not all(isinstance(name, str) for name in given):
-        raise EcgpipeError(f"leads: {given!r} are no names of leads; give a list of them, such as ['I', 'II', 'V1']")
-    names = spelled(given)
+    several = isinstance(leads, Iterable) and not isinstance(leads, str)
+    if not several or not all(isinstance(name, str) for name in leads):
+        raise EcgpipeError(f"leads: {leads!r} is not a list of lead names; give one, such as ['I', 'II', 'V1']")
+    names = spell_leads(leads)
     unknown = [name for name in names if name not in LEADS]
     missing = [lead for lead in LEADS if lead not in names]
     if unknown and missing:
         raise EcgpipeError(
-            f"leads: {', '.join(map(repr, unknown))} is none of the twelve, and {' '.join(missing)} missing; give the "
-            f"names of the rows in their order, out of {' '.join(LEADS)}"
+            f"leads: {', '.join(map(repr, unknown))} not known, and {' '.join(missing)} missing; give the names of the "
+            f"rows in their order, out of {' '.join(LEADS)}"
         )
-    return tuple(given)
+    return tuple(leads)
 
 
-def _check(windows: Windows) -> None:
-    """Refuse what the settings refuse."""
+def _check_windows(windows: Windows) -> None:
+    """Refuse windows that the settings of preprocess refuse."""
     if not isinstance(windows, Windows):
         raise EcgpipeError(
-            f"windows: {windows!r} is none; give ecgpipe.preprocessing.segments.Windows(segment_s=10) or the like"
+            f"windows: {windows!r} is not valid; give e.g. ecgpipe.preprocessing.segments.Windows(segment_s=10)"
         )
     try:
         config.Preprocess(**windows._asdict())
@@ -96,12 +98,12 @@ def _check(windows: Windows) -> None:
         raise EcgpipeError(f"windows: {first['loc'][0]} is {first['input']!r}; {first['msg']}") from error
 
 
-def _arrays(signal: Signal) -> list[np.ndarray]:
+def _split_recordings(signal: Signal) -> list[np.ndarray]:
     """One array for each recording."""
     if isinstance(signal, list | tuple):
         try:
             arrays = [np.asarray(each) for each in signal]
-        except ValueError as error:  # what NumPy says of lists within lists whose lengths differ
+        except ValueError as error:  # NumPy refuses nested lists of different lengths
             raise EcgpipeError(
                 "signal: the leads of a recording differ in length; give each as many samples"
             ) from error
@@ -111,7 +113,7 @@ def _arrays(signal: Signal) -> list[np.ndarray]:
         array = np.asarray(signal)
         arrays = list(array) if array.ndim == 3 else [array]
     if not arrays:
-        raise EcgpipeError("signal: there is no recording in it; give (leads, samples), or several of these")
+        raise EcgpipeError("signal: it holds no recording; give (leads, samples), or several of these")
     return arrays
 
 

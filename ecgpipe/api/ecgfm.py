@@ -1,7 +1,7 @@
 """ECG-FM from Python, without Snakemake: numpy arrays in, pandas tables out.
 
-`from ecgpipe import ECGFM`. What a recording gets is what the workflow gives it: the same functions prepare it, run the
-network and put its segments together.
+`from ecgpipe import ECGFM`. The results are those of the workflow: the same functions prepare the recordings, run the
+network and aggregate the segments.
 """
 
 import logging
@@ -26,7 +26,7 @@ from ecgpipe.inference.segment_files import Contents
 from ecgpipe.models import checkpoint, labels
 from ecgpipe.models.description import Description, describe
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
-from ecgpipe.models.fairseq_checkpoint import convert
+from ecgpipe.models.fairseq_checkpoint import convert_tensors
 from ecgpipe.models.labels import Label
 from ecgpipe.preprocessing.segments import Windows
 from ecgpipe.readers import LEADS
@@ -34,7 +34,7 @@ from ecgpipe.readers import LEADS
 logger = logging.getLogger(__name__)
 
 # Segments of five seconds, the rest dropped, short recordings and missing leads refused: as the settings' defaults.
-USUAL = Windows()
+DEFAULT_WINDOWS = Windows()
 
 
 class ECGFM:
@@ -51,7 +51,7 @@ class ECGFM:
 
     and `windows`, an `ecgpipe.preprocessing.segments.Windows`, which says of segments and leads what the settings
     `preprocess` say.
-    What the network gives for a recording does not depend on the recordings beside it.
+    The results of a recording do not depend on the recordings beside it.
 
     Attributes:
         labels: What the outputs are, in the model's order, with aggregation and threshold; () for a model without a
@@ -73,7 +73,7 @@ class ECGFM:
         self,
         network: ecg_fm_network.Network,
         description: Description,
-        given: Sequence[Label],
+        model_labels: Sequence[Label],
         device: torch.device,
         batch_size: int | None,
         exact: finite.InFloat32 | None = None,
@@ -81,7 +81,7 @@ class ECGFM:
         self.network = network
         self._exact = exact  # the same in float32, where `network` is in half precision
         self.description = description
-        self.labels = tuple(given)
+        self.labels = tuple(model_labels)
         self.device = device
         self.batch_size = batch_size
 
@@ -103,8 +103,8 @@ class ECGFM:
             labels: A label CSV, its path looked for here and then in ecgpipe's clone; or "index". None: what a run's
                 folder says; else the 17 of MIMIC-IV-ECG for a model of 17 outputs; else "index", which calls the
                 outputs output_00, output_01, ..., with a warning.
-            device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
-            precision: "float32", or "float16" or "bfloat16" where the device can.
+            device: "auto" (a GPU if PyTorch finds one), "cpu", "cuda" or "cuda:N".
+            precision: "float32", or "float16" or "bfloat16" if the device supports it.
             batch_size: Segments at a time. None: 16 on a CPU, 256 on a GPU, as the workflow. Fewer segments are filled
                 up to so many, since a batch of another size rounds otherwise; for single recordings 2 is quicker.
             threads: Of the CPU, for this whole process. None: as PyTorch has it.
@@ -113,20 +113,21 @@ class ECGFM:
             The model.
 
         Raises:
-            EcgpipeError: The checkpoint cannot be had or is none, the labels do not fit it, or there is no such device.
+            EcgpipeError: The checkpoint is not available or not valid, the labels do not fit it, or the device does
+                not exist.
         """
         if precision not in engine.DTYPES:
-            raise EcgpipeError(f"precision: {precision!r} is none; give {', '.join(engine.DTYPES)}")
+            raise EcgpipeError(f"precision: {precision!r} is not valid; give {', '.join(engine.DTYPES)}")
         if threads is not None:
             torch.set_num_threads(threads)
         if batch_size is not None and batch_size < 1:
-            raise EcgpipeError(f"batch_size: {batch_size} segments at a time are none; give 1 or more")
+            raise EcgpipeError(f"batch_size: {batch_size} is out of range; give 1 or more")
         source = os.path.expanduser(source)  # noqa: PTH111, a Path would make one slash of two in hf://
         labels = None if labels is None else os.path.expanduser(labels)  # noqa: PTH111
-        load = _from_run if Path(source).is_dir() else _from_file
+        load = _load_run if Path(source).is_dir() else _load_file
         description, named, tensors = load(source, labels)
         if description.random_weights:
-            logger.warning("%s has random weights: what it gives are numbers to try things out with", source)
+            logger.warning("%s has random weights: its predictions mean nothing", source)
         least = 2 * sum(tensor.nbytes for tensor in tensors.values())
         # Without holding its lock: a notebook keeps its model for hours, and others may use the GPU meanwhile.
         with devices.claim(device, least) as where:
@@ -140,7 +141,7 @@ class ECGFM:
         return cls(network, description, named, where, batch_size, exact)
 
     def predict(
-        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = USUAL
+        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
     ) -> pd.DataFrame:
         """The probability of each label for each recording, put together from its segments as the label CSV says.
 
@@ -165,12 +166,12 @@ class ECGFM:
         """
         logits = self.logits(signal, sample_rate, leads, windows)
         recording, segment, start_s = (logits.index.get_level_values(level) for level in range(3))
-        table = logits_table(recording.astype(str), segment, start_s, logits.to_numpy(), self.labels)
+        table = build_logits_table(recording.astype(str), segment, start_s, logits.to_numpy(), self.labels)
         frame: pd.DataFrame = aggregate.predict(table, self.labels).drop(["record_id", "n_segments"]).to_pandas()
         return frame.set_axis(pd.RangeIndex(len(frame), name="recording"))
 
     def logits(
-        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = USUAL
+        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
     ) -> pd.DataFrame:
         """The network's outputs for each segment, before any sigmoid.
 
@@ -190,7 +191,9 @@ class ECGFM:
         index, results = self._run(signal, sample_rate, leads, windows)
         return pd.DataFrame(results.logits, index, [label.name for label in self.labels])
 
-    def embed(self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = USUAL) -> pd.DataFrame:
+    def embed(
+        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
+    ) -> pd.DataFrame:
         """The embedding of each segment: the mean over its tokens.
 
         Args:
@@ -216,9 +219,9 @@ class ECGFM:
         return pd.DataFrame(results.embedding, index)
 
     def attention(
-        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = USUAL
+        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
     ) -> pd.DataFrame:
-        """The last layer's attention of each segment, mean over heads, max over keys; it speaks for no label.
+        """The last layer's attention of each segment, mean over heads, max over keys; it is the same for all labels.
 
         Args:
             signal: (leads, samples), (recordings, leads, samples), or a list of the former.
@@ -253,89 +256,89 @@ class ECGFM:
     ) -> tuple[pd.MultiIndex, engine.Results]:
         """Prepare the recordings and run the network over their segments."""
         prepared = arrays.prepare_arrays(signal, sample_rate, leads, windows)
-        counts = [len(one.segments) for one in prepared]
+        counts = [len(each.segments) for each in prepared]
         index = pd.MultiIndex.from_arrays(
             [
                 np.repeat(np.arange(len(prepared)), counts),
                 np.concatenate([np.arange(count) for count in counts]),
-                np.concatenate([one.starts_s for one in prepared]),
+                np.concatenate([each.starts_s for each in prepared]),
             ],
             names=["recording", "segment", "start_s"],
         )
         segments = np.concatenate([one.segments for one in prepared])  # (segments, 12, samples)
-        samples = np.repeat(np.array([one.samples for one in prepared], np.int32), counts)  # (segments,)
+        samples = np.repeat(np.array([each.samples for each in prepared], np.int32), counts)  # (segments,)
         engine.check(self.description, Contents({}, len(LEADS), windows.segment_samples, len(segments), {}))
         size = self.batch_size or engine.default_batch_size(self.device, windows.segment_samples)
         results = engine.forward(self.network, segments, samples, self.device, size, with_attention)
         exact = self._exact
 
-        def again(rows: np.ndarray) -> engine.Results:
+        def recompute(rows: np.ndarray) -> engine.Results:
             assert exact is not None  # noqa: S101
             return exact(segments[rows], samples[rows], size, with_attention)
 
         def name(row: int) -> str:
             return f"segment {index[row][1]} of recording {index[row][0]}"
 
-        return index, finite.ensure_finite(results, again if exact else None, name, self.description.uri)
+        return index, finite.ensure_finite(results, recompute if exact else None, name, self.description.uri)
 
 
-def logits_table(
+def build_logits_table(
     record_ids: npt.ArrayLike,
     segments: npt.ArrayLike,
     starts_s: npt.ArrayLike,
     logits: np.ndarray,
-    given: Sequence[Label],
+    model_labels: Sequence[Label],
 ) -> pa.Table:
-    """What `aggregate.predict` takes.
+    """Build the table of logits that `aggregate.predict` takes.
 
     Args:
         record_ids: (segments,) of the recording that each is of, those of one after another.
         segments: (segments,) its number.
         starts_s: (segments,) where it starts.
         logits: (segments, labels) float32.
-        given: The labels.
+        model_labels: The labels.
 
     Returns:
         A table of `schemas.logits_schema`.
     """
     columns = [np.asarray(record_ids, object), np.asarray(segments, np.int32), np.asarray(starts_s, np.float32)]
-    return pa.table([*columns, *logits.T], schema=schemas.logits_schema([label.name for label in given]))
+    return pa.table([*columns, *logits.T], schema=schemas.logits_schema([label.name for label in model_labels]))
 
 
-def _from_file(source: str, given: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
-    """A checkpoint of fairseq-signals, converted in memory."""
+def _load_file(source: str, label_csv: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
+    """Load a checkpoint of fairseq-signals, and convert it in memory."""
     opened = checkpoint.open_source(source)
-    if given is None:
+    if label_csv is None:
         default = labels.locate(config.MIMIC_IV_ECG)
         fits = default.is_file() and len(labels.read(default)) == opened.architecture.labels
-        given = config.MIMIC_IV_ECG if fits else labels.BY_INDEX
-    named = checkpoint.name_outputs(_located(given), opened.architecture)
-    tensors = convert(opened.state, opened.architecture, str(opened.source.path))
+        label_csv = config.MIMIC_IV_ECG if fits else labels.BY_INDEX
+    named = checkpoint.name_outputs(_locate(label_csv), opened.architecture)
+    tensors = convert_tensors(opened.state, opened.architecture, str(opened.source.path))
     return checkpoint.describe_opened(opened, [label.name for label in named]), named, tensors
 
 
-def _from_run(folder: str, given: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
-    """What the checkpoint stage wrote. The names are there, and a label CSV, joined by name, says the rest of them."""
+def _load_run(folder: str, label_csv: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
+    """Load the files of the checkpoint stage. They name the labels; a label CSV, joined by name, has the rest."""
     description = describe(Path(folder, "model.json"))
     weights = Path(folder, "model.safetensors")
     if not weights.is_file():
-        raise EcgpipeError(f"checkpoint: {weights} is not there; give the folder checkpoint/ of a run that finished it")
-    if given is None:
-        named = _known(description.labels)
-    elif given == labels.BY_INDEX or labels.are_numbered(description.labels):  # no names to join by
-        named = checkpoint.name_outputs(_located(given), description.architecture)
+        raise EcgpipeError(f"checkpoint: {weights} is missing; give the folder checkpoint/ of a finished run")
+    if label_csv is None:
+        named = _find_labels(description.labels)
+    elif label_csv == labels.BY_INDEX or labels.are_numbered(description.labels):  # no names to join by
+        named = checkpoint.name_outputs(_locate(label_csv), description.architecture)
     else:
-        named = tuple(labels.read_named(labels.locate(given), description.labels, weights.with_name("model.json")))
+        named = tuple(labels.read_named(labels.locate(label_csv), description.labels, weights.with_name("model.json")))
     return description, named, safetensors.torch.load_file(weights)
 
 
-def _located(given: str) -> str:
-    """A label CSV of this folder or of ecgpipe's clone; the word that stands for none as it is."""
-    return given if given == labels.BY_INDEX else str(labels.locate(given))
+def _locate(label_csv: str) -> str:
+    """Locate a label CSV in this folder or ecgpipe's clone; "index" is returned unchanged."""
+    return label_csv if label_csv == labels.BY_INDEX else str(labels.locate(label_csv))
 
 
-def _known(names: Sequence[str]) -> tuple[Label, ...]:
-    """Labels by their names alone: those of the CSV in ecgpipe's clone that has just these, else the mean of each."""
+def _find_labels(names: Sequence[str]) -> tuple[Label, ...]:
+    """Find labels by their names: from ecgpipe's label CSV with exactly these names, else with the mean for each."""
     for path in sorted((installation.root() / config.MIMIC_IV_ECG).parent.glob("*.csv")):
         brought = labels.read(path)
         if [label.name for label in brought] == list(names):
@@ -344,7 +347,7 @@ def _known(names: Sequence[str]) -> tuple[Label, ...]:
         logger.warning("%s", labels.explain_numbers(len(names)))
     elif names:
         logger.warning(
-            "labels: none of ecgpipe's label CSVs has the names of this run, so that the mean over the segments is "
-            "taken of each; give the run's own as labels="
+            "labels: none of ecgpipe's label CSVs has the names of this run, so the mean over the segments is used "
+            "for each label; give the run's own label CSV as labels="
         )
     return tuple(Label(name, "mean", None) for name in names)

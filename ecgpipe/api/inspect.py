@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print what is there."""
-    preprocess_settings = settings.of_arguments("preprocess", settings.Preprocess, args)
+    preprocess_settings = settings.parse_arguments("preprocess", settings.Preprocess, args)
     windows, assumed = preprocess.reading_from_settings(preprocess_settings)
     scanned = scan_inputs(args.path, args.ptbxl)
     total = len(scanned.recordings)
@@ -83,7 +83,7 @@ def overview(scanned: Scanned) -> list[str]:
     lines.append(
         f"{_counted(len(scanned.files), 'file')}: " + ", ".join(f"{roles[role]:,} {_ROLES[role]}" for role in _ROLES)
     )
-    reasons = Counter(map(schemas.kind, scanned.files["reason"].drop_null().to_pylist()))
+    reasons = Counter(map(schemas.strip_particulars, scanned.files["reason"].drop_null().to_pylist()))
     lines += [f"    {n:,} {reason}" for reason, n in reasons.most_common()]
     return [printable(line) for line in lines]
 

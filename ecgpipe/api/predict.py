@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.api.ecgfm import ECGFM, logits_table
+from ecgpipe.api.ecgfm import ECGFM, build_logits_table
 from ecgpipe.api.inspect import printable
 from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import whole
@@ -68,13 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add(parser, "output", help="file to write (default: print it)")
     options.add(parser, "device")
-    options.add(parser, "threads", default=provenance.cpus())
+    options.add(parser, "threads", default=provenance.count_cpus())
     settings.add_arguments(parser, settings.Preprocess)
 
 
 def run(args: argparse.Namespace) -> None:
     """Predict, and print or write it."""
-    preprocess_settings = settings.of_arguments("preprocess", settings.Preprocess, args)
+    preprocess_settings = settings.parse_arguments("preprocess", settings.Preprocess, args)
     recordings = find(args.path)
     if not len(recordings):
         raise EcgpipeError(f"input: there is no recording in {', '.join(map(repr, args.path))}; give others")
@@ -129,7 +129,7 @@ def find(inputs: Sequence[str]) -> pa.Table:
         if ignored and not len(scanned.recordings):
             logger.warning("%s: %s", text, "; ".join(dict.fromkeys(ignored[:5])))
         elif ignored:
-            kinds = Counter(map(schemas.kind, ignored)).most_common()
+            kinds = Counter(map(schemas.strip_particulars, ignored)).most_common()
             logger.info("%s: ignored %s", text, ", ".join(f"{count} {kind}" for kind, count in kinds))
     recordings = pa.concat_tables(parts)
     keys = pd.DataFrame({name: recordings[name].to_pandas() for name in ("path", "row")})
@@ -165,7 +165,7 @@ def predict_recordings(
 
 def _infer(ecgfm: ECGFM, segments: Path, own_ids: Sequence[str]) -> pd.DataFrame:
     """Predict the recordings of a shard, whose ids there are their numbers; an error names their own ids."""
-    contents = segment_files.look_at([segments])
+    contents = segment_files.inspect_shards([segments])
     engine.check(ecgfm.description, contents)
     size = ecgfm.batch_size or engine.default_batch_size(ecgfm.device, contents.samples)
     batches = []
@@ -178,7 +178,7 @@ def _infer(ecgfm: ECGFM, segments: Path, own_ids: Sequence[str]) -> pd.DataFrame
     if batches:
         keys = segment_files.Keys.joined([keys for keys, _ in batches])
         logits = np.concatenate([results.logits for _, results in batches])  # (segments, labels)
-        table = logits_table(keys.record_ids, keys.numbers, keys.starts_s, logits, ecgfm.labels)
+        table = build_logits_table(keys.record_ids, keys.numbers, keys.starts_s, logits, ecgfm.labels)
     frame: pd.DataFrame = aggregate.predict(table, ecgfm.labels).to_pandas()
     return frame
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ecgpipe.core.errors import EcgpipeError
 
@@ -53,6 +54,14 @@ def write_json(path: Path, content: object) -> None:
     """Write a JSON file, for people to read too."""
     with whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401, as json has it
+    """The content of a JSON file; None if the file is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def begin_run(name: str, owner: Path) -> None:

@@ -17,8 +17,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
-# Marks a setting that no result's numbers depend on: how fast, how much is kept, or the path of a file, whose content
-# counts instead. Such settings stand in settings/performance.json and make nothing again.
+# Marks a setting that no result's numbers depend on: speed, what is kept, or the path of a file (its content counts
+# instead). Such settings are stored in settings/performance.json, and a change of them recomputes nothing.
 APART = "apart"
 
 
@@ -236,27 +236,27 @@ class Config(Section):
 
     @property
     def inputs(self) -> list[str]:
-        """The inputs as a list, also where one was given."""
+        """The inputs as a list, also if the user gave a single one."""
         return [self.input] if isinstance(self.input, str) else self.input
 
     @property
     def labels_by_index(self) -> bool:
-        """Whether the outputs are called by their number; the checkpoint stage then writes the file `labels`."""
+        """Whether outputs are named by their number; the checkpoint stage then writes the file `labels`."""
         return self.labels == index_csv(self.outdir)
 
 
 def index_csv(outdir: str) -> str:
-    """Where the checkpoint stage writes the labels that are the outputs' numbers."""
+    """The path of the label CSV that the checkpoint stage writes if outputs are named by their number."""
     return f"{outdir.rstrip('/')}/{path_of('index_labels')}"
 
 
-def mistake(item: dict[str, Any], model: type[BaseModel] | None = None, prefix: str = "") -> str:
-    """One line for one thing that pydantic found: the key, the value, and how to fix it.
+def describe_mistake(item: dict[str, Any], model: type[BaseModel] | None = None, prefix: str = "") -> str:
+    """Describe an error of pydantic in one line: the key, the value, and how to fix it.
 
     Args:
-        item: One of a ValidationError's `errors()`.
-        model: Of the settings; None for `Config`.
-        prefix: What stands before the key where the user gave it.
+        item: An item of a ValidationError's `errors()`.
+        model: The model of the settings; None for `Config`.
+        prefix: Text before the key in the user's syntax, e.g. "--".
 
     Returns:
         A sentence.

@@ -1,4 +1,4 @@
-"""The twelve leads, and how files call them."""
+"""The twelve leads and the names that files use for them."""
 
 import re
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
 
-# What stands around a lead's own name: "ECG I", "Lead aVR", "MDC_ECG_LEAD_V1", "Lead I (Einthoven)", "II-Rhythm",
-# "V1 [mV]". Of "ECG -aVR" the minus is the lead's own, and that is no lead of the twelve.
+# Prefixes and suffixes around a lead's name: "ECG I", "Lead aVR", "MDC_ECG_LEAD_V1", "Lead I (Einthoven)", "II-Rhythm",
+# "V1 [mV]". In "ECG -aVR" the minus belongs to the lead, which is not one of the twelve.
 _BETWEEN = r"(?: - |-|[ _:]*)"
 
 _BEFORE = re.compile(
@@ -20,24 +20,24 @@ _AFTER = re.compile(
 )
 _SPELLINGS = {lead.lower(): lead for lead in LEADS}
 
-# CODE-15% and Brazil at large.
+# CODE-15%, and other files from Brazil.
 _SPELLINGS |= {"di": "I", "dii": "II", "diii": "III", "d1": "I", "d2": "II", "d3": "III"}
 
-# IEC 60601's names of the chest leads. Beside limb leads only: "C1" is also what nameless columns are called.
+# IEC 60601's names of the chest leads. Accepted only beside limb leads: "C1" is also a usual name of unnamed columns.
 _CHEST = {f"c{n}": f"V{n}" for n in range(1, 7)}
 
 
-def spelled(names: Sequence[str]) -> list[str]:
-    """A file's names of leads, in the spelling of `LEADS` where they are one of these.
+def spell_leads(names: Sequence[str]) -> list[str]:
+    """Return the names of leads in the spelling of `LEADS`, where they are one of the twelve.
 
-    A name as it stands goes before one that something stands around: of "II" and "II-Rhythm" the first is lead II.
-    What is no lead of the twelve stays as it is: "-aVR" is upside down, "MLII" and "V3R" lie elsewhere on the chest.
+    An exact name takes precedence over one with a prefix or suffix: of "II" and "II-Rhythm" the first is lead II.
+    Other names are not changed: "-aVR" is inverted, "MLII" and "V3R" are at other places on the chest.
 
     Args:
-        names: As the file has them.
+        names: The names in the file.
 
     Returns:
-        As many names. One may be there twice, which is for the caller to judge.
+        As many names, in the same order. A name may occur twice; the caller decides what that means.
     """
     lower = [name.strip().lower() for name in names]
     inner = [_AFTER.sub("", _BEFORE.sub("", name)).strip() for name in lower]
@@ -45,6 +45,6 @@ def spelled(names: Sequence[str]) -> list[str]:
     plain = {known[name] for name in lower if name in known}
     result = []
     for name, key, rest in zip(names, lower, inner, strict=True):
-        found = known.get(key) or known.get(rest)
-        result.append(name if found is None or (key not in known and found in plain) else found)
+        lead = known.get(key) or known.get(rest)
+        result.append(name if lead is None or (key not in known and lead in plain) else lead)
     return result

@@ -1,6 +1,6 @@
-"""The options of commands that more than one command has: each is declared once, here.
+"""Options that more than one command has: each is declared once, here.
 
-A command's settings are options too; `settings.add_arguments` makes them from the settings' model.
+A command's settings are options too; `settings.add_arguments` creates them from the model of the settings.
 """
 
 import argparse
@@ -10,11 +10,11 @@ from typing import Any
 
 from ecgpipe.core.config import Config
 
-# By name, without the dashes, what `add_argument` takes.
+# Arguments of `add_argument`, by option name without dashes.
 SHARED: Mapping[str, Mapping[str, Any]] = {
     # Of a finished run.
     "outdir": {"type": Path, "default": Path("results"), "help": "the folder of a run's results (default %(default)s)"},
-    # Of a run at work: what its rules name.
+    # Of a run in progress: files that its rules name.
     "run": {"type": Path, "help": "run.json"},
     "weights": {"type": Path, "help": "checkpoint/model.safetensors"},
     "description": {"type": Path, "help": "checkpoint/model.json"},
@@ -37,7 +37,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "drift": {"type": Path, "help": "precision/drift.json"},
     "calibration": {"type": Path, "help": "the JSON file that `calibrate` wrote (default: none)"},
     "heads": {"type": Path, "nargs": "*", "default": [], "help": "head.safetensors files of `probe` (default: none)"},
-    # Of what a command looks at.
+    # Of the recordings that a command shows or compares.
     "against": {"type": Path, "metavar": "OUTDIR", "help": "results of another run"},
     "recordings": {"type": int, "default": 20, "help": "how many recordings (default %(default)s)"},
     # Of true labels, and of columns of the inputs' tables.
@@ -46,19 +46,19 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
         "nargs": "+",
         "default": [],
         "metavar": "COLUMN=LABEL",
-        "help": "the label that a column stands for; COLUMN:CODE=LABEL where the column lists codes. Columns with the "
+        "help": "the label that a column stands for; COLUMN:CODE=LABEL if the column lists codes. Columns with the "
         "name of a label need no mapping",
     },
-    "split": {"metavar": "COLUMN", "help": "the column that says which split a recording is in"},
+    "split": {"metavar": "COLUMN", "help": "the column that names the split of a recording"},
     "on": {"metavar": "VALUE", "help": "the value of the column of --split"},
-    "patient": {"metavar": "COLUMN", "help": "the column that tells patients apart"},
+    "patient": {"metavar": "COLUMN", "help": "the column of the patient id"},
     "label": {"nargs": "+", "metavar": "NAME", "help": "labels"},
     # Of the computation.
     "method": {"help": "how it is computed"},
     "device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N (default %(default)s)"},
     "threads": {"type": int, "default": 1, "help": "CPU threads (default %(default)s)"},
-    "seed": {"type": int, "default": 42, "help": "of what is drawn at random (default %(default)s)"},
-    # Of what a command writes.
+    "seed": {"type": int, "default": 42, "help": "seed of the random draws (default %(default)s)"},
+    # Of the command's result.
     "output": {"type": Path, "help": "file to write"},
 }
 
@@ -67,10 +67,10 @@ def add(parser: argparse._ActionsContainer, *names: str, required: bool = False,
     """Add shared options to a command.
 
     Args:
-        parser: Of the command, or a group of its options.
-        names: Of the options, as in `SHARED`.
-        required: Whether they must be given.
-        different: What these options have here that differs from `SHARED`, e.g. `help` or `default`.
+        parser: The command's parser, or a group of its options.
+        names: Names of the options, keys of `SHARED`.
+        required: Whether the user must give them.
+        different: Arguments that differ from `SHARED` for this command, e.g. `help` or `default`.
     """
     for name in names:
         declared = {**SHARED[name], **different}

@@ -1,6 +1,5 @@
 """Reading and writing Parquet files, those of a run by their numbers too."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 from ecgpipe.core import results
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.provenance import with_name
+from ecgpipe.core.provenance import add_file_name
 
 # Rows that `batches` reads at a time: 31 MB of ECG-FM's embeddings.
 BATCH_ROWS = 10_000
@@ -74,7 +73,7 @@ def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     with (
         whole(path) as temporary,
-        pq.ParquetWriter(temporary, with_name(schema, path), compression="zstd", use_dictionary=texts) as writer,
+        pq.ParquetWriter(temporary, add_file_name(schema, path), compression="zstd", use_dictionary=texts) as writer,
     ):
         yield writer
 
@@ -94,7 +93,7 @@ def numbered(folder: Path, name: str, count: int | None, suffix: str = "parquet"
         folder: Where they lie.
         name: "part" or "shard".
         count: How many belong to the run, since an earlier one may have left more; None for all that are there.
-        suffix: Their ending, without the dot.
+        suffix: Their file extension, without the dot.
 
     Returns:
         Their paths.
@@ -110,29 +109,6 @@ def numbered(folder: Path, name: str, count: int | None, suffix: str = "parquet"
     if missing:
         raise EcgpipeError(f"{missing[0]} is not there; run the stage that writes it first")
     return paths
-
-
-def of_run(outdir: Path, folder: str) -> list[Path]:
-    """The files of a folder of a finished run, in order: as many as its run.json counts.
-
-    What an earlier run left beyond them, and a user's own files, do not belong to it.
-
-    Args:
-        outdir: The run's results.
-        folder: One of `results.NUMBERED`.
-
-    Returns:
-        Their paths; all that are there for a run that has no run.json, or one of an older ecgpipe.
-
-    Raises:
-        EcgpipeError: One is not there.
-    """
-    kind, _, suffix = results.NUMBERED[folder]
-    try:
-        count = json.loads((outdir / "run.json").read_text(encoding="utf-8")).get(f"{kind}s")
-    except FileNotFoundError:
-        count = None
-    return numbered(outdir / folder, kind, count, suffix)
 
 
 SEED = 42

@@ -10,81 +10,81 @@ import pyarrow.compute as pc
 from ecgpipe.core import parquet
 
 
-def of_recordings(embeddings: Sequence[Path]) -> Iterator[tuple[pa.Array, np.ndarray]]:
-    """The embedding of each recording: the mean over its segments.
+def read_means(embeddings: Sequence[Path]) -> Iterator[tuple[pa.Array, np.ndarray]]:
+    """Yield the embeddings of all recordings, batch by batch: the mean over the segments of each.
 
     Args:
         embeddings: All `embeddings/part-*.parquet`, in order; the segments of a recording follow one another from 0.
 
     Yields:
-        Some recordings' ids, and (recordings, width) float64.
+        Ids of a batch of recordings, and (recordings, width) float64.
     """
-    held_ids, held = pa.array([], pa.string()), np.empty((0, 0))  # of a recording whose end has not been seen yet
+    held_ids, held = pa.array([], pa.string()), np.empty((0, 0))  # of a recording that may go on in the next batch
     for batch in parquet.batches(embeddings):
         ids = batch["record_id"]
         vectors = batch["embedding"].flatten().to_numpy().reshape(len(ids), -1).astype(np.float64)  # (segments, width)
         if len(held_ids):
             ids, vectors = pa.concat_arrays([held_ids, ids]), np.concatenate([held, vectors])
-        starts = np.flatnonzero(_begins(ids))
-        yield ids.take(pa.array(starts[:-1])), _means(vectors[: starts[-1]], starts[:-1])
+        starts = np.flatnonzero(_find_starts(ids))
+        yield ids.take(pa.array(starts[:-1])), _compute_means(vectors[: starts[-1]], starts[:-1])
         held_ids, held = ids[starts[-1] :], vectors[starts[-1] :]
     if len(held_ids):
         yield held_ids[:1], held.mean(axis=0, keepdims=True)
 
 
-def ids_of(embeddings: Sequence[Path]) -> Iterator[pa.Array]:
-    """The ids of the recordings, in the order of `of_recordings`: each has one segment 0."""
+def iterate_ids(embeddings: Sequence[Path]) -> Iterator[pa.Array]:
+    """Yield the ids of the recordings, in the order of `read_means`: each recording has one segment 0."""
     for batch in parquet.batches(embeddings, ["record_id", "segment"]):
         yield batch.filter(pc.equal(batch["segment"], 0))["record_id"]
 
 
-def ids(embeddings: Sequence[Path]) -> pa.Array:
-    """All of `ids_of`, (recordings,) strings."""
-    return pa.concat_arrays([pa.array([], pa.string()), *ids_of(embeddings)])
+def read_ids(embeddings: Sequence[Path]) -> pa.Array:
+    """Return all ids of `iterate_ids`, (recordings,) strings."""
+    return pa.concat_arrays([pa.array([], pa.string()), *iterate_ids(embeddings)])
 
 
-def picked(embeddings: Sequence[Path], rows: np.ndarray) -> np.ndarray:
-    """The embeddings of some recordings.
+def read_rows(embeddings: Sequence[Path], rows: np.ndarray) -> np.ndarray:
+    """Read the embeddings of the recordings with given row numbers.
 
     Args:
         embeddings: All `embeddings/part-*.parquet`, in order.
-        rows: (recordings,) their numbers, in the order of `of_recordings`; at least one.
+        rows: (recordings,) row numbers in the order of `read_means`; at least one.
 
     Returns:
         (recordings, width) float64, in the order of `rows`.
     """
     order = np.argsort(rows, kind="stable")
     wanted, seen, pieces = rows[order], 0, []
-    for _, vectors in of_recordings(embeddings):
+    for _, vectors in read_means(embeddings):
         here = slice(*np.searchsorted(wanted, [seen, seen + len(vectors)]))
         pieces.append(vectors[wanted[here] - seen])
         seen += len(vectors)
         if seen > wanted[-1]:
             break
-    found = np.concatenate(pieces)
-    picked = np.empty_like(found)
-    picked[order] = found
-    return picked
+    embeddings_by_rank = np.concatenate(pieces)
+    embeddings_by_row = np.empty_like(embeddings_by_rank)
+    embeddings_by_row[order] = embeddings_by_rank
+    return embeddings_by_row
 
 
-def names_of(embeddings: Sequence[Path], rows: np.ndarray) -> dict[int, str]:
-    """The ids of some recordings by their row."""
+def read_ids_by_row(embeddings: Sequence[Path], rows: np.ndarray) -> dict[int, str]:
+    """Read the ids of the recordings with given row numbers, by row number."""
     wanted, seen = np.unique(rows), 0
     names: dict[int, str] = {}
-    for ids in ids_of(embeddings):
+    for ids in iterate_ids(embeddings):
         here = wanted[slice(*np.searchsorted(wanted, [seen, seen + len(ids)]))]
         names.update(zip(here.tolist(), ids.take(pa.array(here - seen)).to_pylist(), strict=True))
         seen += len(ids)
     return names
 
 
-def _begins(ids: pa.Array) -> np.ndarray:
-    """Where the id is another than that of the row before."""
+def _find_starts(ids: pa.Array) -> np.ndarray:
+    """Mark the rows whose id differs from that of the row before."""
     codes = ids.dictionary_encode().indices.to_numpy()
     return np.concatenate([[True], codes[1:] != codes[:-1]])
 
 
-def _means(vectors: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def _compute_means(vectors: np.ndarray, starts: np.ndarray) -> np.ndarray:
     if not len(starts):
         return np.empty((0, vectors.shape[1]))
     counts = np.diff(np.append(starts, len(vectors)))

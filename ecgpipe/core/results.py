@@ -1,7 +1,7 @@
 """What ecgpipe writes into a folder of results, by name, and how a file shows that ecgpipe wrote it.
 
-A folder of results may lie beside a user's own files, or hold some. Only what is known here to be ecgpipe's is ever
-removed from it, or left out of a scan of the inputs.
+A folder of results may also hold a user's own files. Only files that this module recognises as ecgpipe's are removed
+from it, or left out of a scan of the inputs.
 """
 
 import json
@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+
+from ecgpipe.core.atomic import read_json
 
 FIGURES = ("account", "labels", "probabilities", "together", "map", "recording")
 
@@ -81,7 +83,7 @@ class Numbered(NamedTuple):
     suffix: str
 
 
-# By folder, those of numbered files.
+# The folders of numbered files, by name.
 NUMBERED = {
     PurePosixPath(file.path).parts[0]: Numbered(place[1], file.stage, file.path.rpartition(".")[2])
     for file in FILES.values()
@@ -89,7 +91,7 @@ NUMBERED = {
 }
 
 
-def _fixed() -> dict[str, tuple[str, ...]]:
+def _collect_fixed_names() -> dict[str, tuple[str, ...]]:
     """By folder ("" is the folder of results itself), the files of a fixed name."""
     names: dict[str, tuple[str, ...]] = {"": ()}
     for file in FILES.values():
@@ -99,7 +101,7 @@ def _fixed() -> dict[str, tuple[str, ...]]:
     return names
 
 
-FIXED = _fixed()
+FIXED = _collect_fixed_names()
 
 
 def path_of(name: str, number: int | None = None) -> str:
@@ -119,15 +121,15 @@ def patterns_of(stage: str) -> list[str]:
 
 
 def kind_of(stage: str) -> str | None:
-    """What a stage has a job for each of: "shard", "part", or None for a stage of a single job."""
+    """The unit of a stage's jobs: "shard", "part", or None for a stage with a single job."""
     places = [_PLACE.search(file.path) for file in FILES.values() if file.stage == stage and file.is_result]
     return next((place[1] for place in places if place), None)
 
 
-# Each run writes this file anew, so that it scans the inputs again.
+# Every run rewrites this file, so that Snakemake scans the inputs again.
 ASKED = "manifest/.asked"
 
-# Of the run at work, by folder.
+# Hidden files of a run in progress, by folder.
 _HIDDEN = {"": (".lock", ".owner", ".slurm-run", RUNS), "manifest": (ASKED.rpartition("/")[2],)}
 
 # Folders of which every file with this suffix is ecgpipe's, also in folders within.
@@ -141,8 +143,8 @@ _SHARD_OR_PART = re.compile(r"(?P<kind>shard|part)-(?P<number>[0-9]{5}|[1-9][0-9
 _NAME_OF_RUN = re.compile(r"[0-9a-f]{16}")
 
 
-def number(folder: str, name: str) -> int | None:
-    """The number of a shard or part by its file's name; None where the name is no such file's in this folder."""
+def parse_number(folder: str, name: str) -> int | None:
+    """The number of a shard or part from its file name; None if this folder has no shards or parts of that name."""
     if folder not in NUMBERED:
         return None
     expected = NUMBERED[folder]
@@ -152,13 +154,13 @@ def number(folder: str, name: str) -> int | None:
     return int(parts["number"])
 
 
-def run_of(name: str) -> str | None:
-    """The run that was writing an unfinished file, by the file's name; None where the name is of another kind."""
-    found = _UNFINISHED.fullmatch(name)
-    return found["run"] if found else None
+def parse_run(name: str) -> str | None:
+    """The run that was writing an unfinished file, from the file name; None for any other file name."""
+    match = _UNFINISHED.fullmatch(name)
+    return match["run"] if match else None
 
 
-def runs(outdir: Path) -> set[str]:
+def read_runs(outdir: Path) -> set[str]:
     """The names of the runs that have begun in a folder."""
     try:
         lines = (outdir / RUNS).read_text(encoding="utf-8", errors="replace").split("\n")
@@ -173,34 +175,34 @@ def is_name_of_run(text: str) -> bool:
 
 
 def is_shard_or_part(name: str) -> bool:
-    """Whether a file is called as a shard or part, in whatever folder."""
+    """Whether a file has the name of a shard or part, in any folder."""
     return _SHARD_OR_PART.fullmatch(name) is not None
 
 
 def is_written_here(path: Path, folder: str | None = None) -> bool:
-    """Whether ecgpipe wrote a shard or part, under this very name: what such a file holds says so.
+    """Whether ecgpipe wrote a file as a shard or part of this name, which the file's metadata state.
 
-    A copy under another name, a table that somebody made of it, a link and a damaged file are not.
+    The answer is no for a copy under another name, a table that a user derived from it, a link and a damaged file.
 
     Args:
-        path: Of the file.
-        folder: Of which of the folders `NUMBERED` it is one; None: of the one that it lies in.
+        path: The file.
+        folder: The folder of `NUMBERED` that it belongs to; None: the folder that it lies in.
 
     Returns:
-        True where it is certain.
+        True if it is certain.
     """
     folder = path.parent.name if folder is None else folder
-    if number(folder, path.name) is None or path.is_symlink() or not path.is_file():
+    if parse_number(folder, path.name) is None or path.is_symlink() or not path.is_file():
         return False
-    told = _told(path)
-    by_first_version = path.suffix == ".json" and {"ecgpipe", "segments", "seconds"} <= told.keys()
-    if told.get("stage") != NUMBERED[folder].stage and not ("stage" not in told and by_first_version):
+    metadata = _read_metadata(path)
+    by_first_version = path.suffix == ".json" and {"ecgpipe", "segments", "seconds"} <= metadata.keys()
+    if metadata.get("stage") != NUMBERED[folder].stage and not ("stage" not in metadata and by_first_version):
         return False
-    return bool(told.get("file", path.name) == path.name)  # the first version wrote no names
+    return bool(metadata.get("file", path.name) == path.name)  # the first version wrote no names
 
 
-def _told(path: Path) -> dict[str, Any]:
-    """What a file of results says of itself; nothing where it cannot be read, or is somebody else's."""
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a result file; an empty dict if the file cannot be read or is not ecgpipe's."""
     import pyarrow as pa  # here, because pyarrow takes half a second, of every job that reads the Snakefile
     import pyarrow.parquet as pq
 
@@ -220,50 +222,47 @@ def _told(path: Path) -> dict[str, Any]:
 
 
 def is_folder_of_results(folder: str, names: Collection[str] | None = None) -> bool:
-    """Whether ecgpipe has written results into a folder, also one that was copied without its hidden files.
+    """Whether ecgpipe has written results into a folder, also if it was copied without its hidden files.
 
     Args:
         folder: Its path.
-        names: What lies in it, where that is known.
+        names: Names of the files and folders in it; None: look.
 
     Returns:
-        True where something in it says so.
+        True if a file in it shows so.
     """
     if names is None:
         try:
             names = os.listdir(folder)  # noqa: PTH208, paths of a scan are texts
         except OSError:
             return False
-    if RUNS in names and runs(Path(folder)):
+    if RUNS in names and read_runs(Path(folder)):
         return True
-    signs = [("run.json", {"ecgpipe", "counts"}), ("manifest/manifest.json", {"n_recordings", "n_shards", "sha256"})]
-    return any(
-        file.partition("/")[0] in names and keys <= _read_json(Path(folder, file)).keys() for file, keys in signs
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    signs = [
+        (path_of("run"), {"ecgpipe", "counts"}),
+        (path_of("manifest"), {"n_recordings", "n_shards", "sha256"}),
+    ]
+    for file, keys in signs:
+        content = read_json(Path(folder, file)) if file.partition("/")[0] in names else None
+        if isinstance(content, dict) and keys <= content.keys():
+            return True
+    return False
 
 
 def is_name_of_ours(folder: str, name: str) -> bool:
-    """Whether a file is called as ecgpipe calls files in a folder of results.
+    """Whether a file has a name that ecgpipe uses in a folder of results.
 
     Args:
         folder: "" for the folder of results itself, or one of `FOLDERS`, also for folders within that.
-        name: Of the file.
+        name: Name of the file.
 
     Returns:
-        True where it is.
+        True if ecgpipe uses this name.
     """
     return (
         name in FIXED.get(folder, ())
         or name in _HIDDEN.get(folder, ())
-        or number(folder, name) is not None
-        or run_of(name) is not None
+        or parse_number(folder, name) is not None
+        or parse_run(name) is not None
         or (folder in _BY_SUFFIX and name.endswith(_BY_SUFFIX[folder]))
     )

@@ -225,10 +225,8 @@ class Run:
         try:
             return Config.model_validate(_known(self.info.config, Config))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
             raise EcgpipeError(
-                f"outdir: {self.run_json} has a setting that is not valid: {where}: {first['msg']}; run the "
+                f"outdir: {self.run_json} has a setting that is not valid: {_describe_first(error)}; run the "
                 "workflow again"
             ) from error
 
@@ -311,13 +309,17 @@ def read_info(path: Path) -> RunInfo:
             f"outdir: cannot read {path}: {error.strerror}; give the folder of a finished run's results"
         ) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         raise EcgpipeError(
-            f"outdir: {path} is not what ecgpipe writes: {where}: {first['msg']}; run the workflow again"
+            f"outdir: {path} is not what ecgpipe writes: {_describe_first(error)}; run the workflow again"
         ) from error
     except ValueError as error:
         raise EcgpipeError(f"outdir: {path} is damaged: {error}; run the workflow again") from error
+
+
+def _describe_first(error: ValidationError) -> str:
+    """Where the first mistake is, and what it is, without the value: that may be a whole section."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _known(content: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ MANIFEST = pa.schema(
         ("path", pa.string()),  # absolute
         ("format", pa.string()),  # a key of readers.FORMATS; null where there is a problem
         ("row", pa.int64()),  # in a file of many recordings, else null
-        ("problem", pa.string()),  # what the scan knows to be wrong with it
+        ("problem", pa.string()),  # a problem that the scan found
         # What a table states of its recordings.
         ("stated_sample_rate", pa.float64()),
         ("stated_leads", pa.list_(pa.string())),
@@ -24,19 +24,19 @@ MANIFEST = pa.schema(
         # Of its files together.
         ("bytes", pa.int64()),
         ("modified", _time),
-        ("stamp", pa.int64()),  # another one at the next scan: it was changed
+        ("stamp", pa.int64()),  # differs from that of the last scan if the recording was changed
     ]
 )
 
-# What a scan found of the recordings that the one before had found.
+# How the recordings of a scan differ from those of the scan before.
 CHANGES = pa.schema([("change", pa.string()), ("record_id", pa.string()), ("path", pa.string())])  # changed or removed
 
-# The inputs' files: each once, except that a recording that is in no file has none.
+# The inputs' files, each once. A recording whose file is missing has no row.
 FILES = pa.schema(
     [
         ("path", pa.string()),  # absolute
         ("role", pa.string()),  # recording, part (of a recording) or ignored
-        ("record_id", pa.string()),  # of the recording; of a file that holds many, what their ids begin with
+        ("record_id", pa.string()),  # of the recording; of a file with many recordings, the beginning of their ids
         ("reason", pa.string()),  # why it is ignored
     ]
 )
@@ -90,7 +90,7 @@ _why = pa.struct([("kind", pa.string()), ("what", pa.string()), ("rank", pa.int3
 _neighbor = pa.struct([("record_id", pa.string()), ("similarity", pa.float64())])
 EXAMPLES = pa.schema([("record_id", pa.string()), ("why", pa.list_(_why)), ("neighbors", pa.list_(_neighbor))])
 
-# The recordings most alike to each.
+# The recordings most similar to each, by embedding.
 NEIGHBORS = pa.schema(
     [
         ("record_id", pa.string()),
@@ -100,15 +100,15 @@ NEIGHBORS = pa.schema(
     ]
 )
 
-# Two runs, a and b: the recordings that both have; those that one has; the labels that both have.
+# Two runs, a and b: recordings of both runs; recordings of one run only; labels of both runs.
 COMPARED_RECORDINGS = pa.schema(
     [
         ("record_id", pa.string()),
-        ("change", pa.float64()),  # of the label that changed most, b less a; null without common labels
+        ("change", pa.float64()),  # of the label that changed most, b - a; null without common labels
         ("label", pa.string()),
         ("probability_a", pa.float64()),
         ("probability_b", pa.float64()),
-        ("embedding_distance", pa.float64()),  # 1 - cosine; null where the runs are of different checkpoints
+        ("embedding_distance", pa.float64()),  # 1 - cosine; null if the runs are of different checkpoints
         ("n_segments_a", pa.int32()),
         ("n_segments_b", pa.int32()),
         ("same_signal", pa.bool_()),
@@ -117,8 +117,8 @@ COMPARED_RECORDINGS = pa.schema(
 COMPARED_ONLY = pa.schema(
     [
         ("record_id", pa.string()),
-        ("run", pa.string()),  # a or b, which has it
-        ("other_status", pa.string()),  # in the other one; null where that knows no such recording
+        ("run", pa.string()),  # a or b, the run that has it
+        ("other_status", pa.string()),  # in the other run; null if that run has no such recording
         ("other_reason", pa.string()),
     ]
 )
@@ -135,12 +135,12 @@ COMPARED_LABELS = pa.schema(
     ]
 )
 
-# What thresholds or a calibration were fitted on: hashes of record ids, signals and patients, each once.
+# The recordings of a fit of thresholds or a calibration: hashes of record ids, signals and patients, each once.
 FITTED = pa.schema([("what", pa.string()), ("hash", pa.uint64())])
 
 UMAP = pa.schema([("record_id", pa.string()), ("segment", pa.int32()), ("x", pa.float32()), ("y", pa.float32())])
 
-# What an attribution is to be judged by.
+# Columns that show how reliable an attribution is.
 JUDGED = ("logit", "baseline_logit", "error", "drop", "random_change")
 
 ATTRIBUTION_LEADS = pa.schema(
@@ -150,15 +150,15 @@ ATTRIBUTION_LEADS = pa.schema(
     ]
 )
 
-# How well a probe does on its test recordings.
+# Performance of a probe on its test recordings.
 PROBE = pa.schema(
     [
         ("model", pa.string()),  # probe, baseline (the same on a random network's embeddings), gain (their difference)
-        ("label", pa.string()),  # null: all together
+        ("label", pa.string()),  # null: all labels together
         ("average", pa.string()),  # label, macro or micro
         ("metric", pa.string()),  # one of metrics.METRICS
         *((name, pa.float64()) for name in ("value", "low", "high")),  # of the 95 % interval
-        ("resamples", pa.int64()),  # that it was defined in
+        ("resamples", pa.int64()),  # those in which it was defined
     ]
 )
 
@@ -166,7 +166,7 @@ PROBE = pa.schema(
 METRICS = pa.schema(
     [
         ("subgroup", pa.string()),  # a column; empty: all recordings
-        ("subgroup_value", pa.string()),  # what it says of the recordings, or the band that it lies in
+        ("subgroup_value", pa.string()),  # the value of that column, or the range that the value lies in
         ("label", pa.string()),  # empty: all labels together
         ("average", pa.string()),  # label, macro or micro
         ("metric", pa.string()),  # one of metrics.METRICS
@@ -213,7 +213,7 @@ def attention_schema(tokens: int) -> pa.Schema:
 
 
 def attribution_schema(leads: int, samples: int) -> pa.Schema:
-    """What each sample of each lead adds to a label's logit, (leads, samples) float32, flattened lead by lead."""
+    """The contribution of each sample to a label's logit, (leads, samples) float32, flattened lead by lead."""
     return pa.schema(
         [
             *_SEGMENT_KEY,
@@ -233,14 +233,14 @@ def predictions_schema(labels: Sequence[str]) -> pa.Schema:
 
 
 def probed_schema(labels: Sequence[str]) -> pa.Schema:
-    """What a probe says of the recordings that it was not trained on: one float64 probability per label."""
+    """A probe's predictions for recordings that it was not trained on: one float64 probability per label."""
     return pa.schema([("record_id", pa.string()), ("split", pa.string()), *((label, pa.float64()) for label in labels)])
 
 
-def kind(reason: str) -> str:
-    """A reason without the particulars of the one file, which stand in brackets at its end."""
+def strip_particulars(reason: str) -> str:
+    """Remove from a reason the particulars of the file, which stand in brackets at the end."""
     return re.sub(r"(?s) \(.*\)$", "", reason)
 
 
-# Columns of the records that say something about a recording that was used.
+# Columns of the records that warn about a recording that was used.
 FLAGS = ("derived_leads", "missing_leads", "constant_leads", "clipped_leads", "flat_leads", "lead_suspicion")

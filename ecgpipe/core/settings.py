@@ -21,8 +21,8 @@ from pydantic.fields import FieldInfo
 
 from ecgpipe import __version__
 from ecgpipe.core import config, options
-from ecgpipe.core.atomic import write_json
-from ecgpipe.core.config import APART, Section, mistake
+from ecgpipe.core.atomic import read_json, write_json
+from ecgpipe.core.config import APART, Section, describe_mistake
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.provenance import MEANING
 
@@ -30,7 +30,7 @@ from ecgpipe.core.provenance import MEANING
 FOLDER = "settings"
 PERFORMANCE = "performance.json"
 
-# The key of results' metadata that says by stage which settings made them.
+# The key of results' metadata under which the SHA-256 of each stage's settings stands.
 KEY = "settings"
 
 
@@ -38,11 +38,11 @@ class Checkpoint(Section):
     """Which checkpoint is converted, and what its outputs are called."""
 
     source: Annotated[str | None, APART] = Field(None, description="a local path, or hf://OWNER/REPO@REVISION/FILE")
-    sha256: Annotated[str | None, APART] = Field(None, description="what the file's SHA-256 must be")
+    sha256: Annotated[str | None, APART] = Field(None, description="the expected SHA-256 of the file")
     labels: Annotated[str | None, APART] = Field(None, description="the label CSV, or index")
     content: str | None = Field(None, description="SHA-256 of a local file, or the address on the hub")
     label_names: list[str] | Literal["index"] = Field([], description="of the outputs, in order")
-    backend: Literal["native", "fairseq"] = Field("native", description="what is to compute")
+    backend: Literal["native", "fairseq"] = Field("native", description="what runs the network")
 
 
 class Manifest(config.Manifest):
@@ -50,7 +50,7 @@ class Manifest(config.Manifest):
 
     inputs: Annotated[list[str], APART] = Field([], description="folders, files, globs or tables of recordings")
     places: str | None = Field(None, description="SHA-256 of the inputs' absolute paths")
-    # Held against the recordings as soon as these are known; the manifest is the same.
+    # Checked against the recordings right after the scan; the manifest does not depend on it.
     evaluation: Annotated[config.Evaluation, APART] = Field(config.Evaluation(), description="what will be evaluated")
     labels: Annotated[str | None, APART] = Field(None, description="the label CSV of the evaluation")
 
@@ -63,8 +63,10 @@ class Precision(Section):
     """How the precision of the inference is chosen."""
 
     certain: bool = Field(False, description="whether it is float32 without a comparison")
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="auto, or which")
-    max_drift: float = Field(0.01, gt=0, description="difference from float32 that auto accepts")
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="auto, float32, float16 or bfloat16"
+    )
+    max_drift: float = Field(0.01, gt=0, description="largest difference from float32 that auto accepts")
     device: Annotated[str, APART] = Field("auto", description="auto, cpu, cuda or cuda:N")
 
 
@@ -74,8 +76,8 @@ class Infer(Section):
     precision: Literal["float32", "float16", "bfloat16"] | None = Field(
         None, description="null: what the precision stage chose, or float32"
     )
-    deterministic: bool = Field(False, description="the same bits from run to run")
-    backend: Literal["native", "fairseq"] = Field("native", description="what computes")
+    deterministic: bool = Field(False, description="identical results in every run")
+    backend: Literal["native", "fairseq"] = Field("native", description="what runs the network")
     shards_per_part: int = Field(20, gt=0, description="shards in a part")
     device: Annotated[str, APART] = Field("auto", description="auto, cpu, cuda or cuda:N")
     batch_size: Annotated[int | None, APART] = Field(
@@ -88,11 +90,11 @@ class Aggregate(Section):
     """How segments' outputs become one prediction per recording."""
 
     labels: Annotated[str | None, APART] = Field(None, description="the label CSV")
-    calibration: Annotated[str | None, APART] = Field(None, description="what `calibrate` wrote; null: none")
+    calibration: Annotated[str | None, APART] = Field(None, description="JSON file of `calibrate`; null: none")
     heads: Annotated[list[str], APART] = Field([], description="head.safetensors of probe")
     aggregation: dict[str, str] | Literal["index"] = Field({}, description="by label")
     chosen_on: list[str] = Field(
-        [], description="SHA-256 of what is known of the predictions thresholds were chosen on"
+        [], description="SHA-256 of the provenance of the predictions that thresholds were chosen on"
     )
     calibration_sha256: str | None = None
     heads_sha256: list[str] = Field([])
@@ -129,7 +131,7 @@ class Evaluate(config.Evaluation):
     """How predictions are evaluated against true labels."""
 
     labels: Annotated[str | None, APART] = Field(None, description="the label CSV")
-    calibration: Annotated[str | None, APART] = Field(None, description="what the predictions were calibrated by")
+    calibration: Annotated[str | None, APART] = Field(None, description="JSON file that calibrated the predictions")
     heads: Annotated[list[str], APART] = Field([], description="the heads whose labels are predicted")
     heads_sha256: list[str] = Field([])
     truth_sha256: str | None = None
@@ -140,24 +142,24 @@ class Evaluate(config.Evaluation):
 class Probe(Section):
     """How a probe is trained and measured. No run keeps these settings: the command takes them as options."""
 
-    split: str | None = Field(None, description="the column that says which split a recording is in")
+    split: str | None = Field(None, description="the column that names the split of a recording")
     train: list[str] = Field(["train"], description="values of --split to train with")
     valid: list[str] = Field(["valid"], description="values of --split to choose the penalty with")
     test: list[str] = Field(["test"], description="values of --split to measure with")
     patient: str | None = Field(
         None,
-        description="the column that says whose a recording is: without --split, patients are split at random, 70, 10, "
-        "20 %; intervals resample patients. record_id: each recording is a patient",
+        description="the column of the patient id: without --split, patients are split at random, 70, 10, 20 %; "
+        "intervals resample patients. record_id: each recording is a patient",
     )
     seed: int = Field(42, ge=0, description="of the random split and the intervals")
     resamples: int = Field(1000, ge=0, description="of the bootstrap, for intervals; 0: none")
 
 
 class Summary(Section):
-    """What run.json says of the settings."""
+    """What run.json states about the settings."""
 
-    config: dict[str, Any] = Field({}, description="what results depend on, as the user gave it")
-    resolved: Annotated[dict[str, Any], APART] = Field({}, description="all settings, as run.json tells them")
+    config: dict[str, Any] = Field({}, description="the user's settings that results depend on")
+    resolved: Annotated[dict[str, Any], APART] = Field({}, description="all settings, as run.json lists them")
     files: dict[str, Any] = Field({}, description="SHA-256 of the files that are settings")
     attention: bool = Field(True, description="whether attention is written")
     compared: bool = Field(False, description="whether precisions are compared")
@@ -171,7 +173,7 @@ class Shown(Section):
     labels_sha256: str | None = None
     attention: bool = Field(True, description="whether attention is shown")
     attribution: bool = Field(True, description="whether attributions are shown")
-    paths: bool = Field(True, description="false: number the recordings, and name no id, file or folder")
+    paths: bool = Field(True, description="false: number the recordings instead of naming ids, files and folders")
     reading: Preprocess = Field(Preprocess(), description="how recordings are read again")
 
 
@@ -184,7 +186,7 @@ class Report(Shown):
 
     evaluation: bool = Field(True, description="whether the evaluation is shown")
     title: str = Field("ECG-FM results", description="headline")
-    map_points: int = Field(100_000, gt=0, description="points of the map at most")
+    map_points: int = Field(100_000, gt=0, description="largest number of points on the map")
     columns: list[str] | None = Field(
         None, description="of the inputs' tables, to colour and filter by; null: all, none if paths is false"
     )
@@ -214,7 +216,7 @@ STAGES: dict[str, type[Section]] = {
     "verdict": Verdict,
 }
 
-# Settings that a command is not given by an option of their own: they are files or what these say, or facts of a run.
+# Settings without an option of their own: files, the content of files, or facts of a run.
 _NO_OPTION = frozenset(
     {
         *("source", "labels", "calibration", "heads", "truth", "mapping", "inputs", "keep_segments", "shards_per_part"),
@@ -228,123 +230,123 @@ PREFIX = "settings."  # of these options' names among the parsed ones
 Model = TypeVar("Model", bound=Section)
 
 
-def identity(model: BaseModel) -> dict[str, Any]:
-    """The settings of a model that results depend on, as JSON has them."""
-    told = model.model_dump(mode="json")
-    found: dict[str, Any] = {}
+def dump_identity(model: BaseModel) -> dict[str, Any]:
+    """Return the settings of a model that results depend on, as JSON values."""
+    values = model.model_dump(mode="json")
+    identity: dict[str, Any] = {}
     for name, field in type(model).model_fields.items():
         if not _is_apart(field):
             value = getattr(model, name)
-            found[name] = identity(value) if isinstance(value, BaseModel) else told[name]
-    return found
+            identity[name] = dump_identity(value) if isinstance(value, BaseModel) else values[name]
+    return identity
 
 
-def content(stage: str, given: Section) -> dict[str, Any]:
-    """What STAGE.json holds."""
-    return {"stage": stage, "meaning": MEANING.get(stage, 1), **identity(given)}
+def build_content(stage: str, section: Section) -> dict[str, Any]:
+    """Build the content of STAGE.json."""
+    return {"stage": stage, "meaning": MEANING.get(stage, 1), **dump_identity(section)}
 
 
-def sha256(stage: str, given: Section) -> str:
-    """What results say of the settings that made them."""
-    return digest(content(stage, given))
+def hash_section(stage: str, section: Section) -> str:
+    """The SHA-256 of a stage's settings, which its results name."""
+    return hash_json(build_content(stage, section))
 
 
-def marked(stage: str, given: Section, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a result, as `provenance.inherited` gives them, with the settings of the stage that writes it."""
-    return {**facts, KEY: {**facts.get(KEY, {}), stage: sha256(stage, given)}}
+def add_sha256(stage: str, section: Section, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the SHA-256 of a stage's settings to the facts of its result, as `provenance.inherit_facts` returns them."""
+    return {**facts, KEY: {**facts.get(KEY, {}), stage: hash_section(stage, section)}}
 
 
-def write(folder: Path, stages: Mapping[str, Section]) -> list[str]:
+def write_sections(folder: Path, stages: Mapping[str, Section]) -> list[str]:
     """Write the settings of a run, those that differ from what is there.
 
     Args:
-        folder: `settings/`, which this run has alone.
-        stages: As of `of_run`.
+        folder: `settings/`, which no other run writes to meanwhile.
+        stages: By stage, as `stage_settings.derive_stages` returns them.
 
     Returns:
         The stages whose settings differ from before.
     """
     changed = []
-    for name, given in stages.items():
+    for name, section in stages.items():
         path = folder / f"{name}.json"
-        if read_json(path) != content(name, given):
-            write_json(path, content(name, given))
+        if read_json(path) != build_content(name, section):
+            write_json(path, build_content(name, section))
             changed.append(name)
-    performance = {name: _aside(given) for name, given in stages.items()}
+    performance = {name: _performance_values(section) for name, section in stages.items()}
     if read_json(folder / PERFORMANCE) != performance:
         write_json(folder / PERFORMANCE, performance)
     return changed
 
 
-def read(stage: str, model: type[Model], path: Path) -> Model:
+def read_section(stage: str, model: type[Model], path: Path) -> Model:
     """Read a stage's settings.
 
     Args:
         stage: Its name.
         model: Of its settings.
-        path: STAGE.json; what is in `performance.json` beside it is added.
+        path: STAGE.json; the values in `performance.json` beside it are added.
 
     Returns:
         The settings.
 
     Raises:
-        EcgpipeError: The file is missing, or not such a file.
+        EcgpipeError: The file is missing, or does not hold the settings of this stage.
     """
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if told.get("stage") != stage:
-            raise ValueError(f"it is for the stage {told.get('stage')}")
-        own = {key: value for key, value in told.items() if key not in ("stage", "meaning")}
-        beside = read_json(path.with_name(PERFORMANCE)) or {}
-        return model.model_validate({**own, **beside.get(stage, {})})
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("stage") != stage:
+            raise ValueError(f"it is for the stage {content.get('stage')}")
+        own_values = {key: value for key, value in content.items() if key not in ("stage", "meaning")}
+        performance = read_json(path.with_name(PERFORMANCE)) or {}
+        return model.model_validate({**own_values, **performance.get(stage, {})})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise EcgpipeError(f"--settings: cannot read {path} as the settings of {stage}: {error}") from error
 
 
 def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None:
-    """The options by which a stage's command is given its settings: a file, or by hand one by one."""
+    """Add the options for a stage's settings: a settings file, and one option per setting."""
     parser.add_argument("--settings", type=Path, metavar="FILE", help="settings/STAGE.json of a run")
-    options.add(parser, "set", help="settings by hand, on top of those of --settings or of the defaults")
+    options.add(parser, "set", help="single settings, which take precedence over --settings and the defaults")
     add_options(parser, model)
 
 
 def add_options(parser: argparse.ArgumentParser, model: type[Section]) -> None:
     """Add an option for each setting, for a command whose settings are in no file."""
-    for key, field in _by_hand(model):
+    for key, field in _select_optional(model):
         default = field.get_default(call_default_factory=True)
         name = key.rpartition(".")[2].replace("_", "-")
-        told: dict[str, Any] = {"dest": PREFIX + key, "help": (field.description or "").replace("%", "%%")}
+        keywords: dict[str, Any] = {"dest": PREFIX + key, "help": (field.description or "").replace("%", "%%")}
         if isinstance(default, bool):
             parser.add_argument(
-                f"--no-{name}" if default else f"--{name}", action="store_const", const=not default, **told
+                f"--no-{name}" if default else f"--{name}", action="store_const", const=not default, **keywords
             )
             continue
-        told["metavar"] = name.upper().replace("-", "_")
+        keywords["metavar"] = name.upper().replace("-", "_")
         shown = " ".join(default) if isinstance(default, list) else default
-        told["help"] += "" if default is None or default == [] else f" (default {shown})"
+        keywords["help"] += "" if default is None or default == [] else f" (default {shown})"
         if isinstance(default, list) or "list" in str(field.annotation):
-            told["nargs"] = "*"
-        if name == "fairseq-python":  # the one that is a path
-            told["type"] = os.path.expanduser
-        parser.add_argument(f"--{name}", **told)
+            keywords["nargs"] = "*"
+        if name == "fairseq-python":  # the only setting that is a path
+            keywords["type"] = os.path.expanduser
+        parser.add_argument(f"--{name}", **keywords)
 
 
-def _by_hand(model: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
-    """The settings that have an option of their own, by their keys."""
+def _select_optional(model: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the key and field of each setting that has an option of its own."""
     for name, field in model.model_fields.items():
         if name == "reading":
-            yield from ((f"{name}.{key}", inner) for key, inner in _by_hand(Preprocess))
+            yield from ((f"{name}.{key}", inner) for key, inner in _select_optional(Preprocess))
         elif name not in _NO_OPTION:
             yield name, field
 
 
-def of_arguments(stage: str, model: type[Model], args: argparse.Namespace) -> Model:
-    """The settings that a stage's command was given.
+def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace) -> Model:
+    """Return the settings of a stage's command from its parsed options.
 
     Args:
-        stage: Its name.
-        model: Of its settings.
-        args: With the options of `add_arguments`.
+        stage: Name of the stage.
+        model: Model of its settings.
+        args: Parsed options, those of `add_arguments` among them.
 
     Returns:
         The settings.
@@ -352,9 +354,8 @@ def of_arguments(stage: str, model: type[Model], args: argparse.Namespace) -> Mo
     Raises:
         EcgpipeError: A key is unknown, a value is out of range, or the file cannot be read.
     """
-    told: dict[str, Any] = read(stage, model, args.settings).model_dump() if args.settings else {}
-    options = {key.removeprefix(PREFIX): value for key, value in vars(args).items() if key.startswith(PREFIX)}
-    pairs = [(key, value) for key, value in options.items() if value is not None]
+    values: dict[str, Any] = read_section(stage, model, args.settings).model_dump() if args.settings else {}
+    pairs = list(_select_given(vars(args)).items())
     for text in args.set:
         key, equals, value = text.partition("=")
         if not equals:
@@ -362,78 +363,77 @@ def of_arguments(stage: str, model: type[Model], args: argparse.Namespace) -> Mo
         try:
             pairs.append((key, yaml.safe_load(value)))
         except yaml.YAMLError as error:
-            raise EcgpipeError(f"--set {key}: {value!r} is no value: {error}; quote it") from error
+            raise EcgpipeError(f"--set {key}: {value!r} is not valid YAML: {error}; quote it") from error
     for key, value in pairs:
         *sections, last = key.split(".")
-        inside = told
+        inside = values
         for section in sections:
             inside[section] = dict(inside.get(section) or {})
             inside = inside[section]
         inside[last] = value
-    try:
-        return model.model_validate(told)
-    except ValidationError as error:
-        raise EcgpipeError("\n".join(mistake(dict(item), model, "--set ") for item in error.errors())) from error
+    return _validate(model, values, "--set ")
 
 
-def of_options(model: type[Model], args: argparse.Namespace) -> Model:
-    """The settings that a command was given by the options of `add_options`.
+def parse_options(model: type[Model], args: argparse.Namespace) -> Model:
+    """Return the settings of a command from the parsed options of `add_options`.
 
     Args:
-        model: Of the settings.
-        args: With these options.
+        model: Model of the settings.
+        args: Parsed options.
 
     Returns:
         The settings.
 
     Raises:
-        EcgpipeError: A value is out of range, or of another type.
+        EcgpipeError: A value is out of range, or of the wrong type.
     """
-    values = {key.removeprefix(PREFIX): value for key, value in vars(args).items() if key.startswith(PREFIX)}
+    return _validate(model, _select_given(vars(args)), "--")
+
+
+def _select_given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were given by an option of their own, by their keys."""
+    return {
+        key.removeprefix(PREFIX): value
+        for key, value in options.items()
+        if key.startswith(PREFIX) and value is not None
+    }
+
+
+def _validate(model: type[Model], values: Mapping[str, Any], prefix: str) -> Model:
+    """Make a model of settings, or name each mistake; `prefix` stands before a key as the user typed it."""
     try:
-        return model.model_validate({key: value for key, value in values.items() if value is not None})
+        return model.model_validate(values)
     except ValidationError as error:
-        raise EcgpipeError("\n".join(mistake(dict(item), model, "--") for item in error.errors())) from error
+        mistakes = (describe_mistake(dict(item), model, prefix) for item in error.errors())
+        raise EcgpipeError("\n".join(mistakes)) from error
 
 
-def path(key: str, given: str | None) -> Path:
-    """A path that a command must be given, by an option or by its settings."""
-    if not given:
-        raise EcgpipeError(f"--{key}: not given; give it, or --settings")
-    return Path(given)
+def require_path(key: str, value: str | None) -> Path:
+    """Return a required path, and refuse a missing one."""
+    if not value:
+        raise EcgpipeError(f"--{key}: missing; give it, or --settings")
+    return Path(value)
 
 
-def _aside(given: Section) -> dict[str, Any]:
+def _performance_values(section: Section) -> dict[str, Any]:
     """The settings that no result depends on."""
-    told = given.model_dump(mode="json")
-    return {name: told[name] for name, field in type(given).model_fields.items() if _is_apart(field)}
+    values = section.model_dump(mode="json")
+    return {name: values[name] for name, field in type(section).model_fields.items() if _is_apart(field)}
 
 
 def _is_apart(field: FieldInfo) -> bool:
     return APART in field.metadata
 
 
-def _plain(value: object) -> object:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-
-
-def read_json(path: Path) -> Any:  # noqa: ANN401, as json has it
-    """What a JSON file holds; None where there is none, or something else."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def digest(value: object) -> str:
-    """The SHA-256 of something that JSON can hold, whatever the order of its keys."""
+def hash_json(value: object) -> str:
+    """The SHA-256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def mark(made_by: Mapping[str, str]) -> str:
-    """What a page, a figure or a text says of its settings."""
-    return "ecgpipe-settings:" + "".join(f" {stage}={one}" for stage, one in made_by.items())
+def format_mark(made_by: Mapping[str, str]) -> str:
+    """The text by which a page, a figure or a text file names its settings."""
+    return "ecgpipe-settings:" + "".join(f" {stage}={sha256}" for stage, sha256 in made_by.items())
 
 
-# A longer recording is drawn, and attributed, up to here, so that the page's size is bounded.
+# Seconds of a recording that are drawn and attributed at most, so that the page's size is bounded.
 DRAWN_S = 30.0

@@ -20,7 +20,7 @@ from ecgpipe.core.run import Run
 from ecgpipe.evaluation import leakage, losses, truth_tables
 from ecgpipe.evaluation.leakage import Sample, Selection
 from ecgpipe.models import calibration, labels
-from ecgpipe.models.calibration import Calibration, logit
+from ecgpipe.models.calibration import Calibration, compute_logit
 
 logger = logging.getLogger(__name__)
 
@@ -177,10 +177,10 @@ def fit(method: str, true: np.ndarray, probability: np.ndarray) -> dict[str, Any
     if not 0 < true.sum() < len(true):
         return f"no recording of the split is {'negative' if true.any() else 'positive'}"
     if method == "platt":
-        slope, intercept = platt(true, logit(probability))
+        slope, intercept = platt(true, compute_logit(probability))
         return {"slope": slope, "intercept": intercept}
     if method == "temperature":
-        value = temperature(true, logit(probability))
+        value = temperature(true, compute_logit(probability))
         return {"temperature": value} if isinstance(value, float) else value
     return isotonic(true, probability)
 
@@ -302,7 +302,7 @@ def _write(
         "labels": parameters.by_label,
     }
     write_json(output, content)
-    written = calibration.read(output)
+    written = calibration.read_calibration(output)
     for name, why in parameters.left.items():
         logger.warning("%s: left as it is: %s", name, why)
     logger.info("%s: %s", output, calibration.describe_facts(written.facts))

@@ -67,12 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate a run."""
-    asked = settings.of_arguments("evaluate", settings.Evaluate, args)
+    asked = settings.parse_arguments("evaluate", settings.Evaluate, args)
     table = args.truth or (Path(asked.truth) if asked.truth else None)
     inputs = Inputs(
         predictions=parquet.numbered(args.predictions, "part", args.parts),
         records=parquet.numbered(args.records, "shard", args.shards),
-        label_csv=args.labels or settings.path("labels", asked.labels),
+        label_csv=args.labels or settings.require_path("labels", asked.labels),
         source=Source(table, truth_tables.parse_mapping(args.map) or asked.mapping),
         calibration=args.calibration or (Path(asked.calibration) if asked.calibration else None),
         heads=args.heads or [Path(path) for path in asked.heads],
@@ -110,14 +110,14 @@ def evaluate(asked: settings.Evaluate, inputs: Inputs, outputs: Outputs) -> None
         ],
         "fitted": fitted,
         "subgroups": subgroups.count_recordings(groups, len(truth.true)),
-        "truth": {"path": str(source.table), "sha256": provenance.file_sha256(source.table)} if source.table else None,
+        "truth": {"path": str(source.table), "sha256": provenance.hash_file(source.table)} if source.table else None,
         "mapping": source.mapping,
     }
-    facts = settings.marked("evaluate", asked, provenance.inherited([pq.read_schema(inputs.predictions[0])]))
+    facts = settings.add_sha256("evaluate", asked, provenance.inherit_facts([pq.read_schema(inputs.predictions[0])]))
     facts |= {"split": account["split"], "intervals": account["intervals"]}
-    parquet.write(outputs.metrics, measured.cast(provenance.with_origin(schemas.METRICS, "evaluate", **facts)))
+    parquet.write(outputs.metrics, measured.cast(provenance.add_origin(schemas.METRICS, "evaluate", **facts)))
     curve_table = draw_curves(truth)
-    parquet.write(outputs.curves, curve_table.cast(provenance.with_origin(schemas.CURVES, "evaluate", **facts)))
+    parquet.write(outputs.curves, curve_table.cast(provenance.add_origin(schemas.CURVES, "evaluate", **facts)))
     write_json(outputs.account, {**account, settings.KEY: facts[settings.KEY]})
     for line in notes.format_summary(measured, account):
         logger.info("%s", line)
@@ -156,7 +156,7 @@ def refuse_leakage(asked: settings.Evaluate, inputs: Inputs, matched: Matched) -
     Raises:
         EcgpipeError: As of `leakage.refuse_overlap`.
     """
-    origin = provenance.origin(pq.read_schema(inputs.predictions[0]))
+    origin = provenance.read_origin(pq.read_schema(inputs.predictions[0]))
     truth, calibrated = matched.truth, origin.get("calibration")
     fits = leakage.read_fits(inputs.label_csv, inputs.calibration, calibrated)
     head_fits = leakage.read_head_fits(origin.get("heads") or {}, truth.names, inputs.heads)

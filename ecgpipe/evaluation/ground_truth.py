@@ -63,7 +63,7 @@ def read_truth(
             "head, or train one by `python -m ecgpipe probe`"
         )
     predicted = pa.concat_tables(pq.read_table(path, columns=["record_id", *model]) for path in predictions)
-    heads = provenance.origin(pq.read_schema(predictions[0])).get("heads", {})
+    heads = provenance.read_origin(pq.read_schema(predictions[0])).get("heads", {})
     alias = {name: facts.get("label", name) for name, facts in heads.items()}
     truth = read_truth_of(predicted["record_id"].combine_chunks(), model, records, source, columns, alias)
     probability = np.stack([predicted[name].to_numpy().astype(np.float64) for name in truth.names], axis=1)

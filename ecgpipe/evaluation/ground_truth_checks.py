@@ -66,7 +66,7 @@ def _predicted_labels(settings: "Config") -> list[str] | None:
     from ecgpipe.models import heads
 
     files = [Path(path) for path in settings.heads]
-    head_labels = heads.name_labels(files, list(map(heads.load, files)), names)
+    head_labels = heads.name_labels(files, list(map(heads.load_head, files)), names)
     return names + [name for of_head in head_labels for name in of_head]
 
 

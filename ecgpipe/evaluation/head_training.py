@@ -69,7 +69,7 @@ def train(embeddings: Sequence[Path], examples: Examples, facts: Mapping[str, ob
         is_better = loss < best
         best[is_better], chosen[is_better] = loss[is_better], strength
         weight[:, is_better], bias[is_better] = linear.weight[:, is_better], linear.bias[is_better]
-    facts = {**facts, "space": heads.space(pq.read_schema(embeddings[0])), "strength": chosen.tolist()}
+    facts = {**facts, "space": heads.describe_space(pq.read_schema(embeddings[0])), "strength": chosen.tolist()}
     head = Head(tuple(names), mean, scale, weight.T.astype(np.float32), bias.astype(np.float32), facts)
     # From the weights as they are saved.
     probability = logistic_regression.probability(features, logistic_regression.Linear(head.weight.T, head.bias))
@@ -92,7 +92,7 @@ def read_features(embeddings: Sequence[Path], ids: pa.Array) -> np.ndarray:
     width = pq.read_schema(embeddings[0]).field("embedding").type.list_size
     features = np.empty((len(ids), width), np.float32)
     is_read = np.zeros(len(ids), bool)
-    for batch_ids, vectors in recording_embeddings.of_recordings(embeddings):
+    for batch_ids, vectors in recording_embeddings.read_means(embeddings):
         place = pc.index_in(batch_ids, ids)
         rows = place.drop_null().to_numpy()
         features[rows] = vectors[place.is_valid().to_numpy(zero_copy_only=False)]

@@ -50,7 +50,7 @@ class Sample(NamedTuple):
     signals: pa.Array  # (recordings,) `signal_hash`, null where there is none
     patients: pa.Array | None  # (recordings,), null where unknown; None where no column was named
     heads: tuple[str, ...]  # labels of heads with true labels, which nothing is fitted to
-    scores: dict[str, Any]  # `provenance.scores` of the predictions, and `aggregation` by label
+    scores: dict[str, Any]  # `provenance.select_scores` of the predictions, and `aggregation` by label
     facts: dict[str, Any]  # what the fitted file says of the fit: `on`, `recordings`, ...
 
     @property
@@ -92,16 +92,16 @@ def read_scores(predictions: Sequence[Path]) -> dict[str, Any]:
         predictions: All `predictions/part-*.parquet`.
 
     Returns:
-        `provenance.scores`, and `aggregation` by label.
+        `provenance.select_scores`, and `aggregation` by label.
 
     Raises:
         EcgpipeError: The parts are not of one kind.
     """
     scores: list[dict[str, Any]] = []
     for path in predictions:
-        origin = provenance.origin(pq.read_schema(path))
-        scores.append({**provenance.scores(origin), "aggregation": origin.get("aggregation", {})})
-        different = provenance.difference(scores[0], scores[-1])
+        origin = provenance.read_origin(pq.read_schema(path))
+        scores.append({**provenance.select_scores(origin), "aggregation": origin.get("aggregation", {})})
+        different = provenance.describe_difference(scores[0], scores[-1])
         if different:
             raise EcgpipeError(f"{path} was made with {different} than {predictions[0]}; finish the run first")
     return scores[0]
@@ -147,8 +147,8 @@ def read_sample(run: Run, source: Source, selection: Selection) -> Sample:
             "on": f"{column} = {value}" if column else None,
             "recordings": len(truth.record_ids),
             "patient": patient,
-            "truth_sha256": provenance.file_sha256(source.table) if source.table else None,  # None: the inputs' columns
-            "inputs_sha256": provenance.origin(pq.read_schema(predictions[0])).get("inputs_sha256"),
+            "truth_sha256": provenance.hash_file(source.table) if source.table else None,  # None: the inputs' columns
+            "inputs_sha256": provenance.read_origin(pq.read_schema(predictions[0])).get("inputs_sha256"),
         },
     )
 
@@ -189,10 +189,10 @@ def write_hashes(path: Path, stage: str, recordings: Recordings, facts: Mapping[
     values = dict(zip(KINDS, recordings, strict=True))
     columns = {kind: np.unique(_hash_values(kind, values[kind])) for kind in KINDS}
     what = np.repeat(KINDS, [len(columns[kind]) for kind in KINDS])
-    schema = provenance.with_origin(schemas.FITTED, stage, **facts)
+    schema = provenance.add_origin(schemas.FITTED, stage, **facts)
     hashes = pa.array(np.concatenate(list(columns.values())), pa.uint64())
     parquet.write(sidecar(path), pa.table([pa.array(what, pa.string()), hashes], schema=schema))
-    return provenance.file_sha256(sidecar(path))
+    return provenance.hash_file(sidecar(path))
 
 
 def read_fit(path: Path, what: str, on: str | None, sha256: str, patient: str | None = None) -> Fit:
@@ -217,13 +217,13 @@ def read_fit(path: Path, what: str, on: str | None, sha256: str, patient: str | 
             f"{hashes_path} is missing, so it is unknown which recordings {what} were fitted on; put it back "
             f"beside {path.name}, or fit again"
         )
-    if provenance.file_sha256(hashes_path) != sha256:
+    if provenance.hash_file(hashes_path) != sha256:
         raise EcgpipeError(
             f"{hashes_path} belongs to another fit than {path.name}; put the right one back, or fit again"
         )
     table = pq.read_table(hashes_path)
     hashes = {kind: table.filter(pc.equal(table["what"], kind))["hash"].to_numpy() for kind in KINDS}
-    patient = provenance.origin(table.schema).get("patient", patient)
+    patient = provenance.read_origin(table.schema).get("patient", patient)
     if patient == EACH:
         patient, hashes["patient"] = None, np.empty(0, np.uint64)
     return Fit(what, on, hashes, patient)
@@ -244,7 +244,7 @@ def read_fits(label_csv: Path, calibrated_by: Path | None, calibration_facts: Ma
         EcgpipeError: A file cannot be read, the calibration is not that of the predictions, or as of `read_fit`.
     """
     sha256 = (calibration_facts or {}).get("sha256")
-    if sha256 != (provenance.file_sha256(calibrated_by) if calibrated_by else None):
+    if sha256 != (provenance.hash_file(calibrated_by) if calibrated_by else None):
         how = f"calibrated by the file with the SHA-256 {sha256}" if sha256 else "not calibrated"
         raise EcgpipeError(
             f"--calibration: {calibrated_by or 'no file'} was given, but the predictions were {how}; give the file "
@@ -253,7 +253,7 @@ def read_fits(label_csv: Path, calibrated_by: Path | None, calibration_facts: Ma
     choices = [label.threshold_from for label in labels.read(label_csv) if label.threshold_from]
     splits = {choice["fitted"]: choice["on"] for choice in choices}  # one, unless a person put files together
     fits = [read_fit(label_csv, f"the thresholds of {label_csv.name}", on, sha256) for sha256, on in splits.items()]
-    fitted = calibration.read(calibrated_by).fitted if calibrated_by else None
+    fitted = calibration.read_calibration(calibrated_by).fitted if calibrated_by else None
     if calibrated_by and fitted:
         what = f"the parameters of {calibrated_by.name}"
         fits.append(read_fit(calibrated_by, what, fitted["on"], fitted["sha256"]))
@@ -276,10 +276,10 @@ def read_head_fits(
     Raises:
         EcgpipeError: A head is not among the files, or as of `read_fit`.
     """
-    by_sha256 = {provenance.file_sha256(path): path for path in files if path.is_file()}
+    by_sha256 = {provenance.hash_file(path): path for path in files if path.is_file()}
     # Predictions of an older version name the file.
     named = (Path(predicted_by[name]["path"]) for name in names if "path" in predicted_by.get(name, {}))
-    by_sha256 = {provenance.file_sha256(path): path for path in named if path.is_file()} | by_sha256
+    by_sha256 = {provenance.hash_file(path): path for path in named if path.is_file()} | by_sha256
     labels_of: dict[str, list[str]] = {}
     for name in names:
         if name in predicted_by:
@@ -293,7 +293,7 @@ def read_head_fits(
                 f"SHA-256 is {sha256[:12]}...); give its head.safetensors, which says which recordings it was trained "
                 "on, or run again with another head"
             )
-        facts = heads.load(path).facts
+        facts = heads.load_head(path).facts
         fitted = facts.get("fitted")
         if fitted is None:
             raise EcgpipeError(f"heads: {path} does not say which recordings it was trained on; train it anew by probe")

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train a probe."""
-    asked = settings.of_options(settings.Probe, args)
+    asked = settings.parse_options(settings.Probe, args)
     finished = Run(args.outdir)
     evaluation = Evaluation() if args.truth or args.map else finished.config.evaluation
     source = truth_tables.choose_source(args.truth, args.map, evaluation)
@@ -125,7 +125,7 @@ def find_label_columns(table: Path | None, others: Sequence[str]) -> dict[str, s
             "probe: it is unknown which columns of the inputs' tables are labels; give --map COLUMN=LABEL, or --truth"
         )
     try:
-        content = input_tables.read(table, texts=("record_id",))
+        content = input_tables.read_table(table, texts=("record_id",))
     except ValueError as error:
         raise EcgpipeError(f"truth: {table}: {error}") from error
     excluded = {"split", *others, *labels.RESERVED}
@@ -151,7 +151,7 @@ def select(finished: Run, source: Source, asked: settings.Probe) -> Selected:
         EcgpipeError: As of `probe`.
     """
     columns = [name for name in (asked.split, asked.patient) if name]
-    ids = recording_embeddings.ids(finished.files("embeddings"))
+    ids = recording_embeddings.read_ids(finished.files("embeddings"))
     truth = ground_truth.read_truth_of(ids, None, finished.files("records"), source, columns)
     split = split_recordings(truth, asked)
     is_used = split != NONE
@@ -252,7 +252,7 @@ def write_fitted(
         "ecgpipe": __version__,
         "aggregation": "mean",
         "split": {"column": asked.split, "patient": asked.patient, "seed": asked.seed, "recordings": counts},
-        "truth_sha256": provenance.file_sha256(source.table) if source.table else None,
+        "truth_sha256": provenance.hash_file(source.table) if source.table else None,
         "mapping": dict(source.mapping),
         "fitted": {"on": on, "sha256": sha256},
     }
@@ -314,15 +314,15 @@ def write(
         examples: The recordings.
         embeddings: Of the run.
     """
-    inherited = provenance.inherited([pq.read_schema(path) for path in embeddings])
-    schema = provenance.with_origin(schemas.PROBE, "probe", **inherited)
+    inherited = provenance.inherit_facts([pq.read_schema(path) for path in embeddings])
+    schema = provenance.add_origin(schemas.PROBE, "probe", **inherited)
     parquet.write(folder / "metrics.parquet", pa.Table.from_pylist(list(rows), schema=schema))
     is_new = examples.split != TRAIN
     columns = [examples.record_ids.filter(pa.array(is_new)), pa.array(np.array(SPLITS)[examples.split[is_new]])]
     columns += [pa.array(values) for values in trained.probability[is_new].T]
-    schema = provenance.with_origin(schemas.probed_schema(trained.head.labels), "probe", **inherited)
+    schema = provenance.add_origin(schemas.probed_schema(trained.head.labels), "probe", **inherited)
     parquet.write(folder / "predictions.parquet", pa.table(columns, schema=schema))
-    heads.save(folder / HEAD, trained.head)  # last: if it exists, the others do too
+    heads.save_head(folder / HEAD, trained.head)  # last: if it exists, the others do too
 
 
 def format_table(rows: Sequence[dict[str, object]], trained: Trained) -> list[str]:

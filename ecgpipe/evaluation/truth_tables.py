@@ -101,7 +101,7 @@ def read_table(path: Path) -> pa.Table:
         EcgpipeError: It cannot be read as a table, or `record_id` is missing or has a value twice.
     """
     try:
-        table = input_tables.read(path, texts=("record_id",)).combine_chunks()
+        table = input_tables.read_table(path, texts=("record_id",)).combine_chunks()
     except ValueError as error:
         raise EcgpipeError(f"truth: {path}: {error}") from error
     if "record_id" not in table.column_names:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Aggregate one part."""
-    aggregate_settings = settings.of_arguments("aggregate", settings.Aggregate, args)
+    aggregate_settings = settings.parse_arguments("aggregate", settings.Aggregate, args)
     options_given = {
         "labels": args.labels and str(args.labels),
         "calibration": args.calibration and str(args.calibration),
@@ -58,22 +58,24 @@ def aggregate_part(
     Raises:
         EcgpipeError: One of these files cannot be read or does not fit the logits, or a logit is not finite.
     """
-    label_csv = settings.path("labels", aggregate_settings.labels)
+    label_csv = settings.require_path("labels", aggregate_settings.labels)
     logits = pq.read_table(logits_path)
     model_labels = labels.read_for(label_csv, logits.column_names, logits_path)
-    facts = settings.marked("aggregate", aggregate_settings, provenance.inherited([logits.schema]))
+    facts = settings.add_sha256("aggregate", aggregate_settings, provenance.inherit_facts([logits.schema]))
     facts["aggregation"] = {label.name: label.aggregation for label in model_labels}
-    fit = calibration.read(Path(aggregate_settings.calibration)) if aggregate_settings.calibration else None
+    fit = calibration.read_calibration(Path(aggregate_settings.calibration)) if aggregate_settings.calibration else None
     if fit:
         facts["calibration"] = fit.facts
-    scores = provenance.scores(provenance.origin(provenance.with_origin(pa.schema([]), "aggregate", **facts)))
+    scores = provenance.select_scores(
+        provenance.read_origin(provenance.add_origin(pa.schema([]), "aggregate", **facts))
+    )
     if fit:
         calibration.refuse_foreign(fit, model_labels, scores)
     labels.refuse_foreign(label_csv, model_labels, scores)
     table = predict(logits, model_labels, fit)
     if aggregate_settings.heads:
         table, facts["heads"] = with_heads(table, [Path(head) for head in aggregate_settings.heads], embeddings)
-    parquet.write(predictions, table.cast(provenance.with_origin(table.schema, "aggregate", **facts)))
+    parquet.write(predictions, table.cast(provenance.add_origin(table.schema, "aggregate", **facts)))
     logger.info("%s: %d recordings from %d segments", logits_path.stem, len(table), len(logits))
 
 
@@ -141,9 +143,11 @@ def with_heads(
     """
     if embeddings is None:
         raise EcgpipeError("--heads: nothing to apply them to; give the same part's --embeddings")
-    loaded = [heads.load(path) for path in paths]
-    heads.check(paths, loaded, pq.read_schema(embeddings))
+    loaded = [heads.load_head(path) for path in paths]
+    heads.check_heads(paths, loaded, pq.read_schema(embeddings))
     names = heads.name_labels(paths, loaded, labels.label_columns(predictions.column_names))
-    for name, values in heads.apply(loaded, names, [embeddings], predictions["record_id"].combine_chunks()).items():
+    for name, values in heads.apply_heads(
+        loaded, names, [embeddings], predictions["record_id"].combine_chunks()
+    ).items():
         predictions = predictions.append_column(name, pa.array(values, pa.float64()))
     return predictions, heads.describe_labels(paths, loaded, names)

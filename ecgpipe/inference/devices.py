@@ -1,4 +1,4 @@
-"""Which device a job runs on: a GPU that no other job of this machine has, or the CPU."""
+"""Choose the device of a job: a GPU that no other job of this machine uses, or the CPU."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.provenance import cpu_name
+from ecgpipe.core.provenance import find_cpu_name
 
 logger = logging.getLogger(__name__)
 
@@ -66,31 +66,33 @@ def claim(name: str, least_bytes: int) -> Iterator[torch.device]:
             cannot be opened.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise EcgpipeError(f"inference.device: {name!r} is no device; give auto, cpu, cuda or cuda:N")
+        raise EcgpipeError(f"inference.device: {name!r} is not valid; give auto, cpu, cuda or cuda:N")
     if name == "cpu":
         yield torch.device("cpu")
         return
-    gpus, why = _look()
-    wanted = [gpu for gpu in gpus if ":" not in name or gpu.number == int(name.partition(":")[2])]
-    if gpus and not wanted:
-        why = [f"PyTorch sees only {', '.join(map(str, gpus))}"]
+    gpus, reasons = _find_gpus()
+    requested = [gpu for gpu in gpus if ":" not in name or gpu.number == int(name.partition(":")[2])]
+    if gpus and not requested:
+        reasons = [f"PyTorch sees only {', '.join(map(str, gpus))}"]
     archs = torch.cuda.get_arch_list()
-    able = [gpu for gpu in wanted if has_kernels(gpu.capability, archs)]
-    why += [
+    usable = [gpu for gpu in requested if has_kernels(gpu.capability, archs)]
+    reasons += [
         f"{gpu} has compute capability {'.'.join(map(str, gpu.capability))}, and PyTorch {torch.__version__} is built "
         f"for {' '.join(archs)} alone: install a build that has it"
-        for gpu in wanted
-        if gpu not in able
+        for gpu in requested
+        if gpu not in usable
     ]
-    found = _take(able, least_bytes)
-    if isinstance(found, list):
-        why += found
+    locked = _lock_best(usable, least_bytes)
+    if isinstance(locked, list):
+        reasons += locked
         if name != "auto":
-            raise EcgpipeError(f"inference.device: {name!r} cannot be had: {'; '.join(why)}; or give auto or cpu")
-        logger.log(logging.WARNING if gpus else logging.INFO, "running on the CPU: %s", "; ".join(why))
+            raise EcgpipeError(
+                f"inference.device: {name!r} is not available: {'; '.join(reasons)}; or give auto or cpu"
+            )
+        logger.log(logging.WARNING if gpus else logging.INFO, "running on the CPU: %s", "; ".join(reasons))
         yield torch.device("cpu")
         return
-    gpu, lock = found
+    gpu, lock = locked
     try:
         yield torch.device("cuda", gpu.number)
     finally:
@@ -100,15 +102,15 @@ def claim(name: str, least_bytes: int) -> Iterator[torch.device]:
 
 
 def describe(device: torch.device) -> str:
-    """The device as a person knows it, e.g. "NVIDIA H100 80GB HBM3" or "CPU (Intel(R) Xeon(R) Processor)"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({cpu_name()})"
+    """The name of a device for readers, e.g. "NVIDIA H100 80GB HBM3" or "CPU (Intel(R) Xeon(R) Processor)"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({find_cpu_name()})"
 
 
-def visible_gpus() -> list[Gpu]:
-    """The GPUs that PyTorch sees. No CUDA context is made, which would cost each some hundred MB of memory."""
+def list_gpus() -> list[Gpu]:
+    """List the GPUs that PyTorch sees, without a CUDA context, which would take some hundred MB of memory on each."""
     if not torch.cuda.is_available():
         return []
-    free = free_by_uuid()
+    free = query_free_memory()
     gpus = []
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
@@ -117,18 +119,18 @@ def visible_gpus() -> list[Gpu]:
     return gpus
 
 
-def free_by_uuid() -> dict[str, int]:
-    """Free memory in bytes of the GPUs, by nvidia-smi, which needs no CUDA context; empty where it is not available."""
+def query_free_memory() -> dict[str, int]:
+    """Query the GPUs' free memory in bytes by nvidia-smi, without a CUDA context; empty if it is not available."""
     command = ["nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
-    rows = (line.partition(",") for line in said.splitlines())
+    rows = (line.partition(",") for line in output.splitlines())
     return {uuid.strip().removeprefix("GPU-"): int(mib) * 2**20 for uuid, _, mib in rows if mib.strip().isdecimal()}
 
 
-def start(gpu: Gpu) -> int:
+def start_gpu(gpu: Gpu) -> int:
     """Make the GPU the current one and return its free memory in bytes; a CUDA context is made, so hold its lock."""
     torch.cuda.set_device(gpu.number)
     return int(torch.cuda.mem_get_info(gpu.number)[0])
@@ -155,14 +157,14 @@ def has_kernels(capability: tuple[int, int], archs: Sequence[str]) -> bool:
     return not built
 
 
-def _look() -> tuple[list[Gpu], list[str]]:
-    """The GPUs that PyTorch sees, or why it sees none."""
+def _find_gpus() -> tuple[list[Gpu], list[str]]:
+    """List the GPUs that PyTorch sees, or the reasons why it sees none."""
     # PyTorch tells the reason in a warning. Of GPUs that are too old it warns too, at length: `claim` says it shorter.
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            gpus = visible_gpus()
-            reasons = [str(warning.message) for warning in told]
+            gpus = list_gpus()
+            reasons = [str(warning.message) for warning in caught]
         except RuntimeError as error:
             gpus, reasons = [], [str(error)]
     if gpus:
@@ -175,33 +177,33 @@ def _look() -> tuple[list[Gpu], list[str]]:
     return [], [" - ".join([f"PyTorch {torch.__version__} sees no GPU", *reasons])]
 
 
-def _take(gpus: Sequence[Gpu], least_bytes: int) -> tuple[Gpu, BaseFileLock] | list[str]:
-    """The best GPU that is free, and its lock, held; or why none of them can be used. Waits while others have them."""
+def _lock_best(gpus: Sequence[Gpu], least_bytes: int) -> tuple[Gpu, BaseFileLock] | list[str]:
+    """Lock the best free GPU, or return why none can be used. Waits while other jobs use all of them."""
     order = sorted(gpus, key=lambda gpu: (-(gpu.free_bytes or 0), gpu.number))
-    looks, told = 0, False
+    looks, is_logged = 0, False
     while True:
-        taken, short = [], []
+        in_use, problems = [], []
         for gpu in order:
             lock = _lock(gpu)
             if lock is None:
-                taken.append(gpu)
+                in_use.append(gpu)
                 continue
-            problem = _problem(gpu, least_bytes)
+            problem = _find_problem(gpu, least_bytes)
             if problem is None:
                 return gpu, lock
             lock.release()
-            short.append(problem)
-        looks = 0 if taken else looks + 1
+            problems.append(problem)
+        looks = 0 if in_use else looks + 1
         if looks >= PATIENCE or not order:
-            return short
-        if taken and not told:
-            logger.info("waiting: another ecgpipe job has %s", " and ".join(map(str, taken)))
-            told = True
+            return problems
+        if in_use and not is_logged:
+            logger.info("waiting: another ecgpipe job has %s", " and ".join(map(str, in_use)))
+            is_logged = True
         time.sleep(POLL_S)
 
 
 def _lock(gpu: Gpu) -> BaseFileLock | None:
-    """The lock of that GPU, now held; None if another job has it."""
+    """Lock a GPU; None if another job has it."""
     path = LOCKS / f"ecgpipe-gpu-{gpu.uuid}.lock"
     lock = FileLock(path, mode=0o666, fallback_to_soft=False)  # a soft lock would outlive a killed process
     try:
@@ -214,16 +216,16 @@ def _lock(gpu: Gpu) -> BaseFileLock | None:
             "remove it or let everyone read and write it, or give cpu"
         ) from error
     with suppress(OSError):
-        os.utime(path, follow_symlinks=False)  # what is old in /tmp gets swept, and a lock without its file is none
+        os.utime(path, follow_symlinks=False)  # old files in /tmp get deleted, and a lock is useless without its file
     return lock
 
 
-def _problem(gpu: Gpu, least_bytes: int) -> str | None:
-    """Why that GPU, whose lock is held, cannot be used now."""
-    free = free_by_uuid().get(gpu.uuid)
+def _find_problem(gpu: Gpu, least_bytes: int) -> str | None:
+    """Find the reason why a GPU, whose lock is held, cannot be used now; None if it can."""
+    free = query_free_memory().get(gpu.uuid)
     if free is None or free >= least_bytes:  # a full GPU is not filled further by a context
         try:
-            free = start(gpu)
+            free = start_gpu(gpu)
         except RuntimeError as error:
             return f"{gpu} cannot be started ({str(error).splitlines()[0]}): see what nvidia-smi says of it"
     if free < least_bytes:

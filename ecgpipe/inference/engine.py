@@ -124,7 +124,7 @@ def run(
     Args:
         network: On `device`.
         paths: The shards.
-        contents: What they hold, by `segment_files.look_at`.
+        contents: What they hold, by `segment_files.inspect_shards`.
         device: Where the network is.
         batch_size: Segments at a time. Where memory runs out they are halved, for this batch and all that follow.
         with_attention: Whether to compute the attention.
@@ -146,7 +146,7 @@ def run(
         raise EcgpipeError(
             f"inference.batch_size: there is no memory to read {size} segments at a time; give fewer"
         ) from error
-    batches = _checked(read_ahead(segment_files.read(paths, buffers)), network.arch.token_samples[1])
+    batches = _checked(read_ahead(segment_files.read_batches(paths, buffers)), network.arch.token_samples[1])
     compute = BatchRunner(network, batch_size, with_attention, deterministic, tuning or for_device(device))
     with closing(batches):  # and what reads ahead with it, also where an error is kept and holds on to all this
         yield from _on_gpu(compute, batches, device) if on_gpu else _on_cpu(compute, batches)

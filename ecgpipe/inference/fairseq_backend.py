@@ -49,9 +49,9 @@ def open_fairseq(
         EcgpipeError: There is no such interpreter, it has no fairseq-signals, or that does not take the checkpoint.
     """
     command = [str(python), str(SCRIPT), "-", "-", "--device", device, "--threads", str(threads)]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as messages:
         try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=messages)
         except OSError as error:
             raise EcgpipeError(
                 f"fairseq-signals: {python} cannot be run ({error.strerror}); {fairseq_forward.INSTALL}"
@@ -66,7 +66,7 @@ def open_fairseq(
                 answered: dict[str, np.ndarray] = next(answers)
             except (OSError, EOFError, StopIteration) as error:  # it is gone
                 process.wait()
-                raise EcgpipeError(_why(said, process.returncode)) from error
+                raise EcgpipeError(_find_reason(messages, process.returncode)) from error
             return answered
 
         try:
@@ -77,12 +77,12 @@ def open_fairseq(
             process.communicate()
 
 
-def find_original(description: Description, given: str | None = None) -> Path:
+def find_original(description: Description, source: str | None = None) -> Path:
     """Find the .pt file that a run's checkpoint was converted from.
 
     Args:
         description: The run's `checkpoint/model.json`.
-        given: The checkpoint of the run's settings.
+        source: The checkpoint of the run's settings.
 
     Returns:
         Its path: the local one, or where the hub's client keeps it, which fetches it again if it is not there.
@@ -94,8 +94,8 @@ def find_original(description: Description, given: str | None = None) -> Path:
     if uri.startswith("hf://") and description.revision:
         where = hub.parse_uri(uri)
         uri = f"hf://{where.repo}@{description.revision}/{where.file}"
-    elif given:
-        uri = given
+    elif source:
+        uri = source
     return hub.fetch(uri, description.sha256).path
 
 
@@ -115,7 +115,7 @@ def compute_results(
         python: The interpreter of an environment that has it.
         description: The run's `checkpoint/model.json`, which names the .pt file.
         paths: The shards.
-        contents: What they hold, by `segment_files.look_at`.
+        contents: What they hold, by `segment_files.inspect_shards`.
         device: Where it computes.
         batch_size: Segments at a time.
         with_attention: Whether to keep the attention.
@@ -134,24 +134,27 @@ def compute_results(
     size = min(batch_size, max(1, contents.segments))
     with open_fairseq(python, find_original(description), str(device), threads) as (about, answer):
         logger.info("fairseq-signals %s, %s", about["fairseq_signals"], about["model"])
-        for keys, signals in segment_files.read(paths, [torch.empty(size, contents.leads, contents.samples)]):
-            said = answer(signals.numpy(), keys.samples)
+        for keys, signals in segment_files.read_batches(paths, [torch.empty(size, contents.leads, contents.samples)]):
+            outputs = answer(signals.numpy(), keys.samples)
             for kind, width in shapes.items():
-                if said[kind].shape != (len(keys.record_ids), width):
+                if outputs[kind].shape != (len(keys.record_ids), width):
                     raise EcgpipeError(
-                        f"fairseq-signals: {kind} has the shape {said[kind].shape} and should have "
+                        f"fairseq-signals: {kind} has the shape {outputs[kind].shape} and should have "
                         f"{(len(keys.record_ids), width)}; the checkpoint is not of the kind that its cfg.model says"
                     )
             if with_attention:
                 counts = np.array([arch.tokens(int(count)) for count in keys.samples])  # (n,)
-                said["attention"][np.arange(shapes["attention"]) >= counts[:, None]] = 0
-            yield keys, Results(said["logits"], said["embedding"], said["attention"] if with_attention else None)
+                outputs["attention"][np.arange(shapes["attention"]) >= counts[:, None]] = 0
+            yield (
+                keys,
+                Results(outputs["logits"], outputs["embedding"], outputs["attention"] if with_attention else None),
+            )
 
 
-def _why(said: IO[bytes], status: int) -> str:
+def _find_reason(messages: IO[bytes], status: int) -> str:
     """The reason why the process ended, from its messages, in one line."""
-    said.seek(0)
-    lines = said.read().decode(errors="replace").split("\n")
+    messages.seek(0)
+    lines = messages.read().decode(errors="replace").split("\n")
     errors = [line.partition("error: ")[2] for line in lines if line.startswith("[fairseq-signals] error: ")]
     if errors:
         return f"fairseq-signals: {errors[-1]}"

@@ -59,11 +59,11 @@ def check_stream(
         The same keys, and finite results.
 
     Raises:
-        EcgpipeError: As of `settled`.
+        EcgpipeError: As of `ensure_finite`.
     """
     before = 0
 
-    def again(rows: np.ndarray) -> Results:
+    def recompute(rows: np.ndarray) -> Results:
         assert exact is not None  # noqa: S101
         with_attention = results.attention is not None
         return exact(signals(before + rows), keys.samples[rows], batch_size, with_attention)
@@ -72,12 +72,12 @@ def check_stream(
         return f"segment {keys.numbers[row]} of {keys.record_ids[row]!r}"
 
     for keys, results in stream:
-        yield keys, ensure_finite(results, None if exact is None else again, name, uri)
+        yield keys, ensure_finite(results, None if exact is None else recompute, name, uri)
         before += len(keys.record_ids)
 
 
 def ensure_finite(
-    results: Results, again: Callable[[np.ndarray], Results] | None, name: Callable[[int], str], uri: str
+    results: Results, recompute: Callable[[np.ndarray], Results] | None, name: Callable[[int], str], uri: str
 ) -> Results:
     """Return results of which every number is finite.
 
@@ -85,7 +85,7 @@ def ensure_finite(
 
     Args:
         results: Of some segments.
-        again: Gives the results of some rows, (n,), in float32; None where they are in float32 already.
+        recompute: Gives the results of some rows, (n,), in float32; None where they are in float32 already.
         name: Of a row's segment, for the message.
         uri: Of the checkpoint, for the message.
 
@@ -93,15 +93,15 @@ def ensure_finite(
         The same results, in which those of other rows may have been replaced.
 
     Raises:
-        EcgpipeError: A segment has no finite results in float32. It is itself finite and standardised, so that float32
-            suffices for any network that was trained: one whose weights are damaged is left.
+        EcgpipeError: A segment has no finite results in float32. Segments are finite and standardised, so float32
+            suffices for any trained network: the weights are damaged.
     """
-    rows = _not_finite(results)
-    if len(rows) and again is not None:
-        for output, exact in zip(results, again(rows), strict=True):
+    rows = _find_not_finite(results)
+    if len(rows) and recompute is not None:
+        for output, exact in zip(results, recompute(rows), strict=True):
             if output is not None:
                 output[rows] = exact
-        rows = _not_finite(results)
+        rows = _find_not_finite(results)
     if len(rows):
         raise EcgpipeError(
             f"checkpoint: {uri} gives numbers that are not finite for {name(int(rows[0]))}, in float32 too: its "
@@ -111,7 +111,7 @@ def ensure_finite(
     return results
 
 
-def _not_finite(results: Results) -> np.ndarray:
+def _find_not_finite(results: Results) -> np.ndarray:
     """The rows (n,) of the segments of which one of the outputs is NaN or infinite."""
     finite = [np.isfinite(output).all(axis=1) for output in results if output is not None]
     return np.flatnonzero(~np.logical_and.reduce(finite))

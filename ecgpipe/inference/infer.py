@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Infer one part."""
-    infer_settings = settings.of_arguments("infer", settings.Infer, args)
+    infer_settings = settings.parse_arguments("infer", settings.Infer, args)
     segments = shard_paths(args.segments, args.shards)
     files = Files(args.weights, args.description, segments, args.logits, args.embeddings, args.attention, args.timing)
     infer_part(files, infer_settings, infer_settings.precision or chosen_precision(args.choice), args.threads)
@@ -104,7 +104,7 @@ def infer_part(files: Files, infer_settings: settings.Infer, precision: str, thr
         EcgpipeError: Segments, checkpoint, device and settings do not fit one another, or an output is not finite.
     """
     description = describe(files.description)
-    contents = segment_files.look_at(files.segments)
+    contents = segment_files.inspect_shards(files.segments)
     engine.check(description, contents)
     _check_backend(files, infer_settings, precision, description)
     engine.configure(threads, infer_settings.deterministic)
@@ -127,7 +127,7 @@ def infer_part(files: Files, infer_settings: settings.Infer, precision: str, thr
         progress = Progress(files.logits.stem, contents.segments, "segments")
         write_results(files, infer_settings, description, contents, precision, _counted(results, progress))
         progress.say()
-        facts = settings.marked("infer", infer_settings, segment_files.collect_facts(description, contents))
+        facts = settings.add_sha256("infer", infer_settings, segment_files.collect_facts(description, contents))
         timing = {
             "ecgpipe": __version__,
             "stage": "infer",
@@ -140,8 +140,8 @@ def infer_part(files: Files, infer_settings: settings.Infer, precision: str, thr
             "threads": threads,
             "batch_size": batch_size,
             "backend": description.backend,
-            "machine": provenance.machine(),
-            "versions": provenance.versions(),
+            "machine": provenance.describe_machine(),
+            "versions": provenance.list_versions(),
             settings.KEY: facts[settings.KEY],
         }
         del results, exact  # the networks, before another job may take the device
@@ -203,7 +203,7 @@ def write_results(
         precision: In which the results were computed.
         results: Batch by batch, in the order of the segments.
     """
-    facts = settings.marked("infer", infer_settings, segment_files.collect_facts(description, contents))
+    facts = settings.add_sha256("infer", infer_settings, segment_files.collect_facts(description, contents))
     facts |= {"precision": precision, "deterministic": infer_settings.deterministic, "backend": description.backend}
     schema_of = {
         files.logits: schemas.logits_schema(description.labels),
@@ -212,7 +212,7 @@ def write_results(
     }
     with ExitStack() as opened:
         writers = [
-            opened.enter_context(parquet.parquet_writer(path, provenance.with_origin(schema, "infer", **facts)))
+            opened.enter_context(parquet.parquet_writer(path, provenance.add_origin(schema, "infer", **facts)))
             for path, schema in schema_of.items()
             if path is not None
         ]

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Choose for one run."""
-    precision_settings = settings.of_arguments("precision", settings.Precision, args)
+    precision_settings = settings.parse_arguments("precision", settings.Precision, args)
     compared = None
     if not precision_settings.certain:
         if not (args.weights and args.description and args.segments and args.drift):
@@ -69,22 +69,22 @@ def run(args: argparse.Namespace) -> None:
 
 
 def choose_precision(
-    chosen: Path, compared: Compared | None, precision_settings: settings.Precision, threads: int = 1
+    chosen: Path, files: Compared | None, precision_settings: settings.Precision, threads: int = 1
 ) -> str:
     """Choose the precision of a run and write it down.
 
     Args:
         chosen: The JSON file to write; beside it `CHOICE`, unless that names the same precision already.
-        compared: What to compare; None where the settings leave no choice but float32.
+        files: What to compare; None where the settings leave no choice but float32.
         precision_settings: The settings.
         threads: CPU threads.
 
     Returns:
         The name of the precision.
     """
-    used, made_by = "float32", settings.marked("precision", precision_settings, {})
-    if compared:
-        used, made_by = _compare(compared, precision_settings, threads)
+    used, made_by = "float32", settings.add_sha256("precision", precision_settings, {})
+    if files:
+        used, made_by = _compare(files, precision_settings, threads)
     choice = chosen.with_name(CHOICE)
     if not choice.exists() or choice.read_text(encoding="utf-8") != f"{used}\n":
         with whole(choice) as temporary:
@@ -93,53 +93,53 @@ def choose_precision(
     return used
 
 
-def _compare(compared: Compared, precision_settings: settings.Precision, threads: int) -> tuple[str, dict[str, Any]]:
+def _compare(files: Compared, precision_settings: settings.Precision, threads: int) -> tuple[str, dict[str, Any]]:
     """Compute the first segments in two precisions; the one to use, and which settings that depends on."""
     from ecgpipe.inference import devices, engine, segment_files
     from ecgpipe.models.ecg_fm import network as ecg_fm_network  # here, because PyTorch takes seconds
 
-    description = describe(compared.description)
-    contents = segment_files.look_at(compared.segments)
-    made_by = settings.marked("precision", precision_settings, segment_files.collect_facts(description, contents))
+    description = describe(files.description)
+    contents = segment_files.inspect_shards(files.segments)
+    made_by = settings.add_sha256("precision", precision_settings, segment_files.collect_facts(description, contents))
     engine.check(description, contents)
     engine.configure(threads, deterministic=False)
-    asked = precision_settings.precision
-    with devices.claim(precision_settings.device, engine.least_bytes(compared.weights)) as device:
-        wanted = asked if asked != "auto" else HALF if device.type == "cuda" else "float32"
+    requested = precision_settings.precision
+    with devices.claim(precision_settings.device, engine.least_bytes(files.weights)) as device:
+        wanted = requested if requested != "auto" else HALF if device.type == "cuda" else "float32"
         wanted = engine.usable(wanted, device)
-        comparison: dict[str, Any] = {"asked": asked, "used": wanted, "device": devices.describe(device)}
+        comparison: dict[str, Any] = {"asked": requested, "used": wanted, "device": devices.describe(device)}
         if wanted != "float32":
             outputs = []
             for name in ("float32", wanted):
                 dtype = engine.DTYPES[name]
-                network = ecg_fm_network.load(description.architecture, compared.weights, device, dtype)
+                network = ecg_fm_network.load(description.architecture, files.weights, device, dtype)
                 size = engine.default_batch_size(device, contents.samples)
-                batches = engine.run(network, compared.segments, contents, device, size, with_attention=False)
-                outputs.append(first(batches, SEGMENTS))
+                batches = engine.run(network, files.segments, contents, device, size, with_attention=False)
+                outputs.append(take_first(batches, SEGMENTS))
                 del network, batches
             comparison |= {"compared": wanted, "bound": precision_settings.max_drift}
-            comparison |= drift(outputs[0], outputs[1], description.labels)
-    comparison["used"] = decide(comparison, asked)
+            comparison |= measure_drift(outputs[0], outputs[1], description.labels)
+    comparison["used"] = decide_precision(comparison, requested)
     facts = {settings.KEY: made_by[settings.KEY]}
-    write_json(compared.drift, {**comparison, **facts})
+    write_json(files.drift, {**comparison, **facts})
     return comparison["used"], facts
 
 
-def first(batches: "engine.Stream", most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The logits (n, labels) and embeddings (n, width) of the first segments, at most `most`."""
+def take_first(batches: "engine.Stream", limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """The logits (n, labels) and embeddings (n, width) of the first segments, at most `limit`."""
     logits, embeddings, rows = [], [], 0
     for _, results in batches:
         logits.append(results.logits)
         embeddings.append(results.embedding)
         rows += len(results.logits)
-        if rows >= most:
+        if rows >= limit:
             break
     if not rows:
         return np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
-    return np.concatenate(logits)[:most], np.concatenate(embeddings)[:most]
+    return np.concatenate(logits)[:limit], np.concatenate(embeddings)[:limit]
 
 
-def drift(
+def measure_drift(
     exact: tuple[np.ndarray, np.ndarray], rounded: tuple[np.ndarray, np.ndarray], labels: Sequence[str]
 ) -> dict[str, Any]:
     """How far rounded outputs are from exact ones.
@@ -160,7 +160,7 @@ def drift(
     with np.errstate(invalid="ignore"):  # an overflow gives NaN, which is reported as None
         angle = 1 - (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)  # (n,)
     columns = [*difference.T, angle]
-    summaries = [_summary(column) for column in columns]
+    summaries = [_summarise(column) for column in columns]
     largest = [summary["largest"] for summary in summaries if summary["largest"] is not None]
     return {
         "segments": len(embeddings),
@@ -170,12 +170,12 @@ def drift(
     }
 
 
-def decide(comparison: dict[str, Any], asked: str) -> str:
+def decide_precision(comparison: dict[str, Any], requested: str) -> str:
     """Decide which precision to use; a line in the log says where a difference is beyond its bound.
 
     Args:
-        comparison: The precision that is wanted, with the result of `drift` if it was compared.
-        asked: The setting; a named precision is kept whatever the difference, `auto` is not.
+        comparison: The precision that is wanted, with the result of `measure_drift` if it was compared.
+        requested: The setting; a named precision is kept whatever the difference, `auto` is not.
 
     Returns:
         The name of a precision.
@@ -191,14 +191,14 @@ def decide(comparison: dict[str, Any], asked: str) -> str:
     why = f"by {by} over {comparison['segments']} segments, and inference.max_drift is {comparison['bound']:g}"
     if not comparison["segments"]:
         why = "unknown, as there are no segments to compare"
-    if asked == "auto":
+    if requested == "auto":
         logger.warning("float32 instead of %s, whose difference from it is %s", wanted, why)
         return "float32"
     logger.warning("%s, as the settings say, though its difference from float32 is %s", wanted, why)
     return wanted
 
 
-def _summary(values: np.ndarray) -> dict[str, float | None]:
+def _summarise(values: np.ndarray) -> dict[str, float | None]:
     """The largest and the mean, to three digits."""
     if not len(values):
         return {"largest": 0.0, "mean": 0.0}

@@ -24,7 +24,7 @@ class Contents(NamedTuple):
     leads: int
     samples: int  # of each segment
     segments: int
-    origin: dict[str, Any]  # what they say of their making, as `provenance.inherited`
+    origin: dict[str, Any]  # what they say of their making, as `provenance.inherit_facts`
 
 
 class Keys(NamedTuple):
@@ -41,13 +41,13 @@ class Keys(NamedTuple):
         return Keys(ids[first:last], *(column[first:last] for column in columns))
 
     @classmethod
-    def joined(cls, several: Sequence["Keys"]) -> "Keys":
+    def joined(cls, batches: Sequence["Keys"]) -> "Keys":
         """The keys of all of them, in order, copied."""
-        ids, *columns = zip(*several, strict=True)
+        ids, *columns = zip(*batches, strict=True)
         return cls([name for names in ids for name in names], *(np.concatenate(arrays) for arrays in columns))
 
 
-def look_at(paths: Sequence[Path]) -> Contents:
+def inspect_shards(paths: Sequence[Path]) -> Contents:
     """Read how the shards were made, and how many leads, samples and segments they have.
 
     Raises:
@@ -56,12 +56,12 @@ def look_at(paths: Sequence[Path]) -> Contents:
     total, preprocess = 0, None
     schemas = []
     for path in paths:
-        with _opened(path) as (_, reader):
+        with _open_shard(path) as (_, reader):
             if "samples" not in reader.schema.names:
                 raise EcgpipeError(
                     f"{path} is of an older ecgpipe, without the column samples; delete it and run again"
                 )
-            made_by = provenance.origin(reader.schema)["preprocess"]
+            made_by = provenance.read_origin(reader.schema)["preprocess"]
             if preprocess not in (None, made_by):
                 raise EcgpipeError(f"{path} and {paths[0]} were preprocessed differently; delete one and run again")
             preprocess = made_by
@@ -69,19 +69,19 @@ def look_at(paths: Sequence[Path]) -> Contents:
             total += sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
     assert preprocess is not None  # noqa: S101, argparse asks for at least one shard
     return Contents(
-        preprocess, len(preprocess["leads"]), preprocess["segment_samples"], total, provenance.inherited(schemas)
+        preprocess, len(preprocess["leads"]), preprocess["segment_samples"], total, provenance.inherit_facts(schemas)
     )
 
 
 def collect_facts(description: "Description", contents: Contents) -> dict[str, Any]:
     """The provenance that results of some shards state: that of the shards, and the checkpoint."""
-    told = {**contents.origin, "checkpoint_sha256": description.sha256, "checkpoint": description.uri}
-    told["meaning"] = {"checkpoint": description.meaning, **contents.origin["meaning"]}
-    told["settings"] = {**description.settings, **contents.origin.get("settings", {})}
-    return told
+    facts = {**contents.origin, "checkpoint_sha256": description.sha256, "checkpoint": description.uri}
+    facts["meaning"] = {"checkpoint": description.meaning, **contents.origin["meaning"]}
+    facts["settings"] = {**description.settings, **contents.origin.get("settings", {})}
+    return facts
 
 
-def read(paths: Sequence[Path], buffers: Sequence[Tensor]) -> Iterator[tuple[Keys, Tensor]]:
+def read_batches(paths: Sequence[Path], buffers: Sequence[Tensor]) -> Iterator[tuple[Keys, Tensor]]:
     """Yield the segments of some shards in order, as many at a time as a buffer holds.
 
     The keys are mapped, but the signals, where the bytes are, are read straight into the buffers: one copy, an error
@@ -101,8 +101,8 @@ def read(paths: Sequence[Path], buffers: Sequence[Tensor]) -> Iterator[tuple[Key
     turns = cycle(buffers)
     buffer, held, filled = next(turns), [], 0
     for path in paths:
-        with _opened(path) as (mapped, reader), path.open("rb") as file:
-            for keys, offset in _record_batches(mapped, reader):
+        with _open_shard(path) as (mapped, reader), path.open("rb") as file:
+            for keys, offset in _iterate_record_batches(mapped, reader):
                 rows, row_bytes = len(keys.record_ids), buffer[0].nbytes
                 done = 0
                 while done < rows:
@@ -122,42 +122,44 @@ def read_signals(paths: Sequence[Path], rows: np.ndarray) -> np.ndarray:
 
     Args:
         paths: The shards.
-        rows: (n,) numbers of the segments in the order of `read`, rising.
+        rows: (n,) numbers of the segments in the order of `read_batches`, rising.
 
     Returns:
         (n, leads, samples) float32.
 
     Raises:
-        EcgpipeError: As of `read`.
+        EcgpipeError: As of `read_batches`.
     """
-    found: list[np.ndarray] = []
+    signals: list[np.ndarray] = []
     seen = 0
     for path in paths:
-        with _opened(path) as (_, reader):
-            leads = len(provenance.origin(reader.schema)["preprocess"]["leads"])
+        with _open_shard(path) as (_, reader):
+            leads = len(provenance.read_origin(reader.schema)["preprocess"]["leads"])
             for i in range(reader.num_record_batches):
                 batch = reader.get_batch(i)
                 wanted = rows[slice(*np.searchsorted(rows, [seen, seen + batch.num_rows]))] - seen
                 if len(wanted):
                     values = batch["signal"].take(pa.array(wanted)).flatten().to_numpy()  # a copy: the file is closed
-                    found.append(values.reshape(len(wanted), leads, -1))
+                    signals.append(values.reshape(len(wanted), leads, -1))
                 seen += batch.num_rows
-    return np.concatenate(found)
+    return np.concatenate(signals)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[pa.MemoryMappedFile, pa.ipc.RecordBatchFileReader]]:
-    """A shard, mapped, and what reads it; what goes wrong meanwhile is told with the shard's name."""
+def _open_shard(path: Path) -> Iterator[tuple[pa.MemoryMappedFile, pa.ipc.RecordBatchFileReader]]:
+    """Open a shard, memory-mapped, with its reader; errors name the shard."""
     try:
         with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
             yield mapped, reader
     except FileNotFoundError as error:
-        raise EcgpipeError(f"{path} is not there; run again") from error
+        raise EcgpipeError(f"{path} is missing; run again") from error
     except (OSError, pa.ArrowInvalid) as error:  # Arrow's table of contents is at a file's end
         raise EcgpipeError(f"{path} is not a whole file of segments ({error}); delete it and run again") from error
 
 
-def _record_batches(mapped: pa.MemoryMappedFile, reader: pa.ipc.RecordBatchFileReader) -> Iterator[tuple[Keys, int]]:
+def _iterate_record_batches(
+    mapped: pa.MemoryMappedFile, reader: pa.ipc.RecordBatchFileReader
+) -> Iterator[tuple[Keys, int]]:
     """The keys of each record batch, and at which byte of the file its signals begin."""
     start = mapped.read_buffer(1).address
     for i in range(reader.num_record_batches):

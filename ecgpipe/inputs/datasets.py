@@ -1,7 +1,7 @@
-"""Datasets that people download: recognised by what lies in a folder, and their metadata joined to the recordings.
+"""Recognise public datasets by the files in a folder, and join their metadata to the recordings.
 
-A layout changes nothing about how a folder is scanned. It says which of its files are tables of metadata, which
-subfolders hold the same recordings again, and what is known of each recording.
+A layout does not change how a folder is scanned. It states which files are tables of metadata, which subfolders hold
+the same recordings again, and the metadata of each recording.
 
 Published structures: PTB-XL 1.0.3 (https://doi.org/10.13026/kfzx-aw45), MIMIC-IV-ECG 1.0
 (https://doi.org/10.13026/4nqg-sb35), CODE-15% 1.0.0 (https://doi.org/10.5281/zenodo.4916206), PhysioNet/CinC
@@ -54,28 +54,28 @@ def recognise(folder: str, names: Collection[str], ptbxl: str = "records500") ->
         ptbxl: Which recordings of PTB-XL are wanted where both are there, a key of `PTBXL_FOLDERS`.
 
     Returns:
-        The dataset; None for a folder that is none, or whose table is another one of the same name.
+        The dataset; None for other folders, also if a table of another kind has the same name.
     """
     layout = None
     try:
         if "ptbxl_database.csv" in names:
-            layout = _ptbxl(Path(folder), names, ptbxl)
+            layout = _recognise_ptbxl(Path(folder), names, ptbxl)
         elif "record_list.csv" in names:
-            layout = _mimic(Path(folder), names)
+            layout = _recognise_mimic(Path(folder), names)
         elif "exams.csv" in names:
-            layout = _code15(Path(folder), names)
+            layout = _recognise_code15(Path(folder), names)
     except ValueError as error:
-        logger.warning("%s looks like a known dataset, but its table %s", input_tables.printable(folder), error)
+        logger.warning("%s looks like a known dataset, but its table %s", input_tables.escape_name(folder), error)
     return layout
 
 
-def joined(recordings: pa.Table, prefix: str, layout: Layout) -> tuple[pa.Table, int]:
-    """Give the recordings of a dataset's folder their metadata.
+def join_metadata(recordings: pa.Table, prefix: str, layout: Layout) -> tuple[pa.Table, int]:
+    """Join the metadata of a dataset to the recordings in its folder.
 
     Args:
         recordings: Those found in the folder, with the columns of `schemas.MANIFEST`.
-        prefix: What their ids have before their path below the folder: "" or a path that ends in a slash.
-        layout: What the folder was recognised as.
+        prefix: Prefix of their ids before the path below the folder: "" or a path that ends in a slash.
+        layout: The recognised dataset.
 
     Returns:
         The same rows with the metadata's columns, nulls where the dataset's table does not list a recording; and how
@@ -85,14 +85,14 @@ def joined(recordings: pa.Table, prefix: str, layout: Layout) -> tuple[pa.Table,
     listed_keys = layout.metadata[KEY]
     rows = pc.index_in(keys, value_set=listed_keys)
     missing = len(listed_keys) - (pc.sum(pc.is_in(listed_keys, value_set=keys)).as_py() or 0)
-    metadata = input_tables.carried(layout.metadata.drop_columns([KEY])).take(rows)
+    metadata = input_tables.rename_taken_columns(layout.metadata.drop_columns([KEY])).take(rows)
     for name, column in zip(metadata.column_names, metadata.columns, strict=True):
         recordings = recordings.append_column(name, column)
     return recordings, missing
 
 
-def challenge(header: str) -> Facts | None:
-    """What a header of a PhysioNet Challenge says of the patient.
+def read_challenge_header(header: str) -> Facts | None:
+    """Read the facts about the patient from a header of a PhysioNet Challenge.
 
     Args:
         header: The path of a .hea beside which a .mat lies.
@@ -112,47 +112,49 @@ def challenge(header: str) -> Facts | None:
     return row
 
 
-def challenge_columns(rows: list[Facts | None]) -> dict[str, pa.Array]:
-    """The rows of `challenge` as columns, nulls for None."""
+def build_challenge_columns(rows: list[Facts | None]) -> dict[str, pa.Array]:
+    """The rows of `read_challenge_header` as columns, nulls for None."""
     return {
         name: pa.array([row and row[name] for row in rows], pa.float64() if name == "age" else pa.string())
         for name in _CHALLENGE_COLUMNS
     }
 
 
-def _has(table: Path, *columns: str) -> bool:
-    """Whether a CSV's first line has these names, which takes reading no more than that."""
+def _has_columns(table: Path, *columns: str) -> bool:
+    """Whether a CSV has these columns, by its first line alone."""
     try:
-        names = detect.csv_columns(input_tables.head_of(str(table)))
+        names = detect.csv_columns(input_tables.read_head(str(table)))
     except OSError:
         return False
     return set(columns) <= set(names)
 
 
-def _ptbxl(folder: Path, names: Collection[str], wanted: str) -> Layout | None:
+def _recognise_ptbxl(folder: Path, names: Collection[str], preferred: str) -> Layout | None:
     table = folder / "ptbxl_database.csv"
-    there = [name for name in PTBXL_FOLDERS if name in names]
-    if not there or not _has(table, "ecg_id", "filename_lr", "filename_hr"):
+    present = [name for name in PTBXL_FOLDERS if name in names]
+    if not present or not _has_columns(table, "ecg_id", "filename_lr", "filename_hr"):
         return None
-    chosen = wanted if wanted in there else there[0]
+    chosen = preferred if preferred in present else present[0]
     column = "filename_hr" if chosen == "records500" else "filename_lr"
-    metadata = input_tables.read(table, texts=("filename_lr", "filename_hr"))
+    metadata = input_tables.read_table(table, texts=("filename_lr", "filename_hr"))
     return Layout(
         "PTB-XL",
         frozenset({table.name, "scp_statements.csv", "RECORDS"}),
-        {name: f"the same recordings at {PTBXL_FOLDERS[name]}" for name in there if name != chosen},
+        {name: f"the same recordings at {PTBXL_FOLDERS[name]}" for name in present if name != chosen},
         metadata.append_column(KEY, metadata[column]),
     )
 
 
-def _mimic(folder: Path, names: Collection[str]) -> Layout | None:
+def _recognise_mimic(folder: Path, names: Collection[str]) -> Layout | None:
     table = folder / "record_list.csv"
-    if not _has(table, "subject_id", "study_id", "file_name", "ecg_time", "path"):
+    if not _has_columns(table, "subject_id", "study_id", "file_name", "ecg_time", "path"):
         return None
-    metadata = input_tables.read(table, texts=("path",))
+    metadata = input_tables.read_table(table, texts=("path",))
     metadata = metadata.append_column(KEY, metadata["path"]).drop_columns(["path"])
-    if "machine_measurements.csv" in names and _has(folder / "machine_measurements.csv", "study_id", "report_0"):
-        measured = input_tables.read(folder / "machine_measurements.csv")
+    if "machine_measurements.csv" in names and _has_columns(
+        folder / "machine_measurements.csv", "study_id", "report_0"
+    ):
+        measured = input_tables.read_table(folder / "machine_measurements.csv")
         rows = pc.index_in(*(pc.cast(each["study_id"], pa.string()) for each in (metadata, measured)))
         names = [name for name in (f"report_{n}" for n in range(18)) if name in measured.column_names]
         lines = [pc.cast(measured[name], pa.string()) for name in names]
@@ -171,11 +173,13 @@ def _mimic(folder: Path, names: Collection[str]) -> Layout | None:
     return Layout("MIMIC-IV-ECG", frozenset({table.name, *about}), {}, metadata)
 
 
-def _code15(folder: Path, names: Collection[str]) -> Layout | None:
+def _recognise_code15(folder: Path, names: Collection[str]) -> Layout | None:
     table = folder / "exams.csv"
-    if not any(fnmatchcase(name, "exams_part*.hdf5") for name in names) or not _has(table, "exam_id", "trace_file"):
+    if not any(fnmatchcase(name, "exams_part*.hdf5") for name in names) or not _has_columns(
+        table, "exam_id", "trace_file"
+    ):
         return None
-    metadata = input_tables.read(table, texts=("trace_file",))
+    metadata = input_tables.read_table(table, texts=("trace_file",))
     stems = pc.replace_substring_regex(metadata["trace_file"], r"\.[^./]+$", "")
     keys = pc.binary_join_element_wise(stems, pc.cast(metadata["exam_id"], pa.string()), "/")
     return Layout("CODE-15%", frozenset({table.name}), {}, metadata.append_column(KEY, keys))

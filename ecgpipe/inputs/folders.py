@@ -1,4 +1,4 @@
-"""Going through folders: every file of one is a recording, a part of one, or ignored for a reason."""
+"""Scan folders: every file is a recording, a part of one, or ignored for a stated reason."""
 
 import errno
 import logging
@@ -34,11 +34,11 @@ _FOLDER, _FILE = stat.S_IFDIR, stat.S_IFREG
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
 
 
-class Account:
-    """What a scan has found so far, kept as columns.
+class FileList:
+    """The recordings and files that a scan has found so far, kept as columns.
 
     Args:
-        ptbxl: As `datasets.recognise`.
+        ptbxl: As of `datasets.recognise`.
     """
 
     def __init__(self, ptbxl: str) -> None:
@@ -64,11 +64,17 @@ class Account:
         problem: str | None = None,
         facts: datasets.Facts | None = None,
     ) -> None:
-        """Add a recording, or what would be one but for a problem; `facts` is what its header says of the patient."""
-        shown, record_id = input_tables.printable(path), input_tables.printable(record_id)
+        """Add a recording, or a file with a problem; `facts` are what its header states about the patient."""
+        shown, record_id = input_tables.escape_name(path), input_tables.escape_name(record_id)
         if shown != path:
             problem = f"the name is not UTF-8; rename it ({record_id})"
-        values = (record_id, shown, None if problem else format_name, row, problem and input_tables.printable(problem))
+        values = (
+            record_id,
+            shown,
+            None if problem else format_name,
+            row,
+            problem and input_tables.escape_name(problem),
+        )
         for column, value in zip(self._rows.values(), values, strict=True):
             column.append(value)
         self._facts.append(facts)
@@ -76,31 +82,31 @@ class Account:
             self.flush()
 
     def file(self, path: str, role: str, record_id: str | None = None, reason: str | None = None) -> None:
-        """Account for a file, or for a folder that is not gone through, whose path ends in a slash."""
+        """Add a file, or a folder that is not scanned, whose path ends in a slash."""
         values = (path, role, record_id, reason)
         for column, value in zip(self._files.values(), values, strict=True):
-            column.append(value and input_tables.printable(value))
+            column.append(value and input_tables.escape_name(value))
         self.progress.add(1)
         if len(self._files["path"]) >= _ROWS:
             self.flush()
 
     def ignore(self, path: str, reason: str) -> None:
-        """Account for a file that is neither a recording nor a part of one."""
+        """Add a file that is neither a recording nor a part of one."""
         self.file(path, "ignored", reason=reason)
 
     def unreadable(self, record_id: str, path: str, problem: str) -> None:
-        """Account for a file or folder that cannot be looked at, as a recording with a problem."""
+        """Add an unreadable file or folder as a recording with a problem."""
         self.recording(record_id, path, None, problem=problem)
         self.file(path, "recording", record_id)
 
     def flush(self) -> None:
-        """Turn what was added since the last time into Arrow tables."""
+        """Convert the rows added since the last call to Arrow tables."""
         if self._facts:
             n = len(self._facts)
             nulls = {field.name: pa.nulls(n, field.type) for field in list(schemas.MANIFEST)[5:]}
             table = pa.table(self._rows | nulls, schema=schemas.MANIFEST)
             if any(self._facts):
-                for name, column in datasets.challenge_columns(self._facts).items():
+                for name, column in datasets.build_challenge_columns(self._facts).items():
                     table = table.append_column(name, column)
             self.recordings.append(table)
         if self._files["path"]:
@@ -109,52 +115,52 @@ class Account:
             column.clear()  # type: ignore[attr-defined]
 
 
-def scan(
-    account: Account, root: str, below: str = "", wanted: Callable[[str], bool] | None = None, deep: bool = True
+def scan_folder(
+    file_list: FileList, root: str, below: str = "", wanted: Callable[[str], bool] | None = None, deep: bool = True
 ) -> None:
-    """Account for all that lies in a folder, depth first and by name.
+    """Add all files in a folder, depth first and by name.
 
-    Links to folders are followed, also out of the folder. No folder is gone through twice: not one above the link, nor
-    one that lies in the input anyway, nor one that another link has led to. What ecgpipe has written is left out:
-    outdir may lie in the input, and so may results of earlier runs.
+    Links to folders are followed, also out of the folder. No folder is scanned twice: neither one above the link, nor
+    one within the input, nor one that another link has led to. ecgpipe's own files are left out: outdir and results of
+    earlier runs may lie in the input.
 
     Args:
-        account: What is added to.
+        file_list: What is added to.
         root: The folder's absolute path.
-        below: What goes before the paths that recordings are named by: "" or a path that ends in a slash.
-        wanted: Says of a file's path, `below` included, whether it is an input at all; None: each is.
-        deep: Whether to go into the folders of the folder.
+        below: Prefix of the paths that name recordings: "" or a path that ends in a slash.
+        wanted: Tests a file's path, `below` included, for being an input; None: every file is.
+        deep: Whether to scan subfolders.
 
     Raises:
-        EcgpipeError: The folder itself cannot be looked into.
+        EcgpipeError: The folder itself cannot be read.
     """
     try:
         status = os.stat(root)  # noqa: PTH116
         os.scandir(root).close()
     except OSError as error:
         raise EcgpipeError(
-            f"input: cannot look into the folder {root!r}: {error.strerror}; see to it, or give others"
+            f"input: cannot read the folder {root!r}: {error.strerror}; check its permissions, or give another input"
         ) from error
-    account.roots = {(status.st_dev, status.st_ino): os.path.realpath(root)}
-    # Each folder hands over its folders as it comes to them. Python's own stack would be too low for what disks hold.
+    file_list.roots = {(status.st_dev, status.st_ino): os.path.realpath(root)}
+    # A generator per folder yields its subfolders. Recursion would exceed Python's stack on deep folder trees.
     parent, name = os.path.split(root)
     ours = name if name in results.FOLDERS and results.is_folder_of_results(parent) else None
-    frames = [_folder(account, root, below, None, ours, wanted, deep)]
+    frames = [_add_folder(file_list, root, below, None, ours, wanted, deep)]
     while frames:
         inner = next(frames[-1], None)
         if inner is None:
             frames.pop()
         else:
-            frames.append(_folder(account, *inner, wanted, deep))
+            frames.append(_add_folder(file_list, *inner, wanted, deep))
 
 
-def file(account: Account, path: str, relative: str, facts: datasets.Facts | None = None) -> None:
-    """Account for one file, by its content.
+def add_file(file_list: FileList, path: str, relative: str, facts: datasets.Facts | None = None) -> None:
+    """Add one file, by its content.
 
     Args:
-        account: What is added to.
+        file_list: What is added to.
         path: The file's absolute path.
-        relative: What its recording is named by, with the file's ending.
+        relative: The path that names its recording, with the file extension.
         facts: As `Account.recording`.
     """
     folder, slash, name = relative.rpartition("/")
@@ -162,55 +168,55 @@ def file(account: Account, path: str, relative: str, facts: datasets.Facts | Non
     record_id = f"{folder}{slash}{stem}" if stem and suffix else relative
     known = detect.SUFFIXES.get(f"{dot}{suffix}".lower())
     if known == "wfdb":
-        account.recording(record_id, path, known, facts=facts)
-        account.file(path, "recording", record_id)
+        file_list.recording(record_id, path, known, facts=facts)
+        file_list.file(path, "recording", record_id)
         return
     try:
-        head = input_tables.head_of(path)
+        head = input_tables.read_head(path)
     except OSError as error:
-        account.unreadable(record_id if known else relative, path, input_tables.cannot_open(path, error))
+        file_list.unreadable(record_id if known else relative, path, input_tables.describe_open_error(path, error))
         return
-    found, problem = input_tables.format_of(path, head)
-    if found is not None:
-        _content(account, path, record_id, found)
+    format_name, problem = input_tables.detect_format(path, head)
+    if format_name is not None:
+        _add_content(file_list, path, record_id, format_name)
     elif problem is not None:
-        account.unreadable(record_id, path, problem)
+        file_list.unreadable(record_id, path, problem)
     else:
-        account.ignore(path, detect.what_else(Path(name), head))
+        file_list.ignore(path, detect.what_else(Path(name), head))
 
 
-def _content(account: Account, path: str, record_id: str, format_name: str) -> None:
-    """Account for a file of a known format, which may hold many recordings."""
-    # Found out here, so that the next scan finds it changed once the package is there.
+def _add_content(file_list: FileList, path: str, record_id: str, format_name: str) -> None:
+    """Add a file of a known format, which may hold many recordings."""
+    # Checked here, so that the next scan marks the file as changed once the package is installed.
     if missing := readers.missing_package(format_name):
-        account.unreadable(record_id, path, missing)
+        file_list.unreadable(record_id, path, missing)
         return
     try:
         # A name that is not UTF-8 is a problem in any case.
-        several = readers.contents(Path(path), format_name) if input_tables.printable(path) == path else None
+        contents = readers.contents(Path(path), format_name) if input_tables.escape_name(path) == path else None
     except UnavailableError:  # the scan ends, as `scan.scan_inputs` says
         raise
     except readers.UnreadableError as error:
-        account.unreadable(record_id, path, str(error))
+        file_list.unreadable(record_id, path, str(error))
         return
-    if several is None:
-        account.recording(record_id, path, format_name)
-        account.file(path, "recording", record_id)
+    if contents is None:
+        file_list.recording(record_id, path, format_name)
+        file_list.file(path, "recording", record_id)
         return
-    if not several:
-        account.unreadable(record_id, path, "the file holds no recordings")
+    if not contents:
+        file_list.unreadable(record_id, path, "the file holds no recordings")
         return
-    names = [input_tables.printable(content.name) for content in several]
+    names = [input_tables.escape_name(content.name) for content in contents]
     if len(set(names)) < len(names):
         logger.warning("%s calls several recordings alike; they are named by their rows", path)
-        names = [str(content.row) for content in several]
-    for content, name in zip(several, names, strict=True):
-        account.recording(f"{record_id}/{name}", path, format_name, content.row)
-    account.file(path, "recording", f"{record_id}/")
+        names = [str(content.row) for content in contents]
+    for content, name in zip(contents, names, strict=True):
+        file_list.recording(f"{record_id}/{name}", path, format_name, content.row)
+    file_list.file(path, "recording", f"{record_id}/")
 
 
-def _folder(
-    account: Account,
+def _add_folder(
+    file_list: FileList,
     folder: str,
     below: str,
     reason: str | None,
@@ -218,20 +224,20 @@ def _folder(
     wanted: Callable[[str], bool] | None,
     deep: bool,
 ) -> Iterator[tuple[str, str, str | None, str | None]]:
-    """Account for a folder's files; yield each folder in it, what goes before its names, why it is ignored, and `ours`.
+    """Add a folder's files; yield each subfolder, the prefix of its names, why it is ignored (or None), and `ours`.
 
-    `ours` is which of the folders of results this is or lies in, by its name; None where it is none.
+    `ours` is the name of the folder of results that this is or lies in; None for other folders.
     """
-    entries = _listed(account, folder, below)
+    entries = _list_folder(file_list, folder, below)
     if entries is None:
         return
     if ours is None and results.is_folder_of_results(folder, {entry.name for entry in entries}):
         ours = ""
-        account.results.append(folder)
-        account.ignore(f"{folder}/", f"folder of ecgpipe's results ({os.path.basename(folder)})")  # noqa: PTH119
+        file_list.results.append(folder)
+        file_list.ignore(f"{folder}/", f"folder of ecgpipe's results ({os.path.basename(folder)})")  # noqa: PTH119
     if ours is not None:
         entries = [entry for entry in entries if not results.is_name_of_ours(ours, entry.name)]
-    modes = [_mode(entry) for entry in entries]
+    modes = [_find_kind(entry) for entry in entries]
     if wanted is not None:
         keep = [deep if mode == _FOLDER else wanted(below + e.name) for e, mode in zip(entries, modes, strict=True)]
         entries = [entry for entry, kept in zip(entries, keep, strict=True) if kept]
@@ -239,85 +245,90 @@ def _folder(
 
     names = {e.name for e, mode in zip(entries, modes, strict=True) if mode == _FILE and e.name[0] != "."}
     layout = None
-    if not account.in_layout and reason is None:
-        layout = datasets.recognise(folder, {entry.name for entry in entries}, account.ptbxl)
+    if not file_list.in_layout and reason is None:
+        layout = datasets.recognise(folder, {entry.name for entry in entries}, file_list.ptbxl)
     if layout is not None:
-        account.flush()
-        account.in_layout, start = True, len(account.recordings)
-    parts = _parts(folder, sorted(names)) if reason is None else {}
-    challenge = not account.in_layout and _is_challenge(folder, names)
+        file_list.flush()
+        file_list.in_layout, start = True, len(file_list.recordings)
+    parts = _find_parts(folder, sorted(names)) if reason is None else {}
+    challenge = not file_list.in_layout and _is_challenge(folder, names)
     about = f"metadata of {layout.name}" if layout else f"metadata of {datasets.CHALLENGE}"
     tables_here = layout.tables if layout else {"RECORDS"} if challenge else ()
 
     for entry, mode in zip(entries, modes, strict=True):
         name, path = entry.name, entry.path
         if name[0] == ".":
-            account.ignore(f"{path}/" if mode == _FOLDER else path, "hidden")
+            file_list.ignore(f"{path}/" if mode == _FOLDER else path, "hidden")
         elif mode == _FOLDER:
-            why = _already(account, entry)
-            if why is not None:
-                account.ignore(f"{path}/", why)
+            exclusion = _why_not_entered(file_list, entry)
+            if exclusion is not None:
+                file_list.ignore(f"{path}/", exclusion)
             else:
-                why = reason or (layout.excluded.get(name) if layout else None)
-                yield path, f"{below}{name}/", why, name if ours == "" and name in results.FOLDERS else ours or None
+                exclusion = reason or (layout.excluded.get(name) if layout else None)
+                yield (
+                    path,
+                    f"{below}{name}/",
+                    exclusion,
+                    name if ours == "" and name in results.FOLDERS else ours or None,
+                )
         elif mode < 0:
-            _lost(account, path, below + name, -mode)
+            _add_lost(file_list, path, below + name, -mode)
         elif mode != _FILE:
-            account.ignore(path, f"not a regular file ({_KINDS.get(mode, 'of an unknown kind')})")
+            file_list.ignore(path, f"not a regular file ({_KINDS.get(mode, 'of an unknown kind')})")
         elif reason is not None:
-            account.ignore(path, reason)
+            file_list.ignore(path, reason)
         elif name in parts:
-            account.file(path, "part", below + parts[name])
+            file_list.file(path, "part", below + parts[name])
         elif name in tables_here:
-            account.ignore(path, about)
+            file_list.ignore(path, about)
         else:
-            facts = datasets.challenge(path) if challenge and name.endswith(".hea") else None
-            file(account, path, below + name, facts)
+            facts = datasets.read_challenge_header(path) if challenge and name.endswith(".hea") else None
+            add_file(file_list, path, below + name, facts)
 
-    if challenge and datasets.CHALLENGE not in account.layouts:
-        account.layouts.append(datasets.CHALLENGE)
+    if challenge and datasets.CHALLENGE not in file_list.layouts:
+        file_list.layouts.append(datasets.CHALLENGE)
     if layout is not None:
-        _join_metadata(account, folder, below, layout, start)
+        _join_metadata(file_list, folder, below, layout, start)
 
 
-def _listed(account: Account, folder: str, below: str) -> list[os.DirEntry[str]] | None:
-    """What is in a folder; None, and accounted for, where it cannot be looked into."""
+def _list_folder(file_list: FileList, folder: str, below: str) -> list[os.DirEntry[str]] | None:
+    """List a folder; if it cannot be read, add it as unreadable and return None."""
     try:
-        return patiently(lambda: _entries(folder), folder)
+        return patiently(lambda: _sort_entries(folder), folder)
     except OSError as error:
         if error.errno in _GONE:
             raise EcgpipeError(
-                f"input: the folder {folder!r} went away meanwhile ({error.strerror}); bring it back and run again"
+                f"input: the folder {folder!r} disappeared during the scan ({error.strerror}); restore it and run again"
             ) from error
-        name = input_tables.printable(folder.rpartition("/")[2])
+        name = input_tables.escape_name(folder.rpartition("/")[2])
         what = f"no permission to look into a folder ({name})"
         if not isinstance(error, PermissionError):
             what = f"a folder cannot be looked into ({name}: {error.strerror})"
-        account.unreadable(below, f"{folder}/", what)
+        file_list.unreadable(below, f"{folder}/", what)
         return None
 
 
-def _join_metadata(account: Account, folder: str, below: str, layout: datasets.Layout, start: int) -> None:
+def _join_metadata(file_list: FileList, folder: str, below: str, layout: datasets.Layout, start: int) -> None:
     """Join a dataset's own tables to the recordings that were found in it, those from `start` on."""
-    account.flush()
-    account.in_layout = False
-    inside = pa.concat_tables([schemas.MANIFEST.empty_table(), *account.recordings[start:]])
-    inside, missing = datasets.joined(inside, input_tables.printable(below), layout)
-    account.recordings[start:] = [inside]
-    account.layouts += [] if layout.name in account.layouts else [layout.name]
-    account.not_on_disk += missing
-    logger.info("%s is %s, recordings: %d", input_tables.printable(folder), layout.name, len(inside))
+    file_list.flush()
+    file_list.in_layout = False
+    inside = pa.concat_tables([schemas.MANIFEST.empty_table(), *file_list.recordings[start:]])
+    inside, missing = datasets.join_metadata(inside, input_tables.escape_name(below), layout)
+    file_list.recordings[start:] = [inside]
+    file_list.layouts += [] if layout.name in file_list.layouts else [layout.name]
+    file_list.not_on_disk += missing
+    logger.info("%s is %s, recordings: %d", input_tables.escape_name(folder), layout.name, len(inside))
     if missing:
         logger.warning("recordings that its table lists and that are not there: %d", missing)
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name."""
-    with os.scandir(folder) as found:
-        return sorted(found, key=attrgetter("name"))
+def _sort_entries(folder: str) -> list[os.DirEntry[str]]:
+    """List a folder by name."""
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=attrgetter("name"))
 
 
-def _mode(entry: os.DirEntry[str]) -> int:
+def _find_kind(entry: os.DirEntry[str]) -> int:
     """The kind of a file, links followed; or minus the error's number where a link cannot be followed."""
     try:
         if not entry.is_symlink():
@@ -333,54 +344,54 @@ def _mode(entry: os.DirEntry[str]) -> int:
         return -(error.errno or 1)
 
 
-def _lost(account: Account, path: str, relative: str, number: int) -> None:
-    """Account for what cannot be followed or has gone since its name was read."""
+def _add_lost(file_list: FileList, path: str, relative: str, number: int) -> None:
+    """Add a link that cannot be followed, or a file that has gone since its name was read."""
     error = OSError(number, os.strerror(number))  # of the kind that belongs to the number
     if isinstance(error, FileNotFoundError):
-        account.ignore(path, "a link to nothing")
+        file_list.ignore(path, "a link to nothing")
     elif isinstance(error, PermissionError):
-        account.unreadable(relative, path, input_tables.cannot_open(path, error))
+        file_list.unreadable(relative, path, input_tables.describe_open_error(path, error))
     else:
-        account.ignore(path, f"a link that leads nowhere ({error.strerror})")
+        file_list.ignore(path, f"a link that leads nowhere ({error.strerror})")
 
 
-def _already(account: Account, entry: os.DirEntry[str]) -> str | None:
-    """Why a folder is not gone through here; None where it is. Remembers where links led to."""
+def _why_not_entered(file_list: FileList, entry: os.DirEntry[str]) -> str | None:
+    """The reason why a folder is not scanned here; None if it is. Remembers the targets of links."""
     if not entry.is_symlink():
-        if len(account.roots) > 1 and any(entry.inode() == inode for _, inode in account.roots):
+        if len(file_list.roots) > 1 and any(entry.inode() == inode for _, inode in file_list.roots):
             status = entry.stat(follow_symlinks=False)
-            known = account.roots.get((status.st_dev, status.st_ino))
-            return known and f"a folder that a link has led to already ({input_tables.printable(known)})"
+            known = file_list.roots.get((status.st_dev, status.st_ino))
+            return known and f"a folder that a link has led to already ({input_tables.escape_name(known)})"
         return None
     real = os.path.realpath(entry.path)
-    if _within(os.path.realpath(os.path.dirname(entry.path)), real):  # noqa: PTH120
+    if _is_within(os.path.realpath(os.path.dirname(entry.path)), real):  # noqa: PTH120
         return "a link back to a folder above it"
-    first, *_ = account.roots.values()
-    if _within(first, real):
-        return f"a link to a folder that holds the input ({input_tables.printable(real)})"
-    for root in account.roots.values():
+    first, *_ = file_list.roots.values()
+    if _is_within(first, real):
+        return f"a link to a folder that holds the input ({input_tables.escape_name(real)})"
+    for root in file_list.roots.values():
         # What is hidden in the input is gone through only where a link leads to it.
-        if _within(real, root) and "/." not in real[len(root) :]:
-            return f"a link to a folder that is gone through anyway ({input_tables.printable(real)})"
+        if _is_within(real, root) and "/." not in real[len(root) :]:
+            return f"a link to a folder that is gone through anyway ({input_tables.escape_name(real)})"
     status = patiently(lambda: os.stat(real), real)  # noqa: PTH116
-    account.roots[status.st_dev, status.st_ino] = real
+    file_list.roots[status.st_dev, status.st_ino] = real
     return None
 
 
-def _within(path: str, folder: str) -> bool:
+def _is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder.rstrip('/')}/")
 
 
 def _is_challenge(folder: str, names: set[str]) -> bool:
-    """Whether a folder has headers with signals in .mat that state what those of the PhysioNet Challenges do."""
+    """Whether a folder has the headers and .mat signals of a PhysioNet Challenge."""
     pairs = (name for name in sorted(names) if name.endswith(".hea") and f"{name[:-4]}.mat" in names)
-    return any(datasets.challenge(f"{folder}/{name}") for name in pairs)
+    return any(datasets.read_challenge_header(f"{folder}/{name}") for name in pairs)
 
 
-def _parts(folder: str, names: list[str]) -> dict[str, str]:
-    """The files of a folder that belong to a WFDB record, each with the name of its header without the ending.
+def _find_parts(folder: str, names: list[str]) -> dict[str, str]:
+    """Find the files that belong to a WFDB record, each with the name of its header without the file extension.
 
-    Headers are opened only in a folder where it does not show by the names whose the signal files are.
+    Headers are opened only in a folder whose file names do not show to which record each signal file belongs.
     """
     headers = {name[:-4]: name for name in names if name[-4:].lower() == ".hea"}
     if not headers:
@@ -400,7 +411,7 @@ def _parts(folder: str, names: list[str]) -> dict[str, str]:
         return beside
 
     claims = {stem: wfdb.parts(Path(folder, name)) for stem, name in headers.items()}
-    claimed = {part for stem, found in claims.items() for part in found if part != headers[stem]}
+    claimed = {part for stem, files in claims.items() for part in files if part != headers[stem]}
     parts: dict[str, str] = {}
     records = set()
     # Headers that no other one names go first. What is left then names itself in a circle.

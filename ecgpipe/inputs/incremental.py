@@ -1,6 +1,6 @@
-"""A manifest that grows: recordings that an earlier scan found keep their shard and their place in it.
+"""Extend a manifest: recordings of an earlier scan keep their shard and their place in it.
 
-So what was computed of them stays as it is. New recordings make new shards after the others.
+Their results therefore stay valid. New recordings form new shards after the others.
 """
 
 import os
@@ -33,7 +33,7 @@ class Cut(NamedTuple):
 
 
 def add_stamps(recordings: pa.Table, files: pa.Table) -> pa.Table:
-    """Fill in how large the files of each recording are, and when one of them was changed last.
+    """Add the size of each recording's files and the time of their last change.
 
     Args:
         recordings: The columns of `schemas.MANIFEST`, and metadata.
@@ -44,25 +44,25 @@ def add_stamps(recordings: pa.Table, files: pa.Table) -> pa.Table:
         is no file.
 
     Raises:
-        UnavailableError: A file cannot be looked at now. It is not to be taken for one that has changed.
+        UnavailableError: A file is not available at the moment; it must not count as changed.
     """
     # A file of many recordings is asked about once.
     coded = recordings["path"].combine_chunks().dictionary_encode(null_encoding="encode")
-    sizes, times = _ask(coded.dictionary)
+    sizes, times = _read_sizes_and_times(coded.dictionary)
     rows = coded.indices.to_numpy()
     sizes, times = sizes[rows], times[rows]  # (recordings,)
-    checks = _checks(sizes, times)
+    checks = _compute_checks(sizes, times)
 
     parts = files.filter(pc.equal(files["role"], "part"))
     owners = pc.index_in(parts["record_id"], value_set=recordings["record_id"].combine_chunks())
     with_parts = owners.drop_null().to_numpy()
-    _add(sizes, times, checks, with_parts, parts["path"].filter(owners.is_valid()).combine_chunks())
+    _add_files(sizes, times, checks, with_parts, parts["path"].filter(owners.is_valid()).combine_chunks())
     alone = pc.fill_null(pc.equal(recordings["format"], "wfdb"), fill_value=False).to_numpy()
     alone[with_parts] = False
     stems = pc.replace_substring_regex(recordings["path"].filter(pa.array(alone)), r"\.hea$", "")
     for ending in _BESIDE:
         beside = pc.binary_join_element_wise(stems, ending, "").combine_chunks()
-        _add(sizes, times, checks, np.flatnonzero(alone), beside)
+        _add_files(sizes, times, checks, np.flatnonzero(alone), beside)
 
     unknown = sizes < 0
     for name, values in {"bytes": sizes, "modified": times // 1000, "stamp": checks}.items():
@@ -73,34 +73,34 @@ def add_stamps(recordings: pa.Table, files: pa.Table) -> pa.Table:
 
 
 def read_shards(folder: Path, size: int) -> list[pa.Table]:
-    """The shards that a scan before this one wrote.
+    """Read the shards of an earlier scan.
 
     Args:
         folder: `manifest/`.
         size: Recordings per shard.
 
     Returns:
-        As many as are there without a gap; none where they were cut to another size.
+        The shards up to the first gap; none if they have another size.
     """
     shards: list[pa.Table] = []
     while results.is_written_here(path := folder / f"shard-{len(shards):05d}.parquet", "manifest"):
         table = pq.read_table(path)
-        if provenance.origin(table.schema).get("shard_size") != size:
+        if provenance.read_origin(table.schema).get("shard_size") != size:
             return []
         shards.append(table.replace_schema_metadata(None))
     return shards
 
 
 def cut_into_shards(recordings: pa.Table, before: Sequence[pa.Table], size: int) -> Cut:
-    """Cut recordings into shards, those known from before where they were.
+    """Cut recordings into shards; recordings of the earlier scan keep their places.
 
     Args:
-        recordings: What the inputs hold now.
-        before: The shards of the scan before.
+        recordings: The recordings of this scan.
+        before: The shards of the earlier scan.
         size: Recordings per new shard.
 
     Returns:
-        The shards, and what became of the recordings that were known.
+        The shards, and the changes of the recordings of the earlier scan.
     """
     recordings = recordings.combine_chunks()  # each `take` of one in pieces would go through all of it
     none = schemas.CHANGES.empty_table()  # where nothing is known
@@ -117,7 +117,7 @@ def cut_into_shards(recordings: pa.Table, before: Sequence[pa.Table], size: int)
         there = here.is_valid().to_numpy(zero_copy_only=False)
         change = np.full(len(table), None, object)
         change[~there] = "removed"
-        change[np.flatnonzero(there)[_differs(table.filter(pa.array(there)), now)]] = "changed"
+        change[np.flatnonzero(there)[_find_changed_rows(table.filter(pa.array(there)), now)]] = "changed"
         changes.append(change)
         as_it_was = table.schema.equals(now.schema) and not any(change)
         shards.append(None if as_it_was else now)
@@ -131,34 +131,34 @@ def cut_into_shards(recordings: pa.Table, before: Sequence[pa.Table], size: int)
     return Cut(shards, table.filter(what.is_valid()))
 
 
-def _add(sizes: np.ndarray, times: np.ndarray, checks: np.ndarray, rows: np.ndarray, paths: pa.Array) -> None:
+def _add_files(sizes: np.ndarray, times: np.ndarray, checks: np.ndarray, rows: np.ndarray, paths: pa.Array) -> None:
     """Add files to the recordings that they are parts of."""
-    more, later = _ask(paths)
+    more, later = _read_sizes_and_times(paths)
     there = more >= 0
     np.add.at(sizes, rows[there], more[there])
     np.maximum.at(times, rows[there], later[there])
-    np.add.at(checks, rows[there], _checks(more, later)[there])
+    np.add.at(checks, rows[there], _compute_checks(more, later)[there])
 
 
-def _checks(sizes: np.ndarray, times: np.ndarray) -> np.ndarray:
+def _compute_checks(sizes: np.ndarray, times: np.ndarray) -> np.ndarray:
     """A number for each file, to be added up; it overflows."""
     numbers: np.ndarray = times * 31 + sizes
     return numbers
 
 
-def _ask(paths: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """The size in bytes of some files and the time of their last change in ns; -1 where there is none."""
+def _read_sizes_and_times(paths: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Read the sizes of files in bytes and the times of their last change in ns; -1 for missing files."""
     pieces = [paths.slice(start, _FILES_AT_A_TIME) for start in range(0, len(paths), _FILES_AT_A_TIME)]
     with ThreadPoolExecutor(_THREADS) as threads:
-        stamps = np.concatenate([np.empty((0, 2), np.int64), *threads.map(_stamps, pieces)])  # (files, 2)
+        stamps = np.concatenate([np.empty((0, 2), np.int64), *threads.map(_read_stamps, pieces)])  # (files, 2)
     return stamps[:, 0], stamps[:, 1]
 
 
-def _stamps(paths: pa.Array) -> np.ndarray:
-    return np.array([_stamp(path) for path in paths.to_pylist()], np.int64)
+def _read_stamps(paths: pa.Array) -> np.ndarray:
+    return np.array([_read_stamp(path) for path in paths.to_pylist()], np.int64)
 
 
-def _stamp(path: str | None) -> tuple[int, int]:
+def _read_stamp(path: str | None) -> tuple[int, int]:
     if path is None:
         return -1, -1
     try:
@@ -168,17 +168,17 @@ def _stamp(path: str | None) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _differs(before: pa.Table, now: pa.Table) -> np.ndarray:
-    """For each row whether one of the columns that both tables have says something else than before."""
+def _find_changed_rows(before: pa.Table, now: pa.Table) -> np.ndarray:
+    """Mark the rows in which a column of both tables has another value than before."""
     differs = np.zeros(len(now), bool)
     for name in before.column_names:
         if name in now.column_names:
-            differs |= _other(before[name].combine_chunks(), now[name].combine_chunks())
+            differs |= _find_differences(before[name].combine_chunks(), now[name].combine_chunks())
     return differs
 
 
-def _other(before: pa.Array, now: pa.Array) -> np.ndarray:
-    """For each row whether two arrays differ. Nulls are equal to one another, and so are NaN."""
+def _find_differences(before: pa.Array, now: pa.Array) -> np.ndarray:
+    """Mark the rows in which two arrays differ. Nulls are equal to one another, and so are NaN."""
     try:
         same = pc.fill_null(pc.equal(before.cast(now.type), now), fill_value=False)
     except pa.ArrowException:  # nested types cannot be compared, nor texts cast that are no numbers

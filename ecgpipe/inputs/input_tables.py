@@ -1,4 +1,4 @@
-"""Tables: reading a CSV or Parquet file with nothing lost, and the recordings that a table given as an input lists."""
+"""Read CSV and Parquet tables without loss, and list the recordings of a table that is an input."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -17,24 +17,24 @@ from ecgpipe.readers.moment import patiently
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 
-# What ecgpipe itself takes from a table given as an input; all other columns are carried along.
+# Columns of an input table that ecgpipe itself uses; all others are copied to the results.
 CONSUMED = ("path", "record_id", "sample_rate", "leads", "unit")
 
-# As pandas and R write that there is no value. In a column of texts only the empty one means that.
+# Missing values as pandas and R write them. In a column of texts only the empty text is a missing value.
 _NO_VALUE = pa.array(["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "#N/A"])
 # Numbers that come back as they were: 007 and twenty digits do not.
 _NUMBER = r"^-?(?:0|[1-9][0-9]{0,17})?(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?$"
 _TYPES = (pa.bool_(), pa.date32(), pa.timestamp("s"), pa.timestamp("us"))
 
-# At most so much of a CSV is parsed at a time; no row may be longer.
+# Block size in which a CSV is parsed; no row may be longer.
 _BLOCK_BYTES = 16 * 2**20
 
 _SUFFIX = r"[^/](?P<suffix>\.[^./]+)$"
-# What `PurePosixPath` would write otherwise: a//b, ./a, a/./b, and with .. in it.
+# Paths that `PurePosixPath` normalises: a//b, ./a, a/./b, and paths with .. in them.
 _ODD_PATH = r"/\.{0,2}(?:/|$)|^\.{1,2}/"
 
 
-def read(path: Path, texts: Collection[str] = ()) -> pa.Table:
+def read_table(path: Path, texts: Collection[str] = ()) -> pa.Table:
     """Read a CSV or Parquet table.
 
     A CSV's columns become numbers, truth values, dates or times only where each value can be written back as it was;
@@ -42,14 +42,14 @@ def read(path: Path, texts: Collection[str] = ()) -> pa.Table:
     of a name.
 
     Args:
-        path: The file; its ending or its first bytes say that it is Parquet.
+        path: The file; its extension or its first bytes show whether it is Parquet.
         texts: Columns that stay text in any case.
 
     Returns:
         The table, with `column_N` as the name of a nameless column.
 
     Raises:
-        ValueError: It is no such table; the message says why.
+        ValueError: The file is not a valid table; the message says why.
     """
     try:
         with path.open("rb") as file:
@@ -60,7 +60,7 @@ def read(path: Path, texts: Collection[str] = ()) -> pa.Table:
         else:
             table = _read_csv(path, head)
             columns = [
-                _no_empty(column) if name in texts else _typed(column)
+                _empty_to_null(column) if name in texts else _parse_texts(column)
                 for name, column in zip(table.column_names, table.columns, strict=True)
             ]
             table = pa.Table.from_arrays(columns, names=table.column_names)
@@ -89,15 +89,15 @@ def _read_csv(path: Path, head: bytes) -> pa.Table:
     return table.rename_columns([name.strip() or f"column_{n}" for n, name in enumerate(names, start=1)])
 
 
-def _no_empty(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _empty_to_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.equal(column, ""), None, column)
 
 
-def _typed(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of texts as what they say, if all of them say it."""
+def _parse_texts(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Convert a column of texts to numbers, truth values, dates or times if all of them are such."""
     values = pc.if_else(pc.is_in(texts, value_set=_NO_VALUE), None, texts)
     if values.null_count == len(values):
-        return _no_empty(texts)
+        return _empty_to_null(texts)
     types: tuple[pa.DataType, ...] = _TYPES
     if pc.all(pc.match_substring_regex(values, _NUMBER)).as_py():
         types = (pa.int64(), pa.float64())
@@ -106,11 +106,11 @@ def _typed(texts: pa.ChunkedArray) -> pa.ChunkedArray:
             return pc.cast(values, wanted)
         except pa.ArrowInvalid:
             continue
-    return _no_empty(texts)
+    return _empty_to_null(texts)
 
 
-def carried(table: pa.Table) -> pa.Table:
-    """The same table, its columns that are called as one of ecgpipe's own renamed to `input_...`."""
+def rename_taken_columns(table: pa.Table) -> pa.Table:
+    """Rename the columns that have the name of one of ecgpipe's own columns to `input_...`."""
     taken = {*schemas.MANIFEST.names, *schemas.RECORDS.names}
     names: list[str] = []
     for name in table.column_names:
@@ -121,26 +121,26 @@ def carried(table: pa.Table) -> pa.Table:
     return table.rename_columns(names)
 
 
-def recordings(path: Path, table: pa.Table) -> pa.Table:
-    """The recordings that a table lists.
+def list_recordings(path: Path, table: pa.Table) -> pa.Table:
+    """List the recordings of a table.
 
-    Their files are not opened, except those whose ending does not tell the format: a table may have millions of rows.
-    So a row that means a file of many recordings is found out when it is read.
+    Files are opened only if their extension does not determine the format: a table may have millions of rows.
+    A row whose file holds several recordings is therefore not noticed until preprocessing reads it.
 
     Args:
-        path: Of the table's file; its paths are relative to that one's folder, or absolute.
-        table: Its content. `path` alone must be there; `CONSUMED` says what else is understood.
+        path: The table's file; paths in the table are absolute, or relative to the folder of this file.
+        table: Its content. Only the column `path` is required; `CONSUMED` lists the optional columns.
 
     Returns:
-        The columns of `schemas.MANIFEST` and the table's others, a row for each of its rows, in order. What is wrong
-        with a row is its `problem`.
+        The columns of `schemas.MANIFEST` and the table's other columns, with the table's rows in order. `problem`
+        states what is wrong with a row.
 
     Raises:
-        ValueError: A column cannot be what it should be; the message says which.
+        ValueError: A column has the wrong type; the message says which.
     """
-    paths = _strings(table, "path")
-    odd = pc.fill_null(pc.match_substring_regex(paths, _ODD_PATH), fill_value=False)
-    paths = _where(paths, odd, [PurePosixPath(text).as_posix() for text in paths.filter(odd).to_pylist()])
+    paths = _read_texts(table, "path")
+    is_odd = pc.fill_null(pc.match_substring_regex(paths, _ODD_PATH), fill_value=False)
+    paths = _replace_where(paths, is_odd, [PurePosixPath(text).as_posix() for text in paths.filter(is_odd).to_pylist()])
 
     suffixes = pc.utf8_lower(pc.struct_field(pc.extract_regex(paths, _SUFFIX), "suffix"))
     formats = pa.array(detect.SUFFIXES.values()).take(pc.index_in(suffixes, value_set=pa.array(detect.SUFFIXES)))
@@ -150,122 +150,130 @@ def recordings(path: Path, table: pa.Table) -> pa.Table:
     folder = os.path.abspath(path.parent)  # noqa: PTH100, keeps links
     relative = pc.binary_join_element_wise(folder, paths, "/")
     absolute = pc.if_else(pc.starts_with(paths, "/"), paths, relative)
-    up = pc.fill_null(pc.match_substring(absolute, "/.."), fill_value=False)
-    absolute = _where(absolute, up, [os.path.normpath(text) for text in absolute.filter(up).to_pylist()])
+    has_parent = pc.fill_null(pc.match_substring(absolute, "/.."), fill_value=False)
+    absolute = _replace_where(
+        absolute, has_parent, [os.path.normpath(text) for text in absolute.filter(has_parent).to_pylist()]
+    )
 
-    empty = pc.is_null(paths)
-    broken = pc.fill_null(pc.match_substring(paths, "\0"), fill_value=False)
-    unsure = pc.and_(pc.is_null(formats), pc.invert(pc.or_(empty, broken)))
-    looked = [_look(text) for text in absolute.filter(unsure).to_pylist()]
-    # A record's name that is no file's stays whole as its id: "1.2.3" has no ending.
-    whole_name = _where(pa.array([False] * len(paths), pa.bool_()), unsure, [name for name, _, _ in looked])
-    formats = _where(formats, unsure, [format_name for _, format_name, _ in looked])
-    problems = _where(problems, unsure, [problem for _, _, problem in looked])
+    is_empty = pc.is_null(paths)
+    has_nul = pc.fill_null(pc.match_substring(paths, "\0"), fill_value=False)
+    is_unsure = pc.and_(pc.is_null(formats), pc.invert(pc.or_(is_empty, has_nul)))
+    file_facts = [_look_at(text) for text in absolute.filter(is_unsure).to_pylist()]
+    # A WFDB record's name stays whole as the id, even with dots: "1.2.3" has no extension.
+    whole_name = _replace_where(
+        pa.array([False] * len(paths), pa.bool_()), is_unsure, [name for name, _, _ in file_facts]
+    )
+    formats = _replace_where(formats, is_unsure, [format_name for _, format_name, _ in file_facts])
+    problems = _replace_where(problems, is_unsure, [problem for _, _, problem in file_facts])
     for format_name in pc.unique(formats).drop_null().to_pylist():
         if missing := readers.missing_package(format_name):
-            of_it = pc.fill_null(pc.equal(formats, format_name), fill_value=False)
-            problems = pc.if_else(of_it, pc.coalesce(problems, missing), problems)
+            has_format = pc.fill_null(pc.equal(formats, format_name), fill_value=False)
+            problems = pc.if_else(has_format, pc.coalesce(problems, missing), problems)
     absolute = pc.if_else(whole_name, pc.binary_join_element_wise(absolute, ".hea", ""), absolute)
     stems = pc.if_else(whole_name, paths, stems)
 
-    problems = pc.if_else(empty, "the table's row has no path", problems)
-    problems = pc.if_else(broken, "the table's path is none (it has a NUL in it)", problems)
-    rates, wrong = _rates(table)
-    problems = pc.coalesce(problems, wrong)
+    problems = pc.if_else(is_empty, "the table's row has no path", problems)
+    problems = pc.if_else(has_nul, "the table's path is not valid (it has a NUL character)", problems)
+    rates, rate_problems = _read_rates(table)
+    problems = pc.coalesce(problems, rate_problems)
     numbers = pc.cast(pa.array(range(1, len(paths) + 1), pa.int64()), pa.string())
     ids = [
-        _no_empty(pc.replace_substring_regex(stems, "^/+", "")),
+        _empty_to_null(pc.replace_substring_regex(stems, "^/+", "")),
         pc.binary_join_element_wise(path.stem, numbers, "/row "),
     ]
     if "record_id" in table.column_names:
         own = table["record_id"]
         numbers = pa.types.is_floating(own.type) or pa.types.is_dictionary(own.type)
-        ids.insert(0, identity.as_ids(own, "record_id") if numbers else _strings(table, "record_id"))
+        ids.insert(0, identity.as_ids(own, "record_id") if numbers else _read_texts(table, "record_id"))
     columns = {
         "record_id": pc.coalesce(*ids),
-        "path": pc.if_else(broken, None, absolute),
+        "path": pc.if_else(has_nul, None, absolute),
         "format": pc.if_else(pc.is_valid(problems), None, formats),
         "row": pa.nulls(len(paths), pa.int64()),
         "problem": problems,
         "stated_sample_rate": rates,
-        "stated_leads": _leads(table),
-        "stated_unit": _strings(table, "unit"),
+        "stated_leads": _read_leads(table),
+        "stated_unit": _read_texts(table, "unit"),
     }
     columns |= {
         name: pa.nulls(len(paths), schemas.MANIFEST.field(name).type) for name in ("bytes", "modified", "stamp")
     }
-    others = carried(table.drop_columns([name for name in CONSUMED if name in table.column_names]))
-    found = pa.table(columns, schema=schemas.MANIFEST)
+    return _append_others(pa.table(columns, schema=schemas.MANIFEST), table)
+
+
+def _append_others(manifest: pa.Table, table: pa.Table) -> pa.Table:
+    """Append the columns of a table that ecgpipe itself does not use."""
+    others = rename_taken_columns(table.drop_columns([name for name in CONSUMED if name in table.column_names]))
     for name, column in zip(others.column_names, others.columns, strict=True):
-        found = found.append_column(name, column)
-    return found
+        manifest = manifest.append_column(name, column)
+    return manifest
 
 
-def _strings(table: pa.Table, name: str) -> pa.Array:
-    """A column as texts, null where they are empty; all null where there is no such column."""
+def _read_texts(table: pa.Table, name: str) -> pa.Array:
+    """Read a column as texts, null if empty; all null if there is no such column."""
     if name not in table.column_names:
         return pa.nulls(len(table), pa.string())
     try:
         texts = pc.cast(table[name], pa.string())
     except pa.ArrowException as error:
         raise ValueError(f"cannot be read as a table: its column {name!r} holds no texts ({error})") from error
-    return _flat(_no_empty(texts))
+    return _flatten(_empty_to_null(texts))
 
 
-def _rates(table: pa.Table) -> tuple[pa.Array, pa.Array]:
-    """The stated sample rates in Hz, and what is wrong with those that are none."""
-    texts = _strings(table, "sample_rate")
+def _read_rates(table: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """Read the stated sampling rates in Hz, and the problem of each row whose rate is not valid."""
+    texts = _read_texts(table, "sample_rate")
     texts = pc.if_else(pc.is_in(texts, value_set=_NO_VALUE), None, pc.utf8_trim_whitespace(texts))
     number = pc.match_substring_regex(texts, r"^[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?$")
     rates = pc.cast(pc.if_else(number, texts, None), pa.float64())
     good = pc.and_kleene(number, pc.and_kleene(pc.greater(rates, 0), pc.is_finite(rates)))
-    says = pc.binary_join_element_wise("the table's sample rate is not a positive number (", texts, ")", "")
+    says = pc.binary_join_element_wise("the table's sampling rate is not a positive number (", texts, ")", "")
     return pc.if_else(good, rates, None), pc.if_else(pc.invert(good), says, None)
 
 
-def _leads(table: pa.Table) -> pa.Array:
-    """The stated leads: a column of lists, or texts whose names commas, semicolons or else blanks separate."""
+def _read_leads(table: pa.Table) -> pa.Array:
+    """Read the stated leads: a column of lists, or texts in which commas, semicolons or blanks separate the names."""
     wanted = pa.list_(pa.string())
     if "leads" not in table.column_names:
         return pa.nulls(len(table), wanted)
     column = table["leads"]
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        names = _flat(pc.cast(column, wanted))
+        names = _flatten(pc.cast(column, wanted))
     else:
-        texts = pc.replace_substring_regex(_strings(table, "leads"), r"""[\[\]()'"]""", "")
+        texts = pc.replace_substring_regex(_read_texts(table, "leads"), r"""[\[\]()'"]""", "")
         texts = pc.utf8_trim(texts, " \t,;")
         blanks = pc.invert(pc.match_substring_regex(texts, "[,;]"))
         texts = pc.if_else(blanks, pc.replace_substring_regex(texts, r"\s+", ","), texts)
-        names = pc.split_pattern_regex(_no_empty(texts), r"\s*[,;]\s*")
+        names = pc.split_pattern_regex(_empty_to_null(texts), r"\s*[,;]\s*")
     return pc.if_else(pc.equal(pc.list_value_length(names), 0), None, names)
 
 
-def _look(path: str) -> tuple[bool, str | None, str | None]:
-    """What a row's file is: whether the path is rather a WFDB record's name, the format, and what is wrong."""
+def _look_at(path: str) -> tuple[bool, str | None, str | None]:
+    """Look at a row's file: whether the path is a WFDB record's name, the format, and the problem if any."""
     name = PurePosixPath(path)
     try:
-        head = head_of(path)
+        head = read_head(path)
     except FileNotFoundError:
         if not name.suffix or os.path.exists(f"{path}.hea"):  # noqa: PTH110
             return True, "wfdb", None
-        return False, None, f"a file is not there, and its ending is of no known format ({name.name})"
+        return False, None, f"a file is missing, and its extension is of no known format ({name.name})"
     except OSError as error:
-        return False, None, cannot_open(path, error)
-    found, problem = format_of(path, head)
-    return False, found, None if found else problem or detect.what_else(name, head)
+        return False, None, describe_open_error(path, error)
+    format_name, problem = detect_format(path, head)
+    return False, format_name, None if format_name else problem or detect.what_else(name, head)
 
 
-def head_of(path: str) -> bytes:
-    """The first bytes of a file. What turns out to be a pipe is not waited for.
+def read_head(path: str) -> bytes:
+    """Read the first bytes of a file, without waiting if it is a pipe.
 
     Raises:
-        OSError: It cannot be opened.
-        UnavailableError: It cannot be now.
+        OSError: The file cannot be opened.
+        UnavailableError: The file cannot be opened at the moment.
     """
-    return patiently(lambda: _head_of(path), path)
+    return patiently(lambda: _read_head(path), path)
 
 
-def _head_of(path: str) -> bytes:
+def _read_head(path: str) -> bytes:
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.read(number, detect.HEAD_BYTES)
@@ -273,9 +281,9 @@ def _head_of(path: str) -> bytes:
         os.close(number)
 
 
-def cannot_open(path: str, error: OSError) -> str:
-    """Why a file could not be opened, in the words of `readers.read`."""
-    name = printable(path.rpartition("/")[2])
+def describe_open_error(path: str, error: OSError) -> str:
+    """Describe why a file could not be opened, in the wording of `readers.read`."""
+    name = escape_name(path.rpartition("/")[2])
     if isinstance(error, FileNotFoundError):
         return f"a file is not there ({name})"
     if isinstance(error, PermissionError):
@@ -283,16 +291,16 @@ def cannot_open(path: str, error: OSError) -> str:
     return f"a file cannot be opened ({name}: {error.strerror})"
 
 
-def format_of(path: str, head: bytes) -> tuple[str | None, str | None]:
-    """The format of a file, and what is wrong with one that seemed to be a recording.
+def detect_format(path: str, head: bytes) -> tuple[str | None, str | None]:
+    """Detect the format of a file, and the problem of one that is not readable.
 
     Args:
         path: The file.
         head: Its first bytes.
 
     Returns:
-        As `detect.format_of`, with "parquet" for Parquet files that have columns called as leads; and the problem of
-        a Parquet file whose columns cannot be read.
+        The format as of `detect.format_of`, or "parquet" for a Parquet file with columns named as leads; and the
+        problem of a Parquet file whose columns cannot be read.
     """
     if not head.startswith(b"PAR1"):
         return detect.format_of(PurePosixPath(path), head), None
@@ -300,16 +308,16 @@ def format_of(path: str, head: bytes) -> tuple[str | None, str | None]:
         names = patiently(lambda: pq.read_schema(path).names, path)
     except (OSError, ValueError, pa.ArrowException) as error:
         return None, f"not a readable Parquet file ({error})"
-    return ("parquet" if "path" not in names and names_leads(names) else None), None
+    return ("parquet" if "path" not in names and are_lead_names(names) else None), None
 
 
-def names_leads(names: Sequence[str]) -> bool:
-    """Whether a table's columns are the leads of a recording; as in `detect`, chest leads alone are not enough."""
-    return len(names) > 1 and bool(set(readers.spelled(names)) & set(readers.LEADS[:6]))
+def are_lead_names(names: Sequence[str]) -> bool:
+    """Whether a table's columns are leads; as in `detect`, chest leads alone are not enough."""
+    return len(names) > 1 and bool(set(readers.spell_leads(names)) & set(readers.LEADS[:6]))
 
 
-def printable(text: str) -> str:
-    r"""A name that is not UTF-8 with its strange bytes as \xfc; any other as it is."""
+def escape_name(text: str) -> str:
+    r"""Write bytes of a name that are not UTF-8 as \xfc; other names are returned unchanged."""
     if text.isascii():
         return text
     try:
@@ -318,11 +326,11 @@ def printable(text: str) -> str:
         return text.encode(errors="backslashreplace").decode()
 
 
-def _where(values: pa.Array, mask: pa.Array, replacements: Sequence[object]) -> pa.Array:
-    """The values, those where the mask is true replaced in order."""
+def _replace_where(values: pa.Array, mask: pa.Array, replacements: Sequence[object]) -> pa.Array:
+    """Replace the values for which the mask is true, in order."""
     return pc.replace_with_mask(values, mask, pa.array(replacements, values.type)) if replacements else values
 
 
-def _flat(column: pa.ChunkedArray) -> pa.Array:
+def _flatten(column: pa.ChunkedArray) -> pa.Array:
     flat = column.combine_chunks()
     return pa.concat_arrays(flat.chunks) if isinstance(flat, pa.ChunkedArray) else flat

@@ -86,11 +86,11 @@ def write(
     _remove_surplus(outdir, len(cut.shards))
     for number, shard in enumerate(cut.shards):
         if shard is not None:  # one that is as it was keeps its time too, so that nothing is computed again
-            schema = provenance.with_origin(shard.schema, "manifest", shard_size=section.shard_size)
+            schema = provenance.add_origin(shard.schema, "manifest", shard_size=section.shard_size)
             parquet.write(outdir / f"shard-{number:05d}.parquet", shard.cast(schema))
-    parquet.write(outdir / "files.parquet", files.cast(provenance.with_origin(files.schema, "manifest")))
+    parquet.write(outdir / "files.parquet", files.cast(provenance.add_origin(files.schema, "manifest")))
     if changes or not (outdir / CHANGES).exists():
-        parquet.write(outdir / CHANGES, cut.changes.cast(provenance.with_origin(schemas.CHANGES, "manifest")))
+        parquet.write(outdir / CHANGES, cut.changes.cast(provenance.add_origin(schemas.CHANGES, "manifest")))
     write_json(outdir / SCANS, scans)
     roles = Counter(files["role"].to_pylist())
     shards = [outdir / f"shard-{number:05d}.parquet" for number in range(len(cut.shards))]
@@ -103,10 +103,10 @@ def write(
         "metadata": recordings.column_names[len(schemas.MANIFEST) :],
         "not_on_disk": scanned.not_on_disk,
         "scans": scans,
-        "sha256": provenance.digest(map(provenance.file_sha256, shards)),
+        "sha256": provenance.combine_sha256s(map(provenance.hash_file, shards)),
     }
     _write_digest(outdir / DIGEST, json.dumps(content, sort_keys=True))
-    write_json(outdir / "manifest.json", {**content, **settings.marked("manifest", section, {})})
+    write_json(outdir / "manifest.json", {**content, **settings.add_sha256("manifest", section, {})})
 
     logger.info("%d recordings in %d shards", len(recordings), len(shards))
     logger.info("%d files: %s", len(files), ", ".join(f"{roles[role]} {role}" for role in content["files"]))
@@ -119,7 +119,7 @@ def write(
 
 def _warn_of_ignored(inputs: Sequence[str], files: pa.Table) -> None:
     """Tell of files that were given themselves and are no recordings: somebody took them for some."""
-    named = {input_tables.printable(os.path.abspath(text)) for text in inputs if os.path.isfile(text)}  # noqa: PTH100, PTH113
+    named = {input_tables.escape_name(os.path.abspath(text)) for text in inputs if os.path.isfile(text)}  # noqa: PTH100, PTH113
     if not named:
         return
     ignored = files.filter(pc.and_(pc.equal(files["role"], "ignored"), pc.is_in(files["path"], pa.array(list(named)))))
@@ -176,7 +176,7 @@ def _remove_surplus(folder: Path, count: int) -> None:
 
     A scan that is killed meanwhile leaves shards without a gap, which `incremental.read_shards` reads.
     """
-    by_number = {results.number("manifest", path.name): path for path in folder.glob("shard-*")}
+    by_number = {results.parse_number("manifest", path.name): path for path in folder.glob("shard-*")}
     surplus = {number: path for number, path in by_number.items() if number is not None and number >= count}
     for number in sorted(surplus, reverse=True):
         if results.is_written_here(surplus[number], "manifest"):
@@ -232,7 +232,7 @@ def _count_kinds(reasons: Counter[str]) -> dict[str, int]:
     """How often each reason was given, without the particulars of the files, the most frequent first."""
     kinds: Counter[str] = Counter()
     for reason, count in sorted(reasons.items()):
-        kinds[schemas.kind(reason)] += count
+        kinds[schemas.strip_particulars(reason)] += count
     return dict(kinds.most_common())
 
 
@@ -255,7 +255,7 @@ def _nothing_found(inputs: Sequence[str], reasons: Counter[str]) -> str:
 
 def _looks_like(path: str) -> str:
     """What a file given as the only input is, in words."""
-    head = input_tables.head_of(path)
+    head = input_tables.read_head(path)
     names = columns_of_table(path, head)
     if "path" in names:
         return "it is a table of recordings without a row"

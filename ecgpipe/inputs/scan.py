@@ -66,50 +66,52 @@ def unavailable(error: UnavailableError) -> EcgpipeError:
 
 
 def _scan(inputs: Sequence[str], ptbxl: str) -> Scanned:
-    account = folders.Account(ptbxl)
+    file_list = folders.FileList(ptbxl)
     for text in inputs:
         # os.path, not pathlib: a text that the system takes for no path at all is not there either.
         absolute = os.path.abspath(text)  # noqa: PTH100, keeps links
         if os.path.isdir(text):  # noqa: PTH112
-            folders.scan(account, absolute)
+            folders.scan_folder(file_list, absolute)
         elif os.path.isfile(text):  # noqa: PTH113
-            _scan_file(account, Path(absolute))
+            _scan_file(file_list, Path(absolute))
         elif "**" in Path(text).parts:
-            _scan_tree(account, text)
+            _scan_tree(file_list, text)
         else:
-            _scan_matches(account, text)
-    account.flush()
-    if account.results:
-        names = ", ".join(input_tables.printable(folder) for folder in account.results[:_FOLDERS_NAMED])
-        more = f" and {len(account.results) - _FOLDERS_NAMED:,} more" if len(account.results) > _FOLDERS_NAMED else ""
+            _scan_matches(file_list, text)
+    file_list.flush()
+    if file_list.results:
+        names = ", ".join(input_tables.escape_name(folder) for folder in file_list.results[:_FOLDERS_NAMED])
+        more = (
+            f" and {len(file_list.results) - _FOLDERS_NAMED:,} more" if len(file_list.results) > _FOLDERS_NAMED else ""
+        )
         logger.info("left out ecgpipe's own results in %s%s", names, more)
-    recordings = _merge([schemas.MANIFEST.empty_table(), *account.recordings])
-    files = pa.concat_tables([schemas.FILES.empty_table(), *account.files])
-    return Scanned(recordings, _once(files), account.layouts, account.not_on_disk)
+    recordings = _merge([schemas.MANIFEST.empty_table(), *file_list.recordings])
+    files = pa.concat_tables([schemas.FILES.empty_table(), *file_list.files])
+    return Scanned(recordings, _once(files), file_list.layouts, file_list.not_on_disk)
 
 
-def _scan_file(account: folders.Account, path: Path) -> None:
+def _scan_file(file_list: folders.FileList, path: Path) -> None:
     """A file given as an input: a table of recordings, or perhaps one itself."""
     if path.suffix.lower() not in input_tables.SUFFIXES:
-        folders.file(account, str(path), path.name)
+        folders.add_file(file_list, str(path), path.name)
         return
     try:
-        head = input_tables.head_of(str(path))
+        head = input_tables.read_head(str(path))
         if "path" not in columns_of_table(str(path), head):
-            folders.file(account, str(path), path.name)
+            folders.add_file(file_list, str(path), path.name)
             return
-        listed = input_tables.recordings(path, input_tables.read(path, texts=input_tables.CONSUMED))
+        listed = input_tables.list_recordings(path, input_tables.read_table(path, texts=input_tables.CONSUMED))
     except (OSError, ValueError, pa.ArrowException) as error:
         says = str(error) if type(error) is ValueError else f"cannot be read as a table: {error}"
-        raise EcgpipeError(f"input: {input_tables.printable(str(path))} {says}") from error
-    account.flush()
-    account.recordings.append(listed)
+        raise EcgpipeError(f"input: {input_tables.escape_name(str(path))} {says}") from error
+    file_list.flush()
+    file_list.recordings.append(listed)
     n = len(listed)
     columns = [listed["path"], pa.array(["recording"] * n, pa.string()), listed["record_id"], pa.nulls(n, pa.string())]
     files = pa.table(columns, schema=schemas.FILES)
-    account.files.append(files.filter(pc.is_valid(files["path"])))
-    account.ignore(str(path), TABLE)
-    account.progress.add(n)
+    file_list.files.append(files.filter(pc.is_valid(files["path"])))
+    file_list.ignore(str(path), TABLE)
+    file_list.progress.add(n)
 
 
 def columns_of_table(path: str, head: bytes) -> list[str]:
@@ -123,7 +125,7 @@ def columns_of_table(path: str, head: bytes) -> list[str]:
         return []
 
 
-def _scan_matches(account: folders.Account, pattern: str) -> None:
+def _scan_matches(file_list: folders.FileList, pattern: str) -> None:
     """The folders that a glob matches, and the files."""
     matches = [Path(match) for match in sorted(glob.glob(pattern))]  # noqa: PTH207, Path.glob takes no absolute pattern
     if not matches:
@@ -139,21 +141,21 @@ def _scan_matches(account: folders.Account, pattern: str) -> None:
         below = "" if below == "." else f"{below}/"
         absolute = os.path.abspath(folder)  # noqa: PTH100, keeps links
         if folder is match:
-            folders.scan(account, absolute, below)
+            folders.scan_folder(file_list, absolute, below)
         elif match.parent in beside:
             # All of a folder at once: whose parts its files are shows only together.
-            folders.scan(account, absolute, below, beside.pop(match.parent).__contains__, deep=False)
+            folders.scan_folder(file_list, absolute, below, beside.pop(match.parent).__contains__, deep=False)
 
 
-def _scan_tree(account: folders.Account, pattern: str) -> None:
+def _scan_tree(file_list: folders.FileList, pattern: str) -> None:
     """The files that a glob with ** matches, by going through the folder: Python's own goes round with its links."""
     root = _fixed_part(pattern)
     parts = Path(pattern).parts[len(root.parts) :]
-    before = account.progress.done
+    before = file_list.progress.done
     if os.path.isdir(root):  # noqa: PTH112
         absolute = os.path.abspath(root)  # noqa: PTH100, keeps links
-        folders.scan(account, absolute, "", lambda relative: _matches(parts, relative.split("/")))
-    if account.progress.done == before:
+        folders.scan_folder(file_list, absolute, "", lambda relative: _matches(parts, relative.split("/")))
+    if file_list.progress.done == before:
         raise _not_there(pattern)
 
 

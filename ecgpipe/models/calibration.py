@@ -23,7 +23,7 @@ PARAMETERS = {
 # The name of a method in a sentence.
 WORDS = {"platt": "Platt scaling", "temperature": "a temperature", "isotonic": "isotonic regression"}
 
-# A probability of 0 or 1 has no logit: it is taken to be so far from it.
+# A probability of 0 or 1 has no finite logit: it is clipped to this distance from 0 or 1.
 EPSILON = float(np.finfo(float).eps)
 
 
@@ -33,19 +33,19 @@ class Calibration(NamedTuple):
     path: Path
     sha256: str
     method: str
-    labels: dict[str, dict[str, Any]]  # by name, the method's parameters; labels that are not there stay as they are
-    left: dict[str, str]  # by name, why a label stays as it is
-    scores: dict[str, Any]  # what it is for: `provenance.scores`, and `aggregation` by label
-    fitted: dict[str, Any] | None  # `on`, `recordings`, `sha256` of the list of them, ...; None: it is an assumption
+    labels: dict[str, dict[str, Any]]  # the method's parameters by label; other labels are not calibrated
+    left: dict[str, str]  # labels that are not calibrated, and why
+    scores: dict[str, Any]  # the predictions it is for: `provenance.select_scores`, and `aggregation` by label
+    fitted: dict[str, Any] | None  # `on`, `recordings`, `sha256` of their list, ...; None: assumed, not fitted
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the metadata of calibrated predictions says of their calibration."""
+        """The facts about the calibration for the metadata of calibrated predictions."""
         fitted = {key: self.fitted[key] for key in ("on", "recordings")} if self.fitted else None
         return {"method": self.method, "sha256": self.sha256, "fitted": fitted, "left": sorted(self.left)}
 
 
-def read(path: Path) -> Calibration:
+def read_calibration(path: Path) -> Calibration:
     """Read the file of a calibration.
 
     Args:
@@ -55,9 +55,9 @@ def read(path: Path) -> Calibration:
         The calibration.
 
     Raises:
-        EcgpipeError: It is missing, or no such file.
+        EcgpipeError: The file is missing or not a calibration.
     """
-    if not os.path.isfile(path):  # noqa: PTH113, a text that the system takes for no path is not there either
+    if not os.path.isfile(path):  # noqa: PTH113, Path raises an error for a text that is not a valid path
         raise EcgpipeError(
             f"calibration: {str(path)!r} is not a file; give the JSON file that `python -m ecgpipe calibrate` wrote"
         )
@@ -65,15 +65,15 @@ def read(path: Path) -> Calibration:
         content = json.loads(path.read_text(encoding="utf-8"))
         fit = Calibration(
             path=path,
-            sha256=provenance.file_sha256(path),
+            sha256=provenance.hash_file(path),
             **{key: content[key] for key in ("method", "labels", "left", "scores", "fitted")},
         )
         for name, parameters in fit.labels.items():
             if parameters.keys() != PARAMETERS[fit.method]:
-                raise ValueError(f"it has not the parameters of {fit.method} for {name!r}")
+                raise ValueError(f"the parameters of {fit.method} are missing for {name!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EcgpipeError(
-            f"calibration: cannot read {path}: {error}; write it anew by `python -m ecgpipe calibrate`"
+            f"calibration: cannot read {path}: {error}; write it again with `python -m ecgpipe calibrate`"
         ) from error
     return fit
 
@@ -84,27 +84,29 @@ def refuse_foreign(fit: Calibration, model_labels: Sequence[Label], scores: Mapp
     Args:
         fit: The calibration.
         model_labels: The labels to predict, with their aggregation.
-        scores: What `provenance.scores` says of the predictions at hand; None where it is not known yet.
+        scores: `provenance.select_scores` of the predictions to calibrate; None if they do not exist yet.
 
     Raises:
-        EcgpipeError: It was, or it has a label that is not there.
+        EcgpipeError: It was fitted to other predictions, or has a label that the model does not have.
     """
     aggregation = {label.name: label.aggregation for label in model_labels}
     unknown = [name for name in fit.labels if name not in aggregation]
     if unknown:
         raise EcgpipeError(
-            f"calibration: {fit.path} is for {', '.join(unknown)}, which is no label here; there are "
-            f"{', '.join(aggregation) or 'none'}"
+            f"calibration: {fit.path} has parameters for unknown labels ({', '.join(unknown)}); the labels are "
+            f"{', '.join(aggregation) or 'none'}. Fit it again with `python -m ecgpipe calibrate`"
         )
     here = {key: value for key, value in (scores or {}).items() if key != "calibration"}
     for name in fit.labels:
-        if fit.fitted:  # what is done to logits holds for any aggregation
+        if fit.fitted:  # a shift of logits is valid for any aggregation
             here["aggregation"] = aggregation[name]
-        different = provenance.difference({**fit.scores, "aggregation": fit.scores["aggregation"].get(name)}, here)
+        different = provenance.describe_difference(
+            {**fit.scores, "aggregation": fit.scores["aggregation"].get(name)}, here
+        )
         if different:
             raise EcgpipeError(
                 f"calibration: {fit.path} was made for predictions of {name!r} with {different}; make one for "
-                "these by `python -m ecgpipe calibrate`"
+                "these with `python -m ecgpipe calibrate`"
             )
 
 
@@ -122,7 +124,7 @@ def shift_logits(fit: Calibration, name: str, logits: np.ndarray) -> np.ndarray:
         logits: (segments,) float64.
 
     Returns:
-        The same less log w for `pos-weight`; as they are for a method that acts on probabilities.
+        The logits minus log w for `pos-weight`; unchanged for a method that acts on probabilities.
     """
     shift = fit.labels.get(name, {}).get("shift", 0.0)
     return np.asarray(logits - shift)
@@ -137,8 +139,8 @@ def calibrate_probability(fit: Calibration, name: str, probability: np.ndarray) 
         probability: (recordings,) float64.
 
     Returns:
-        The calibrated ones: expit(slope logit(p) + intercept) for `platt`, expit(logit(p) / temperature) for
-        `temperature`, between the knots for `isotonic` and as at the outer ones beyond; as they are for `pos-weight`.
+        The calibrated probabilities: expit(slope logit(p) + intercept) for `platt`, expit(logit(p) / temperature) for
+        `temperature`, linear interpolation between the knots for `isotonic`; unchanged for `pos-weight`.
     """
     from scipy.special import expit  # here, because the Snakefile reads this module for each job
 
@@ -148,12 +150,12 @@ def calibrate_probability(fit: Calibration, name: str, probability: np.ndarray) 
     if fit.method == "isotonic":
         return np.asarray(np.interp(probability, parameters["probability"], parameters["calibrated"]))
     if fit.method == "temperature":
-        return np.asarray(expit(logit(probability) / parameters["temperature"]))
-    return np.asarray(expit(parameters["slope"] * logit(probability) + parameters["intercept"]))
+        return np.asarray(expit(compute_logit(probability) / parameters["temperature"]))
+    return np.asarray(expit(parameters["slope"] * compute_logit(probability) + parameters["intercept"]))
 
 
-def logit(probability: np.ndarray) -> np.ndarray:
-    """The logits of probabilities, float64; those of 0 and 1 as `EPSILON` from there."""
+def compute_logit(probability: np.ndarray) -> np.ndarray:
+    """The logits of probabilities, float64; probabilities are clipped to `EPSILON` from 0 and 1."""
     clipped = np.clip(probability, EPSILON, 1 - EPSILON)
     return np.asarray(np.log(clipped) - np.log1p(-clipped))
 
@@ -174,7 +176,7 @@ def describe_facts(facts: Mapping[str, Any]) -> str:
         text = f"Probabilities are calibrated by {WORDS[facts['method']]}, fitted on {on}."
     else:
         text = (
-            "Probabilities are corrected for the weight of positives in the training, log(pos_weight): an assumption "
-            "about the training and that prevalences are as in its data, not fitted to any label."
+            "Probabilities are corrected for the weight of positives in the training, log(pos_weight). This is an "
+            "assumption about the training and the prevalences in its data, not fitted to any label."
         )
     return text + (f" Left as they were: {', '.join(facts['left'])}." if facts["left"] else "")

@@ -21,11 +21,11 @@ from ecgpipe.core.logs import logger
 from ecgpipe.core.provenance import MEANING
 from ecgpipe.models import labels
 from ecgpipe.models.description import Architecture, Description
-from ecgpipe.models.fairseq_checkpoint import convert, describe_for_fairseq, read, read_architecture
+from ecgpipe.models.fairseq_checkpoint import convert_tensors, describe_for_fairseq, read_architecture, read_checkpoint
 from ecgpipe.models.hub import Source, fetch
 from ecgpipe.models.labels import Label
 
-# What the stages after this one take for the label CSV where the outputs are called by their number.
+# The label CSV of later stages if outputs are named by their number.
 LABEL_CSV = "labels.csv"
 
 
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fetch, verify, convert, write."""
-    checkpoint_settings = settings.of_arguments("checkpoint", settings.Checkpoint, args)
+    checkpoint_settings = settings.parse_arguments("checkpoint", settings.Checkpoint, args)
     options_given = {"source": args.source, "labels": args.labels}
     checkpoint_settings = checkpoint_settings.model_copy(
         update={name: value for name, value in options_given.items() if value}
@@ -76,7 +76,7 @@ def convert_checkpoint(weights: Path, description_json: Path, checkpoint_setting
         checkpoint_settings: The settings; `source` and `labels` must be set.
 
     Raises:
-        EcgpipeError: It cannot be fetched, is not a checkpoint that ecgpipe runs, or the labels do not fit it.
+        EcgpipeError: The file is not available, is not a checkpoint that ecgpipe runs, or the labels do not fit it.
     """
     uri, label_csv = checkpoint_settings.source, checkpoint_settings.labels
     if not uri or not label_csv:
@@ -85,15 +85,15 @@ def convert_checkpoint(weights: Path, description_json: Path, checkpoint_setting
     opened = open_source(uri, checkpoint_settings.sha256, native)
     source, arch = opened.source, opened.architecture
     names = [label.name for label in name_outputs(label_csv, arch)]
-    made_by = settings.marked("checkpoint", checkpoint_settings, {})
+    made_by = settings.add_sha256("checkpoint", checkpoint_settings, {})
     # fairseq-signals reads the file itself.
-    tensors = convert(opened.state, arch, str(source.path)) if native else {}
+    tensors = convert_tensors(opened.state, arch, str(source.path)) if native else {}
     description = {
         "architecture": asdict(arch),
         "labels": names,
         "source": {
-            # Of a local file its name alone: the description goes wherever the weights go, and the sha256 tells which
-            # it is. fairseq-signals reads the file itself.
+            # For a local file the name alone: the description is copied along with the weights, and the SHA-256
+            # identifies the file. fairseq-signals reads the file itself and needs its path.
             "uri": source.uri if source.revision or not native else source.path.name,
             "revision": source.revision,
             "sha256": source.sha256,
@@ -119,18 +119,18 @@ def open_source(uri: str, sha256: str | None = None, native: bool = True) -> Ope
 
     Args:
         uri: hf://OWNER/REPO@REVISION/FILE, or the path of a .pt file.
-        sha256: What the file's must be, where the user knows it.
-        native: Whether ecgpipe's own network is to run it; fairseq-signals runs others too.
+        sha256: The expected SHA-256 of the file; None if the user stated none.
+        native: Whether ecgpipe's own network will run it; fairseq-signals runs other networks too.
 
     Returns:
-        What it holds. Its tensors are still upstream's, in the file: `fairseq_checkpoint.convert` makes ours of them.
+        Its content. The tensors still have upstream's names; `fairseq_checkpoint.convert_tensors` converts them.
 
     Raises:
-        EcgpipeError: It cannot be had, is not the file that was expected, or not a checkpoint that ecgpipe runs.
+        EcgpipeError: The file is not available, has another SHA-256, or is not a checkpoint that ecgpipe runs.
     """
     source = fetch(uri, sha256)
     logger.info("opening %s, %s bytes, sha256 %s", source.path, f"{source.path.stat().st_size:,}", source.sha256)
-    content = read(source.path)
+    content = read_checkpoint(source.path)
     marks = content.get("ecgpipe")
     random_weights = isinstance(marks, dict) and marks.get("random_weights") is True
     cfg, state = content["cfg"]["model"], content["model"]

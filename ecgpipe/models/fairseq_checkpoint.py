@@ -21,7 +21,7 @@ from ecgpipe.models.description import Architecture
 from ecgpipe.models.ecg_fm.network import Network
 from ecgpipe.readers import LEADS
 
-# Upstream's names (`_name` in the configuration) for the networks that ecg_fm/network.py computes.
+# Upstream's names (`_name` in the configuration) of the networks that ecg_fm/network.py computes.
 CLASSIFIERS = frozenset({"ecg_transformer_classifier"})  # the network below `encoder.`, and a head
 PRETRAINED = frozenset({"ecg_transformer", "wav2vec2", "wav2vec2_cmsc"})  # the network alone
 
@@ -58,9 +58,9 @@ OLD_WEIGHT_NORM = ("weight_g", "weight_v")
 # Parts that only pretraining uses.
 UNUSED = ("final_proj", "mask_emb", "project_q", "quantizer", "target_glu")
 
-# What fairseq-signals' own state may hold besides tensors and plain values, all of it data. No arrays and none of the
-# dtypes for objects, records and text: their pickled state speaks of memory, which numpy then believes.
-HARMLESS: list[Any] = [
+# Classes and functions that a checkpoint may name besides tensors and plain values. None of them executes code. Arrays
+# and the dtypes of objects, records and text are excluded: numpy trusts the memory layout in their pickled state.
+SAFE_GLOBALS: list[Any] = [
     argparse.Namespace,
     np.dtype,
     *sorted({type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"}, key=str),
@@ -68,12 +68,14 @@ HARMLESS: list[Any] = [
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]  # as numpy 1 says it
 ]
 
-MOST_CONVOLUTIONS = 64
-MOST_LAYERS = 256
-MOST = 65_536  # of channels, heads, samples: far above any real network, and far below what a number can do harm with
+MAX_CONVOLUTIONS = 64
+MAX_LAYERS = 256
+MAX_SIZE = (
+    65_536  # of channels, heads, samples: far above any real network, and far below what a number can do harm with
+)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """Open a checkpoint of fairseq-signals without executing anything of it.
 
     Its tensors stay in the file until they are used, so that the optimizer's state, half of it, costs no memory. Only
@@ -86,23 +88,23 @@ def read(path: Path) -> dict[str, Any]:
         Its content; `content["cfg"]["model"]` is the configuration and `content["model"]` the tensors.
 
     Raises:
-        EcgpipeError: It is not such a checkpoint, or needs code that is not on the list of harmless ones.
+        EcgpipeError: The file is not such a checkpoint, or names code that is not in `SAFE_GLOBALS`.
     """
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     try:
-        with torch.serialization.safe_globals(HARMLESS):
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
             content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # a file that is broken on purpose can raise anything
-        refused = _refused(path, error)
-        if refused:
+    except Exception as error:  # a maliciously damaged file can raise any exception
+        refused_names = _list_refused(path, error)
+        if refused_names:
             raise EcgpipeError(
-                f"checkpoint: {path} asks for {', '.join(refused)}, which is code and not data: refused; ask its "
-                "author for a file of tensors and plain values alone"
+                f"checkpoint: {path} asks for {', '.join(refused_names)}, which is code and not data: refused; ask its "
+                "author for a file that has only tensors and plain values"
             ) from error
         raise EcgpipeError(
-            f"checkpoint: {path} is not a checkpoint of PyTorch, or not a whole one ({type(error).__name__}); "
-            "fetch it again"
+            f"checkpoint: {path} is not a checkpoint of PyTorch, or is incomplete ({type(error).__name__}); "
+            "download it again"
         ) from error
     match content:
         case {"cfg": {"model": dict()}, "model": dict()}:
@@ -113,29 +115,30 @@ def read(path: Path) -> dict[str, Any]:
     )
 
 
-def _refused(path: Path, error: Exception) -> list[str]:
-    """The functions and classes that a checkpoint asks for and does not get."""
-    names = set(re.findall(r"GLOBAL (\S+)", str(error)))  # of an old file, the first alone
+def _list_refused(path: Path, error: Exception) -> list[str]:
+    """The functions and classes that a checkpoint names and ecgpipe refuses to load."""
+    names = set(re.findall(r"GLOBAL (\S+)", str(error)))  # only the first one if the file is of PyTorch below 1.6
     try:
-        with torch.serialization.safe_globals(HARMLESS):
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
             names |= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # broken in another way: the message that the caller has will do
+    except Exception:  # damaged in another way: the caller has a message for it
         logger.debug("cannot list what %s asks for", path, exc_info=True)
     return sorted(names)
 
 
 def describe_for_fairseq(cfg: Mapping[str, Any], state: Mapping[str, Any]) -> Architecture:
-    """The sizes of a network that fairseq-signals itself is to compute, as far as others need to know them.
+    """The sizes of a network that fairseq-signals itself will compute, as far as other stages need them.
 
     Args:
         cfg: Upstream's `cfg.model`.
         state: Upstream's state dict.
 
     Returns:
-        Of a transformer all; of convolutions `in_leads`, `width` and `labels`, with 0 layers and no `conv_layers`.
+        All sizes of a transformer. Of a convolutional network `in_leads`, `width` and `labels`; `layers` is 0 and
+        `conv_layers` is empty.
 
     Raises:
-        EcgpipeError: reference/forward.py does not ask for such a network.
+        EcgpipeError: fairseq_forward.py does not compute such a network.
     """
     kind = cfg.get("_name")
     if kind in CLASSIFIERS | PRETRAINED:
@@ -146,10 +149,10 @@ def describe_for_fairseq(cfg: Mapping[str, Any], state: Mapping[str, Any]) -> Ar
     head = state.get("proj.weight")
     if not isinstance(head, Tensor) or head.ndim != 2:
         raise EcgpipeError(
-            "checkpoint: there is no proj.weight of two axes; give a checkpoint as fairseq-signals saved it"
+            "checkpoint: proj.weight is missing or not a matrix; give a checkpoint as fairseq-signals saved it"
         )
     return Architecture(
-        in_leads=len(LEADS) if cfg.get("leadwise") is True else _size(cfg, "in_d"),
+        in_leads=len(LEADS) if cfg.get("leadwise") is True else _read_size(cfg, "in_d"),
         conv_layers=(),
         conv_bias=False,
         width=head.shape[1],
@@ -168,13 +171,13 @@ def read_architecture(cfg: Mapping[str, Any], native: bool = True) -> Architectu
 
     Args:
         cfg: Upstream's `cfg.model`.
-        native: Whether ecg_fm/network.py is to compute it.
+        native: Whether ecg_fm/network.py will compute it.
 
     Returns:
-        The same in our names.
+        The sizes under ecgpipe's names.
 
     Raises:
-        EcgpipeError: It describes a network that ecg_fm/network.py does not compute, or none at all.
+        EcgpipeError: The configuration is not valid, or describes a network that ecg_fm/network.py does not compute.
     """
     kind = cfg.get("_name")
     if kind not in CLASSIFIERS | PRETRAINED:
@@ -187,89 +190,89 @@ def read_architecture(cfg: Mapping[str, Any], native: bool = True) -> Architectu
                 f"checkpoint: cfg.model.{key} is {cfg[key]!r}; ecgpipe runs networks with {needed!r} only"
             )
     arch = Architecture(
-        in_leads=_size(cfg, "in_d"),
-        conv_layers=_conv_layers(cfg.get("conv_feature_layers")),
-        conv_bias=_switch(cfg, "conv_bias"),
-        width=_size(cfg, "encoder_embed_dim"),
-        layers=_size(cfg, "encoder_layers", MOST_LAYERS),
-        heads=_size(cfg, "encoder_attention_heads"),
-        hidden=_size(cfg, "encoder_ffn_embed_dim"),
-        layer_norm_first=_switch(cfg, "layer_norm_first"),
-        position_kernel=_size(cfg, "conv_pos"),
-        position_groups=_size(cfg, "conv_pos_groups"),
-        labels=_size(cfg, "num_labels") if kind in CLASSIFIERS else 0,
+        in_leads=_read_size(cfg, "in_d"),
+        conv_layers=_parse_conv_layers(cfg.get("conv_feature_layers")),
+        conv_bias=_read_switch(cfg, "conv_bias"),
+        width=_read_size(cfg, "encoder_embed_dim"),
+        layers=_read_size(cfg, "encoder_layers", MAX_LAYERS),
+        heads=_read_size(cfg, "encoder_attention_heads"),
+        hidden=_read_size(cfg, "encoder_ffn_embed_dim"),
+        layer_norm_first=_read_switch(cfg, "layer_norm_first"),
+        position_kernel=_read_size(cfg, "conv_pos"),
+        position_groups=_read_size(cfg, "conv_pos_groups"),
+        labels=_read_size(cfg, "num_labels") if kind in CLASSIFIERS else 0,
     )
     for key, parts in (("encoder_attention_heads", arch.heads), ("conv_pos_groups", arch.position_groups)):
         if arch.width % parts:
             raise EcgpipeError(
                 f"checkpoint: cfg.model.{key} is {parts}, which does not divide encoder_embed_dim, {arch.width}; "
-                "the checkpoint's configuration is broken"
+                "the checkpoint's configuration is not valid: give another checkpoint"
             )
     return arch
 
 
-def _size(cfg: Mapping[str, Any], key: str, most: int = MOST) -> int:
+def _read_size(cfg: Mapping[str, Any], key: str, most: int = MAX_SIZE) -> int:
     value = cfg.get(key)
     if type(value) is not int or not 1 <= value <= most:
         raise EcgpipeError(f"checkpoint: cfg.model.{key} is {value!r}; it must be a whole number from 1 to {most}")
     return value
 
 
-def _switch(cfg: Mapping[str, Any], key: str) -> bool:
+def _read_switch(cfg: Mapping[str, Any], key: str) -> bool:
     value = cfg.get(key)
     if not isinstance(value, bool):
         raise EcgpipeError(f"checkpoint: cfg.model.{key} is {value!r}; it must be True or False")
     return value
 
 
-def _conv_layers(expression: object) -> tuple[tuple[int, int, int], ...]:
-    """The layers of a Python expression such as "[(256, 2, 2)] * 4", which upstream evaluates and we only read."""
+def _parse_conv_layers(expression: object) -> tuple[tuple[int, int, int], ...]:
+    """The layers of a Python expression such as "[(256, 2, 2)] * 4", which is parsed and never evaluated."""
     try:
         if not isinstance(expression, str) or len(expression) > 10_000:
             raise ValueError("not a short text")
-        layers = _listed(ast.parse(expression.strip(), mode="eval").body)
+        layers = _parse_layers(ast.parse(expression.strip(), mode="eval").body)
         if not layers:
             raise ValueError("no layers")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         shown = repr(expression) if len(repr(expression)) <= 80 else repr(expression)[:80] + "..."
         raise EcgpipeError(
-            f"checkpoint: cfg.model.conv_feature_layers is {shown}; it must list 1 to {MOST_CONVOLUTIONS} layers "
-            f"(channels, kernel, stride) of whole numbers from 1 to {MOST}, such as [(256, 2, 2)] * 4"
+            f"checkpoint: cfg.model.conv_feature_layers is {shown}; it must list 1 to {MAX_CONVOLUTIONS} layers "
+            f"(channels, kernel, stride) of whole numbers from 1 to {MAX_SIZE}, such as [(256, 2, 2)] * 4"
         ) from error
     return layers
 
 
-def _listed(node: ast.expr) -> tuple[tuple[int, int, int], ...]:
+def _parse_layers(node: ast.expr) -> tuple[tuple[int, int, int], ...]:
     """The layers that a list, a sum of lists, or a list times a number stands for."""
     match node:
         case ast.List(elts=elements):
-            layers = tuple(_layer(element) for element in elements)
+            layers = tuple(_parse_layer(element) for element in elements)
         case ast.BinOp(left=left, op=ast.Add(), right=right):
-            layers = _listed(left) + _listed(right)
+            layers = _parse_layers(left) + _parse_layers(right)
         case (
             ast.BinOp(left=ast.Constant(value=times), op=ast.Mult(), right=repeated)
             | ast.BinOp(left=repeated, op=ast.Mult(), right=ast.Constant(value=times))
         ):
-            if type(times) is not int or not 0 <= times <= MOST_CONVOLUTIONS:
+            if type(times) is not int or not 0 <= times <= MAX_CONVOLUTIONS:
                 raise ValueError("not a number of times")
-            layers = _listed(repeated) * times
+            layers = _parse_layers(repeated) * times
         case _:
             raise ValueError(f"{type(node).__name__} is not read")
-    if len(layers) > MOST_CONVOLUTIONS:
+    if len(layers) > MAX_CONVOLUTIONS:
         raise ValueError("too many layers")
     return layers
 
 
-def _layer(node: ast.expr) -> tuple[int, int, int]:
+def _parse_layer(node: ast.expr) -> tuple[int, int, int]:
     numbers = [element.value for element in getattr(node, "elts", []) if isinstance(element, ast.Constant)]
-    sizes = [number for number in numbers if type(number) is int and 1 <= number <= MOST]
+    sizes = [number for number in numbers if type(number) is int and 1 <= number <= MAX_SIZE]
     if not isinstance(node, ast.Tuple | ast.List) or not len(node.elts) == len(sizes) == 3:
         raise ValueError("not a layer")
     return sizes[0], sizes[1], sizes[2]
 
 
-def convert(state: Mapping[str, Any], arch: Architecture, where: str) -> dict[str, Tensor]:
-    """Turn upstream's tensors into those of `network.Network`, every one of them accounted for.
+def convert_tensors(state: Mapping[str, Any], arch: Architecture, where: str) -> dict[str, Tensor]:
+    """Convert upstream's tensors to those of `network.Network`, and refuse missing or unknown tensors.
 
     Args:
         state: Upstream's state dict.
@@ -280,28 +283,29 @@ def convert(state: Mapping[str, Any], arch: Architecture, where: str) -> dict[st
         The network's state dict: float32, contiguous, nothing shared.
 
     Raises:
-        EcgpipeError: Tensors are missing, left over or of another shape; it names all of them.
+        EcgpipeError: Tensors are missing, unknown or of another shape; the message names all of them.
     """
-    sources = _sources(state, arch)
-    _account_for(state, {name: shape for parts in sources.values() for name, shape in parts.items()}, where)
+    sources = _map_tensors(state, arch)
+    _check_tensors(state, {name: shape for parts in sources.values() for name, shape in parts.items()}, where)
     tensors = {}
     for ours, upstream in sources.items():
         parts = [state[name].float() for name in upstream]
         if ours == POSITION_WEIGHT:
             length, direction = parts
-            # In double precision, where the order of a sum, which follows the number of threads, is lost in rounding.
+            # In double precision: the order of the sum depends on the number of threads, and rounding to float32
+            # removes the difference.
             tensors[ours] = torch._weight_norm(direction.double(), length.double(), 2).float()
         else:
-            tensors[ours] = torch.cat(parts)  # of one part too: a copy of its own, out of the file
+            tensors[ours] = torch.cat(parts)  # also for a single part: this copies it out of the file
     return tensors
 
 
-def tensor_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
+def list_tensor_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     """The tensors that a checkpoint of a network has under upstream's names, as current PyTorch saves them."""
-    return {name: shape for parts in _sources({}, arch).values() for name, shape in parts.items()}
+    return {name: shape for parts in _map_tensors({}, arch).values() for name, shape in parts.items()}
 
 
-def _sources(state: Mapping[str, Any], arch: Architecture) -> dict[str, dict[str, tuple[int, ...]]]:
+def _map_tensors(state: Mapping[str, Any], arch: Architecture) -> dict[str, dict[str, tuple[int, ...]]]:
     """For each of the network's tensors, the names and shapes of the upstream tensors that make it."""
     with torch.device("meta"):
         expected = Network(arch).state_dict()
@@ -323,24 +327,24 @@ def _sources(state: Mapping[str, Any], arch: Architecture) -> dict[str, dict[str
     return sources
 
 
-def _account_for(state: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Raise one error that names every tensor that is missing, left over, or not as expected."""
+def _check_tensors(state: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise one error that names every tensor that is missing, unknown, or not as expected."""
     missing = [name for name in expected if name not in state]
     left_over = [str(name) for name in state if name not in expected and not _is_unused(str(name))]
     misshapen = []
     for name, shape in expected.items():
         tensor = state.get(name)
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.layout == torch.strided:
-            found = str(tuple(tensor.shape))
+            actual = str(tuple(tensor.shape))
         else:
-            found = str(getattr(tensor, "dtype", type(tensor).__name__))
-        if name in state and found != str(shape):
-            misshapen.append(f"{name} ({found} instead of {shape})")
+            actual = str(getattr(tensor, "dtype", type(tensor).__name__))
+        if name in state and actual != str(shape):
+            misshapen.append(f"{name} ({actual} instead of {shape})")
     faults = [("missing", missing), ("left over", left_over), ("of another shape", misshapen)]
-    told = "; ".join(f"{fault}: {', '.join(sorted(names))}" for fault, names in faults if names)
-    if told:
+    problems = "; ".join(f"{fault}: {', '.join(sorted(names))}" for fault, names in faults if names)
+    if problems:
         raise EcgpipeError(
-            f"checkpoint: the tensors of {where} are not those of the network in its cfg.model: {told}; "
+            f"checkpoint: the tensors of {where} are not those of the network in its cfg.model: {problems}; "
             "give a checkpoint as fairseq-signals saved it"
         )
 

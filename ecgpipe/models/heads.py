@@ -15,9 +15,9 @@ from scipy.special import expit
 
 from ecgpipe.core import atomic, provenance, recording_embeddings
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.provenance import file_sha256
+from ecgpipe.core.provenance import hash_file
 
-# Of what made the embeddings, what must be the same where a head is applied, and how a message says it.
+# Facts about the embeddings that must be the same in training and use, and their names in messages.
 SPACE = {"checkpoint_sha256": "another checkpoint", "preprocess": "other settings of preprocess"}
 STAGES = ("checkpoint", "preprocess", "infer")
 
@@ -31,9 +31,9 @@ class Head:
     labels: tuple[str, ...]
     mean: np.ndarray  # (width,) float32, of the training recordings
     scale: np.ndarray  # (width,) float32, their standard deviation
-    weight: np.ndarray  # (labels, width) float32, of what is standardised by these two
+    weight: np.ndarray  # (labels, width) float32, for embeddings standardised by mean and scale
     bias: np.ndarray  # (labels,) float32
-    facts: dict[str, Any]  # `space`: what made the embeddings; how it was trained
+    facts: dict[str, Any]  # `space`: checkpoint, preprocessing and versions behind the embeddings; the training
 
     def probability(self, embedding: np.ndarray) -> np.ndarray:
         """(recordings, width) to (recordings, labels) float64; the embedding counts as float32, as in training."""
@@ -42,14 +42,14 @@ class Head:
         return probability
 
 
-def space(schema: pa.Schema) -> dict[str, Any]:
-    """What made the embeddings of a file, as far as a head depends on it."""
-    origin = provenance.origin(schema)
+def describe_space(schema: pa.Schema) -> dict[str, Any]:
+    """The checkpoint, preprocessing and versions behind a file of embeddings, as far as a head depends on them."""
+    origin = provenance.read_origin(schema)
     meaning = {stage: number for stage, number in origin.get("meaning", {}).items() if stage in STAGES}
     return {**{key: origin.get(key) for key in SPACE}, "meaning": meaning}
 
 
-def save(path: Path, head: Head) -> None:
+def save_head(path: Path, head: Head) -> None:
     """Write a head as one safetensors file, with everything that is not a number as JSON in its metadata."""
     facts = json.dumps({"labels": head.labels, **head.facts}, sort_keys=True)
     tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in asdict(head).items() if name in TENSORS}
@@ -57,17 +57,17 @@ def save(path: Path, head: Head) -> None:
         safetensors.numpy.save_file(tensors, temporary, {"ecgpipe": facts})
 
 
-def load(path: Path) -> Head:
+def load_head(path: Path) -> Head:
     """Read a head.
 
     Args:
-        path: What `save` wrote.
+        path: A file that `save_head` wrote.
 
     Returns:
         The head.
 
     Raises:
-        EcgpipeError: It is missing, or not such a file.
+        EcgpipeError: The file is missing or not a head.
     """
     try:
         with safe_open(path, "numpy") as file:
@@ -86,33 +86,35 @@ def load(path: Path) -> Head:
     expected = {"mean": (width,), "scale": (width,), "weight": (len(names), width), "bias": (len(names),)}
     wrong = [name for name in TENSORS if tensors[name].shape != expected[name]]
     if wrong or "space" not in facts:
-        raise EcgpipeError(f"heads: {path} is broken: {', '.join(wrong) or 'it does not say what made its embeddings'}")
+        raise EcgpipeError(
+            f"heads: {path} is damaged: {', '.join(wrong) or 'it does not name its embeddings'}; train it again"
+        )
     return head
 
 
-def check(paths: Sequence[Path], heads: Sequence[Head], embeddings: pa.Schema) -> None:
-    """Refuse heads that do not fit what they are to be applied to.
+def check_heads(paths: Sequence[Path], heads: Sequence[Head], embeddings: pa.Schema) -> None:
+    """Refuse heads that were trained on other embeddings than those of a run.
 
     Args:
         paths: Of the heads, for the message.
         heads: The same heads.
-        embeddings: Of a file that they are to be applied to.
+        embeddings: Schema of a file of embeddings that the heads will be applied to.
 
     Raises:
         EcgpipeError: A head belongs to other embeddings.
     """
-    here, width = space(embeddings), embeddings.field("embedding").type.list_size
+    here, width = describe_space(embeddings), embeddings.field("embedding").type.list_size
     for path, head in zip(paths, heads, strict=True):
-        theirs = head.facts["space"]
-        other = [what for key, what in SPACE.items() if theirs.get(key) != here[key]]
-        if not other and theirs.get("meaning") != here["meaning"]:
-            other = ["a version of ecgpipe that computes something else"]
-        if not other and len(head.mean) != width:
-            other = [f"a model of width {len(head.mean)} instead of {width}"]
-        if other:
+        head_space = head.facts["space"]
+        differences = [what for key, what in SPACE.items() if head_space.get(key) != here[key]]
+        if not differences and head_space.get("meaning") != here["meaning"]:
+            differences = ["a version of ecgpipe that computes something else"]
+        if not differences and len(head.mean) != width:
+            differences = [f"a model of width {len(head.mean)} instead of {width}"]
+        if differences:
             raise EcgpipeError(
-                f"heads: {path} was trained on embeddings of {' and '.join(other)}, where its numbers mean something "
-                "else; train it on a run like this one"
+                f"heads: {path} was trained on embeddings of {' and '.join(differences)}, so it does not fit this run; "
+                "train it on a run like this one"
             )
 
 
@@ -128,7 +130,7 @@ def name_labels(paths: Sequence[Path], heads: Sequence[Head], model_labels: Sequ
         For each head the names, in the order of its labels.
 
     Raises:
-        EcgpipeError: Two heads have one label, or a name is taken otherwise.
+        EcgpipeError: Two heads have the same label, or the model has a label of that name.
     """
     taken = dict.fromkeys(model_labels, "the model")
     names_by_head = []
@@ -145,7 +147,7 @@ def name_labels(paths: Sequence[Path], heads: Sequence[Head], model_labels: Sequ
     return names_by_head
 
 
-def apply(
+def apply_heads(
     heads: Sequence[Head], names_by_head: Sequence[Sequence[str]], embeddings: Sequence[Path], record_ids: pa.Array
 ) -> dict[str, np.ndarray]:
     """Compute the probabilities that heads give recordings.
@@ -154,7 +156,7 @@ def apply(
         heads: The heads.
         names_by_head: Of the labels of each, all different, by `name_labels`.
         embeddings: `embeddings/part-*.parquet` with the recordings.
-        record_ids: (recordings,) whose probabilities are wanted.
+        record_ids: (recordings,) ids of the recordings to predict.
 
     Returns:
         By label, (recordings,) float64.
@@ -164,7 +166,7 @@ def apply(
     """
     ids: list[pa.Array] = []
     probabilities: list[np.ndarray] = []
-    for batch_ids, vectors in recording_embeddings.of_recordings(embeddings):
+    for batch_ids, vectors in recording_embeddings.read_means(embeddings):
         ids.append(batch_ids)
         probabilities.append(np.concatenate([head.probability(vectors) for head in heads], axis=1))  # (batch, labels)
     embedded = pa.concat_arrays(ids) if ids else pa.array([], pa.string())
@@ -185,7 +187,7 @@ def describe_labels(
     `sha256` identifies the head's file wherever it lies; `label` is the label's name in that file and its true labels.
     """
     return {
-        name: {"sha256": file_sha256(path), "label": label}
+        name: {"sha256": hash_file(path), "label": label}
         for path, head, names in zip(paths, heads, names_by_head, strict=True)
         for name, label in zip(names, head.labels, strict=True)
     }

@@ -194,7 +194,7 @@ def read_head_labels(file: Path) -> list[str]:
 
     from ecgpipe.core import provenance
 
-    return list(provenance.origin(pq.read_schema(file)).get("heads", {}))
+    return list(provenance.read_origin(pq.read_schema(file)).get("heads", {}))
 
 
 def thresholds_by_name(model_labels: Sequence[Label]) -> dict[str, float]:
@@ -229,7 +229,7 @@ def refuse_foreign(path: Path, model_labels: Sequence[Label], scores: Mapping[st
     Args:
         path: The label CSV.
         model_labels: Its labels. A threshold that a person wrote is used as it is.
-        scores: What `provenance.scores` says of the predictions at hand, or as much of it as is known yet.
+        scores: What `provenance.select_scores` says of the predictions at hand, or as much of it as is known yet.
 
     Raises:
         EcgpipeError: One was.
@@ -238,7 +238,7 @@ def refuse_foreign(path: Path, model_labels: Sequence[Label], scores: Mapping[st
         if label.threshold_from is None:
             continue
         chosen_on = label.threshold_from["scores"]
-        different = provenance.difference(chosen_on, {**scores, "aggregation": label.aggregation})
+        different = provenance.describe_difference(chosen_on, {**scores, "aggregation": label.aggregation})
         if different:
             raise EcgpipeError(
                 f"labels: {path}: the threshold of {label.name!r} was chosen on predictions with {different}; choose "

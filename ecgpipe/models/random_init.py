@@ -50,7 +50,7 @@ def write_untrained(like: str, seed: int, output: Path) -> None:
         output: The .pt file to write.
     """
     source = hub.fetch(like, None)
-    cfg = fairseq_checkpoint.read(source.path)["cfg"]["model"]
+    cfg = fairseq_checkpoint.read_checkpoint(source.path)["cfg"]["model"]
     arch = fairseq_checkpoint.read_architecture(cfg)
     kept = {key: value for key, value in cfg.items() if isinstance(value, bool | int | float | str)}
     tensors = draw_weights(arch, seed)
@@ -83,7 +83,7 @@ def draw_weights(arch: Architecture, seed: int) -> dict[str, Tensor]:
         Its tensors under upstream's names, float32.
     """
     draw = torch.Generator().manual_seed(seed)
-    shapes = fairseq_checkpoint.tensor_shapes(arch)
+    shapes = fairseq_checkpoint.list_tensor_shapes(arch)
     tensors: dict[str, Tensor] = {}
     for name, shape in shapes.items():
         module, _, kind = name.rpartition(".")

@@ -17,9 +17,9 @@ from ecgpipe.core import config, options, parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress
-from ecgpipe.core.provenance import file_sha256
+from ecgpipe.core.provenance import hash_file
 from ecgpipe.preprocessing.segments import SAMPLE_RATE, UnusableError, Windows, prepare
-from ecgpipe.readers import LEADS, Assumed, Recording, UnavailableError, UnreadableError, isolation, spelled
+from ecgpipe.readers import LEADS, Assumed, Recording, UnavailableError, UnreadableError, isolation, spell_leads
 from ecgpipe.readers.moment import momentary
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Preprocess one shard."""
-    preprocess_settings = settings.of_arguments("preprocess", settings.Preprocess, args)
+    preprocess_settings = settings.parse_arguments("preprocess", settings.Preprocess, args)
     preprocess_shard(args.shard, args.segments, args.records, preprocess_settings)
 
 
@@ -101,11 +101,11 @@ def _preprocess(
     The segments are written to `temporary`, which will be renamed to `files.segments`.
     """
     windows, assumed = reading_from_settings(preprocess_settings)
-    facts = settings.marked("preprocess", preprocess_settings, {})
-    facts |= {"preprocess": _facts(windows, assumed), "inputs_sha256": file_sha256(files.shard)}
+    facts = settings.add_sha256("preprocess", preprocess_settings, {})
+    facts |= {"preprocess": _facts(windows, assumed), "inputs_sha256": hash_file(files.shard)}
     shard = pq.read_table(files.shard)
     schema = schemas.segments_schema(len(LEADS), windows.segment_samples)
-    schema = provenance.with_name(provenance.with_origin(schema, "preprocess", **facts), files.segments)
+    schema = provenance.add_file_name(provenance.add_origin(schema, "preprocess", **facts), files.segments)
     records: list[dict[str, Any]] = []
     gone: list[str] = []
     unavailable: list[str] = []
@@ -267,10 +267,10 @@ def read_recording(row: dict[str, Any], assumed: Assumed) -> Recording:
     recording = readers.read(Path(row["path"]), row["format"], stated, row["row"])
     if rate and not math.isclose(rate, recording.sample_rate, rel_tol=1e-6):
         raise UnreadableError(
-            f"the table's sample rate is not the file's own ({rate:g} Hz and {recording.sample_rate:g} Hz)"
+            f"the table's sampling rate is not the file's own ({rate:g} Hz and {recording.sample_rate:g} Hz)"
         )
-    if leads and spelled(recording.leads) != spelled(leads):
-        if len(leads) != len(recording.leads) or set(spelled(recording.leads)) & set(LEADS):
+    if leads and spell_leads(recording.leads) != spell_leads(leads):
+        if len(leads) != len(recording.leads) or set(spell_leads(recording.leads)) & set(LEADS):
             raise UnreadableError(
                 f"the table's leads are not the file's own ({' '.join(leads)} and {' '.join(recording.leads)})"
             )
@@ -284,7 +284,7 @@ def _with_inputs_columns(records: list[dict[str, Any]], shard: pa.Table, facts: 
     for name in shard.column_names:
         if name not in schemas.MANIFEST.names:
             table = table.append_column(shard.field(name), shard[name])
-    return table.cast(provenance.with_origin(table.schema, "preprocess", **facts))
+    return table.cast(provenance.add_origin(table.schema, "preprocess", **facts))
 
 
 def _batches(segments: Iterator[Segment], schema: pa.Schema, length: int) -> Iterator[pa.RecordBatch]:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ecgpipe.preprocessing import quality
-from ecgpipe.readers import LEADS, MIXED, MOST_VALUES, Recording, spelled
+from ecgpipe.readers import LEADS, MIXED, MOST_VALUES, Recording, spell_leads
 
 SAMPLE_RATE = 500  # Hz
 
@@ -102,7 +102,7 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
     """
     rate = recording.sample_rate
     if not PLAUSIBLE_RATES[0] <= rate <= PLAUSIBLE_RATES[1]:
-        raise UnusableError(f"the sample rate cannot be meant ({rate:g} Hz)")
+        raise UnusableError(f"the sampling rate is out of range ({rate:g} Hz)")
     if recording.signal.shape[1] == 0:
         raise UnusableError("the recording has no samples")
     resampled = count_resampled(recording)
@@ -197,7 +197,7 @@ def choose_leads(recording: Recording, windows: Windows) -> Twelve:
 @lru_cache(maxsize=64)  # most files of a dataset have the same names
 def _places_of(leads: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:
     """The place of each of the twelve leads among a file's leads, and which of them occur twice."""
-    names = spelled(leads)
+    names = spell_leads(leads)
     twice = sorted({name for name in names if name in LEADS and names.count(name) > 1})
     return {name: i for i, name in enumerate(names) if name in LEADS}, twice
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.filling import without_filling
 from ecgpipe.readers.moment import UnavailableError, patiently
 from ecgpipe.readers.packages import is_installed, missing
@@ -29,7 +29,7 @@ __all__ = [
     "contents",
     "missing_package",
     "read",
-    "spelled",
+    "spell_leads",
     "without_filling",
 ]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.recording import TO_MV, Assumed, Recording, UnreadableError, assumed_rate, in_mv
 
 _TIME = re.compile(
@@ -42,7 +42,7 @@ def lead_columns(names: Sequence[str]) -> list[int]:
     Raises:
         UnreadableError: There is no such column.
     """
-    numbers = [number for number, lead in enumerate(spelled(names)) if lead in LEADS]
+    numbers = [number for number, lead in enumerate(spell_leads(names)) if lead in LEADS]
     if not numbers:
         raise UnreadableError(f"the table has no column for a lead ({', '.join(names)[:200]})")
     return numbers
@@ -80,7 +80,7 @@ def make_recording(table: pa.Table, rate: float | None, unit: str | None, assume
         with np.errstate(all="ignore"):  # infinite times are refused below
             timed = _rate(names[time], column(time), rate or assumed.sample_rate)
         if rate and abs(timed - rate) > 0.01 * rate:
-            raise UnreadableError(f"the file states another sample rate than its times have ({rate:g}, {timed:g} Hz)")
+            raise UnreadableError(f"the file states another sampling rate than its times have ({rate:g}, {timed:g} Hz)")
         rate = rate or timed
     rate = rate or assumed_rate(assumed)
     signal = np.stack([_numbers(names[number], column(number)) for number in leads])  # (leads, samples)
@@ -132,7 +132,7 @@ def _rate(name: str, column: pa.ChunkedArray, stated: float | None) -> float:
         if 2 * (steps == 0).sum() > len(steps) and steps.min() == 0:  # whole seconds, or minutes
             if not stated:
                 raise UnreadableError(
-                    f"the times are too coarse for a sample rate ({name[:80]}); set preprocess.assume_sample_rate"
+                    f"the times are too coarse for a sampling rate ({name[:80]}); set preprocess.assume_sample_rate"
                 )
             if abs(len(steps) / stated - clock[-1] + clock[0]) > steps.max() + 1 / stated:
                 raise UnreadableError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import PurePath
 
-from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.core.separators import separator_of
 
 # The bytes at the beginning of a file that are examined.
@@ -78,7 +78,7 @@ def what_else(name: PurePath, head: bytes) -> str:
     is_printable = all(letter.isprintable() or "\udc80" <= letter <= "\udcff" for letter in name.suffix)
     is_extension = len(name.suffix) <= _LONGEST_SUFFIX and is_printable
     suffix = name.suffix.lower() if is_extension else ""
-    return f"no known format, {suffix or 'without ending'}"
+    return f"no known format, {suffix or 'without file extension'}"
 
 
 def csv_columns(head: bytes) -> list[str]:
@@ -137,7 +137,7 @@ def _names_lead(cells: Sequence[str], least: int = 1) -> bool:
     """Whether a limb lead is among several names; R names columns without a name like chest leads."""
     if len(cells) < 2:
         return False
-    leads = set(spelled(cells)) & set(LEADS)
+    leads = set(spell_leads(cells)) & set(LEADS)
     return len(leads) >= least and bool(leads & set(LEADS[:6]))
 
 

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 from pydicom.waveforms.numpy_handler import WAVEFORM_DTYPES, multiplex_array
 
-from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.files import brief, size_of
 from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, UnreadableError, check_size, in_mv
 
@@ -132,7 +132,7 @@ def _recording(dataset: Dataset, assumed: Assumed) -> Recording:
 
 def _leads_alone(names: list[str], units: list[str | None]) -> list[int]:
     """The leads of the twelve, and channels that share a unit with them: pressure would leave no common unit."""
-    is_lead = [name in LEADS for name in spelled(names)]
+    is_lead = [name in LEADS for name in spell_leads(names)]
     lead_units = {unit for unit, is_wanted in zip(units, is_lead, strict=True) if is_wanted}
     return [n for n, unit in enumerate(units) if is_lead[n] or not lead_units or unit in lead_units]
 
@@ -176,7 +176,7 @@ def _label(group: Dataset) -> str:
 def _leads(group: Dataset) -> set[str]:
     """The leads of the twelve that a group has."""
     names = [_name(channel, n) for n, channel in enumerate(group.get("ChannelDefinitionSequence") or [])]
-    return set(spelled(names)) & set(LEADS)
+    return set(spell_leads(names)) & set(LEADS)
 
 
 def _raw(dataset: Dataset, index: int) -> np.ndarray:
@@ -209,7 +209,7 @@ def _scaled(raw: np.ndarray, channel: Dataset, name: str) -> np.ndarray:
     )
     gain = sensitivity * correction
     if gain == 0 or not math.isfinite(gain) or not math.isfinite(baseline):
-        raise UnreadableError(f"a channel's sensitivity in the DICOM file is none ({name}: {gain:g})")
+        raise UnreadableError(f"a channel's sensitivity in the DICOM file is not valid ({name}: {gain:g})")
     scaled: np.ndarray = raw * gain + baseline
     return scaled
 
@@ -234,7 +234,7 @@ def _name(channel: Dataset, number: int) -> str:
     prefix = _SCHEMES.get(str(source.get("CodingSchemeDesignator") or "").upper())
     coded = _CODES.get(value.removeprefix(prefix)) if prefix and value.startswith(prefix) else None
     label = str(channel.get("ChannelLabel") or "").strip()
-    lead = spelled([meaning])[0]
+    lead = spell_leads([meaning])[0]
     if coded and lead in LEADS and lead != coded:
         raise UnreadableError(f"a channel of the DICOM file is two leads at once ({meaning}, code {value})")
     # "aVR, augmented voltage, right" is the standard's own name, and no other file's.

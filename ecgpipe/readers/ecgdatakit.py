@@ -28,7 +28,7 @@ from ecgdatakit.parsing.parsers.mortara_el250 import MortaraEL250Parser
 from ecgdatakit.parsing.parsers.scp_ecg import SCPECGParser
 from ecgdatakit.parsing.parsers.sierra_xml import SierraXMLParser
 
-from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.detect import HEAD_BYTES, format_of
 from ecgpipe.readers.files import brief, size_of, unreadable
 from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv
@@ -172,13 +172,13 @@ def _labels(leads: list[Lead]) -> list[str]:
 
 def _matching_leads(labels: list[str], keys: list[tuple[int, int, int]]) -> list[int]:
     """The numbers of the leads that have the rate, length and beginning of those of the twelve."""
-    wanted = {key for name, key in zip(spelled(labels), keys, strict=True) if name in LEADS}
+    wanted = {key for name, key in zip(spell_leads(labels), keys, strict=True) if name in LEADS}
     if len(wanted) > 1:
         differences = ", ".join(f"{rate} Hz x {samples} from {start}" for rate, samples, start in sorted(wanted))
-        raise UnreadableError(f"the leads differ in sample rate, length or begin ({differences})")
+        raise UnreadableError(f"the leads differ in sampling rate, length or begin ({differences})")
     chosen = wanted.pop() if wanted else Counter(keys).most_common(1)[0][0]
     if chosen[0] <= 0:
-        raise UnreadableError(f"the file's sample rate is no positive number ({chosen[0]})")
+        raise UnreadableError(f"the file's sampling rate is not a positive number ({chosen[0]})")
     return [index for index, key in enumerate(keys) if key == chosen]
 
 
@@ -195,7 +195,7 @@ def _remove_mark(signal: np.ndarray, labels: list[str], rate: float) -> np.ndarr
     load_philipsxml.m cuts these files at 10 s. It cannot be an ECG: if I equals aVR, Goldberger's -(I + II) / 2 makes
     all limb leads zero.
     """
-    if not {"I", "II", "aVR"} <= set(spelled(labels)):
+    if not {"I", "II", "aVR"} <= set(spell_leads(labels)):
         return signal
     differing = np.flatnonzero(np.ptp(signal, axis=0) > _MARK_SPREAD_MV)
     end = int(differing[-1]) + 1 if differing.size else 0

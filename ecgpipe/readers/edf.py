@@ -2,7 +2,7 @@
 
 The format: https://www.edfplus.info/specs/edf.html, https://www.edfplus.info/specs/edfplus.html and
 https://www.biosemi.com/faq/file_format.htm. edfio takes a header as it comes, with dates that are none and letters
-beyond ASCII, as real devices write them. It also makes do with a file that is cut and with a range that is none, by
+beyond ASCII, as real devices write them. It also reads a truncated file and one whose range is not valid, by
 dropping samples and by leaving them unscaled: so the header is checked here first.
 """
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import edfio
 import numpy as np
 
-from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.files import brief, size_of
 from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv
 
@@ -49,7 +49,7 @@ class _Layout(NamedTuple):
 def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     """Read an EDF or BDF file; see `readers.read`.
 
-    Where some channels are leads of the twelve, their sample rate and unit decide which others belong to them.
+    Where some channels are leads of the twelve, their sampling rate and unit decide which others belong to them.
 
     Args:
         path: The file.
@@ -152,13 +152,13 @@ def _recording(content: bytes, layout: _Layout, assumed: Assumed) -> Recording:
     if not signals:
         raise UnreadableError("the EDF file has no signals")
     names = [signal.label.strip() for signal in signals]
-    is_lead = [name in LEADS for name in spelled(names)]
+    is_lead = [name in LEADS for name in spell_leads(names)]
     leads = [signal for signal, is_wanted in zip(signals, is_lead, strict=True) if is_wanted]
     rates = Counter(signal.samples_per_data_record for signal in leads or signals)
     samples, _ = rates.most_common(1)[0]
     if leads and len(rates) > 1:
         listed = ", ".join(f"{count} x {per_record / layout.record_s:g} Hz" for per_record, count in rates.items())
-        raise UnreadableError(f"the EDF file's leads differ in their sample rates ({listed})")
+        raise UnreadableError(f"the EDF file's leads differ in their sampling rates ({listed})")
     units = [_unit(signal.physical_dimension) or assumed.unit for signal in signals]
     lead_units = {unit for unit, is_wanted in zip(units, is_lead, strict=True) if is_wanted}
     chosen = [

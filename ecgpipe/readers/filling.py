@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.recording import Recording
 
 # Electrodes and amplifiers have noise, so that no recorded signal, not even in asystole, repeats the same numbers
@@ -70,7 +70,7 @@ def without_filling(recording: Recording) -> Recording:
 @lru_cache(maxsize=64)  # most files of a dataset have the same names
 def _rows(leads: tuple[str, ...]) -> np.ndarray | None:
     """The rows that are leads of the twelve; None if all rows are or none is."""
-    rows = [row for row, name in enumerate(spelled(leads)) if name in LEADS]
+    rows = [row for row, name in enumerate(spell_leads(leads)) if name in LEADS]
     return np.array(rows) if 0 < len(rows) < len(leads) else None
 
 

@@ -62,7 +62,7 @@ def read_matlab(path: Path, assumed: Assumed) -> Recording:
 
     Args:
         path: The file.
-        assumed: For the sample rate where the file has none, and for the leads of an array that is not `feats`.
+        assumed: For the sampling rate where the file has none, and for the leads of an array that is not `feats`.
 
     Returns:
         The recording: of `feats` (12, samples), its rows in fairseq-signals' order, else of the one matrix there is.
@@ -202,14 +202,14 @@ def _rate(source: Source, row: int) -> float | None:
         try:
             numbers = np.ravel(value).astype(np.float64)
         except ValueError as error:
-            raise UnreadableError(f"the HDF5 file's sample rate is no number ({str(value)[:40]!r})") from error
+            raise UnreadableError(f"the HDF5 file's sampling rate is not a number ({str(value)[:40]!r})") from error
         if source.many and numbers.size == source.shape[0]:
             numbers = numbers[row : row + 1]
         # MATLAB keeps zeros of an empty array.
         if numbers.size == 0 or not numbers.any():
             continue
         if (numbers != numbers[0]).any():
-            raise UnreadableError("the HDF5 file does not state one sample rate")
+            raise UnreadableError("the HDF5 file does not state one sampling rate")
         return float(numbers[0])
     return None
 

@@ -47,7 +47,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     if not 1 <= leads <= 12:
         raise UnreadableError(f"the ISHNE header's number of leads is not 1 to 12 ({leads})")
     if rate <= 0:
-        raise UnreadableError(f"the file's sampling rate is no positive number ({rate})")
+        raise UnreadableError(f"the file's sampling rate is not a positive number ({rate})")
     begin = _HEADER_BYTES + comment_bytes
     if comment_bytes < 0 or data_at != begin:
         raise UnreadableError(f"the ISHNE header contradicts itself on where the ECG begins ({data_at}, {begin})")

@@ -1,4 +1,4 @@
-"""MATLAB files: fairseq-signals' layout, `feats` (12, samples) and a sample rate, or one array with its rate.
+"""MATLAB files: fairseq-signals' layout, `feats` (12, samples) and a sampling rate, or one array with its rate.
 
 Upstream: scripts/preprocess/ecg of https://github.com/Jwoo5/fairseq-signals, whose README fixes the order of the rows.
 """
@@ -187,7 +187,7 @@ def _rate(stated: dict[str, float | None]) -> float | None:
     if "curr_sample_rate" in rates:
         rates.pop("org_sample_rate", None)
     if len(set(rates.values())) > 1:
-        raise UnreadableError(f"the file states several sample rates ({', '.join(f'{r:g}' for r in rates.values())})")
+        raise UnreadableError(f"the file states several sampling rates ({', '.join(f'{r:g}' for r in rates.values())})")
     return next(iter(rates.values()), None)
 
 

@@ -82,7 +82,7 @@ def in_mv(signal: np.ndarray, units: list[str | None]) -> tuple[np.ndarray, str 
 def assumed_rate(assumed: Assumed) -> float:
     """The sampling rate for a file that states none; an UnreadableError if the settings state none either."""
     if not assumed.sample_rate:
-        raise UnreadableError("the file states no sample rate; set preprocess.assume_sample_rate if you know it")
+        raise UnreadableError("the file states no sampling rate; set preprocess.assume_sample_rate if you know it")
     return assumed.sample_rate
 
 

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from ecgdatakit.models import ECGRecord
 
-from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.files import unreadable
 from ecgpipe.readers.recording import UnreadableError, check_size
 from ecgpipe.readers.vendor_xml import number_of
@@ -59,14 +59,14 @@ def sierra_rate(root: Element) -> float | None:
     rate = rate or 0
     if rate != int(rate):
         # ecgdatakit would round it, and then separate the leads in the wrong places.
-        raise UnreadableError(f"a Sierra XML file's sample rate has to be a whole number ({rate})")
+        raise UnreadableError(f"a Sierra XML file's sampling rate has to be a whole number ({rate})")
     exact = (number_of(waveforms.get("durationperchannel")) or 0) * rate / 1000
     names = waveforms.get("leadlabels", "").split()
     check_size(max(len(names), 12), int(min(exact, 1e18)))
     samples = round(exact)
     method = waveforms.get("compression") or waveforms.get("compressmethod") or ""
     packed = method.upper() == "XLI" and waveforms.get("compressflag", "").lower() != "false"
-    stored = spelled(names)
+    stored = spell_leads(names)
     if packed and names and stored[:6] != list(LEADS[:6]) and _XLI_RESIDUALS & set(stored):
         raise UnreadableError(f"leads in an order for which XLI is not documented ({' '.join(names)[:80]})")
     words = (waveforms.text or "").split()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ecgpipe.core.leads import LEADS, spelled
+from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.files import brief, read_bytes, size_of
 from ecgpipe.readers.moment import UnavailableError, patiently
 from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, UnreadableError, assumed_leads, check_size, in_mv
@@ -132,7 +132,7 @@ def _header(path: Path) -> _Header:
     rate = float(match["rate"] or _DEFAULT_RATE)
     frames = int(match["samples"] or 0)
     if not (rate > 0 and math.isfinite(rate)):
-        raise UnreadableError(f"the WFDB header states an impossible sample rate ({match['rate']} Hz)")
+        raise UnreadableError(f"the WFDB header states an impossible sampling rate ({match['rate']} Hz)")
     if frames < 0:
         raise UnreadableError(f"the WFDB header states a negative number of samples ({frames})")
     what = "segments" if match["segments"] else "signals"
@@ -198,11 +198,11 @@ def _of_one_rate(signals: list[_Signal]) -> list[int]:
     counts = Counter(signal.frame for signal in signals)
     frames = set(counts)
     if len(frames) > 1:
-        names = spelled([signal.name or "" for signal in signals])
+        names = spell_leads([signal.name or "" for signal in signals])
         frames = {signal.frame for name, signal in zip(names, signals, strict=True) if name in LEADS}
         frames = frames or {counts.most_common(1)[0][0]}  # none of the twelve, which is refused later
         if len(frames) > 1:
-            raise UnreadableError(f"the leads differ in their sample rates ({sorted(frames)} samples per frame)")
+            raise UnreadableError(f"the leads differ in their sampling rates ({sorted(frames)} samples per frame)")
     return [number for number, signal in enumerate(signals) if signal.frame in frames]
 
 
@@ -326,7 +326,7 @@ def _joined(folder: Path, header: _Header) -> tuple[list[_Signal], np.ndarray]:
                 numbers = [number for number, key in enumerate(keys) if key in place]
                 at = [place[keys[number]] for number in numbers]
                 if len(set(at)) < len(at) or any(segment.signals[number].frame != frame for number in numbers):
-                    raise UnreadableError(f"a segment has a signal twice or at another sample rate ({name})")
+                    raise UnreadableError(f"a segment has a signal twice or at another sampling rate ({name})")
                 for number, target in zip(numbers, at, strict=True):
                     if units.setdefault(target, segment.signals[number].unit) != segment.signals[number].unit:
                         raise UnreadableError(f"the segments have a lead in different units ({name})")
@@ -345,7 +345,7 @@ def _segment_header(folder: Path, name: str, master: _Header) -> _Header:
     if header.segments:
         raise UnreadableError(f"a segment of the record consists of segments itself ({name})")
     if header.rate != master.rate:
-        raise UnreadableError(f"a segment has another sample rate than the record ({name})")
+        raise UnreadableError(f"a segment has another sampling rate than the record ({name})")
     return header
 
 

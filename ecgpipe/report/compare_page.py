@@ -90,7 +90,7 @@ def write_comparison(both: Pair, folder: Path) -> None:
         "only": only,
     }
     for name, content in tables.items():
-        schema = provenance.with_origin(content.schema, "compare", compared=account["runs"])
+        schema = provenance.add_origin(content.schema, "compare", compared=account["runs"])
         parquet.write(folder / f"{name}.parquet", content.replace_schema_metadata(schema.metadata))
     write_json(folder / "compare.json", account)
     page = render(both, account, rows, histograms, table, only)

@@ -183,8 +183,9 @@ def deidentify_label(label: Label) -> Label:
 def generalise(reason: str) -> str:
     """Leave out the particulars of a reason.
 
-    They stand in brackets, which a test holds all readers to. Nothing from the first bracket on is kept; `schemas.kind`
-    leaves out less of a text that is not ecgpipe's own. A file extension stands after a comma.
+    They stand in brackets, which a test holds all readers to. Nothing from the first bracket on is kept;
+    `schemas.strip_particulars` leaves out less of a text that is not ecgpipe's own. A file extension stands after a
+    comma.
     """
     return re.sub(r"^(no known format), .*", r"\1", reason.partition(" (")[0], flags=re.DOTALL)
 

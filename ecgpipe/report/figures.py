@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the figures."""
     files = ResultFiles(*(getattr(args, name) for name in ResultFiles._fields))
-    write_figures(files, settings.of_arguments("figures", settings.Figures, args), args.outdir)
+    write_figures(files, settings.parse_arguments("figures", settings.Figures, args), args.outdir)
 
 
 def write_figures(files: ResultFiles, figures_settings: settings.Figures, folder: Path) -> None:
@@ -66,8 +66,8 @@ def write_figures(files: ResultFiles, figures_settings: settings.Figures, folder
         "map": lambda: draw_map(files.umap, results.predictions, results.widest),
         "recording": lambda: draw_recording(files.examples, results.sources, figures_settings.paths),
     }
-    facts = settings.marked("figures", figures_settings, provenance.inherited([pq.read_schema(files.umap)]))
-    made_by = settings.mark(facts[settings.KEY])
+    facts = settings.add_sha256("figures", figures_settings, provenance.inherit_facts([pq.read_schema(files.umap)]))
+    made_by = settings.format_mark(facts[settings.KEY])
     with mpl.rc_context(ecg_paper.STYLE):
         for name, draw in figures.items():
             figure = draw()

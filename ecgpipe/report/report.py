@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the report."""
     files = ResultFiles(*(getattr(args, name) for name in ResultFiles._fields))
-    report_settings = settings.of_arguments("report", settings.Report, args)
+    report_settings = settings.parse_arguments("report", settings.Report, args)
     page = make_page(files, Sections(args.evaluation, args.benchmarks), report_settings)
     with whole(args.output) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -167,12 +167,12 @@ def make_page(files: ResultFiles, sections: Sections, report_settings: settings.
 
 def _mark_settings(files: ResultFiles, sections: Sections, report_settings: settings.Report) -> str:
     """What the page says of the settings that made it and its results."""
-    facts = provenance.inherited([pq.read_schema(files.umap)])
-    made_by = settings.marked("report", report_settings, facts)[settings.KEY]
+    facts = provenance.inherit_facts([pq.read_schema(files.umap)])
+    made_by = settings.add_sha256("report", report_settings, facts)[settings.KEY]
     if sections.evaluation:
         metrics = pq.read_schema(sections.evaluation / "metrics.parquet")
-        made_by = {**made_by, **provenance.origin(metrics).get(settings.KEY, {})}
-    return settings.mark(made_by)
+        made_by = {**made_by, **provenance.read_origin(metrics).get(settings.KEY, {})}
+    return settings.format_mark(made_by)
 
 
 def _list_folders(files: ResultFiles, sections: Sections) -> list[str]:

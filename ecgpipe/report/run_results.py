@@ -88,7 +88,7 @@ def read_results(files: ResultFiles, shown: settings.Shown) -> Results:
     """
     info = read_info(files.run)
     predictions = parquet.numbered(files.predictions, "part", files.parts)
-    label_csv = files.labels or settings.path("labels", shown.labels)
+    label_csv = files.labels or settings.require_path("labels", shown.labels)
     run_labels = labels.read_for(label_csv, pq.read_schema(predictions[0]).names, predictions[0])
     windows, assumed = preprocess.reading_from_settings(shown.reading)
     return Results(

@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write run.json."""
     files = Files(*(getattr(args, name) for name in Files._fields))
-    info = summarise(files, settings.of_arguments("summary", settings.Summary, args), args.duplicates)
+    info = summarise(files, settings.parse_arguments("summary", settings.Summary, args), args.duplicates)
     write_json(args.output, info.model_dump(mode="json"))
     for line in closing_lines(info):
         logger.info("%s", line)
@@ -103,7 +103,7 @@ def summarise(files: Files, summary_settings: settings.Summary, duplicates: Path
     record_schemas = [pq.read_schema(path) for path in records]
     prediction_schemas = [pq.read_schema(path) for path in predictions]
     umap_schema = pq.read_schema(files.umap)
-    facts = settings.marked("summary", summary_settings, provenance.inherited(record_schemas))
+    facts = settings.add_sha256("summary", summary_settings, provenance.inherit_facts(record_schemas))
 
     counts, reasons = count_recordings(records)
     n_duplicates = write_duplicates(records, duplicates, facts)
@@ -117,7 +117,7 @@ def summarise(files: Files, summary_settings: settings.Summary, duplicates: Path
     info = RunInfo(
         ecgpipe=__version__,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        code=Code(version=__version__, source_sha256=provenance.source_sha256(), commit=provenance.commit()),
+        code=Code(version=__version__, source_sha256=provenance.hash_source(), commit=provenance.find_commit()),
         made_by={
             "checkpoint": {description.ecgpipe: 1},
             "preprocess": _count_versions(record_schemas),
@@ -140,7 +140,7 @@ def summarise(files: Files, summary_settings: settings.Summary, duplicates: Path
             labels=description.labels,
         ),
         throughput=_sum_throughput(timings),
-        calibration=provenance.origin(prediction_schemas[0]).get("calibration"),
+        calibration=provenance.read_origin(prediction_schemas[0]).get("calibration"),
         precision=_sum_precision(timings, json.loads(files.drift.read_text()) if files.drift else None),
         hardware=Hardware(
             inference=tuple(sorted({timing["device"] for timing in timings})),
@@ -148,7 +148,7 @@ def summarise(files: Files, summary_settings: settings.Summary, duplicates: Path
         ),
         versions=collect_versions(timings),
         config=summary_settings.resolved,
-        settings={**provenance.origin(umap_schema).get(settings.KEY, {}), **facts[settings.KEY]},
+        settings={**provenance.read_origin(umap_schema).get(settings.KEY, {}), **facts[settings.KEY]},
     )
     return info.model_copy(update={"warnings": tuple(list_warnings(info))})
 
@@ -190,7 +190,7 @@ def count_recordings(records: Sequence[Path]) -> tuple[dict[str, Any], tuple[Rea
         counts["recordings"] += len(table)
         counts["segments"] += pc.sum(table["n_segments"]).as_py() or 0
         counts.update(status)
-        reasons.update((s, schemas.kind(r)) for s, r in zip(status, reason, strict=True) if r)
+        reasons.update((s, schemas.strip_particulars(r)) for s, r in zip(status, reason, strict=True) if r)
         used = table.filter(pc.field("status") == "ok")
         hours += (pc.sum(used["duration_s"]).as_py() or 0.0) / 3600
         for name in FLAGS:
@@ -226,7 +226,7 @@ def write_duplicates(records: Sequence[Path], output: Path, facts: Mapping[str, 
     originals = first["row_min"].take(places)  # of each recording, the first with its signal
     again = pc.not_equal(originals, rows)
     columns = [seen["record_id"].filter(again), seen["record_id"].take(originals.filter(again))]
-    table = pa.table(columns, schema=provenance.with_origin(schemas.DUPLICATES, "summary", **facts))
+    table = pa.table(columns, schema=provenance.add_origin(schemas.DUPLICATES, "summary", **facts))
     parquet.write(output, table)
     return len(table)
 
@@ -238,7 +238,7 @@ def list_machines(timings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         timings: Of the parts, as `infer` writes them. An older ecgpipe did not write the machine.
 
     Returns:
-        For each what `provenance.machine` says, its `device`, and how many `parts` it inferred.
+        For each what `provenance.describe_machine` says, its `device`, and how many `parts` it inferred.
     """
     kinds = Counter(
         json.dumps({"device": t["device"], **t["machine"]}, sort_keys=True) for t in timings if "machine" in t
@@ -310,7 +310,7 @@ def warn_of_older_versions(made_by: Mapping[str, Mapping[str, int]]) -> list[str
 
 def _count_versions(of_files: Iterable[pa.Schema]) -> dict[str, int]:
     """How many files each version of ecgpipe wrote."""
-    return dict(Counter(provenance.origin(schema)["version"] for schema in of_files))
+    return dict(Counter(provenance.read_origin(schema)["version"] for schema in of_files))
 
 
 def warn_of_precision(precision: Precision) -> list[str]:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the output, or say why not."""
-    write_verdict(args.run, settings.of_arguments("verdict", settings.Verdict, args), args.output)
+    write_verdict(args.run, settings.parse_arguments("verdict", settings.Verdict, args), args.output)
 
 
 def write_verdict(run_json: Path, verdict_settings: settings.Verdict, output: Path) -> None:
@@ -34,7 +34,7 @@ def write_verdict(run_json: Path, verdict_settings: settings.Verdict, output: Pa
     """
     info = read_info(run_json)
     judge(info, verdict_settings.max_failed_fraction, run_json)
-    mark = settings.mark({"verdict": settings.sha256("verdict", verdict_settings)})
+    mark = settings.format_mark({"verdict": settings.hash_section("verdict", verdict_settings)})
     with whole(output) as temporary:
         sentence = f"{info.counts.failed} of {info.counts.recordings} recordings failed"
         temporary.write_text(f"{sentence}\n{mark}\n", encoding="utf-8")

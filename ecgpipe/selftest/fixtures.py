@@ -24,28 +24,28 @@ class Signal(NamedTuple):
     rate: int  # Hz
 
 
-def signals() -> dict[str, Signal]:
+def make_signals() -> dict[str, Signal]:
     """By record id: leads in another order, and two other rates, one of them with a lead that is constant."""
-    constant = _microvolts("constant lead", 1_400, 250)
+    constant = _make_microvolts("constant lead", 1_400, 250)
     constant[LEADS.index("V3")] = 123
     return {
         "constant_lead": Signal(constant, LEADS, 250),
-        "other_order": Signal(_microvolts("other order", 5_300, 500), MIMIC_LEADS, 500),
-        "other_rate": Signal(_microvolts("other rate", 2_934, 400), LEADS, 400),
+        "other_order": Signal(_make_microvolts("other order", 5_300, 500), MIMIC_LEADS, 500),
+        "other_rate": Signal(_make_microvolts("other rate", 2_934, 400), LEADS, 400),
     }
 
 
 def write_recordings(folder: Path) -> None:
     """Write the recordings, each in a format and a unit of its own."""
-    made = signals()
-    named, mat, npz = made["other_order"], made["other_rate"], made["constant_lead"]
+    recordings = make_signals()
+    named, mat, npz = recordings["other_order"], recordings["other_rate"], recordings["constant_lead"]
     write_wfdb(folder / "other_order", named.microvolts / 1000, named.rate, named.leads)
     content = {"feats": mat.microvolts / 1000, "org_sample_rate": [[mat.rate]], "curr_sample_rate": [[mat.rate]]}
     scipy.io.savemat(folder / "other_rate.mat", content)
     np.savez(folder / "constant_lead.npz", signal=npz.microvolts, sample_rate=npz.rate, leads=npz.leads, unit="uV")
 
 
-def _microvolts(name: str, samples: int, rate: int) -> np.ndarray:
+def _make_microvolts(name: str, samples: int, rate: int) -> np.ndarray:
     """(12, samples) int64: in each lead a beat of its own height every 0.8 s, on a wander, with noise."""
     times = np.arange(samples)
     heights = 300 + scattered(f"{name}, heights", 12).astype(np.int64) % 1_200  # (12,)

@@ -27,7 +27,7 @@ from ecgpipe import __version__
 from ecgpipe.core import atomic, options, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.provenance import source_sha256
+from ecgpipe.core.provenance import hash_source
 from ecgpipe.core.run import Run
 from ecgpipe.inference import aggregate, engine, fairseq_backend, fairseq_forward, infer, segment_files
 from ecgpipe.inputs import manifest
@@ -187,7 +187,7 @@ def verify_run(
         ],
         "checkpoint": {"uri": description.uri, "revision": description.revision, "sha256": description.sha256},
         "fairseq_signals": about,
-        "ecgpipe": {"version": __version__, "source_sha256": source_sha256(), "torch": torch.__version__},
+        "ecgpipe": {"version": __version__, "source_sha256": hash_source(), "torch": torch.__version__},
     }
     atomic.write_json(output or finished.outdir / "verify/fairseq_signals.json", content)
     refuse(
@@ -231,7 +231,7 @@ def _print_checks(checks: Sequence[Check], how: str, about: Mapping[str, Any]) -
     """Print the table and the versions behind it."""
     print("\n".join(table(checks)))
     print(
-        f"ecgpipe {__version__} (source {source_sha256()[:12]}), PyTorch {torch.__version__}, NumPy {np.__version__}, "
+        f"ecgpipe {__version__} (source {hash_source()[:12]}), PyTorch {torch.__version__}, NumPy {np.__version__}, "
         f"Python {platform.python_version()}"
     )
     print(how)
@@ -285,9 +285,9 @@ def compute(folder: Path, device: str, precision: str, threads: int) -> tuple[di
 
 def _read_results(files: infer.Files, predictions_path: Path) -> dict[str, np.ndarray]:
     """The arrays that `compute` returns, from the stages' files."""
-    contents = segment_files.look_at(files.segments)
+    contents = segment_files.inspect_shards(files.segments)
     buffer = torch.empty(contents.segments, contents.leads, contents.samples)
-    keys, signals = next(segment_files.read(files.segments, [buffer]))
+    keys, signals = next(segment_files.read_batches(files.segments, [buffer]))
     logits, predictions = pq.read_table(files.logits), pq.read_table(predictions_path)
     columns = [name for name in logits.column_names if name not in ("record_id", "segment", "start_s")]
     return {

@@ -116,7 +116,7 @@ def check_torch() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("problem", f"PyTorch cannot be imported: {error}", "pip install torch")
         return
-    gpus = devices.visible_gpus()
+    gpus = devices.list_gpus()
     has_card = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
     if not gpus:
         built = f"PyTorch {torch.__version__}"

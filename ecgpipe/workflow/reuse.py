@@ -1,8 +1,8 @@
-"""Which results of a folder belong to a run's settings, whatever folder, machine or mount they are used from.
+"""Find the results in a folder that belong to a run's settings, independent of folder, machine and mount.
 
 Each result names the settings of its stage and of the stages before it (`settings.KEY`). Before a run is planned these
-are compared with the run's own. Snakemake, which plans by the times of files, is then told by times: a result of other
-settings becomes older than anything, and a settings file is never newer than the results that belong to it.
+are compared with the run's settings. Snakemake plans by the times of files, so times are set accordingly: a result of
+other settings becomes older than everything, and a settings file is never newer than the results that belong to it.
 """
 
 import json
@@ -27,29 +27,29 @@ from ecgpipe.core.results import (
     patterns_of,
 )
 
-# The time of a result that is to be made again, 1970 and a second: Snakemake takes 0 for no time.
+# The time of a result that has to be computed again, one second into 1970: Snakemake reads 0 as no time.
 STALE_NS = 1_000_000_000
 
-# Says its own time, to tell a copy that has lost the times from the original.
+# Stores its own time, which shows whether a copy of the folder has lost the times.
 WRITTEN = "written.json"
 
-# Beyond what the coarsest file systems make of a time.
+# Larger than the rounding of times by the coarsest file systems.
 _COARSE_NS = 2_000_000_000
 
-# What pages, figures and texts say of their settings, within their first bytes.
+# The mark by which pages, figures and texts name their settings, within their first bytes.
 _MARK = re.compile(r"ecgpipe-settings:((?: [a-z]+=[0-9a-f]{64})+)")
 _HEAD_BYTES = 65_536
 
-# Waiting for a file server, for the most part.
+# They mostly wait for a file server.
 _THREADS = 8
 
 
 class Result(NamedTuple):
-    """A result file that is there."""
+    """A result file that exists."""
 
     stage: str
     path: Path
-    made_by: dict[str, str] | None  # by stage the SHA-256 of its settings; None where the file does not say
+    made_by: dict[str, str] | None  # SHA-256 of the settings by stage; None if the file does not state them
 
     def is_of(self, hashes: Mapping[str, str]) -> bool:
         """Whether it was made by these settings."""
@@ -60,13 +60,13 @@ class Result(NamedTuple):
         )
 
 
-def results(outdir: Path, stages: Mapping[str, Section], attention: bool) -> list[Result]:
-    """The results that are there of the stages that a run has.
+def find_results(outdir: Path, stages: Mapping[str, Section], attention: bool) -> list[Result]:
+    """Find the existing results of the stages of a run.
 
     Args:
         outdir: The folder of the results.
-        stages: As of `settings.of_run`.
-        attention: Whether the run has some; what an earlier run left is not looked at otherwise.
+        stages: By stage, as `stage_settings.derive_stages` returns them.
+        attention: Whether the run writes attention; if not, attention files of an earlier run are ignored.
 
     Returns:
         In the order of the flow.
@@ -81,12 +81,12 @@ def results(outdir: Path, stages: Mapping[str, Section], attention: bool) -> lis
     with ThreadPoolExecutor(_THREADS) as threads:
         are_ours = list(threads.map(_is_ours, [path for _, path in candidates]))
         ours = [candidate for candidate, is_ours in zip(candidates, are_ours, strict=True) if is_ours]
-        makers = threads.map(made_by, [path for _, path in ours])
+        makers = threads.map(read_made_by, [path for _, path in ours])
         return [Result(stage, path, maker) for (stage, path), maker in zip(ours, makers, strict=True)]
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is a result, and no user's: the time of a user's file is never changed, nor is a link followed."""
+    """Whether a file is a result. The time of a user's file is never changed, and no link is followed."""
     if path.is_symlink() or not path.is_file():
         return False
     if is_shard_or_part(path.name):
@@ -94,80 +94,80 @@ def _is_ours(path: Path) -> bool:
     return path.parent.name != "figures" or is_name_of_ours("figures", path.name)
 
 
-def made_by(path: Path) -> dict[str, str] | None:
-    """What a result says of its settings, by stage; None where it says nothing, or cannot be read."""
+def read_made_by(path: Path) -> dict[str, str] | None:
+    """Read the SHA-256 of the settings that a result names, by stage; None if there are none or it is unreadable."""
     try:
-        hashes = _settings_sha256s(path)
+        hashes = _read_settings_sha256s(path)
     except Exception:
         return None
     return hashes if isinstance(hashes, dict) else None
 
 
 def refuse_unmarked(outdir: Path) -> None:
-    """Refuse results of a version that did not note the settings with them.
+    """Refuse results of an ecgpipe version that did not store settings with the results.
 
     Raises:
-        EcgpipeError: There are some.
+        EcgpipeError: There are such results.
     """
     for name in (path_of("description"), path_of("manifest")):
         path = outdir / name
-        if path.is_file() and made_by(path) is None:
+        if path.is_file() and read_made_by(path) is None:
             try:
                 version = json.loads(path.read_text(encoding="utf-8")).get("ecgpipe", "0.1.0")
             except (OSError, ValueError, AttributeError):
-                continue  # torn or foreign: its rule makes it again
+                continue  # damaged or not ecgpipe's: its rule writes it again
             raise EcgpipeError(
-                f"outdir: {name} in {outdir} does not say which settings made it, as with ecgpipe 0.1 (this one is of "
-                f"{version}), so that it is unknown whether the results there belong to yours. Give another outdir; or "
-                "go on with the version that made them; or, to have all of them made again here, delete that folder"
+                f"outdir: {name} in {outdir} does not say which settings made it, as with ecgpipe 0.1 (this file is of "
+                f"{version}), so it is unknown whether the results there belong to your settings. Give another outdir; "
+                "or continue with the version that wrote them; or delete that folder to compute all of them again"
             )
 
 
-def stale(present: Sequence[Result], stages: Mapping[str, Section]) -> list[Result]:
-    """Those of the results that other settings made than a run has."""
-    hashes = {stage: settings.sha256(stage, section) for stage, section in stages.items()}
+def select_stale(present: Sequence[Result], stages: Mapping[str, Section]) -> list[Result]:
+    """Select the results of other settings than those of a run."""
+    hashes = {stage: settings.hash_section(stage, section) for stage, section in stages.items()}
     return [result for result in present if not result.is_of(hashes)]
 
 
 def prepare(outdir: Path, stages: Mapping[str, Section], attention: bool) -> list[str]:
-    """Write the settings of a run that has a folder alone, and have the files' times say which results belong to them.
+    """Write the settings of a run that has locked the folder, and set the times of results that do not belong to them.
 
     Args:
         outdir: The folder of the results.
-        stages: As of `settings.of_run`.
-        attention: Whether the run has some.
+        stages: By stage, as `stage_settings.derive_stages` returns them.
+        attention: Whether the run writes attention.
 
     Returns:
-        The stages of which results are made again.
+        The stages whose results will be computed again.
     """
     folder = outdir / settings.FOLDER
     copied = is_copy(outdir)
-    settings.write(folder, stages)
-    present = results(outdir, stages, attention)
-    again = stale(present, stages)
-    again += [result for result in present if result not in again and _is_alone(result.path)]
+    settings.write_sections(folder, stages)
+    present = find_results(outdir, stages, attention)
+    outdated = select_stale(present, stages)
+    outdated += [result for result in present if result not in outdated and _is_incomplete(result.path)]
     if copied:
         infer = stages["infer"]
         assert isinstance(infer, settings.Infer)  # noqa: S101
-        unchanged = [result for result in present if result not in again]
-        again += _of_other_inputs(outdir, unchanged, infer.shards_per_part)
-    kept = [result for result in present if result not in again]
-    for result in again:
+        unchanged = [result for result in present if result not in outdated]
+        outdated += _select_of_other_inputs(outdir, unchanged, infer.shards_per_part)
+    kept = [result for result in present if result not in outdated]
+    for result in outdated:
         os.utime(result.path, ns=(STALE_NS, STALE_NS))
     if copied:
-        # Nothing is newer than what was made of it, if all are of one time.
-        latest = max((path.stat().st_mtime_ns for path in _all_files(outdir)), default=0)
-        for path in [*(result.path for result in kept), *_benchmarks(outdir, stages)]:
+        # With a single time for all, no file is newer than the results computed from it.
+        latest = max((path.stat().st_mtime_ns for path in _list_files(outdir)), default=0)
+        for path in [*(result.path for result in kept), *_list_benchmarks(outdir, stages)]:
             os.utime(path, ns=(latest, latest))
     _put_settings_before(folder, kept)
     _restore_choice(outdir, kept)
     if copied or not (folder / WRITTEN).exists():
-        _note_time(folder / WRITTEN)
-    return list(dict.fromkeys(result.stage for result in again))
+        _write_time(folder / WRITTEN)
+    return list(dict.fromkeys(result.stage for result in outdated))
 
 
 def is_copy(outdir: Path) -> bool:
-    """Whether the folder is a copy in which files have the times of the copying."""
+    """Whether the folder is a copy whose files have the time of copying."""
     path = outdir / settings.FOLDER / WRITTEN
     try:
         written_ns = json.loads(path.read_text(encoding="utf-8"))["written_ns"]
@@ -177,55 +177,55 @@ def is_copy(outdir: Path) -> bool:
 
 
 def remove_outdated_report(outdir: Path) -> bool:
-    """Remove a report that shows an evaluation which is not there any more, or was made anew by other settings.
+    """Remove a report whose evaluation no longer exists, or was computed again with other settings.
 
     Returns:
-        Whether there was one.
+        Whether a report was removed.
     """
     page = outdir / path_of("report")
-    shown = (made_by(page) or {}).get("evaluate") if page.is_file() and not page.is_symlink() else None
+    shown = (read_made_by(page) or {}).get("evaluate") if page.is_file() and not page.is_symlink() else None
     if shown is None:
         return False
-    account = outdir / path_of("account")
-    if account.is_file() and (made_by(account) or {}).get("evaluate") == shown:
+    evaluation = outdir / path_of("account")
+    if evaluation.is_file() and (read_made_by(evaluation) or {}).get("evaluate") == shown:
         return False
     page.unlink(missing_ok=True)
     return True
 
 
-def _is_alone(path: Path) -> bool:
-    """Whether a result lacks the file that its rule writes beside it, and that Snakemake does not know of."""
+def _is_incomplete(path: Path) -> bool:
+    """Whether a second file is missing that the result's rule also writes and that Snakemake does not know."""
     beside = {"manifest.json": "found.txt", "chosen.json": "choice.txt"}
     return path.name in beside and not path.with_name(beside[path.name]).is_file()
 
 
-def _of_other_inputs(outdir: Path, kept: Sequence[Result], shards_per_part: int) -> list[Result]:
-    """Results of other recordings than those of the manifest beside them, which only the times had told before."""
+def _select_of_other_inputs(outdir: Path, kept: Sequence[Result], shards_per_part: int) -> list[Result]:
+    """Select the results of other recordings than those in the manifest. In a copy, times do not show this."""
     paths = [path for path in sorted(outdir.glob("manifest/shard-*.parquet")) if is_written_here(path)]
-    shards = [provenance.file_sha256(path) for path in paths]
+    shards = [provenance.hash_file(path) for path in paths]
     starts = range(0, len(shards), shards_per_part)
-    parts = [_together(shards[start : start + shards_per_part]) for start in starts]
+    parts = [_combine_sha256s(shards[start : start + shards_per_part]) for start in starts]
     expected = {f"shard-{number:05d}": sha256 for number, sha256 in enumerate(shards)}
     expected |= {f"part-{number:05d}": sha256 for number, sha256 in enumerate(parts)}
-    expected |= dict.fromkeys(("umap", "examples"), _together(parts))
-    expected |= dict.fromkeys(("duplicates", "attribution", "leads"), _together(shards))
+    expected |= dict.fromkeys(("umap", "examples"), _combine_sha256s(parts))
+    expected |= dict.fromkeys(("duplicates", "attribution", "leads"), _combine_sha256s(shards))
     tables = [result for result in kept if result.path.suffix in (".parquet", ".arrow") and result.stage != "evaluate"]
-    return [table for table in tables if _origin(table.path).get("inputs_sha256") != expected.get(table.path.stem)]
+    return [table for table in tables if _read_origin(table.path).get("inputs_sha256") != expected.get(table.path.stem)]
 
 
-def _together(sha256s: Sequence[str]) -> str:
-    """As `provenance.inherited` puts them together."""
-    return sha256s[0] if len(sha256s) == 1 else provenance.digest(sha256s)
+def _combine_sha256s(sha256s: Sequence[str]) -> str:
+    """Combine SHA-256 as `provenance.inherit_facts` does."""
+    return sha256s[0] if len(sha256s) == 1 else provenance.combine_sha256s(sha256s)
 
 
-def _all_files(outdir: Path) -> Iterator[Path]:
-    """What rules write and read, and what lies beside it."""
+def _list_files(outdir: Path) -> Iterator[Path]:
+    """Yield all files in the folders that rules read and write."""
     folders = {Path(file.path).parent.as_posix() for file in FILES.values() if file.is_result}
     return (path for folder in sorted(folders) for path in (outdir / folder).glob("*") if path.is_file())
 
 
-def _benchmarks(outdir: Path, stages: Mapping[str, Section]) -> Iterator[Path]:
-    """What Snakemake writes of the jobs' times: the oldest of a job's results and of this is when it was done."""
+def _list_benchmarks(outdir: Path, stages: Mapping[str, Section]) -> Iterator[Path]:
+    """Yield Snakemake's benchmark files: it dates a job by the oldest of its results and its benchmark."""
     for stage in stages:
         kind = kind_of(stage)
         pattern = f"benchmarks/{stage}/{kind}-*.tsv" if kind else f"benchmarks/{stage}.tsv"
@@ -233,7 +233,7 @@ def _benchmarks(outdir: Path, stages: Mapping[str, Section]) -> Iterator[Path]:
 
 
 def _put_settings_before(folder: Path, kept: Sequence[Result]) -> None:
-    """Have no settings file be newer than a result that was made by it, also where it was written anew since."""
+    """Make each settings file at most as new as the results that belong to it, even if it was rewritten since."""
     oldest: dict[str, int] = {}
     for result in kept:
         time = result.path.stat().st_mtime_ns
@@ -246,28 +246,28 @@ def _put_settings_before(folder: Path, kept: Sequence[Result]) -> None:
 
 
 def _restore_choice(outdir: Path, kept: Sequence[Result]) -> None:
-    """Write the precision again that results say they were inferred in, where the file that names it was lost."""
+    """Restore a lost file of the chosen precision from the precision that existing results state."""
     choice = outdir / path_of("choice")
     logits = [result.path for result in kept if result.path.parent.name == "logits"]
     if logits and not choice.exists():
         with whole(choice) as temporary:
-            temporary.write_text(f"{_origin(logits[0])['precision']}\n", encoding="utf-8")
+            temporary.write_text(f"{_read_origin(logits[0])['precision']}\n", encoding="utf-8")
         oldest = min(path.stat().st_mtime_ns for path in logits)
         os.utime(choice, ns=(oldest, oldest))
 
 
-def _note_time(path: Path) -> None:
-    """Write a file that says its own time."""
+def _write_time(path: Path) -> None:
+    """Write a file that states its own time."""
     write_json(path, {"written_ns": 0})
-    now = path.stat().st_mtime_ns  # as the file system, which may be another machine's, has it
+    now = path.stat().st_mtime_ns  # the file system's clock, which may be another machine's
     write_json(path, {"written_ns": now})
     os.utime(path, ns=(now, now))
 
 
-def _settings_sha256s(path: Path) -> object:
-    """What a file names as its settings, as it stands there; None where its first bytes have no mark."""
+def _read_settings_sha256s(path: Path) -> object:
+    """Read the settings that a file names, without validation; None if its first bytes have no mark."""
     if path.suffix in (".parquet", ".arrow"):
-        return _origin(path).get(settings.KEY)
+        return _read_origin(path).get(settings.KEY)
     if path.suffix == ".json":
         return json.loads(path.read_text(encoding="utf-8")).get(settings.KEY)
     if path.suffix == ".safetensors":
@@ -279,8 +279,8 @@ def _settings_sha256s(path: Path) -> object:
     return dict(pair.split("=") for pair in mark[1].split()) if mark else None
 
 
-def _origin(path: Path) -> dict[str, Any]:
-    """What the metadata of a Parquet or Arrow file says."""
+def _read_origin(path: Path) -> dict[str, Any]:
+    """Read ecgpipe's metadata of a Parquet or Arrow file."""
     import pyarrow as pa  # here, because it takes half a second, of every job that reads the Snakefile
     import pyarrow.parquet as pq
 

@@ -127,7 +127,7 @@ def build_command(
     if cores is not None and cores < 1:
         raise EcgpipeError(f"--cores: {cores} is out of range; give at least 1")
     if cores is not None or profile is None:
-        command += ["--cores", str(cores or provenance.cpus())]
+        command += ["--cores", str(cores or provenance.count_cpus())]
     if files:
         command += ["--configfile", *map(str, files)]
     if settings:

@@ -1,7 +1,7 @@
-"""The run at work: what is compared and locked before jobs are planned, and put in order when the run starts and ends.
+"""A run in progress: compare and lock the folder of results before jobs are planned, and clean up at start and end.
 
-Snakemake parses the Snakefile in the process that plans the run, and again in each job on a cluster. Only the former
-locks the folder of results and writes to it; in a job this says what the settings are and where files lie.
+Snakemake parses the Snakefile in the process that plans the run, and again in each job on a cluster. Only the planning
+process locks the folder of results and writes to it; in a job this module only gives the settings and paths.
 """
 
 import atexit
@@ -24,7 +24,7 @@ from ecgpipe.workflow.paths import Paths
 
 
 class Planner(Protocol):
-    """What is asked of Snakemake; `snakemake_compat.Engine` answers."""
+    """The part of Snakemake that a run needs; `snakemake_compat.Engine` implements it."""
 
     @property
     def is_main_process(self) -> bool:
@@ -35,32 +35,32 @@ class Planner(Protocol):
         """Whether jobs will be run."""
 
     def ignore_checksums(self) -> None:
-        """Have only times count."""
+        """Make Snakemake compare times only."""
 
 
 class RunAtWork:
     """One run, from the parsing of the Snakefile on.
 
     Attributes:
-        settings: What the user gave, validated.
-        paths: Where the run's files lie.
+        settings: The validated settings.
+        paths: The paths of the run's files.
     """
 
     settings: Config
     paths: Paths
 
-    def __init__(self, given: Mapping[str, Any], root: Path, planner: Planner) -> None:
-        """Check what the user gave, and read the files that are settings. Nothing is written yet.
+    def __init__(self, user_config: Mapping[str, Any], root: Path, planner: Planner) -> None:
+        """Validate the user's settings, and read the files that they name. Nothing is written yet.
 
         Args:
-            given: Snakemake's config: config.yaml, further config files and --config merged.
+            user_config: Snakemake's config: config.yaml, further config files and --config merged.
             root: The folder of the Snakefile.
-            planner: What is asked of Snakemake.
+            planner: Snakemake.
 
         Raises:
-            EcgpipeError: A setting is not valid; or this is a job of a run that was killed.
+            EcgpipeError: A setting is not valid, or this is a job of a killed run.
         """
-        self.settings = validate.load(given, root)
+        self.settings = validate.load(user_config, root)
         self.paths = Paths(self.settings.outdir)
         self._outdir = Path(self.paths.outdir)
         self._planner = planner
@@ -68,13 +68,13 @@ class RunAtWork:
         self._is_planned = False
         self._is_checked_for_foreign = False
         self._lock: FileLock | None = None
-        # Of a dry run, and of options that only look: where the settings lie that a run would write, and what it would
-        # make again, as stages and as (stage, name of the file).
+        # For dry runs and other options that write nothing: the folder of the settings that a run would write, and the
+        # results that it would compute again, as stages and as (stage, file name without extension).
         self._preview: Path | None = None
         self._stale: set[str | tuple[str, str]] = set()
         self._stages: dict[str, Section] = {}
         if not planner.is_main_process:
-            # A job that waited in a cluster's queue while its run was killed must not delete what the next run made.
+            # A job that waited in a cluster's queue while its run was killed must not delete results of the next run.
             atomic.refuse_if_orphaned()
             return
         if self.settings.evaluation.truth:
@@ -82,23 +82,23 @@ class RunAtWork:
 
             ground_truth_checks.check_before_run(self.settings)
         reuse.refuse_unmarked(self._outdir)
-        self._checkpoint = stage_settings.checkpoint_identity(self.settings, self._outdir)
+        self._checkpoint = stage_settings.identify_checkpoint(self.settings, self._outdir)
         certain = stage_settings.is_precision_certain(self.settings)
-        self._stages = stage_settings.of_run(self.settings, self._checkpoint, certain)
+        self._stages = stage_settings.derive_stages(self.settings, self._checkpoint, certain)
 
     @property
     def shards_per_part(self) -> int:
-        """How many shards a part has; the last one may have fewer."""
+        """Number of shards in a part; the last part may have fewer."""
         return self.settings.inference.shards_per_part
 
     def plan(self) -> None:
         """Compare the results with the settings. A run that will run jobs locks the folder, and writes its settings.
 
-        Called by the first of the rules' functions, before jobs are planned: not until then does Snakemake say whether
+        The first of the rules' functions calls it, before jobs are planned: Snakemake does not know earlier whether
         jobs will be run. Further calls do nothing.
 
         Raises:
-            EcgpipeError: Another run has the folder, or it cannot be written to.
+            EcgpipeError: Another run has locked the folder, or it is not writable.
         """
         if self._is_planned or not self._planner.is_main_process:
             return
@@ -108,7 +108,8 @@ class RunAtWork:
                 self._take_folder()
             except OSError as error:
                 raise EcgpipeError(
-                    f"outdir: cannot write to {self.paths.outdir}: {error.strerror}; make room, or give another one"
+                    f"outdir: cannot write to {self.paths.outdir}: {error.strerror}; free disk space, or give another "
+                    "outdir"
                 ) from error
         else:
             self._look()
@@ -122,25 +123,25 @@ class RunAtWork:
         atomic.write_json(Path(self.paths.asked()), self._started)
 
     def _look(self) -> None:
-        """For a dry run: find what a run would make again, and write to the folder of results nothing."""
+        """For a dry run: find the results that a run would compute again. Nothing is written to outdir."""
         self._preview = Path(tempfile.mkdtemp(prefix="ecgpipe-settings-"))
         atexit.register(shutil.rmtree, self._preview, ignore_errors=True)
-        settings_files.write(self._preview, self._stages)
-        present = reuse.results(self._outdir, self._stages, self.settings.inference.attention)
-        for result in reuse.stale(present, self._stages):
+        settings_files.write_sections(self._preview, self._stages)
+        present = reuse.find_results(self._outdir, self._stages, self.settings.inference.attention)
+        for result in reuse.select_stale(present, self._stages):
             self._stale |= {result.stage, (result.stage, result.path.stem)}
         if reuse.is_copy(self._outdir):
             print(
-                f"{self.paths.outdir} is a copy without its files' times. A run corrects them first; it may do less "
-                "than is shown."
+                f"{self.paths.outdir} is a copy that lost the times of its files. A run corrects them first; it may do "
+                "less than is shown."
             )
 
     def settings_file(self, stage: str, wildcards: Mapping[str, str]) -> str:
-        """The settings file of a stage's job; in a dry run a new one where a run would make the result again.
+        """The settings file of a stage's job; in a dry run a new file if a run would compute the result again.
 
         Args:
-            stage: Its name.
-            wildcards: Of the job: `shard`, `part`, or none.
+            stage: Name of the stage.
+            wildcards: Wildcards of the job: `shard`, `part`, or none.
         """
         self.plan()
         own = self.paths.settings(stage)
@@ -151,21 +152,21 @@ class RunAtWork:
         return f"{self._preview}/{stage}.json" if is_stale or not Path(own).exists() else own
 
     def asked(self) -> list[str]:
-        """The file that each run writes anew, so that it scans the inputs again; none in a first dry run."""
+        """The file that every run rewrites, so that Snakemake scans the inputs again; none in a first dry run."""
         self.plan()
         path = self.paths.asked()
         return [path] if Path(path).exists() else []
 
     def n_shards(self) -> int:
-        """How many shards the manifest has, which has to be there."""
+        """Number of shards in the manifest, which must exist."""
         count: int = self._manifest()["n_shards"]
         return count
 
     def refuse_foreign(self) -> None:
-        """Stop, once the manifest says which files the run will write, if a user's file would be overwritten.
+        """Refuse to overwrite a user's file, as soon as the manifest determines which files the run will write.
 
         Raises:
-            EcgpipeError: There is such a file.
+            EcgpipeError: A file has the name of a result and was not written by ecgpipe.
         """
         if self._planner.is_main_process and not self._is_checked_for_foreign:
             count = self.n_shards()
@@ -173,7 +174,7 @@ class RunAtWork:
             self._is_checked_for_foreign = True
 
     def n_recordings(self) -> int:
-        """How many recordings the last scan of the inputs found, of this run or an earlier one; 0 before the first."""
+        """Number of recordings in the last scan of the inputs, of this run or an earlier one; 0 before the first."""
         count: int = self._manifest().get("n_recordings", 0)
         return count
 
@@ -183,41 +184,41 @@ class RunAtWork:
         return content
 
     def start(self, logs: Iterable[str]) -> None:
-        """Cancel what a killed run left in a cluster's queue, and remove what it left unfinished.
+        """Cancel the jobs that a killed run left in a cluster's queue, and remove its unfinished files.
 
         Args:
             logs: Snakemake's logs of this run.
 
         Raises:
-            EcgpipeError: Those jobs cannot be cancelled.
+            EcgpipeError: The jobs cannot be cancelled.
         """
         if not self._lock:
             return
-        cancelled = slurm.cancel_left(self._outdir, [Path(log) for log in logs])
+        cancelled = slurm.cancel_left_jobs(self._outdir, [Path(log) for log in logs])
         left = run_lock.clear_up(self._outdir)
         if cancelled:
-            print(f"cancelled {cancelled} jobs of a run that was killed")
+            print(f"cancelled {cancelled} jobs of a killed run")
         if left:
-            print(f"removed {left} unfinished files of a run that was killed")
+            print(f"removed {left} unfinished files of a killed run")
 
     def succeed(self) -> None:
-        """Remove results that this run has no shards or parts for, and print what became of the recordings."""
+        """Remove results beyond the last shard and part, and print the number of recordings by status."""
         slurm.forget(self._outdir)
         count = self._manifest().get("n_shards")
         if self._lock and count:
             surplus = run_lock.remove_surplus(self._outdir, count, shards.parts_of(count, self.shards_per_part))
             if surplus:
-                print(f"removed {surplus} results of an earlier run that this one has no shards or parts for")
+                print(f"removed {surplus} results of an earlier run beyond the last shard or part of this one")
         print(last_words.closing_words(self._outdir))
 
     def fail(self) -> None:
-        """Remove a report that is outdated now, and print again what the jobs that failed said."""
+        """Remove a report that is outdated now, and print the errors of failed jobs again."""
         slurm.forget(self._outdir)
         self._remove_outdated_report()
         print(last_words.mistakes(self._outdir, self._started))
 
     def _remove_outdated_report(self) -> None:
-        """After an evaluation that failed: a report that still showed the one before would be taken for today's."""
+        """Remove a report that shows an earlier evaluation, which could be mistaken for the failed one."""
         if self._lock and reuse.remove_outdated_report(self._outdir):
             page = self.paths.file("report")
-            print(f"removed {page}: it showed an evaluation that is no more; the next run makes it again")
+            print(f"removed {page}: it showed an outdated evaluation; the next run writes it again")

@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Scan the inputs, check the true labels against the recordings, and write `manifest/`."""
-    section = settings.of_arguments("manifest", settings.Manifest, args)
+    section = settings.parse_arguments("manifest", settings.Manifest, args)
     inputs = args.input or section.inputs
     if not inputs:
-        raise EcgpipeError("input: not given; give --input, or --settings")
+        raise EcgpipeError("input: missing; give --input, or --settings")
 
     def check(recordings: pa.Table, files: pa.Table) -> None:
         ground_truth_checks.check_after_scan(section.evaluation, section.labels, recordings, files)

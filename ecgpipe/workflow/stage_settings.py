@@ -1,24 +1,24 @@
-"""The settings of each stage, made of those that the user gave and of the files that they name."""
+"""Derive the settings of each stage from the user's settings and the files that these name."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ecgpipe.core import provenance, settings
-from ecgpipe.core.atomic import write_json
+from ecgpipe.core import provenance, results, settings
+from ecgpipe.core.atomic import read_json, write_json
 from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.provenance import file_sha256
+from ecgpipe.core.provenance import hash_file
 from ecgpipe.models import labels
 from ecgpipe.models.labels import Label
 
-SEEN = "checkpoint-file.json"  # the SHA-256 of a local checkpoint, and of what path, size and time it was then
+SEEN = "checkpoint-file.json"  # the SHA-256 of a local checkpoint, with the path, size and time of the file then
 
 
-def is_precision_certain(given: Config) -> bool:
-    """Whether inference computes in float32 without a comparison: asked for, on a CPU, or by fairseq-signals."""
-    inference = given.inference
+def is_precision_certain(user_settings: Config) -> bool:
+    """Whether inference computes in float32 without a comparison: by request, on a CPU, or by fairseq-signals."""
+    inference = user_settings.inference
     return (
         inference.backend != "native"
         or inference.precision == "float32"
@@ -26,12 +26,12 @@ def is_precision_certain(given: Config) -> bool:
     )
 
 
-def of_run(given: Config, checkpoint_content: str, certain: bool) -> dict[str, Section]:
-    """The settings of each stage of a run.
+def derive_stages(user_settings: Config, checkpoint_content: str, certain: bool) -> dict[str, Section]:
+    """Derive the settings of each stage of a run.
 
     Args:
-        given: The validated settings; the files that they name are read.
-        checkpoint_content: What `checkpoint_identity` says.
+        user_settings: The validated settings; the files that they name are read.
+        checkpoint_content: Identity of the checkpoint, by `identify_checkpoint`.
         certain: Whether the precision is float32 without a comparison.
 
     Returns:
@@ -40,60 +40,60 @@ def of_run(given: Config, checkpoint_content: str, certain: bool) -> dict[str, S
     Raises:
         EcgpipeError: A file cannot be read.
     """
-    rows = None if given.labels_by_index else labels.read(Path(given.labels))
-    files = _file_sha256s(given)
-    reading = settings.Preprocess(**given.preprocess.model_dump())
+    rows = None if user_settings.labels_by_index else labels.read(Path(user_settings.labels))
+    files = _hash_files(user_settings)
+    reading = settings.Preprocess(**user_settings.preprocess.model_dump())
     stages = {
-        **_of_inputs(given, rows, checkpoint_content, reading),
-        **_of_inference(given, rows, files, certain),
-        **_of_analysis(given, rows, files, reading),
-        **_of_pages(given, files, reading, certain),
+        **_derive_input_stages(user_settings, rows, checkpoint_content, reading),
+        **_derive_inference_stages(user_settings, rows, files, certain),
+        **_derive_analysis_stages(user_settings, rows, files, reading),
+        **_derive_page_stages(user_settings, files, reading, certain),
     }
-    switched_off = {"attribute"} if not given.attribution.recordings else set()
-    switched_off |= {"evaluate"} if not given.evaluation.asked else set()
+    switched_off = {"attribute"} if not user_settings.attribution.recordings else set()
+    switched_off |= {"evaluate"} if not user_settings.evaluation.asked else set()
     return {name: stage for name, stage in stages.items() if name not in switched_off}
 
 
-def _file_sha256s(given: Config) -> dict[str, Any]:
-    """The content of the files that are settings: `labels`, `calibration`, `heads` and `truth`."""
-    evaluation = given.evaluation
+def _hash_files(user_settings: Config) -> dict[str, Any]:
+    """Hash the files that are settings: `labels`, `calibration`, `heads` and `truth`."""
+    evaluation = user_settings.evaluation
     return {
-        "labels": "index" if given.labels_by_index else file_sha256(Path(given.labels)),
-        "calibration": file_sha256(Path(given.calibration)) if given.calibration else None,
-        "heads": [file_sha256(Path(path)) for path in given.heads],
-        "truth": file_sha256(Path(evaluation.truth)) if evaluation.truth else None,
+        "labels": "index" if user_settings.labels_by_index else hash_file(Path(user_settings.labels)),
+        "calibration": hash_file(Path(user_settings.calibration)) if user_settings.calibration else None,
+        "heads": [hash_file(Path(path)) for path in user_settings.heads],
+        "truth": hash_file(Path(evaluation.truth)) if evaluation.truth else None,
     }
 
 
-def _of_inputs(
-    given: Config, rows: Sequence[Label] | None, checkpoint_content: str, reading: settings.Preprocess
+def _derive_input_stages(
+    user_settings: Config, rows: Sequence[Label] | None, checkpoint_content: str, reading: settings.Preprocess
 ) -> dict[str, Section]:
-    """The stages before inference; `rows` is None where outputs are called by their number."""
+    """Derive the settings of the stages before inference; `rows` is None if outputs are named by number."""
     return {
         "checkpoint": settings.Checkpoint(
-            source=given.checkpoint,
-            sha256=given.sha256,
-            labels="index" if rows is None else given.labels,
+            source=user_settings.checkpoint,
+            sha256=user_settings.sha256,
+            labels="index" if rows is None else user_settings.labels,
             content=checkpoint_content,
             label_names="index" if rows is None else [label.name for label in rows],
-            backend=given.inference.backend,
+            backend=user_settings.inference.backend,
         ),
         "manifest": settings.Manifest(
-            **given.manifest.model_dump(),
-            inputs=given.inputs,
-            evaluation=given.evaluation,
-            labels=None if rows is None else given.labels,
-            places=provenance.digest(os.path.abspath(path) for path in given.inputs),  # noqa: PTH100, keeps links
+            **user_settings.manifest.model_dump(),
+            inputs=user_settings.inputs,
+            evaluation=user_settings.evaluation,
+            labels=None if rows is None else user_settings.labels,
+            places=provenance.combine_sha256s(os.path.abspath(path) for path in user_settings.inputs),  # noqa: PTH100, keeps links
         ),
         "preprocess": reading,
     }
 
 
-def _of_inference(
-    given: Config, rows: Sequence[Label] | None, files: Mapping[str, Any], certain: bool
+def _derive_inference_stages(
+    user_settings: Config, rows: Sequence[Label] | None, files: Mapping[str, Any], certain: bool
 ) -> dict[str, Section]:
-    """Inference, the choice of its precision, and the predictions."""
-    inference = given.inference
+    """Derive the settings of inference, the choice of its precision, and the predictions."""
+    inference = user_settings.inference
     chosen = [label.threshold_from["scores"] for label in rows or () if label.threshold_from]
     return {
         "precision": settings.Precision(certain=True, device=inference.device)
@@ -108,33 +108,35 @@ def _of_inference(
             fairseq_python=inference.fairseq_python if inference.backend == "fairseq" else None,
         ),
         "aggregate": settings.Aggregate(
-            labels=given.labels,
-            calibration=given.calibration,
-            heads=given.heads,
+            labels=user_settings.labels,
+            calibration=user_settings.calibration,
+            heads=user_settings.heads,
             aggregation="index" if rows is None else {label.name: label.aggregation for label in rows},
-            chosen_on=sorted({settings.digest(scores) for scores in chosen}),
+            chosen_on=sorted({settings.hash_json(scores) for scores in chosen}),
             calibration_sha256=files["calibration"],
             heads_sha256=files["heads"],
         ),
     }
 
 
-def _of_analysis(
-    given: Config, rows: Sequence[Label] | None, files: Mapping[str, Any], reading: settings.Preprocess
+def _derive_analysis_stages(
+    user_settings: Config, rows: Sequence[Label] | None, files: Mapping[str, Any], reading: settings.Preprocess
 ) -> dict[str, Section]:
-    """The map, the recordings to show, attribution and evaluation."""
+    """Derive the settings of the map, the recordings to show, attribution and evaluation."""
     thresholds: Any = "index" if rows is None else labels.thresholds_by_name(rows)
     return {
-        "umap": settings.Umap(**given.umap.model_dump()),
-        "examples": settings.Examples(labels=given.labels, thresholds=thresholds, recordings=given.report.recordings),
+        "umap": settings.Umap(**user_settings.umap.model_dump()),
+        "examples": settings.Examples(
+            labels=user_settings.labels, thresholds=thresholds, recordings=user_settings.report.recordings
+        ),
         "attribute": settings.Attribute(
-            **given.attribution.model_dump(), device=given.inference.device, reading=reading
+            **user_settings.attribution.model_dump(), device=user_settings.inference.device, reading=reading
         ),
         "evaluate": settings.Evaluate(
-            **given.evaluation.model_dump(),
-            labels=given.labels,
-            calibration=given.calibration,
-            heads=given.heads,
+            **user_settings.evaluation.model_dump(),
+            labels=user_settings.labels,
+            calibration=user_settings.calibration,
+            heads=user_settings.heads,
             heads_sha256=files["heads"],
             truth_sha256=files["truth"],
             labels_sha256=files["labels"],
@@ -143,80 +145,82 @@ def _of_analysis(
     }
 
 
-def _of_pages(
-    given: Config, files: Mapping[str, Any], reading: settings.Preprocess, certain: bool
+def _derive_page_stages(
+    user_settings: Config, files: Mapping[str, Any], reading: settings.Preprocess, certain: bool
 ) -> dict[str, Section]:
-    """What counts and shows all that."""
+    """Derive the settings of summary, figures, report and verdict."""
     shown = {
-        "labels": given.labels,
+        "labels": user_settings.labels,
         "labels_sha256": files["labels"],
-        "attention": given.inference.attention,
-        "attribution": given.attribution.recordings > 0,
-        "paths": given.report.paths,
+        "attention": user_settings.inference.attention,
+        "attribution": user_settings.attribution.recordings > 0,
+        "paths": user_settings.report.paths,
         "reading": reading,
     }
     return {
         "summary": settings.Summary(
-            config=settings.identity(given),
-            resolved=given.model_dump(mode="json", exclude={"inference": {"fairseq_python"}}),
+            config=settings.dump_identity(user_settings),
+            resolved=user_settings.model_dump(mode="json", exclude={"inference": {"fairseq_python"}}),
             files=dict(files),
-            attention=given.inference.attention,
+            attention=user_settings.inference.attention,
             compared=not certain,
         ),
         "figures": settings.Figures(**shown),
         "report": settings.Report(
-            **shown, evaluation=given.evaluation.asked, **given.report.model_dump(exclude={"recordings", "paths"})
+            **shown,
+            evaluation=user_settings.evaluation.asked,
+            **user_settings.report.model_dump(exclude={"recordings", "paths"}),
         ),
-        "verdict": settings.Verdict(max_failed_fraction=given.max_failed_fraction),
+        "verdict": settings.Verdict(max_failed_fraction=user_settings.max_failed_fraction),
     }
 
 
-def checkpoint_identity(given: Config, outdir: Path) -> str:
-    """What tells a checkpoint from another one: the SHA-256 of a local file, the address of one on the hub.
+def identify_checkpoint(user_settings: Config, outdir: Path) -> str:
+    """Identify a checkpoint by the SHA-256 of a local file, or by the address on the hub.
 
-    A local file is read only where its path, size or time is not that of the last run, which `outdir` remembers.
+    A local file is hashed only if its path, size or time differs from that of the last run, which `outdir` stores.
 
     Args:
-        given: The settings.
+        user_settings: The settings.
         outdir: The folder of the results.
 
     Returns:
-        For a file on the hub the address, and the SHA-256 that it must have unless the last run found just that.
+        For a file on the hub the address, followed by the expected SHA-256 unless the last run verified it.
 
     Raises:
-        EcgpipeError: A local file is not what the setting `sha256` says.
+        EcgpipeError: A local file has another SHA-256 than the setting `sha256`.
     """
-    expected = given.sha256.lower() if given.sha256 else None
-    if given.checkpoint.startswith("hf://"):
-        before = (settings.read_json(outdir / settings.FOLDER / "checkpoint.json") or {}).get("content")
-        source = (settings.read_json(outdir / "checkpoint" / "model.json") or {}).get("source", {})
-        plain = given.checkpoint
+    expected = user_settings.sha256.lower() if user_settings.sha256 else None
+    if user_settings.checkpoint.startswith("hf://"):
+        before = (read_json(outdir / settings.FOLDER / "checkpoint.json") or {}).get("content")
+        source = (read_json(outdir / results.path_of("description")) or {}).get("source", {})
+        plain = user_settings.checkpoint
         is_same = isinstance(before, str) and before.split(" ")[0] == plain == source.get("uri")
         if is_same and expected in (None, source.get("sha256")):
             return str(before)
         return f"{plain} {expected}" if expected else plain
-    seen = _seen(given.checkpoint)
-    known = settings.read_json(outdir / settings.FOLDER / SEEN) or {}
-    found = known.get("sha256") if {**known, "sha256": None} == {**seen, "sha256": None} else None
-    found = found or file_sha256(Path(given.checkpoint))
-    if expected not in (None, found):
+    file_facts = _describe_file(user_settings.checkpoint)
+    remembered = read_json(outdir / settings.FOLDER / SEEN) or {}
+    sha256 = remembered.get("sha256") if {**remembered, "sha256": None} == {**file_facts, "sha256": None} else None
+    sha256 = sha256 or hash_file(Path(user_settings.checkpoint))
+    if expected not in (None, sha256):
         raise EcgpipeError(
-            f"checkpoint: {given.checkpoint} has the sha256 {found}, not {expected} as the setting `sha256` says; name "
-            "the file that is meant, or correct the sha256"
+            f"checkpoint: {user_settings.checkpoint} has the sha256 {sha256}, not {expected} as the setting `sha256` "
+            "says; give the right file, or correct sha256"
         )
-    return str(found)
+    return str(sha256)
 
 
-def remember_checkpoint(given: Config, outdir: Path, found: str) -> None:
-    """Note the size and time of a local checkpoint with its SHA-256, for `checkpoint_identity` of the next run."""
-    if given.checkpoint.startswith("hf://"):
+def remember_checkpoint(user_settings: Config, outdir: Path, sha256: str) -> None:
+    """Store the size, time and SHA-256 of a local checkpoint, for `identify_checkpoint` of the next run."""
+    if user_settings.checkpoint.startswith("hf://"):
         return
-    noted = {**_seen(given.checkpoint), "sha256": found}
-    if settings.read_json(outdir / settings.FOLDER / SEEN) != noted:
-        write_json(outdir / settings.FOLDER / SEEN, noted)
+    file_facts = {**_describe_file(user_settings.checkpoint), "sha256": sha256}
+    if read_json(outdir / settings.FOLDER / SEEN) != file_facts:
+        write_json(outdir / settings.FOLDER / SEEN, file_facts)
 
 
-def _seen(path: str) -> dict[str, Any]:
-    """What tells without reading it that a file is as it was."""
+def _describe_file(path: str) -> dict[str, Any]:
+    """Describe a file so that a change shows without reading the file."""
     status = Path(path).stat()
     return {"path": str(Path(path).resolve()), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}

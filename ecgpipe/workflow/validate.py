@@ -1,4 +1,4 @@
-"""Check what the user gave, before any job starts."""
+"""Validate the user's settings before any job starts."""
 
 import difflib
 import os
@@ -9,35 +9,35 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ecgpipe.core.config import Config, Evaluation, index_csv, mistake
+from ecgpipe.core.config import Config, Evaluation, describe_mistake, index_csv
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models import calibration, labels
 
-# The settings that are paths, besides two in sections: see `_with_home`.
+# The settings that are paths, besides two in sections: see `_expand_home`.
 _PATHS = ("input", "outdir", "checkpoint", "labels", "calibration", "heads")
 
 
-def load(given: Mapping[str, Any], root: Path) -> Config:
-    """Validate what the user gave.
+def load(user_config: Mapping[str, Any], root: Path) -> Config:
+    """Validate the user's settings.
 
     Args:
-        given: Snakemake's config, that is config.yaml, further config files and --config merged.
+        user_config: Snakemake's config, that is config.yaml, further config files and --config merged.
         root: The folder of the Snakefile, where a relative `labels` path is looked for after the current folder.
 
     Returns:
-        The settings, with `labels` made a path that exists, or will when the checkpoint stage has run.
+        The settings; `labels` is a path that exists, or will exist when the checkpoint stage has run.
 
     Raises:
-        EcgpipeError: A key is unknown, a value is of the wrong type or out of range, or a path is not there.
+        EcgpipeError: A key is unknown, a value is of the wrong type or out of range, or a path does not exist.
     """
-    if given.get("input") in (None, "", []):
-        raise EcgpipeError("input: not given; say which recordings, e.g. snakemake --cores 8 --config input=/data/ecgs")
+    if user_config.get("input") in (None, "", []):
+        raise EcgpipeError("input: missing; name the recordings, e.g. snakemake --cores 8 --config input=/data/ecgs")
     try:
-        settings = Config.model_validate(dict(given))
+        settings = Config.model_validate(dict(user_config))
     except ValidationError as error:
-        raise EcgpipeError("\n".join(mistake(dict(item)) for item in error.errors())) from error
-    settings = _with_home(settings)
-    # os.path, not pathlib: a text that the system takes for no path at all, e.g. one too long, is not there either.
+        raise EcgpipeError("\n".join(describe_mistake(dict(item)) for item in error.errors())) from error
+    settings = _expand_home(settings)
+    # os.path, not pathlib, which raises an error for a text that is not a valid path, e.g. one that is too long.
     for path in settings.inputs:
         if not any(character in path for character in "*?[") and not os.path.exists(path):  # noqa: PTH110
             raise EcgpipeError(f"input: {path!r} does not exist; check the path")
@@ -51,38 +51,42 @@ def load(given: Mapping[str, Any], root: Path) -> Config:
         if not os.path.isfile(path):  # noqa: PTH113
             raise EcgpipeError(f"heads: {path!r} is not a file; give the head.safetensors that probe wrote")
         _refuse_unreadable("heads", path)
-    made = calibration.read(Path(settings.calibration)) if settings.calibration else None
+    fit = calibration.read_calibration(Path(settings.calibration)) if settings.calibration else None
     names = None
     if settings.labels == labels.BY_INDEX:
-        found = index_csv(settings.outdir)
+        label_csv = index_csv(settings.outdir)
     else:
-        found = str(labels.locate(settings.labels, root))
-        given_labels = labels.read(Path(found))
-        names = [label.name for label in given_labels]
-        if made:
-            calibration.refuse_foreign(made, given_labels)
-        labels.refuse_foreign(Path(found), given_labels, {"calibration": made.sha256 if made else None})
+        label_csv = str(labels.locate(settings.labels, root))
+        model_labels = labels.read(Path(label_csv))
+        names = [label.name for label in model_labels]
+        if fit:
+            calibration.refuse_foreign(fit, model_labels)
+        labels.refuse_foreign(Path(label_csv), model_labels, {"calibration": fit.sha256 if fit else None})
     if settings.heads and names is not None:
         from ecgpipe.models import (
             heads,  # here, because pyarrow takes half a second, of every job that reads the Snakefile
         )
 
         files = [Path(path) for path in settings.heads]
-        names += [name for some in heads.name_labels(files, list(map(heads.load, files)), names) for name in some]
+        names += [
+            name
+            for head_names in heads.name_labels(files, list(map(heads.load_head, files)), names)
+            for name in head_names
+        ]
     _check_evaluation(settings.evaluation, names)
     paths = {"outdir": settings.outdir, "checkpoint": settings.checkpoint, "labels": settings.labels}
     if settings.calibration is not None:
         paths["calibration"] = settings.calibration
     if settings.evaluation.truth is not None:
         paths["evaluation.truth"] = settings.evaluation.truth
-    many = {"input": settings.inputs, "heads": settings.heads}
-    for key, path in [*((key, path) for key, some in many.items() for path in some), *paths.items()]:
+    path_lists = {"input": settings.inputs, "heads": settings.heads}
+    for key, path in [*((key, path) for key, paths in path_lists.items() for path in paths), *paths.items()]:
         _check_path(key, path)
-    return settings.model_copy(update={"labels": found})
+    return settings.model_copy(update={"labels": label_csv})
 
 
-def _with_home(settings: Config) -> Config:
-    """The settings with the home folder for ~ in paths, which a shell leaves in `--config outdir=~/x`, and YAML too."""
+def _expand_home(settings: Config) -> Config:
+    """Expand ~ in the paths of the settings: a shell does not in `--config outdir=~/x`, nor does YAML."""
 
     def at_home(value: str | list[str] | None) -> str | list[str] | None:
         if isinstance(value, list):
@@ -97,65 +101,65 @@ def _with_home(settings: Config) -> Config:
 
 
 def _refuse_unreadable(key: str, path: str | None) -> None:
-    """Refuse a file that this user may not read, hours before a job would find out."""
+    """Refuse a file that this user may not read, before a job needs it hours later."""
     if path is not None and os.path.isfile(path) and not os.access(path, os.R_OK):  # noqa: PTH113
         raise EcgpipeError(
             f"{key}: no permission to read {path!r}; see its permissions (`ls -l`), or give another file"
         )
 
 
-def _check_evaluation(given: Evaluation, names: list[str] | None) -> None:
-    """Refuse what `evaluate` could not make sense of, hours later. Labels may not be known yet (None)."""
-    if given.truth is not None and not os.path.isfile(given.truth):  # noqa: PTH113
-        raise EcgpipeError(f"evaluation.truth: {given.truth!r} is not a file; check the path")
-    _refuse_unreadable("evaluation.truth", given.truth)
-    if not given.asked and (given.patient or given.split or given.subgroups):
+def _check_evaluation(evaluation: Evaluation, names: list[str] | None) -> None:
+    """Refuse settings of the evaluation that are not valid. `names` of labels may not be known yet (None)."""
+    if evaluation.truth is not None and not os.path.isfile(evaluation.truth):  # noqa: PTH113
+        raise EcgpipeError(f"evaluation.truth: {evaluation.truth!r} is not a file; check the path")
+    _refuse_unreadable("evaluation.truth", evaluation.truth)
+    if not evaluation.asked and (evaluation.patient or evaluation.split or evaluation.subgroups):
         raise EcgpipeError(
-            "evaluation: neither truth nor mapping is given, so there is nothing to evaluate; say by one of them where "
-            "the true labels are"
+            "evaluation: neither truth nor mapping is given, so there is nothing to evaluate; give one of them, which "
+            "names the true labels"
         )
-    if (given.split is None) != (given.split_value is None):
+    if (evaluation.split is None) != (evaluation.split_value is None):
         raise EcgpipeError(
-            "evaluation: split says which column, split_value what it says of the recordings to take; give both or "
+            "evaluation: split names a column, split_value its value for the recordings to evaluate; give both or "
             "neither"
         )
-    for label in given.mapping.values():
+    for label in evaluation.mapping.values():
         if names is not None and label not in names:
             close = difflib.get_close_matches(label, names, n=1)
-            mend = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
-            raise EcgpipeError(f"evaluation.mapping: {label!r} is no label of the label file; {mend}")
+            fix = f"did you mean {close[0]!r}?" if close else f"the labels are {', '.join(names)}"
+            raise EcgpipeError(f"evaluation.mapping: {label!r} is not a label of the label file; {fix}")
 
 
 def _check_backend(settings: Config) -> None:
-    """Refuse what fairseq-signals cannot do."""
+    """Refuse settings that fairseq-signals does not support."""
     inference = settings.inference
     if inference.backend == "native":
         return
     if not inference.fairseq_python:
         raise EcgpipeError(
-            "inference.fairseq_python: not given, and inference.backend is fairseq; give the python of an environment "
-            "made from workflow/envs/fairseq-signals.yaml, as docs/verify.md says"
+            "inference.fairseq_python: missing, and inference.backend is fairseq; give the python of an environment "
+            "made from workflow/envs/fairseq-signals.yaml, see docs/verify.md"
         )
     if inference.precision not in ("auto", "float32") or inference.deterministic:
         raise EcgpipeError(
-            "inference.backend: fairseq computes in float32 and is not told to be deterministic; leave "
-            "inference.precision and inference.deterministic as they are by default"
+            "inference.backend: fairseq computes in float32 and has no deterministic mode; leave "
+            "inference.precision and inference.deterministic at their defaults"
         )
     if settings.attribution.recordings:
         raise EcgpipeError(
-            f"attribution.recordings: {settings.attribution.recordings} cannot be attributed with inference.backend "
+            f"attribution.recordings: {settings.attribution.recordings} is not possible with inference.backend "
             "fairseq, which gives no gradients; give 0"
         )
 
 
 def _check_path(key: str, path: str) -> None:
-    """Refuse what would be taken for something else on its way through Snakemake and the commands."""
+    """Refuse a path that Snakemake or the commands would misread."""
     if "{" in path or "}" in path or any(character < " " for character in path):
         raise EcgpipeError(
-            f"{key}: {path!r} has a brace or a control character, which Snakemake takes for something else; rename it, "
-            "or give a link to it"
+            f"{key}: {path!r} has a brace or a control character, which Snakemake misreads; rename it, or give a link "
+            "to it"
         )
     if path.startswith("-"):
-        raise EcgpipeError(f"{key}: {path!r} begins with a dash, as options do; give its whole path, from / on")
+        raise EcgpipeError(f"{key}: {path!r} begins with a dash, as options do; give the absolute path")
     if key == "outdir" and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", path):
-        raise EcgpipeError(f"outdir: {path!r} is an address; give the path of a folder on this machine, from / on")
+        raise EcgpipeError(f"outdir: {path!r} is an address; give the absolute path of a folder on this machine")

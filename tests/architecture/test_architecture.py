@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ecgpipe import ECGFM, Run
 from ecgpipe.core.options import SHARED
 
 ROOT = Path(__file__).parents[2]
@@ -17,9 +18,6 @@ SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8"
 
 # Lines that a module may have; a longer one says at its top why it is one.
 MOST_LINES = 450
-
-# Longer than that, and still to be cut up.
-LONG = {}
 
 
 def layers() -> list[list[str]]:
@@ -103,7 +101,7 @@ def test_unit_tests_lie_in_the_folder_of_their_package() -> None:
 
 
 def test_arguments_as_they_were_parsed_are_seen_by_the_functions_of_a_command_alone() -> None:
-    allowed = {"add_arguments", "add_options", "run", "of_arguments", "of_options", "main"}
+    allowed = {"add_arguments", "add_options", "run", "parse_arguments", "parse_options", "main"}
     users = [
         (name, node.name)
         for name, source in SOURCES.items()
@@ -130,3 +128,11 @@ def test_no_option_is_declared_twice() -> None:
     assert {option: names for option, names in declared.items() if len(names) > 1} == {}
     shared = {f"--{name}" for name in SHARED}
     assert {option: names for option, names in declared.items() if option in shared} == {}
+
+
+def test_every_public_name_is_documented() -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    public = set(re.findall(r"import (\w+) as \1$", SOURCES["__init__.py"], re.MULTILINE))
+    assert public == {"ECGFM", "EcgpipeError", "Run"}
+    of_classes = {name for kind in (Run, ECGFM) for name in vars(kind) if not name.startswith("_")}
+    assert {name for name in public | of_classes if not re.search(rf"\b{name}\b", page)} == set()

@@ -21,7 +21,7 @@ import vendor_files
 
 with atheris.instrument_imports(include=["ecgpipe"]):
     from ecgpipe import readers
-    from ecgpipe.readers import Assumed, UnreadableError, detect, spelled
+    from ecgpipe.readers import Assumed, UnreadableError, detect, spell_leads
     from ecgpipe.readers import mat as mat_reader
     from ecgpipe.readers import wfdb as wfdb_reader
 
@@ -45,7 +45,7 @@ def detect_format(data: bytes) -> None:
         found = detect.format_of(PurePath(name), data)
         assert found is None or found in readers.FORMATS
         assert found or detect.what_else(PurePath(name), data)
-    spelled(detect.csv_columns(data))
+    spell_leads(detect.csv_columns(data))
 
 
 def csv(data: bytes) -> None:

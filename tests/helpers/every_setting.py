@@ -118,4 +118,4 @@ def write_files(folder: Path) -> None:
     (folder / "calibration.json").write_text(json.dumps({**fit, "fitted": None}))
     ones = np.ones(8, np.float32)
     head = heads.Head(("Mine",), 0 * ones, ones, ones[None], ones[:1], {"space": {}})
-    heads.save(folder / "head.safetensors", head)
+    heads.save_head(folder / "head.safetensors", head)

@@ -1,6 +1,6 @@
 """Writing a recording in every format that ecgpipe reads, for the end-to-end tests.
 
-Each writer takes a path without ending, a signal (12, samples) in mV whose leads are `LEADS`, and the sample rate; it
+Each writer takes a path without ending, a signal (12, samples) in mV whose leads are `LEADS`, and the sampling rate; it
 writes the leads in an order and under names that the format's own users have, and returns the size of the format's
 steps in mV, (12, 1) or a number.
 """
@@ -121,7 +121,7 @@ def csv(path: Path, signal: np.ndarray, rate: int) -> Step:
 
 
 def parquet(path: Path, signal: np.ndarray, rate: int) -> Step:
-    """The sample rate in the file's metadata."""
+    """The sampling rate in the file's metadata."""
     table = pa.table({f"ECG {lead}": row for lead, row in zip(MIMIC, ordered(signal, MIMIC), strict=True)})
     pq.write_table(
         table.replace_schema_metadata({"sample_rate": str(rate), "unit": "mV"}), path.with_suffix(".parquet")

@@ -46,7 +46,7 @@ def write(folder: Path, recordings: int = 400, name: str = "r", seed: int = 0, *
         "inputs_sha256": "f" * 64,
         "aggregation": AGGREGATION,
     }
-    schema = provenance.with_origin(schemas.predictions_schema(LABELS), "aggregate", **(facts | origin))
+    schema = provenance.add_origin(schemas.predictions_schema(LABELS), "aggregate", **(facts | origin))
     columns = [
         pa.array(ids),
         pa.array([2] * recordings, pa.int32()),

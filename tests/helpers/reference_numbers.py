@@ -43,7 +43,7 @@ def compute(python: Path, folder: Path) -> dict[str, np.ndarray]:
     ids: list[str] = []
     numbers: list[int] = []
     segments: list[np.ndarray] = []
-    for record_id, given in sorted(fixtures.signals().items()):
+    for record_id, given in sorted(fixtures.make_signals().items()):
         millivolts = given.microvolts / 1000
         sample = ECGSample(
             ECGInput(

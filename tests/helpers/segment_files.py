@@ -43,7 +43,7 @@ def write_shard(
     _, leads, samples = values.shape
     counts = [samples] * len(rows) if counts is None else counts
     schema = schemas.segments_schema(leads, samples)
-    schema = provenance.with_origin(schema, "preprocess", preprocess=SETTINGS | {"segment_samples": samples} | settings)
+    schema = provenance.add_origin(schema, "preprocess", preprocess=SETTINGS | {"segment_samples": samples} | settings)
     with pa.ipc.new_file(str(path), schema) as writer:
         for first in range(0, len(rows), batch):
             some = rows[first : first + batch]

@@ -80,7 +80,7 @@ def test_a_run_with_a_calibration_and_thresholds(finished: Path) -> None:
         np.testing.assert_allclose(calibrated.loc[plain.index, name].to_numpy(), expected, rtol=1e-9)
     facts = json.loads((finished / "calibrated/run.json").read_text())["calibration"]
     for path in finished.glob("calibrated/predictions/*.parquet"):
-        assert provenance.origin(pq.read_schema(path))["calibration"] == facts
+        assert provenance.read_origin(pq.read_schema(path))["calibration"] == facts
 
     # The next run infers nothing, and counts by the thresholds that were chosen.
     fit(

@@ -133,7 +133,7 @@ def test_after_an_evaluation_that_fails_at_its_own_stage_no_report_shows_the_one
     assert "[evaluate] error: split: no recording has 'test'" in ran.output
     assert not report.exists()
     assert not (finished / "out/evaluation/metrics.parquet").exists()
-    assert "report.html: it showed an evaluation that is no more; the next run makes it again" in ran.output
+    assert "report.html: it showed an outdated evaluation; the next run writes it again" in ran.output
 
     ran = run(finished, evaluation=f"{{{evaluation}: train}}")
     assert ran.status == 0, ran.output
@@ -148,7 +148,7 @@ def test_without_true_labels_nothing_is_evaluated(finished: Path) -> None:
     ("evaluation", "says"),
     [
         ("{truth: nowhere.csv}", "evaluation.truth: 'nowhere.csv' is not a file; check the path"),
-        ("{mapping: {AF: Atrial fibrilation}}", "'Atrial fibrilation' is no label of the label file; did you mean"),
+        ("{mapping: {AF: Atrial fibrilation}}", "'Atrial fibrilation' is not a label of the label file; did you mean"),
         ("{patient: patient_id}", "evaluation: neither truth nor mapping is given"),
         ("{mapping: {AF: Atrial fibrillation}, split: fold}", "give both or neither"),
     ],

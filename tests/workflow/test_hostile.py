@@ -161,7 +161,7 @@ def test_no_name_forges_a_line_of_a_log_or_steers_the_terminal(hostile: tuple[Pa
     for text in said:
         assert "\x1b" not in text
         assert not re.search(r"^\[preprocess\] error: forged", text, re.MULTILINE)
-    assert "no known format, without ending" in ran.output
+    assert "no known format, without file extension" in ran.output
 
 
 def test_the_report_shows_every_name_as_text(hostile: tuple[Path, Path, Ran]) -> None:
@@ -198,7 +198,7 @@ def test_a_checkpoint_that_would_call_the_shell_is_refused(kind: str, tmp_path: 
         tmp_path, "out/checkpoint/model.json", checkpoint="x.pt", input="input", labels="labels.csv", outdir="out"
     )
     assert ran.status != 0
-    says = "x.pt asks for posix.system, which is code and not data: refused; ask its author for a file of tensors"
+    says = "x.pt asks for posix.system, which is code and not data: refused; ask its author for a file that has only"
     (said,) = mistakes(ran)
     assert says in said or (kind == "bare" and "x.pt is not a checkpoint of PyTorch" in said), said
     assert "Traceback" not in ran.output
@@ -214,9 +214,9 @@ def test_a_checkpoint_that_would_call_the_shell_is_refused(kind: str, tmp_path: 
     [
         (
             {"outdir": "{input}"},
-            "outdir: '{input}' has a brace or a control character, which Snakemake takes for something else",
+            "outdir: '{input}' has a brace or a control character, which Snakemake misreads",
         ),
-        ({"input": "--outdir=x"}, "input: '--outdir=x' begins with a dash, as options do; give its whole path"),
+        ({"input": "--outdir=x"}, "input: '--outdir=x' begins with a dash, as options do; give the absolute path"),
         ({"inference": {"device": "cpu; touch pwned"}}, "inference.device: 'cpu; touch pwned' is not valid"),
     ],
 )

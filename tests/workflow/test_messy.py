@@ -173,7 +173,7 @@ def test_what_is_odd_is_named(records: pd.DataFrame) -> None:
     skipped = records[records["status"] == "skipped"]["reason"]
     assert skipped["nan"] == "NaN or infinite samples (aVR)"
     assert skipped["short"] == "shorter than one segment of 5 s (2.000 s)"
-    assert skipped["negative"] == "the sample rate cannot be meant (-500 Hz)"
+    assert skipped["negative"] == "the sampling rate is out of range (-500 Hz)"
     assert skipped["single"].startswith("a single lead, preprocess.min_leads asks for more")
     assert skipped["many"].startswith("none of its leads is known by name (ch0 ch1")
     failed = records[records["status"] == "failed"]["reason"]

@@ -49,7 +49,7 @@ def test_a_wrong_setting_is_refused_before_any_job(folder: Path, settings: dict[
 
 def test_without_an_input_the_message_shows_how_to_give_one(folder: Path) -> None:
     ran = run(folder, input="")
-    assert "input: not given; say which recordings, e.g. snakemake --cores 8 --config input=/data/ecgs" in ran.output
+    assert "input: missing; name the recordings, e.g. snakemake --cores 8 --config input=/data/ecgs" in ran.output
     assert not ran.jobs
 
 
@@ -113,7 +113,7 @@ def test_unusable_recordings_are_told_and_do_not_stop_the_run(folder: Path) -> N
     reasons = table(folder / "out" / "records").set_index("record_id")["reason"]
     assert reasons["eight"] == "leads missing (V3 V4 V5 V6)"
     assert reasons["nan"] == "NaN or infinite samples (I II III aVR aVL aVF V1 V2 V3 V4 V5 V6)"
-    assert reasons["bare"].startswith("the file states no sample rate; set preprocess.assume_sample_rate")
+    assert reasons["bare"].startswith("the file states no sampling rate; set preprocess.assume_sample_rate")
     assert reasons["recording000"] is None
 
 

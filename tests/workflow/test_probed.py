@@ -48,7 +48,7 @@ def test_a_head_that_was_probed_labels_a_run_of_a_pretrained_network(tmp_path: P
     assert second.status == 0, second.output
     assert second.jobs["aggregate"] == 2
     assert not second.jobs.keys() & {"checkpoint", "preprocess", "infer", "umap"}
-    head = heads.load(tmp_path / "probe/head.safetensors")
+    head = heads.load_head(tmp_path / "probe/head.safetensors")
     predictions = table(out / "predictions")
     assert predictions.columns.tolist() == ["record_id", "n_segments", "Of one's own"]
     assert predictions["record_id"].tolist() == list(means)

@@ -84,15 +84,15 @@ def test_every_parquet_file_says_which_code_and_which_inputs_made_it(finished: P
     run = json.loads((out / "run.json").read_text())
     # Part 0 has two shards, part 1 the third; the map and the list of duplicates are of all.
     expected = {f"shard-{i:05d}": shard for i, shard in enumerate(shards)}
-    expected |= {"part-00000": provenance.digest(shards[:2]), "part-00001": shards[2]}
-    expected["umap"] = provenance.digest([expected["part-00000"], expected["part-00001"]])
+    expected |= {"part-00000": provenance.combine_sha256s(shards[:2]), "part-00001": shards[2]}
+    expected["umap"] = provenance.combine_sha256s([expected["part-00000"], expected["part-00001"]])
     expected |= dict.fromkeys(("duplicates", "attribution", "leads"), run["inputs"]["sha256"])
     expected["examples"] = expected["umap"]
-    assert run["inputs"]["sha256"] == provenance.digest(shards)
+    assert run["inputs"]["sha256"] == provenance.combine_sha256s(shards)
     for path in out.rglob("*.parquet"):
         origin = json.loads(pq.read_schema(path).metadata[b"ecgpipe"])
         assert origin["version"] == run["code"]["version"]
-        assert origin["source_sha256"] == run["code"]["source_sha256"] == provenance.source_sha256()
+        assert origin["source_sha256"] == run["code"]["source_sha256"] == provenance.hash_source()
         assert origin["meaning"][origin["stage"]] == provenance.MEANING[origin["stage"]]
         if path.parent.name != "manifest":
             assert origin["inputs_sha256"] == expected[path.stem]

@@ -134,7 +134,7 @@ def test_every_result_names_the_settings_that_made_it(finished: Path) -> None:
         assert found
         written = json.loads((out / "settings" / f"{stage}.json").read_text())
         for path in found:
-            assert (reuse.made_by(path) or {})[stage] == settings.digest(written), path
+            assert (reuse.read_made_by(path) or {})[stage] == settings.hash_json(written), path
 
 
 def test_from_another_folder_nothing_is_computed_again(finished: Path, data: Data) -> None:
@@ -222,7 +222,7 @@ def test_a_truth_that_cannot_be_evaluated_leaves_report_evaluation_and_run_of_on
     assert ran.status != 0
     assert "evaluation.truth: no recording has both a prediction and a true label" in ran.output
     account = json.loads((finished / "out/evaluation/account.json").read_text())
-    assert (reuse.made_by(page) or {})["evaluate"] == account["settings"]["evaluate"]
+    assert (reuse.read_made_by(page) or {})["evaluate"] == account["settings"]["evaluate"]
     assert str(wrong) not in (finished / "out/run.json").read_text()
     assert done(finished / "a", given).keys() == {*SCAN, "evaluate", "summary", "figures", "report"}
     assert page.exists()
@@ -297,7 +297,7 @@ def test_a_copy_that_has_lost_the_times_costs_nothing_and_changed_settings_are_s
     out = str(folder / "copy")
     target = target.replace(f"{folder}/out", out)
     dry = run(folder / "b", given, target, "--dry-run", outdir=out)
-    assert "is a copy without its files' times" in dry.output
+    assert "is a copy that lost the times of its files" in dry.output
     assert done(folder / "b", given, target, outdir=out).keys() == {"manifest"}
     assert done(folder / "b", given, target, outdir=out, preprocess="{tail: overlap}")["preprocess"] == 1
 

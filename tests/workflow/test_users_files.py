@@ -76,7 +76,7 @@ def test_surplus_results_are_removed_and_a_users_files_are_not(folder: Path) -> 
     assert again.status == 0, again.output
     for kind in ("records", "manifest"):
         assert sorted(path.name for path in (out / kind).glob("shard-0000[0-8]*")) == ["shard-00000.parquet"]
-    assert "results of an earlier run that this one has no shards or parts for" in again.output
+    assert "results of an earlier run beyond the last shard or part of this one" in again.output
     for name in MINE:
         assert (out / name).read_text() == f"mine: {name}"
     assert (out / "embeddings/part-00006.parquet").is_symlink()

@@ -148,7 +148,7 @@ def test_attribution_can_be_switched_off(finished: Path) -> None:
 
 def test_run_json_and_files_say_how_the_attribution_was_made(finished: Path) -> None:
     for name in ("attribution", "leads"):
-        origin = provenance.origin(pq.read_schema(finished / f"out/attribution/{name}.parquet"))
+        origin = provenance.read_origin(pq.read_schema(finished / f"out/attribution/{name}.parquet"))
         assert origin["method"]["steps"] == 4
         assert origin["checkpoint_sha256"]
     assert json.loads((finished / "out/run.json").read_text())["config"]["attribution"] == {"recordings": 2, "steps": 4}

@@ -304,7 +304,7 @@ def test_the_files_have_a_row_for_each_segment_and_label_and_for_each_lead(finis
         np.testing.assert_allclose(rows["favour"], np.maximum(some, 0).sum(axis=(0, 2)), rtol=1e-4, atol=1e-9)
         np.testing.assert_allclose(rows["against"], np.minimum(some, 0).sum(axis=(0, 2)), rtol=1e-4, atol=1e-9)
         assert sum(rows["share"]) == pytest.approx(1)
-    origin = provenance.origin(pq.read_schema(finished / "attribution.parquet"))
+    origin = provenance.read_origin(pq.read_schema(finished / "attribution.parquet"))
     assert origin["method"] == {"name": "integrated gradients", "baseline": "flat line", "steps": 4, "power": 8}
 
 

@@ -27,7 +27,7 @@ def write(folder: Path, segments: dict[str, np.ndarray], parts: int = 1, **facts
         flat = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(vectors), pa.float32()), width)
         columns = [pa.array(names), pa.array(numbers, pa.int32()), flat]
         paths.append(folder / f"part-{part:05d}.parquet")
-        schema = provenance.with_origin(schemas.embeddings_schema(width), "infer", {}, **facts)
+        schema = provenance.add_origin(schemas.embeddings_schema(width), "infer", {}, **facts)
         parquet.write(paths[-1], pa.table(columns, schema=schema))
     return paths
 
@@ -45,7 +45,7 @@ def test_the_embedding_of_a_recording_is_the_mean_of_its_segments_wherever_a_bat
     monkeypatch.setattr(parquet, "BATCH_ROWS", rows)
     found = [
         (record_id, vector)
-        for ids, vectors in recording_embeddings.of_recordings(write(tmp_path, segments, parts=3))
+        for ids, vectors in recording_embeddings.read_means(write(tmp_path, segments, parts=3))
         for record_id, vector in zip(ids.to_pylist(), vectors, strict=True)
     ]
     assert [record_id for record_id, _ in found] == list(segments)
@@ -145,7 +145,7 @@ def test_all_recordings_have_the_neighbours_that_scikit_learn_finds(
             (rank, ids[row]) for rank, row in enumerate(rows[number, 1:], start=1)
         ]
         np.testing.assert_allclose([value for *_, value in table[record_id]], similarity[number, 1:], rtol=1e-6)
-    account = provenance.origin(pq.read_schema(folder / "neighbors.parquet"))
+    account = provenance.read_origin(pq.read_schema(folder / "neighbors.parquet"))
     assert account["neighbors"] == {"method": "exact", "count": 5, "patient": None, "against": None}
     assert account["checkpoint_sha256"] == "a" * 64
 
@@ -213,7 +213,7 @@ def test_a_patient_is_the_same_whether_the_table_has_numbers_or_texts(tmp_path: 
 def test_a_run_smaller_than_the_count_has_as_many_as_there_are(tmp_path: Path) -> None:
     folder = write_run(tmp_path, {f"r{i}": np.random.default_rng(i).random((1, 4)) for i in range(3)})
     assert main(["neighbors", "--outdir", str(folder), "--method", "approximate"]) == 0
-    assert provenance.origin(pq.read_schema(folder / "neighbors.parquet"))["neighbors"]["method"] == "exact"
+    assert provenance.read_origin(pq.read_schema(folder / "neighbors.parquet"))["neighbors"]["method"] == "exact"
     assert [len(some) for some in found(folder / "neighbors.parquet").values()] == [2, 2, 2]
 
 
@@ -316,7 +316,7 @@ def test_an_approximate_search_says_how_much_of_the_exact_one_it_finds(
         assert main([*both, "--method", "approximate", "--output", str(output)]) == 0
         truly, nearly = found(exact), found(output)
         shares = [len({n for _, n, _ in nearly[i]} & {n for _, n, _ in truly[i]}) / 10 for i in truly]
-        account = provenance.origin(pq.read_schema(output))["neighbors"]
+        account = provenance.read_origin(pq.read_schema(output))["neighbors"]
         assert (account["method"], account["recall_queries"]) == ("approximate", 400)
         assert account["recall"] == pytest.approx(np.mean(shares), abs=0.02)
         assert account["recall"] > 0.95

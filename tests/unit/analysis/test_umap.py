@@ -31,7 +31,7 @@ def vectors(count: int, clusters: int = 3) -> np.ndarray:
 
 def write(folder: Path, values: np.ndarray, cuts: Sequence[int] = ()) -> Path:
     """Write embeddings, cut into parts before the rows `cuts`, and return their folder."""
-    schema = provenance.with_origin(schemas.embeddings_schema(values.shape[1]), "infer", **FACTS)
+    schema = provenance.add_origin(schemas.embeddings_schema(values.shape[1]), "infer", **FACTS)
     for part, rows in enumerate(np.split(np.arange(len(values)), list(cuts))):
         flat = pa.array(values[rows].ravel(), pa.float32())
         columns = [
@@ -200,7 +200,7 @@ def test_the_file_says_what_it_was_made_of_and_how(
     count: int, options: list[str], neighbors: int, tmp_path: Path
 ) -> None:
     mapped(tmp_path, write(tmp_path, vectors(count)), *options)
-    origin = provenance.origin(pq.read_schema(tmp_path / "umap.parquet"))
+    origin = provenance.read_origin(pq.read_schema(tmp_path / "umap.parquet"))
     assert {key: origin[key] for key in FACTS} == FACTS
     settings = {"neighbors": neighbors, "min_dist": 0.1, "random_state": 42, "fit_segments": 20_000}
     assert origin["umap"] == settings

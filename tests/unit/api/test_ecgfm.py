@@ -299,7 +299,7 @@ def test_a_runs_names_stand_unless_they_are_numbers(
 
     numbers = [("output_00", "mean"), ("output_01", "mean"), ("output_02", "mean")]
     assert of("named") == [("Worst", "mean"), ("Usual", "mean"), ("Other", "mean")]
-    assert "the mean over the segments is taken of each; give the run's own as labels=" in caplog.text
+    assert "the mean over the segments is used for each label; give the run's own label CSV as labels=" in caplog.text
     assert of("named", another) == [("Worst", "mean"), ("Usual", "mean"), ("Other", "max")]  # joined by name
     assert of("named", "index") == of("numbered") == of("numbered", "index") == numbers
     assert labels.explain_numbers(3) in caplog.text
@@ -340,8 +340,8 @@ def test_a_pretrained_model_has_embeddings_and_no_labels(tmp_path: Path) -> None
         (np.zeros((2, 2, 12, 2500)), "signal: its shape is (2, 2, 12, 2500), and there are 12 names of leads; give"),
         ([[[1, 2], [1]]], "signal: the leads of a recording differ in length; give each as many samples"),
         ([[1, 2, 3], [1, 2]], "signal: recording 0: its shape is (3,), and there are 12 names of leads; give"),
-        ([], "signal: there is no recording in it; give (leads, samples), or several of these"),
-        (np.zeros((0, 12, 2500)), "signal: there is no recording in it; give (leads, samples)"),
+        ([], "signal: it holds no recording; give (leads, samples), or several of these"),
+        (np.zeros((0, 12, 2500)), "signal: it holds no recording; give (leads, samples)"),
         (noise(10).astype(complex), "signal: its values are complex128; give real numbers"),
         (np.full((12, 2500), "1"), "signal: its values are <U1; give real numbers"),
         (None, "signal: its values are object; give real numbers"),
@@ -362,7 +362,7 @@ def test_a_signal_that_cannot_be_meant_is_refused_with_the_mend(signal: npt.Arra
 
 @pytest.mark.parametrize("rate", [0, -500, 5, 1e6, np.nan, np.inf, None, "500", True, [500], 500j])
 def test_a_sample_rate_that_cannot_be_meant_is_refused(rate: Any, ecgfm: ECGFM) -> None:  # noqa: ANN401, anything
-    says = f"sample_rate: {rate!r} cannot be meant; give a number of Hz from 20 to 50000"
+    says = f"sample_rate: {rate!r} is out of range; give a number of Hz from 20 to 50000"
     with pytest.raises(EcgpipeError, match=re.escape(says)):
         ecgfm.predict(noise(10), rate, LEADS)
 
@@ -370,11 +370,11 @@ def test_a_sample_rate_that_cannot_be_meant_is_refused(rate: Any, ecgfm: ECGFM) 
 @pytest.mark.parametrize(
     ("leads", "says"),
     [
-        ([*LEADS[:-1], "V7"], "leads: 'V7' is none of the twelve, and V6 missing; give the names of the rows in their"),
-        ([str(i) for i in range(12)], "leads: '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11' is none of"),
-        ("I II III aVR aVL aVF V1 V2 V3 V4 V5 V6", "leads: 'I II III aVR aVL aVF V1 V2 V3 V4 V5 V6' are no names"),
-        (None, "leads: None are no names of leads; give a list of them"),
-        (range(12), "leads: range(0, 12) are no names of leads; give a list of them"),
+        ([*LEADS[:-1], "V7"], "leads: 'V7' not known, and V6 missing; give the names of the rows in their"),
+        ([str(i) for i in range(12)], "leads: '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11' not known"),
+        ("I II III aVR aVL aVF V1 V2 V3 V4 V5 V6", "leads: 'I II III aVR aVL aVF V1 V2 V3 V4 V5 V6' is not a list"),
+        (None, "leads: None is not a list of lead names; give one"),
+        (range(12), "leads: range(0, 12) is not a list of lead names; give one"),
         ([*LEADS[:-1], "V5"], "signal: a lead is there twice (V5); give each lead once"),
     ],
 )
@@ -396,7 +396,7 @@ def test_leads_that_are_missing_are_refused_with_the_mend(ecgfm: ECGFM) -> None:
     [
         (Windows(segment_s=0), "windows: segment_s is 0; Input should be greater than or equal to 0.1"),
         (Windows(short="padd"), "windows: short is 'padd'; Input should be 'skip' or 'pad'"),  # type: ignore[arg-type]
-        (10, "windows: 10 is none; give ecgpipe.preprocessing.segments.Windows(segment_s=10) or the like"),
+        (10, "windows: 10 is not valid; give e.g. ecgpipe.preprocessing.segments.Windows(segment_s=10)"),
         (Windows(min_leads=13), "windows: min_leads is 13; Input should be less than or equal to 12"),
     ],
 )
@@ -422,11 +422,11 @@ def test_a_checkpoint_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
         with pytest.raises(EcgpipeError, match=re.escape(says)):
             ECGFM.from_checkpoint(given)
     source = saved(tmp_path / "x.pt", checkpoints.classifier())
-    with pytest.raises(EcgpipeError, match="precision: 'float64' is none; give float32, float16, bfloat16"):
+    with pytest.raises(EcgpipeError, match="precision: 'float64' is not valid; give float32, float16, bfloat16"):
         ECGFM.from_checkpoint(source, precision="float64")
-    with pytest.raises(EcgpipeError, match="batch_size: 0 segments at a time are none; give 1 or more"):
+    with pytest.raises(EcgpipeError, match="batch_size: 0 is out of range; give 1 or more"):
         ECGFM.from_checkpoint(source, batch_size=0)
-    with pytest.raises(EcgpipeError, match=r"inference\.device: 'tpu' is no device"):
+    with pytest.raises(EcgpipeError, match=r"inference\.device: 'tpu' is not valid"):
         ECGFM.from_checkpoint(source, device="tpu")
 
 

@@ -103,7 +103,7 @@ def written(folder: Path) -> dict[str, pa.Array]:
     polars.with_columns(pl.col("p").fill_null(float("nan"))).write_csv(folder / "polars.csv")
     paths = sorted([*folder.glob("*.csv"), *folder.glob("*.parquet")])
     assert len(paths) == 9
-    return {path.name: input_tables.read(path)["p"].combine_chunks() for path in paths}
+    return {path.name: input_tables.read_table(path)["p"].combine_chunks() for path in paths}
 
 
 def test_all_that_asks_who_a_patient_is_gets_one_answer_for_every_kind_of_file(tmp_path: Path) -> None:

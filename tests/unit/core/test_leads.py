@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgpipe.readers import LEADS, spelled
+from ecgpipe.readers import LEADS, spell_leads
 
 MET = {
     "I": "I", "i": "I", " I ": "I", "DI": "I", "D1": "I", "ECG I": "I", "ECG_I": "I", "ECG-I": "I", "EKG I": "I",
@@ -37,34 +37,34 @@ OTHERS += [
 
 @pytest.mark.parametrize(("name", "lead"), MET.items())
 def test_a_spelling_that_is_met_is_the_lead(name: str, lead: str) -> None:
-    assert spelled([name]) == [lead]
+    assert spell_leads([name]) == [lead]
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_no_lead_of_the_twelve_stays_as_it_is(name: str) -> None:
-    assert spelled([name, "V2"]) == [name, "V2"]
+    assert spell_leads([name, "V2"]) == [name, "V2"]
 
 
 def test_c1_to_c6_are_chest_leads_beside_limb_leads_only() -> None:
     chest = [f"C{n}" for n in range(1, 7)]
-    assert spelled(chest) == chest
-    assert spelled(["I", "II", *chest]) == ["I", "II", *LEADS[6:]]
-    assert spelled(["Lead I", *chest]) == ["I", *LEADS[6:]]
+    assert spell_leads(chest) == chest
+    assert spell_leads(["I", "II", *chest]) == ["I", "II", *LEADS[6:]]
+    assert spell_leads(["Lead I", *chest]) == ["I", *LEADS[6:]]
 
 
 def test_a_name_as_it_stands_goes_before_one_that_something_stands_around() -> None:
-    assert spelled(["II-Rhythm", "II"]) == ["II-Rhythm", "II"]
-    assert spelled(["II", "II raw", "III"]) == ["II", "II raw", "III"]
-    assert spelled(["II-Rhythm", "V1"]) == ["II", "V1"]
+    assert spell_leads(["II-Rhythm", "II"]) == ["II-Rhythm", "II"]
+    assert spell_leads(["II", "II raw", "III"]) == ["II", "II raw", "III"]
+    assert spell_leads(["II-Rhythm", "V1"]) == ["II", "V1"]
 
 
 def test_the_same_lead_twice_is_twice_for_the_reader_to_judge() -> None:
-    assert spelled(["I", "i"]) == ["I", "I"]
+    assert spell_leads(["I", "i"]) == ["I", "I"]
 
 
 @given(names=st.lists(st.text(max_size=12), max_size=8))
 def test_any_names_give_as_many_and_only_leads_are_changed(names: list[str]) -> None:
-    found = spelled(names)
+    found = spell_leads(names)
     assert len(found) == len(names)
     assert all(new == old or new in LEADS for old, new in zip(names, found, strict=True))
-    assert spelled(LEADS) == list(LEADS)
+    assert spell_leads(LEADS) == list(LEADS)

@@ -25,42 +25,42 @@ def in_a_copy(folder: Path, expression: str) -> str:
 
 
 def test_the_checksum_of_the_source_is_that_of_its_content_wherever_it_lies(tmp_path: Path) -> None:
-    ours = provenance.source_sha256()
-    assert in_a_copy(tmp_path, "provenance.source_sha256()") == ours
+    ours = provenance.hash_source()
+    assert in_a_copy(tmp_path, "provenance.hash_source()") == ours
     (tmp_path / "ecgpipe" / "analysis" / "umap.py").open("a").write("# changed\n")
-    assert in_a_copy(tmp_path, "provenance.source_sha256()") != ours
+    assert in_a_copy(tmp_path, "provenance.hash_source()") != ours
 
 
 def test_the_commit_is_that_of_the_clone_and_none_outside_of_one(tmp_path: Path) -> None:
-    assert in_a_copy(tmp_path, "provenance.commit()") == "None"
+    assert in_a_copy(tmp_path, "provenance.find_commit()") == "None"
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     for command in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "Another project"]):
         subprocess.run([*git, *command], check=True)
-    assert in_a_copy(tmp_path, "provenance.commit()") == "None"  # a repository that has other things in it
+    assert in_a_copy(tmp_path, "provenance.find_commit()") == "None"  # a repository that has other things in it
     for command in (["add", "ecgpipe"], ["commit", "--quiet", "--message", "This one"]):
         subprocess.run([*git, *command], check=True)
-    assert re.fullmatch("[0-9a-f]{40}", in_a_copy(tmp_path, "provenance.commit()"))
+    assert re.fullmatch("[0-9a-f]{40}", in_a_copy(tmp_path, "provenance.find_commit()"))
 
 
 def test_several_checksums_are_one_as_sha256sum_would_have_it() -> None:
     lines = b"".join(one.encode() + b"\n" for one in ("a" * 64, "b" * 64))
-    assert provenance.digest(["a" * 64, "b" * 64]) == hashlib.sha256(lines).hexdigest()
+    assert provenance.combine_sha256s(["a" * 64, "b" * 64]) == hashlib.sha256(lines).hexdigest()
 
 
 @pytest.mark.parametrize("stage", provenance.MEANING)
 def test_each_stage_with_a_meaning_is_a_stage(stage: str) -> None:
-    assert stage in cli.STAGES
-    assert importlib.util.find_spec(f"ecgpipe.{cli.STAGES[stage][0]}")
+    assert stage in cli.COMMANDS
+    assert importlib.util.find_spec(f"ecgpipe.{cli.COMMANDS[stage][0]}")
 
 
 def test_what_is_made_of_files_says_what_all_of_them_say() -> None:
     schemas = [
-        provenance.with_origin(pa.schema([]), "infer", {"preprocess": 3}, checkpoint="x.pt", inputs_sha256=one * 64)
+        provenance.add_origin(pa.schema([]), "infer", {"preprocess": 3}, checkpoint="x.pt", inputs_sha256=one * 64)
         for one in "ab"
     ]
-    facts = provenance.inherited(schemas)
-    made_of_it = provenance.origin(provenance.with_origin(pa.schema([]), "umap", **facts))
+    facts = provenance.inherit_facts(schemas)
+    made_of_it = provenance.read_origin(provenance.add_origin(pa.schema([]), "umap", **facts))
     assert made_of_it["meaning"] == {"preprocess": 3, "infer": 1, "umap": 1}
     assert made_of_it["checkpoint"] == "x.pt"
-    assert made_of_it["inputs_sha256"] == provenance.digest(["a" * 64, "b" * 64])
-    assert provenance.inherited(schemas[:1])["inputs_sha256"] == "a" * 64
+    assert made_of_it["inputs_sha256"] == provenance.combine_sha256s(["a" * 64, "b" * 64])
+    assert provenance.inherit_facts(schemas[:1])["inputs_sha256"] == "a" * 64

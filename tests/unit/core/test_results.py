@@ -39,4 +39,4 @@ def test_what_a_stage_has_a_job_for_each_of(stage: str, kind: str | None) -> Non
 def test_a_number_has_five_digits_at_least() -> None:
     assert results.path_of("logits", 7) == "logits/part-00007.parquet"
     assert results.path_of("logits", 123_456) == "logits/part-123456.parquet"
-    assert results.number("logits", "part-123456.parquet") == 123_456
+    assert results.parse_number("logits", "part-123456.parquet") == 123_456

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,8 +10,8 @@ import pytest
 
 import ecgpipe
 from ecgpipe import EcgpipeError, Run
-from ecgpipe.core import schemas
-from ecgpipe.core.run import Counts, read_info
+from ecgpipe.core import results, schemas
+from ecgpipe.core.run import Counts, Folder, read_info
 
 CONTENT: dict[str, Any] = {
     "ecgpipe": "0.1.0",
@@ -58,6 +58,10 @@ def test_what_a_later_version_adds_to_run_json_is_kept(outdir: Path) -> None:
 def test_the_settings_are_typed_and_keys_of_other_versions_are_left_out(outdir: Path) -> None:
     config = Run(outdir).config
     assert (config.umap.neighbors, config.umap.min_dist) == (7, 0.1)
+
+
+def test_the_folders_that_it_takes_are_those_of_numbered_files() -> None:
+    assert set(get_args(Folder)) == set(results.NUMBERED)
 
 
 def test_every_flag_of_the_records_is_counted() -> None:

@@ -41,7 +41,7 @@ def test_the_separator_is_what_cuts_all_rows_alike(text: str, separator: str) ->
 def test_a_table_is_cut_in_the_same_way_by_all_who_read_it(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("path,comment;free\na.mat,none\n")
-    assert input_tables.read(path).column_names == ["path", "comment;free"]
+    assert input_tables.read_table(path).column_names == ["path", "comment;free"]
     assert detect.csv_columns(path.read_bytes()) == ["path", "comment;free"]
 
 

@@ -26,11 +26,11 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def stages(given: Mapping[str, Any]) -> dict[str, Section]:
     loaded = validate.load(given, Path())
     certain = loaded.inference.precision == "float32" or loaded.inference.device == "cpu"
-    return stage_settings.of_run(loaded, stage_settings.checkpoint_identity(loaded, Path("out")), certain)
+    return stage_settings.derive_stages(loaded, stage_settings.identify_checkpoint(loaded, Path("out")), certain)
 
 
 def hashes(given: Mapping[str, Any]) -> dict[str, str]:
-    return {name: settings.sha256(name, stage) for name, stage in stages(given).items()}
+    return {name: settings.hash_section(name, stage) for name, stage in stages(given).items()}
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
@@ -88,25 +88,25 @@ def test_of_the_label_file_each_stage_depends_on_what_it_reads(
 
 def test_a_local_checkpoint_is_read_again_only_if_its_path_size_or_time_is_another(files: Path) -> None:
     given = validate.load(every_setting.base(), Path())
-    found = stage_settings.checkpoint_identity(given, files / "out")
+    found = stage_settings.identify_checkpoint(given, files / "out")
     stage_settings.remember_checkpoint(given, files / "out", found)
     status = (files / "x.pt").stat()
     (files / "x.pt").write_bytes(bytes(status.st_size))
     os.utime(files / "x.pt", ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert stage_settings.checkpoint_identity(given, files / "out") == found
+    assert stage_settings.identify_checkpoint(given, files / "out") == found
     os.utime(files / "x.pt", (1, 1))
-    assert stage_settings.checkpoint_identity(given, files / "out") != found
+    assert stage_settings.identify_checkpoint(given, files / "out") != found
 
 
 def test_a_local_checkpoint_that_is_not_the_expected_one_is_refused_before_any_job(files: Path) -> None:
     given = validate.load(every_setting.base("sha256", "0" * 64), Path())
     with pytest.raises(EcgpipeError, match=r"checkpoint: x\.pt has the sha256 [0-9a-f]{64}, not 0{64}"):
-        stage_settings.checkpoint_identity(given, files / "out")
+        stage_settings.identify_checkpoint(given, files / "out")
 
 
 def test_a_sha256_that_the_fetched_checkpoint_has_makes_no_difference(files: Path) -> None:
     def identity(**given: str) -> str:
-        return stage_settings.checkpoint_identity(Config(input=".", **given), files / "out")
+        return stage_settings.identify_checkpoint(Config(input=".", **given), files / "out")
 
     address = Config(input=".").checkpoint
     assert identity() == address
@@ -123,24 +123,27 @@ def test_a_sha256_that_the_fetched_checkpoint_has_makes_no_difference(files: Pat
 
 def test_what_is_written_is_read_again_and_only_what_differs_is_written(files: Path) -> None:
     made = stages(every_setting.base())
-    assert settings.write(files / "settings", made) == list(made)
+    assert settings.write_sections(files / "settings", made) == list(made)
     times = {path: path.stat().st_mtime_ns for path in (files / "settings").iterdir()}
-    assert settings.write(files / "settings", made) == []
+    assert settings.write_sections(files / "settings", made) == []
     assert {path: path.stat().st_mtime_ns for path in times} == times
     for name, stage in made.items():
-        assert settings.read(name, type(stage), files / "settings" / f"{name}.json") == stage
+        assert settings.read_section(name, type(stage), files / "settings" / f"{name}.json") == stage
     faster = stages(every_setting.base("inference.batch_size", 3))
-    assert settings.write(files / "settings", faster) == []
-    assert settings.read("infer", settings.Infer, files / "settings/infer.json").batch_size == 3
-    assert settings.write(files / "settings", stages(every_setting.base("umap.neighbors", 4))) == ["umap", "summary"]
+    assert settings.write_sections(files / "settings", faster) == []
+    assert settings.read_section("infer", settings.Infer, files / "settings/infer.json").batch_size == 3
+    assert settings.write_sections(files / "settings", stages(every_setting.base("umap.neighbors", 4))) == [
+        "umap",
+        "summary",
+    ]
 
 
 def test_settings_of_another_stage_and_torn_ones_are_refused(files: Path) -> None:
-    settings.write(files / "settings", stages(every_setting.base()))
+    settings.write_sections(files / "settings", stages(every_setting.base()))
     with pytest.raises(
         EcgpipeError, match=r"cannot read .*umap.json as the settings of infer: it is for the stage umap"
     ):
-        settings.read("infer", settings.Infer, files / "settings" / "umap.json")
+        settings.read_section("infer", settings.Infer, files / "settings" / "umap.json")
     (files / "settings" / "umap.json").write_text("{")
     with pytest.raises(EcgpipeError, match=r"cannot read .*umap.json as the settings of umap"):
-        settings.read("umap", settings.Umap, files / "settings" / "umap.json")
+        settings.read_section("umap", settings.Umap, files / "settings" / "umap.json")

@@ -109,7 +109,7 @@ def written(
     scores = {"checkpoint_sha256": "a" * 64, "aggregation": dict.fromkeys(parameters, "mean")}
     content = {"method": method, "fitted": fit, "scores": scores, "left": {}, "labels": parameters}
     (folder / "calibration.json").write_text(json.dumps(content))
-    return calibration.read(folder / "calibration.json")
+    return calibration.read_calibration(folder / "calibration.json")
 
 
 def test_the_weight_of_positives_comes_off_the_logits(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def run(folder: Path, *options: str, output: str = "calibration.json") -> int:
 def test_the_command_fits_on_its_split_and_binds_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = labelled.write(tmp_path)
     assert run(tmp_path, "--split", "fold", "--on", "9", "--method", "platt") == 0
-    read = calibration.read(tmp_path / "calibration.json")
+    read = calibration.read_calibration(tmp_path / "calibration.json")
     fold = made["fold"] == 9
     assert read.labels.keys() == {"Sinus rhythm", "Atrial fibrillation"}
     for name, parameters in read.labels.items():
@@ -213,11 +213,11 @@ def test_the_command_fits_on_its_split_and_binds_by_name(tmp_path: Path, capsys:
     assert {key: read.fitted[key] for key in ("on", "recordings", "patient", "truth_sha256")} == {
         "on": "fold = 9", "recordings": 40, "patient": None, "truth_sha256": None,
     }  # fmt: skip
-    assert read.fitted["sha256"] == provenance.file_sha256(tmp_path / "calibration.json.fitted.parquet")
+    assert read.fitted["sha256"] == provenance.hash_file(tmp_path / "calibration.json.fitted.parquet")
     assert read.scores["checkpoint_sha256"] == labelled.CHECKPOINT
     assert read.facts == {
         "method": "platt",
-        "sha256": provenance.file_sha256(tmp_path / "calibration.json"),
+        "sha256": provenance.hash_file(tmp_path / "calibration.json"),
         "fitted": {"on": "fold = 9", "recordings": 40},
         "left": ["Flutter, rare"],
     }
@@ -232,7 +232,7 @@ def test_pos_weight_needs_no_labels_and_says_that_it_is_an_assumption(
     csv = labelled.csv().replace(",note", ",pos_weight").replace("a note", "8.9", 1).replace("a note", "")
     (tmp_path / "labels.csv").write_text(csv)  # of the first row alone
     assert run(tmp_path, "--method", "pos-weight") == 0
-    read = calibration.read(tmp_path / "calibration.json")
+    read = calibration.read_calibration(tmp_path / "calibration.json")
     assert read.labels == {"Atrial fibrillation": {"shift": pytest.approx(np.log(8.9))}}
     assert read.fitted is None
     said = calibration.describe_facts(read.facts)
@@ -290,7 +290,7 @@ def test_a_calibration_of_another_aggregation_or_of_unknown_labels_is_refused(tm
     made = written(tmp_path, "platt", {"A": {"slope": 1.0, "intercept": 0.0}})
     with pytest.raises(EcgpipeError, match=r"'A' with another aggregation \(mean, here max\)"):
         calibration.refuse_foreign(made, [Label("A", "max", None)])
-    with pytest.raises(EcgpipeError, match=r"is for A, which is no label here; there are B"):
+    with pytest.raises(EcgpipeError, match=r"has parameters for unknown labels \(A\); the labels are B"):
         calibration.refuse_foreign(made, [Label("B", "mean", None)])
     # What is done to logits does not ask how they are put together afterwards.
     made = written(tmp_path, "pos-weight", {"A": {"shift": 1.0}}, fitted=False)
@@ -300,10 +300,10 @@ def test_a_calibration_of_another_aggregation_or_of_unknown_labels_is_refused(tm
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"method": "platt"}', '{"labels": {"A": 3}, "method": "platt"}'])
 def test_a_file_that_is_no_calibration(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
-    with pytest.raises(EcgpipeError, match=r"^calibration: cannot read .*x\.json: .*write it anew"):
-        calibration.read(tmp_path / "x.json")
+    with pytest.raises(EcgpipeError, match=r"^calibration: cannot read .*x\.json: .*write it again"):
+        calibration.read_calibration(tmp_path / "x.json")
     with pytest.raises(EcgpipeError, match=r"^calibration: 'no\.json' is not a file"):
-        calibration.read(Path("no.json"))
+        calibration.read_calibration(Path("no.json"))
 
 
 def aggregated(folder: Path, *options: str, labels: str = "labels.csv") -> int:
@@ -324,8 +324,8 @@ def test_from_logits_to_thresholds_on_calibrated_predictions(
         "segment": pa.array([0] * 400, pa.int32()),
         "start_s": pa.array([0.0] * 400, pa.float32()),
     }
-    columns = {name: pa.array(calibration.logit(made["probability"][name]), pa.float32()) for name in LABELS}
-    schema = provenance.with_origin(schemas.logits_schema(LABELS), "infer", {"preprocess": 1}, **facts)
+    columns = {name: pa.array(calibration.compute_logit(made["probability"][name]), pa.float32()) for name in LABELS}
+    schema = provenance.add_origin(schemas.logits_schema(LABELS), "infer", {"preprocess": 1}, **facts)
     parquet.write(tmp_path / "logits.parquet", pa.table({**rows, **columns}, schema=schema))
     (tmp_path / "predictions/part-00001.parquet").unlink()
     assert aggregated(tmp_path) == 0
@@ -339,9 +339,9 @@ def test_from_logits_to_thresholds_on_calibrated_predictions(
     assert aggregated(tmp_path, *given) == 0
     calibrated = pq.read_table(tmp_path / "predictions/part-00000.parquet")
     assert calibrated["record_id"].equals(plain["record_id"])
-    read = calibration.read(tmp_path / "calibration.json")
-    assert provenance.origin(calibrated.schema)["calibration"] == read.facts
-    assert "calibration" not in provenance.origin(plain.schema)
+    read = calibration.read_calibration(tmp_path / "calibration.json")
+    assert provenance.read_origin(calibrated.schema)["calibration"] == read.facts
+    assert "calibration" not in provenance.read_origin(plain.schema)
     for name in LABELS:
         expected = calibration.calibrate_probability(read, name, plain[name].to_numpy())
         np.testing.assert_allclose(calibrated[name].to_numpy(), expected, rtol=1e-12)

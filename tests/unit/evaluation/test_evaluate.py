@@ -147,7 +147,7 @@ def test_patients_are_what_is_resampled(folder: Path) -> None:
     assert (row.n, row.n_patients) == (210, 80)
     assert row.value == value(alone, "auroc", AF).value
     assert row.low != value(alone, "auroc", AF).low
-    origin = provenance.origin(pq.read_schema(folder / "out/metrics.parquet"))
+    origin = provenance.read_origin(pq.read_schema(folder / "out/metrics.parquet"))
     assert origin["intervals"]["patient_column"] == "patient"
 
 

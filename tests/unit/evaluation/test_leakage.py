@@ -11,7 +11,7 @@ import pytest
 
 from ecgpipe.cli import main
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.provenance import file_sha256
+from ecgpipe.core.provenance import hash_file
 from ecgpipe.evaluation import leakage
 from ecgpipe.evaluation.leakage import Fit, Recordings
 from ecgpipe.models import calibration, labels
@@ -30,7 +30,7 @@ def made(tmp_path: Path) -> dict[str, Any]:
 
 def fits(folder: Path) -> list[Fit]:
     path = folder / "calibration.json"
-    return leakage.read_fits(folder / "chosen.csv", path, {"sha256": file_sha256(path)})
+    return leakage.read_fits(folder / "chosen.csv", path, {"sha256": hash_file(path)})
 
 
 def columns(made: dict[str, Any], folds: list[int]) -> Recordings:
@@ -223,7 +223,7 @@ def test_a_run_does_not_need_the_lists(tmp_path: Path, made: dict[str, Any]) -> 
     for path in tmp_path.glob("*.fitted.parquet"):
         path.unlink()
     assert labels.read(tmp_path / "chosen.csv")
-    assert calibration.read(tmp_path / "calibration.json").labels
+    assert calibration.read_calibration(tmp_path / "calibration.json").labels
 
 
 # Through the command that scores
@@ -268,7 +268,7 @@ def test_evaluate_refuses_the_fold_of_the_calibration(
 ) -> None:
     """Thresholds on fold 8, after a calibration on fold 7: neither is scored, and fold 5 is."""
     path = tmp_path / "calibration.json"
-    labelled.write(tmp_path, calibration=calibration.read(path).facts)
+    labelled.write(tmp_path, calibration=calibration.read_calibration(path).facts)
     on = ["--outdir", str(tmp_path), "--split", "fold", "--on", "8", "--output", str(tmp_path / "chosen.csv")]
     assert main(["thresholds", *on, "--method", "youden"]) == 0
     assert evaluate(tmp_path, 5) == 2

@@ -32,7 +32,7 @@ def write_run(outdir: Path, ids: Sequence[str], segments: np.ndarray, parts: int
     parquet.write(outdir / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=schemas.RECORDS))
     facts = {"checkpoint_sha256": sha256, "preprocess": {"segment_s": 5}}
     each, width = segments.shape[1:]
-    schema = provenance.with_origin(schemas.embeddings_schema(width), "infer", {"preprocess": 1}, **facts)
+    schema = provenance.add_origin(schemas.embeddings_schema(width), "infer", {"preprocess": 1}, **facts)
     for part, some in enumerate(np.array_split(np.arange(len(ids)), parts)):
         values = pa.array(segments[some].astype(np.float32).ravel())
         columns = [
@@ -75,7 +75,7 @@ FOLDS = ["--split", "fold", "--train", *map(str, range(1, 7)), "--valid", "7", "
 def run(outdir: Path, truth: Path, output: Path, *options: str) -> heads.Head:
     given = ["--outdir", str(outdir), "--truth", str(truth), "--output", str(output), "--resamples", "50"]
     assert main(["probe", *given, *(options or FOLDS)]) == 0
-    return heads.load(output / "head.safetensors")
+    return heads.load_head(output / "head.safetensors")
 
 
 def auroc(output: Path, label: str, model: str = "probe") -> dict[str, Any]:
@@ -275,9 +275,9 @@ def test_real_recordings_with_noise_can_be_separated(reference: Path, tmp_path: 
 def test_a_head_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"not a head")
     with pytest.raises(EcgpipeError, match="is not a head"):
-        heads.load(tmp_path / "x")
+        heads.load_head(tmp_path / "x")
     with pytest.raises(EcgpipeError, match="cannot read"):
-        heads.load(tmp_path / "nowhere")
+        heads.load_head(tmp_path / "nowhere")
 
 
 def describe(outdir: Path) -> None:
@@ -295,7 +295,7 @@ def test_evaluate_refuses_the_recordings_that_a_head_was_trained_on(
     ids, segments, _ = data()
     told = heads.describe_labels([path], [head], [head.labels])
     columns = [ids, [2] * len(ids), *head.probability(segments.mean(axis=1)).T]
-    schema = provenance.with_origin(schemas.predictions_schema(head.labels), "aggregate", heads=told)
+    schema = provenance.add_origin(schemas.predictions_schema(head.labels), "aggregate", heads=told)
     parquet.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
     (tmp_path / "labels.csv").write_text("name,aggregation\nelse,mean\n")
     paths = {"predictions": outdir / "predictions", "records": outdir / "records", "labels": tmp_path / "labels.csv"}
@@ -317,7 +317,7 @@ def predicted(outdir: Path, head: heads.Head, told: dict[str, dict[str, str]]) -
     """The command that evaluates what a head says of a run, on recordings that it was not trained on."""
     ids, segments, _ = data()
     columns = [ids, [2] * len(ids), *head.probability(segments.mean(axis=1)).T]
-    schema = provenance.with_origin(schemas.predictions_schema(head.labels), "aggregate", heads=told)
+    schema = provenance.add_origin(schemas.predictions_schema(head.labels), "aggregate", heads=told)
     parquet.write(outdir / "predictions/part-00000.parquet", pa.table(columns, schema=schema))
     (outdir / "labels.csv").write_text("name,aggregation\nelse,mean\n")
     paths = {name: outdir / name for name in ("predictions", "records", "metrics", "curves", "account")}
@@ -357,4 +357,4 @@ def test_no_file_of_a_probe_names_a_folder(outdir: Path, tmp_path: Path) -> None
     for path in (tmp_path / "probe").iterdir():
         assert str(tmp_path).encode() not in path.read_bytes()
         if path.suffix == ".parquet":
-            assert str(tmp_path) not in json.dumps(provenance.origin(pq.read_schema(path)))
+            assert str(tmp_path) not in json.dumps(provenance.read_origin(pq.read_schema(path)))

@@ -155,7 +155,7 @@ def test_the_label_file_keeps_its_columns_and_says_where_its_thresholds_come_fro
     found = {label.name: label for label in labels.read(tmp_path / "chosen.csv")}[LABELS[1]].threshold_from
     assert found is not None
     assert (found["method"], found["recordings"], found["on"]) == ("youden", 40, "fold = 8")
-    assert found["truth_sha256"] == provenance.file_sha256(truth)
+    assert found["truth_sha256"] == provenance.hash_file(truth)
     assert found["scores"] == {
         "checkpoint_sha256": labelled.CHECKPOINT,
         "preprocess": {"sample_rate": 500, "segment_samples": 2500},
@@ -164,9 +164,9 @@ def test_the_label_file_keeps_its_columns_and_says_where_its_thresholds_come_fro
         "aggregation": "mean",
     }
     beside = tmp_path / "chosen.csv.fitted.parquet"
-    assert found["fitted"] == provenance.file_sha256(beside)
+    assert found["fitted"] == provenance.hash_file(beside)
     assert pq.read_schema(beside).names == ["what", "hash"]
-    assert provenance.origin(pq.read_schema(beside))["recordings"] == 40
+    assert provenance.read_origin(pq.read_schema(beside))["recordings"] == 40
     assert b"r/16" not in beside.read_bytes()  # a recording of fold 8
 
 

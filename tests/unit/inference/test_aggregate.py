@@ -35,7 +35,7 @@ def logits(counts: Sequence[int], names: Sequence[str] = NAMES, scale: float = 3
         pa.array([5.0 * number for _, number in rows], pa.float32()),
         *(pa.array((random.standard_normal(len(rows)) * scale).astype(np.float32)) for _ in names),
     ]
-    return pa.table(columns, schema=provenance.with_origin(schemas.logits_schema(names), "infer", **FACTS))
+    return pa.table(columns, schema=provenance.add_origin(schemas.logits_schema(names), "infer", **FACTS))
 
 
 def expected(table: pa.Table, wanted: Sequence[Label] = WANTED) -> pd.DataFrame:
@@ -134,7 +134,7 @@ def test_a_label_that_the_csv_lacks_is_named(tmp_path: Path, capsys: pytest.Capt
 
 def test_the_file_says_what_it_was_made_of_and_how(tmp_path: Path) -> None:
     assert command(tmp_path, logits([1])) == 0
-    origin = provenance.origin(pq.read_schema(tmp_path / "predictions.parquet"))
+    origin = provenance.read_origin(pq.read_schema(tmp_path / "predictions.parquet"))
     assert {key: origin[key] for key in FACTS} == FACTS
     assert origin["stage"] == "aggregate"
     assert origin["aggregation"] == {"Worst": "max", "Usual, mostly": "mean", "Électrode": "max"}

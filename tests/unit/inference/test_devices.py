@@ -37,9 +37,9 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
     """Make this process see these GPUs, which have the free memory that they say, and lock in a folder of the test."""
 
     def see(*gpus: Gpu, archs: tuple[str, ...] = ("sm_80", "sm_90")) -> None:
-        monkeypatch.setattr(devices, "visible_gpus", lambda: list(gpus))
-        monkeypatch.setattr(devices, "start", lambda gpu: gpu.free_bytes)
-        monkeypatch.setattr(devices, "free_by_uuid", dict)
+        monkeypatch.setattr(devices, "list_gpus", lambda: list(gpus))
+        monkeypatch.setattr(devices, "start_gpu", lambda gpu: gpu.free_bytes)
+        monkeypatch.setattr(devices, "query_free_memory", dict)
         monkeypatch.setattr(devices, "LOCKS", tmp_path)
         monkeypatch.setattr(devices, "POLL_S", 0.01)
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(archs))
@@ -49,9 +49,9 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
 
 def hold(name: str, gpus: list[Gpu], locks: Path, say: Connection) -> None:
     """Another ecgpipe job: say that it waits, then which device it has, and keep that until it is told to end."""
-    devices.visible_gpus = lambda: gpus
-    devices.start = lambda gpu: gpu.free_bytes or 0
-    devices.free_by_uuid = dict
+    devices.list_gpus = lambda: gpus
+    devices.start_gpu = lambda gpu: gpu.free_bytes or 0
+    devices.query_free_memory = dict
     devices.LOCKS, devices.POLL_S = locks, 0.01
     handler = logging.Handler()
     handler.emit = lambda record: say.send(record.getMessage())  # type: ignore[method-assign]
@@ -163,7 +163,7 @@ def test_a_job_that_just_ended_may_keep_its_memory_for_a_moment(
 ) -> None:
     pretend(FIRST)
     free = iter([1, 1, 80 * GB])
-    monkeypatch.setattr(devices, "start", lambda _: next(free))
+    monkeypatch.setattr(devices, "start_gpu", lambda _: next(free))
     with claim("auto", GB) as device:
         assert device == torch.device("cuda:0")
 
@@ -195,7 +195,7 @@ def test_a_gpu_that_is_too_old_or_too_full_leaves_the_cpu_or_is_an_error(
     assert re.fullmatch(f"running on the CPU: {reason}.*", caplog.messages[0])
     for name in ("cuda", "cuda:0"):
         with pytest.raises(
-            EcgpipeError, match=f"inference.device: '{name}' cannot be had: {reason}.*; or give auto or"
+            EcgpipeError, match=f"inference.device: '{name}' is not available: {reason}.*; or give auto or"
         ):
             claim(name, 3 * GB).__enter__()
 
@@ -215,7 +215,7 @@ def test_a_gpu_that_cannot_be_started_is_not_used(
         raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nmore")
 
     pretend(FIRST)
-    monkeypatch.setattr(devices, "start", busy)
+    monkeypatch.setattr(devices, "start_gpu", busy)
     with claim("auto", GB) as device:
         assert device == CPU
     assert "cannot be started (CUDA error: all CUDA-capable devices are busy or unavailable): see" in caplog.text
@@ -223,8 +223,8 @@ def test_a_gpu_that_cannot_be_started_is_not_used(
 
 def test_a_gpu_that_is_known_to_be_full_is_not_started(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(FIRST)
-    monkeypatch.setattr(devices, "free_by_uuid", lambda: {FIRST.uuid: 5})
-    monkeypatch.setattr(devices, "start", lambda _: pytest.fail("a context was made on it"))
+    monkeypatch.setattr(devices, "query_free_memory", lambda: {FIRST.uuid: 5})
+    monkeypatch.setattr(devices, "start_gpu", lambda _: pytest.fail("a context was made on it"))
     with claim("auto", GB) as device:
         assert device == CPU
 
@@ -232,7 +232,7 @@ def test_a_gpu_that_is_known_to_be_full_is_not_started(pretend: Pretend, monkeyp
 def test_without_a_gpu_auto_says_why_and_cuda_is_refused(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(devices, "visible_gpus", list)
+    monkeypatch.setattr(devices, "list_gpus", list)
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", None)
     caplog.set_level(logging.INFO)
@@ -245,7 +245,7 @@ def test_without_a_gpu_auto_says_why_and_cuda_is_refused(
     with pytest.raises(EcgpipeError) as caught:
         claim("cuda", GB).__enter__()
     assert str(caught.value) == (
-        f"inference.device: 'cuda' cannot be had: PyTorch {torch.__version__} sees no GPU - "
+        f"inference.device: 'cuda' is not available: PyTorch {torch.__version__} sees no GPU - "
         "CUDA_VISIBLE_DEVICES is ''; or give auto or cpu"
     )
 
@@ -261,7 +261,7 @@ def test_a_gpu_that_is_not_there_is_refused(pretend: Pretend) -> None:
 def test_a_device_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(EcgpipeError) as caught:
         claim(name, GB).__enter__()
-    assert str(caught.value) == f"inference.device: {name!r} is no device; give auto, cpu, cuda or cuda:N"
+    assert str(caught.value) == f"inference.device: {name!r} is not valid; give auto, cpu, cuda or cuda:N"
 
 
 def test_every_user_can_lock_the_same_file(tmp_path: Path, pretend: Pretend) -> None:
@@ -317,13 +317,13 @@ def test_which_builds_of_pytorch_run_on_a_gpu(capability: tuple[int, int], archs
 
 def test_free_memory_is_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert devices.free_by_uuid() == {}
+    assert devices.query_free_memory() == {}
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'GPU-1111-aa, 80994'\necho 'GPU-2222-bb, [N/A]'\necho 'GPU-3333-cc, 0'\n")
     program.chmod(0o755)
-    assert devices.free_by_uuid() == {"1111-aa": 80994 * 2**20, "3333-cc": 0}
+    assert devices.query_free_memory() == {"1111-aa": 80994 * 2**20, "3333-cc": 0}
     program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
-    assert devices.free_by_uuid() == {}
+    assert devices.query_free_memory() == {}
 
 
 def test_the_cpu_is_described_by_its_model() -> None:

@@ -167,7 +167,7 @@ def test_after_memory_ran_out_the_batches_that_follow_are_small_from_the_start(
         return run_network(signals, samples, with_attention)
 
     run_network, network.forward = network.forward, limited  # type: ignore[assignment]
-    stream = list(engine.run(network, paths, segment_files.look_at(paths), torch.device("cpu"), 6, True))
+    stream = list(engine.run(network, paths, segment_files.inspect_shards(paths), torch.device("cpu"), 6, True))
     assert tried == [6, 3, 1, *[1] * 11]
     assert [len(results.logits) for _, results in stream] == [6, 6]
     assert [row for keys, _ in stream for row in zip(keys.record_ids, keys.numbers.tolist(), strict=True)] == ROWS
@@ -180,7 +180,7 @@ def test_a_segment_too_short_for_a_token_ends_the_stream(converted: Path, paths:
     write_shard(paths[2], ROWS[:2], signals(2), counts=[400, 3])
     network = ecg_fm_network.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
     with pytest.raises(EcgpipeError, match="segment 1 of a has 3 samples of signal, but the network needs 4"):
-        list(engine.run(network, paths, segment_files.look_at(paths), torch.device("cpu"), 2, False))
+        list(engine.run(network, paths, segment_files.inspect_shards(paths), torch.device("cpu"), 2, False))
 
 
 @pytest.mark.parametrize("what", ["gone", "cut short"])
@@ -199,7 +199,7 @@ def test_a_shard_that_breaks_midway_ends_the_command_and_leaves_nothing(
     monkeypatch.setattr(infer, "ROW_GROUP", 1)  # so that something is written before
     out = converted.parent / "results"
     assert main(["infer", *infer_options(converted, paths, out, "--batch-size", "1")]) == 2
-    problem = "is not there" if what == "gone" else "is not a whole file of segments"
+    problem = "is missing; run again" if what == "gone" else "is not a whole file of segments"
     assert f"error: {paths[2]} {problem}" in capsys.readouterr().err
     assert not names(out)
     assert not threads_left()
@@ -268,7 +268,7 @@ def test_an_error_of_writing_ends_the_command_and_leaves_nothing(
 
 def test_a_stream_that_is_left_early_leaves_no_thread(converted: Path, paths: list[Path]) -> None:
     network = ecg_fm_network.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
-    stream = engine.run(network, paths, segment_files.look_at(paths), torch.device("cpu"), 1, False)
+    stream = engine.run(network, paths, segment_files.inspect_shards(paths), torch.device("cpu"), 1, False)
     next(stream)
     assert threads_left()
     del stream
@@ -311,7 +311,7 @@ def test_a_gpu_older_than_bfloat16_computes_in_float32_and_the_log_says_so(
 
 def test_a_batch_too_large_to_be_read_is_refused(converted: Path, paths: list[Path]) -> None:
     network = ecg_fm_network.load(describe(converted / "model.json").architecture, converted / "model.safetensors")
-    contents = segment_files.look_at(paths)._replace(segments=10**12)
+    contents = segment_files.inspect_shards(paths)._replace(segments=10**12)
     stream = engine.run(network, paths, contents, torch.device("cpu"), 10**11, False)
     with pytest.raises(EcgpipeError, match="no memory to read 100000000000 segments at a time; give fewer"):
         next(stream)

@@ -61,7 +61,7 @@ def at_once(items: Iterator[tuple[Keys, Tensor]]) -> Iterator[tuple[Keys, Tensor
 
 
 def streamed(network: Network, paths: Sequence[Path], device: torch.device, tuning: Tuning) -> engine.Stream:
-    return engine.run(network, paths, segment_files.look_at(paths), device, SIZE, True, tuning=tuning)
+    return engine.run(network, paths, segment_files.inspect_shards(paths), device, SIZE, True, tuning=tuning)
 
 
 def joined(stream: engine.Stream) -> list[np.ndarray]:
@@ -129,8 +129,8 @@ def no_wait(patch: pytest.MonkeyPatch) -> None:
 
 def a_buffer_less(patch: pytest.MonkeyPatch) -> None:
     """The next batch is read into the buffer that may still be copied from."""
-    read = segment_files.read
-    patch.setattr(segment_files, "read", lambda paths, buffers: read(paths, buffers[:-1]))
+    read = segment_files.read_batches
+    patch.setattr(segment_files, "read_batches", lambda paths, buffers: read(paths, buffers[:-1]))
 
 
 def no_event(patch: pytest.MonkeyPatch) -> None:
@@ -150,9 +150,11 @@ def pageable_results(patch: pytest.MonkeyPatch) -> None:
 
 def pageable_buffers(patch: pytest.MonkeyPatch) -> None:
     """Python waits for the copy of each batch's signals."""
-    read = segment_files.read
+    read = segment_files.read_batches
     patch.setattr(
-        segment_files, "read", lambda paths, buffers: read(paths, [torch.empty(4, 12, SAMPLES) for _ in buffers])
+        segment_files,
+        "read_batches",
+        lambda paths, buffers: read(paths, [torch.empty(4, 12, SAMPLES) for _ in buffers]),
     )
 
 
@@ -267,7 +269,7 @@ def test_after_an_error_nothing_runs_on_even_while_the_error_is_kept(
             paths[2].unlink()
         if fails == "network":
             monkeypatch.setattr(Network, "forward", broken)
-        with pytest.raises(EcgpipeError if fails == "reading" else ValueError, match=r"is not there|broken") as caught:
+        with pytest.raises(EcgpipeError if fails == "reading" else ValueError, match=r"is missing|broken") as caught:
             consumed(stream)
         assert not threads_left()
         gpu.usual.synchronize()  # what was queued is done in the end, and hurts nobody

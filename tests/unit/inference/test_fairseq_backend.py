@@ -39,7 +39,7 @@ def preprocessed(folder: Path) -> Path:
     """The recipe's recordings and one that is padded, as a shard."""
     (folder / "input").mkdir()
     fixtures.write_recordings(folder / "input")
-    signal = fixtures._microvolts("short", 1_801, 500)
+    signal = fixtures._make_microvolts("short", 1_801, 500)
     np.savez(folder / "input/short.npz", signal=signal, sample_rate=500, leads=LEADS, unit="uV")
     assert main(["manifest", "--input", str(folder / "input"), "--outdir", str(folder / "manifest")]) == 0
     shard = folder / "segments.arrow"
@@ -145,10 +145,10 @@ def test_nothing_is_attributed_where_there_are_no_gradients(foreign: Path, capsy
 @pytest.mark.parametrize(
     ("inference", "recordings", "says"),
     [
-        ({}, 0, "inference.fairseq_python: not given, and inference.backend is fairseq; give the python of"),
+        ({}, 0, "inference.fairseq_python: missing, and inference.backend is fairseq; give the python of"),
         ({"fairseq_python": "p", "precision": "float16"}, 0, "inference.backend: fairseq computes in float32"),
-        ({"fairseq_python": "p", "deterministic": True}, 0, "is not told to be deterministic; leave"),
-        ({"fairseq_python": "p"}, 4, "attribution.recordings: 4 cannot be attributed with inference.backend fairseq"),
+        ({"fairseq_python": "p", "deterministic": True}, 0, "has no deterministic mode; leave"),
+        ({"fairseq_python": "p"}, 4, "attribution.recordings: 4 is not possible with inference.backend fairseq"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(
@@ -177,7 +177,7 @@ def test_both_backends_write_the_same_of_a_checkpoint_that_fairseq_signals_made(
     for kind, bound in {"logits": 1e-4, "embeddings": 1e-4, "attention": 1e-5}.items():
         ours, theirs = (pq.read_table(tmp_path / backend / f"{kind}.parquet") for backend in ("native", "fairseq"))
         assert ours.schema.remove_metadata() == theirs.schema.remove_metadata()
-        origins = [provenance.origin(each.schema) for each in (ours, theirs)]
+        origins = [provenance.read_origin(each.schema) for each in (ours, theirs)]
         assert [origin.pop("backend") for origin in origins] == ["native", "fairseq"]
         assert origins[0] == origins[1]
         for column in ours.column_names:
@@ -210,7 +210,7 @@ def test_a_network_of_convolutions_gives_what_fairseq_signals_gives_by_itself(
     assert converted(tmp_path, "--backend", "fairseq") == 0
     options = ["--fairseq-python", str(fairseq_python)]
     assert inferred(tmp_path, "out", *options, kinds=("logits", "embeddings")) == 0
-    keys, signals = next(segment_files.read([shard], [torch.empty(10, 12, 2500)]))
+    keys, signals = next(segment_files.read_batches([shard], [torch.empty(10, 12, 2500)]))
     np.save(tmp_path / "signal.npy", signals.numpy())
     files = [tmp_path / file for file in ("x.pt", "signal.npy", "out.npy")]
     subprocess.run([fairseq_python, "-c", DIRECTLY, *files], check=True)

@@ -75,7 +75,7 @@ def test_in_half_precision_a_gpu_gives_nearly_the_numbers_of_the_cpu(converted: 
     expected = infer(converted, shards, "cpu", "--device", "cpu")
     made = infer(converted, shards, "gpu", "--device", DEVICE, "--precision", HALF)
     assert json.loads((converted.parent / "gpu" / "timing.json").read_text())["precision"] == HALF
-    assert provenance.origin(pq.read_schema(converted.parent / "gpu" / "logits.parquet"))["precision"] == HALF
+    assert provenance.read_origin(pq.read_schema(converted.parent / "gpu" / "logits.parquet"))["precision"] == HALF
     np.testing.assert_allclose(made[0], expected[0], rtol=0, atol=0.01)
     cosine = torch.cosine_similarity(torch.from_numpy(expected[1]), torch.from_numpy(made[1]))
     assert cosine.min() > 0.999

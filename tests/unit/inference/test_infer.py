@@ -198,7 +198,7 @@ def test_every_file_names_its_checkpoint_and_preprocessing_and_the_time_it_took(
     assert command(converted, shards, "--batch-size", "3", "--threads", "2") == 0
     description = describe(converted / "model.json")
     for name in results(converted):
-        origin = provenance.origin(pq.read_schema(converted.parent / f"{name}.parquet"))
+        origin = provenance.read_origin(pq.read_schema(converted.parent / f"{name}.parquet"))
         assert origin["checkpoint_sha256"] == description.sha256
         assert origin["checkpoint"] == description.uri
         assert origin["preprocess"] == SETTINGS
@@ -207,8 +207,8 @@ def test_every_file_names_its_checkpoint_and_preprocessing_and_the_time_it_took(
     assert (timing["segments"], timing["batch_size"], timing["threads"]) == (len(ROWS), 3, 2)
     assert timing["seconds"] > 0
     assert timing["device"].startswith("CPU")
-    assert timing["machine"] == provenance.machine()
-    assert timing["versions"] == provenance.versions()
+    assert timing["machine"] == provenance.describe_machine()
+    assert timing["versions"] == provenance.list_versions()
 
 
 def test_float16_on_a_cpu_becomes_float32_and_everything_says_so(
@@ -244,7 +244,7 @@ def precisions(converted: Path) -> set[str]:
     """What the files of a part say that they were computed in."""
     schemas = [pq.read_schema(converted.parent / f"{name}.parquet") for name in results(converted)]
     timing = json.loads((converted.parent / "timing.json").read_text())
-    return {timing["precision"], *(provenance.origin(schema)["precision"] for schema in schemas)}
+    return {timing["precision"], *(provenance.read_origin(schema)["precision"] for schema in schemas)}
 
 
 def test_shards_that_were_preprocessed_differently_are_refused(
@@ -301,7 +301,7 @@ def test_a_device_that_is_none_is_refused(
     converted: Path, shards: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(converted, shards, "--device", "mps") == 2
-    assert "inference.device: 'mps' is no device; give auto, cpu, cuda or cuda:N" in capsys.readouterr().err
+    assert "inference.device: 'mps' is not valid; give auto, cpu, cuda or cuda:N" in capsys.readouterr().err
     assert not results(converted)
 
 

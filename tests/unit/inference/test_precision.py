@@ -42,7 +42,7 @@ def nearly(exact: Outputs, step: float = 1e-2) -> Outputs:
 def test_the_drift_is_what_pandas_and_pytorch_find_label_by_label() -> None:
     exact = outputs(40)
     rounded = nearly(exact)
-    found = precision.drift(exact, rounded, LABELS)
+    found = precision.measure_drift(exact, rounded, LABELS)
     one, other = (
         pd.DataFrame(torch.from_numpy(logits).double().sigmoid(), columns=LABELS) for logits, _ in (exact, rounded)
     )
@@ -65,14 +65,14 @@ def test_a_difference_belongs_to_its_label() -> None:
     for column, label in enumerate(LABELS):
         logits = exact[0].copy()
         logits[3, column] = 0 if abs(logits[3, column]) > 1 else 9
-        found = precision.drift(exact, (logits, exact[1]), LABELS)
+        found = precision.measure_drift(exact, (logits, exact[1]), LABELS)
         assert [name for name, of in found["probability"].items() if of["largest"]] == [label]
         assert found["embedding"]["largest"] == pytest.approx(0, abs=1e-12)
 
 
 def test_no_difference_is_none() -> None:
     exact = outputs(5)
-    found = precision.drift(exact, exact, LABELS)
+    found = precision.measure_drift(exact, exact, LABELS)
     assert found["probability"] == {label: {"largest": 0, "mean": 0} for label in LABELS}
     assert found["largest"] == pytest.approx(0, abs=1e-12)
 
@@ -81,8 +81,8 @@ def test_a_turned_embedding_is_found_and_a_longer_one_is_none() -> None:
     logits, embeddings = outputs(3)
     turned = embeddings.copy()
     turned[1] = -turned[1]
-    assert precision.drift((logits, embeddings), (logits, turned), LABELS)["largest"] == 2
-    longer = precision.drift((logits, embeddings), (logits, 7 * embeddings), LABELS)
+    assert precision.measure_drift((logits, embeddings), (logits, turned), LABELS)["largest"] == 2
+    longer = precision.measure_drift((logits, embeddings), (logits, 7 * embeddings), LABELS)
     assert longer["largest"] == pytest.approx(0, abs=1e-12)
 
 
@@ -91,12 +91,12 @@ def test_numbers_that_are_not_finite_are_none_and_valid_json(value: float) -> No
     exact = outputs(5)
     embeddings = exact[1].copy()
     embeddings[2, 3] = value
-    found = precision.drift(exact, (exact[0], embeddings), LABELS)
+    found = precision.measure_drift(exact, (exact[0], embeddings), LABELS)
     assert found["embedding"] == {"largest": None, "mean": None}
     assert found["largest"] is None
     logits = exact[0].copy()
     logits[4, 1] = np.nan
-    found = precision.drift(exact, (logits, exact[1]), LABELS)
+    found = precision.measure_drift(exact, (logits, exact[1]), LABELS)
     assert found["probability"][LABELS[1]] == {"largest": None, "mean": None}
     assert found["probability"][LABELS[0]]["largest"] == 0
     assert found["largest"] is None
@@ -105,14 +105,14 @@ def test_numbers_that_are_not_finite_are_none_and_valid_json(value: float) -> No
 
 def test_without_a_head_the_embedding_alone_is_compared() -> None:
     exact = outputs(5, labels=0)
-    found = precision.drift(exact, nearly(exact), ())
+    found = precision.measure_drift(exact, nearly(exact), ())
     assert found["probability"] == {}
     assert found["largest"] == found["embedding"]["largest"] > 0
 
 
 def test_without_segments_there_is_nothing_to_compare() -> None:
     nothing = np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
-    found = precision.drift(nothing, nothing, LABELS)
+    found = precision.measure_drift(nothing, nothing, LABELS)
     assert (found["segments"], found["probability"]) == (0, {})
 
 
@@ -133,7 +133,7 @@ def stream(sizes: list[int], taken: list[int]) -> Iterator[tuple[Keys, Results]]
 )
 def test_no_more_than_the_first_segments_are_taken(sizes: list[int], most: int, expected: int, asked: int) -> None:
     taken: list[int] = []
-    logits, embeddings = precision.first(stream(sizes, taken), most)
+    logits, embeddings = precision.take_first(stream(sizes, taken), most)
     assert logits.shape[0] == embeddings.shape[0] == expected
     if expected:
         np.testing.assert_array_equal(logits, np.stack([np.arange(expected), -np.arange(expected)], axis=1))
@@ -176,7 +176,7 @@ def test_what_is_used_and_what_the_log_says_of_it(
     what: dict[str, Any], asked: str, used: str, level: str, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        assert precision.decide(what, asked) == used
+        assert precision.decide_precision(what, asked) == used
     (record,) = caplog.records
     assert record.levelname == level
     assert said in record.getMessage()
@@ -185,7 +185,7 @@ def test_what_is_used_and_what_the_log_says_of_it(
 @pytest.mark.parametrize("asked", ["auto", "float32"])
 def test_float32_needs_no_comparison(asked: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert precision.decide({"used": "float32"}, asked) == "float32"
+        assert precision.decide_precision({"used": "float32"}, asked) == "float32"
     assert not caplog.records
 
 
@@ -193,7 +193,7 @@ def test_auto_falls_back_from_drift_that_was_really_found() -> None:
     exact = outputs(30)
     for step, used in ((1e-4, "float16"), (1.0, "float32"), (np.nan, "float32")):
         rounded = nearly(exact, step)
-        assert precision.decide(found() | precision.drift(exact, rounded, LABELS), "auto") == used
+        assert precision.decide_precision(found() | precision.measure_drift(exact, rounded, LABELS), "auto") == used
 
 
 # The command

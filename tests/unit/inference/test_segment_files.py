@@ -36,7 +36,7 @@ def buffers(size: int, count: int = 4, samples: int = 3) -> list[Tensor]:
 
 def copied(paths: Sequence[Path], into: Sequence[Tensor]) -> list[tuple[Keys, np.ndarray]]:
     """All that is read, the signals copied before they are overwritten."""
-    return [(keys, signal.numpy().copy()) for keys, signal in segment_files.read(paths, into)]
+    return [(keys, signal.numpy().copy()) for keys, signal in segment_files.read_batches(paths, into)]
 
 
 def assert_is_what_the_files_hold(read: list[tuple[Keys, np.ndarray]], paths: Sequence[Path]) -> None:
@@ -70,7 +70,7 @@ def test_what_is_read_is_what_the_files_hold_however_it_is_cut(
         assert_is_what_the_files_hold(read, paths)
         assert [len(signal) for _, signal in read[:-1]] == [size] * (len(read) - 1)
         assert all(len(signal) <= size for _, signal in read[-1:])
-        turns = [signal.data_ptr() for _, signal in segment_files.read(paths, into)]
+        turns = [signal.data_ptr() for _, signal in segment_files.read_batches(paths, into)]
         assert turns == [into[i % number].data_ptr() for i in range(len(turns))]
 
 
@@ -78,7 +78,7 @@ def test_what_is_read_is_what_the_files_hold_however_it_is_cut(
 def test_empty_shards_may_stand_anywhere(counts: list[int], tmp_path: Path) -> None:
     paths = write(tmp_path, counts)
     assert_is_what_the_files_hold(copied(paths, buffers(2)), paths)
-    assert segment_files.look_at(paths).segments == sum(counts)
+    assert segment_files.inspect_shards(paths).segments == sum(counts)
 
 
 def test_a_record_batch_may_be_empty(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_the_order_of_the_shards_is_the_order_given(tmp_path: Path) -> None:
 
 def test_keys_outlive_the_file_and_the_buffers_turn(tmp_path: Path) -> None:
     paths = write(tmp_path, [6, 1])
-    reading = segment_files.read(paths, buffers(2, 2))
+    reading = segment_files.read_batches(paths, buffers(2, 2))
     keys, _ = next(reading)
     for _ in reading:
         pass
@@ -123,7 +123,7 @@ def test_keys_outlive_the_file_and_the_buffers_turn(tmp_path: Path) -> None:
 
 def test_a_look_tells_what_made_the_shards_and_how_large_they_are(tmp_path: Path) -> None:
     paths = write(tmp_path, [3, 0, 5], samples=SAMPLES)
-    contents = segment_files.look_at(paths)
+    contents = segment_files.inspect_shards(paths)
     assert (contents.leads, contents.samples, contents.segments) == (12, SAMPLES, 8)
     assert contents.preprocess == SETTINGS
 
@@ -133,7 +133,7 @@ def test_a_shard_that_was_cut_short_is_named(share: float, tmp_path: Path) -> No
     paths = write(tmp_path, [3, 9])
     os.truncate(paths[1], int(paths[1].stat().st_size * share))
     with pytest.raises(EcgpipeError) as told:
-        segment_files.look_at(paths)
+        segment_files.inspect_shards(paths)
     assert f"{paths[1]} is not a whole file of segments (" in str(told.value)
     assert "delete it and run again" in str(told.value)
     with pytest.raises(EcgpipeError, match="is not a whole file of segments"):
@@ -142,7 +142,7 @@ def test_a_shard_that_was_cut_short_is_named(share: float, tmp_path: Path) -> No
 
 def test_a_shard_that_is_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
     (path,) = write(tmp_path, [9], batch=9, samples=SAMPLES)
-    reading = segment_files.read([path], buffers(2, samples=SAMPLES))
+    reading = segment_files.read_batches([path], buffers(2, samples=SAMPLES))
     keys, signal = next(reading)
     # Within the signals of a later buffer. The keys, which stand before them, are still there.
     os.truncate(path, path.stat().st_size - 4 * signal[0].nbytes)
@@ -154,12 +154,12 @@ def test_a_shard_that_is_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
 
 def test_a_shard_that_goes_while_the_one_before_is_read_is_named(tmp_path: Path) -> None:
     paths = write(tmp_path, [3, 3])
-    reading = segment_files.read(paths, buffers(2))
+    reading = segment_files.read_batches(paths, buffers(2))
     next(reading)
     paths[1].unlink()
     with pytest.raises(EcgpipeError) as told:
         list(reading)
-    assert str(told.value) == f"{paths[1]} is not there; run again"
+    assert str(told.value) == f"{paths[1]} is missing; run again"
 
 
 @pytest.mark.parametrize("content", [b"", b"ARROW1\0\0", b"no Arrow at all" * 100])
@@ -167,9 +167,9 @@ def test_a_file_that_is_none_of_segments_is_named(content: bytes, tmp_path: Path
     path = tmp_path / "shard.arrow"
     path.write_bytes(content)
     with pytest.raises(EcgpipeError, match=f"{path} is not a whole file of segments"):
-        segment_files.look_at([path])
+        segment_files.inspect_shards([path])
 
 
 def test_a_shard_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EcgpipeError, match=f"{tmp_path / 'none.arrow'} is not there; run again"):
-        segment_files.look_at([tmp_path / "none.arrow"])
+    with pytest.raises(EcgpipeError, match=f"{tmp_path / 'none.arrow'} is missing; run again"):
+        segment_files.inspect_shards([tmp_path / "none.arrow"])

@@ -393,7 +393,7 @@ def test_what_has_no_permission_is_a_row_with_the_problem(tmp_path: Path) -> Non
         done = subprocess.run(
             [sys.executable, "-c", code, f"{root}/in/locked"], capture_output=True, text=True, check=False
         )
-        assert f"input: cannot look into the folder '{root}/in/locked': Permission denied; see to it" in done.stderr
+        assert f"input: cannot read the folder '{root}/in/locked': Permission denied; check" in done.stderr
 
 
 def test_a_name_that_is_not_utf_8_is_a_row_that_says_to_rename_it(tmp_path: Path) -> None:
@@ -615,7 +615,7 @@ def test_a_table_states_what_its_files_leave_out(tmp_path: Path) -> None:
         (None, None, None),
         (None, None, None),
     ]
-    says = "the table's sample rate is not a positive number"
+    says = "the table's sampling rate is not a positive number"
     assert problems(tmp_path / "t.csv") == {"e": f"{says} (fast)", "f": f"{says} (0)"}
     frame = pd.DataFrame({"path": ["a.npy", "b.npy"], "sample_rate": [500, 400], "leads": [["I", "II"], []]})
     frame.to_parquet(tmp_path / "t.parquet")
@@ -630,9 +630,9 @@ def test_a_row_with_a_problem_is_kept_with_it(tmp_path: Path) -> None:
         "t/row 2": "the table's row has no path",
         "mine": "the table's row has no path",
         "notes": "empty file",
-        "gone": "a file is not there, and its ending is of no known format (gone.pdf)",
+        "gone": "a file is missing, and its extension is of no known format (gone.pdf)",
         "folder": "a file cannot be opened (folder: Is a directory)",
-        "x\0y": "the table's path is none (it has a NUL in it)",
+        "x\0y": "the table's path is not valid (it has a NUL character)",
     }
 
 

@@ -51,7 +51,7 @@ def test_the_weights_are_the_same_bits_with_any_number_of_threads() -> None:
         converted = []
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
-            converted.append(fairseq_checkpoint.convert(content["model"], arch, "x.pt"))
+            converted.append(fairseq_checkpoint.convert_tensors(content["model"], arch, "x.pt"))
     finally:
         torch.set_num_threads(before)
     for other in converted[1:]:
@@ -242,7 +242,7 @@ def test_numbers_of_numpy_and_options_of_argparse_are_harmless(
         "dtype": np.dtype("float32"),
     }
     path = save({**checkpoints.classifier(), "extra_state": state})
-    read = fairseq_checkpoint.read(path)["extra_state"]
+    read = fairseq_checkpoint.read_checkpoint(path)["extra_state"]
     assert read == state
     assert read["args"].lr == 1e-4
     # numpy 1 calls the same things by another module's name.
@@ -251,7 +251,7 @@ def test_numbers_of_numpy_and_options_of_argparse_are_harmless(
         for name in archive.namelist():
             copy.writestr(name, archive.read(name).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
     assert b"numpy.core.multiarray" in older.read_bytes()
-    assert fairseq_checkpoint.read(older)["extra_state"] == state
+    assert fairseq_checkpoint.read_checkpoint(older)["extra_state"] == state
 
 
 def test_every_fault_of_the_tensors_is_told_at_once(
@@ -349,7 +349,7 @@ def test_a_network_that_is_not_ours_is_refused(key: str, value: object) -> None:
         fairseq_checkpoint.read_architecture({**checkpoints.CFG, key: value})
 
 
-sizes = st.integers(1, fairseq_checkpoint.MOST)
+sizes = st.integers(1, fairseq_checkpoint.MAX_SIZE)
 runs = st.tuples(st.lists(st.tuples(sizes, sizes, sizes), min_size=1, max_size=3), st.integers(1, 3))
 
 
@@ -406,4 +406,4 @@ def test_any_other_text_is_refused_in_words(expression: str) -> None:
         ).conv_layers
     except EcgpipeError:
         return
-    assert 1 <= len(layers) <= fairseq_checkpoint.MOST_CONVOLUTIONS
+    assert 1 <= len(layers) <= fairseq_checkpoint.MAX_CONVOLUTIONS

@@ -157,7 +157,7 @@ def test_padded_segments_get_what_fairseq_signals_gives(name: str, reference: Pa
     state = runpy.run_path(str(reference / "make_checkpoint.py"))["state"](name)
     arch = fairseq_checkpoint.read_architecture(state["cfg"]["model"])
     made = Network(arch).eval()
-    made.load_state_dict(fairseq_checkpoint.convert(state["model"], arch, name))
+    made.load_state_dict(fairseq_checkpoint.convert_tensors(state["model"], arch, name))
     samples, tokens, logits, embedding, attention = (list(column) for column in zip(*UPSTREAM[name], strict=True))
     signal = torch.from_numpy(np.load(reference / "golden" / "segments.npz")["signal"][: len(samples)])
     output = run(made, padded(signal, samples), samples)

@@ -31,11 +31,11 @@ def embeddings(folder: Path, facts: dict[str, Any] = FACTS, width: int = WIDTH) 
     rows = [(f"r{i}", number) for i in range(40) for number in range(1 + i % 3)]
     values = random.standard_normal((len(rows), width)).astype(np.float32)
     keys = [pa.array([name for name, _ in rows]), pa.array([number for _, number in rows], pa.int32())]
-    schema = provenance.with_origin(schemas.embeddings_schema(width), "infer", MEANING, **facts)
+    schema = provenance.add_origin(schemas.embeddings_schema(width), "infer", MEANING, **facts)
     column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
     parquet.write(folder / "embeddings.parquet", pa.table([*keys, column], schema=schema))
     logits = [pa.array(random.standard_normal(len(rows)), pa.float32()) for _ in MODEL]
-    schema = provenance.with_origin(schemas.logits_schema(MODEL), "infer", MEANING, **facts)
+    schema = provenance.add_origin(schemas.logits_schema(MODEL), "infer", MEANING, **facts)
     parquet.write(
         folder / "logits.parquet",
         pa.table([*keys, pa.array(np.zeros(len(rows)), pa.float32()), *logits], schema=schema),
@@ -50,12 +50,12 @@ def embeddings(folder: Path, facts: dict[str, Any] = FACTS, width: int = WIDTH) 
 
 def head(folder: Path, *names: str, seed: int = 1) -> tuple[Path, Head]:
     random = np.random.default_rng(seed)
-    space = heads.space(pq.read_schema(folder / "embeddings.parquet"))
+    space = heads.describe_space(pq.read_schema(folder / "embeddings.parquet"))
     weight = random.standard_normal((len(names), WIDTH)).astype(np.float32)
     mean, scale, bias = (random.random(size).astype(np.float32) + 0.5 for size in (WIDTH, WIDTH, len(names)))
     made = Head(names, mean, scale, weight, bias, {"space": space})
     path = folder / f"{'-'.join(names)}.safetensors"
-    heads.save(path, made)
+    heads.save_head(path, made)
     return path, made
 
 
@@ -71,7 +71,7 @@ def aggregate(folder: Path, *options: str) -> int:
 def test_a_head_is_what_it_was_when_it_is_read_again(tmp_path: Path) -> None:
     embeddings(tmp_path)
     path, made = head(tmp_path, "A", "B, with a comma")
-    read = heads.load(path)
+    read = heads.load_head(path)
     assert read.labels == made.labels
     assert read.facts == made.facts
     for name in heads.TENSORS:
@@ -125,7 +125,7 @@ def test_a_head_of_other_embeddings_is_refused(
     path, _ = head(tmp_path, "A")
     embeddings(tmp_path, facts)
     assert aggregate(tmp_path, "--embeddings", str(tmp_path / "embeddings.parquet"), "--heads", str(path)) == 2
-    assert f"was trained on embeddings {message}, where" in capsys.readouterr().err
+    assert f"was trained on embeddings {message}, so it does not fit this run" in capsys.readouterr().err
     assert not (tmp_path / "out.parquet").exists()
 
 
@@ -163,7 +163,7 @@ def test_a_label_of_the_model_too_is_called_a_heads(tmp_path: Path) -> None:
     assert aggregate(tmp_path, *options, str(path)) == 0
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.column_names[2:] == [*MODEL, "Infarction (head)", "A"]
-    told = provenance.origin(table.schema)["heads"]
+    told = provenance.read_origin(table.schema)["heads"]
     assert {name: one["label"] for name, one in told.items()} == {"Infarction (head)": "Infarction", "A": "A"}
     for row in table.to_pylist():
         expected = made.probability(means[row["record_id"]][None])[0]
@@ -185,7 +185,7 @@ def test_the_settings_know_the_labels_of_heads(tmp_path: Path) -> None:
     given = {"input": str(tmp_path), "checkpoint": str(tmp_path / "x.pt"), "labels": str(tmp_path / "labels.csv")}
     given_mapping = {"evaluation": {"mapping": {"a": "A"}}}
     assert validate.load({**given, **given_mapping, "heads": [str(path)]}, tmp_path).heads == [str(path)]
-    with pytest.raises(EcgpipeError, match="'A' is no label"):
+    with pytest.raises(EcgpipeError, match="'A' is not a label"):
         validate.load({**given, **given_mapping}, tmp_path)
     with pytest.raises(EcgpipeError, match="heads: 'nowhere' is not a file"):
         validate.load({**given, "heads": ["nowhere"]}, tmp_path)
@@ -200,8 +200,8 @@ def test_a_file_that_is_no_head_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert aggregate(tmp_path, *given, str(tmp_path / "nowhere")) == 2
     assert "cannot read" in capsys.readouterr().err
     path, made = head(tmp_path, "A")
-    heads.save(path, Head(made.labels, made.mean[:-1], made.scale, made.weight, made.bias, made.facts))
+    heads.save_head(path, Head(made.labels, made.mean[:-1], made.scale, made.weight, made.bias, made.facts))
     assert aggregate(tmp_path, *given, str(path)) == 2
-    assert "is broken: scale, weight" in capsys.readouterr().err
+    assert "is damaged: scale, weight" in capsys.readouterr().err
     assert aggregate(tmp_path, "--heads", str(path)) == 2
     assert "give the same part's --embeddings" in capsys.readouterr().err

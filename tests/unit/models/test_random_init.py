@@ -55,7 +55,7 @@ def test_weights_are_drawn_as_fairseq_signals_draws_them() -> None:
     cfg |= {"conv_feature_layers": "[(64, 2, 2)] * 2", "conv_bias": True, "encoder_layers": 1}
     arch = fairseq_checkpoint.read_architecture(cfg)
     tensors = random_init.draw_weights(arch, 0)
-    fairseq_checkpoint.convert(tensors, arch, "here")  # every tensor is there, and no other
+    fairseq_checkpoint.convert_tensors(tensors, arch, "here")  # every tensor is there, and no other
     layer = "encoder.encoder.layers.0"
     expected = {
         **{f"{layer}.self_attn.{name}_proj.weight": 0.02 for name in ("q", "k", "v", "out")},

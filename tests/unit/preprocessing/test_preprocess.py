@@ -228,9 +228,9 @@ def test_the_account_says_what_became_of_each_recording(tmp_path: Path) -> None:
         "none": ("skipped", "the recording has no samples"),
         "seven": ("skipped", "leads missing (V2 V3 V4 V5 V6)"),
         "twice": ("skipped", "a lead is there twice (V1)"),
-        "slow": ("skipped", "the sample rate cannot be meant (3 Hz)"),
-        "backwards": ("skipped", "the sample rate cannot be meant (-500 Hz)"),
-        "norate": ("skipped", "the sample rate cannot be meant (nan Hz)"),
+        "slow": ("skipped", "the sampling rate is out of range (3 Hz)"),
+        "backwards": ("skipped", "the sampling rate is out of range (-500 Hz)"),
+        "norate": ("skipped", "the sampling rate is out of range (nan Hz)"),
         "endless": ("skipped", "samples too large to be meant (I II III aVR aVL aVF V1 V2 V3 V4 V5 V6)"),
         "gone": ("failed", "a file is not there (gone.mat)"),
     }
@@ -282,7 +282,7 @@ def test_what_a_table_states_fills_in_and_goes_before_the_settings(tmp_path: Pat
 def test_a_file_that_contradicts_its_table_is_not_taken(tmp_path: Path) -> None:
     path = write(tmp_path / "x.npz", noise(2500), 250)
     for stated, reason in (
-        ({"stated_sample_rate": 500.0}, "the table's sample rate is not the file's own (500 Hz and 250 Hz)"),
+        ({"stated_sample_rate": 500.0}, "the table's sampling rate is not the file's own (500 Hz and 250 Hz)"),
         ({"stated_leads": list(MIMIC_LEADS)}, "the table's leads are not the file's own "),
     ):
         made = Preprocessed(tmp_path, [path], **stated).record("x")
@@ -344,7 +344,7 @@ def test_a_file_that_states_nothing_is_read_as_the_settings_say(tmp_path: Path) 
     options = ["--assume-sample-rate", "250", "--assume-leads", *MIMIC_LEADS]
     made = Preprocessed(tmp_path, [tmp_path / "x.npy"], *options)
     np.testing.assert_allclose(made.signals, tutorial(noise(2500), 250), rtol=0, atol=1e-6)
-    settings_written = provenance.origin(made.segments.schema)["preprocess"]
+    settings_written = provenance.read_origin(made.segments.schema)["preprocess"]
     assert (settings_written["assume_sample_rate"], settings_written["assume_leads"]) == (250, list(MIMIC_LEADS))
     assert (settings_written["tail"], settings_written["short"], settings_written["segment_s"]) == ("drop", "skip", 5)
     assert "set preprocess.assume_sample_rate" in Preprocessed(tmp_path, [tmp_path / "x.npy"]).record("x")["reason"]
@@ -372,7 +372,7 @@ def test_both_files_say_how_they_were_made(tmp_path: Path) -> None:
     made = Preprocessed(tmp_path, [write(tmp_path / "x.npz", noise(2500))])
     assert made.records.schema.remove_metadata() == schemas.RECORDS
     for schema in (made.segments.schema, made.records.schema):
-        origin = provenance.origin(schema)
+        origin = provenance.read_origin(schema)
         assert origin["stage"] == "preprocess"
         assert origin["preprocess"]["leads"] == list(LEADS)
         assert (origin["preprocess"]["sample_rate"], origin["preprocess"]["segment_samples"]) == (500, 2500)

@@ -185,7 +185,7 @@ def test_a_recording_without_samples_is_refused() -> None:
 
 @pytest.mark.parametrize("rate", [0, -500, 3, 1e6, float("nan"), float("inf")])
 def test_a_rate_that_cannot_be_meant_is_refused(rate: float) -> None:
-    assert refusal(recorded(noise(2500), rate=rate)) == f"the sample rate cannot be meant ({rate:g} Hz)"
+    assert refusal(recorded(noise(2500), rate=rate)) == f"the sampling rate is out of range ({rate:g} Hz)"
 
 
 @pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf])

@@ -18,18 +18,18 @@ from ecgpipe.workflow import validate
     [
         (
             {"outdir": "{input}"},
-            "outdir: '{input}' has a brace or a control character, which Snakemake takes for something else",
+            "outdir: '{input}' has a brace or a control character, which Snakemake misreads",
         ),
         ({"outdir": "a\ntouch pwned"}, "outdir: 'a\\ntouch pwned' has a brace or a control character"),
         ({"outdir": "a\0b"}, "outdir: 'a\\x00b' has a brace or a control character"),
         ({"input": ["{wildcards.x}"]}, "input: '{wildcards.x}' has a brace"),
         ({"labels": "a{b}.csv"}, "labels: 'a{b}.csv' has a brace"),
         ({"checkpoint": "{{x}}.pt"}, "checkpoint: '{{x}}.pt' has a brace"),
-        ({"outdir": "-rf"}, "outdir: '-rf' begins with a dash, as options do; give its whole path"),
+        ({"outdir": "-rf"}, "outdir: '-rf' begins with a dash, as options do; give the absolute path"),
         ({"input": "--outdir=x"}, "input: '--outdir=x' begins with a dash"),
         ({"checkpoint": "-x.pt"}, "checkpoint: '-x.pt' begins with a dash"),
-        ({"outdir": "s3://bucket/x"}, "outdir: 's3://bucket/x' is an address; give the path of a folder"),
-        ({"outdir": "x:y"}, "outdir: 'x:y' is an address; give the path of a folder"),
+        ({"outdir": "s3://bucket/x"}, "outdir: 's3://bucket/x' is an address; give the absolute path of a folder"),
+        ({"outdir": "x:y"}, "outdir: 'x:y' is an address; give the absolute path of a folder"),
         ({"inference": {"device": "cpu; touch pwned"}}, "inference.device: 'cpu; touch pwned' is not valid"),
         ({"inference": {"device": "{input}"}}, "inference.device: '{input}' is not valid"),
         ({"inference": {"device": "cpu\n"}}, "inference.device: 'cpu\\n' is not valid"),
@@ -95,7 +95,7 @@ def test_a_traceback_keeps_its_lines_and_no_more() -> None:
 
 
 def test_an_ending_that_does_not_print_is_none(tmp_path: Path) -> None:
-    assert detect.what_else(PurePath("x.\x1b[31m"), b"x\0") == "no known format, without ending"
+    assert detect.what_else(PurePath("x.\x1b[31m"), b"x\0") == "no known format, without file extension"
     assert detect.what_else(PurePath("x.JPG"), b"x\0") == "no known format, .jpg"
 
 

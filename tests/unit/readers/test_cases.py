@@ -15,7 +15,7 @@ import pytest
 from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.preprocessing import preprocess
 from ecgpipe.preprocessing.segments import Windows, prepare
-from ecgpipe.readers import LEADS, Assumed, Recording, spelled
+from ecgpipe.readers import LEADS, Assumed, Recording, spell_leads
 
 CASES = Path(__file__).parents[4] / "shared" / "cases"
 NUMBERS = ("01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12")
@@ -138,7 +138,7 @@ def test_05_a_dicom_file_is_an_ecg_by_its_channels(case: Callable[[str], Path]) 
     found = made_of(case("05"))
     record, segments = found["cathlab"]
     assert_ok(record, 10, 240)
-    assert (tuple(spelled(record["leads"])), record["unit"]) == (LEADS, "mV")
+    assert (tuple(spell_leads(record["leads"])), record["unit"]) == (LEADS, "mV")
     np.testing.assert_allclose(segments, segments_of(np.rint(heart(10, 240) * 400) / 400, 240), atol=1e-6)
     assert found["pressure"][0]["status"] == "failed"
     assert "of another kind than ECG (Hemodynamic Waveform Storage)" in found["pressure"][0]["reason"]
@@ -179,7 +179,7 @@ def test_09_cardiosoft_xml_as_uk_biobank_has_it_is_read(case: Callable[[str], Pa
 def test_09_cardiosoft_xml_is_a_recording(case: Callable[[str], Path]) -> None:
     record, segments = made_of(case("09"))["rest"]
     assert_ok(record)
-    assert (tuple(spelled(record["leads"])), record["unit"]) == (LEADS, "mV")
+    assert (tuple(spell_leads(record["leads"])), record["unit"]) == (LEADS, "mV")
     np.testing.assert_allclose(segments, segments_of(np.rint(heart() * 200) / 200, 500), atol=1e-6)
 
 

@@ -92,7 +92,7 @@ def test_endings_are_those_of_formats() -> None:
     [
         ("x.dat", b"", "empty file"),
         ("x.dat", bytes(99), "no known format, .dat"),
-        ("README", b"Some words, and more.\n", "no known format, without ending"),
+        ("README", b"Some words, and more.\n", "no known format, without file extension"),
         ("x.xml", b"<?xml version='1.0'?><note>", "XML of another kind (note)"),
         ("x.xml", b"<?xml", "XML of another kind"),
         ("x.xml", b"<ECG><LEAD/></ECG>", "XML of another kind (ECG)"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from never_ending import compute, wait
 from vendor_files import cardiosoft_xml
 
 from ecgpipe import readers
@@ -131,16 +132,6 @@ def test_no_reader_takes_it_for_a_fault_of_the_file_that_no_more_files_can_be_op
         readers.read(path, format_name, Assumed(500.0, LEADS))
     assert str(path) in str(caught.value)
     assert said() == before
-
-
-def wait() -> None:
-    inner, _ = os.pipe()
-    os.read(inner, 1)
-
-
-def compute() -> None:
-    while True:
-        pass
 
 
 # A shard
@@ -302,8 +293,8 @@ def test_a_header_that_cannot_be_read_now_is_not_taken_for_one_that_names_nothin
 
 def test_a_file_that_cannot_be_looked_at_now_has_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.npy").touch()
-    assert incremental._stamp(str(tmp_path / "x.npy"))[0] == 0
-    assert incremental._stamp(str(tmp_path / "y.npy")) == (-1, -1)
+    assert incremental._read_stamp(str(tmp_path / "x.npy"))[0] == 0
+    assert incremental._read_stamp(str(tmp_path / "y.npy")) == (-1, -1)
 
     stat = os.stat
 
@@ -314,4 +305,4 @@ def test_a_file_that_cannot_be_looked_at_now_has_not_changed(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "stat", lost)
     with pytest.raises(UnavailableError):
-        incremental._stamp(str(tmp_path / "x.npy"))
+        incremental._read_stamp(str(tmp_path / "x.npy"))

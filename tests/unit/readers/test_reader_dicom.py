@@ -13,7 +13,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 from ecgpipe import readers
-from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, spelled
+from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, spell_leads
 
 SAMPLES = np.random.default_rng(0).integers(-2000, 2000, (12, 500)).astype("<i2")
 CODES = ("1", "2", "61", "62", "63", "64", "3", "4", "5", "6", "7", "8")  # in the order of LEADS
@@ -89,7 +89,7 @@ def test_a_real_ecg_gives_its_rhythm_in_millivolts() -> None:
     assert recording.signal.shape == (12, 10_000)
     assert (recording.sample_rate, recording.unit, recording.stripped_s) == (1000, "mV", 0)
     assert recording.leads[0] == "Lead I (Einthoven)"
-    assert tuple(spelled(recording.leads)) == LEADS
+    assert tuple(spell_leads(recording.leads)) == LEADS
     lead_i, lead_ii, lead_iii = recording.signal[:3]
     np.testing.assert_allclose(lead_iii, lead_ii - lead_i, atol=0.002)  # Einthoven: so the scale and names are right
     # The first sample is 80 in the file, at 1.25 uV: https://pydicom.github.io/pydicom/stable/tutorials/waveforms.html
@@ -103,7 +103,7 @@ def test_a_real_recording_comes_back_by_name_within_half_a_step(name: str, refer
     channels = [channel(f"Lead {LEADS[n]}", ChannelSensitivity="0.5") for n in order]
     stored = np.round(feats[order] * 2000).astype("<i2")
     recording = read(write(tmp_path, group(stored, channels, SamplingFrequency="400")))
-    assert spelled(recording.leads) == [LEADS[n] for n in order]
+    assert spell_leads(recording.leads) == [LEADS[n] for n in order]
     assert (recording.sample_rate, recording.unit) == (400, "mV")
     np.testing.assert_allclose(recording.signal, feats[order], rtol=0, atol=0.000251)
 
@@ -147,7 +147,7 @@ def test_leads_are_known_by_their_code_where_words_are_absent_or_the_standards_o
 
 def test_leads_are_known_by_their_label_where_there_is_no_source(tmp_path: Path) -> None:
     channels = [channel(ChannelLabel=f"ECG {lead}", ChannelSourceSequence=None) for lead in LEADS]
-    assert spelled(read(write(tmp_path, group(channels=channels))).leads) == list(LEADS)
+    assert spell_leads(read(write(tmp_path, group(channels=channels))).leads) == list(LEADS)
 
 
 def test_inverted_avr_is_not_avr(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_lead_without_a_gain_is_refused(sensitivity: str, tmp_path: Path) -> N
     channels = [channel(lead) for lead in LEADS]
     path = write(tmp_path, group(channels=[*channels[:4], channel("aVL", ChannelSensitivity="9.5"), *channels[5:]]))
     path.write_bytes(path.read_bytes().replace(b"9.5 ", sensitivity.ljust(4).encode()))
-    assert says(path).startswith("a channel's sensitivity in the DICOM file is none (aVL")
+    assert says(path).startswith("a channel's sensitivity in the DICOM file is not valid (aVL")
 
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "rtplan.dcm", "reportsi.dcm"])

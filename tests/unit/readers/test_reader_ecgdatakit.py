@@ -98,7 +98,9 @@ def test_a_rate_that_is_no_whole_number_is_kept(kind: str, rate: float, tmp_path
 
 
 def test_a_sierra_file_whose_rate_or_duration_would_cut_its_leads_apart_elsewhere_is_refused(tmp_path: Path) -> None:
-    assert says(write(tmp_path, "Sierra, plain", rate=437.5)).startswith("a Sierra XML file's sample rate has to be a")
+    assert says(write(tmp_path, "Sierra, plain", rate=437.5)).startswith(
+        "a Sierra XML file's sampling rate has to be a"
+    )
     for kind in ("Sierra, plain", "Sierra, XLI"):
         shorter = edited(write(tmp_path, kind), 'durationperchannel="2000"', 'durationperchannel="1900"')
         assert says(shorter) == "the leads do not have the duration that the file states (760 samples)"
@@ -141,12 +143,12 @@ def test_leads_that_are_not_of_one_time_axis_are_refused(tmp_path: Path) -> None
     assert "leads do not begin at the same time" in says(late)
     later = patched(write(tmp_path, "SCP-ECG, plain"), 3, 2 + 9, struct.pack("<II", 11, 810))
     assert says(later) == (
-        "the leads differ in sample rate, length or begin (400 Hz x 800 from 1, 400 Hz x 800 from 11)"
+        "the leads differ in sampling rate, length or begin (400 Hz x 800 from 1, 400 Hz x 800 from 11)"
     )
     shorter = write(tmp_path, "aECG")
     text = shorter.read_text()
     shorter.write_text(re.sub(r"<digits>\S+ ", "<digits>", text, count=1))
-    assert says(shorter).startswith("the leads differ in sample rate, length or begin (400 Hz x 799")
+    assert says(shorter).startswith("the leads differ in sampling rate, length or begin (400 Hz x 799")
 
 
 def test_a_lead_of_another_kind_may_differ(tmp_path: Path) -> None:
@@ -406,7 +408,7 @@ def test_a_kardia_recording_that_contradicts_itself_is_refused(tmp_path: Path) -
         ('"amplitudeResolution": 500', '"amplitudeResolution": -500', "a lead's scale is no positive number (a"),
         ('"frequency": 300', '"frequency": 0', "not a readable Kardia JSON file ("),
         ('"raw"', '"cooked"', "not a readable Kardia JSON file ("),
-        ('"leadII": [', '"leadII": [1, ', "the leads differ in sample rate, length or begin ("),
+        ('"leadII": [', '"leadII": [1, ', "the leads differ in sampling rate, length or begin ("),
         ('"data":', '"data12L": [], "data":', "not a readable Kardia JSON file ("),
     ):
         assert says(edited(kardia(tmp_path), old, new)).startswith(reason)

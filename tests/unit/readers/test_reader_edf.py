@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ecgpipe import readers
-from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, spelled
+from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, spell_leads
 
 RNG = np.random.default_rng(0)
 SIGNAL = np.cumsum(RNG.standard_normal((12, 1000)), axis=1) / 20  # mV, in the order of LEADS
@@ -142,14 +142,14 @@ def test_a_flat_range_matters_only_in_what_is_used(tmp_path: Path) -> None:
 
 def test_leads_of_differing_rates_are_refused(tmp_path: Path) -> None:
     data = content(*channels()[:6], *channels(SIGNAL[6:, ::2], LEADS[6:], 250))
-    assert says(tmp_path, data) == "the EDF file's leads differ in their sample rates (6 x 500 Hz, 6 x 250 Hz)"
+    assert says(tmp_path, data) == "the EDF file's leads differ in their sampling rates (6 x 500 Hz, 6 x 250 Hz)"
 
 
 def test_without_a_lead_of_the_twelve_the_commonest_rate_counts(tmp_path: Path) -> None:
     data = content(*channels(SIGNAL[:2, ::2], ("a", "b"), 250), *channels(SIGNAL[:3], ("MLII", "ECG", "c")))
     recording = read(tmp_path, data)
     assert recording.leads == ("MLII", "ECG", "c")
-    assert set(spelled(recording.leads)).isdisjoint(LEADS)
+    assert set(spell_leads(recording.leads)).isdisjoint(LEADS)
 
 
 def test_headers_that_devices_write_are_read(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ecgpipe import readers
-from ecgpipe.readers import LEADS, Assumed, Content, Recording, UnreadableError, hdf5, reading_process, spelled
+from ecgpipe.readers import LEADS, Assumed, Content, Recording, UnreadableError, hdf5, reading_process, spell_leads
 
 NOTHING = Assumed()
 ASSUMED = Assumed(500.0, LEADS)
@@ -61,7 +61,7 @@ def test_code15_gives_the_exams_that_fairseq_signals_takes_from_it(reference: Pa
     assert readers.contents(path, "hdf5") == [Content(row, str(name)) for row, name in enumerate(ids)]
     for row, exam in enumerate(exams):
         recording = read(path, NOTHING, row)
-        assert tuple(spelled(recording.leads)) == LEADS
+        assert tuple(spell_leads(recording.leads)) == LEADS
         assert (recording.sample_rate, recording.unit) == (400, None)
         assert recording.stripped_s == (4096 - exam.shape[1]) / 400
         np.testing.assert_array_equal(recording.signal, exam)
@@ -87,10 +87,10 @@ def test_zeros_within_a_signal_and_a_signal_of_zeros_stay(path: Path) -> None:
 def test_what_is_not_quite_code15_says_its_rate_itself(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["tracings"] = SIGNALS
-    assert "states no sample rate" in says(path, NOTHING)
+    assert "states no sampling rate" in says(path, NOTHING)
     with h5py.File(path, "r+") as file:
         file["exam_id"] = np.arange(3)
-    assert "states no sample rate" in says(path, NOTHING)
+    assert "states no sampling rate" in says(path, NOTHING)
 
 
 def test_a_unit_of_code15_may_be_assumed(path: Path) -> None:
@@ -145,7 +145,7 @@ def test_each_row_may_have_its_own_rate(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         del file["fs"]
         file["fs"] = [100, 250]
-    assert says(path) == "the HDF5 file does not state one sample rate"
+    assert says(path) == "the HDF5 file does not state one sampling rate"
 
 
 @pytest.mark.parametrize("name", ["exam_id", "id", "ids", "record_id", "ecg_id"])

@@ -120,7 +120,7 @@ def test_a_header_that_contradicts_the_file_is_refused(path: Path) -> None:
         (22, struct.pack("<i", 522), "the ISHNE header contradicts itself on where the ECG begins (522, 532)"),
         (156, struct.pack("<h", 0), "the ISHNE header's number of leads is not 1 to 12 (0)"),
         (156, struct.pack("<h", 13), "the ISHNE header's number of leads is not 1 to 12 (13)"),
-        (272, struct.pack("<h", 0), "the file's sampling rate is no positive number (0)"),
+        (272, struct.pack("<h", 0), "the file's sampling rate is not a positive number (0)"),
     ):
         path.write_bytes(whole)
         assert says(patched(path, at, content)).startswith(reason)

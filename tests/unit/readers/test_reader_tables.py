@@ -197,7 +197,7 @@ def test_times_that_tell_no_rate_are_not_needed_where_it_is_assumed(tmp_path: Pa
         assert read(parquet(tmp_path, content), ASSUMED).sample_rate == 500
     content = frame().assign(time=[f"10:00:{number // 100:02d}" for number in range(300)])
     for path in (csv(tmp_path, content), parquet(tmp_path, content)):
-        assert says(path) == "the times are too coarse for a sample rate (time); set preprocess.assume_sample_rate"
+        assert says(path) == "the times are too coarse for a sampling rate (time); set preprocess.assume_sample_rate"
         assert read(path, Assumed(100.0)).sample_rate == 100
         assert says(path, ASSUMED).startswith(
             "the times are of another length than the samples at 500 Hz (2 s and 0.598"
@@ -324,7 +324,7 @@ def test_300_columns_are_leads_and_others(tmp_path: Path) -> None:
         ("I,I,II\n1,2,3\n", "the table has several columns of one name (I, I, II)"),
         ("a,b\n1,2\n", "the table has no column for a lead (a, b)"),
         ("time,ch1\n1,2\n", "the table has no column for a lead (time, ch1)"),
-        ("I,II\n1,2\n", "the file states no sample rate; set preprocess.assume_sample_rate if you know it"),
+        ("I,II\n1,2\n", "the file states no sampling rate; set preprocess.assume_sample_rate if you know it"),
         ("I,II\n\0\1\2,\xff\n", "not a readable CSV file ("),
         (bytes(range(128, 256)), "the table has no column for a lead ("),
         ("I," * 60_000 + "II", "the table has "),
@@ -352,9 +352,9 @@ def test_metadata_state_rate_and_unit(tmp_path: Path) -> None:
     content.to_parquet(tmp_path / "x.parquet")
     assert read(tmp_path / "x.parquet")[1:5] == (360, LEADS, "mV", 0.0)
     path = parquet(tmp_path, frame(), {"sample_rate": "257"})
-    assert says(path) == "the file states another sample rate than its times have (257, 500 Hz)"
+    assert says(path) == "the file states another sampling rate than its times have (257, 500 Hz)"
     path = parquet(tmp_path, frame(time=None), {"sample_rate": "fast", "PANDAS_ATTRS": json.dumps([1])})
-    assert says(path).startswith("the file states no sample rate")
+    assert says(path).startswith("the file states no sampling rate")
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32", "float64", "uint8", "float16"])

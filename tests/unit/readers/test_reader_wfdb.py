@@ -287,7 +287,7 @@ def test_leads_of_different_rates_are_refused_and_other_signals_left_out(tmp_pat
     path = written(tmp_path, "\n".join(lines), bytes(9 * 2 * 10))
     assert read(path).leads == ("I", "II")
     path.write_text("\n".join(lines).replace("RESP", "III"))
-    assert says(path).startswith("the leads differ in their sample rates (")
+    assert says(path).startswith("the leads differ in their sampling rates (")
 
 
 def test_a_skewed_signal_ends_in_nan_whatever_its_frames(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_a_segment_that_does_not_fit_the_record_is_told(tmp_path: Path) -> None:
     two = SAMPLES[:2, :50]
     bad = {
         "a segment has other signals than the record (b)": segment(tmp_path, "b", ("II", "I"), two),
-        "a segment has another sample rate than the record (c)": segment(tmp_path, "c", ("I", "II"), two, rate=250),
+        "a segment has another sampling rate than the record (c)": segment(tmp_path, "c", ("I", "II"), two, rate=250),
         "the segments have a lead in different units (d)": segment(tmp_path, "d", ("I", "II"), two, "uV"),
         "a segment is not as long as the record says (e)": segment(tmp_path, "e", ("I", "II"), two[:, 1:])[:1] + " 50",
         "a segment of the record consists of segments itself (x)": "x 50",
@@ -377,9 +377,9 @@ def test_a_segment_that_does_not_fit_the_record_is_told(tmp_path: Path) -> None:
         ("x 2 500 4", "x 999999999 500 4", "the WFDB header does not list as many signals as it states"),
         (PLAIN, "x 0 500 4", "the WFDB header lists no signals"),
         (PLAIN, "x/0 2 500 4", "the WFDB header lists no segments"),
-        (" 500 ", " 0 ", "the WFDB header states an impossible sample rate (0 Hz)"),
-        (" 500 ", " -500 ", "the WFDB header states an impossible sample rate (-500 Hz)"),
-        (" 500 ", " 1e999 ", "the WFDB header states an impossible sample rate (1e999 Hz)"),
+        (" 500 ", " 0 ", "the WFDB header states an impossible sampling rate (0 Hz)"),
+        (" 500 ", " -500 ", "the WFDB header states an impossible sampling rate (-500 Hz)"),
+        (" 500 ", " 1e999 ", "the WFDB header states an impossible sampling rate (1e999 Hz)"),
         (" 500 ", " nan ", "not a WFDB header (its first line"),
         ("500 4", "500 -4", "the WFDB header states a negative number of samples (-4)"),
         ("500 4", "500 5", "a signal file is shorter than the header says (x.dat, 16 bytes)"),

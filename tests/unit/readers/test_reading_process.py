@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from never_ending import compute, wait
 
 from ecgpipe import readers
 from ecgpipe.readers import LEADS, Assumed, Recording, UnavailableError, UnreadableError, reading_process
@@ -43,16 +44,6 @@ def test_a_reading_process_that_does_not_answer_is_replaced(path: Path, monkeypa
     monkeypatch.setattr(time, "sleep", lambda _: monkeypatch.undo())  # before the second try
     np.testing.assert_array_equal(read(path, 0).signal, SIGNALS[0].T)
     assert reading_process._helpers[os.getpid()].process is not stopped
-
-
-def wait() -> None:
-    inner, _ = os.pipe()
-    os.read(inner, 1)
-
-
-def compute() -> None:
-    while True:
-        pass
 
 
 def test_an_hdf5_file_that_is_waited_for_is_not_one_that_is_computed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def write(
         names = [ids[i] for i in some]
         columns = [pa.array(names, pa.string()), pa.array([2] * len(some), pa.int32())]
         columns += [pa.array(values[some]) for values in probabilities.values()]
-        schema = provenance.with_origin(schemas.predictions_schema(list(probabilities)), "aggregate", {}, **facts)
+        schema = provenance.add_origin(schemas.predictions_schema(list(probabilities)), "aggregate", {}, **facts)
         parquet.write(folder / f"predictions/part-{part:05d}.parquet", pa.table(columns, schema=schema))
         width = vectors.shape[1]
         both = np.stack([vectors[some] - 0.5, vectors[some] + 0.5], axis=1).astype(np.float32)
@@ -59,7 +59,7 @@ def write(
             pa.array([0, 1] * len(some), pa.int32()),
             pa.FixedSizeListArray.from_arrays(pa.array(both.ravel()), width),
         ]
-        schema = provenance.with_origin(schemas.embeddings_schema(width), "infer", {}, **facts)
+        schema = provenance.add_origin(schemas.embeddings_schema(width), "infer", {}, **facts)
         parquet.write(folder / f"embeddings/part-{part:05d}.parquet", pa.table(columns, schema=schema))
     hashes = {name: name for name in ids} | dict(signals or {})
     rows = [{"record_id": ids[i], "status": "ok", "signal_hash": hashes[ids[i]]} for i in order]

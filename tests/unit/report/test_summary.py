@@ -172,7 +172,7 @@ def summarise(
     """Run the stage over a recording, and parts of those precisions inferred by a version, and read what it writes."""
     lost = [row(f"b{i}", status="failed", reason=reason) for i, reason in enumerate(failed)]
     records = pa.Table.from_pylist([row("a", signal_hash="1"), *lost], schema=schemas.RECORDS)
-    schema = provenance.with_origin(schemas.RECORDS, "preprocess", inputs_sha256="5" * 64)
+    schema = provenance.add_origin(schemas.RECORDS, "preprocess", inputs_sha256="5" * 64)
     parquet.write(folder / "records" / "shard-00000.parquet", records.cast(schema))
     timing = {"ecgpipe": version, "segments": 2, "seconds": 1.0, "device": "CPU"}
     files: dict[str, object] = {
@@ -182,10 +182,10 @@ def summarise(
         if count is not None:
             part = f"timing/part-{i:05d}.json"
             files[part] = {**timing, "precision": precisions[i], "recomputed_segments": count}
-    predictions = provenance.with_origin(schemas.predictions_schema(["A"]), "aggregate", calibration=calibration)
+    predictions = provenance.add_origin(schemas.predictions_schema(["A"]), "aggregate", calibration=calibration)
     for i in range(len(precisions)):
         parquet.write(folder / "predictions" / f"part-{i:05d}.parquet", predictions.empty_table())
-    parquet.write(folder / "umap.parquet", provenance.with_origin(schemas.UMAP, "umap").empty_table())
+    parquet.write(folder / "umap.parquet", provenance.add_origin(schemas.UMAP, "umap").empty_table())
     roles = {"recording": 1, "part": 0, "ignored": 0}
     files["manifest.json"] = {"files": roles, "ignored": {}, "layouts": [], "scans": SCANS}
     sizes = {"width": 8, "layers": 1, "heads": 1, "hidden": 8, "position_kernel": 4, "position_groups": 1}
@@ -278,7 +278,7 @@ def test_run_json_without_a_choice_says_float32(tmp_path: Path) -> None:
 def test_run_json_says_which_code_and_which_inputs_made_the_numbers(tmp_path: Path) -> None:
     content = summarise(tmp_path, ["float32", "float32"], None)
     code = content["code"]
-    assert (code["version"], code["source_sha256"]) == (__version__, provenance.source_sha256())
+    assert (code["version"], code["source_sha256"]) == (__version__, provenance.hash_source())
     assert content["inputs"] == {"sha256": "5" * 64, "scans": SCANS}
     assert content["made_by"] == {
         stage: {__version__: n}

@@ -142,7 +142,7 @@ def test_answers_of_another_shape_are_refused(finished: Path, capsys: pytest.Cap
 def test_the_segments_are_those_that_the_run_inferred(finished: Path) -> None:
     drawn = fairseq_run.draw_sample(Run(finished), 1000, 1)
     path = finished / "segments/shard-00000.arrow"
-    keys, signals = next(segment_files.read([path], [torch.empty(10, 12, 2500)]))
+    keys, signals = next(segment_files.read_batches([path], [torch.empty(10, 12, 2500)]))
     assert drawn.record_ids == keys.record_ids
     assert drawn.numbers.tolist() == keys.numbers.tolist()
     np.testing.assert_array_equal(drawn.signal, signals.numpy())
@@ -261,7 +261,7 @@ def test_the_real_fairseq_signals_agrees_also_where_segments_are_padded(
     (tmp_path / "input").mkdir()
     fixtures.write_recordings(tmp_path / "input")
     for samples in (700, 1_801):
-        signal = fixtures._microvolts(f"short {samples}", samples, 500)
+        signal = fixtures._make_microvolts(f"short {samples}", samples, 500)
         np.savez(tmp_path / f"input/short_{samples}.npz", signal=signal, sample_rate=500, leads=LEADS, unit="uV")
     out = finish(tmp_path, synthetic_checkpoint.reference(), "--short", "pad", short="pad")
     assert fairseq_run.draw_sample(Run(out), 100, 1).samples.tolist() == [2500, 2500, 2500, 2500, 1801, 700]

@@ -98,7 +98,7 @@ def test_the_weights_of_the_recipe_are_spread_as_they_say() -> None:
 
 
 def test_the_recordings_differ_in_what_preprocessing_has_to_undo() -> None:
-    signals = fixtures.signals()
+    signals = fixtures.make_signals()
     assert {given.rate for given in signals.values()} == {250, 400, 500}
     assert len({given.leads for given in signals.values()}) == 2
     constant = signals["constant_lead"]
@@ -152,7 +152,7 @@ def not_a_number(tensors: dict[str, Tensor]) -> None:
 
 def converted_with(change: Callable[[dict[str, Tensor]], None]) -> Callable[..., dict[str, Tensor]]:
     def convert(*given: object) -> dict[str, Tensor]:
-        tensors = fairseq_checkpoint.convert(*given)  # type: ignore[arg-type]
+        tensors = fairseq_checkpoint.convert_tensors(*given)  # type: ignore[arg-type]
         change(tensors)
         return tensors
 
@@ -173,7 +173,7 @@ def test_other_weights_are_caught(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(checkpoint, "convert", converted_with(change))
+    monkeypatch.setattr(checkpoint, "convert_tensors", converted_with(change))
     assert verified() == 2
     said = capsys.readouterr()
     lines = {line.split()[0]: line for line in said.out.splitlines()}
@@ -186,7 +186,7 @@ def test_other_weights_are_caught(
 def test_weights_that_give_no_numbers_are_caught(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(checkpoint, "convert", converted_with(not_a_number))
+    monkeypatch.setattr(checkpoint, "convert_tensors", converted_with(not_a_number))
     assert verified() == 2
     assert "reference.pt gives numbers that are not finite for segment 0" in capsys.readouterr().err
 

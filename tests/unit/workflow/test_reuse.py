@@ -24,12 +24,12 @@ def stages(**given: Section) -> dict[str, Section]:
 
 
 def facts(made: dict[str, Section], *names: str) -> dict[str, Any]:
-    return {settings.KEY: {name: settings.sha256(name, made[name]) for name in names}}
+    return {settings.KEY: {name: settings.hash_section(name, made[name]) for name in names}}
 
 
 def write_shard(path: Path, name: str) -> None:
     """A shard of the manifest; the name stands for its recordings."""
-    schema = provenance.with_origin(schemas.MANIFEST, "manifest", recordings=name)
+    schema = provenance.add_origin(schemas.MANIFEST, "manifest", recordings=name)
     parquet.write(path, schema.empty_table())
 
 
@@ -40,11 +40,11 @@ def write(out: Path, made: dict[str, Section], *, of: tuple[str, ...] = ()) -> N
     for number in range(SHARDS):
         path = out / f"manifest/shard-{number:05d}.parquet"
         write_shard(path, str(number))
-        shards.append(provenance.file_sha256(path))
+        shards.append(provenance.hash_file(path))
 
     def write_parquet(name: str, stage: str, inputs: str, *before: str) -> None:
         if not of or stage in of:
-            schema = provenance.with_origin(
+            schema = provenance.add_origin(
                 pa.schema([("x", pa.int64())]),
                 stage,
                 inputs_sha256=inputs,
@@ -55,7 +55,7 @@ def write(out: Path, made: dict[str, Section], *, of: tuple[str, ...] = ()) -> N
 
     for number, shard in enumerate(shards):
         write_parquet(f"records/shard-{number:05d}.parquet", "preprocess", shard)
-    together = provenance.digest(shards)
+    together = provenance.combine_sha256s(shards)
     for number, (name, stage) in enumerate((("logits", "infer"), ("predictions", "aggregate"))):
         write_parquet(f"{name}/part-00000.parquet", stage, together, *told[: 2 + number])
     write_parquet("umap/umap.parquet", "umap", together, *told[:3])
@@ -66,7 +66,7 @@ def write(out: Path, made: dict[str, Section], *, of: tuple[str, ...] = ()) -> N
     (out / "manifest/manifest.json").write_text(json.dumps(facts(made, "manifest")))
     (out / "checkpoint").mkdir(exist_ok=True)
     (out / "checkpoint/model.json").write_text(json.dumps(facts(made, "checkpoint")))
-    mark = settings.mark(facts(made, "umap", "report")[settings.KEY])
+    mark = settings.format_mark(facts(made, "umap", "report")[settings.KEY])
     (out / "report.html").write_text(f'<html><meta content="{mark}"></html>')
 
 
@@ -196,7 +196,7 @@ def test_attention_of_an_earlier_run_is_not_looked_at_where_it_is_switched_off(o
 def test_a_report_whose_evaluation_is_gone_is_removed_and_another_is_not(out: Path) -> None:
     assert not reuse.remove_outdated_report(out)
     page, account = out / "report.html", out / "evaluation/account.json"
-    page.write_text(settings.mark({"evaluate": "a" * 64}))
+    page.write_text(settings.format_mark({"evaluate": "a" * 64}))
     account.parent.mkdir()
     account.write_text(json.dumps({settings.KEY: {"evaluate": "a" * 64}}))
     assert not reuse.remove_outdated_report(out)

@@ -231,10 +231,10 @@ def test_whatever_a_user_keeps_in_and_around_a_folder_of_results_is_never_touche
         plant(out / folder / name, kind, elsewhere)
     mine = {path: what for path, what in everything(top).items() if path not in ours}
 
-    slurm.cancel_left(out, [])
+    slurm.cancel_left_jobs(out, [])
     slurm.forget(out)
     run_lock.clear_up(out)
-    stages = stage_settings.of_run(Config(input=str(recordings), labels=str(LABELS)), "{}", certain=True)
+    stages = stage_settings.derive_stages(Config(input=str(recordings), labels=str(LABELS)), "{}", certain=True)
     reuse.prepare(out, stages, attention=True)
     reuse.remove_outdated_report(out)
     run_lock.remove_surplus(out, kept, kept)
@@ -286,12 +286,12 @@ def files(folder: Path) -> set[str]:
 def write_result(path: Path) -> None:
     """Write an empty shard or part as its stage does."""
     stage = results.NUMBERED[path.parent.name][1]
-    schema = provenance.with_origin(pa.schema([("record_id", pa.string())]), stage)
+    schema = provenance.add_origin(pa.schema([("record_id", pa.string())]), stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":
         path.write_text(json.dumps({"ecgpipe": "0.2.0", "stage": stage, "file": path.name}))
     elif path.suffix == ".arrow":
-        with pa.ipc.new_file(path, provenance.with_name(schema, path)):
+        with pa.ipc.new_file(path, provenance.add_file_name(schema, path)):
             pass
     else:
         parquet.write(path, schema.empty_table())

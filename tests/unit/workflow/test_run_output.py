@@ -29,7 +29,7 @@ class Said:
         self.output = RunOutput(self.stream, is_terminal, self.clock)
         self.jobs = 0
 
-    def message(self, text: str = "", level: int = logging.INFO, **facts: object) -> None:
+    def message(self, text: str = "", level: int = logging.INFO, **facts: Any) -> None:  # noqa: ANN401
         """Snakemake says something."""
         record = logging.LogRecord("snakemake", level, "", 0, text, None, None)
         record.__dict__.update(facts)
@@ -38,7 +38,12 @@ class Said:
     def begin(self, rule: str, *logs: Path, **wildcards: str) -> int:
         """A job begins."""
         self.jobs += 1
-        job = {"jobid": self.jobs, "rule_name": rule, "log": list(map(str, logs)), "wildcards": wildcards}
+        job: dict[str, Any] = {
+            "jobid": self.jobs,
+            "rule_name": rule,
+            "log": list(map(str, logs)),
+            "wildcards": wildcards,
+        }
         self.message(event="job_info", **job)
         return self.jobs
 
@@ -94,7 +99,7 @@ def test_the_jobs_that_the_scan_makes_known_are_counted_then(tmp_path: Path) -> 
     (tmp_path / "manifest").mkdir()
     (tmp_path / "manifest" / "manifest.json").write_text(json.dumps({"n_recordings": 2400, "n_shards": 3}))
     count = lambda: Counter({"preprocess": 3, "infer": 1})  # noqa: E731
-    said.message("ecgpipe: in -> out", **{FACTS: {"count_jobs": count, "outdir": tmp_path}})
+    said.message("ecgpipe: in -> out", **dict[str, Any]({FACTS: {"count_jobs": count, "outdir": tmp_path}}))
     said.message(**stats(manifest=1, umap=1))
     said.run("manifest")
     said.begin("preprocess", shard="00000")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ecgpipe.cli import main
 from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.provenance import file_sha256
+from ecgpipe.core.provenance import hash_file
 from ecgpipe.workflow import settings_docs, validate
 
 ROOT = Path(__file__).parents[3]
@@ -138,7 +138,7 @@ def test_inputs_may_be_several_and_patterns(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nothing", [None, "", []])
 def test_without_an_input_it_shows_how_to_give_one(nothing: object) -> None:
     assert mistake(input=nothing) == (
-        "input: not given; say which recordings, e.g. snakemake --cores 8 --config input=/data/ecgs"
+        "input: missing; name the recordings, e.g. snakemake --cores 8 --config input=/data/ecgs"
     )
 
 
@@ -208,12 +208,12 @@ def test_without_an_input_it_shows_how_to_give_one(nothing: object) -> None:
         ({"evaluation": {"truth": "a\0b"}}, "evaluation.truth: 'a\\x00b' is not a file"),
         (
             {"evaluation": {"mapping": {"AF": "Atrial fibrilation"}}},
-            "evaluation.mapping: 'Atrial fibrilation' is no label of the label file; did you mean 'Atrial",
+            "evaluation.mapping: 'Atrial fibrilation' is not a label of the label file; did you mean 'Atrial",
         ),
         ({"evaluation": {"patient": "id"}}, "evaluation: neither truth nor mapping is given"),
         (
             {"evaluation": {"mapping": {"AF": "Atrial fibrillation"}, "split": "fold"}},
-            "evaluation: split says which column, split_value what it says",
+            "evaluation: split names a column, split_value its value",
         ),
         ({"evaluation": {"resamples": -1}}, "evaluation.resamples: -1 is not valid"),
         ({3: "x"}, "3: 3 is not valid: keys should be strings"),
@@ -232,7 +232,7 @@ def test_a_calibration_and_thresholds_that_do_not_belong_together_are_refused_be
     json_file, plain, calibrated = (str(tmp_path / name) for name in ("c.json", "plain.csv", "calibrated.csv"))
     assert main(["calibrate", *on, "--method", "platt", "--output", json_file]) == 0
     assert main(["thresholds", *on, "--method", "f1", "--output", plain]) == 0
-    labelled.write(tmp_path, calibration={"sha256": file_sha256(Path(json_file))})
+    labelled.write(tmp_path, calibration={"sha256": hash_file(Path(json_file))})
     assert main(["thresholds", *on, "--method", "f1", "--output", calibrated]) == 0
     by_hand = str(tmp_path / "labels.csv")
     for labels, calibration in ((plain, None), (calibrated, json_file), (by_hand, json_file), (by_hand, None)):
@@ -241,7 +241,7 @@ def test_a_calibration_and_thresholds_that_do_not_belong_together_are_refused_be
         labels=plain, calibration=json_file
     )
     assert ", here none); choose thresholds for these predictions by" in mistake(labels=calibrated)
-    assert "Flutter, rare, which is no label here; there are Poor data quality, " in mistake(calibration=json_file)
+    assert "unknown labels (Flutter, rare); the labels are Poor data quality, " in mistake(calibration=json_file)
 
 
 def test_every_mistake_is_told_at_once_on_a_line_of_its_own() -> None:
