@@ -218,7 +218,7 @@ def check_disk(outdir: Path, recordings: int | None) -> Finding:
         return Finding("problem", f"outdir: no permission to write to {place}", "give another --outdir")
     if recordings is None:
         return Finding("ok", f"outdir: {free / 1e9:,.0f} GB free in {place}")
-    needs = estimate.estimate_run(Config(), recordings, None, has_gpu=False)
+    needs = estimate.estimate_run(Config(input="", outdir=str(outdir)), recordings, None, has_gpu=False)
     scratch, results = needs.scratch_bytes, needs.result_bytes
     what = (
         f"outdir: {free / 1e9:,.1f} GB free in {place}; {recordings:,} recordings of ten seconds take "

@@ -161,13 +161,13 @@ def test_a_terminal_has_one_line_that_is_redrawn_and_gone_in_the_end() -> None:
 
 
 def test_jobs_that_change_while_they_are_counted_are_counted_at_the_next_one() -> None:
-    said, answers = Said(), [RuntimeError("dictionary changed size during iteration"), Counter({"preprocess": 3})]
+    said, asked = Said(), []
 
     def count() -> Counter[str]:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        asked.append(said.jobs)
+        if len(asked) == 1:
+            raise RuntimeError("dictionary changed size during iteration")
+        return Counter({"preprocess": 3})
 
     said.message("begun", **dict[str, Any]({FACTS: {"count_jobs": count}}))
     said.message(**stats(manifest=1))
@@ -245,3 +245,15 @@ def test_a_dry_run_is_a_line_for_each_rule_with_its_first_reason() -> None:
         "          1 manifest    Updated input files: settings of manifest",
         "         20 preprocess  Missing output files: out/records/shard-00000.parquet",
     ]
+
+
+def test_of_an_error_that_ecgpipe_raises_only_the_message_is_shown() -> None:
+    said = Said()
+    raised = """WorkflowError in file "/clone/workflow/rules/common.smk", line 13:
+umap.neighbours: no such setting; did you mean 'neighbors'?
+  File "/clone/workflow/rules/common.smk", line 13, in <module>
+  File "/clone/ecgpipe/workflow/snakemake_compat.py", line 31, in errors_of_workflow"""
+    said.message(raised, logging.ERROR, event="error")
+    other = "NameError in file 'Snakefile', line 1:\nname 'x' is not defined"
+    said.message(other, logging.ERROR, event="error")
+    assert said.lines == ["error: umap.neighbours: no such setting; did you mean 'neighbors'?", *other.splitlines()]
