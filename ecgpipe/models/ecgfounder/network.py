@@ -1,0 +1,307 @@
+"""ECGFounder's network in plain PyTorch: Net1D, a residual network of convolutions, as it was trained and released.
+
+Read from top to bottom: one strided convolution, then stages of blocks. A block narrows nothing: a convolution of
+kernel 1, a grouped one of kernel 16, another of kernel 1, a gate per channel (squeeze and excitation), and the shortcut
+around all of it. The first block of each stage halves the length. The mean over time is the embedding, and a linear
+head gives the logits. There is no attention. Every size is read from the shapes of the checkpoint's tensors.
+
+The released file holds BatchNorm layers that its network never applies (`use_bn=False` in every script of the authors);
+their tensors are on the list of the unused.
+
+Upstream: net1d.py of https://github.com/PKUDigitalHealth/ECGFounder at commit 04edac7 (MIT). Paper: NEJM AI 2(7),
+AIoa2401033, arXiv 2410.04133. The gate: Hu et al., Squeeze-and-Excitation Networks, CVPR 2018.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
+
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.models.output import Output
+from ecgpipe.models.tensors import check_tensors, find_prefix, find_tensors, load_pickled, most_common_size
+
+STRIDE = 2  # of the first convolution and of each stage's first block: the only sizes that no shape tells
+
+# Tensors by which an ECGFounder checkpoint is recognised; more than half of them must be there.
+MARKERS = (
+    "first_conv.conv.weight",
+    "stage_list.0.block_list.0.conv1.conv.weight",
+    "stage_list.0.block_list.0.conv2.conv.weight",
+    "stage_list.0.block_list.0.se_fc1.weight",
+    "dense.weight",
+)
+
+BLOCK_NORMS = ("bn1", "bn2", "bn3")  # in the file, never applied
+NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+# Our modules of a block and upstream's.
+BLOCK_MODULES = {
+    "conv1": "conv1.conv",
+    "conv2": "conv2.conv",
+    "conv3": "conv3.conv",
+    "squeeze": "se_fc1",
+    "excite": "se_fc2",
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The sizes that make one network."""
+
+    in_leads: int
+    first_width: int  # channels of the first convolution
+    kernel: int  # of the first convolution and of each block's second
+    group_width: int  # channels of a group in each block's second convolution
+    stages: tuple[tuple[int, int], ...]  # (channels, blocks) of each
+    labels: int
+
+    @property
+    def width(self) -> int:
+        """Of the embedding."""
+        return self.stages[-1][0]
+
+    def tokens(self, samples: int) -> int:
+        """0, however many samples there are: the network has no attention."""
+        return 0
+
+
+def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Pad (..., n) with zeros so that a convolution gives ceil(n / stride) steps; the smaller half is on the left."""
+    steps = -(-x.shape[-1] // stride)
+    more = max(0, (steps - 1) * stride + kernel - x.shape[-1])
+    return F.pad(x, (more // 2, more - more // 2))
+
+
+class Block(nn.Module):
+    """One residual block."""
+
+    def __init__(self, channels: int, out: int, arch: Architecture, stride: int, swish_first: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(channels, out, 1)
+        self.conv2 = nn.Conv1d(out, out, arch.kernel, stride, groups=out // arch.group_width)
+        self.conv3 = nn.Conv1d(out, out, 1)
+        self.squeeze = nn.Linear(out, out // 2)
+        self.excite = nn.Linear(out // 2, out)
+        self.stride, self.swish_first = stride, swish_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, n) to (batch, out, ceil(n / stride))."""
+        shortcut = x
+        x = self.conv1(F.silu(x) if self.swish_first else x)  # (batch, out, n)
+        x = self.conv2(pad_same(F.silu(x), self.conv2.kernel_size[0], self.stride))  # (batch, out, ceil(n / stride))
+        x = self.conv3(F.silu(x))
+        gate = self.excite(F.silu(self.squeeze(x.mean(dim=2))))  # (batch, out)
+        x = x * torch.sigmoid(gate)[..., None]
+        if self.stride > 1:
+            # Padded with a zero, so that the last value of an odd length becomes max(x, 0).
+            shortcut = F.max_pool1d(F.pad(shortcut, (0, self.stride - 1)), self.stride)
+        more = x.shape[1] - shortcut.shape[1]
+        return x + F.pad(shortcut, (0, 0, more // 2, more - more // 2))  # zero channels below and above
+
+
+class Network(nn.Module):
+    """The whole network, from standardised windows to logits and embedding."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.arch = arch
+        self.first = nn.Conv1d(arch.in_leads, arch.first_width, arch.kernel, STRIDE)
+        self.stages = nn.ModuleList()
+        channels = arch.first_width
+        for stage, (out, blocks) in enumerate(arch.stages):
+            made = []
+            for block in range(blocks):
+                made.append(Block(channels, out, arch, 1 if block else STRIDE, swish_first=bool(stage or block)))
+                channels = out
+            self.stages.append(nn.ModuleList(made))
+        self.head = nn.Linear(channels, arch.labels)
+
+    def forward(self, signal: Tensor, samples: Tensor | None = None, with_attention: bool = True) -> Output:
+        """Run a batch of windows.
+
+        Args:
+            signal: (batch, leads, n), 500 Hz, standardised over all leads together; n is 5000 in all that was trained.
+            samples: Not used: zeros that pad a window are signal to this network, as they were in training.
+            with_attention: Not used: the network has none.
+
+        Returns:
+            Logits and embedding, the mean over time of the last block's channels.
+        """
+        x = pad_same(signal.to(self.first.weight.dtype), self.arch.kernel, STRIDE)
+        x = F.silu(self.first(x))  # (batch, first width, n / 2)
+        for stage in self.stages:
+            for block in cast(nn.ModuleList, stage):
+                x = block(x)  # (batch, stage's width, half as long after each stage's first block)
+        embedding = x.mean(dim=2)  # (batch, width)
+        return Output(self.head(embedding), embedding, None)
+
+
+def recognise(tensors: Mapping[str, Any]) -> bool:
+    """Whether these are the tensors of an ECGFounder checkpoint, by names and numbers of dimensions alone."""
+    prefix = find_prefix(tensors, MARKERS)
+    if prefix is None:
+        return False
+    shapes = [tensors[prefix + name].shape for name in MARKERS if isinstance(tensors.get(prefix + name), Tensor)]
+    return [len(shape) for shape in shapes].count(3) >= 2
+
+
+def read_architecture(tensors: Mapping[str, Any], where: str = "the checkpoint") -> Architecture:
+    """Read the sizes of the network off the shapes of a checkpoint's tensors.
+
+    Where tensors disagree, the size that most of them have is taken: `map_tensors` then names the others.
+
+    Args:
+        tensors: Tensors by upstream's names, behind any prefix.
+        where: The file, for the message.
+
+    Returns:
+        The sizes.
+
+    Raises:
+        EcgpipeError: They are not the tensors of ECGFounder.
+    """
+    prefix = find_prefix(tensors, MARKERS)
+    numbers = [
+        re.fullmatch(
+            r"stage_list\.(\d\d?)\.block_list\.(\d\d?)\.(?:conv\d|se_fc\d)\..+", name.removeprefix(prefix or "")
+        )
+        for name in tensors
+        if name.startswith(prefix or "")
+    ]
+    found = [(int(match[1]), int(match[2])) for match in numbers if match]
+    if prefix is None or not found:
+        raise EcgpipeError(
+            f"checkpoint: the tensors of {where} are not those of ECGFounder, which has {', '.join(MARKERS)}; "
+            "give 12_lead_ECGFounder.pth or 1_lead_ECGFounder.pth, or the model family that the file is of"
+        )
+    blocks = [max([block + 1 for at, block in found if at == stage], default=1) for stage in range(max(found)[0] + 1)]
+
+    def size(default: int, *places: tuple[str, int]) -> int:
+        """The default only where all of these tensors are missing, which `map_tensors` reports."""
+        return most_common_size(tensors, [(prefix + name, dim) for name, dim in places]) or default
+
+    each = [f"stage_list.{stage}.block_list.{block}" for stage, count in enumerate(blocks) for block in range(count)]
+    group_width = size(1, *[(f"{block}.conv2.conv.weight", 1) for block in each])
+    stages = []
+    for stage, count in enumerate(blocks):
+        names = [block for block in each if block.startswith(f"stage_list.{stage}.")]
+        places = [
+            (f"{block}.{part}", 0)
+            for block in names
+            for part in ("conv1.conv.bias", "conv2.conv.bias", "conv3.conv.bias", "conv3.conv.weight", "se_fc2.bias")
+        ]
+        stages.append((size(group_width, *places), count))
+    arch = Architecture(
+        in_leads=size(12, ("first_conv.conv.weight", 1)),
+        first_width=size(1, ("first_conv.conv.bias", 0), ("first_conv.conv.weight", 0)),
+        kernel=size(1, ("first_conv.conv.weight", 2), *[(f"{block}.conv2.conv.weight", 2) for block in each]),
+        group_width=group_width,
+        stages=tuple(stages),
+        labels=size(1, ("dense.bias", 0), ("dense.weight", 0)),
+    )
+    for stage, (out, _) in enumerate(arch.stages):
+        if out % group_width:
+            raise EcgpipeError(
+                f"checkpoint: in {where} the {out} channels of stage_list.{stage} are not a multiple of the "
+                f"{group_width} of a group (second dimension of conv2.conv.weight); give a file as ECGFounder's "
+                "authors released it"
+            )
+    return arch
+
+
+def map_tensors(tensors: Mapping[str, Any], where: str = "the checkpoint") -> dict[str, Tensor]:
+    """Map the tensors of a checkpoint to those of `Network`, strictly.
+
+    Args:
+        tensors: Tensors by upstream's names, behind any prefix such as "module.".
+        where: The file, for the message.
+
+    Returns:
+        The network's state dict: float32, copied out of the file.
+
+    Raises:
+        EcgpipeError: Tensors are missing, unknown or of another shape; the message names all of them.
+    """
+    arch = read_architecture(tensors, where)
+    prefix = find_prefix(tensors, MARKERS) or ""
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in Network(arch).state_dict().items()}
+    upstream = {name: prefix + _upstream_name(name) for name in shapes}
+    check_tensors(
+        tensors,
+        {upstream[name]: shape for name, shape in shapes.items()},
+        {prefix + name for name in _list_unused(arch)},
+        f"checkpoint: the tensors of {where} are not those of an ECGFounder network",
+        "give a file as ECGFounder's authors released it, such as 12_lead_ECGFounder.pth",
+    )
+    return {name: tensors[upstream[name]].to(torch.float32, copy=True).contiguous() for name in shapes}
+
+
+def _upstream_name(name: str) -> str:
+    """Upstream's name of one of our tensors."""
+    module, _, kind = name.rpartition(".")
+    if module.startswith("stages."):
+        _, stage, block, part = module.split(".")
+        return f"stage_list.{stage}.block_list.{block}.{BLOCK_MODULES[part]}.{kind}"
+    return f"{ {'first': 'first_conv.conv', 'head': 'dense'}[module] }.{kind}"
+
+
+def _list_unused(arch: Architecture) -> set[str]:
+    """The tensors of BatchNorm that a released file has and its network never applies."""
+    norms = ["first_bn"]
+    for stage, (_, blocks) in enumerate(arch.stages):
+        norms += [f"stage_list.{stage}.block_list.{block}.{norm}" for block in range(blocks) for norm in BLOCK_NORMS]
+    return {f"{norm}.{kind}" for norm in norms for kind in NORM_TENSORS}
+
+
+def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
+    """Read a released file, without executing anything of it.
+
+    Args:
+        path: The .pth file.
+
+    Returns:
+        The sizes and the tensors of its network.
+
+    Raises:
+        EcgpipeError: The file is damaged, asks for code, or does not have ECGFounder's tensors.
+    """
+    tensors = find_tensors(load_pickled(path))
+    return read_architecture(tensors, str(path)), map_tensors(tensors, str(path))
+
+
+def load(
+    arch: Architecture, weights: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Network:
+    """The network with the weights of a `model.safetensors`, ready for inference.
+
+    Args:
+        arch: What `model.json` says of it.
+        weights: The safetensors file, with the names of `Network`.
+        device: Where the weights go.
+        dtype: Of the blocks' convolutions. XXX
+
+    Returns:
+        The network in evaluation mode, its weights without gradients.
+    """
+    return from_tensors(arch, safetensors.torch.load_file(weights, device=str(device)), device, dtype)
+
+
+def from_tensors(
+    arch: Architecture,
+    tensors: Mapping[str, Tensor],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Network:
+    """The same with weights in memory, by the names of `Network`."""
+    with torch.device("meta"):
+        network = Network(arch)  # no memory is filled with numbers that the weights replace
+    network.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
