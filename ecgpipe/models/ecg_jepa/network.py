@@ -177,19 +177,24 @@ def find_seen(leads: int, device: torch.device | str = "cpu") -> Tensor:
     return (lead[:, None] == lead) | (time[:, None] == time)
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Open a checkpoint as the authors saved it, without executing anything of it.
+def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
+    """Read a checkpoint as the authors saved it, without executing anything of it.
 
     Args:
         path: The .pth file, such as multiblock_epoch100.pth.
 
     Returns:
-        Its tensors by upstream's names, which may have a prefix.
+        The sizes and the tensors of its network.
 
     Raises:
-        EcgpipeError: The file is missing or damaged, or names code.
+        EcgpipeError: The file is missing, damaged, names code, or does not have ECG-JEPA's tensors.
     """
-    return find_tensors(load_pickled(path))
+    content = load_pickled(path)
+    # The context encoder, where a file has the target encoder too, which has the same tensors.
+    content = content["encoder"] if isinstance(content, dict) and "encoder" in content else content
+    tensors = find_tensors(content)
+    arch = read_architecture(tensors, str(path))
+    return arch, map_tensors(tensors, arch, str(path))
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> bool:

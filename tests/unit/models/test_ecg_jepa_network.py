@@ -16,6 +16,7 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models.ecg_jepa import network as ecg_jepa
 from ecgpipe.models.ecg_jepa.network import LEADS, Network
 from ecgpipe.models.output import Output
+from ecgpipe.models.tensors import find_tensors, load_pickled
 
 SUBSETS = {"": LEADS, "_lead_ii": ("II",), "_i_v1_v5": ("I", "V1", "V5")}
 
@@ -54,7 +55,11 @@ def windows(reference: Path) -> Tensor:
 
 @pytest.fixture
 def tiny(checkpoint: Callable[[str], Path]) -> dict[str, Tensor]:
-    return ecg_jepa.read_checkpoint(checkpoint("tiny"))
+    return saved_tensors(checkpoint("tiny"))
+
+
+def saved_tensors(path: Path) -> dict[str, Tensor]:
+    return find_tensors(load_pickled(path))
 
 
 def network(tensors: dict[str, Tensor], leads: tuple[str, ...] = LEADS, packed: bool = True) -> Network:
@@ -92,7 +97,7 @@ def test_embeddings_are_those_of_the_authors_encoder(
     golden, leads = np.load(folder / "golden.npz"), SUBSETS[subset]
     if f"{variant}{subset}_embedding" not in golden:
         pytest.skip("has no golden output")
-    made = network(ecg_jepa.read_checkpoint(checkpoint(variant)), leads)
+    made = network(saved_tensors(checkpoint(variant)), leads)
     output = run(made, windows[:, [LEADS.index(lead) for lead in leads]], with_attention=False)
     assert output.logits is None
     assert output.attention is None
@@ -102,7 +107,7 @@ def test_embeddings_are_those_of_the_authors_encoder(
 def test_an_embedding_that_is_no_sine_is_taken_from_the_file(
     checkpoint: Callable[[str], Path], windows: Tensor
 ) -> None:
-    odd = ecg_jepa.read_checkpoint(checkpoint("odd"))
+    odd = saved_tensors(checkpoint("odd"))
     arch = ecg_jepa.read_architecture(odd)
     assert (arch.width, arch.layers, arch.heads, arch.hidden) == (144, 3, 3, 576)
     mapped = ecg_jepa.map_tensors(odd, arch)
@@ -236,11 +241,9 @@ def test_tensors_are_found_wherever_they_are(
     for name in nesting:
         content = {name: content, "epoch": 99, "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}}
     torch.save(content, tmp_path / "x.pth")
-    found = ecg_jepa.read_checkpoint(tmp_path / "x.pth")
-    assert ecg_jepa.recognise(found)
-    arch = ecg_jepa.read_architecture(found)
+    assert ecg_jepa.recognise(saved_tensors(tmp_path / "x.pth"))
+    arch, mapped = ecg_jepa.read_checkpoint(tmp_path / "x.pth")
     expected = ecg_jepa.map_tensors(tiny, arch)
-    mapped = ecg_jepa.map_tensors(found, arch)
     assert mapped.keys() == expected.keys() == Network(arch).state_dict().keys()
     assert all(torch.equal(mapped[name], expected[name]) for name in expected)
 
@@ -306,10 +309,22 @@ def test_another_familys_file_is_not_recognised(family: str, reference: Path, tm
     variant = {"deepecg_ssl": "tiny77", "ecgfounder": "tiny"}[family]
     script = runpy.run_path(str(reference / "models" / family / "make_checkpoint.py"))
     torch.save(script["state"](variant), tmp_path / "x.pth")
-    tensors = ecg_jepa.read_checkpoint(tmp_path / "x.pth")
+    tensors = saved_tensors(tmp_path / "x.pth")
     assert tensors
     assert not ecg_jepa.recognise(tensors)
     assert faults(tensors).startswith("checkpoint: x.pth is not an ECG-JEPA checkpoint")
+    with pytest.raises(EcgpipeError, match=r"x\.pth is not an ECG-JEPA checkpoint: it has no pos_embed"):
+        ecg_jepa.read_checkpoint(tmp_path / "x.pth")
+
+
+def test_the_context_encoder_is_taken_not_the_target_encoder(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+    target = {name: tensor + 1 for name, tensor in tiny.items()}
+    torch.save({"target_encoder": target, "encoder": tiny}, tmp_path / "x.pth")
+    _, mapped = ecg_jepa.read_checkpoint(tmp_path / "x.pth")
+    assert torch.equal(mapped["norm.weight"], tiny["norm.weight"])
+    both = (("encoder", tiny), ("target_encoder", target))
+    flat = {f"{part}.{name}": tensor for part, tensors in both for name, tensor in tensors.items()}
+    assert faults(flat).count("target_encoder.") == len(tiny)
 
 
 def test_code_in_a_file_is_refused(tmp_path: Path) -> None:
