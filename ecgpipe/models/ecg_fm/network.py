@@ -27,6 +27,7 @@ from torch.nn import functional as F  # noqa: N812, the name that PyTorch code u
 from ecgpipe.models.description import Architecture
 from ecgpipe.models.ecg_fm.tuning import Tuning, for_device
 from ecgpipe.models.output import Output as Output
+from ecgpipe.models.tensors import find_prefix
 
 # oneDNN's linear layer, which PyTorch has for what torch.compile makes of a network. PyTorch's usual way takes MKL for
 # float32, slower on AMD's processors, and makes a pass over memory of its own for the GELU.
@@ -334,3 +335,18 @@ def fill_network(
     if torch.device(device).type == "cpu":
         for parameter in network.parameters():  # the few that were not packed: nothing is to keep the file mapped
             parameter.data = parameter.data.clone()
+
+
+# Upstream's names, behind "encoder." in a classifier, by which such a checkpoint is recognised.
+MARKERS = (
+    "feature_extractor.conv_layers.0.0.weight",
+    "feature_extractor.conv_layers.0.2.weight",
+    "conv_pos.pos_conv.0.bias",
+    "encoder.layers.0.self_attn.k_proj.weight",
+    "encoder.layers.0.final_layer_norm.weight",
+)
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are the tensors of fairseq-signals' ECG transformer, by their names."""
+    return find_prefix(tensors, MARKERS) is not None
