@@ -130,9 +130,9 @@ def test_the_pretrained_network_has_an_embedding_alone(
 
 def test_the_files_order_is_not_the_containers(
     folder: Path,
-    golden: Any,
+    golden: Any,  # noqa: ANN401
     windows: tuple[Tensor, Tensor],
-    state: Callable[[str], dict[str, Any]],  # noqa: ANN401
+    state: Callable[[str], dict[str, Any]],
 ) -> None:
     with (folder / "labels77.csv").open(newline="") as file:
         column = [int(row["docker_column"]) for row in csv.DictReader(file)]
@@ -245,8 +245,8 @@ def test_all_faults_are_in_one_message_sorted(state: Callable[[str], dict[str, A
     message = faults(content, tensors | {"z": torch.zeros(1), "a": torch.zeros(1), "proj.bias": torch.zeros(3)})
     assert message == (
         "checkpoint: the tensors of x.pt are not those of the network in its cfg.model: missing: "
-        "encoder.encoder.layers.0.fc1.bias, encoder.layer_norm.bias; left over: a, z; of another shape: proj.bias ((3,) "
-        "instead of (77,)); give a checkpoint as fairseq-signals saved it"
+        "encoder.encoder.layers.0.fc1.bias, encoder.layer_norm.bias; left over: a, z; of another shape: proj.bias "
+        "((3,) instead of (77,)); give a checkpoint as fairseq-signals saved it"
     )
 
 
