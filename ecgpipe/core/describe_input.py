@@ -113,7 +113,9 @@ def _describe_resampling(step: Linear | Fourier | TakeEvery | Decimate, of: str)
                 f"sampling rate is not a multiple of {step.rate:g} Hz is skipped."
             )
         case Decimate():
-            return f"{subject} is filtered (Chebyshev I of order 8, zero phase), and one of {step.factor} samples is taken."
+            return (
+                f"{subject} is low-pass filtered (Chebyshev I, zero phase), and one of {step.factor} samples is taken."
+            )
 
 
 def _describe_filter(step: Butterworth | Notch | Fir, of: str) -> str:

@@ -2,8 +2,9 @@
 
 Zero-phase filters run forward and backward over the signal and an odd extension of its ends, as
 scipy.signal.filtfilt and sosfiltfilt do with their defaults (Gustafsson's method is not used). Their coefficients and
-settled states are kept for the next signal of the same sampling rate. scipy.signal takes a second to be imported, and is
-therefore imported by the functions that need it: not every model has a filter.
+settled states are kept for the next signal of the same sampling rate.
+
+scipy.signal takes a second to be imported. The functions that need it import it: not every model has a filter.
 """
 
 from functools import lru_cache

@@ -71,7 +71,8 @@ def standardize(signal: np.ndarray, step: Standardize, leads: Sequence[str], is_
         names = leads if len(leads) == len(spread) else ["all leads"]
         overflowing = [lead for lead, value in zip(names, spread, strict=True) if not np.isfinite(value)]
         raise UnusableError(f"samples too large to be meant ({' '.join(overflowing)})")
-    rows *= (1 / (spread + step.epsilon))[:, None]
+    divisor = spread + step.epsilon
+    rows *= np.divide(1.0, divisor, out=np.zeros_like(divisor), where=divisor > 0)[:, None]  # constant: zero
     return rows.reshape(signal.shape)
 
 
