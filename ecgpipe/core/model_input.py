@@ -254,8 +254,8 @@ def load_input(values: Mapping[str, Any]) -> ModelInput:
             name = entry["step"]
             if name not in STEPS:
                 raise EcgpipeError(f"model input: the step {name!r} is unknown; give one of {', '.join(STEPS)}")
-            parameters = {key: value for key, value in entry.items() if key != "step"}
-            steps.append(STEPS[name](**{key: _as_tuple(value) for key, value in parameters.items()}))
+            parameters: dict[str, Any] = {key: _as_tuple(value) for key, value in entry.items() if key != "step"}
+            steps.append(STEPS[name](**parameters))
         return ModelInput(**{**values, "leads": tuple(values["leads"]), "steps": tuple(steps)})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EcgpipeError(f"model input: not a declaration of a model's input: {error}") from error

@@ -218,8 +218,8 @@ def subtract_median(signal: np.ndarray, seconds: float, rate: float) -> np.ndarr
     joined = np.zeros((len(signal), signal.shape[1] + size // 2))  # the zeros between two leads are those of both
     joined[:, : signal.shape[1]] = signal
     median = scipy.ndimage.rank_filter(joined.ravel(), size // 2, size=size, mode="constant")
-    baseline: np.ndarray = median.reshape(joined.shape)[:, : signal.shape[1]]
-    return signal - baseline
+    detrended: np.ndarray = signal - median.reshape(joined.shape)[:, : signal.shape[1]]
+    return detrended
 
 
 def _name(step: Filtering) -> str:

@@ -68,6 +68,7 @@ class _Piece:
 
     signal: np.ndarray  # (leads, samples) float64, or (1, leads * samples) after `JoinLeads`
     rate: float  # Hz
+    is_own: bool  # whether the signal may be overwritten
     is_whole: bool = False  # whether it is exactly one window
     is_centred: bool = False  # whether the mean of each lead is zero, but for rounding
     padded_from: int | None = None  # samples of each lead before padding
@@ -97,8 +98,10 @@ def transform(
     if signal.shape[1] == 0:
         raise UnusableError("the recording has no samples")
     _refuse_not_finite(signal, model_input)
-    may_write = overwrite and signal.dtype == np.float64 and signal.flags.writeable and signal.flags.c_contiguous
-    whole = _Piece(signal if may_write else np.array(signal, np.float64, order="C"), rate, is_centred=is_centred)
+    # Some files' arrays are stored column by column; everything below would take twice as long on them.
+    prepared = np.asarray(signal, np.float64, order="C")
+    is_own = prepared is not signal or (overwrite and signal.flags.writeable)
+    whole = _Piece(prepared, rate, is_own, is_centred=is_centred)
     before, after = model_input.split_steps()
     for step in before:
         _apply(step, whole, model_input)
@@ -108,11 +111,10 @@ def transform(
     lacking_s = places.lacking / whole.rate
     if whole.padded_from is not None:  # before the cut
         lacking_s = model_input.window_s - whole.padded_from / whole.rate
-    writes = any(not isinstance(step, Pad | JoinLeads) for step in after)
     with np.errstate(over="ignore", invalid="ignore"):
         for window, start in zip(windows, places.starts, strict=True):
-            view = whole.signal[:, start : start + places.length]
-            piece = _Piece(view.copy() if writes else view, whole.rate, not places.lacking, False, whole.padded_from)
+            view = whole.signal[:, start : start + places.length]  # windows can overlap: it is not their own
+            piece = _Piece(view, whole.rate, False, not places.lacking, padded_from=whole.padded_from)
             for step in after:
                 _apply(step, piece, model_input)
             window[:] = piece.signal
@@ -191,29 +193,36 @@ def _apply(step: Step, piece: _Piece, model_input: ModelInput) -> None:
     was_centred, piece.is_centred = piece.is_centred, False
     match step:
         case ReplaceNan():
-            piece.signal = scaling.replace_nan(piece.signal, step)
+            piece.signal = scaling.replace_nan(_own(piece), step)
         case Linear() | Fourier() | TakeEvery() | Decimate():
             is_changed = _resample(step, piece, model_input)
             piece.is_centred = was_centred and not is_changed
         case Butterworth() | Notch() | Fir():
-            piece.signal = filters.apply_filter(piece.signal, step, piece.rate)
+            piece.signal, piece.is_own = filters.apply_filter(piece.signal, step, piece.rate), True
         case MedianBaseline():
-            piece.signal = filters.subtract_median(piece.signal, step.seconds, piece.rate)
+            piece.signal, piece.is_own = filters.subtract_median(piece.signal, step.seconds, piece.rate), True
         case Center():
-            piece.signal = piece.signal if was_centred else scaling.subtract_means(piece.signal)
+            piece.signal = piece.signal if was_centred else scaling.subtract_means(_own(piece))
             piece.is_centred = True
         case Standardize():
-            piece.signal = scaling.standardize(piece.signal, step, model_input.leads, was_centred)
+            piece.signal = scaling.standardize(_own(piece), step, model_input.leads, was_centred)
         case MinMax():
-            piece.signal = scaling.map_range(piece.signal, step)
+            piece.signal = scaling.map_range(_own(piece), step)
         case Scale():
-            piece.signal *= step.factor
+            piece.signal, piece.is_own = piece.signal * step.factor, True
         case Pad():
             _pad(piece, model_input)
         case JoinLeads():
             piece.signal = piece.signal.reshape(1, -1)
         case Cut():
             raise ValueError("Cut is executed by transform")
+
+
+def _own(piece: _Piece) -> np.ndarray:
+    """The signal of a piece, copied if it must not be overwritten."""
+    if not piece.is_own:
+        piece.signal, piece.is_own = piece.signal.copy(), True
+    return piece.signal
 
 
 def _resample(step: Resampling, piece: _Piece, model_input: ModelInput) -> bool:
@@ -238,10 +247,10 @@ def _resample(step: Resampling, piece: _Piece, model_input: ModelInput) -> bool:
             factor = round(old / new)
             if abs(old / new - factor) > ROUNDING:
                 raise UnusableError(f"the sampling rate is not a multiple of {new:g} Hz ({old:g} Hz)")
-            piece.signal = signal[:, ::factor]
+            piece.signal = np.ascontiguousarray(signal[:, ::factor])
         case Decimate():
             piece.signal = resampling.decimate(signal, step.factor)
-    piece.rate = new
+    piece.rate, piece.is_own = new, piece.is_own or piece.signal is not signal
     if piece.padded_from is not None:
         piece.padded_from = count(piece.padded_from, old, new)
     return True
@@ -261,4 +270,4 @@ def _pad(piece: _Piece, model_input: ModelInput) -> None:
     _refuse_short(samples, piece.rate, model_input)
     padded = np.zeros((len(piece.signal), length))
     padded[:, :samples] = piece.signal
-    piece.signal, piece.padded_from = padded, samples
+    piece.signal, piece.is_own, piece.padded_from = padded, True, samples

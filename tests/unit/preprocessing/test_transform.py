@@ -89,7 +89,7 @@ def test_ecg_fms_declaration_gives_its_segments_to_the_last_bit(
     made = transform(signal, rate, model_input)
     np.testing.assert_array_equal(made.windows, expected.segments)
     np.testing.assert_array_equal(made.starts_s, expected.starts_s)
-    assert (made.windows.dtype, made.starts_s.dtype) == (np.float32, np.float32)
+    assert {made.windows.dtype, made.starts_s.dtype} == {np.dtype(np.float32)}
     assert made.samples == expected.samples
     told = {"padded_s": made.padded_s, "overlap_s": made.overlap_s, "discarded_s": made.discarded_s}
     assert told == {name: expected.changes[name] for name in told}
@@ -105,7 +105,7 @@ def test_a_recording_that_was_centred_already_and_may_be_overwritten_gives_the_s
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int16])
 def test_the_signal_is_not_changed(dtype: type) -> None:
-    signal = (noise(5000) * 100).astype(dtype)
+    signal: np.ndarray = (noise(5000) * 100).astype(dtype)
     before = signal.copy()
     made = transform(signal, 500, ecgfounder.INPUT)
     np.testing.assert_array_equal(signal, before)
@@ -313,8 +313,8 @@ def compute_st_mem(signal: np.ndarray, rate: int) -> np.ndarray:
     resampled = scipy.signal.resample(signal, int(signal.shape[1] * 250 / rate), axis=1)[:, :2250]
     for cutoff, kind in ((0.67, "highpass"), (40, "lowpass")):
         resampled = scipy.signal.sosfiltfilt(scipy.signal.butter(5, cutoff, kind, fs=250, output="sos"), resampled)
-    centred: np.ndarray = resampled - resampled.mean()
-    return centred / centred.std()
+    standard: np.ndarray = (resampled - resampled.mean()) / resampled.std()
+    return standard
 
 
 def test_st_mem_is_declared_without_new_code() -> None:
