@@ -1,6 +1,6 @@
 """Shift and scale a signal: NaN, mean, standard deviation, minimum and maximum, of each lead or of all together.
 
-The functions overwrite the signal that they are given where they can, and return the result.
+All functions but `replace_nan` overwrite the signal that they are given, and return the result.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ def replace_nan(signal: np.ndarray, step: ReplaceNan) -> np.ndarray:
     """Replace NaN by zero or by the mean of all other values.
 
     Args:
-        signal: (leads, samples) float64, overwritten.
+        signal: (leads, samples) float64.
         step: What replaces it.
 
     Returns:
-        (leads, samples).
+        (leads, samples), the signal itself if nothing is NaN.
 
     Raises:
         UnusableError: Every value is NaN.
@@ -29,8 +29,7 @@ def replace_nan(signal: np.ndarray, step: ReplaceNan) -> np.ndarray:
     missing = np.isnan(signal)
     if missing.all():
         raise UnusableError("every sample is NaN")
-    signal[missing] = 0.0 if step.by == "zero" else signal[~missing].mean()
-    return signal
+    return np.where(missing, 0.0 if step.by == "zero" else signal[~missing].mean(), signal)
 
 
 def subtract_means(signal: np.ndarray) -> np.ndarray:

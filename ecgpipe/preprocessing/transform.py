@@ -193,7 +193,7 @@ def _apply(step: Step, piece: _Piece, model_input: ModelInput) -> None:
     was_centred, piece.is_centred = piece.is_centred, False
     match step:
         case ReplaceNan():
-            piece.signal = scaling.replace_nan(_own(piece), step)
+            piece.signal = scaling.replace_nan(piece.signal, step)
         case Linear() | Fourier() | TakeEvery() | Decimate():
             is_changed = _resample(step, piece, model_input)
             piece.is_centred = was_centred and not is_changed
