@@ -13,6 +13,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ecgpipe.preprocessing import quality
+from ecgpipe.preprocessing.resampling import count_samples
+from ecgpipe.preprocessing.resampling import resample_linearly as resample_linearly
+from ecgpipe.preprocessing.transform import SHORTEST_PADDED_S as SHORTEST_PADDED_S
+from ecgpipe.preprocessing.unusable import UnusableError as UnusableError
 from ecgpipe.readers import LEADS, MIXED, MOST_VALUES, Recording, spell_leads
 
 SAMPLE_RATE = 500  # Hz
@@ -20,18 +24,9 @@ SAMPLE_RATE = 500  # Hz
 # In Hz. A sampling rate out of this range is an error in the file; resampling from it could take any amount of memory.
 PLAUSIBLE_RATES = (20.0, 50_000.0)
 
-# A number of samples at 500 Hz that is this close to a whole number is that number.
-ROUNDING = 1e-6
-
-# `short: pad` skips recordings shorter than this: they hardly hold one heartbeat.
-SHORTEST_PADDED_S = 1.0
-
 # III, aVR, aVL and aVF of I and II, by Einthoven's law (III = II - I) and Goldberger's leads (aVR = R - (L + F) / 2 and
 # so on): Malmivuo and Plonsey, Bioelectromagnetism, 1995, sections 15.2 and 15.3.
 DERIVED = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
-
-# Up to this many samples, the places of a resampling are cached for the next recording of the same length.
-_KEPT_SAMPLES = 100_000
 
 
 class Windows(NamedTuple):
@@ -47,10 +42,6 @@ class Windows(NamedTuple):
     def segment_samples(self) -> int:
         """Samples of a segment at 500 Hz."""
         return round(self.segment_s * SAMPLE_RATE)
-
-
-class UnusableError(Exception):
-    """A recording that can be read but not used; the message says why, with the file's own values in brackets."""
 
 
 class Twelve(NamedTuple):
@@ -149,14 +140,8 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
 
 
 def count_resampled(recording: Recording) -> int:
-    """Count the whole samples that a recording has at 500 Hz.
-
-    A product within `ROUNDING` of a whole number is that number. ecg-transform's LinearResample takes the integer part,
-    and so loses a sample to the rounding of the factor, and with it a segment: it makes 4,999 of ten seconds at 121 Hz.
-    """
-    exact = recording.signal.shape[1] * (SAMPLE_RATE / recording.sample_rate)
-    nearest = round(exact)
-    return nearest if abs(exact - nearest) < ROUNDING else int(exact)
+    """Count the whole samples that a recording has at 500 Hz."""
+    return count_samples(recording.signal.shape[1], recording.sample_rate, SAMPLE_RATE)
 
 
 def choose_leads(recording: Recording, windows: Windows) -> Twelve:
@@ -249,37 +234,6 @@ def place_segments(samples: int, windows: Windows) -> Cut:
     if rest and windows.tail == "overlap":
         return Cut(np.append(starts, samples - length), 0, length - rest, 0)
     return Cut(starts, 0, 0, rest)
-
-
-def resample_linearly(signal: np.ndarray, samples: int) -> np.ndarray:
-    """Interpolate linearly from end to end, as ecg-transform's LinearResample does.
-
-    Args:
-        signal: (leads, samples).
-        samples: Of the result.
-
-    Returns:
-        (leads, `samples`).
-    """
-    places = _places if max(samples, signal.shape[1]) <= _KEPT_SAMPLES else _places.__wrapped__
-    before, after, weight = places(signal.shape[1], samples)
-    resampled, earlier = np.empty((len(signal), samples)), np.empty(samples)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for lead, row in zip(signal, resampled, strict=True):  # one lead at a time stays in the processor's cache
-            lead.take(before, out=earlier, mode="clip")  # the usual mode writes to a copy first
-            lead.take(after, out=row, mode="clip")
-            row -= earlier
-            row *= weight
-            row += earlier
-    return resampled
-
-
-@lru_cache(maxsize=8)
-def _places(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each new sample the old samples before and after it, and the weight of the one after."""
-    position = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
-    before = np.minimum(position.astype(np.intp), max(old - 2, 0))
-    return before, np.minimum(before + 1, old - 1), position - before
 
 
 def _means(signal: np.ndarray) -> np.ndarray:
