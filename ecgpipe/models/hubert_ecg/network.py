@@ -27,11 +27,18 @@ import torch
 from torch import Tensor
 
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.models.description import Architecture
+from ecgpipe.models.description import Architecture as Architecture
 from ecgpipe.models.ecg_fm import network as ecg_fm
 from ecgpipe.models.ecg_fm.tuning import Tuning
 from ecgpipe.models.output import Output
-from ecgpipe.models.tensors import check_tensors, find_prefix, find_tensors, load_pickled, load_safetensors
+from ecgpipe.models.tensors import (
+    check_tensors,
+    find_prefix,
+    find_tensors,
+    load_pickled,
+    load_safetensors,
+    most_common_size,
+)
 
 # Tensors by which a HuBERT-ECG checkpoint is recognised; more than half of them must be there.
 MARKERS = (
@@ -119,19 +126,19 @@ class Network(ecg_fm.Network):
 
 
 def recognise(tensors: Mapping[str, Any]) -> bool:
-    """Whether these are the tensors of a HuBERT-ECG checkpoint, by names and shapes alone.
+    """Whether these are the tensors of a HuBERT-ECG checkpoint, by names alone.
 
-    A speech model of transformers has the same names; HuBERT-ECG's first convolution sees 10 samples at a stride of 4
-    and is one of five, a speech model's is one of seven.
+    Speech models of transformers (HuBERT, wav2vec 2.0) have the same names, and seven convolutions instead of five.
     """
     prefix = find_prefix(tensors, MARKERS)
     if prefix is None:
         return False
-    convolutions = {name for name in tensors if re.fullmatch(rf"{re.escape(prefix)}feature_extractor\.conv_layers\.\d+\.conv\.weight", name)}
-    return len(convolutions) <= 5
+    return f"{prefix}feature_extractor.conv_layers.5.conv.weight" not in tensors
 
 
-def read_architecture(config: Mapping[str, Any], tensors: Mapping[str, Any], where: str = "config.json") -> Architecture:
+def read_architecture(
+    config: Mapping[str, Any], tensors: Mapping[str, Any], where: str = "config.json"
+) -> Architecture:
     """Read the sizes of the network from its configuration, and its number of outputs from the head's tensors.
 
     Args:
@@ -148,20 +155,15 @@ def read_architecture(config: Mapping[str, Any], tensors: Mapping[str, Any], whe
     for key, needed in NEEDED.items():
         if config.get(key, needed) != needed:
             raise EcgpipeError(
-                f"checkpoint: {key} in {where} is {config[key]!r}; ecgpipe runs HuBERT-ECG networks with {needed!r} only"
+                f"checkpoint: {key} in {where} is {config[key]!r}; ecgpipe runs HuBERT-ECG networks with {needed!r} "
+                "only"
             )
-    lists = [_read_sizes(config, key, where) for key in ("conv_dim", "conv_kernel", "conv_stride")]
-    if len({len(sizes) for sizes in lists}) > 1:
-        raise EcgpipeError(
-            f"checkpoint: conv_dim, conv_kernel and conv_stride in {where} have {', '.join(str(len(sizes)) for sizes in lists)} "
-            "entries; they must have one for each convolution: download the file again"
-        )
     bias = config.get("conv_bias", False)
     if not isinstance(bias, bool):
         raise EcgpipeError(f"checkpoint: conv_bias in {where} is {bias!r}; it must be true or false")
     arch = Architecture(
         in_leads=1,
-        conv_layers=tuple(zip(*lists, strict=True)),  # type: ignore[arg-type]
+        conv_layers=_read_convolutions(config, where),
         conv_bias=bias,
         width=_read_size(config, "hidden_size", where),
         layers=_read_size(config, "num_hidden_layers", where, MAX_LAYERS),
@@ -174,8 +176,21 @@ def read_architecture(config: Mapping[str, Any], tensors: Mapping[str, Any], whe
     )
     for key, parts in (("num_attention_heads", arch.heads), ("num_conv_pos_embedding_groups", arch.position_groups)):
         if arch.width % parts:
-            raise EcgpipeError(f"checkpoint: hidden_size in {where} is {arch.width}, which is not a multiple of {key} ({parts})")
+            raise EcgpipeError(
+                f"checkpoint: hidden_size in {where} is {arch.width}, which is not a multiple of {key} ({parts})"
+            )
     return arch
+
+
+def _read_convolutions(config: Mapping[str, Any], where: str) -> tuple[tuple[int, int, int], ...]:
+    """(channels, kernel, stride) of each convolution."""
+    channels, kernels, strides = (_read_sizes(config, f"conv_{what}", where) for what in ("dim", "kernel", "stride"))
+    if not len(channels) == len(kernels) == len(strides):
+        raise EcgpipeError(
+            f"checkpoint: conv_dim, conv_kernel and conv_stride in {where} have {len(channels)}, {len(kernels)} and "
+            f"{len(strides)} entries instead of one for each convolution; download it again"
+        )
+    return tuple(zip(channels, kernels, strides, strict=True))
 
 
 def _read_size(config: Mapping[str, Any], key: str, where: str, most: int = MAX_SIZE) -> int:
@@ -185,12 +200,13 @@ def _read_size(config: Mapping[str, Any], key: str, where: str, most: int = MAX_
 
 def _read_sizes(config: Mapping[str, Any], key: str, where: str, most: int = MAX_SIZE) -> list[int]:
     sizes = config.get(key)
-    if not isinstance(sizes, list) or not 1 <= len(sizes) <= MAX_LAYERS or not all(type(size) is int and 1 <= size <= most for size in sizes):
-        raise EcgpipeError(
-            f"checkpoint: {key} in {where} is {sizes!r}; it must be made of whole numbers from 1 to {most}: "
-            "give a config.json as HuBERT-ECG's repositories have it"
-        )
-    return sizes
+    is_list = isinstance(sizes, list) and 1 <= len(sizes) <= MAX_LAYERS
+    if is_list and all(type(size) is int and 1 <= size <= most for size in sizes):
+        return list(sizes)
+    raise EcgpipeError(
+        f"checkpoint: {key} in {where} is {sizes!r}; it must be made of whole numbers from 1 to {most}: "
+        "give a config.json as HuBERT-ECG's repositories have it"
+    )
 
 
 def _outer_prefixes(prefix: str) -> list[str]:
@@ -208,7 +224,7 @@ def _find_head(tensors: Mapping[str, Any], prefix: str) -> str | None:
 
 
 def _count_labels(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> int:
-    """How many outputs the head has; 0 without a head, whatever `num_labels` says: transformers' default for it is 2."""
+    """How many outputs the head has; 0 without a head, whatever `num_labels` says."""
     outer = _find_head(tensors, find_prefix(tensors, MARKERS) or "")
     if outer is None:
         return 0
@@ -265,9 +281,7 @@ def _list_unused(tensors: Iterable[str], outer: str) -> list[str]:
     return [name for name in names if UNUSED.fullmatch(name)]
 
 
-def _list_sources(
-    tensors: Mapping[str, Any], arch: Architecture, prefix: str
-) -> dict[str, dict[str, tuple[int, ...]]]:
+def _list_sources(tensors: Mapping[str, Any], arch: Architecture, prefix: str) -> dict[str, dict[str, tuple[int, ...]]]:
     """For each of the network's tensors, the names and shapes of the upstream tensors that make it."""
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in Network(arch).state_dict().items()}
@@ -301,8 +315,55 @@ def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
         EcgpipeError: A file is missing or damaged, is one of the older .pt files, which hold code, or does not have
             HuBERT-ECG's tensors.
     """
-    if path.suffix in (".pt", ".pth", ".bin"):
-        tensors = find_tensors(load_pickled(path, SAFE_WAY))
-    elif path.is_dir() or path.name == "config.json":
-        folder = path if path.is_dir() else path.parent
-        path = folder / "model.safetensors"
+    folder = path if path.is_dir() else path.parent
+    weights = folder / "model.safetensors" if path.is_dir() or path.suffix == ".json" else path
+    if weights.suffix == ".safetensors":
+        tensors = load_safetensors(weights)
+    else:
+        tensors = find_tensors(load_pickled(weights, SAFE_WAY))
+    arch = read_architecture(_read_config(folder / "config.json"), tensors, str(folder / "config.json"))
+    return arch, map_tensors(tensors, arch, str(weights))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EcgpipeError(f"checkpoint: cannot read {path}: {error.strerror}; {SAFE_WAY}") from error
+    except ValueError as error:
+        raise EcgpipeError(f"checkpoint: {path} is not valid JSON ({error}); download it again") from error
+    if not isinstance(config, dict):
+        raise EcgpipeError(f"checkpoint: {path} is not a configuration of transformers; {SAFE_WAY}")
+    return config
+
+
+def load(
+    arch: Architecture,
+    weights: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    packed: bool = True,
+    tuning: Tuning | None = None,
+) -> Network:
+    """The network with the weights of a `model.safetensors` that has the names of `Network`, ready for inference.
+
+    The arguments, and what stays float32 whatever `dtype` is, are those of ECG-FM's `load`: the first convolution and
+    its norm (its variance is over all samples), the positions by spectra, the scores where attention is kept, the mean
+    over the tokens and the head.
+    """
+    return from_tensors(arch, safetensors.torch.load_file(weights, device=str(device)), device, dtype, packed, tuning)
+
+
+def from_tensors(
+    arch: Architecture,
+    tensors: Mapping[str, Tensor],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    packed: bool = True,
+    tuning: Tuning | None = None,
+) -> Network:
+    """The same with weights in memory, by the names of `Network`."""
+    with torch.device("meta"):
+        network = Network(arch)  # no memory is filled with numbers that the weights replace
+    ecg_fm.fill_network(network, tensors, device, dtype, packed, tuning)
+    return network
