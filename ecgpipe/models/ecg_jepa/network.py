@@ -162,7 +162,7 @@ class Network(nn.Module):
             raise ValueError(f"the windows are {tuple(signal.shape)}, not (batch, {leads}, {PATCHES * PATCH_SAMPLES})")
         patches = signal.reshape(-1, leads * PATCHES, PATCH_SAMPLES)  # (batch, tokens, samples): lead by lead
         x = self.embed(patches.to(self.embed.weight.dtype)).to(self.norm.weight.dtype)  # (batch, tokens, width)
-        by_lead = self.positions.split(PATCHES)  # 8 of (50, width)
+        by_lead = self.positions.view(len(LEADS), PATCHES, -1)  # (8, 50, width)
         positions = torch.cat([by_lead[number] for number in self.lead_numbers])  # (tokens, width)
         seen, attention = find_seen(leads, x.device), None
         for number, block in enumerate(self.blocks):

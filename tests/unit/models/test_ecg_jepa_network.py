@@ -4,6 +4,7 @@ import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models.ecg_jepa import network as ecg_jepa
-from ecgpipe.models.ecg_jepa.network import LEADS, Network
+from ecgpipe.models.ecg_jepa.network import LEADS, Block, Network
 from ecgpipe.models.output import Output
 from ecgpipe.models.tensors import find_tensors, load_pickled
 
@@ -152,7 +153,7 @@ def test_attention_is_that_of_pytorchs_own_layer(tiny: dict[str, Tensor], window
     arch = ecg_jepa.read_architecture(tiny)
     made = network(tiny, packed=False)
     layer = torch.nn.MultiheadAttention(arch.width, arch.heads, batch_first=True)
-    block, before = made.blocks[-1], []
+    block, before = cast(Block, made.blocks[-1]), []
     block.attention_norm.register_forward_hook(lambda _module, _inputs, output: before.append(output))
     attention = run(made, windows[:2]).attention
     with torch.no_grad():
