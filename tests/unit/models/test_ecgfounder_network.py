@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -181,6 +182,28 @@ def test_where_the_width_grows_the_shortcut_has_zero_channels_on_both_sides() ->
     assert torch.equal(grown[:, 2:10], F.max_pool1d(x, 2))
     assert not grown[:, :2].any()
     assert not grown[:, 10:].any()
+
+
+@pytest.mark.parametrize("kernel", [16, 9])
+@pytest.mark.parametrize("length", [5000, 4999, 333, 17, 1])
+def test_weights_laid_out_for_speed_give_the_same(length: int, kernel: int) -> None:
+    arch = replace(SMALL, kernel=kernel)
+    made = network(arch)
+    packed = ecgfounder.from_tensors(arch, made.state_dict())
+    assert (packed.first.weight.numel() == 0) == ecgfounder.ONEDNN
+    signal = noise(3, 12, length)
+    expected, actual = run(made, signal), run(packed, signal)
+    assert largest(actual.embedding, expected.embedding) < 1e-5
+    assert largest(actual.logits, expected.logits if expected.logits is not None else torch.empty(0)) < 1e-5
+
+
+def test_without_that_layout_there_are_gradients_of_the_signal() -> None:
+    made = ecgfounder.from_tensors(SMALL, network().state_dict(), packed=False)
+    signal = noise(1, 12, 333).requires_grad_()
+    logits = made(signal).logits
+    logits.sum().backward()
+    assert signal.grad is not None
+    assert bool((signal.grad != 0).any())
 
 
 @pytest.mark.parametrize("length", [5000, 4999, 333, 17])
