@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.models.ecg_fm.network import ONEDNN
 from ecgpipe.models.ecgfounder import network as ecgfounder
 from ecgpipe.models.ecgfounder.network import Architecture, Network, pad_same
 from ecgpipe.models.hubert_ecg import network as hubert_ecg
 from ecgpipe.models.output import Output
-from ecgpipe.models.tensors import find_tensors, load_pickled
+from ecgpipe.models.tensors import find_tensors, load_pickled, load_safetensors
 
 TOLERANCE = 1e-4  # of the golden README
 SMALL = Architecture(in_leads=12, first_width=8, kernel=16, group_width=4, stages=((8, 2), (12, 1)), labels=3)
@@ -190,7 +191,7 @@ def test_weights_laid_out_for_speed_give_the_same(length: int, kernel: int) -> N
     arch = replace(SMALL, kernel=kernel)
     made = network(arch)
     packed = ecgfounder.from_tensors(arch, made.state_dict())
-    assert (packed.first.weight.numel() == 0) == ecgfounder.ONEDNN
+    assert (packed.first.weight.numel() == 0) == ONEDNN
     signal = noise(3, 12, length)
     expected, actual = run(made, signal), run(packed, signal)
     assert largest(actual.embedding, expected.embedding) < 1e-5
@@ -263,7 +264,7 @@ def test_another_familys_file_is_refused(reference: Path, tmp_path: Path, tensor
     assert ecgfounder.recognise(tensors)
     assert not hubert_ecg.recognise(tensors)
     path = make_checkpoint(reference, "hubert_ecg", "tiny", tmp_path)
-    other = hubert_ecg.load_safetensors(path / "model.safetensors")
+    other = load_safetensors(path / "model.safetensors")
     assert not ecgfounder.recognise(other)
     assert not ecgfounder.recognise({})
     with pytest.raises(EcgpipeError, match="are not those of ECGFounder"):

@@ -191,7 +191,7 @@ def forward_plainly(
     shares = torch.empty(0)
     for i in range(layers):
         at = f"encoder.layers.{i}"
-        q, k, v = (linear(x, f"{at}.attention.{n}_proj").unflatten(2, (heads, -1)).transpose(1, 2) for n in "qkv")
+        q, k, v = (linear(x, f"{at}.attention.{n}_proj").view(*x.shape[:2], heads, -1).transpose(1, 2) for n in "qkv")
         shares = torch.softmax(q @ k.transpose(2, 3) * q.shape[3] ** -0.5, dim=-1)  # (batch, heads, tokens, keys)
         mixed = (shares @ v).transpose(1, 2).flatten(2)
         x = norm(x + linear(mixed, f"{at}.attention.out_proj"), f"{at}.layer_norm")
