@@ -38,4 +38,4 @@ def _prepare(path: Path, variant: str) -> np.ndarray:
     x = np.pad(x, ((0, 0), (0, 5000 - x.shape[1])))
     if variant == "filtered":
         x = (x - x.mean()) / (x.std() + 1e-8)
-    return x.astype(np.float32)
+    return np.asarray(x, np.float32)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.models.ecg_fm.network import ONEDNN
 from ecgpipe.models.output import Output
 from ecgpipe.models.tensors import check_tensors, find_prefix, find_tensors, load_pickled, most_common_size
 
@@ -74,9 +75,55 @@ class Architecture:
 
 def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
     """Pad (..., n) with zeros so that a convolution gives ceil(n / stride) steps; the smaller half is on the left."""
-    steps = -(-x.shape[-1] // stride)
-    more = max(0, (steps - 1) * stride + kernel - x.shape[-1])
+    more = _count_padding(x.shape[-1], kernel, stride)
     return F.pad(x, (more // 2, more - more // 2))
+
+
+def _count_padding(length: int, kernel: int, stride: int) -> int:
+    """How many zeros "same" padding adds in all."""
+    return max(0, (-(-length // stride) - 1) * stride + kernel - length)
+
+
+class Convolution(nn.Conv1d):
+    """A convolution with "same" padding and, where asked for, the Swish of it.
+
+    Once packed, it is one call of oneDNN without gradients. The tensors then lie in memory as (batch, n, channels),
+    under the same shape, so that a kernel of 1 is a linear layer.
+    """
+
+    _packed: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor, swish: bool = False) -> Tensor:
+        """(batch, in, n) to (batch, out, ceil(n / stride))."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if self._packed is None:
+            x = super().forward(pad_same(x, kernel, stride))
+            return F.silu(x) if swish else x
+        attr, weights = "swish" if swish else "none", self._packed
+        x = x.transpose(1, 2).contiguous()  # (batch, n, in)
+        if kernel == 1:
+            linear: Tensor = torch.ops.mkldnn._linear_pointwise(x, weights[0], self.bias, attr, [], "none")
+            return linear.transpose(1, 2)
+        more = _count_padding(x.shape[1], kernel, stride)
+        image = x.transpose(1, 2)[:, :, None]  # (batch, in, 1, n), channels last
+        padding, strides, one = [0, -(-more // 2)], [1, stride], [1, 1]
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            image, weights[more % 2], self.bias, padding, strides, one, self.groups, attr, [], "none"
+        )
+        return out[:, :, 0]
+
+    def pack(self) -> None:
+        """Lay the weights out as oneDNN reads them best; `forward` alone can use them then."""
+        if self.kernel_size[0] == 1:
+            weight = torch.ops.mkldnn._reorder_linear_weight(self.weight[..., 0].contiguous())
+            self._packed = weight, weight
+        else:
+            # oneDNN's padding has two equal halves. Where one more is needed on the right, one more is on the left too,
+            # and a weight of 0 sees it.
+            weights = self.weight[:, :, None], F.pad(self.weight, (1, 0))[:, :, None]  # (out, in, 1, kernel)
+            even, odd = (weight.contiguous(memory_format=torch.channels_last) for weight in weights)
+            self._packed = even, odd
+        self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
 
 class Block(nn.Module):
@@ -84,9 +131,9 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, out: int, arch: Architecture, stride: int, swish_first: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv1d(channels, out, 1)
-        self.conv2 = nn.Conv1d(out, out, arch.kernel, stride, groups=out // arch.group_width)
-        self.conv3 = nn.Conv1d(out, out, 1)
+        self.conv1 = Convolution(channels, out, 1)
+        self.conv2 = Convolution(out, out, arch.kernel, stride, groups=out // arch.group_width)
+        self.conv3 = Convolution(out, out, 1)
         self.squeeze = nn.Linear(out, out // 2)
         self.excite = nn.Linear(out // 2, out)
         self.stride, self.swish_first = stride, swish_first
@@ -94,17 +141,19 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, n) to (batch, out, ceil(n / stride)), both float32."""
         shortcut = x
-        x = (F.silu(x) if self.swish_first else x).to(self.conv1.weight.dtype)
-        x = self.conv1(x)  # (batch, out, n)
-        x = self.conv2(pad_same(F.silu(x), self.conv2.kernel_size[0], self.stride))  # (batch, out, ceil(n / stride))
-        x = self.conv3(F.silu(x)).float()
+        x = (F.silu(x) if self.swish_first else x).to(self.conv1.bias.dtype)  # type: ignore[union-attr]
+        x = self.conv1(x, swish=True)  # (batch, out, n)
+        x = self.conv2(x, swish=True)  # (batch, out, ceil(n / stride))
+        x = self.conv3(x).float()
         gate = self.excite(F.silu(self.squeeze(x.mean(dim=2))))  # (batch, out)
         x = x * torch.sigmoid(gate)[..., None]
-        if self.stride > 1:
-            # Padded with a zero, so that the last value of an odd length becomes max(x, 0).
-            shortcut = F.max_pool1d(F.pad(shortcut, (0, self.stride - 1)), self.stride)
-        more = x.shape[1] - shortcut.shape[1]
-        return x + F.pad(shortcut, (0, 0, more // 2, more - more // 2))  # zero channels below and above
+        if self.stride == STRIDE:
+            # A max-pool of 2. An odd length is padded with a zero, so that its last value becomes max(x, 0).
+            shortcut = F.pad(shortcut, (0, 1)) if shortcut.shape[2] % 2 else shortcut
+            shortcut = torch.maximum(shortcut[..., ::2], shortcut[..., 1::2])  # (batch, channels, ceil(n / 2))
+        below = (x.shape[1] - shortcut.shape[1]) // 2  # where the width grows, the outer channels get no shortcut
+        x[:, below : below + shortcut.shape[1]] += shortcut
+        return x
 
 
 class Network(nn.Module):
@@ -113,7 +162,7 @@ class Network(nn.Module):
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         self.arch = arch
-        self.first = nn.Conv1d(arch.in_leads, arch.first_width, arch.kernel, STRIDE)
+        self.first = Convolution(arch.in_leads, arch.first_width, arch.kernel, STRIDE)
         self.stages = nn.ModuleList()
         channels = arch.first_width
         for stage, (out, blocks) in enumerate(arch.stages):
@@ -135,8 +184,7 @@ class Network(nn.Module):
         Returns:
             Logits and embedding, the mean over time of the last block's channels.
         """
-        x = pad_same(signal.float(), self.arch.kernel, STRIDE)
-        x = F.silu(self.first(x))  # (batch, first width, n / 2)
+        x = self.first(signal.float(), swish=True)  # (batch, first width, n / 2)
         for stage in self.stages:
             for block in cast(list[Block], stage):
                 x = block(x)  # (batch, stage's width, half as long after each stage's first block)
@@ -275,7 +323,11 @@ def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
 
 
 def load(
-    arch: Architecture, weights: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    arch: Architecture,
+    weights: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    packed: bool = True,
 ) -> Network:
     """The network with the weights of a `model.safetensors`, ready for inference.
 
@@ -287,11 +339,12 @@ def load(
             convolution, whose inputs are far larger than what follows (15 standard deviations and more); the sums of
             the shortcuts, where twenty roundings would add up; the means over time with what the gates make of them;
             and the head. With bfloat16 throughout, probabilities move by 0.0067 instead of 0.0023.
+        packed: Whether a CPU's float32 convolutions are laid out for speed; they give no gradients then.
 
     Returns:
         The network in evaluation mode, its weights without gradients.
     """
-    return from_tensors(arch, safetensors.torch.load_file(weights, device=str(device)), device, dtype)
+    return from_tensors(arch, safetensors.torch.load_file(weights, device=str(device)), device, dtype, packed)
 
 
 def from_tensors(
@@ -299,14 +352,21 @@ def from_tensors(
     tensors: Mapping[str, Tensor],
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    packed: bool = True,
 ) -> Network:
     """The same with weights in memory, by the names of `Network`."""
     with torch.device("meta"):
         network = Network(arch)  # no memory is filled with numbers that the weights replace
     network.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=True, assign=True)
     network.eval().requires_grad_(False)
-    for stage in network.stages:
-        for block in cast(list[Block], stage):
-            for convolution in (block.conv1, block.conv2, block.conv3):
-                convolution.to(dtype)
+    on_cpu = torch.device(device).type == "cpu"
+    for module in network.stages.modules():
+        if isinstance(module, Convolution):
+            module.to(dtype)
+    for module in network.modules():
+        if packed and ONEDNN and on_cpu and dtype == torch.float32 and isinstance(module, Convolution):
+            module.pack()
+    if on_cpu:
+        for parameter in network.parameters():  # the few that were not packed: nothing is to keep the file mapped
+            parameter.data = parameter.data.clone()
     return network

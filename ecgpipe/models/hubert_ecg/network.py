@@ -200,9 +200,12 @@ def _read_size(config: Mapping[str, Any], key: str, where: str, most: int = MAX_
 
 def _read_sizes(config: Mapping[str, Any], key: str, where: str, most: int = MAX_SIZE) -> list[int]:
     sizes = config.get(key)
-    is_list = isinstance(sizes, list) and 1 <= len(sizes) <= MAX_LAYERS
-    if is_list and all(type(size) is int and 1 <= size <= most for size in sizes):
-        return list(sizes)
+    if (
+        isinstance(sizes, list)
+        and 1 <= len(sizes) <= MAX_LAYERS
+        and all(type(size) is int and 1 <= size <= most for size in sizes)
+    ):
+        return sizes
     raise EcgpipeError(
         f"checkpoint: {key} in {where} is {sizes!r}; it must be made of whole numbers from 1 to {most}: "
         "give a config.json as HuBERT-ECG's repositories have it"

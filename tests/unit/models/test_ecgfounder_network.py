@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.models.ecg_fm.network import ONEDNN
 from ecgpipe.models.ecgfounder import network as ecgfounder
 from ecgpipe.models.ecgfounder.network import Architecture, Network, pad_same
 from ecgpipe.models.hubert_ecg import network as hubert_ecg
 from ecgpipe.models.output import Output
-from ecgpipe.models.tensors import find_tensors, load_pickled
+from ecgpipe.models.tensors import find_tensors, load_pickled, load_safetensors
 
 TOLERANCE = 1e-4  # of the golden README
 SMALL = Architecture(in_leads=12, first_width=8, kernel=16, group_width=4, stages=((8, 2), (12, 1)), labels=3)
@@ -183,6 +185,28 @@ def test_where_the_width_grows_the_shortcut_has_zero_channels_on_both_sides() ->
     assert not grown[:, 10:].any()
 
 
+@pytest.mark.parametrize("kernel", [16, 9])
+@pytest.mark.parametrize("length", [5000, 4999, 333, 17, 1])
+def test_weights_laid_out_for_speed_give_the_same(length: int, kernel: int) -> None:
+    arch = replace(SMALL, kernel=kernel)
+    made = network(arch)
+    packed = ecgfounder.from_tensors(arch, made.state_dict())
+    assert (packed.first.weight.numel() == 0) == ONEDNN
+    signal = noise(3, 12, length)
+    expected, actual = run(made, signal), run(packed, signal)
+    assert largest(actual.embedding, expected.embedding) < 1e-5
+    assert largest(actual.logits, expected.logits if expected.logits is not None else torch.empty(0)) < 1e-5
+
+
+def test_without_that_layout_there_are_gradients_of_the_signal() -> None:
+    made = ecgfounder.from_tensors(SMALL, network().state_dict(), packed=False)
+    signal = noise(1, 12, 333).requires_grad_()
+    logits = made(signal).logits
+    logits.sum().backward()
+    assert signal.grad is not None
+    assert bool((signal.grad != 0).any())
+
+
 @pytest.mark.parametrize("length", [5000, 4999, 333, 17])
 def test_any_length_goes_through(length: int) -> None:
     output = run(network(), noise(2, 12, length))
@@ -240,7 +264,7 @@ def test_another_familys_file_is_refused(reference: Path, tmp_path: Path, tensor
     assert ecgfounder.recognise(tensors)
     assert not hubert_ecg.recognise(tensors)
     path = make_checkpoint(reference, "hubert_ecg", "tiny", tmp_path)
-    other = hubert_ecg.load_safetensors(path / "model.safetensors")
+    other = load_safetensors(path / "model.safetensors")
     assert not ecgfounder.recognise(other)
     assert not ecgfounder.recognise({})
     with pytest.raises(EcgpipeError, match="are not those of ECGFounder"):

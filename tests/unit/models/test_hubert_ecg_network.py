@@ -191,7 +191,7 @@ def forward_plainly(
     shares = torch.empty(0)
     for i in range(layers):
         at = f"encoder.layers.{i}"
-        q, k, v = (linear(x, f"{at}.attention.{n}_proj").unflatten(2, (heads, -1)).transpose(1, 2) for n in "qkv")
+        q, k, v = (linear(x, f"{at}.attention.{n}_proj").view(*x.shape[:2], heads, -1).transpose(1, 2) for n in "qkv")
         shares = torch.softmax(q @ k.transpose(2, 3) * q.shape[3] ** -0.5, dim=-1)  # (batch, heads, tokens, keys)
         mixed = (shares @ v).transpose(1, 2).flatten(2)
         x = norm(x + linear(mixed, f"{at}.attention.out_proj"), f"{at}.layer_norm")
@@ -228,7 +228,7 @@ def test_both_spellings_of_the_weight_norm_give_the_same(config: dict[str, Any],
     assert older.keys() != tensors.keys()
     actual = map_tensors(config, older)
     assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
-    with pytest.raises(EcgpipeError, match=r"left over: .*original1;"):
+    with pytest.raises(EcgpipeError, match=r"left over: [^,]*weight_g, [^,]*weight_v;"):
         map_tensors(config, {**tensors, **older})
 
 
@@ -332,7 +332,7 @@ def test_a_damaged_folder_is_refused(config: dict[str, Any], tensors: dict[str, 
     with pytest.raises(EcgpipeError, match="is incomplete"):
         hubert_ecg.read_checkpoint(tmp_path)
     weights.unlink()
-    with pytest.raises(EcgpipeError, match="cannot read .*model.safetensors"):
+    with pytest.raises(EcgpipeError, match=r"cannot read .*model\.safetensors"):
         hubert_ecg.read_checkpoint(tmp_path)
     save(tmp_path, config, tensors)
     for content, message in (("{", "is not valid JSON"), ("[]", "is not a configuration")):
@@ -340,7 +340,7 @@ def test_a_damaged_folder_is_refused(config: dict[str, Any], tensors: dict[str, 
         with pytest.raises(EcgpipeError, match=message):
             hubert_ecg.read_checkpoint(tmp_path)
     (tmp_path / "config.json").unlink()
-    with pytest.raises(EcgpipeError, match="cannot read .*config.json"):
+    with pytest.raises(EcgpipeError, match=r"cannot read .*config\.json"):
         hubert_ecg.read_checkpoint(tmp_path)
 
 
