@@ -154,12 +154,11 @@ def test_the_wheel_has_the_packages_and_the_workflow_and_nothing_else(distributi
     tops = {name.partition("/")[0] for name in names}
     metadata = f"ecgpipe-{ecgpipe.__version__}.dist-info"
     assert tops == {"ecgpipe", "snakemake_logger_plugin_ecgpipe", metadata}
-    tracked = subprocess.run(
-        ["git", "ls-files", "Snakefile", "config", "profiles", "workflow"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
+    folders = [ROOT / name for name in ("config", "profiles", "workflow")]
+    files = [ROOT / "Snakefile", *(path for folder in folders for path in folder.rglob("*") if path.is_file())]
+    workflow = {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
     share = "ecgpipe/share/"
-    assert {name.removeprefix(share) for name in names if name.startswith(share)} == set(tracked)
+    assert {name.removeprefix(share) for name in names if name.startswith(share)} == workflow
 
 
 def test_the_source_distribution_builds_the_same_wheel_as_the_clone(

@@ -1,7 +1,6 @@
 """The settings: the generated files are those of the definition, and a mistake names key, value and mend."""
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,16 +64,6 @@ def test_every_key_is_documented_once() -> None:
 def test_the_demos_settings_are_known() -> None:
     demo = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text(encoding="utf-8"))
     assert Config.model_validate(demo).input
-
-
-def test_the_conda_environment_lists_exactly_the_packages_dependencies_and_those_of_all_formats() -> None:
-    environment = yaml.safe_load((ROOT / "workflow" / "envs" / "ecgpipe.yaml").read_text(encoding="utf-8"))
-    packages = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    assert extras["formats"] == ["ecgpipe[dicom,edf,hdf5,vendor]"]
-    formats = sorted(package for extra in ("dicom", "edf", "hdf5", "vendor") for package in extras[extra])
-    assert packages == [[*project["dependencies"], *extras["workflow"], *formats]]
 
 
 # What the user gives
