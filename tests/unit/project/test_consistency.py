@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,27 @@ def test_the_conda_environment_has_a_python_that_works_and_what_workflow_and_for
     assert python.replace("python =", "") + ".0" in SpecifierSet(PROJECT["requires-python"])
     wanted = [*PROJECT["dependencies"], *map(str, requirements("workflow", "formats"))]
     assert {str(Requirement(text)) for text in pip["pip"]} == {str(Requirement(text)) for text in wanted}
+
+
+def test_every_package_that_make_installs_is_pinned_also_those_that_another_one_needs() -> None:
+    # What a virtual environment has from the start, and what differs between the builds of PyTorch for GPUs.
+    unpinned = ("setuptools", "cuda-", "nvidia-", "triton")
+    new = [*map(Requirement, PROJECT["dependencies"]), *requirements("demo", "dev", "formats", "slurm")]
+    found: set[str] = set()
+    while new:
+        one = new.pop()
+        name = canonicalize_name(one.name)
+        if name not in found and not name.startswith(unpinned):
+            found.add(name)
+            needs = map(Requirement, metadata.requires(name) or [])
+            new += [need for need in needs if is_wanted(need, one.extras)]
+    assert found - set(pins()) == set()
+
+
+def is_wanted(need: Requirement, extras: set[str]) -> bool:
+    """Whether a package that is asked for with extras needs another one here."""
+    marker = need.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ["", *extras])
 
 
 @pytest.mark.parametrize("stamp", ["demo", "dev"])
