@@ -62,4 +62,4 @@ onsuccess:
 
 
 onerror:
-    RUN.fail()
+    RUN.fail(log)

@@ -2,7 +2,10 @@
 
 import sys
 
-from ecgpipe.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from ecgpipe.cli import main  # here, so that an interrupt during it leaves no traceback
+
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)  # what a shell says of a command that an interrupt ended

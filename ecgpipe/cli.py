@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"there is no command {given.command!r}; {hint}")
     try:
         return _run_command(called, given.command, given.options)
+    except KeyboardInterrupt:  # while the command is loaded
+        return 130
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:

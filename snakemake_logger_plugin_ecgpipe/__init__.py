@@ -5,30 +5,42 @@ Snakemake finds a logger plugin by the name of its top-level package.
 
 import sys
 import threading
+from dataclasses import dataclass, field
 from logging import LogRecord
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
 
 from ecgpipe.workflow.run_output import RunOutput
 
 TICK_S = 2.0
 
 
+@dataclass
+class LogHandlerSettings(LogHandlerSettingsBase):  # type: ignore[misc]
+    """Options of Snakemake that the plugin adds."""
+
+    all: bool = field(default=False, metadata={"help": "Show all that Snakemake and the jobs say."})
+
+
 class LogHandler(LogHandlerBase):  # type: ignore[misc]
-    """Takes Snakemake's messages."""
+    """Takes Snakemake's messages. `shows_run` is False where Snakemake shows them itself: all of them are asked for."""
 
     def __post_init__(self) -> None:
         """Begin."""
-        stream = sys.stdout if self.common_settings.stdout else sys.stderr
-        self.output = RunOutput(stream, stream.isatty())
+        common = self.common_settings
+        self.shows_run = not (common.verbose or common.debug_dag or common.printshellcmds or self.settings.all)
+        stream = sys.stdout if common.stdout else sys.stderr
+        self.output = RunOutput(stream, stream.isatty(), common.dryrun)
         self._ended = threading.Event()
-        if stream.isatty():
+        if stream.isatty() and self.shows_run:
             threading.Thread(target=self._tick, daemon=True).start()
 
     def emit(self, record: LogRecord) -> None:
         """Take a message."""
-        with self.lock:
-            self.output.handle(record)
+        if self.shows_run:
+            with self.lock:
+                self.output.handle(record)
 
     def _tick(self) -> None:
         while not self._ended.wait(TICK_S):
@@ -43,8 +55,8 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
 
     @property
     def writes_to_stream(self) -> bool:
-        """Takes the place of Snakemake's own output."""
-        return True
+        """Whether it takes the place of Snakemake's own output."""
+        return self.shows_run
 
     @property
     def writes_to_file(self) -> bool:

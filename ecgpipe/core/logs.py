@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import re
 import sys
 import time
@@ -12,13 +13,26 @@ from tqdm import tqdm
 
 logger = logging.getLogger("ecgpipe")
 
+# Environment variable of the jobs of a run that shows their progress itself: they write to their log files alone.
+TO_LOG_ONLY = "ECGPIPE_TO_LOG_ONLY"
+
+# What stands before a warning in a log file: by it the run's output finds the warnings.
+WARNING_MARK = "warning: "
+
 
 def start(stage: str, log_file: Path | None) -> None:
-    """Send the messages of this process to stderr, and to `log_file` (made anew) where one is given."""
+    """Send the messages of this process to stderr, and to `log_file` (made anew) where one is given.
+
+    With the environment variable `TO_LOG_ONLY`, all that this process and its libraries write goes to the file alone.
+    """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log_file:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log_file, mode="w", encoding="utf-8"))
+        if os.environ.get(TO_LOG_ONLY):
+            _redirect(log_file)  # stderr, with the tracebacks and warnings of libraries, is the file from here on
+            handlers[0].addFilter(_mark_warning)
+        else:
+            handlers.append(logging.FileHandler(log_file, mode="w", encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(Visible(f"[{stage}] %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
@@ -27,6 +41,22 @@ def start(stage: str, log_file: Path | None) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # The hub client has a handler of its own, which would say everything a second time, and addresses with passwords.
     logging.getLogger("huggingface_hub").handlers.clear()
+
+
+def _redirect(path: Path) -> None:
+    """Make a file, made anew, the standard output and error of this process and of those that it starts."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(file, sys.stdout.fileno())
+    os.dup2(file, sys.stderr.fileno())
+    os.close(file)
+
+
+def _mark_warning(record: logging.LogRecord) -> bool:
+    if record.levelno == logging.WARNING:
+        record.msg, record.args = f"{WARNING_MARK}{record.getMessage()}", ()
+    return True
 
 
 class Visible(logging.Formatter):

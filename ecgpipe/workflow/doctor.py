@@ -19,16 +19,12 @@ from typing import Literal, NamedTuple
 
 from ecgpipe import __version__
 from ecgpipe.core import options
+from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.models import hub
 from ecgpipe.readers import FORMATS, missing_package
-
-# Bytes on the disk of a recording of ten seconds until it is inferred: two segments of 12 leads and 2,500 float32.
-SEGMENT_BYTES = 2 * 12 * 2500 * 4
-
-# Of the results of one recording of two segments: logits, embeddings, attention.
-RESULT_BYTES = 8_000
+from ecgpipe.workflow import estimate
 
 # Free memory of a GPU that inference at its usual batch size takes.
 GPU_BYTES = 4 * 2**30
@@ -222,7 +218,8 @@ def check_disk(outdir: Path, recordings: int | None) -> Finding:
         return Finding("problem", f"outdir: no permission to write to {place}", "give another --outdir")
     if recordings is None:
         return Finding("ok", f"outdir: {free / 1e9:,.0f} GB free in {place}")
-    scratch, results = recordings * SEGMENT_BYTES, recordings * RESULT_BYTES
+    needs = estimate.estimate_run(Config(input="", outdir=str(outdir)), recordings, None, has_gpu=False)
+    scratch, results = needs.scratch_bytes, needs.result_bytes
     what = (
         f"outdir: {free / 1e9:,.1f} GB free in {place}; {recordings:,} recordings of ten seconds take "
         f"{results / 1e9:,.2f} GB, and up to {scratch / 1e9:,.1f} GB until they are inferred"

@@ -10,6 +10,9 @@ from types import FrameType
 
 from ecgpipe.core import results
 
+# The signals by which this run was told to stop.
+_received: list[int] = []
+
 
 def closing_words(outdir: Path) -> str:
     """The last lines of a run: what became of the recordings, and where the report is.
@@ -40,6 +43,11 @@ def mistakes(outdir: Path, since: float) -> str:
     return "\n".join(line for path in sorted(logs) for line in path.read_text().splitlines() if "] error: " in line)
 
 
+def is_stopping() -> bool:
+    """Whether this run was told to stop."""
+    return bool(_received)
+
+
 def say_how_to_resume() -> None:
     """Print, after Snakemake's own last lines, that a run which was told to stop resumes with the same command.
 
@@ -49,13 +57,12 @@ def say_how_to_resume() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if received:
+        if _received:
             os.write(2, b"still stopping: the jobs at work have to end first\n")
             return
-        received.append(number)
+        _received.append(number)
         atexit.register(print, "stopped; the same command resumes", file=sys.stderr, flush=True)
         handler = usual[signal.Signals(number)]
         assert callable(handler)  # noqa: S101

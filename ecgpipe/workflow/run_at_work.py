@@ -9,17 +9,19 @@ import json
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock
 
+from ecgpipe import __version__
 from ecgpipe.core import atomic
 from ecgpipe.core import settings as settings_files
 from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.workflow import last_words, reuse, run_lock, shards, slurm, stage_settings, validate
+from ecgpipe.workflow import estimate, last_words, reuse, run_lock, shards, slurm, stage_settings, validate
 from ecgpipe.workflow.paths import Paths
 
 
@@ -34,8 +36,22 @@ class Planner(Protocol):
     def runs_jobs(self) -> bool:
         """Whether jobs will be run."""
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether the run is shown in ecgpipe's own way."""
+
+    @property
+    def cores(self) -> int | None:
+        """Number of cores of the run; None on a cluster."""
+
     def ignore_checksums(self) -> None:
         """Make Snakemake compare times only."""
+
+    def say(self, text: str, **facts: object) -> None:
+        """Say something in the run's output."""
+
+    def count_jobs(self) -> Counter[str]:
+        """Count by rule the jobs that are still to be done."""
 
 
 class RunAtWork:
@@ -131,7 +147,7 @@ class RunAtWork:
         for result in reuse.select_stale(present, self._stages):
             self._stale |= {result.stage, (result.stage, result.path.stem)}
         if reuse.is_copy(self._outdir):
-            print(
+            self._planner.say(
                 f"{self.paths.outdir} is a copy that lost the times of its files. A run corrects them first; it may do "
                 "less than is shown."
             )
@@ -197,9 +213,28 @@ class RunAtWork:
         cancelled = slurm.cancel_left_jobs(self._outdir, [Path(log) for log in logs])
         left = run_lock.clear_up(self._outdir)
         if cancelled:
-            print(f"cancelled {cancelled} jobs of a killed run")
+            self._planner.say(f"cancelled {cancelled} jobs of a killed run")
         if left:
-            print(f"removed {left} unfinished files of a killed run")
+            self._planner.say(f"removed {left} unfinished files of a killed run")
+        if self._planner.shows_progress:
+            self._planner.say(
+                f"ecgpipe {__version__}: {self._describe_inputs()} -> {self.paths.outdir}",
+                outdir=self._outdir,
+                count_jobs=self._planner.count_jobs,
+                plan=self._describe_plan,
+            )
+
+    def _describe_inputs(self) -> str:
+        inputs = self.settings.input
+        if isinstance(inputs, str):
+            return inputs
+        return inputs[0] if len(inputs) == 1 else f"{inputs[0]} and {len(inputs) - 1} more"
+
+    def _describe_plan(self) -> str:
+        """The estimate, once the scan has told how many recordings there are."""
+        return estimate.describe(
+            estimate.estimate_run(self.settings, self.n_recordings(), self._planner.cores, estimate.has_gpu())
+        )
 
     def succeed(self) -> None:
         """Remove results beyond the last shard and part, and print the number of recordings by status."""
@@ -208,17 +243,27 @@ class RunAtWork:
         if self._lock and count:
             surplus = run_lock.remove_surplus(self._outdir, count, shards.parts_of(count, self.shards_per_part))
             if surplus:
-                print(f"removed {surplus} results of an earlier run beyond the last shard or part of this one")
-        print(last_words.closing_words(self._outdir))
+                self._planner.say(
+                    f"removed {surplus} results of an earlier run beyond the last shard or part of this one"
+                )
+        self._planner.say(last_words.closing_words(self._outdir), ended=True)
 
-    def fail(self) -> None:
-        """Remove a report that is outdated now, and print the errors of failed jobs again."""
+    def fail(self, logs: Iterable[str]) -> None:
+        """Remove a report that is outdated now, and say again what went wrong in jobs that failed.
+
+        Args:
+            logs: Snakemake's logs of this run.
+        """
         slurm.forget(self._outdir)
         self._remove_outdated_report()
-        print(last_words.mistakes(self._outdir, self._started))
+        if self._planner.shows_progress:  # it has shown the errors of jobs
+            paths = ", ".join(str(Path(log).resolve()) for log in logs)
+            self._planner.say(f"all that Snakemake said: {paths}; the same command resumes the run", ended=True)
+        else:
+            self._planner.say(last_words.mistakes(self._outdir, self._started))
 
     def _remove_outdated_report(self) -> None:
         """Remove a report that shows an earlier evaluation, which could be mistaken for the failed one."""
         if self._lock and reuse.remove_outdated_report(self._outdir):
             page = self.paths.file("report")
-            print(f"removed {page}: it showed an outdated evaluation; the next run writes it again")
+            self._planner.say(f"removed {page}: it showed an outdated evaluation; the next run writes it again")

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-# The attribute of a log record by which the Snakefile tells who runs, and where.
-FACTS = "ecgpipe"
+from ecgpipe.core.logs import WARNING_MARK
+from ecgpipe.workflow import last_words
+from ecgpipe.workflow.estimate import describe_duration
+from ecgpipe.workflow.snakemake_compat import FACTS
 
 # Seconds that a job of each rule takes on two cores in a small run: the weights of the first percentages. What jobs
 # really take replaces them as soon as one has ended.
@@ -36,17 +38,38 @@ FIRST_GUESS_S: Mapping[str, float] = {
 # Rules of which a run has many jobs: the progress line counts them.
 COUNTED = ("preprocess", "infer")
 
+# Rules after which more jobs are known.
+CHECKPOINTS = ("manifest", "precision")
+
 # A log file gets a line for each tenth of the run, a terminal redraws one line.
 TENTHS = 10
 
 # Lines of a failed job's log that are shown if it says nothing plainer.
 LAST_LINES = 8
 
+# Characters of a reason in a dry run.
+REASON = 90
+
+# Failed jobs that are shown, and kinds of warnings of jobs.
+MOST_FAILURES, MOST_WARNINGS = 5, 10
+
+# Bytes at the end of a job's log in which its warnings are looked for.
+LOG_BYTES = 65_536
+
 # How a command says how far it has come, see `core.logs.Progress`.
 _METER = re.compile(r"(?P<done>\d+)/(?P<total>\d+) \[(?P<elapsed>[\d:]+)<")
 
+# An error that ecgpipe raised, by the lines that led there, and the line before its message.
+_RAISED_BY_ECGPIPE = re.compile(r'^  File ".*, in errors_of_workflow$', re.MULTILINE)
+_PLACE = re.compile(r"\w+ in (file|rule) .*:$")
+
 # What Snakemake says of itself at the end of a failed run; the failed jobs have been shown by then.
-_REPEATED = ("Exiting because a job execution failed", "At least one job did not complete successfully")
+_REPEATED = (
+    "Exiting because a job execution failed",
+    "At least one job did not complete successfully",
+    "WorkflowError:\nAt least one job did not complete successfully",
+    "RuleException:\nCalledProcessError",  # a job's exit status, and its whole shell line
+)
 
 
 @dataclass
@@ -105,28 +128,41 @@ class RunOutput:
     Args:
         stream: Where they go.
         is_terminal: Whether a line there can be redrawn.
+        is_dry_run: Whether no job will run.
         clock: Seconds, for tests.
+        is_stopping: Whether the run was told to stop, so that the jobs which end by that are no failures.
     """
 
-    def __init__(self, stream: TextIO, is_terminal: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self.stream, self.is_terminal, self.clock = stream, is_terminal, clock
+    def __init__(
+        self,
+        stream: TextIO,
+        is_terminal: bool,
+        is_dry_run: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        is_stopping: Callable[[], bool] = last_words.is_stopping,
+    ) -> None:
+        self.stream, self.is_terminal, self.is_dry_run = stream, is_terminal, is_dry_run
+        self.clock, self.is_stopping = clock, is_stopping
         self.progress = Progress()
         self.jobs: dict[int, Job] = {}
+        self.reasons: dict[str, str] = {}  # of a dry run, by rule
         self.count_jobs: Callable[[], Counter[str]] | None = None
+        self.plan: Callable[[], str] | None = None
         self.outdir: Path | None = None
-        self.tenths = 0
+        self.is_recount_due = False
+        self.share, self.tenths = 0.0, 0
         self.drawn = ""
-        self.failed: set[int] = set()
+        self.failures = 0
+        self.warnings: Counter[str] = Counter()  # by text without its numbers
 
     def handle(self, record: logging.LogRecord) -> None:
         """Take a message of Snakemake."""
         event = str(getattr(record, "event", None) or "")
         facts = getattr(record, FACTS, None)
         if facts is not None:
-            self.count_jobs, self.outdir = facts.get("count_jobs", self.count_jobs), facts.get("outdir", self.outdir)
-            self.say(record.getMessage())
+            self.take_facts(record.getMessage(), facts)
         elif event == "run_info":
-            self.plan(record.stats)  # type: ignore[attr-defined]
+            self.take_stats(record.stats)  # type: ignore[attr-defined]
         elif event == "job_info":
             self.begin(record)
         elif event == "job_finished":
@@ -134,19 +170,50 @@ class RunOutput:
         elif event in ("job_error", "group_error"):
             self.fail(record)
         elif record.levelno >= logging.WARNING and not str(record.msg).startswith(_REPEATED):
-            self.say(str(record.msg))
+            self.say(shorten_error(str(record.msg)))
         elif not event and str(record.msg).startswith("Nothing to be done"):
             self.say("Nothing to be done: all results are there, and of these inputs and settings.")
+        elif not event and str(record.msg).startswith("This was a dry-run"):
+            self.show_dry_run()
 
-    def plan(self, stats: Mapping[str, int]) -> None:
+    def take_facts(self, text: str, facts: Mapping[str, Any]) -> None:
+        """Take what the run says of itself; the last words come after the progress."""
+        self.count_jobs, self.plan = facts.get("count_jobs", self.count_jobs), facts.get("plan", self.plan)
+        self.outdir = facts.get("outdir", self.outdir)
+        if facts.get("ended"):
+            self.close()
+            if self.is_stopping():
+                return
+            if self.failures > MOST_FAILURES:
+                self.say(f"{self.failures - MOST_FAILURES:,} more jobs failed")
+            hidden = sum(self.warnings.values()) - min(len(self.warnings), MOST_WARNINGS)
+            if hidden:
+                self.say(f"{hidden:,} more warnings of these kinds in {self.outdir}/logs")
+        if text:
+            self.say(text)
+
+    def take_stats(self, stats: Mapping[str, int]) -> None:
         """Take the number of jobs by rule."""
         self.progress.total = Counter({rule: n for rule, n in stats.items() if rule not in ("total", "all")})
+
+    def show_dry_run(self) -> None:
+        """Say which jobs would run, a line for each rule, and why the first of them would."""
+        total = self.progress.total
+        if not total:
+            self.say("Dry run: nothing would be done but the scan of the inputs.")
+            return
+        self.say("Dry run: these jobs would run, and those that the scan of the inputs makes known.")
+        for rule, n in total.items():
+            self.say(f"    {n:>7,} {rule:<11} {self.reasons.get(rule, '')}".rstrip())
 
     def begin(self, record: logging.LogRecord) -> None:
         """A job begins."""
         told: dict[str, Any] = record.__dict__
         rule = told["rule_name"]
         if rule == "all":
+            return
+        if self.is_dry_run:
+            self.reasons.setdefault(rule, shorten_reason(str(told.get("reason") or "")))
             return
         self.recount()
         wildcards = " ".join(f"{name} {int(value)}" for name, value in told["wildcards"].items() if value.isdigit())
@@ -156,10 +223,17 @@ class RunOutput:
         self.draw()
 
     def recount(self) -> None:
-        """Ask for the number of jobs once the scan of the inputs has told it."""
-        if self.count_jobs and self.progress.done["manifest"] and not self.progress.total["preprocess"]:
-            still, self.count_jobs = self.count_jobs(), None
-            self.progress.total = self.progress.done + still
+        """Count the jobs again after one that made more of them known."""
+        if self.count_jobs and self.is_recount_due:
+            try:
+                still = self.count_jobs()
+            except RuntimeError:  # Snakemake, in its own thread, changes the jobs right now: at the next one again
+                return
+            self.is_recount_due = False
+            self.progress.total = self.progress.done + Counter({rule: n for rule, n in still.items() if rule != "all"})
+            if self.plan and (still["preprocess"] or still["infer"]):
+                self.say(self.plan())
+                self.plan = None
 
     def end(self, jobid: int) -> None:
         """A job has ended well."""
@@ -167,14 +241,29 @@ class RunOutput:
         if job is None:
             return
         self.progress.done[job.rule] += 1
+        self.is_recount_due |= job.rule in CHECKPOINTS
         self.progress.seconds[job.rule] += self.clock() - job.started  # type: ignore[assignment]
+        for text in read_warnings(job.logs):
+            self.warn(text)
         if job.rule == "manifest" and self.outdir:
             for line in scan_lines(self.outdir):
                 self.say(line)
         self.draw()
 
+    def warn(self, text: str) -> None:
+        """Say a warning of a job, unless one that differs in its numbers alone has been said."""
+        kind = re.sub(r"\d+", "#", text)
+        self.warnings[kind] += 1
+        if self.warnings[kind] == 1 and len(self.warnings) <= MOST_WARNINGS:
+            self.say(f"warning: {text}")
+
     def fail(self, record: logging.LogRecord) -> None:
         """A job has failed: what its log says last, and where that is."""
+        if self.is_stopping():
+            return
+        self.failures += 1
+        if self.failures > MOST_FAILURES:
+            return
         told: dict[str, Any] = record.__dict__
         logs = [Path(path) for path in told.get("log") or told.get("aux_logs") or []]
         job = self.jobs.pop(told.get("jobid", -1), None)
@@ -194,7 +283,8 @@ class RunOutput:
         for job in at_work:
             fraction = fraction_done(job.logs)
             running[job.rule] += fraction  # type: ignore[assignment]
-        share = min(self.progress.fraction(running), 1.0)
+        # It never goes back, also where a recount makes more jobs known.
+        self.share = share = max(self.share, min(self.progress.fraction(running), 1.0))
         line = self.line(share, running)
         if self.is_terminal:
             self.redraw(line)
@@ -207,14 +297,14 @@ class RunOutput:
         """The line of progress."""
         pieces = [f"{share:4.0%}"]
         for rule in COUNTED:
-            if self.progress.total[rule] > 1:
+            if self.progress.total[rule] > max(1, self.progress.done[rule]):
                 pieces.append(f"{rule} {self.progress.done[rule]:,} of {self.progress.total[rule]:,}")
         now = list(dict.fromkeys(job.rule for job in self.jobs.values()))
         if now:
             pieces.append(", ".join(now))
         left = self.progress.left_s(running)
         if left is not None and share < 1:
-            pieces.append(f"about {duration(left)} left")
+            pieces.append(f"about {describe_duration(left)} left")
         return " · ".join(pieces)
 
     def redraw(self, line: str) -> None:
@@ -265,20 +355,48 @@ def failure_lines(logs: list[Path]) -> Iterator[str]:
         yield from errors or lines[-LAST_LINES:]
 
 
+def shorten_error(text: str) -> str:
+    """What Snakemake says of an error; of one that ecgpipe raised, the message alone.
+
+    Args:
+        text: For the latter, the place in the Snakefile, the message, and the lines that led there.
+    """
+    if not _RAISED_BY_ECGPIPE.search(text):
+        return text
+    lines = [line for line in text.splitlines() if not line.startswith('  File "')]
+    return "error: " + "\n".join(lines[1:] if _PLACE.match(lines[0]) else lines)
+
+
+def shorten_reason(reason: str) -> str:
+    """The first of Snakemake's reasons for a job, in one line of a dry run."""
+    first = re.sub(r"\S*/ecgpipe-settings-[^/]+/(\w+)\.json", r"settings of \1", reason.partition("; ")[0])
+    return first if len(first) <= REASON else f"{first[: REASON - 3]}..."
+
+
+def read_warnings(logs: list[str]) -> Iterator[str]:
+    """The warnings in the log of a job, without the name of its stage."""
+    for path in logs[:1]:
+        try:
+            with Path(path).open("rb") as file:
+                file.seek(max(file.seek(0, 2) - LOG_BYTES, 0))
+                lines = file.read().decode("utf-8", "replace").splitlines()
+        except OSError:
+            return
+        for line in lines:
+            _, mark, text = line.partition(f"] {WARNING_MARK}")
+            if mark:
+                yield text
+
+
 def scan_lines(outdir: Path) -> Iterator[str]:
     """What the scan of the inputs found."""
     try:
         manifest = json.loads((outdir / "manifest" / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    recordings, shards = manifest["n_recordings"], manifest["n_shards"]
-    yield f"{recordings:,} recording{'' if recordings == 1 else 's'} in {shards:,} shard{'' if shards == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """A time left, as exactly as it is known."""
-    if seconds < 90:
-        return f"{max(5, 5 * round(seconds / 5))} s"
-    if seconds < 90 * 60:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
+    recordings, ignored = manifest["n_recordings"], manifest["ignored"]
+    line = f"{recordings:,} recording{'' if recordings == 1 else 's'} found"
+    if ignored:
+        kinds = [f"{n:,} {reason}" for reason, n in ignored.items()]
+        line += f"; other files: {', '.join(kinds[:3])}{', ...' if len(kinds) > 3 else ''}"
+    yield line

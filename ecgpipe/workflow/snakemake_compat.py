@@ -4,14 +4,20 @@ Measured with Snakemake 9.27. tests/unit/workflow/test_snakemake_compat.py has a
 Snakemake, so that after an upgrade the test that fails names what has changed.
 """
 
+import logging
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ecgpipe.core import logs
 from ecgpipe.core.errors import EcgpipeError
+
+# The attribute of what ecgpipe itself says as a log record of Snakemake; its value is what the run's output needs.
+FACTS = "ecgpipe"
 
 
 @contextmanager
@@ -62,6 +68,29 @@ class Engine:
         self._workflow.dag.max_checksum_file_size = 0
 
     @property
+    def shows_progress(self) -> bool:
+        """Whether ecgpipe's logger plugin shows this run. False in a job on a cluster, which has Snakemake's output."""
+        handlers = self._workflow.logger_manager.plugin_handlers
+        return self.is_main_process and any(getattr(handler, "shows_run", False) for handler in handlers)
+
+    def say(self, text: str, **facts: object) -> None:
+        """Say something in the run's output, after all that was said before.
+
+        Args:
+            text: One or more lines.
+            facts: What `run_output.RunOutput` needs to know.
+        """
+        logging.getLogger("snakemake.logging").info(text, extra={FACTS: facts})
+
+    def count_jobs(self) -> Counter[str]:
+        """Count by rule the jobs that are still to be done.
+
+        Raises:
+            RuntimeError: Snakemake changes the jobs right now; ask again later.
+        """
+        return Counter(job.rule.name for job in self._workflow.dag.needrun_jobs())
+
+    @property
     def cores(self) -> int | None:
         """The cores of the run (`--cores`); None on a cluster."""
         cores: int | None = self._workflow.resource_settings.cores
@@ -94,20 +123,21 @@ class Engine:
         from snakemake.shell import shell
 
         before = shell._get_process_prefix()
-        prefix = shell_prefix(Path(sys.executable).parent if not self.uses_conda else None, root)
+        prefix = shell_prefix(Path(sys.executable).parent if not self.uses_conda else None, root, self.shows_progress)
         if prefix not in before:  # also where a workflow uses this one twice, as modules
             shell.prefix(f"{before}{prefix}".replace("{", "{{").replace("}", "}}"))
 
 
-def shell_prefix(programs: Path | None, root: Path) -> str:
+def shell_prefix(programs: Path | None, root: Path, to_log_only: bool = False) -> str:
     """What goes before each shell line.
 
     Args:
         programs: The folder to look for `python3` in before those of PATH; None: PATH stays as it is.
         root: The folder to look for Python packages in before those of PYTHONPATH.
+        to_log_only: Whether what jobs say goes to their log files alone.
     """
     folders = {"PATH": programs, "PYTHONPATH": root}
-    return "".join(
+    return f"export {logs.TO_LOG_ONLY}=1; " * to_log_only + "".join(
         f'export {variable}={shlex.quote(str(folder))}"${{{variable}:+:${variable}}}"; '
         for variable, folder in folders.items()
         if folder is not None

@@ -58,7 +58,8 @@ class Run:
     def __init__(self, folder: Path, settings: dict[str, Any], *targets: str) -> None:
         self.log = folder / f"run-{time.monotonic_ns()}.log"
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-        command += ["--workflow-profile", str(ROOT / "profiles" / "slurm"), *POLLING, *targets]
+        command += ["--workflow-profile", str(ROOT / "profiles" / "slurm"), *POLLING]
+        command += ["--logger-ecgpipe-all", *targets]
         command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -51,7 +51,8 @@ class Run:
     """A run of Snakemake that goes on by itself, with all processes that it starts."""
 
     def __init__(self, folder: Path, given: dict[str, str], *targets: str) -> None:
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", *targets]
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
+        command += ["--logger-ecgpipe-all", *targets]
         command += ["--config", *(f"{key}={value}" for key, value in given.items())]
         self._says = folder / f"said-{time.monotonic_ns()}.txt"
         with self._says.open("w") as says:

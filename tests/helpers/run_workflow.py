@@ -35,7 +35,8 @@ def snakemake(folder: Path, *options: str, **settings: object) -> Ran:
 
 def snakemake_of(root: Path, folder: Path, *options: str, **settings: object) -> Ran:
     """The same with the workflow of another copy of the project."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--cores", "2", *options]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--cores", "2"]
+    command += ["--logger-ecgpipe-all", *options]  # Snakemake's own words for each job, which `Ran.jobs` counts
     command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
     done = subprocess.run(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=1800

@@ -1,6 +1,7 @@
 """The run at work: when it locks, what it writes, and that a dry run and a job do neither."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import checkpoints
@@ -20,6 +21,13 @@ class Planner:
 
     def __init__(self, *, is_main_process: bool = True, runs_jobs: bool = True) -> None:
         self.is_main_process, self.runs_jobs, self.ignores = is_main_process, runs_jobs, 0
+        self.shows_progress, self.cores, self.says = False, 2, list[str]()
+
+    def say(self, text: str, **facts: object) -> None:
+        self.says.append(text)
+
+    def count_jobs(self) -> Counter[str]:
+        return Counter()
 
     def ignore_checksums(self) -> None:
         self.ignores += 1
@@ -94,7 +102,7 @@ def test_a_users_file_that_would_be_overwritten_stops_the_run_once_the_shards_ar
 
 
 def test_results_beyond_the_last_shard_go_only_for_a_run_that_has_the_folder(
-    given: dict[str, object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    given: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
 
@@ -104,12 +112,13 @@ def test_results_beyond_the_last_shard_go_only_for_a_run_that_has_the_folder(
 
     monkeypatch.setattr(run_lock, "remove_surplus", remove_surplus)
     out = Path(str(given["outdir"]))
-    run = RunAtWork(given, ROOT, Planner())
+    planner = Planner()
+    run = RunAtWork(given, ROOT, planner)
     run.plan()
     (out / "manifest" / "manifest.json").write_text('{"n_shards": 21, "settings": {}}')
     run.succeed()
     assert seen == [(21, 2)]
-    assert "removed 3 results" in capsys.readouterr().out
+    assert planner.says[0].startswith("removed 3 results")
     RunAtWork(given, ROOT, Planner(runs_jobs=False)).succeed()
     assert len(seen) == 1
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ecgpipe.workflow.run_output import FACTS, RunOutput, duration
+from ecgpipe.workflow.run_output import RunOutput
+from ecgpipe.workflow.snakemake_compat import FACTS
 
 
 class Clock:
@@ -24,9 +25,9 @@ class Clock:
 class Said:
     """An output, and what it has written."""
 
-    def __init__(self, is_terminal: bool = False) -> None:
+    def __init__(self, is_terminal: bool = False, is_dry_run: bool = False, is_stopping: bool = False) -> None:
         self.stream, self.clock = io.StringIO(), Clock()
-        self.output = RunOutput(self.stream, is_terminal, self.clock)
+        self.output = RunOutput(self.stream, is_terminal, is_dry_run, self.clock, lambda: is_stopping)
         self.jobs = 0
 
     def message(self, text: str = "", level: int = logging.INFO, **facts: Any) -> None:  # noqa: ANN401
@@ -97,13 +98,20 @@ def test_a_log_file_gets_ten_lines_at_most_however_many_jobs_there_are(parts: in
 def test_the_jobs_that_the_scan_makes_known_are_counted_then(tmp_path: Path) -> None:
     said = Said()
     (tmp_path / "manifest").mkdir()
-    (tmp_path / "manifest" / "manifest.json").write_text(json.dumps({"n_recordings": 2400, "n_shards": 3}))
-    count = lambda: Counter({"preprocess": 3, "infer": 1})  # noqa: E731
-    said.message("ecgpipe: in -> out", **dict[str, Any]({FACTS: {"count_jobs": count, "outdir": tmp_path}}))
+    (tmp_path / "manifest" / "manifest.json").write_text(
+        json.dumps({"n_recordings": 2400, "ignored": {"no known format, .txt": 12}})
+    )
+    count = lambda: Counter({"preprocess": 3, "infer": 1, "all": 1})  # noqa: E731
+    facts = {"count_jobs": count, "outdir": tmp_path, "plan": lambda: "Plan: 3 min"}
+    said.message("ecgpipe: in -> out", **dict[str, Any]({FACTS: facts}))
     said.message(**stats(manifest=1, umap=1))
     said.run("manifest")
     said.begin("preprocess", shard="00000")
-    assert said.lines[:2] == ["ecgpipe: in -> out", "2,400 recordings in 3 shards"]
+    assert said.lines[:3] == [
+        "ecgpipe: in -> out",
+        "2,400 recordings found; other files: 12 no known format, .txt",
+        "Plan: 3 min",
+    ]
     assert said.output.progress.total == {"manifest": 1, "preprocess": 3, "infer": 1}
 
 
@@ -152,8 +160,100 @@ def test_a_terminal_has_one_line_that_is_redrawn_and_gone_in_the_end() -> None:
     assert screen == ["a warning", ""]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(1, "5 s"), (62, "60 s"), (100, "2 min"), (3000, "50 min"), (9000, "2.5 h")]
-)
-def test_a_time_is_told_as_exactly_as_it_is_known(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+def test_jobs_that_change_while_they_are_counted_are_counted_at_the_next_one() -> None:
+    said, asked = Said(), []
+
+    def count() -> Counter[str]:
+        asked.append(said.jobs)
+        if len(asked) == 1:
+            raise RuntimeError("dictionary changed size during iteration")
+        return Counter({"preprocess": 3})
+
+    said.message("begun", **dict[str, Any]({FACTS: {"count_jobs": count}}))
+    said.message(**stats(manifest=1))
+    said.run("manifest")
+    said.begin("checkpoint")
+    assert said.output.progress.total["preprocess"] == 0
+    said.begin("preprocess", shard="00000")
+    assert said.output.progress.total["preprocess"] == 3
+
+
+def test_progress_never_goes_back_when_more_jobs_become_known() -> None:
+    said = Said()
+    said.message("begun", **dict[str, Any]({FACTS: {"count_jobs": lambda: Counter({"infer": 1000})}}))
+    said.message(**stats(manifest=1, precision=1))
+    said.run("manifest", 60)
+    said.run("precision", 60)
+    said.run("infer", part="00000")
+    shares = [int(line.partition("%")[0]) for line in said.lines if "%" in line]
+    assert shares == sorted(shares)
+
+
+def test_a_warning_of_many_jobs_is_shown_once_and_the_others_are_counted(tmp_path: Path) -> None:
+    said = Said()
+    (tmp_path / "manifest").mkdir()
+    for shard in range(3):
+        log = tmp_path / f"{shard}.log"
+        log.write_text(
+            f"[preprocess] begun\n[preprocess] warning: shard-{shard:05d}: {shard} of 12 recordings failed\n"
+        )
+        job = said.begin("preprocess", log, shard=f"{shard:05d}")
+        said.message(event="job_finished", job_id=job)
+    said.message("9 recordings", **dict[str, Any]({FACTS: {"ended": True, "outdir": tmp_path}}))
+    assert said.lines == [
+        "warning: shard-00000: 0 of 12 recordings failed",
+        f"2 more warnings of these kinds in {tmp_path}/logs",
+        "9 recordings",
+    ]
+
+
+def test_a_thousand_failed_jobs_are_five_and_a_number() -> None:
+    said = Said()
+    for part in range(1000):
+        job = said.begin("infer", part=f"{part:05d}")
+        said.message("x", logging.ERROR, event="job_error", jobid=job, rule_name="infer", log=[])
+    said.message("", **dict[str, Any]({FACTS: {"ended": True}}))
+    assert said.lines == [*(f"infer part {part} failed:" for part in range(5)), "995 more jobs failed"]
+
+
+def test_jobs_that_end_because_the_run_was_told_to_stop_are_no_failures() -> None:
+    said = Said(is_stopping=True)
+    job = said.begin("umap")
+    said.message("x", logging.ERROR, event="job_error", jobid=job, rule_name="umap", log=[])
+    said.message("all that Snakemake said: x.log", **dict[str, Any]({FACTS: {"ended": True}}))
+    assert said.lines == []
+
+
+def test_a_dry_run_is_a_line_for_each_rule_with_its_first_reason() -> None:
+    said = Said(is_dry_run=True)
+    said.message(**stats(manifest=1, preprocess=20))
+    for shard in range(20):
+        reason = f"Missing output files: out/records/shard-{shard:05d}.parquet; Input files updated by another job: x"
+        said.message(
+            event="job_info",
+            jobid=shard,
+            rule_name="preprocess",
+            log=[],
+            wildcards={"shard": f"{shard:05d}"},
+            reason=reason,
+        )
+    changed = "Updated input files: /tmp/ecgpipe-settings-ab12/manifest.json"
+    said.message(event="job_info", jobid=20, rule_name="manifest", log=[], wildcards={}, reason=changed)
+    said.message("This was a dry-run (flag -n). The order of jobs does not reflect the order of execution.")
+    assert said.lines == [
+        "Dry run: these jobs would run, and those that the scan of the inputs makes known.",
+        "          1 manifest    Updated input files: settings of manifest",
+        "         20 preprocess  Missing output files: out/records/shard-00000.parquet",
+    ]
+
+
+def test_of_an_error_that_ecgpipe_raises_only_the_message_is_shown() -> None:
+    said = Said()
+    raised = """WorkflowError in file "/clone/workflow/rules/common.smk", line 13:
+umap.neighbours: no such setting; did you mean 'neighbors'?
+  File "/clone/workflow/rules/common.smk", line 13, in <module>
+  File "/clone/ecgpipe/workflow/snakemake_compat.py", line 31, in errors_of_workflow"""
+    said.message(raised, logging.ERROR, event="error")
+    other = "NameError in file 'Snakefile', line 1:\nname 'x' is not defined"
+    said.message(other, logging.ERROR, event="error")
+    assert said.lines == ["error: umap.neighbours: no such setting; did you mean 'neighbors'?", *other.splitlines()]

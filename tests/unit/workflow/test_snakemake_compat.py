@@ -152,3 +152,44 @@ def test_an_error_of_ecgpipe_is_shown_without_a_traceback(tmp_path: Path) -> Non
     assert status == 1
     assert "input: not there; check the path" in output
     assert "Traceback" not in output
+
+
+def test_what_ecgpipe_says_comes_in_order_with_what_the_logger_plugins_are_to_know(tmp_path: Path) -> None:
+    rule = "rule all:\n    output:\n        'x'\n    shell:\n        'touch x'\n"
+    text = rule + "onstart:\n    ENGINE.say('two\\nlines', a=1)\n"
+    status, output = snakemake(tmp_path, HEAD + text)
+    assert status == 0, output
+    assert "two\nlines\n" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "shows"),
+    [
+        (["--logger", "ecgpipe"], True),
+        (["--logger", "ecgpipe", "--logger-ecgpipe-all"], False),
+        (["--logger", "ecgpipe", "--verbose"], False),
+        ([], False),
+    ],
+)
+def test_whether_the_run_is_shown_in_ecgpipes_way(tmp_path: Path, options: list[str], shows: bool) -> None:
+    text = "say(ENGINE.shows_progress)\nrule all:\n    output:\n        'x'\n    run:\n        Path('x').touch()\n"
+    # The process of the job parses the Snakefile again, and is no run.
+    assert said(tmp_path, text, *options) == [shows, False]
+
+
+def test_jobs_that_are_still_to_be_done_are_counted_by_rule(tmp_path: Path) -> None:
+    text = """
+rule all:
+    input:
+        expand("{n}.txt", n=[1, 2, 3])
+    shell:
+        "true"
+rule one:
+    output:
+        "{n}.txt"
+    shell:
+        "touch {output}"
+onstart:
+    say(ENGINE.count_jobs())
+"""
+    assert said(tmp_path, text) == [{"all": 1, "one": 3}]

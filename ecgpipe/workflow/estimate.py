@@ -1,0 +1,131 @@
+"""Estimate the time, disk and memory of a run before it has begun, from the number of recordings and measured rates.
+
+The rates are those of docs/performance.md and docs/scale.md. Once parts of the run have been inferred on this machine,
+their own rate replaces that of the table.
+"""
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from ecgpipe.core.config import Config
+from ecgpipe.core.results import path_of
+
+# A scan does not open recordings; this is what it assumes of each.
+RECORDING_S = 10.0
+
+# Bytes of one segment on the disk until it is inferred: 12 leads of 500 Hz in float32, per second.
+SEGMENT_BYTES_PER_S = 12 * 500 * 4
+
+# Bytes of the results of one recording of two segments, without attention and with it.
+RESULT_BYTES = {False: 5_500, True: 7_200}
+
+# Seconds of one core: to read and prepare a recording, and to start a job.
+PREPROCESS_S, JOB_S = 0.0015, 1.4
+
+# ECG-FM's segments of five seconds per second: on one core of a CPU in float32 and bfloat16, and on the GPU measured.
+CPU_RATE = {"float32": 5.1, "bfloat16": 21.0}
+GPU_RATE, GPU_NAME = 9_580.0, "an NVIDIA H200"
+
+# Seconds of what comes after inference, for a run of few segments: map, figures, report.
+REST_S = 45.0
+UMAP_S = 0.0006  # of a core, for each segment
+STEP = 3  # what a step of attribution, forward and backward, takes, in forward passes
+
+# Memory of the largest job of one kind, in GB; several jobs run at once.
+INFER_GB, PREPROCESS_GB = 1.0, 0.3
+
+
+class Estimate(NamedTuple):
+    """What a run takes."""
+
+    segments: int
+    seconds: float
+    device: str  # that the seconds are for, e.g. "2 CPU cores"
+    scratch_bytes: int  # of the segments that wait to be inferred, at most
+    result_bytes: int
+    memory_gb: float
+
+
+def estimate_run(settings: Config, recordings: int, cores: int | None, has_gpu: bool) -> Estimate:
+    """Estimate what a run over so many recordings of ten seconds takes.
+
+    Args:
+        settings: The settings of the run.
+        recordings: Number of recordings.
+        cores: Cores of the run; None on a cluster, where one node with 8 cores is assumed.
+        has_gpu: Whether there is a GPU to infer on.
+    """
+    cores = cores or 8
+    inference, segment_s = settings.inference, settings.preprocess.segment_s
+    segments = recordings * max(1, int(RECORDING_S // segment_s))
+    on_gpu = has_gpu and inference.device != "cpu"
+    measured = _measure_rate(settings.outdir)
+    if measured:
+        rate, device = measured
+    elif on_gpu:
+        rate, device = GPU_RATE * 5 / segment_s, GPU_NAME
+    else:
+        rate = CPU_RATE.get(inference.precision, CPU_RATE["float32"]) * cores * 5 / segment_s
+        device = f"{cores} CPU core{'s' * (cores > 1)}"
+    jobs = -(-recordings // settings.manifest.shard_size)
+    preprocess_s = (recordings * PREPROCESS_S + jobs * JOB_S) / cores
+    # On a CPU inference takes the cores that preprocessing would have.
+    infer_s = segments / rate
+    work_s = max(infer_s, preprocess_s) if on_gpu else infer_s + preprocess_s
+    attributed = min(settings.attribution.recordings, recordings) * segments / max(recordings, 1)
+    rest_s = REST_S + segments * UMAP_S + attributed * settings.attribution.steps * STEP / rate
+    waiting = min(recordings, 2 * settings.manifest.shard_size * inference.shards_per_part)
+    if settings.preprocess.keep_segments:
+        waiting = recordings
+    return Estimate(
+        segments,
+        work_s + rest_s,
+        device,
+        int(waiting * max(1, RECORDING_S // segment_s) * segment_s * SEGMENT_BYTES_PER_S),
+        recordings * RESULT_BYTES[inference.attention],
+        INFER_GB + PREPROCESS_GB * cores,
+    )
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU, told without PyTorch."""
+    return Path("/proc/driver/nvidia/version").exists()
+
+
+def _measure_rate(outdir: Path | str) -> tuple[float, str] | None:
+    """The median rate of the parts that this folder has, in segments per second, and the device of the last one."""
+    rates, device = [], ""
+    for path in sorted(Path(outdir, path_of("timing")).parent.glob("part-*.json"))[:20]:
+        try:
+            timing = json.loads(path.read_text(encoding="utf-8"))
+            rates.append(timing["segments"] / timing["seconds"])
+            device = timing["device"]
+        except (OSError, ValueError, KeyError, ZeroDivisionError):
+            continue
+    return (median(rates), device) if rates else None
+
+
+def describe(estimate: Estimate) -> str:
+    """Say an estimate in one line."""
+    disk = f"up to {_describe_bytes(estimate.scratch_bytes)} of segments and {_describe_bytes(estimate.result_bytes)}"
+    return (
+        f"Plan: about {describe_duration(estimate.seconds)} on {estimate.device}, {disk} of results on the disk, "
+        f"{estimate.memory_gb:.0f} GB of memory, if a recording has {RECORDING_S:.0f} s"
+    )
+
+
+def describe_duration(seconds: float) -> str:
+    """Say a duration as exactly as it is known."""
+    if seconds < 90:
+        return f"{max(5, 5 * round(seconds / 5))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _describe_bytes(n: float) -> str:
+    if n < 1e9:
+        return f"{max(1, round(n / 1e6))} MB"
+    return f"{n / 1e9:.1f} GB" if n < 1e11 else f"{n / 1e9:,.0f} GB"

@@ -1,0 +1,59 @@
+"""What a run takes, told before it has begun."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ecgpipe.core.config import Config
+from ecgpipe.workflow import estimate
+
+
+def estimated(recordings: int, outdir: Path, has_gpu: bool = False, **settings: object) -> estimate.Estimate:
+    config = Config.model_validate({"input": "x", "outdir": str(outdir), **settings})
+    return estimate.estimate_run(config, recordings, 2, has_gpu)
+
+
+def test_twice_as_many_recordings_take_twice_the_results_and_nearly_twice_the_time(tmp_path: Path) -> None:
+    one, two = estimated(100_000, tmp_path), estimated(200_000, tmp_path)
+    assert two.segments == 2 * one.segments == 400_000
+    assert two.result_bytes == 2 * one.result_bytes
+    assert 1.9 < two.seconds / one.seconds < 2
+
+
+def test_no_more_segments_wait_on_the_disk_than_those_of_two_parts_unless_they_are_kept(tmp_path: Path) -> None:
+    million = estimated(1_000_000, tmp_path).scratch_bytes
+    assert million == estimated(100_000, tmp_path).scratch_bytes == 40_000 * 10 * 12 * 500 * 4
+    assert estimated(1_000_000, tmp_path, preprocess={"keep_segments": True}).scratch_bytes == 25 * million
+
+
+def test_a_gpu_is_told_from_a_cpu_and_a_cpu_may_be_asked_for(tmp_path: Path) -> None:
+    gpu, cpu = estimated(100_000, tmp_path, has_gpu=True), estimated(100_000, tmp_path)
+    assert gpu.seconds < cpu.seconds / 50
+    assert (gpu.device, cpu.device) == ("an NVIDIA H200", "2 CPU cores")
+    assert estimated(100_000, tmp_path, has_gpu=True, inference={"device": "cpu"}) == cpu
+
+
+def test_the_rate_of_parts_that_are_there_replaces_that_of_the_table(tmp_path: Path) -> None:
+    (tmp_path / "timing").mkdir()
+    for part, rate in enumerate((50, 100, 10_000)):
+        timing = {"segments": rate, "seconds": 1.0, "device": "CPU (some)"}
+        (tmp_path / "timing" / f"part-{part:05d}.json").write_text(json.dumps(timing))
+    (tmp_path / "timing" / "part-00003.json").write_text("not JSON")
+    found = estimated(100_000, tmp_path, attribution={"recordings": 0})
+    assert found.device == "CPU (some)"
+    assert 2000 < found.seconds < 2400  # 200,000 segments at 100 a second
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(1, "5 s"), (62, "60 s"), (100, "2 min"), (3000, "50 min"), (9000, "2.5 h")]
+)
+def test_a_time_is_told_as_exactly_as_it_is_known(seconds: float, words: str) -> None:
+    assert estimate.describe_duration(seconds) == words
+
+
+def test_the_estimate_is_one_line(tmp_path: Path) -> None:
+    assert estimate.describe(estimated(2_400, tmp_path)) == (
+        "Plan: about 11 min on 2 CPU cores, up to 576 MB of segments and 17 MB of results on the disk, 2 GB of memory, "
+        "if a recording has 10 s"
+    )
