@@ -8,10 +8,10 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import safetensors.torch
 import torch
@@ -30,6 +30,9 @@ from ecgpipe.models.fairseq_checkpoint import convert_tensors
 from ecgpipe.models.labels import Label
 from ecgpipe.preprocessing.segments import Windows
 from ecgpipe.readers import LEADS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +145,7 @@ class ECGFM:
 
     def predict(
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """The probability of each label for each recording, put together from its segments as the label CSV says.
 
         Args:
@@ -164,6 +167,8 @@ class ECGFM:
             >>> bool(probabilities.loc[0].between(0, 1).all())
             True
         """
+        import pandas as pd  # here, because pandas takes half a second
+
         logits = self.logits(signal, sample_rate, leads, windows)
         recording, segment, start_s = (logits.index.get_level_values(level) for level in range(3))
         table = build_logits_table(recording.astype(str), segment, start_s, logits.to_numpy(), self.labels)
@@ -172,7 +177,7 @@ class ECGFM:
 
     def logits(
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """The network's outputs for each segment, before any sigmoid.
 
         Args:
@@ -187,13 +192,15 @@ class ECGFM:
         Raises:
             EcgpipeError: The checkpoint has no head, or a recording cannot be used; it says which, and why.
         """
+        import pandas as pd  # here, because pandas takes half a second
+
         self.need_labels()
         index, results = self._run(signal, sample_rate, leads, windows)
         return pd.DataFrame(results.logits, index, [label.name for label in self.labels])
 
     def embed(
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """The embedding of each segment: the mean over its tokens.
 
         Args:
@@ -215,12 +222,14 @@ class ECGFM:
             >>> per_recording.shape == (1, ecgfm.description.architecture.width)
             True
         """
+        import pandas as pd  # here, because pandas takes half a second
+
         index, results = self._run(signal, sample_rate, leads, windows)
         return pd.DataFrame(results.embedding, index)
 
     def attention(
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """The last layer's attention of each segment, mean over heads, max over keys; it is the same for all labels.
 
         Args:
@@ -236,6 +245,8 @@ class ECGFM:
         Raises:
             EcgpipeError: A recording cannot be used; it says which, and why.
         """
+        import pandas as pd  # here, because pandas takes half a second
+
         index, results = self._run(signal, sample_rate, leads, windows, with_attention=True)
         return pd.DataFrame(results.attention, index)
 
@@ -253,8 +264,10 @@ class ECGFM:
 
     def _run(
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows, with_attention: bool = False
-    ) -> tuple[pd.MultiIndex, engine.Results]:
+    ) -> "tuple[pd.MultiIndex, engine.Results]":
         """Prepare the recordings and run the network over their segments."""
+        import pandas as pd  # here, because pandas takes half a second
+
         prepared = arrays.prepare_arrays(signal, sample_rate, leads, windows)
         counts = [len(each.segments) for each in prepared]
         index = pd.MultiIndex.from_arrays(
