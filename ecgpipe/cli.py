@@ -2,9 +2,11 @@
 # PYTHON_ARGCOMPLETE_OK, by which the shell knows that ecgpipe completes its own words
 
 import argparse
+import contextlib
 import difflib
 import errno
 import importlib
+import importlib.util
 import logging
 import os
 import re
@@ -65,11 +67,26 @@ COMMANDS = {name: command for group in GROUPS.values() for name, command in grou
 # By module: the extra of ecgpipe that installs it.
 EXTRAS = {
     **dict.fromkeys(
-        ("snakemake", "umap", "pynndescent", "numba", "sklearn", "plotly", "captum", "matplotlib", "jinja2"), "workflow"
+        (
+            "snakemake",
+            "umap",
+            "pynndescent",
+            "numba",
+            "sklearn",
+            "plotly",
+            "captum",
+            "matplotlib",
+            "jinja2",
+            "markupsafe",
+        ),
+        "workflow",
     ),
     **{"neurokit2": "demo", "pydicom": "dicom", "edfio": "edf", "h5py": "hdf5", "ecgdatakit": "vendor"},
 }
 
+
+# By command: a module that it starts in another process, which could not say what is missing.
+STARTED = {"run": "snakemake"}
 
 # Before a word that stands after --, and is no option: a character that no word of a command line can have.
 QUOTED = "\0"
@@ -123,6 +140,9 @@ def _run_command(called: str, name: str, words: list[str]) -> int:
     _refuse_unknown_options(parser, words[:end])
     # Intermixed: an option may stand between two arguments, such as RUN and RECORD_ID.
     args = parser.parse_intermixed_args(_quote(words[:end]), argparse.Namespace(passed_on=words[end + 1 :]))
+    started = STARTED.get(name)
+    if started and importlib.util.find_spec(started) is None:
+        raise ModuleNotFoundError(f"No module named {started!r}", name=started)
     logs.start(name, args.log)
     try:
         status: int | None = module.run(args)
@@ -185,10 +205,8 @@ def _complete() -> None:
     for name, (path, what) in COMMANDS.items():
         command = commands.add_parser(name, help=what)
         if name in words[1:2]:
-            try:
+            with contextlib.suppress(ModuleNotFoundError):  # what cannot run has nothing to complete
                 _add_arguments(command, importlib.import_module(f"ecgpipe.{path}"))
-            except ModuleNotFoundError:
-                pass  # what cannot run has nothing to complete
     argcomplete.autocomplete(parser)
 
 

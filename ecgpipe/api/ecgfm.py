@@ -19,14 +19,13 @@ from torch import Tensor
 
 from ecgpipe.api import arrays
 from ecgpipe.api.arrays import Signal
-from ecgpipe.core import config, installation, schemas
+from ecgpipe.core import installation, schemas
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.inference import aggregate, devices, engine, finite
+from ecgpipe.inference import devices, engine, finite
 from ecgpipe.inference.segment_files import Contents
-from ecgpipe.models import checkpoint, labels
+from ecgpipe.models import labels
 from ecgpipe.models.description import Description, describe
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
-from ecgpipe.models.fairseq_checkpoint import convert_tensors
 from ecgpipe.models.labels import Label
 from ecgpipe.preprocessing.segments import Windows
 from ecgpipe.readers import LEADS
@@ -168,6 +167,8 @@ class ECGFM:
             True
         """
         import pandas as pd  # here, because pandas takes half a second
+
+        from ecgpipe.inference import aggregate
 
         logits = self.logits(signal, sample_rate, leads, windows)
         recording, segment, start_s = (logits.index.get_level_values(level) for level in range(3))
@@ -320,18 +321,23 @@ def build_logits_table(
 
 def _load_file(source: str, label_csv: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
     """Load a checkpoint of fairseq-signals, and convert it in memory."""
+    from ecgpipe.core import config
+    from ecgpipe.models import checkpoint, fairseq_checkpoint
+
     opened = checkpoint.open_source(source)
     if label_csv is None:
         default = labels.locate(config.MIMIC_IV_ECG)
         fits = default.is_file() and len(labels.read(default)) == opened.architecture.labels
         label_csv = config.MIMIC_IV_ECG if fits else labels.BY_INDEX
     named = checkpoint.name_outputs(_locate(label_csv), opened.architecture)
-    tensors = convert_tensors(opened.state, opened.architecture, str(opened.source.path))
+    tensors = fairseq_checkpoint.convert_tensors(opened.state, opened.architecture, str(opened.source.path))
     return checkpoint.describe_opened(opened, [label.name for label in named]), named, tensors
 
 
 def _load_run(folder: str, label_csv: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
     """Load the files of the checkpoint stage. They name the labels; a label CSV, joined by name, has the rest."""
+    from ecgpipe.models import checkpoint
+
     description = describe(Path(folder, "model.json"))
     weights = Path(folder, "model.safetensors")
     if not weights.is_file():
@@ -352,6 +358,8 @@ def _locate(label_csv: str) -> str:
 
 def _find_labels(names: Sequence[str]) -> tuple[Label, ...]:
     """Find labels by their names: from ecgpipe's label CSV with exactly these names, else with the mean for each."""
+    from ecgpipe.core import config
+
     for path in sorted((installation.root() / config.MIMIC_IV_ECG).parent.glob("*.csv")):
         brought = labels.read(path)
         if [label.name for label in brought] == list(names):

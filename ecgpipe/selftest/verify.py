@@ -1,8 +1,9 @@
 """Check the numbers of this installation, on this machine, against those of fairseq-signals and ecg-transform.
 
 Without a run, synthetic recordings and a synthetic checkpoint run through the stages, and the results are compared
-with the numbers that fairseq-signals and ecg-transform computed from them, which ecgpipe ships. With a
-run, the real fairseq-signals computes on this machine from the run's own checkpoint and a sample of its own segments. Exit 0: the numbers are the same. Exit 2: they differ, and the message says which.
+with the numbers that fairseq-signals and ecg-transform computed from them, which ecgpipe ships. With a run, the real
+fairseq-signals computes on this machine from the run's own checkpoint and a sample of its own segments. Exit 0: the
+numbers are the same. Exit 2: they differ, and the message says which.
 """
 
 import argparse

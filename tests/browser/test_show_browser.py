@@ -18,7 +18,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     small_run.write(folder, [HOSTILE, "a", "b"], attributed=[(HOSTILE, LABELS[0])])
     page = folder / "page.html"
-    assert main(["show", "--outdir", str(folder), "--output", str(page), "--", HOSTILE]) == 0
+    assert main(["show", str(folder), "--output", str(page), "--", HOSTILE]) == 0
     return page
 
 
