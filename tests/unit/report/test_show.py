@@ -200,7 +200,7 @@ def test_a_picture_has_the_colour_of_the_label_that_was_asked_for(
     asked = [{"label": label, "attribution": np.ones((2, 12, 2500)), "judged": ""} for label in LABELS[1:]]
     monkeypatch.setattr(show_stage, "attribute_labels", lambda *_: asked)  # which takes a network
     given = [str(folder), "--output", str(tmp_path / "x.svg"), *options]
-    assert main(["show", "a/0", *given, "--label", *LABELS[1:]]) == 0
+    assert main(["show", *given, "a/0", "--label", *LABELS[1:]]) == 0
     assert f"<!-- {says}" in (tmp_path / "x.svg").read_text()
 
 

@@ -163,8 +163,17 @@ def test_a_format_whose_package_is_not_installed_names_the_extra(
     findings, _ = doctor.check_inputs([str(recordings)])
     assert Finding("ok", "input: 3 numpy") in findings
     [problem] = [found for found in findings if found.level == "problem"]
-    assert "hdf5: its reader is not installed" in problem.what
-    assert problem.fix == "pip install 'ecgpipe[hdf5]'"
+    expected = ("input: 1 hdf5: the package h5py is not installed", "pip install 'ecgpipe[hdf5]'")
+    assert (problem.what, problem.fix) == expected
+
+
+def test_a_file_that_cannot_be_read_is_a_warning_that_says_why(recordings: Path) -> None:
+    (recordings / "d.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    findings, count = doctor.check_inputs([str(recordings)])
+    assert count == 4
+    assert Finding("ok", "input: 3 numpy") in findings
+    [warning] = [found for found in findings if found.level == "warning"]
+    assert warning.what.startswith("input: 1 file: ")
 
 
 def test_inputs_that_are_not_there_or_empty_are_problems(tmp_path: Path) -> None:
