@@ -78,7 +78,7 @@ class Recordings(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what to fit on: the run, its true labels, and the split."""
-    options.add(parser, "outdir")
+    options.add_run(parser)
     truth_tables.add_arguments(parser, "the run's settings evaluation.truth and mapping, or the columns of records/")
     options.add(parser, "split", help="column that says which recordings to fit on (default: all)")
     options.add(parser, "on", help="its value for these recordings, e.g. valid")

@@ -48,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fit(folder: Path, stage: str, outdir: str, fold: int, *options: str) -> None:
     truth = ["--truth", str(folder / "truth.csv"), "--map", "second=Second", "--split", "fold", "--on", str(fold)]
-    assert main([stage, "--outdir", str(folder / outdir), *truth, *options]) == 0
+    assert main([stage, str(folder / outdir), *truth, *options]) == 0
 
 
 def test_a_run_with_a_calibration_and_thresholds(finished: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_run_with_a_calibration_and_thresholds(finished: Path) -> None:
 
 def test_the_weight_of_positives_is_taken_off_without_any_label(finished: Path) -> None:
     settings = ["--labels", str(finished / "labels.csv"), "--output", str(finished / "weight.json")]
-    assert main(["calibrate", "--outdir", str(finished / "plain"), "--method", "pos-weight", *settings]) == 0
+    assert main(["calibrate", str(finished / "plain"), "--method", "pos-weight", *settings]) == 0
     ran = run(finished, "corrected", calibration="weight.json")
     assert ran.status == 0, ran.output
     logits = table(finished / "plain/logits").set_index("record_id")[NAMES].astype(float)

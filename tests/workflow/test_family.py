@@ -59,7 +59,7 @@ def test_outputs_without_names_are_run_by_number_and_later_under_their_names(tmp
     by_number = table(folder / "out/logits")
 
     # Any one recording of it opens too, and the same command does nothing more.
-    assert main(["show", "--outdir", str(folder / "out"), "--output", str(folder / "one.html"), "recording003"]) == 0
+    assert main(["show", str(folder / "out"), "--output", str(folder / "one.html"), "recording003"]) == 0
     again = run(folder, labels="index", **windows)
     assert again.status == 0, again.output
     assert again.jobs.keys() <= {"manifest", "verdict", "all"}

@@ -38,7 +38,7 @@ def test_a_head_that_was_probed_labels_a_run_of_a_pretrained_network(tmp_path: P
         writer.writerow(["record_id", "high", "split"])
         names = ["train", "train", "train", "valid", "test"]
         writer.writerows([name, int(mean[0] > middle), names[i % 5]] for i, (name, mean) in enumerate(means.items()))
-    given = ["--outdir", str(out), "--truth", str(tmp_path / "truth.csv"), "--split", "split"]
+    given = [str(out), "--truth", str(tmp_path / "truth.csv"), "--split", "split"]
     status = main(
         ["probe", *given, "--map", "high=Of one's own", "--output", str(tmp_path / "probe"), "--resamples", "20"]
     )
@@ -102,7 +102,7 @@ def test_heads_thresholds_calibration_and_evaluation_together(
     ran = snakemake(tmp_path, *targets, **settings)
     assert ran.status == 0, ran.output
 
-    out = ["--outdir", str(tmp_path / "out"), "--split", "fold"]
+    out = [str(tmp_path / "out"), "--split", "fold"]
     folds = ["--train", "0", "1", "--valid", "2", "--test", "3", "--patient", "who", "--resamples", "10"]
     assert main(["probe", *out, *folds, "--output", str(tmp_path / "probe")]) == 0  # the truth as in the run's settings
     settings |= {"heads": f"[{tmp_path / 'probe/head.safetensors'}]"}

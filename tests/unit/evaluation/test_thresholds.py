@@ -114,7 +114,7 @@ def test_what_is_unknown_does_not_count() -> None:
 
 def run(folder: Path, *options: str) -> int:
     output = ["--output", str(folder / "chosen.csv")]
-    return main(["thresholds", "--outdir", str(folder), *output, *options])
+    return main(["thresholds", str(folder), *output, *options])
 
 
 @pytest.fixture

@@ -217,7 +217,7 @@ def test_a_mistake_names_the_key_the_value_and_the_mend(given: dict[Any, object]
 def test_a_calibration_and_thresholds_that_do_not_belong_together_are_refused_before_any_job(tmp_path: Path) -> None:
     """The pairs of a label file, with thresholds chosen on calibrated predictions or on others, and a calibration."""
     labelled.write(tmp_path)
-    on = ["--outdir", str(tmp_path), "--split", "fold", "--on", "8"]
+    on = [str(tmp_path), "--split", "fold", "--on", "8"]
     json_file, plain, calibrated = (str(tmp_path / name) for name in ("c.json", "plain.csv", "calibrated.csv"))
     assert main(["calibrate", *on, "--method", "platt", "--output", json_file]) == 0
     assert main(["thresholds", *on, "--method", "f1", "--output", plain]) == 0
