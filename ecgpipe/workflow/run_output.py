@@ -7,12 +7,15 @@ Everything else that Snakemake says stands in its own log file.
 import json
 import logging
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
+
+from ecgpipe.workflow.snakemake_compat import explain_error
 
 # The attribute of a log record by which the Snakefile tells who runs, and where.
 FACTS = "ecgpipe"
@@ -134,7 +137,7 @@ class RunOutput:
         elif event in ("job_error", "group_error"):
             self.fail(record)
         elif record.levelno >= logging.WARNING and not str(record.msg).startswith(_REPEATED):
-            self.say(str(record.msg))
+            self.say(explain_error(str(record.msg), sys.argv[1:]))
         elif not event and str(record.msg).startswith("Nothing to be done"):
             self.say("Nothing to be done: all results are there, and of these inputs and settings.")
 

@@ -4,14 +4,17 @@ Measured with Snakemake 9.27. tests/unit/workflow/test_snakemake_compat.py has a
 Snakemake, so that after an upgrade the test that fails names what has changed.
 """
 
+import os
+import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.workflow import config_option
 
 
 @contextmanager
@@ -43,6 +46,18 @@ class Engine:
     def is_main_process(self) -> bool:
         """Whether this process plans the run. False in a job that parses the Snakefile again, e.g. on a cluster."""
         return bool(self._workflow.is_main_process)
+
+    def places(self) -> dict[str, str]:
+        """How each setting was given, by its key: by `ecgpipe run`, in a file of settings, or by `--config`."""
+        settings = self._workflow.config_settings
+        files = [(os.path.relpath(path), load_settings(path)) for path in settings.configfiles]
+        return config_option.places_of_run(files, settings.config)
+
+    def lost_settings(self) -> str | None:
+        """What to say where `--config` stands more than once: Snakemake takes the last one alone."""
+        groups = config_option.split_groups(sys.argv[1:])
+        is_this_command = bool(groups) and groups[-1] == list(self._workflow.config_settings.config_args or [])
+        return config_option.describe_lost(groups) if is_this_command else None
 
     @property
     def runs_jobs(self) -> bool:
@@ -112,3 +127,32 @@ def shell_prefix(programs: Path | None, root: Path) -> str:
         for variable, folder in folders.items()
         if folder is not None
     )
+
+
+def load_settings(path: Path) -> dict[str, Any]:
+    """The settings in a file, read as Snakemake does."""
+    from snakemake.common.configfile import load_configfile
+
+    content: dict[str, Any] = load_configfile(path)
+    return content
+
+
+def explain_error(text: str, words: Sequence[str]) -> str:
+    """Shorten an error message of Snakemake to one line where its user made the mistake.
+
+    Args:
+        text: The message: a traceback of Snakemake's own parser, or where in which rule an `EcgpipeError` was raised.
+        words: The command line of Snakemake without the program's name.
+
+    Returns:
+        "error: ...", or `text` where this is not such a message.
+    """
+    if "Invalid config definition" in text:
+        return f"error: {config_option.explain(words)}"
+    missing = re.search(r"^FileNotFoundError: .*: '(.*)'$", text, re.MULTILINE)
+    if missing and "load_configfile" in text:
+        return f"error: --configfile: there is no file {missing[1]!r}; check the path"
+    if "in errors_of_workflow" in text or "errors_of_workflow()" in text:
+        lines = [line for line in text.splitlines()[1:] if line and not line.startswith("  File ")]
+        return "\n".join(f"error: {line}" for line in lines)
+    return text

@@ -21,6 +21,12 @@ class Planner:
     def __init__(self, *, is_main_process: bool = True, runs_jobs: bool = True) -> None:
         self.is_main_process, self.runs_jobs, self.ignores = is_main_process, runs_jobs, 0
 
+    def places(self) -> dict[str, str]:
+        return {}
+
+    def lost_settings(self) -> None:
+        return None
+
     def ignore_checksums(self) -> None:
         self.ignores += 1
 
