@@ -174,7 +174,7 @@ def build_command(
     """
     root = installation.root()
     own = root / "profiles" / (profile or "default")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
+    command = [sys.executable, "-m", "ecgpipe.workflow.snakemake_compat", "--snakefile", str(root / "Snakefile")]
     if (own / "config.yaml").is_file():
         command += ["--workflow-profile", str(own)]
     elif profile and Path(profile).expanduser().is_dir():

@@ -7,14 +7,40 @@ Snakemake, so that after an upgrade the test that fails names what has changed.
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.workflow import config_option
+
+
+def start() -> None:
+    """Run Snakemake in this process, as `python -m snakemake` does, so that an interrupt leaves no traceback."""
+    end_plainly()
+    from snakemake.cli import main  # takes a second, in which an interrupt may come
+
+    main()
+
+
+def end_plainly() -> None:
+    """Have an interrupt say in one line how the run resumes where Snakemake would leave a traceback.
+
+    It does while it plans; while jobs run `last_words.say_how_to_resume` has a handler of its own.
+    """
+    usual = sys.excepthook
+
+    def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            usual(kind, error, trace)
+        elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            print("stopped; the same command resumes", file=sys.stderr, flush=True)
+
+    sys.excepthook = say
 
 
 @contextmanager
@@ -34,6 +60,8 @@ class Engine:
     def __init__(self, workflow: Any) -> None:  # noqa: ANN401, Snakemake declares no type for it
         """Take the object that each Snakefile has under the name `workflow`."""
         self._workflow = workflow
+        if self.is_main_process:
+            end_plainly()
 
     def folder(self) -> Path:
         """The folder of the Snakefile that is being parsed, also where another workflow uses that as a module.
@@ -152,7 +180,12 @@ def explain_error(text: str, words: Sequence[str]) -> str:
     missing = re.search(r"^FileNotFoundError: .*: '(.*)'$", text, re.MULTILINE)
     if missing and "load_configfile" in text:
         return f"error: --configfile: there is no file {missing[1]!r}; check the path"
-    if "in errors_of_workflow" in text or "errors_of_workflow()" in text:
-        lines = [line for line in text.splitlines()[1:] if line and not line.startswith("  File ")]
-        return "\n".join(f"error: {line}" for line in lines)
+    if "in errors_of_workflow" in text:
+        lines = [line.strip() for line in text.partition("\nWildcards:")[0].splitlines()[1:]]
+        said = [line for line in lines if line not in ("", "Error:", "WorkflowError:") and not line.startswith("File ")]
+        return "\n".join(f"error: {line}" for line in said)
     return text
+
+
+if __name__ == "__main__":
+    start()
