@@ -4,8 +4,8 @@
 
 An upper bound: the whole command over a single segment, from the start of Python to its end, against `import torch` in
 a process of its own, measured in turn. What is told beyond the import contains the model's loading, one segment, and
-the writing of the files. `import ecgpipe` is told beyond an empty Python, and `from ecgpipe import ECGFM` beyond `import torch`:
-they should stay below 0.1 s and 0.3 s.
+the writing of the files. `import ecgpipe` is told beyond an empty Python, and `from ecgpipe import ECGFM` beyond
+`import torch`: they should stay below 0.1 s and 0.3 s.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def measure(setup: Setup, precision: str) -> list[Row]:
 
 def measure_imports(setup: Setup) -> list[Row]:
     """What an import takes beyond a process that does without it, each pair measured in turn."""
-    rows = []
+    rows: list[Row] = []
     pairs = (("import ecgpipe", "pass"), ("from ecgpipe import ECGFM", "import torch"))
     for code, without in pairs:
         commands = [[sys.executable, "-c", each] for each in (without, code)]
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=CORES)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    rows = []
+    rows: list[Row] = []
     for setup, precisions in setups(args.threads, args.repeats, 0.0):
         if not rows:
             rows += measure_imports(setup)

@@ -17,9 +17,10 @@ from hub_server import Hub
 from huggingface_hub import constants
 
 from ecgpipe.cli import main
+from ecgpipe.core.config import Config
 from ecgpipe.inference import devices
 from ecgpipe.readers import LEADS, packages
-from ecgpipe.workflow import doctor
+from ecgpipe.workflow import doctor, estimate
 from ecgpipe.workflow.doctor import Finding
 
 REPO, FILE = "wanglab/ecg-fm", "tiny.pt"
@@ -197,12 +198,15 @@ class Usage(NamedTuple):
     free: int
 
 
+NEEDS = estimate.estimate_run(Config(input="", outdir="results"), 1000, None, has_gpu=False)
+
+
 @pytest.mark.parametrize(
     ("free", "level"),
     [
-        (1000 * (doctor.RESULT_BYTES + doctor.SEGMENT_BYTES), "ok"),
-        (1000 * (doctor.RESULT_BYTES + doctor.SEGMENT_BYTES) - 1, "warning"),
-        (1000 * doctor.RESULT_BYTES - 1, "problem"),
+        (NEEDS.result_bytes + NEEDS.scratch_bytes, "ok"),
+        (NEEDS.result_bytes + NEEDS.scratch_bytes - 1, "warning"),
+        (NEEDS.result_bytes - 1, "problem"),
     ],
 )
 def test_the_disk_must_hold_the_results_and_should_hold_the_segments(
