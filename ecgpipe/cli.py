@@ -66,21 +66,8 @@ COMMANDS = {name: command for group in GROUPS.values() for name, command in grou
 
 # By module: the extra of ecgpipe that installs it.
 EXTRAS = {
-    **dict.fromkeys(
-        (
-            "snakemake",
-            "umap",
-            "pynndescent",
-            "numba",
-            "sklearn",
-            "plotly",
-            "captum",
-            "matplotlib",
-            "jinja2",
-            "markupsafe",
-        ),
-        "workflow",
-    ),
+    **dict.fromkeys(["snakemake", "umap", "pynndescent", "numba", "sklearn", "plotly", "captum"], "workflow"),
+    **dict.fromkeys(["matplotlib", "jinja2", "markupsafe"], "workflow"),
     **{"neurokit2": "demo", "pydicom": "dicom", "edfio": "edf", "h5py": "hdf5", "ecgdatakit": "vendor"},
 }
 
@@ -109,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"ecgpipe {__version__}")
+    _add_version(parser)
     parser.add_argument("command", metavar="COMMAND", help="one of those below; COMMAND --help says more")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the command's own options")
     given = parser.parse_args(argv)
@@ -128,6 +115,10 @@ def main(argv: list[str] | None = None) -> int:
         message = f"error: {given.command} needs the package {error.name}, which is not installed; install it with: "
         print(f"{message}pip install 'ecgpipe[{extra}]'", file=sys.stderr)
         return 2
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="version", version=f"ecgpipe {__version__}")
 
 
 def _run_command(called: str, name: str, words: list[str]) -> int:
@@ -202,7 +193,7 @@ def _complete() -> None:
     line, point = os.environ["COMP_LINE"], int(os.environ["COMP_POINT"])
     _, _, _, words, _ = argcomplete.lexers.split_line(line, point)
     parser = argparse.ArgumentParser()
-    parser.add_argument("--version", action="version")
+    _add_version(parser)
     commands = parser.add_subparsers()
     for name, (path, what) in COMMANDS.items():
         command = commands.add_parser(name, help=what)
