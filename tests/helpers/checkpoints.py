@@ -10,7 +10,7 @@ CFG: dict[str, Any] = {
     "_name": "ecg_transformer_classifier",
     "extractor_mode": "default",
     "in_d": 12,
-    "conv_feature_layers": "[(6, 2, 2)] * 2",
+    "conv_feature_layers": "[(6, 4, 4)] * 2",
     "conv_bias": False,
     "encoder_embed_dim": 8,
     "encoder_layers": 2,
@@ -31,9 +31,9 @@ POSITION_DIRECTION = f"{POSITION}.parametrizations.weight.original1"
 def classifier(outputs: int = 3) -> dict[str, Any]:
     """A classifier: the network below `encoder.`, and a head, `proj`."""
     shapes = {
-        "encoder.feature_extractor.conv_layers.0.0.weight": (6, 12, 2),
+        "encoder.feature_extractor.conv_layers.0.0.weight": (6, 12, 4),
         **_norm("encoder.feature_extractor.conv_layers.0.2", 6),
-        "encoder.feature_extractor.conv_layers.1.0.weight": (6, 6, 2),
+        "encoder.feature_extractor.conv_layers.1.0.weight": (6, 6, 4),
         **_norm("encoder.layer_norm", 6),
         **_linear("encoder.post_extract_proj", 8, 6),
         f"{POSITION}.bias": (8,),

@@ -132,4 +132,4 @@ def test_windows_of_another_length_are_cut_and_run_as_by_hand(
     for name in ("output_00", "output_01", "output_02"):
         np.testing.assert_allclose(made[name], expected[name], rtol=0, atol=1e-5)
     tokens = np.stack(list(pd.read_parquet(files["attention"])["attention"])).shape[1]
-    assert tokens == 500 * seconds // 4  # two convolutions of stride 2
+    assert tokens == 500 * seconds // 16  # two convolutions of stride 4
