@@ -40,6 +40,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "outdir": "out",
         "manifest": "{shard_size: 2}",
         "inference": "{shards_per_part: 2}",
+        "attribution": "{recordings: 1, steps: 4}",
     }
 
 

@@ -122,12 +122,12 @@ def test_after_an_evaluation_that_fails_at_its_own_stage_no_report_shows_the_one
     own["fold"] = np.where(records.status == "skipped", "test", "train")
     own.to_csv(finished / "folds.csv", index=False)
     evaluation = "truth: folds.csv, resamples: 10, split: fold, split_value"
-    ran = run(finished, evaluation=f"{{{evaluation}: train}}")
+    ran = run(finished, "out/report.html", evaluation=f"{{{evaluation}: train}}")
     assert ran.status == 0, ran.output
     report = finished / "out/report.html"
     assert "fold = train" in Page(report).text
 
-    ran = run(finished, evaluation=f"{{{evaluation}: test}}")
+    ran = run(finished, "out/report.html", evaluation=f"{{{evaluation}: test}}")
     assert ran.status != 0
     assert ran.jobs["evaluate"] == 1
     assert "[evaluate] error: split: no recording has 'test'" in ran.output
@@ -135,7 +135,7 @@ def test_after_an_evaluation_that_fails_at_its_own_stage_no_report_shows_the_one
     assert not (finished / "out/evaluation/metrics.parquet").exists()
     assert "report.html: it showed an outdated evaluation; the next run writes it again" in ran.output
 
-    ran = run(finished, evaluation=f"{{{evaluation}: train}}")
+    ran = run(finished, "out/report.html", evaluation=f"{{{evaluation}: train}}")
     assert ran.status == 0, ran.output
     assert "fold = train" in Page(report).text
 

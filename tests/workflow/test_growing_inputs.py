@@ -20,7 +20,7 @@ def run(folder: Path, *options: str, **settings: object) -> Ran:
     """Run in `folder`, two recordings to a shard and two shards to a part; the segments are kept."""
     given = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out"}
     given |= {"manifest": "{shard_size: 2}", "inference": "{shards_per_part: 2, device: cpu}"}
-    given |= {"preprocess": "{keep_segments: true}"}
+    given |= {"preprocess": "{keep_segments: true}", "attribution": "{recordings: 1, steps: 4}"}
     ran = snakemake(folder, *options, **(given | settings))
     assert ran.status == 0, ran.output
     return ran

@@ -94,6 +94,7 @@ def write_hostile(folder: Path) -> None:
         "max_failed_fraction": 1,
         "manifest": {"shard_size": 8},
         "preprocess": {"assume_leads": ["{input}$(touch pwned)", "'\""], "assume_sample_rate": 500},
+        "attribution": {"recordings": 2, "steps": 4},
         "report": {"title": "--{input}$(touch pwned)</title><script>alert(1)</script>", "recordings": 40},
     }
     (folder / "settings.json").write_text(json.dumps(settings))
@@ -288,6 +289,7 @@ def fetch(folder: Path, *targets: str) -> Ran:
     write_recordings(folder / "run" / "input", 2)
     (folder / "run" / "labels.csv").write_text("name,aggregation\nA,max\nB,max\nC,max\n")
     given = {"input": "input", "labels": "labels.csv", "outdir": "out", "checkpoint": f"hf://{REPO}/{FILE}"}
+    given |= {"attribution": "{recordings: 1, steps: 4}"}
     return snakemake(folder / "run", "--printshellcmds", *targets, **given)
 
 

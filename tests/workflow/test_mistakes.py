@@ -22,6 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, *options: str, **settings: object) -> Ran:
     given = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out"}
+    given |= {"attribution": "{recordings: 1, steps: 4}"}
     ran = snakemake(folder, *options, **(given | settings))
     assert "Traceback" not in ran.output
     return ran

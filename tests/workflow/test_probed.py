@@ -21,8 +21,12 @@ def test_a_head_that_was_probed_labels_a_run_of_a_pretrained_network(tmp_path: P
     write_recordings(tmp_path / "recordings", 30)
     (tmp_path / "pretrained.pt").write_bytes(checkpoints.saved(checkpoints.pretrained()))
     settings: dict[str, object] = {"input": "recordings", "outdir": "out", "checkpoint": "pretrained.pt"}
-    settings |= {"manifest": "{shard_size: 8}", "inference": "{shards_per_part: 2}"}
-    first = snakemake(tmp_path, **settings)
+    settings |= {
+        "manifest": "{shard_size: 8}",
+        "inference": "{shards_per_part: 2}",
+        "attribution": "{recordings: 1, steps: 4}",
+    }
+    first = snakemake(tmp_path, "out/run.json", **settings)
     assert first.status == 0, first.output
     out = tmp_path / "out"
     assert table(out / "predictions").columns.tolist() == ["record_id", "n_segments"]
@@ -68,7 +72,7 @@ def test_a_head_that_was_probed_labels_a_run_of_a_pretrained_network(tmp_path: P
     random = ["--like", str(tmp_path / "pretrained.pt"), "--output", str(tmp_path / "random.pt")]
     assert main(["untrained", *random]) == 0
     settings |= {"outdir": "baseline", "checkpoint": "random.pt", "attribution": "{recordings: 0}"}
-    baseline = snakemake(tmp_path, **settings)
+    baseline = snakemake(tmp_path, "baseline/run.json", **settings)
     assert baseline.status == 0, baseline.output
     assert "RANDOM" in baseline.output
     given += ["--baseline", str(tmp_path / "baseline"), "--resamples", "20"]

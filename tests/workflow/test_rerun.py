@@ -40,7 +40,7 @@ def inference(**settings: object) -> str:
 def run(folder: Path, *options: str, **settings: object) -> Ran:
     """Run in `folder`: six recordings in three shards and two parts."""
     given = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out"}
-    given |= {"manifest": "{shard_size: 2}", "inference": inference()}
+    given |= {"manifest": "{shard_size: 2}", "inference": inference(), "attribution": "{recordings: 1, steps: 4}"}
     return snakemake(folder, *options, **(given | settings))
 
 

@@ -19,7 +19,11 @@ CHEAP = dict.fromkeys(("manifest", "summary", "figures", "report", "verdict", "a
 def run(folder: Path, root: Path) -> Ran:
     """Run the workflow that lies in `root`: four recordings in two shards and one part."""
     settings = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out"}
-    settings |= {"manifest": "{shard_size: 2}", "inference": "{device: cpu}"}
+    settings |= {
+        "manifest": "{shard_size: 2}",
+        "inference": "{device: cpu}",
+        "attribution": "{recordings: 1, steps: 4}",
+    }
     ran = snakemake_of(root, folder, **settings)
     assert ran.status == 0, ran.output
     return ran
