@@ -48,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_code15(folder / "code15")
     (folder / "labels.csv").write_text(f"name,aggregation,threshold\n{OTHER},max,\n{AV_BLOCK},mean,0.4\n{AF},mean,\n")
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     mapping = f"{{1dAVb: {AV_BLOCK}, AF: {AF}}}"
     evaluation = f"{{mapping: {mapping}, patient: patient_id, subgroups: ['is_male', 'age:45,70'], resamples: 30}}"
     ran = run(folder, evaluation=evaluation)

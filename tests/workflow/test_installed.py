@@ -54,7 +54,7 @@ def work(tmp_path: Path) -> Path:
     """A folder with recordings, a checkpoint and labels, that is nowhere near the clone."""
     write_recordings(tmp_path / "ecgs", 3)
     (tmp_path / "labels.csv").write_text(LABELS)
-    (tmp_path / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (tmp_path / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     return tmp_path
 
 

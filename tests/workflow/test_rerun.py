@@ -27,7 +27,7 @@ LABELS = "name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n
 def write_inputs(folder: Path) -> Path:
     write_recordings(folder / "input", 6)
     (folder / "labels.csv").write_text(LABELS)
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     return folder
 
 

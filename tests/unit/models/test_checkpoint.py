@@ -83,7 +83,7 @@ def test_the_description_says_what_the_weights_are_and_where_they_came_from(
     assert replace(made, settings={}) == Description(
         architecture=Architecture(
             in_leads=12,
-            conv_layers=((6, 4, 4), (6, 4, 4)),
+            conv_layers=((6, 2, 2), (6, 2, 2)),
             conv_bias=False,
             width=8,
             layers=2,
