@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ecgpipe.core import parquet, results
@@ -283,7 +281,9 @@ class Run:
         return self._single("metrics")
 
     def _dataset(self, folder: Folder) -> "ds.Dataset":
-        import pyarrow.dataset as ds  # here, because it imports pandas, which takes half a second
+        import pyarrow as pa  # here, as whoever reads run.json alone needs none of it
+        import pyarrow.dataset as ds
+        import pyarrow.parquet as pq
 
         paths = self.files(folder)
         # The inputs' tables may give a column to some shards alone, or a type that holds nothing in others.

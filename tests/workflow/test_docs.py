@@ -23,7 +23,7 @@ def test_the_stages_can_be_run_by_hand_as_docs_usage_says(tmp_path: Path) -> Non
     ]
     write_recordings(tmp_path / "ecgs", 6)
     (tmp_path / "labels.csv").write_text("name,aggregation\nFirst,max\nSecond,mean\nThird,mean\n")
-    (tmp_path / "model.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (tmp_path / "model.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-c", commands],  # noqa: S607

@@ -88,7 +88,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "PLANTEDlabels.csv").write_text(
         "name,aggregation,threshold,pos_weight\nFirst,max,0.5,2\nSecond,mean,,3\nThird,mean,,\n"
     )
-    (folder / "PLANTEDweights.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "PLANTEDweights.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     run(folder, label="Second", input="PLANTEDtable.csv")
     out = str(folder / "PLANTEDout")
     given = [out, "--truth", str(folder / "PLANTEDtruth.csv"), "--split", "PLANTEDsplit"]
