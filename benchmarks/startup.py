@@ -4,8 +4,8 @@
 
 An upper bound: the whole command over a single segment, from the start of Python to its end, against `import torch` in
 a process of its own, measured in turn. What is told beyond the import contains the model's loading, one segment, and
-the writing of the files. `import ecgpipe` is told beyond an empty Python, and `from ecgpipe import ECGFM` beyond `import torch`:
-they should stay below 0.1 s and 0.3 s.
+the writing of the files. `import ecgpipe` is told beyond an empty Python, and `from ecgpipe import ECGFM` beyond
+`import torch`: they should stay below 0.1 s and 0.3 s.
 """
 
 import argparse

@@ -200,7 +200,6 @@ def _complete() -> None:
     line, point = os.environ["COMP_LINE"], int(os.environ["COMP_POINT"])
     _, _, _, words, _ = argcomplete.lexers.split_line(line, point)
     parser = argparse.ArgumentParser()
-    parser.add_argument("--version", action="version")
     commands = parser.add_subparsers()
     for name, (path, what) in COMMANDS.items():
         command = commands.add_parser(name, help=what)
