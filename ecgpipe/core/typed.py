@@ -4,6 +4,7 @@ The only parser of such texts, and what puts the syntax that the user used into 
 """
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,23 @@ EXAMPLE = "umap.neighbors=30"
 # Stands for the key in a place, see `name_places`.
 KEY = "{key}"
 
+# Environment variable of a run that `ecgpipe run` has started, and of its jobs: how each setting was given, in JSON.
+PLACES = "ECGPIPE_SETTINGS_GIVEN_BY"
+
 _IS_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+
+
+def write_setting(key: str, value: str) -> str:
+    """Write a setting as the user of this run types it: for `ecgpipe run`, or for Snakemake.
+
+    Args:
+        key: E.g. umap.neighbors.
+        value: In YAML.
+    """
+    section, dot, last = key.rpartition(".")
+    if os.environ.get(PLACES):
+        return f"--set {shlex.quote(f'{key}={value}')}"
+    return f"--config {section}='{{{last}: {value}}}'" if dot else f"--config {shlex.quote(f'{key}={value}')}"
 
 
 @dataclass(frozen=True)

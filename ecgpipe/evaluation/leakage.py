@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ecgpipe.core import identity, options, parquet, provenance, schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.run import Run
+from ecgpipe.core.typed import write_setting
 from ecgpipe.evaluation import ground_truth, truth_tables
 from ecgpipe.evaluation.truth_tables import Source
 from ecgpipe.models import calibration, heads, labels
@@ -338,7 +339,7 @@ def refuse_overlap(
             raise EcgpipeError(
                 f"evaluation.patient: not given, and {fit.what} were fitted with the patients of {where}, which is not "
                 "here, so it is unknown whether recordings of the same patients are scored; name the column of the "
-                "patient: evaluation: {patient: COLUMN}, or --config evaluation='{..., patient: COLUMN}'"
+                f"patient: evaluation: {{patient: COLUMN}}, or {write_setting('evaluation.patient', 'COLUMN')}"
             )
         is_seen = {
             "record_id": _is_among("record_id", scored.ids, fit.hashes["record_id"]),

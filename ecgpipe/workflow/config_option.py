@@ -17,9 +17,6 @@ from ecgpipe.core.errors import EcgpipeError
 
 EXAMPLE = "--config input=/data/ecgs umap='{neighbors: 30}'"
 
-# Environment variable of a Snakemake that `ecgpipe run` has started: how each setting was given, in JSON.
-PLACES = "ECGPIPE_SETTINGS_GIVEN_BY"
-
 
 def split_groups(words: Sequence[str]) -> list[list[str]]:
     """The words of each `--config` of a command line."""
@@ -101,7 +98,7 @@ def places_of_run(files: Iterable[tuple[str, Mapping[str, Any]]], config: Mappin
         files: Names and contents of the files of settings.
         config: What was given by --config.
     """
-    handed_on = os.environ.get(PLACES)
+    handed_on = os.environ.get(typed.PLACES)
     if handed_on:
         places: dict[str, str] = json.loads(handed_on)
         return places

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     files = [(str(path), read_settings(path)) for path in args.config]
     places = config_option.places_of_files(files) | {one.key: one.place for one in given}
     check(settings, files, places)
-    return execute(command, {config_option.PLACES: json.dumps(places)})
+    return execute(command, {typed.PLACES: json.dumps(places)})
 
 
 def refuse_config(passed_on: Sequence[str]) -> None:

@@ -241,7 +241,7 @@ def test_pip_refuses_an_older_python(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
-    pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--dry-run", "--target", str(tmp_path)]
+    pip = [sys.executable, "-m", "pip", "download", "--no-index", "--no-deps", "--dest", str(tmp_path / "got")]
     done = subprocess.run(
         [*pip, "--python-version", "3.9", "--only-binary", ":all:", str(wheel)],
         capture_output=True, text=True, check=False,

@@ -105,3 +105,12 @@ def test_the_keys_of_nested_settings_are_listed() -> None:
     assert typed.list_keys({"umap": {"neighbors": 3}, "umap.min_dist": 1, "heads": ["a"]}) == [
         *("umap.neighbors", "umap.min_dist", "heads")
     ]
+
+
+def test_a_hint_of_a_job_has_the_syntax_of_the_command_that_started_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(typed.PLACES, raising=False)
+    assert typed.write_setting("max_failed_fraction", "0.06") == "--config max_failed_fraction=0.06"
+    assert typed.write_setting("evaluation.truth", "a.csv") == "--config evaluation='{truth: a.csv}'"
+    monkeypatch.setenv(typed.PLACES, "{}")
+    assert typed.write_setting("max_failed_fraction", "0.06") == "--set max_failed_fraction=0.06"
+    assert typed.write_setting("evaluation.truth", "a b.csv") == "--set 'evaluation.truth=a b.csv'"

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ecgpipe.core import typed
 from ecgpipe.workflow import config_option
 
 
@@ -76,5 +77,5 @@ def test_a_message_has_an_example_of_config_or_the_name_of_the_file(message: str
 
 
 def test_what_ecgpipe_run_hands_on_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(config_option.PLACES, json.dumps({"outdir": "--outdir"}))
+    monkeypatch.setenv(typed.PLACES, json.dumps({"outdir": "--outdir"}))
     assert config_option.places_of_run([], {"outdir": "o"}) == {"outdir": "--outdir"}
