@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=CORES)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    rows = []
+    rows: list[Row] = []
     for setup, precisions in setups(args.threads, args.repeats, 0.0):
         if not rows:
             rows += measure_imports(setup)
