@@ -29,7 +29,7 @@ LOOKED_THROUGH = 50_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe neighbors`."""
+    """The options of `ecgpipe neighbors`."""
     options.add_run(parser)
     parser.add_argument("record_id", nargs="*", metavar="RECORD_ID", help="as in records/ (default: all)")
     options.add(parser, "against", help="results of the run to search (default: the same)")

@@ -25,7 +25,7 @@ LEAST_SEGMENTS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe umap`."""
+    """The options of `ecgpipe umap`."""
     options.add(parser, "embeddings", required=True)
     options.add(parser, "parts")
     options.add(parser, "output", required=True, help="Parquet file to write")

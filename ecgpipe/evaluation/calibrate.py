@@ -39,7 +39,7 @@ class Parameters(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe calibrate`."""
+    """The options of `ecgpipe calibrate`."""
     leakage.add_arguments(parser)
     options.add(
         parser,

@@ -54,7 +54,7 @@ class Selected(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe probe`."""
+    """The options of `ecgpipe probe`."""
     options.add_run(parser)
     truth_tables.add_arguments(parser, "the run's settings evaluation.truth and mapping, or the columns of records/")
     settings.add_options(parser, settings.Probe)

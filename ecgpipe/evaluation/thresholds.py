@@ -72,7 +72,7 @@ class Choice(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe thresholds`."""
+    """The options of `ecgpipe thresholds`."""
     leakage.add_arguments(parser)
     options.add(
         parser,

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe aggregate`."""
+    """The options of `ecgpipe aggregate`."""
     settings.add_arguments(parser, settings.Aggregate)
     options.add(parser, "logits", required=True)
     options.add(parser, "labels", help="the label CSV, which says how the segments of each label are aggregated")

@@ -46,7 +46,7 @@ class Picture(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe show`."""
+    """The options of `ecgpipe show`."""
     options.add_run(parser)
     parser.add_argument("record_id", metavar="RECORD_ID", help="as in records/")
     options.add(parser, "output", help="a .html, .png, .pdf or .svg (default: RECORD_ID.html, here)")

@@ -11,7 +11,7 @@ from ecgpipe.core.typed import write_setting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe verdict`."""
+    """The options of `ecgpipe verdict`."""
     options.add(parser, "run", required=True)
     settings.add_arguments(parser, settings.Verdict)
     options.add(parser, "output", required=True, help="file to write if the run is good")

@@ -68,7 +68,7 @@ class Check(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe verify`."""
+    """The options of `ecgpipe verify`."""
     options.add_run(parser)
     options.add(parser, "device")
     parser.add_argument(

@@ -15,7 +15,7 @@ from ecgpipe.core.logs import logger
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe config`."""
+    """The options of `ecgpipe config`."""
     parser.add_argument("--root", type=Path, default=Path(), help="the project's folder (default: this one)")
 
 
