@@ -199,12 +199,12 @@ def test_mistakes(
 ) -> None:
     assert run(tmp_path, *options) == 2
     assert says in capsys.readouterr().err
+    assert not (tmp_path / "chosen.csv").exists()
 
 
 def test_a_run_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["thresholds", "nowhere", "--method", "f1", "--output", "x.csv"]) == 2
     assert "outdir: there is no folder nowhere; give the folder of a finished run" in capsys.readouterr().err
-    assert not (tmp_path / "chosen.csv").exists()
 
 
 def test_a_label_file_that_aggregates_otherwise_than_the_run_is_refused(
