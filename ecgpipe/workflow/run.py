@@ -220,4 +220,4 @@ def execute(command: Sequence[str], environment: Mapping[str, str] | None = None
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
-    return INTERRUPTED if interrupted else status
+    return INTERRUPTED if interrupted and status else status  # a run that was at its end anyway has ended well

@@ -158,6 +158,8 @@ def test_an_interrupt_is_one_line_and_exit_status_130(folder: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "ecgpipe", "run", "ecgs", *GIVEN, "--", "--logger", "ecgpipe"],
         cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        # As in a terminal: where the tests run in the background of a script, an interrupt is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     while not (folder / "out" / ".lock").exists():
         assert process.poll() is None
