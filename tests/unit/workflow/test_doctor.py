@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from hub_server import Hub
+from hub_server import Hub, hub_of_client
 from huggingface_hub import constants
 
 from ecgpipe.cli import main
@@ -30,17 +29,8 @@ URI = f"hf://{REPO}/{FILE}"
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on loopback with one checkpoint; nobody is logged in and the cache is empty."""
-    monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(time, "sleep", lambda _: None)
-    with Hub() as server:
+    with hub_of_client(tmp_path, monkeypatch) as server:
         server.publish(REPO, FILE, bytes(3_000_000))
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        address = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
         yield server
 
 
