@@ -321,7 +321,7 @@ def test_a_run_that_needs_a_token_repeats_it_nowhere(
     assert ran.status == 0, ran.output
     assert any(request.token for request in hub.requests)  # it was sent
     assert (tmp_path / "run" / "out" / "report.html").exists()
-    assert leaks(tmp_path, ran) == []
+    assert leaks(tmp_path, ran) == [], ran.output
 
 
 @pytest.mark.parametrize("fault", ["wrong token", "no access", "500", "nobody there", "a token that cannot be sent"])
@@ -342,4 +342,4 @@ def test_a_run_that_fails_at_the_hub_repeats_no_token(
     assert ran.status != 0
     assert len(mistakes(ran)) == 1, ran.output
     assert "Traceback" not in ran.output
-    assert leaks(tmp_path, ran) == []
+    assert leaks(tmp_path, ran) == [], ran.output
