@@ -1,5 +1,6 @@
 # make demo    simulated recordings through the whole workflow, and a report to open
 # make test    the tests; make test-fast leaves out what takes minutes
+# make coverage  the quick tests, and which lines and branches of ecgpipe/ they do not run
 # make check   style and types
 # make bench   benchmarks of this machine: one table, and JSON in benchmarks/results
 # make gpu     eight minutes on a machine with a GPU: parity, rates, tests; JSON in benchmarks/results
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast check bench gpu gpu-bundle fuzz docs clean
+.PHONY: demo test test-fast coverage check bench gpu gpu-bundle fuzz docs clean
 
 demo: .venv/demo
 	$(BIN)/python -m ecgpipe demo --outdir demo
@@ -25,6 +26,10 @@ test: .venv/dev
 
 test-fast: .venv/dev
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
+
+# Of what the quick tests run, without what Snakemake starts in the others; files that they run whole are left out.
+coverage: .venv/dev
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile --cov --cov-report term-missing:skip-covered
 
 check: .venv/dev
 	$(BIN)/ruff check .

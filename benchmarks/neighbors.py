@@ -88,7 +88,7 @@ def main() -> None:
             writing = context.Process(target=write, args=(folder, recordings, args.dimensions))
             writing.start()
             writing.join()
-            all_of = ("neighbors", "--outdir", folder, "--output", output, "--method")
+            all_of = ("neighbors", folder, "--output", output, "--method")
             exact = measure(*all_of, "exact") if recordings <= args.no_exact_above else (float("nan"),) * 2
             approximate = measure(*all_of, "approximate")
             with context.Pool(1) as pool:

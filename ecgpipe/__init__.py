@@ -1,4 +1,4 @@
-"""ECG-FM over whole datasets: Snakemake for a dataset, `python -m ecgpipe COMMAND` by hand, ECGFM and Run in Python.
+"""ECG-FM over whole datasets: Snakemake for a dataset, `ecgpipe COMMAND` by hand, ECGFM and Run in Python.
 
 docs/architecture.md says what is where.
 """

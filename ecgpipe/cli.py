@@ -1,14 +1,18 @@
 """The command line: ecgpipe COMMAND [OPTION ...], or python -m ecgpipe COMMAND [OPTION ...]."""
+# PYTHON_ARGCOMPLETE_OK, by which the shell knows that ecgpipe completes its own words
 
 import argparse
+import contextlib
 import difflib
 import errno
 import importlib
+import importlib.util
 import logging
 import os
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from ecgpipe import __version__
 from ecgpipe.core import logs
@@ -62,12 +66,17 @@ COMMANDS = {name: command for group in GROUPS.values() for name, command in grou
 
 # By module: the extra of ecgpipe that installs it.
 EXTRAS = {
-    **dict.fromkeys(
-        ("snakemake", "umap", "pynndescent", "numba", "sklearn", "plotly", "captum", "matplotlib", "jinja2"), "workflow"
-    ),
+    **dict.fromkeys(["snakemake", "umap", "pynndescent", "numba", "sklearn", "plotly", "captum"], "workflow"),
+    **dict.fromkeys(["matplotlib", "jinja2", "markupsafe"], "workflow"),
     **{"neurokit2": "demo", "pydicom": "dicom", "edfio": "edf", "h5py": "hdf5", "ecgdatakit": "vendor"},
 }
 
+
+# By command: a module that it starts in another process, which could not say what is missing.
+STARTED = {"run": "snakemake"}
+
+# Before a word that stands after --, and is no option: a character that no word of a command line can have.
+QUOTED = "\0"
 
 # What the disk says when it cannot be written to: full, over quota, read-only, not ours.
 SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
@@ -75,6 +84,8 @@ SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit status: 0 done, 2 a mistake that the user can fix, 130 interrupted."""
+    if "_ARGCOMPLETE" in os.environ:
+        _complete()
     called = "ecgpipe" if Path(sys.argv[0]).name == "ecgpipe" else "python -m ecgpipe"
     parser = argparse.ArgumentParser(
         prog=called,
@@ -85,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"ecgpipe {__version__}")
+    _add_version(parser)
     parser.add_argument("command", metavar="COMMAND", help="one of those below; COMMAND --help says more")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the command's own options")
     given = parser.parse_args(argv)
@@ -106,6 +117,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="version", version=f"ecgpipe {__version__}")
+
+
 def _run_command(called: str, name: str, words: list[str]) -> int:
     module = importlib.import_module(f"ecgpipe.{COMMANDS[name][0]}")
     parser = argparse.ArgumentParser(
@@ -113,12 +128,14 @@ def _run_command(called: str, name: str, words: list[str]) -> int:
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    module.add_arguments(parser)
-    # As a shell does, which leaves --option=~/x, and what stands in quotes, as it is.
-    parser.register("type", Path, lambda text: Path(os.path.expanduser(text)))  # noqa: PTH111, takes ~nobody as it is
-    parser.add_argument("--log", type=Path, help="also write the messages to this file")
+    _add_arguments(parser, module)
     end = words.index("--") if "--" in words and getattr(module, "PASSES_ON", False) else len(words)
-    args = parser.parse_args(words[:end], argparse.Namespace(passed_on=words[end + 1 :]))
+    _refuse_unknown_options(parser, words[:end])
+    # Intermixed: an option may stand between two arguments, such as RUN and RECORD_ID.
+    args = parser.parse_intermixed_args(_quote(words[:end]), argparse.Namespace(passed_on=words[end + 1 :]))
+    started = STARTED.get(name)
+    if started and importlib.util.find_spec(started) is None:
+        raise ModuleNotFoundError(f"No module named {started!r}", name=started)
     logs.start(name, args.log)
     try:
         status: int | None = module.run(args)
@@ -134,6 +151,56 @@ def _run_command(called: str, name: str, words: list[str]) -> int:
         logging.getLogger("ecgpipe").error("error: %s; %s", error, _fix_for(error))
         return 2
     return status or 0
+
+
+def _add_arguments(parser: argparse.ArgumentParser, module: ModuleType) -> None:
+    module.add_arguments(parser)
+    # As a shell does, which leaves --option=~/x, and what stands in quotes, as it is.
+    parser.register("type", Path, lambda text: Path(os.path.expanduser(text.lstrip(QUOTED))))  # noqa: PTH111, takes ~nobody as it is
+    parser.register("type", None, lambda text: text.lstrip(QUOTED))
+    parser.add_argument("--log", type=Path, help="also write the messages to this file")
+
+
+def _quote(words: list[str]) -> list[str]:
+    """Mark the words after --, since argparse forgets that they are no options when it parses intermixed."""
+    end = words.index("--") + 1 if "--" in words else len(words)
+    return words[:end] + [QUOTED + word for word in words[end:]]
+
+
+def _refuse_unknown_options(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    """End with a suggestion where argparse would only say that it does not know an option."""
+    known = [name for action in parser._actions for name in action.option_strings]
+    suggested = [
+        name for action in parser._actions if action.help != argparse.SUPPRESS for name in action.option_strings
+    ]
+    for word in words[: words.index("--") if "--" in words else None]:
+        name = word.partition("=")[0]
+        # argparse takes a word with a space for a value, and the beginning of an option's name for the option.
+        if not name.startswith("--") or " " in word or any(option.startswith(name) for option in known):
+            continue
+        close = difflib.get_close_matches(name, suggested, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"{parser.prog} --help lists the options"
+        parser.error(f"unrecognized arguments: {name}; {hint}")
+
+
+def _complete() -> None:
+    """Answer the shell that asks how the words of a command line could go on, and end the process.
+
+    Of all commands, only the module of the one that stands on the line is imported.
+    """
+    import argcomplete  # here, because nothing else needs it
+
+    line, point = os.environ["COMP_LINE"], int(os.environ["COMP_POINT"])
+    _, _, _, words, _ = argcomplete.lexers.split_line(line, point)
+    parser = argparse.ArgumentParser()
+    _add_version(parser)
+    commands = parser.add_subparsers()
+    for name, (path, what) in COMMANDS.items():
+        command = commands.add_parser(name, help=what)
+        if name in words[1:2]:
+            with contextlib.suppress(ModuleNotFoundError):  # what cannot run has nothing to complete
+                _add_arguments(command, importlib.import_module(f"ecgpipe.{path}"))
+    argcomplete.autocomplete(parser)
 
 
 def _fix_for(error: OSError) -> str:

@@ -3,15 +3,18 @@
 Snakemake finds a logger plugin by the name of its top-level package.
 """
 
+import logging
 import sys
 import threading
 from dataclasses import dataclass, field
 from logging import LogRecord
+from typing import TYPE_CHECKING
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
 
-from ecgpipe.workflow.run_output import RunOutput
+if TYPE_CHECKING:
+    from ecgpipe.workflow.run_output import RunOutput
 
 TICK_S = 2.0
 
@@ -30,27 +33,37 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
         """Begin."""
         common = self.common_settings
         self.shows_run = not (common.verbose or common.debug_dag or common.printshellcmds or self.settings.all)
-        stream = sys.stdout if common.stdout else sys.stderr
-        self.output = RunOutput(stream, stream.isatty(), common.dryrun)
+        self.stream = sys.stdout if common.stdout else sys.stderr
+        self.output: RunOutput | None = None
         self._ended = threading.Event()
-        if stream.isatty() and self.shows_run:
+        if self.stream.isatty() and self.shows_run:
             threading.Thread(target=self._tick, daemon=True).start()
 
     def emit(self, record: LogRecord) -> None:
         """Take a message."""
-        if self.shows_run:
-            with self.lock:
-                self.output.handle(record)
+        if not self.shows_run:
+            return
+        with self.lock:
+            if self.output is None:
+                # The Snakefile brings its own ecgpipe, that of its clone. What is said before has nothing to show.
+                if "ecgpipe.workflow.snakemake_compat" not in sys.modules and record.levelno < logging.WARNING:
+                    return
+                from ecgpipe.workflow.run_output import RunOutput
+
+                self.output = RunOutput(self.stream, self.stream.isatty(), self.common_settings.dryrun)
+            self.output.handle(record)
 
     def _tick(self) -> None:
         while not self._ended.wait(TICK_S):
             with self.lock:
-                self.output.draw()
+                if self.output:
+                    self.output.draw()
 
     def close(self) -> None:
         """End."""
         self._ended.set()
-        self.output.close()
+        if self.output:
+            self.output.close()
         super().close()
 
     @property

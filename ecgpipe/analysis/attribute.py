@@ -96,7 +96,7 @@ class Files(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe attribute`."""
+    """The options of `ecgpipe attribute`."""
     settings.add_arguments(parser, settings.Attribute)
     options.add(parser, "weights", "description", "manifest", "records", required=True)
     options.add(parser, "shards")

@@ -68,7 +68,7 @@ class Files(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe examples`."""
+    """The options of `ecgpipe examples`."""
     settings.add_arguments(parser, settings.Examples)
     options.add(parser, "labels", help="the label CSV, which may give decision thresholds")
     options.add(parser, "records", required=True)

@@ -29,35 +29,36 @@ LOOKED_THROUGH = 50_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe neighbors`."""
+    """The options of `ecgpipe neighbors`."""
+    options.add_run(parser)
     parser.add_argument("record_id", nargs="*", metavar="RECORD_ID", help="as in records/ (default: all)")
-    options.add(parser, "outdir")
     options.add(parser, "against", help="results of the run to search (default: the same)")
     parser.add_argument("--count", type=int, default=10, help="neighbours of each recording (default %(default)s)")
     options.add(parser, "patient", help="leave out recordings that agree in this column of records/")
     options.add(parser, "method", choices=METHODS, default="auto", help="auto: by the size (default %(default)s)")
     parser.add_argument("--random-state", type=int, default=42, help="of approximate search (default %(default)s)")
-    options.add(parser, "output", help="Parquet file (default: OUTDIR/neighbors.parquet, none for RECORD_IDs)")
+    options.add(parser, "output", help="Parquet file (default: RUN/neighbors.parquet, none for RECORD_IDs)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Find the neighbours of some recordings, or of all."""
     if args.count < 1:
         raise EcgpipeError(f"--count: {args.count} is not possible; give at least 1")
-    mine = read_side(Run(args.outdir))
+    outdir, record_ids = options.choose_run("neighbors", args.run, args.outdir, args.record_id, counted=False)
+    mine = read_side(Run(outdir))
     theirs = read_side(Run(args.against)) if args.against else mine
-    search = prepare_search(mine, theirs, args.record_id, args.count, args.patient)
+    search = prepare_search(mine, theirs, record_ids, args.count, args.patient)
     blocks, account = find_neighbors(search, args.method, args.random_state)
     account |= {"patient": args.patient, "against": args.against and str(args.against)}
     facts = provenance.inherit_facts([pq.read_schema(path) for path in mine.embeddings])
     schema = provenance.add_origin(schemas.NEIGHBORS, "neighbors", neighbors=account, **facts)
-    if args.record_id:
+    if record_ids:
         table = pa.concat_tables([make_table(mine, theirs, *block).cast(schema) for block in blocks])
         print("\n".join(format_lines(table, mine.ids.take(pa.array(search.queries)).to_pylist())))
         if args.output:
             parquet.write(args.output, table)
     else:
-        write_neighbors(search, blocks, schema, args.output or args.outdir / "neighbors.parquet")
+        write_neighbors(search, blocks, schema, args.output or outdir / "neighbors.parquet")
 
 
 def prepare_search(mine: Side, theirs: Side, record_ids: Sequence[str], count: int, patient: str | None) -> Search:

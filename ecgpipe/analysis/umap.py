@@ -25,7 +25,7 @@ LEAST_SEGMENTS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe umap`."""
+    """The options of `ecgpipe umap`."""
     options.add(parser, "embeddings", required=True)
     options.add(parser, "parts")
     options.add(parser, "output", required=True, help="Parquet file to write")
@@ -133,10 +133,12 @@ def fit(sample: np.ndarray, mapping: Mapping[str, Any], transforms: bool) -> tup
 
 def _keep_compiled() -> None:
     """Have Numba keep what it compiles of UMAP, which takes 17 s, for later processes."""
+    from umap import layouts
     from umap.umap_ import compute_membership_strengths, smooth_knn_dist
     from umap.utils import fast_knn_indices
 
-    for function in (fast_knn_indices, smooth_knn_dist, compute_membership_strengths):
+    of_layout = layouts._get_optimize_layout_euclidean_single_epoch_fn(parallel=False)
+    for function in (fast_knn_indices, smooth_knn_dist, compute_membership_strengths, of_layout):
         # No folder that can be written to, neither beside the package nor of the user: it is compiled each time.
         with contextlib.suppress(RuntimeError):
             function.enable_caching()

@@ -5,9 +5,7 @@ from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
-from ecgpipe.core import config
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.preprocessing.segments import PLAUSIBLE_RATES, Prepared, UnusableError, Windows, prepare
 from ecgpipe.readers import LEADS, Recording, spell_leads, without_filling
@@ -91,6 +89,10 @@ def _check_windows(windows: Windows) -> None:
         raise EcgpipeError(
             f"windows: {windows!r} is not valid; give e.g. ecgpipe.preprocessing.segments.Windows(segment_s=10)"
         )
+    from pydantic import ValidationError  # here, because pydantic takes a fifth of a second of `import ECGFM`
+
+    from ecgpipe.core import config
+
     try:
         config.Preprocess(**windows._asdict())
     except ValidationError as error:

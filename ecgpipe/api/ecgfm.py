@@ -8,10 +8,10 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import safetensors.torch
 import torch
@@ -19,17 +19,19 @@ from torch import Tensor
 
 from ecgpipe.api import arrays
 from ecgpipe.api.arrays import Signal
-from ecgpipe.core import config, installation, schemas
+from ecgpipe.core import installation, schemas
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.inference import aggregate, devices, engine, finite
+from ecgpipe.inference import devices, engine, finite
 from ecgpipe.inference.segment_files import Contents
-from ecgpipe.models import checkpoint, labels
+from ecgpipe.models import labels
 from ecgpipe.models.description import Description, describe
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
-from ecgpipe.models.fairseq_checkpoint import convert_tensors
 from ecgpipe.models.labels import Label
 from ecgpipe.preprocessing.segments import Windows
 from ecgpipe.readers import LEADS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +144,7 @@ class ECGFM:
 
     def predict(
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """The probability of each label for each recording, put together from its segments as the label CSV says.
 
         Args:
@@ -164,6 +166,10 @@ class ECGFM:
             >>> bool(probabilities.loc[0].between(0, 1).all())
             True
         """
+        import pandas as pd  # here, because pandas takes half a second
+
+        from ecgpipe.inference import aggregate
+
         logits = self.logits(signal, sample_rate, leads, windows)
         recording, segment, start_s = (logits.index.get_level_values(level) for level in range(3))
         table = build_logits_table(recording.astype(str), segment, start_s, logits.to_numpy(), self.labels)
@@ -172,7 +178,7 @@ class ECGFM:
 
     def logits(
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """The network's outputs for each segment, before any sigmoid.
 
         Args:
@@ -187,13 +193,15 @@ class ECGFM:
         Raises:
             EcgpipeError: The checkpoint has no head, or a recording cannot be used; it says which, and why.
         """
+        import pandas as pd  # here, because pandas takes half a second
+
         self.need_labels()
         index, results = self._run(signal, sample_rate, leads, windows)
         return pd.DataFrame(results.logits, index, [label.name for label in self.labels])
 
     def embed(
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """The embedding of each segment: the mean over its tokens.
 
         Args:
@@ -215,12 +223,14 @@ class ECGFM:
             >>> per_recording.shape == (1, ecgfm.description.architecture.width)
             True
         """
+        import pandas as pd  # here, because pandas takes half a second
+
         index, results = self._run(signal, sample_rate, leads, windows)
         return pd.DataFrame(results.embedding, index)
 
     def attention(
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """The last layer's attention of each segment, mean over heads, max over keys; it is the same for all labels.
 
         Args:
@@ -236,6 +246,8 @@ class ECGFM:
         Raises:
             EcgpipeError: A recording cannot be used; it says which, and why.
         """
+        import pandas as pd  # here, because pandas takes half a second
+
         index, results = self._run(signal, sample_rate, leads, windows, with_attention=True)
         return pd.DataFrame(results.attention, index)
 
@@ -253,8 +265,10 @@ class ECGFM:
 
     def _run(
         self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows, with_attention: bool = False
-    ) -> tuple[pd.MultiIndex, engine.Results]:
+    ) -> "tuple[pd.MultiIndex, engine.Results]":
         """Prepare the recordings and run the network over their segments."""
+        import pandas as pd  # here, because pandas takes half a second
+
         prepared = arrays.prepare_arrays(signal, sample_rate, leads, windows)
         counts = [len(each.segments) for each in prepared]
         index = pd.MultiIndex.from_arrays(
@@ -307,18 +321,23 @@ def build_logits_table(
 
 def _load_file(source: str, label_csv: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
     """Load a checkpoint of fairseq-signals, and convert it in memory."""
+    from ecgpipe.core import config
+    from ecgpipe.models import checkpoint, fairseq_checkpoint
+
     opened = checkpoint.open_source(source)
     if label_csv is None:
         default = labels.locate(config.MIMIC_IV_ECG)
         fits = default.is_file() and len(labels.read(default)) == opened.architecture.labels
         label_csv = config.MIMIC_IV_ECG if fits else labels.BY_INDEX
     named = checkpoint.name_outputs(_locate(label_csv), opened.architecture)
-    tensors = convert_tensors(opened.state, opened.architecture, str(opened.source.path))
+    tensors = fairseq_checkpoint.convert_tensors(opened.state, opened.architecture, str(opened.source.path))
     return checkpoint.describe_opened(opened, [label.name for label in named]), named, tensors
 
 
 def _load_run(folder: str, label_csv: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
     """Load the files of the checkpoint stage. They name the labels; a label CSV, joined by name, has the rest."""
+    from ecgpipe.models import checkpoint
+
     description = describe(Path(folder, "model.json"))
     weights = Path(folder, "model.safetensors")
     if not weights.is_file():
@@ -339,6 +358,8 @@ def _locate(label_csv: str) -> str:
 
 def _find_labels(names: Sequence[str]) -> tuple[Label, ...]:
     """Find labels by their names: from ecgpipe's label CSV with exactly these names, else with the mean for each."""
+    from ecgpipe.core import config
+
     for path in sorted((installation.root() / config.MIMIC_IV_ECG).parent.glob("*.csv")):
         brought = labels.read(path)
         if [label.name for label in brought] == list(names):

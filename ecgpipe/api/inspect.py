@@ -24,7 +24,7 @@ _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe inspect`."""
+    """The options of `ecgpipe inspect`."""
     parser.add_argument(
         "path", nargs="+", type=os.path.expanduser, help="a file, folder, glob or table, as for the setting `input`"
     )

@@ -43,7 +43,7 @@ WFDB_SIGNALS = (".dat", ".mat")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe predict`."""
+    """The options of `ecgpipe predict`."""
     parser.add_argument(
         "path", nargs="+", type=os.path.expanduser, help="a file, folder, glob or table, as for the setting `input`"
     )

@@ -210,7 +210,7 @@ class Config(Section):
     calibration: Annotated[str | None, APART] = Field(
         None,
         min_length=1,
-        description="JSON file of `python -m ecgpipe calibrate`, applied to the probabilities; null: no calibration",
+        description="JSON file of `ecgpipe calibrate`, applied to the probabilities; null: no calibration",
     )
     max_failed_fraction: float = Field(
         0.05,

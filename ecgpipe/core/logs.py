@@ -39,8 +39,6 @@ def start(stage: str, log_file: Path | None) -> None:
     # The transport underneath the hub client says one line per request at INFO.
     for chatty in ("httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # The hub client has a handler of its own, which would say everything a second time, and addresses with passwords.
-    logging.getLogger("huggingface_hub").handlers.clear()
 
 
 def _redirect(path: Path) -> None:

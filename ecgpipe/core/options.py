@@ -4,16 +4,25 @@ A command's settings are options too; `settings.add_arguments` creates them from
 """
 
 import argparse
-from collections.abc import Mapping
+import logging
+import os
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ecgpipe.core.config import Config
+from ecgpipe.core.errors import EcgpipeError
+
+logger = logging.getLogger(__name__)
+
+# The run that a command reads where the user names none.
+DEFAULT_RUN = Path("results")
 
 # Arguments of `add_argument`, by option name without dashes.
 SHARED: Mapping[str, Mapping[str, Any]] = {
     # Of a finished run.
-    "outdir": {"type": Path, "default": Path("results"), "help": "the folder of a run's results (default %(default)s)"},
+    "outdir": {"type": Path, "default": DEFAULT_RUN, "help": "the folder of a run's results (default %(default)s)"},
     # Of a run in progress: files that its rules name.
     "run": {"type": Path, "help": "run.json"},
     "weights": {"type": Path, "help": "checkpoint/model.safetensors"},
@@ -77,3 +86,51 @@ def add(parser: argparse._ActionsContainer, *names: str, required: bool = False,
         if required:
             declared = {**declared, "required": True}
         parser.add_argument(f"--{name}", **declared)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the finished run that a command reads: RUN, its first argument, or --outdir as it was given before.
+
+    Args:
+        parser: The command's parser. Arguments that name recordings are added after this.
+    """
+    parser.add_argument("run", nargs="?", metavar="RUN", help=f"the folder of a finished run (default: {DEFAULT_RUN})")
+    add(parser, "outdir", default=None, help=argparse.SUPPRESS)
+
+
+def choose_run(
+    command: str, run: str | None, outdir: Path | None, records: Sequence[str] = (), *, counted: bool = True
+) -> tuple[Path, list[str]]:
+    """Tell the run from the recordings, in the arguments of a command that has `add_run`.
+
+    A command line of the old form is understood, and one message says how to write it now.
+
+    Args:
+        command: The command's name.
+        run: The argument RUN, if there is one.
+        outdir: The option --outdir, if there is one.
+        records: The arguments after RUN, which are ids of recordings.
+        counted: Whether the command takes a certain number of recordings, so that RUN is never the first of them.
+
+    Returns:
+        The run, and the ids.
+
+    Raises:
+        EcgpipeError: There are two runs, or a run where the recording should be.
+    """
+    old_run = outdir
+    if run is not None and not counted and outdir is None and not Path(run).exists() and DEFAULT_RUN.is_dir():
+        old_run = DEFAULT_RUN
+    if old_run is not None:
+        if run is not None and counted:
+            raise EcgpipeError(f"RUN: both {run!r} and --outdir {outdir} are given; leave out --outdir")
+        ids = [*([run] if run is not None else []), *records]
+        dashes = ["--"] if any(word.startswith("-") for word in ids) else []
+        now = shlex.join(["ecgpipe", command, str(old_run), *dashes, *ids])
+        logger.warning("note: the run is the first argument now: %s", now)
+        return old_run, ids
+    if run is None and records and Path(records[0], "run.json").is_file():
+        raise EcgpipeError(f"RECORD_ID: missing; give one of the ids in {Path(records[0], 'records')}, after the run")
+    # As a shell does, which leaves what stands in quotes as it is.
+    chosen = DEFAULT_RUN if run is None else Path(os.path.expanduser(run))  # noqa: PTH111, takes ~nobody as it is
+    return chosen, list(records)

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ecgpipe.core import parquet, results
 from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 # The folders of numbered files, `results.NUMBERED`.
 Folder = Literal["manifest", "segments", "records", "logits", "embeddings", "attention", "timing", "predictions"]
@@ -231,62 +231,68 @@ class Run:
             ) from error
 
     @property
-    def records(self) -> ds.Dataset:
+    def records(self) -> "ds.Dataset":
         """A row per recording: `record_id`, `status`, `reason`, quality, and columns of the inputs' tables."""
         return self._dataset("records")
 
     @property
-    def logits(self) -> ds.Dataset:
+    def logits(self) -> "ds.Dataset":
         """A row per segment: `record_id`, `segment`, `start_s`, and a logit per label."""
         return self._dataset("logits")
 
     @property
-    def embeddings(self) -> ds.Dataset:
+    def embeddings(self) -> "ds.Dataset":
         """A row per segment: `record_id`, `segment`, `embedding`."""
         return self._dataset("embeddings")
 
     @property
-    def attention(self) -> ds.Dataset:
+    def attention(self) -> "ds.Dataset":
         """A row per segment: `record_id`, `segment`, `attention`. A run with `inference.attention: false` has none."""
         return self._dataset("attention")
 
     @property
-    def predictions(self) -> ds.Dataset:
+    def predictions(self) -> "ds.Dataset":
         """A row per recording: `record_id`, `n_segments`, and a probability per label."""
         return self._dataset("predictions")
 
     @property
-    def umap(self) -> ds.Dataset:
+    def umap(self) -> "ds.Dataset":
         """A row per segment: `record_id`, `segment`, `x`, `y`."""
         return self._single("umap")
 
     @property
-    def examples(self) -> ds.Dataset:
+    def examples(self) -> "ds.Dataset":
         """The recordings that the report shows, and why."""
         return self._single("examples")
 
     @property
-    def duplicates(self) -> ds.Dataset:
+    def duplicates(self) -> "ds.Dataset":
         """Recordings with the same signal as an earlier one."""
         return self._single("duplicates")
 
     @property
-    def attribution(self) -> ds.Dataset:
+    def attribution(self) -> "ds.Dataset":
         """Attributions by segment and label. A run with `attribution.recordings: 0` has none."""
         return self._single("attribution")
 
     @property
-    def metrics(self) -> ds.Dataset:
+    def metrics(self) -> "ds.Dataset":
         """The metrics of the evaluation. A run without true labels has none."""
         return self._single("metrics")
 
-    def _dataset(self, folder: Folder) -> ds.Dataset:
+    def _dataset(self, folder: Folder) -> "ds.Dataset":
+        import pyarrow as pa  # here, as whoever reads run.json alone needs none of it
+        import pyarrow.dataset as ds
+        import pyarrow.parquet as pq
+
         paths = self.files(folder)
         # The inputs' tables may give a column to some shards alone, or a type that holds nothing in others.
         schema = pa.unify_schemas([pq.read_schema(path) for path in paths], promote_options="permissive")
         return ds.dataset([str(path) for path in paths], schema=schema, format="parquet")
 
-    def _single(self, name: str) -> ds.Dataset:
+    def _single(self, name: str) -> "ds.Dataset":
+        import pyarrow.dataset as ds
+
         path = self.outdir / results.path_of(name)
         if not path.is_file():
             raise EcgpipeError(f"outdir: there is no {path}; run the stage that writes it first")

@@ -15,12 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from ecgpipe import __version__
-from ecgpipe.core import config, options
+from ecgpipe.core import config, options, typed
 from ecgpipe.core.atomic import read_json, write_json
 from ecgpipe.core.config import APART, Section, describe_mistake
 from ecgpipe.core.errors import EcgpipeError
@@ -356,14 +355,8 @@ def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace) ->
     """
     values: dict[str, Any] = read_section(stage, model, args.settings).model_dump() if args.settings else {}
     pairs = list(_select_given(vars(args)).items())
-    for text in args.set:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise EcgpipeError(f"--set: {text!r} is not KEY=VALUE; give e.g. --set {next(iter(model.model_fields))}=3")
-        try:
-            pairs.append((key, yaml.safe_load(value)))
-        except yaml.YAMLError as error:
-            raise EcgpipeError(f"--set {key}: {value!r} is not valid YAML: {error}; quote it") from error
+    given = typed.parse_pairs(args.set, "--set", example=f"{next(iter(model.model_fields))}=3")
+    pairs += [(one.key, one.value) for one in given]
     for key, value in pairs:
         *sections, last = key.split(".")
         inside = values

@@ -39,7 +39,7 @@ class Parameters(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe calibrate`."""
+    """The options of `ecgpipe calibrate`."""
     leakage.add_arguments(parser)
     options.add(
         parser,
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Calibrate."""
-    finished = Run(args.outdir)
+    finished = Run(options.choose_run("calibrate", args.run, args.outdir)[0])
     if args.method == "pos-weight":
         correct_pos_weight(finished, args.labels or Path(finished.config.labels), args.output)
     else:
@@ -276,7 +276,7 @@ def _refuse_calibrated(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse predictions that are calibrated, and return how they came about."""
     if scores["calibration"]:
         raise EcgpipeError(
-            "--outdir: these predictions are calibrated already; calibrate those of a run without the setting"
+            "RUN: these predictions are calibrated already; calibrate those of a run without the setting"
         )
     return dict(scores)
 

@@ -53,7 +53,7 @@ class Matched(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe evaluate`."""
+    """The options of `ecgpipe evaluate`."""
     settings.add_arguments(parser, settings.Evaluate)
     options.add(parser, "predictions", "records", required=True)
     options.add(parser, "parts", "shards", "labels", "calibration", "heads")

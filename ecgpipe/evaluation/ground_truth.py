@@ -60,7 +60,7 @@ def read_truth(
     if not model:
         raise EcgpipeError(
             "truth: this run's checkpoint has no head, so it predicted no labels to evaluate; use a checkpoint with a "
-            "head, or train one by `python -m ecgpipe probe`"
+            "head, or train one by `ecgpipe probe`"
         )
     predicted = pa.concat_tables(pq.read_table(path, columns=["record_id", *model]) for path in predictions)
     heads = provenance.read_origin(pq.read_schema(predictions[0])).get("heads", {})

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ecgpipe.core import identity, schemas
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.typed import write_setting
 from ecgpipe.evaluation import ground_truth, subgroups, truth_tables
 from ecgpipe.evaluation.truth_tables import Source
 from ecgpipe.models import labels
@@ -118,9 +119,9 @@ def _suggest_tables(files: pa.Table) -> None:
         if "record_id" in _read_column_names(Path(path)):
             logger.warning(
                 "%s is ignored: it is not a recording, but has a column record_id. If it has true labels, did you mean "
-                "--config evaluation='{truth: %s}'?",
+                "%s?",
                 path,
-                path,
+                write_setting("evaluation.truth", path),
             )
 
 

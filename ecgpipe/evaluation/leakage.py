@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ecgpipe.core import identity, options, parquet, provenance, schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.run import Run
+from ecgpipe.core.typed import write_setting
 from ecgpipe.evaluation import ground_truth, truth_tables
 from ecgpipe.evaluation.truth_tables import Source
 from ecgpipe.models import calibration, heads, labels
@@ -78,7 +79,7 @@ class Recordings(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what to fit on: the run, its true labels, and the split."""
-    options.add(parser, "outdir")
+    options.add_run(parser)
     truth_tables.add_arguments(parser, "the run's settings evaluation.truth and mapping, or the columns of records/")
     options.add(parser, "split", help="column that says which recordings to fit on (default: all)")
     options.add(parser, "on", help="its value for these recordings, e.g. valid")
@@ -338,7 +339,7 @@ def refuse_overlap(
             raise EcgpipeError(
                 f"evaluation.patient: not given, and {fit.what} were fitted with the patients of {where}, which is not "
                 "here, so it is unknown whether recordings of the same patients are scored; name the column of the "
-                "patient: evaluation: {patient: COLUMN}, or --config evaluation='{..., patient: COLUMN}'"
+                f"patient: evaluation: {{patient: COLUMN}}, or {write_setting('evaluation.patient', 'COLUMN')}"
             )
         is_seen = {
             "record_id": _is_among("record_id", scored.ids, fit.hashes["record_id"]),

@@ -54,8 +54,8 @@ class Selected(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe probe`."""
-    options.add(parser, "outdir", required=True, default=None, help="the folder of a run's results")
+    """The options of `ecgpipe probe`."""
+    options.add_run(parser)
     truth_tables.add_arguments(parser, "the run's settings evaluation.truth and mapping, or the columns of records/")
     settings.add_options(parser, settings.Probe)
     parser.add_argument("--baseline", type=Path, help="the folder of a run of `untrained` over the same recordings")
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train a probe."""
     asked = settings.parse_options(settings.Probe, args)
-    finished = Run(args.outdir)
+    finished = Run(options.choose_run("probe", args.run, args.outdir)[0])
     evaluation = Evaluation() if args.truth or args.map else finished.config.evaluation
     source = truth_tables.choose_source(args.truth, args.map, evaluation)
     probe(finished, source, asked, args.output, Run(args.baseline) if args.baseline else None)

@@ -72,7 +72,7 @@ class Choice(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe thresholds`."""
+    """The options of `ecgpipe thresholds`."""
     leakage.add_arguments(parser)
     options.add(
         parser,
@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Choose thresholds."""
     method = Method.parse(args.method)
-    finished = Run(args.outdir)
+    finished = Run(options.choose_run("thresholds", args.run, args.outdir)[0])
     source = truth_tables.choose_source(args.truth, args.map, finished.config.evaluation)
     sample = leakage.read_sample(finished, source, Selection(args.split, args.on, args.patient))
     label_csv = args.labels or Path(finished.config.labels)

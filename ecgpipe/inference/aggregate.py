@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import expit
 
 from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.errors import EcgpipeError
@@ -20,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe aggregate`."""
+    """The options of `ecgpipe aggregate`."""
     settings.add_arguments(parser, settings.Aggregate)
     options.add(parser, "logits", required=True)
     options.add(parser, "labels", help="the label CSV, which says how the segments of each label are aggregated")
@@ -94,6 +93,8 @@ def predict(logits: pa.Table, model_labels: Sequence[Label], fit: Calibration | 
     Raises:
         EcgpipeError: A logit is NaN or infinite, as an older ecgpipe or another program may have written it.
     """
+    from scipy.special import expit  # here, because SciPy takes half a second of `import ECGFM`
+
     _refuse_not_finite(logits, model_labels)
     ids = logits["record_id"].to_numpy()
     changes = np.flatnonzero(ids[1:] != ids[:-1]) + 1

@@ -42,7 +42,7 @@ class Files(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe infer`."""
+    """The options of `ecgpipe infer`."""
     settings.add_arguments(parser, settings.Infer)
     options.add(parser, "weights", "description", required=True)
     options.add(

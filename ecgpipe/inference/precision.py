@@ -43,7 +43,7 @@ class Compared(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe precision`."""
+    """The options of `ecgpipe precision`."""
     settings.add_arguments(parser, settings.Precision)
     options.add(parser, "weights", "description")
     options.add(parser, "segments", nargs="+", help="shards to take segments from")

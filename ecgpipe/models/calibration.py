@@ -59,7 +59,7 @@ def read_calibration(path: Path) -> Calibration:
     """
     if not os.path.isfile(path):  # noqa: PTH113, Path raises an error for a text that is not a valid path
         raise EcgpipeError(
-            f"calibration: {str(path)!r} is not a file; give the JSON file that `python -m ecgpipe calibrate` wrote"
+            f"calibration: {str(path)!r} is not a file; give the JSON file that `ecgpipe calibrate` wrote"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ def read_calibration(path: Path) -> Calibration:
                 raise ValueError(f"the parameters of {fit.method} are missing for {name!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EcgpipeError(
-            f"calibration: cannot read {path}: {error}; write it again with `python -m ecgpipe calibrate`"
+            f"calibration: cannot read {path}: {error}; write it again with `ecgpipe calibrate`"
         ) from error
     return fit
 
@@ -94,7 +94,7 @@ def refuse_foreign(fit: Calibration, model_labels: Sequence[Label], scores: Mapp
     if unknown:
         raise EcgpipeError(
             f"calibration: {fit.path} has parameters for unknown labels ({', '.join(unknown)}); the labels are "
-            f"{', '.join(aggregation) or 'none'}. Fit it again with `python -m ecgpipe calibrate`"
+            f"{', '.join(aggregation) or 'none'}. Fit it again with `ecgpipe calibrate`"
         )
     here = {key: value for key, value in (scores or {}).items() if key != "calibration"}
     for name in fit.labels:
@@ -106,7 +106,7 @@ def refuse_foreign(fit: Calibration, model_labels: Sequence[Label], scores: Mapp
         if different:
             raise EcgpipeError(
                 f"calibration: {fit.path} was made for predictions of {name!r} with {different}; make one for "
-                "these with `python -m ecgpipe calibrate`"
+                "these with `ecgpipe calibrate`"
             )
 
 

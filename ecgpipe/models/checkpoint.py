@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import safetensors.torch
 
@@ -22,8 +22,10 @@ from ecgpipe.core.provenance import MEANING
 from ecgpipe.models import labels
 from ecgpipe.models.description import Architecture, Description
 from ecgpipe.models.fairseq_checkpoint import convert_tensors, describe_for_fairseq, read_architecture, read_checkpoint
-from ecgpipe.models.hub import Source, fetch
 from ecgpipe.models.labels import Label
+
+if TYPE_CHECKING:
+    from ecgpipe.models.hub import Source
 
 # The label CSV of later stages if outputs are named by their number.
 LABEL_CSV = "labels.csv"
@@ -32,7 +34,7 @@ LABEL_CSV = "labels.csv"
 class Opened(NamedTuple):
     """A checkpoint as fairseq-signals saved it, fetched and verified."""
 
-    source: Source
+    source: "Source"
     architecture: Architecture
     state: Mapping[str, Any]  # upstream's tensors
     random_weights: bool
@@ -128,6 +130,8 @@ def open_source(uri: str, sha256: str | None = None, native: bool = True) -> Ope
     Raises:
         EcgpipeError: The file is not available, has another SHA-256, or is not a checkpoint that ecgpipe runs.
     """
+    from ecgpipe.models.hub import fetch  # here, because the hub's client takes a third of a second
+
     source = fetch(uri, sha256)
     logger.info("opening %s, %s bytes, sha256 %s", source.path, f"{source.path.stat().st_size:,}", source.sha256)
     content = read_checkpoint(source.path)

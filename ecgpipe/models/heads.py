@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
-from scipy.special import expit
 
 from ecgpipe.core import atomic, provenance, recording_embeddings
 from ecgpipe.core.errors import EcgpipeError
@@ -37,6 +36,8 @@ class Head:
 
     def probability(self, embedding: np.ndarray) -> np.ndarray:
         """(recordings, width) to (recordings, labels) float64; the embedding counts as float32, as in training."""
+        from scipy.special import expit  # here, because SciPy takes half a second, and few have heads
+
         standard = (embedding.astype(np.float32).astype(np.float64) - self.mean) / self.scale
         probability: np.ndarray = expit(standard @ self.weight.T.astype(np.float64) + self.bias)
         return probability

@@ -4,6 +4,7 @@ The hub's own settings apply: HF_TOKEN, HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE.
 """
 
 import hashlib
+import logging
 import re
 import time
 from pathlib import Path
@@ -28,6 +29,10 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import logger
+
+# The client has a handler of its own, which would say everything a second time, and addresses with passwords. It adds it
+# when it is imported, which may be after `logs.start`.
+logging.getLogger("huggingface_hub").handlers.clear()
 
 # The client itself resumes a download when the server closes the connection, five times without progress. These are the
 # pauses before a download that the client gave up is started again.

@@ -242,7 +242,7 @@ def refuse_foreign(path: Path, model_labels: Sequence[Label], scores: Mapping[st
         if different:
             raise EcgpipeError(
                 f"labels: {path}: the threshold of {label.name!r} was chosen on predictions with {different}; choose "
-                "thresholds for these predictions by `python -m ecgpipe thresholds`, or use the label file without"
+                "thresholds for these predictions by `ecgpipe thresholds`, or use the label file without"
             )
 
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe untrained`."""
+    """The options of `ecgpipe untrained`."""
     parser.add_argument(
         "--like",
         type=os.path.expanduser,

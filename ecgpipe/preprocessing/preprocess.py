@@ -46,7 +46,7 @@ class Files(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe preprocess`."""
+    """The options of `ecgpipe preprocess`."""
     settings.add_arguments(parser, settings.Preprocess)
     parser.add_argument("--shard", type=Path, required=True, help="a manifest/shard-*.parquet")
     options.add(parser, "segments", required=True, help="the Arrow IPC file to write the segments to")

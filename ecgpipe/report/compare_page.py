@@ -36,7 +36,7 @@ MOST_SHOWN = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe compare`."""
+    """The options of `ecgpipe compare`."""
     parser.add_argument("run_a", type=Path, metavar="RUN_A", help="the outdir of a finished run")
     parser.add_argument("run_b", type=Path, metavar="RUN_B", help="of another one; differences are B \N{MINUS SIGN} A")
     options.add(parser, "labels", help="a label CSV with decision thresholds (default: that of each run)")

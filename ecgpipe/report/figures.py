@@ -33,7 +33,7 @@ USED, SKIPPED, FAILED, REFERENCE = "#0b6b77", "#9a5b00", "#b3361e", "#c07a00"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe figures`."""
+    """The options of `ecgpipe figures`."""
     settings.add_arguments(parser, settings.Figures)
     run_results.add_arguments(parser)
     options.add(parser, "outdir", required=True, help="folder to write to")

@@ -80,7 +80,7 @@ class Sections(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe report`."""
+    """The options of `ecgpipe report`."""
     settings.add_arguments(parser, settings.Report)
     run_results.add_arguments(parser)
     parser.add_argument("--evaluation", type=Path, help="the folder evaluation/, if there are true labels")

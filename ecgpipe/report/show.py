@@ -46,9 +46,9 @@ class Picture(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe show`."""
+    """The options of `ecgpipe show`."""
+    options.add_run(parser)
     parser.add_argument("record_id", metavar="RECORD_ID", help="as in records/")
-    options.add(parser, "outdir")
     options.add(parser, "output", help="a .html, .png, .pdf or .svg (default: RECORD_ID.html, here)")
     options.add(
         parser,
@@ -73,8 +73,9 @@ def run(args: argparse.Namespace) -> None:
     if args.output and args.output.suffix not in FORMATS:
         suffix = args.output.suffix or "nothing"
         raise EcgpipeError(f"--output: {args.output} ends in {suffix!r}; give {', '.join(FORMATS)}")
-    finished = Run(args.outdir)
-    recording = find_recording(finished, args.record_id)
+    outdir, [record_id] = options.choose_run("show", args.run, args.outdir, [args.record_id])
+    finished = Run(outdir)
+    recording = find_recording(finished, record_id)
     output = args.output or Path(f"{recording.file_stem}.html")
     view = view_recording(finished, recording, args.label, args.device, args.threads)
     if output.suffix == ".html":

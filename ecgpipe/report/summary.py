@@ -59,7 +59,7 @@ class Files(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe summary`."""
+    """The options of `ecgpipe summary`."""
     settings.add_arguments(parser, settings.Summary)
     options.add(parser, "manifest", required=True, help="manifest/manifest.json")
     options.add(parser, "description", "records", required=True)

@@ -7,10 +7,11 @@ from ecgpipe.core import options, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.run import RunInfo, read_info
+from ecgpipe.core.typed import write_setting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe verdict`."""
+    """The options of `ecgpipe verdict`."""
     options.add(parser, "run", required=True)
     settings.add_arguments(parser, settings.Verdict)
     options.add(parser, "output", required=True, help="file to write if the run is good")
@@ -60,7 +61,7 @@ def judge(info: RunInfo, most: float, run_json: Path) -> None:
             f"max_failed_fraction: {failed:,} of {total:,} recordings could not be read ({failed / total:.1%}), more "
             f"than {most:.1%}: {why}. The results are complete for the others: {outdir / 'report.html'}, and "
             f"{outdir / 'records'} says why for each. Fix the files, leave them out, or allow as many: "
-            f"--config max_failed_fraction={_round_up(failed, total):g}"
+            f"{write_setting('max_failed_fraction', f'{_round_up(failed, total):g}')}"
         )
 
 

@@ -25,7 +25,7 @@ from ecgpipe.selftest.synthetic_files import write_mat, write_npy, write_npz, wr
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe demo`."""
+    """The options of `ecgpipe demo`."""
     outdir_help = "the folder to write recordings/ and checkpoint.pt to (default %(default)s)"
     options.add(parser, "outdir", default=Path("demo"), help=outdir_help)
     recordings_help = "how many to simulate; one real and five unusable are added (default %(default)s)"

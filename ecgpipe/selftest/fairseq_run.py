@@ -60,7 +60,7 @@ def draw_sample(finished: Run, most: int, seed: int) -> Sample:
     sources = find_sources(finished, description.architecture.token_samples)
     chosen = _choose(sources.records, most, seed)
     if not chosen:
-        raise EcgpipeError(f"--outdir: {finished.outdir} has no segments; none of its recordings could be used")
+        raise EcgpipeError(f"RUN: {finished.outdir} has no segments; none of its recordings could be used")
     rows, records = reread.read_rows(sources.manifest, list(chosen)), reread.read_rows(sources.records, list(chosen))
     ids, numbers, signals, samples = [], [], [], []
     for record_id, chosen_numbers in chosen.items():

@@ -1,9 +1,9 @@
 """Check the numbers of this installation, on this machine, against those of fairseq-signals and ecg-transform.
 
-Without options, synthetic recordings and a synthetic checkpoint run through the stages, and the results are compared
-with the numbers that fairseq-signals and ecg-transform computed from them, which ecgpipe ships. With
---against fairseq-signals, the real fairseq-signals computes on this machine from a finished run's own checkpoint and a
-sample of its own segments. Exit 0: the numbers are the same. Exit 2: they differ, and the message says which.
+Without a run, synthetic recordings and a synthetic checkpoint run through the stages, and the results are compared
+with the numbers that fairseq-signals and ecg-transform computed from them, which ecgpipe ships. With a run, the real
+fairseq-signals computes on this machine from the run's own checkpoint and a sample of its own segments. Exit 0: the
+numbers are the same. Exit 2: they differ, and the message says which.
 """
 
 import argparse
@@ -68,7 +68,8 @@ class Check(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe verify`."""
+    """The options of `ecgpipe verify`."""
+    options.add_run(parser)
     options.add(parser, "device")
     parser.add_argument(
         "--precision", choices=engine.DTYPES, default="float32", help="of the arithmetic (default %(default)s)"
@@ -80,13 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=str,
         metavar=None,
         choices=["fairseq-signals"],
-        help="compare a finished run with the real fairseq-signals",
+        help="what to compare the run with (default: fairseq-signals, if RUN is given)",
     )
-    options.add(parser, "outdir")
     options.add(parser, "segments", type=int, default=32, help="segments of the run to compare (default %(default)s)")
     options.add(parser, "seed", default=1, help="seed of the choice of segments (default %(default)s)")
     parser.add_argument("--python", type=Path, help="the python of an environment that has fairseq-signals")
-    options.add(parser, "output", help="JSON file to write (default: OUTDIR/verify/fairseq_signals.json)")
+    options.add(parser, "output", help="JSON file to write (default: RUN/verify/fairseq_signals.json)")
     # The workflow's rules do it in three steps, the second of them in the environment of fairseq-signals.
     parser.add_argument(
         "--sample", type=Path, help="file of segments: written, and nothing is compared; with --answers, read"
@@ -96,18 +96,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Verify this installation, or a finished run."""
-    if not args.against:
+    if not args.against and args.run is None:
         verify_installation(args.device, args.precision, args.threads)
         return
     if args.segments < 1:
         raise EcgpipeError(f"--segments: {args.segments} is out of range; give 1 or more")
-    finished = Run(args.outdir)
+    finished = Run(options.choose_run("verify", args.run, args.outdir)[0])
     source = fairseq_backend.find_original(_native_checkpoint(finished), finished.config.checkpoint)
     if args.sample and not args.answers:
         sample = fairseq_run.draw_sample(finished, args.segments, args.seed)
         with whole(args.sample) as temporary:
             fairseq_run.write_sample(temporary, sample, source)
-        logger.info("%s: %d segments of %s", args.sample, len(sample.numbers), args.outdir)
+        logger.info("%s: %d segments of %s", args.sample, len(sample.numbers), finished.outdir)
         return
     began = time.perf_counter()
     if args.answers:
@@ -201,7 +201,7 @@ def _native_checkpoint(finished: Run) -> Description:
     description = describe(finished.model_json)
     if description.backend != "native":
         raise EcgpipeError(
-            f"--outdir: the numbers of {finished.outdir} are fairseq-signals' own (inference.backend): nothing to do"
+            f"RUN: the numbers of {finished.outdir} are fairseq-signals' own (inference.backend): nothing to do"
         )
     return description
 

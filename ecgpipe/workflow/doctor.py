@@ -181,25 +181,21 @@ def check_inputs(inputs: Sequence[str]) -> tuple[list[Finding], int]:
     except EcgpipeError as error:
         what, _, fix = str(error).partition("; ")
         return [Finding("problem", what, fix or None)], 0
-    formats = Counter(scanned.recordings["format"].to_pylist())
     total = len(scanned.recordings)
     if not total:
         return [Finding("problem", f"input: no recording in {', '.join(inputs)}", "ecgpipe inspect INPUT says why")], 0
+    # A file that cannot be read has no format, but says why.
+    format_of = {missing_package(name): name for name in FORMATS}
+    found = zip(*(scanned.recordings[name].to_pylist() for name in ("format", "problem")), strict=True)
     findings = []
-    for name, count in formats.most_common():
-        if name is None:
-            findings.append(
-                Finding("warning", f"input: {count:,} files with a problem", "ecgpipe inspect FILE says which")
-            )
-        elif missing_package(name):
-            extra = FORMATS[name].extra
-            findings.append(
-                Finding(
-                    "problem",
-                    f"input: {count:,} {name}: its reader is not installed",
-                    f"pip install 'ecgpipe[{extra}]'",
-                )
-            )
+    for (name, problem), count in Counter(found).most_common():
+        lacking = format_of.get(problem) if problem else None
+        if lacking:
+            what = f"input: {count:,} {lacking}: the package {FORMATS[lacking].needs} is not installed"
+            findings.append(Finding("problem", what, f"pip install 'ecgpipe[{FORMATS[lacking].extra}]'"))
+        elif problem:
+            what = f"input: {count:,} {'file' if count == 1 else 'files'}: {problem}"
+            findings.append(Finding("warning", what, "ecgpipe inspect FILE says more of a file"))
         else:
             findings.append(Finding("ok", f"input: {count:,} {name}"))
     return findings, total

@@ -5,7 +5,10 @@ go to --outdir. The same command again continues where a run stopped, and does n
 """
 
 import argparse
+import importlib.util
 import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,8 +18,9 @@ from typing import Any
 
 import yaml
 
-from ecgpipe.core import installation, options, provenance
+from ecgpipe.core import installation, options, provenance, typed
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.workflow import config_option, validate
 
 # Words after -- are for Snakemake.
 PASSES_ON = True
@@ -45,51 +49,110 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run Snakemake, and return its exit status."""
-    settings = collect_settings(args.input, {"outdir": args.outdir, "checkpoint": args.checkpoint}, args.set)
+    if importlib.util.find_spec("snakemake") is None:
+        raise ModuleNotFoundError("No module named 'snakemake'", name="snakemake")
+    refuse_config(args.passed_on)
+    given = collect_settings(args.input, {"outdir": args.outdir, "checkpoint": args.checkpoint}, args.set)
+    settings = typed.merge(given)
     command = [
         *build_command(settings, args.config, args.profile, args.cores),
         *(["--dry-run"] if args.dry_run else []),
         *(["--verbose"] if args.verbose else []),
         *args.passed_on,
     ]
-    return execute(command)
+    files = [(str(path), read_settings(path)) for path in args.config]
+    places = config_option.places_of_files(files) | {one.key: one.place for one in given}
+    check(settings, files, places)
+    return execute(command, {typed.PLACES: json.dumps(places)})
 
 
-def collect_settings(inputs: Sequence[str], options: Mapping[str, str | None], pairs: Sequence[str]) -> dict[str, Any]:
-    """The settings that a command line gives, as nested sections.
+def refuse_config(passed_on: Sequence[str]) -> None:
+    """Refuse settings among the words for Snakemake, which would take them in place of all others."""
+    groups = config_option.split_groups(passed_on)
+    if groups:
+        raise EcgpipeError(
+            f"--config after --: Snakemake would ignore all other settings; give --set {' '.join(groups[0])} before --"
+        )
+    if any(word.partition("=")[0] in ("--configfile", "--configfiles") for word in passed_on):
+        raise EcgpipeError("--configfile after --: give --config FILE before --")
+
+
+def collect_settings(
+    inputs: Sequence[str], options: Mapping[str, str | None], words: Sequence[str]
+) -> list[typed.Given]:
+    """The settings that a command line gives.
 
     Args:
         inputs: Paths of recordings.
         options: Settings that have an option of their own; None for those that were not given.
-        pairs: Texts KEY=VALUE, with dots between section and key, and VALUE in YAML.
-
-    Returns:
-        Values by key; a section is a dict.
+        words: KEY=VALUE, with dots between section and key, and VALUE in YAML.
 
     Raises:
-        EcgpipeError: A pair is not KEY=VALUE, or its value is no YAML.
+        EcgpipeError: A word is not KEY=VALUE, or its value is not valid YAML.
     """
-    settings: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    given = [
+        typed.Given(key, value, f"--{key} {value}", f"--{key}") for key, value in options.items() if value is not None
+    ]
     if inputs:
-        settings["input"] = list(inputs) if len(inputs) > 1 else inputs[0]
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise EcgpipeError(f"--set: {pair!r} is not KEY=VALUE; give e.g. --set umap.neighbors=30")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        value = list(inputs) if len(inputs) > 1 else inputs[0]
+        given.append(typed.Given("input", value, f"INPUT {' '.join(inputs)}", "INPUT"))
+    return given + typed.parse_pairs(words, "--set")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises:
+        EcgpipeError: It is missing, or is not YAML with keys.
+    """
+    if not path.is_file():
+        if "=" in str(path):
             raise EcgpipeError(
-                f"--set {key}: {text!r} is not a valid value; put it in quotes, e.g. --set '{key}={text}'"
-            ) from error
-        *sections, last = key.split(".")
-        place = settings
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise EcgpipeError(f"--set {key}: {section} is also given a value; give one of them")
-        place[last] = value
-    return settings
+                f"--config: {str(path)!r} is not a file of settings; give --set {shlex.quote(str(path))}"
+            )
+        raise EcgpipeError(f"--config: there is no file {path}; check the path, or give settings by --set KEY=VALUE")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise EcgpipeError(f"--config: cannot read {path}: {reason}; correct the file") from error
+    if not isinstance(content, dict):
+        raise EcgpipeError(f"--config: {path} has no settings; write KEY: VALUE on each line, as config/config.yaml")
+    return content
+
+
+def check(
+    settings: Mapping[str, Any], files: Sequence[tuple[str, Mapping[str, Any]]], places: Mapping[str, str]
+) -> None:
+    """Validate settings as the workflow will, before Snakemake starts, which takes seconds.
+
+    Args:
+        settings: What was given by options.
+        files: Names and contents of files of settings.
+        places: By the key of each setting, how it was given.
+
+    Raises:
+        EcgpipeError: A setting is not valid; the message has the syntax that the user used.
+    """
+    root = installation.root()
+    merged = yaml.safe_load((root / "config" / "config.yaml").read_text(encoding="utf-8"))
+    for content in [*(content for _, content in files), settings]:
+        update(merged, content)
+    if merged.get("input") in (None, "", []):
+        raise EcgpipeError("INPUT: missing; name the recordings, e.g. ecgpipe run /data/ecgs")
+    try:
+        validate.load(merged, root)
+    except EcgpipeError as error:
+        raise EcgpipeError(config_option.name_places(str(error), places)) from error
+
+
+def update(settings: dict[Any, Any], more: Mapping[Any, Any]) -> None:
+    """Add settings to others in place, section by section, as Snakemake does."""
+    for key, value in more.items():
+        if isinstance(value, Mapping) and isinstance(settings.get(key), dict):
+            update(settings[key], value)
+        else:
+            settings[key] = value
 
 
 def build_command(
@@ -107,20 +170,15 @@ def build_command(
         Its words.
 
     Raises:
-        EcgpipeError: A file or profile is not there.
+        EcgpipeError: The profile is not there.
     """
     root = installation.root()
-    for file in files:
-        if not file.is_file():
-            raise EcgpipeError(
-                f"--config: there is no file {file}; check the path, or give settings by --set KEY=VALUE"
-            )
     own = root / "profiles" / (profile or "default")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
+    command = [sys.executable, "-m", "ecgpipe.workflow.snakemake_compat", "--snakefile", str(root / "Snakefile")]
     if (own / "config.yaml").is_file():
         command += ["--workflow-profile", str(own)]
-    elif profile and Path(profile).is_dir():
-        command += ["--workflow-profile", profile]
+    elif profile and Path(profile).expanduser().is_dir():
+        command += ["--workflow-profile", str(Path(profile).expanduser())]
     else:
         known = sorted(path.parent.name for path in root.glob("profiles/*/config.yaml"))
         raise EcgpipeError(f"--profile: {profile!r} is neither a folder nor one of {', '.join(known)}")
@@ -140,11 +198,12 @@ def as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def execute(command: Sequence[str]) -> int:
+def execute(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """Run a command that stops by itself when it is interrupted, and return its exit status: 130 if it was.
 
     Args:
         command: Its words.
+        environment: Variables that it has besides those of this process.
     """
     interrupted = False
 
@@ -154,11 +213,11 @@ def execute(command: Sequence[str]) -> int:
         if number == signal.SIGTERM:  # an interrupt reaches the whole group of a terminal by itself
             process.send_signal(number)
 
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, env={**os.environ, **(environment or {})})
     usual = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         status = process.wait()
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
-    return INTERRUPTED if interrupted else status
+    return INTERRUPTED if interrupted and status else status  # a run that was at its end anyway has ended well

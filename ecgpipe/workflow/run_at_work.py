@@ -10,7 +10,8 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,17 @@ from ecgpipe.core import atomic
 from ecgpipe.core import settings as settings_files
 from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.workflow import estimate, last_words, reuse, run_lock, shards, slurm, stage_settings, validate
+from ecgpipe.workflow import (
+    config_option,
+    estimate,
+    last_words,
+    reuse,
+    run_lock,
+    shards,
+    slurm,
+    stage_settings,
+    validate,
+)
 from ecgpipe.workflow.paths import Paths
 
 
@@ -43,6 +54,12 @@ class Planner(Protocol):
     @property
     def cores(self) -> int | None:
         """Number of cores of the run; None on a cluster."""
+
+    def places(self) -> dict[str, str]:
+        """How each setting was given, by its key."""
+
+    def lost_settings(self) -> str | None:
+        """What to say of settings that Snakemake has ignored."""
 
     def ignore_checksums(self) -> None:
         """Make Snakemake compare times only."""
@@ -76,10 +93,14 @@ class RunAtWork:
         Raises:
             EcgpipeError: A setting is not valid, or this is a job of a killed run.
         """
-        self.settings = validate.load(user_config, root)
+        lost = planner.lost_settings() if planner.is_main_process else None
+        if lost:
+            raise EcgpipeError(lost)
+        self._planner = planner
+        with self._in_users_syntax():
+            self.settings = validate.load(user_config, root)
         self.paths = Paths(self.settings.outdir)
         self._outdir = Path(self.paths.outdir)
-        self._planner = planner
         self._started = time.time()
         self._is_planned = False
         self._is_checked_for_foreign = False
@@ -96,8 +117,10 @@ class RunAtWork:
         if self.settings.evaluation.truth:
             from ecgpipe.evaluation import ground_truth_checks  # here, because it takes a second, which no job needs
 
-            ground_truth_checks.check_before_run(self.settings)
-        reuse.refuse_unmarked(self._outdir)
+            with self._in_users_syntax():
+                ground_truth_checks.check_before_run(self.settings)
+        with self._in_users_syntax():
+            reuse.refuse_unmarked(self._outdir)
         self._checkpoint = stage_settings.identify_checkpoint(self.settings, self._outdir)
         certain = stage_settings.is_precision_certain(self.settings)
         self._stages = stage_settings.derive_stages(self.settings, self._checkpoint, certain)
@@ -121,7 +144,8 @@ class RunAtWork:
         self._planner.ignore_checksums()
         if self._planner.runs_jobs:
             try:
-                self._take_folder()
+                with self._in_users_syntax():
+                    self._take_folder()
             except OSError as error:
                 raise EcgpipeError(
                     f"outdir: cannot write to {self.paths.outdir}: {error.strerror}; free disk space, or give another "
@@ -130,6 +154,14 @@ class RunAtWork:
         else:
             self._look()
         self._is_planned = True
+
+    @contextmanager
+    def _in_users_syntax(self) -> Iterator[None]:
+        """Have errors about a setting name it in the syntax by which the user gave it."""
+        try:
+            yield
+        except EcgpipeError as error:
+            raise EcgpipeError(config_option.name_places(str(error), self._planner.places())) from error
 
     def _take_folder(self) -> None:
         self._lock = run_lock.take(self._outdir)

@@ -7,6 +7,7 @@ Everything else that Snakemake says stands in its own log file.
 import json
 import logging
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import Any, TextIO
 from ecgpipe.core.logs import WARNING_MARK
 from ecgpipe.workflow import last_words
 from ecgpipe.workflow.estimate import describe_duration
-from ecgpipe.workflow.snakemake_compat import FACTS
+from ecgpipe.workflow.snakemake_compat import FACTS, explain_error
 
 # Seconds that a job of each rule takes on two cores in a small run: the weights of the first percentages. What jobs
 # really take replaces them as soon as one has ended.
@@ -58,10 +59,6 @@ LOG_BYTES = 65_536
 
 # How a command says how far it has come, see `core.logs.Progress`.
 _METER = re.compile(r"(?P<done>\d+)/(?P<total>\d+) \[(?P<elapsed>[\d:]+)<")
-
-# An error that ecgpipe raised, by the lines that led there, and the line before its message.
-_RAISED_BY_ECGPIPE = re.compile(r'^  File ".*, in errors_of_workflow$', re.MULTILINE)
-_PLACE = re.compile(r"\w+ in (file|rule) .*:$")
 
 # What Snakemake says of itself at the end of a failed run; the failed jobs have been shown by then.
 _REPEATED = (
@@ -170,7 +167,7 @@ class RunOutput:
         elif event in ("job_error", "group_error"):
             self.fail(record)
         elif record.levelno >= logging.WARNING and not str(record.msg).startswith(_REPEATED):
-            self.say(shorten_error(str(record.msg)))
+            self.say(explain_error(str(record.msg), sys.argv[1:]))
         elif not event and str(record.msg).startswith("Nothing to be done"):
             self.say("Nothing to be done: all results are there, and of these inputs and settings.")
         elif not event and str(record.msg).startswith("This was a dry-run"):
@@ -353,18 +350,6 @@ def failure_lines(logs: list[Path]) -> Iterator[str]:
             continue
         errors = [line.partition("] error: ")[2] for line in lines if "] error: " in line]
         yield from errors or lines[-LAST_LINES:]
-
-
-def shorten_error(text: str) -> str:
-    """What Snakemake says of an error; of one that ecgpipe raised, the message alone.
-
-    Args:
-        text: For the latter, the place in the Snakefile, the message, and the lines that led there.
-    """
-    if not _RAISED_BY_ECGPIPE.search(text):
-        return text
-    lines = [line for line in text.splitlines() if not line.startswith('  File "')]
-    return "error: " + "\n".join(lines[1:] if _PLACE.match(lines[0]) else lines)
 
 
 def shorten_reason(reason: str) -> str:

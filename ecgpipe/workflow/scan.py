@@ -12,7 +12,7 @@ from ecgpipe.inputs import manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe manifest`."""
+    """The options of `ecgpipe manifest`."""
     settings.add_arguments(parser, settings.Manifest)
     parser.add_argument(
         "--input",

@@ -15,7 +15,7 @@ from ecgpipe.core.logs import logger
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m ecgpipe config`."""
+    """The options of `ecgpipe config`."""
     parser.add_argument("--root", type=Path, default=Path(), help="the project's folder (default: this one)")
 
 
@@ -69,8 +69,12 @@ def _markdown() -> str:
     lines = [
         "# Settings",
         "",
-        "Give them on the command line (`--config input=/data/ecgs umap='{neighbors: 30}'`) or in a YAML file of",
-        "your own (`--configfile mine.yaml`). Anything else than these keys is refused.",
+        "| | `ecgpipe run` | `snakemake` |",
+        "| --- | --- | --- |",
+        "| on the command line | `--set umap.neighbors=30` | `--config umap='{neighbors: 30}'` |",
+        "| in a YAML file of your own | `--config mine.yaml` | `--configfile mine.yaml` |",
+        "",
+        "A file has sections (`umap: {neighbors: 30}`) or dots (`umap.neighbors: 30`). Unknown keys are refused.",
         "",
         "Written by `make docs` from `ecgpipe/core/config.py`.",
         "",

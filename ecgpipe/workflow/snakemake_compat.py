@@ -5,16 +5,46 @@ Snakemake, so that after an upgrade the test that fails names what has changed.
 """
 
 import logging
+import os
+import re
 import shlex
+import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from ecgpipe.core import logs
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.workflow import config_option
+
+
+def start() -> None:
+    """Run Snakemake in this process, as `python -m snakemake` does, so that an interrupt leaves no traceback."""
+    end_plainly()
+    from snakemake.cli import main  # takes a second, in which an interrupt may come
+
+    main()
+
+
+def end_plainly() -> None:
+    """Have an interrupt say in one line how the run resumes where Snakemake would leave a traceback.
+
+    It does while it plans; while jobs run `last_words.say_how_to_resume` has a handler of its own.
+    """
+    usual = sys.excepthook
+
+    def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            usual(kind, error, trace)
+        elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            print("stopped; the same command resumes", file=sys.stderr, flush=True)
+
+    sys.excepthook = say
+
 
 # The attribute of what ecgpipe itself says as a log record of Snakemake; its value is what the run's output needs.
 FACTS = "ecgpipe"
@@ -37,6 +67,8 @@ class Engine:
     def __init__(self, workflow: Any) -> None:  # noqa: ANN401, Snakemake declares no type for it
         """Take the object that each Snakefile has under the name `workflow`."""
         self._workflow = workflow
+        if self.is_main_process:
+            end_plainly()
 
     def folder(self) -> Path:
         """The folder of the Snakefile that is being parsed, also where another workflow uses that as a module.
@@ -49,6 +81,18 @@ class Engine:
     def is_main_process(self) -> bool:
         """Whether this process plans the run. False in a job that parses the Snakefile again, e.g. on a cluster."""
         return bool(self._workflow.is_main_process)
+
+    def places(self) -> dict[str, str]:
+        """How each setting was given, by its key: by `ecgpipe run`, in a file of settings, or by `--config`."""
+        settings = self._workflow.config_settings
+        files = [(os.path.relpath(path), load_settings(path)) for path in settings.configfiles]
+        return config_option.places_of_run(files, settings.config)
+
+    def lost_settings(self) -> str | None:
+        """What to say where `--config` stands more than once: Snakemake takes the last one alone."""
+        groups = config_option.split_groups(sys.argv[1:])
+        is_this_command = bool(groups) and groups[-1] == list(self._workflow.config_settings.config_args or [])
+        return config_option.describe_lost(groups) if is_this_command else None
 
     @property
     def runs_jobs(self) -> bool:
@@ -142,3 +186,37 @@ def shell_prefix(programs: Path | None, root: Path, to_log_only: bool = False) -
         for variable, folder in folders.items()
         if folder is not None
     )
+
+
+def load_settings(path: Path) -> dict[str, Any]:
+    """The settings in a file, read as Snakemake does."""
+    from snakemake.common.configfile import load_configfile
+
+    content: dict[str, Any] = load_configfile(path)
+    return content
+
+
+def explain_error(text: str, words: Sequence[str]) -> str:
+    """Shorten an error message of Snakemake to one line where its user made the mistake.
+
+    Args:
+        text: The message: a traceback of Snakemake's own parser, or where in which rule an `EcgpipeError` was raised.
+        words: The command line of Snakemake without the program's name.
+
+    Returns:
+        "error: ...", or `text` where this is not such a message.
+    """
+    if "Invalid config definition" in text:
+        return f"error: {config_option.explain(words)}"
+    missing = re.search(r"^FileNotFoundError: .*: '(.*)'$", text, re.MULTILINE)
+    if missing and "load_configfile" in text:
+        return f"error: --configfile: there is no file {missing[1]!r}; check the path"
+    if "in errors_of_workflow" in text:
+        lines = [line.strip() for line in text.partition("\nWildcards:")[0].splitlines()[1:]]
+        said = [line for line in lines if line not in ("", "Error:", "WorkflowError:") and not line.startswith("File ")]
+        return "\n".join(f"error: {line}" for line in said)
+    return text
+
+
+if __name__ == "__main__":
+    start()

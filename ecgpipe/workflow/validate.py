@@ -3,18 +3,22 @@
 import difflib
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from ecgpipe.core import typed
 from ecgpipe.core.config import Config, Evaluation, describe_mistake, index_csv
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models import calibration, labels
 
 # The settings that are paths, besides two in sections: see `_expand_home`.
 _PATHS = ("input", "outdir", "checkpoint", "labels", "calibration", "heads")
+
+_DEFAULTS = Config(input="").model_dump()
 
 
 def load(user_config: Mapping[str, Any], root: Path) -> Config:
@@ -33,14 +37,14 @@ def load(user_config: Mapping[str, Any], root: Path) -> Config:
     if user_config.get("input") in (None, "", []):
         raise EcgpipeError("input: missing; name the recordings, e.g. snakemake --cores 8 --config input=/data/ecgs")
     try:
-        settings = Config.model_validate(dict(user_config))
+        settings = Config.model_validate(typed.expand_dots(user_config, _DEFAULTS))
     except ValidationError as error:
         raise EcgpipeError("\n".join(describe_mistake(dict(item)) for item in error.errors())) from error
     settings = _expand_home(settings)
     # os.path, not pathlib, which raises an error for a text that is not a valid path, e.g. one that is too long.
     for path in settings.inputs:
         if not any(character in path for character in "*?[") and not os.path.exists(path):  # noqa: PTH110
-            raise EcgpipeError(f"input: {path!r} does not exist; check the path")
+            raise EcgpipeError(f"input: {path!r} does not exist; {_suggest_path(settings.inputs)}")
     if not settings.checkpoint.startswith("hf://") and not os.path.isfile(settings.checkpoint):  # noqa: PTH113
         raise EcgpipeError(
             f"checkpoint: {settings.checkpoint!r} is not a file; give a local .pt file or hf://OWNER/REPO/FILE"
@@ -83,6 +87,14 @@ def load(user_config: Mapping[str, Any], root: Path) -> Config:
     for key, path in [*((key, path) for key, paths in path_lists.items() for path in paths), *paths.items()]:
         _check_path(key, path)
     return settings.model_copy(update={"labels": label_csv})
+
+
+def _suggest_path(paths: list[str]) -> str:
+    """What to do about an input that does not exist."""
+    whole = " ".join(paths)
+    if len(paths) > 1 and os.path.exists(whole):  # noqa: PTH110, a shell splits a path at its spaces
+        return f"put the path in quotes if you mean {shlex.quote(whole)}"
+    return "check the path"
 
 
 def _expand_home(settings: Config) -> Config:

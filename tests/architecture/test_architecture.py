@@ -70,8 +70,8 @@ def test_every_module_is_imported_or_is_a_command() -> None:
     rules = [ROOT / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")]
     rules.append(ROOT / "snakemake_logger_plugin_ecgpipe" / "__init__.py")
     for line in "".join(path.read_text(encoding="utf-8") for path in rules).splitlines():
-        if line.startswith("from ecgpipe."):
-            used |= imported(line)
+        if line.strip().startswith("from ecgpipe."):
+            used |= imported(line.strip())
     modules = {name.removesuffix(".py").replace("/", ".") for name in SOURCES if not name.endswith("__init__.py")}
     assert modules - used == {"__main__"}
 

@@ -328,11 +328,11 @@ def test_a_recording_without_leads_in_the_page_says_how_to_see_them(
     few = (folder / "report.html").rename(tmp_path / "few.html")
     small_run.report(folder)
     with opened(few) as page:
-        for name, command in (("a/4", "OUTDIR a/4"), (HOSTILE, f"OUTDIR -- '{HOSTILE}'")):
+        for name, command in (("a/4", "RUN a/4"), (HOSTILE, f"RUN -- '{HOSTILE}'")):
             page.locator("#table tbody button", has_text=name).click()
             assert_shown(page, name, truth)
             note = page.locator('#viewer [data-part="note"]').inner_text()
-            assert note == f"This page does not hold its leads. To see them: python -m ecgpipe show --outdir {command}"
+            assert note == f"This page does not hold its leads. To see them: ecgpipe show {command}"
             assert page.locator("#viewer svg").count() == 0
 
 

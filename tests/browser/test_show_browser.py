@@ -18,7 +18,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     small_run.write(folder, [HOSTILE, "a", "b"], attributed=[(HOSTILE, LABELS[0])])
     page = folder / "page.html"
-    assert main(["show", "--outdir", str(folder), "--output", str(page), "--", HOSTILE]) == 0
+    assert main(["show", str(folder), "--output", str(page), "--", HOSTILE]) == 0
     return page
 
 
@@ -49,7 +49,7 @@ def test_it_prints_on_one_page_at_the_scale_that_it_says(paper: str, layout: str
     names = [f"Label {i}, of two or three words" for i in range(17)]
     small_run.write(tmp_path, ["p1000/p10001725/s41420867/41420867", *"abcdefg"], labels=names, thresholds=[""] * 17)
     page = tmp_path / "page.html"
-    given = ["--outdir", str(tmp_path), "--output", str(page), "p1000/p10001725/s41420867/41420867"]
+    given = [str(tmp_path), "--output", str(page), "p1000/p10001725/s41420867/41420867"]
     assert main(["show", *given]) == 0
     with opened(page) as shown:
         shown.select_option('#viewer [data-part="layout"]', layout)
@@ -67,7 +67,7 @@ def test_it_opens_on_the_label_that_was_asked_for(
         assert page.locator('#viewer [data-part="wash"] option:checked').inner_text() == "attention"
     asked = [{"label": label, "attribution": np.ones((2, 12, 2500)), "judged": ""} for label in LABELS[:2]]
     monkeypatch.setattr(show, "attribute_labels", lambda *_: asked)  # which takes a network
-    given = ["--outdir", str(shown.parent), "--output", str(tmp_path / "x.html"), "--label", *LABELS[:2]]
+    given = [str(shown.parent), "--output", str(tmp_path / "x.html"), "--label", *LABELS[:2]]
     assert main(["show", *given, "--", "a"]) == 0
     with opened(tmp_path / "x.html") as page:
         assert page.locator('#viewer [data-part="wash"] option:checked').inner_text() == f"attribution to {LABELS[0]}"

@@ -168,7 +168,7 @@ def running(scratch: Path) -> Iterator[Slurm]:
         NotPossibleError: This machine may not have one.
         RuntimeError: It may, but a package cannot be installed or a daemon does not start.
     """
-    install()
+    require_programs()
     slurm = Slurm(scratch)
     claim(slurm.conf)
     try:
@@ -180,25 +180,17 @@ def running(scratch: Path) -> Iterator[Slurm]:
             SYSTEM_CONF.unlink()
 
 
-def install() -> None:
-    """Install Debian's packages where they are missing.
+def require_programs() -> None:
+    """See that this user can start a SLURM. Nothing is installed here: `.ci/run` does that.
 
     Raises:
-        NotPossibleError: Not as this user, or not on this system.
-        RuntimeError: `apt-get` failed.
+        NotPossibleError: Not as this user, or the programs are missing.
     """
     if os.geteuid() != 0:
         raise NotPossibleError("only root can start a SLURM here")
-    if not Path("/etc/debian_version").exists() or not shutil.which("apt-get"):
-        raise NotPossibleError("needs Debian, or what is made from it, for SLURM's packages")
     missing = [package for program, package in PACKAGES.items() if not shutil.which(program)]
-    if not missing:
-        return
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update", "-qq"], ["install", "-qq", "-y", "--no-install-recommends", *missing]):
-        done = subprocess.run(["apt-get", *command], capture_output=True, text=True, check=False, env=environment)  # noqa: S607
-        if done.returncode:
-            raise RuntimeError(f"apt-get {' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+    if missing:
+        raise NotPossibleError(f"install its packages with: apt-get install {' '.join(missing)}")
 
 
 def claim(conf: Path) -> None:

@@ -34,12 +34,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("given")
     write_recordings(folder / "input", 6)
     (folder / "labels.csv").write_text("name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n")
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     names = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv"}
     return {key: str(folder / name) for key, name in names.items()} | {
         "outdir": "out",
         "manifest": "{shard_size: 2}",
         "inference": "{shards_per_part: 2}",
+        "attribution": "{recordings: 1, steps: 4}",
     }
 
 

@@ -27,7 +27,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
     write_recordings(folder / "input", 14, seconds=20)
     (folder / "labels.csv").write_text("name,aggregation\nFirst,max\nSecond,mean\nThird,mean\n")
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     return folder
 
 

@@ -120,7 +120,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def test_the_download_of_the_checkpoint_breaks_off(
     hub: Hub, tmp_path: Path, given: dict[str, Any], undisturbed: Path
 ) -> None:
-    content = checkpoints.saved(checkpoints.classifier())
+    content = checkpoints.saved(checkpoints.classifier(stride=4))
     hub.publish("wanglab/ecg-fm", "tiny.pt", content)
     given = given | {"checkpoint": "hf://wanglab/ecg-fm/tiny.pt"}
     target = "out/checkpoint/model.json"

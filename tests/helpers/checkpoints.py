@@ -28,12 +28,18 @@ POSITION_LENGTH = f"{POSITION}.parametrizations.weight.original0"
 POSITION_DIRECTION = f"{POSITION}.parametrizations.weight.original1"
 
 
-def classifier(outputs: int = 3) -> dict[str, Any]:
-    """A classifier: the network below `encoder.`, and a head, `proj`."""
+def classifier(outputs: int = 3, stride: int = 2) -> dict[str, Any]:
+    """A classifier: the network below `encoder.`, and a head, `proj`.
+
+    Args:
+        outputs: Of the head.
+        stride: Of each of the two convolutions. With 4 a segment has as many tokens as with ECG-FM, and a whole run
+            takes a sixth of the CPU time less.
+    """
     shapes = {
-        "encoder.feature_extractor.conv_layers.0.0.weight": (6, 12, 2),
+        "encoder.feature_extractor.conv_layers.0.0.weight": (6, 12, stride),
         **_norm("encoder.feature_extractor.conv_layers.0.2", 6),
-        "encoder.feature_extractor.conv_layers.1.0.weight": (6, 6, 2),
+        "encoder.feature_extractor.conv_layers.1.0.weight": (6, 6, stride),
         **_norm("encoder.layer_norm", 6),
         **_linear("encoder.post_extract_proj", 8, 6),
         f"{POSITION}.bias": (8,),
@@ -51,13 +57,14 @@ def classifier(outputs: int = 3) -> dict[str, Any]:
     model = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
     extra = {"metrics": {}, "previous_training_time": 0, "train_iterator": {"epoch": 1}}
-    content: dict[str, Any] = {"cfg": {"model": CFG | {"num_labels": outputs}}, "model": model, "args": None}
+    cfg = CFG | {"num_labels": outputs, "conv_feature_layers": f"[(6, {stride}, {stride})] * 2"}
+    content: dict[str, Any] = {"cfg": {"model": cfg}, "model": model, "args": None}
     return content | {"optimizer_history": [history], "task_state": {}, "extra_state": extra}
 
 
-def pretrained() -> dict[str, Any]:
+def pretrained(stride: int = 2) -> dict[str, Any]:
     """The same network as `classifier()` as it comes out of pretraining: no head, and what only pretraining uses."""
-    content = classifier()
+    content = classifier(stride=stride)
     content["cfg"]["model"] |= {"_name": "wav2vec2_cmsc", "quantize_input": False}
     del content["cfg"]["model"]["num_labels"]
     model: dict[str, Tensor] = content["model"]

@@ -44,6 +44,7 @@ def settings(dataset: Path) -> dict[str, str]:
         "manifest": "{shard_size: 7}",
         "preprocess": "{segment_s: 0.2}",
         "inference": "{device: cpu}",
+        "attribution": "{recordings: 1, steps: 4}",
     }
 
 

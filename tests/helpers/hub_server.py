@@ -11,11 +11,17 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 from urllib.parse import unquote
+
+import pytest
+from huggingface_hub import constants
 
 
 class Request(NamedTuple):
@@ -150,3 +156,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002, the name that http.server gives it
         pass  # a test's output is for what fails
+
+
+@contextmanager
+def hub_of_client(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub which the client in this process uses, with nobody logged in and an empty cache in `folder`."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between the client's attempts and ours
+    with Hub() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        address = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+        yield server

@@ -2,7 +2,7 @@
 
     python tests/helpers/reference_numbers.py PYTHON
 
-writes selftest/reference/outputs.npz, which `python -m ecgpipe verify` compares with. PYTHON is the interpreter of an
+writes selftest/reference/outputs.npz, which `ecgpipe verify` compares with. PYTHON is the interpreter of an
 environment that has fairseq-signals (workflow/envs/fairseq-signals.yaml). No code of ecgpipe computes any of it.
 """
 

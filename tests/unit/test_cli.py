@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ecgpipe import __version__
+from ecgpipe.__main__ import WITHOUT_PANDAS
 from ecgpipe.cli import COMMANDS, main
 from ecgpipe.core import logs
 from ecgpipe.core.atomic import whole
@@ -230,3 +231,14 @@ def test_the_half_file_is_hidden_from_a_scan_of_its_folder(tmp_path: Path) -> No
         temporary.touch()
         assert not list(tmp_path.glob("*.parquet"))
         assert temporary.name.startswith(".")
+
+
+def test_stages_that_need_no_pandas_do_not_import_it_and_their_readers_still_can() -> None:
+    assert set(WITHOUT_PANDAS) <= COMMANDS.keys()
+    code = (
+        "import sys; from ecgpipe.__main__ import leave_pandas_out; leave_pandas_out(); "
+        "import pyarrow as pa, pyarrow.dataset; pa.array([1.0, float('nan')], from_pandas=True).to_numpy(False); "
+        "print('pandas' in sys.modules); import pandas; print(pandas.Series([1]).sum())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "False\n1\n"

@@ -21,12 +21,12 @@ NAMES = ["First", "Second", "Third"]
 LABELS = "name,aggregation,pos_weight\nFirst,max,4\nSecond,mean,\nThird,mean,0.5\n"
 
 
-def run(folder: Path, outdir: str, **settings: object) -> Ran:
-    """Sixteen recordings in four shards and two parts."""
+def run(folder: Path, outdir: str, *targets: str, **settings: object) -> Ran:
+    """Sixteen recordings in four shards and two parts; as far as `targets` below `outdir`, which never need figures."""
     given = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": outdir, "umap": "{neighbors: 3}"}
     given |= {"manifest": "{shard_size: 4}", "inference": "{shards_per_part: 2, device: cpu}"}
     given |= {"attribution": "{recordings: 0}"}
-    return snakemake(folder, **(given | settings))
+    return snakemake(folder, *(f"{outdir}/{target}" for target in targets), **(given | settings))
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_recordings(folder / "input", 16)
     (folder / "labels.csv").write_text(LABELS)
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
-    ran = run(folder, "plain")
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
+    ran = run(folder, "plain", "run.json")
     assert ran.status == 0, ran.output
     ids = [f"recording{i:03d}" for i in range(16)]
     truth = pd.DataFrame({"record_id": ids, "fold": np.arange(16) % 4, "second": [0, 0, 1, 1] * 4})
@@ -48,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fit(folder: Path, stage: str, outdir: str, fold: int, *options: str) -> None:
     truth = ["--truth", str(folder / "truth.csv"), "--map", "second=Second", "--split", "fold", "--on", str(fold)]
-    assert main([stage, "--outdir", str(folder / outdir), *truth, *options]) == 0
+    assert main([stage, str(folder / outdir), *truth, *options]) == 0
 
 
 def test_a_run_with_a_calibration_and_thresholds(finished: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_run_with_a_calibration_and_thresholds(finished: Path) -> None:
     assert "was chosen on predictions with another calibration (none, here " in ran.output
     assert not ran.jobs
 
-    ran = run(finished, "calibrated", calibration="calibration.json")
+    ran = run(finished, "calibrated", "run.json", calibration="calibration.json")
     assert ran.status == 0, ran.output
     assert "calibrated by Platt scaling, fitted on 4 recordings (fold = 0). Left as they were: Third." in ran.output
     calibrated = table(finished / "calibrated/predictions").set_index("record_id")
@@ -92,7 +92,7 @@ def test_a_run_with_a_calibration_and_thresholds(finished: Path) -> None:
     ran = run(finished, "calibrated", **given, evaluation=scored % 1)
     assert ran.status != 0  # nor does it score the recordings that the thresholds were chosen on
     assert "the thresholds of chosen.csv were fitted on fold = 1, and 4 of the 4 recordings to score" in ran.output
-    ran = run(finished, "calibrated", **given, evaluation=scored % 2)
+    ran = run(finished, "calibrated", "report.html", **given, evaluation=scored % 2)
     assert ran.status == 0, ran.output
     measured = pd.read_parquet(finished / "calibrated/evaluation/metrics.parquet")
     brier = measured[measured["metric"] == "brier"].set_index("label")["value"]
@@ -119,8 +119,8 @@ def test_a_run_with_a_calibration_and_thresholds(finished: Path) -> None:
 
 def test_the_weight_of_positives_is_taken_off_without_any_label(finished: Path) -> None:
     settings = ["--labels", str(finished / "labels.csv"), "--output", str(finished / "weight.json")]
-    assert main(["calibrate", "--outdir", str(finished / "plain"), "--method", "pos-weight", *settings]) == 0
-    ran = run(finished, "corrected", calibration="weight.json")
+    assert main(["calibrate", str(finished / "plain"), "--method", "pos-weight", *settings]) == 0
+    ran = run(finished, "corrected", "report.html", calibration="weight.json")
     assert ran.status == 0, ran.output
     logits = table(finished / "plain/logits").set_index("record_id")[NAMES].astype(float)
     corrected = logits - np.log(pd.Series({"First": 4.0, "Second": 1.0, "Third": 0.5}))

@@ -16,14 +16,14 @@ def test_the_stages_can_be_run_by_hand_as_docs_usage_says(tmp_path: Path) -> Non
     section = (ROOT / "docs/usage.md").read_text().partition("## Stages by hand")[2]
     lines = [line.removeprefix("    ") for line in section.splitlines() if line.startswith("    ")]
     commands = "\n".join(lines).replace("cd /tmp/hand", "set -e").replace("/data/ecgs", "ecgs")
-    used = re.findall(r"^python -m ecgpipe (\w+)", commands, re.MULTILINE)
+    used = re.findall(r"^ecgpipe (\w+)", commands, re.MULTILINE)
     assert used == [
         *("checkpoint", "manifest", "preprocess", "infer", "aggregate", "umap", "summary", "examples", "attribute"),
         *("figures", "report"),
     ]
     write_recordings(tmp_path / "ecgs", 6)
     (tmp_path / "labels.csv").write_text("name,aggregation\nFirst,max\nSecond,mean\nThird,mean\n")
-    (tmp_path / "model.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (tmp_path / "model.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-c", commands],  # noqa: S607

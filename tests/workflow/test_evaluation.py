@@ -48,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_code15(folder / "code15")
     (folder / "labels.csv").write_text(f"name,aggregation,threshold\n{OTHER},max,\n{AV_BLOCK},mean,0.4\n{AF},mean,\n")
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     mapping = f"{{1dAVb: {AV_BLOCK}, AF: {AF}}}"
     evaluation = f"{{mapping: {mapping}, patient: patient_id, subgroups: ['is_male', 'age:45,70'], resamples: 30}}"
     ran = run(folder, evaluation=evaluation)
@@ -122,12 +122,12 @@ def test_after_an_evaluation_that_fails_at_its_own_stage_no_report_shows_the_one
     own["fold"] = np.where(records.status == "skipped", "test", "train")
     own.to_csv(finished / "folds.csv", index=False)
     evaluation = "truth: folds.csv, resamples: 10, split: fold, split_value"
-    ran = run(finished, evaluation=f"{{{evaluation}: train}}")
+    ran = run(finished, "out/report.html", evaluation=f"{{{evaluation}: train}}")
     assert ran.status == 0, ran.output
     report = finished / "out/report.html"
     assert "fold = train" in Page(report).text
 
-    ran = run(finished, evaluation=f"{{{evaluation}: test}}")
+    ran = run(finished, "out/report.html", evaluation=f"{{{evaluation}: test}}")
     assert ran.status != 0
     assert ran.jobs["evaluate"] == 1
     assert "[evaluate] error: split: no recording has 'test'" in ran.output
@@ -135,7 +135,7 @@ def test_after_an_evaluation_that_fails_at_its_own_stage_no_report_shows_the_one
     assert not (finished / "out/evaluation/metrics.parquet").exists()
     assert "report.html: it showed an outdated evaluation; the next run writes it again" in ran.output
 
-    ran = run(finished, evaluation=f"{{{evaluation}: train}}")
+    ran = run(finished, "out/report.html", evaluation=f"{{{evaluation}: train}}")
     assert ran.status == 0, ran.output
     assert "fold = train" in Page(report).text
 

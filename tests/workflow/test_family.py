@@ -40,7 +40,7 @@ def names_of(folder: Path, kind: str) -> list[str]:
 
 @pytest.mark.slow
 def test_outputs_without_names_are_run_by_number_and_later_under_their_names(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, checkpoints.classifier(outputs=26), seconds=22)
+    folder = folder_of(tmp_path, checkpoints.classifier(outputs=26, stride=4), seconds=22)
     windows = {"preprocess": "{segment_s: 10}"}
     ran = run(folder, labels="index", **windows)
     assert ran.status == 0, ran.output
@@ -59,7 +59,7 @@ def test_outputs_without_names_are_run_by_number_and_later_under_their_names(tmp
     by_number = table(folder / "out/logits")
 
     # Any one recording of it opens too, and the same command does nothing more.
-    assert main(["show", "--outdir", str(folder / "out"), "--output", str(folder / "one.html"), "recording003"]) == 0
+    assert main(["show", str(folder / "out"), "--output", str(folder / "one.html"), "recording003"]) == 0
     again = run(folder, labels="index", **windows)
     assert again.status == 0, again.output
     assert again.jobs.keys() <= {"manifest", "verdict", "all"}
@@ -80,7 +80,7 @@ def test_outputs_without_names_are_run_by_number_and_later_under_their_names(tmp
 
 @pytest.mark.slow
 def test_a_label_file_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:
-    ran = run(folder_of(tmp_path, checkpoints.classifier(outputs=26)))  # the default, the 17 of MIMIC-IV-ECG
+    ran = run(folder_of(tmp_path, checkpoints.classifier(outputs=26, stride=4)))  # the default, the 17 of MIMIC-IV-ECG
     assert ran.status != 0
     assert "mimic_iv_ecg.csv names 17 labels but the checkpoint has 26 outputs; give a file with one row" in ran.output
     assert not (tmp_path / "out/logits").exists()
@@ -111,7 +111,7 @@ def by_hand(folder: Path, seconds: float, starts: Sequence[float]) -> pd.DataFra
 def test_windows_of_another_length_are_cut_and_run_as_by_hand(
     seconds: float, tail: str, starts: list[float], tmp_path: Path
 ) -> None:
-    folder = folder_of(tmp_path, checkpoints.classifier(), seconds=12)
+    folder = folder_of(tmp_path, checkpoints.classifier(stride=4), seconds=12)
     out = folder / "out"
     model_files = [f"--weights={out}/checkpoint/model.safetensors", f"--description={out}/checkpoint/model.json"]
     files = {kind: out / f"{kind}.parquet" for kind in ("logits", "embeddings", "attention")}
@@ -132,4 +132,4 @@ def test_windows_of_another_length_are_cut_and_run_as_by_hand(
     for name in ("output_00", "output_01", "output_02"):
         np.testing.assert_allclose(made[name], expected[name], rtol=0, atol=1e-5)
     tokens = np.stack(list(pd.read_parquet(files["attention"])["attention"])).shape[1]
-    assert tokens == 500 * seconds // 4  # two convolutions of stride 2
+    assert tokens == 500 * seconds // 16  # two convolutions of stride 4

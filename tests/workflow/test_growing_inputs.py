@@ -20,7 +20,7 @@ def run(folder: Path, *options: str, **settings: object) -> Ran:
     """Run in `folder`, two recordings to a shard and two shards to a part; the segments are kept."""
     given = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out"}
     given |= {"manifest": "{shard_size: 2}", "inference": "{shards_per_part: 2, device: cpu}"}
-    given |= {"preprocess": "{keep_segments: true}"}
+    given |= {"preprocess": "{keep_segments: true}", "attribution": "{recordings: 1, steps: 4}"}
     ran = snakemake(folder, *options, **(given | settings))
     assert ran.status == 0, ran.output
     return ran
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_recordings(folder / "input" / "deep" / "deeper", 6)
     (folder / "labels.csv").write_text("name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n")
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     run(folder)
     return folder
 

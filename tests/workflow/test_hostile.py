@@ -85,7 +85,7 @@ def write_hostile(folder: Path) -> None:
 
     rows = pd.DataFrame({"name": LABELS, "aggregation": "mean"})
     rows.to_csv(folder / f"{NASTY}labels.csv", index=False)
-    (folder / f"{NASTY}.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / f"{NASTY}.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     settings = {
         "input": [inputs.name, "table.parquet"],
         "outdir": f"{NASTY}out",
@@ -94,6 +94,7 @@ def write_hostile(folder: Path) -> None:
         "max_failed_fraction": 1,
         "manifest": {"shard_size": 8},
         "preprocess": {"assume_leads": ["{input}$(touch pwned)", "'\""], "assume_sample_rate": 500},
+        "attribution": {"recordings": 2, "steps": 4},
         "report": {"title": "--{input}$(touch pwned)</title><script>alert(1)</script>", "recordings": 40},
     }
     (folder / "settings.json").write_text(json.dumps(settings))
@@ -184,7 +185,7 @@ def mistakes(ran: Ran) -> set[str]:
 
 @pytest.mark.parametrize("kind", ["beside", "in cfg", "instead of a tensor", "bare"])
 def test_a_checkpoint_that_would_call_the_shell_is_refused(kind: str, tmp_path: Path) -> None:
-    evil, content = Malicious(tmp_path / "pwned"), checkpoints.classifier()
+    evil, content = Malicious(tmp_path / "pwned"), checkpoints.classifier(stride=4)
     if kind == "beside":
         content["extra_state"] = [evil]
     elif kind == "in cfg":
@@ -288,6 +289,7 @@ def fetch(folder: Path, *targets: str) -> Ran:
     write_recordings(folder / "run" / "input", 2)
     (folder / "run" / "labels.csv").write_text("name,aggregation\nA,max\nB,max\nC,max\n")
     given = {"input": "input", "labels": "labels.csv", "outdir": "out", "checkpoint": f"hf://{REPO}/{FILE}"}
+    given |= {"attribution": "{recordings: 1, steps: 4}"}
     return snakemake(folder / "run", "--printshellcmds", *targets, **given)
 
 
@@ -305,7 +307,7 @@ def leaks(folder: Path, ran: Ran) -> list[str]:
 def test_a_run_that_needs_a_token_repeats_it_nowhere(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub
 ) -> None:
-    hub.publish(REPO, FILE, checkpoints.saved(checkpoints.classifier()))
+    hub.publish(REPO, FILE, checkpoints.saved(checkpoints.classifier(stride=4)))
     if where == "environment":
         hub.token = SECRETS[where]
         monkeypatch.setenv("HF_TOKEN", SECRETS[where])
@@ -319,7 +321,7 @@ def test_a_run_that_needs_a_token_repeats_it_nowhere(
     assert ran.status == 0, ran.output
     assert any(request.token for request in hub.requests)  # it was sent
     assert (tmp_path / "run" / "out" / "report.html").exists()
-    assert leaks(tmp_path, ran) == []
+    assert leaks(tmp_path, ran) == [], ran.output
 
 
 @pytest.mark.parametrize("fault", ["wrong token", "no access", "500", "nobody there", "a token that cannot be sent"])
@@ -327,7 +329,7 @@ def test_a_run_that_fails_at_the_hub_repeats_no_token(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Broken() if fault == "500" else Hub() as hub:
-        hub.publish(REPO, FILE, checkpoints.saved(checkpoints.classifier()))
+        hub.publish(REPO, FILE, checkpoints.saved(checkpoints.classifier(stride=4)))
         use(hub.endpoint.replace("://", f"://user:{SECRETS['address']}@"), tmp_path, monkeypatch)
         token = SECRETS["environment"] + ("\v." if fault == "a token that cannot be sent" else "")
         monkeypatch.setenv("HF_TOKEN", token)
@@ -340,4 +342,4 @@ def test_a_run_that_fails_at_the_hub_repeats_no_token(
     assert ran.status != 0
     assert len(mistakes(ran)) == 1, ran.output
     assert "Traceback" not in ran.output
-    assert leaks(tmp_path, ran) == []
+    assert leaks(tmp_path, ran) == [], ran.output

@@ -158,7 +158,8 @@ def test_however_a_run_is_cut_up_each_segment_gets_the_same_numbers(
 
 def test_through_snakemake_too(folder: Path, plain: Results, tmp_path: Path) -> None:
     ran = snakemake(
-        tmp_path, input=shuffled(folder, 3), checkpoint=folder / "x.pt", labels=LABELS_CSV, outdir="out",
+        tmp_path, *(f"out/predictions/part-0000{part}.parquet" for part in range(2)),
+        input=shuffled(folder, 3), checkpoint=folder / "x.pt", labels=LABELS_CSV, outdir="out",
         manifest="{shard_size: 3}", preprocess="{tail: overlap, short: pad}",
         inference="{shards_per_part: 2, batch_size: 5, device: cpu}",
     )  # fmt: skip

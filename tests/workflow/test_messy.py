@@ -99,8 +99,9 @@ def ran(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     write_broken(folder / "in")
     write_others(folder / "in")
     (folder / "labels.csv").write_text(LABELS)
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     settings = {"input": "in", "outdir": "out", "checkpoint": "x.pt", "labels": "labels.csv"}
+    settings |= {"attribution": "{recordings: 1, steps: 4}"}
     return folder, snakemake(folder, **settings, max_failed_fraction=0.5)
 
 

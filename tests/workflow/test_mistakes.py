@@ -16,12 +16,13 @@ def folder(tmp_path: Path) -> Path:
     """Two recordings, a checkpoint with three outputs, and its labels."""
     write_recordings(tmp_path / "input", 2)
     (tmp_path / "labels.csv").write_text(LABELS)
-    (tmp_path / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (tmp_path / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     return tmp_path
 
 
 def run(folder: Path, *options: str, **settings: object) -> Ran:
     given = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out"}
+    given |= {"attribution": "{recordings: 1, steps: 4}"}
     ran = snakemake(folder, *options, **(given | settings))
     assert "Traceback" not in ran.output
     return ran
@@ -134,7 +135,7 @@ def test_too_many_failures_end_the_run_with_an_error_after_everything_is_there(f
 
 @pytest.mark.slow
 def test_a_pretrained_checkpoint_gives_embeddings_and_no_logits(folder: Path) -> None:
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.pretrained()))
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.pretrained(stride=4)))
     ran = run(folder)
     assert ran.status == 0, ran.output
     assert list(table(folder / "out" / "logits").columns) == ["record_id", "segment", "start_s"]

@@ -88,16 +88,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "PLANTEDlabels.csv").write_text(
         "name,aggregation,threshold,pos_weight\nFirst,max,0.5,2\nSecond,mean,,3\nThird,mean,,\n"
     )
-    (folder / "PLANTEDweights.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "PLANTEDweights.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     run(folder, label="Second", input="PLANTEDtable.csv")
     out = str(folder / "PLANTEDout")
-    given = ["--outdir", out, "--truth", str(folder / "PLANTEDtruth.csv"), "--split", "PLANTEDsplit"]
+    given = [out, "--truth", str(folder / "PLANTEDtruth.csv"), "--split", "PLANTEDsplit"]
     given += ["--train", TRAIN, "--valid", VALID, "--test", TEST, "--map", "PLANTEDtruecolumn=Of a head"]
     given += ["--patient", "PLANTEDpatient"]
     assert main(["probe", *given, "--resamples", "5", "--output", str(folder / "PLANTEDprobe")]) == 0
     calibration = str(folder / "PLANTEDcalibration.json")
     with contextlib.chdir(folder):  # the settings name files as seen from here
-        assert main(["calibrate", "--outdir", out, "--method", "pos-weight", "--output", calibration]) == 0
+        assert main(["calibrate", out, "--method", "pos-weight", "--output", calibration]) == 0
     run_with_head(folder)
     return folder
 
@@ -117,7 +117,7 @@ def test_pages_and_figures_show_none_of_them(finished: Path, tmp_path: Path, mon
     assert {path.name for path in (out / "figures").iterdir() if leaked(path.read_bytes(), words)} == set()
     for suffix in ("html", "png", "pdf", "svg"):
         page = tmp_path / f"x.{suffix}"
-        assert main(["show", "--outdir", str(out), "--output", str(page), IDS[3]]) == 0
+        assert main(["show", str(out), "--output", str(page), IDS[3]]) == 0
         assert leaked(page.read_bytes(), words) == set()
     assert main(["compare", str(out), str(out), "--output", str(tmp_path / "compared")]) == 0
     assert leaked((tmp_path / "compared/compare.html").read_bytes(), words) == set()

@@ -19,10 +19,14 @@ from ecgpipe.models import heads
 @pytest.mark.slow
 def test_a_head_that_was_probed_labels_a_run_of_a_pretrained_network(tmp_path: Path) -> None:
     write_recordings(tmp_path / "recordings", 30)
-    (tmp_path / "pretrained.pt").write_bytes(checkpoints.saved(checkpoints.pretrained()))
+    (tmp_path / "pretrained.pt").write_bytes(checkpoints.saved(checkpoints.pretrained(stride=4)))
     settings: dict[str, object] = {"input": "recordings", "outdir": "out", "checkpoint": "pretrained.pt"}
-    settings |= {"manifest": "{shard_size: 8}", "inference": "{shards_per_part: 2}"}
-    first = snakemake(tmp_path, **settings)
+    settings |= {
+        "manifest": "{shard_size: 8}",
+        "inference": "{shards_per_part: 2}",
+        "attribution": "{recordings: 1, steps: 4}",
+    }
+    first = snakemake(tmp_path, "out/run.json", **settings)
     assert first.status == 0, first.output
     out = tmp_path / "out"
     assert table(out / "predictions").columns.tolist() == ["record_id", "n_segments"]
@@ -38,7 +42,7 @@ def test_a_head_that_was_probed_labels_a_run_of_a_pretrained_network(tmp_path: P
         writer.writerow(["record_id", "high", "split"])
         names = ["train", "train", "train", "valid", "test"]
         writer.writerows([name, int(mean[0] > middle), names[i % 5]] for i, (name, mean) in enumerate(means.items()))
-    given = ["--outdir", str(out), "--truth", str(tmp_path / "truth.csv"), "--split", "split"]
+    given = [str(out), "--truth", str(tmp_path / "truth.csv"), "--split", "split"]
     status = main(
         ["probe", *given, "--map", "high=Of one's own", "--output", str(tmp_path / "probe"), "--resamples", "20"]
     )
@@ -68,7 +72,7 @@ def test_a_head_that_was_probed_labels_a_run_of_a_pretrained_network(tmp_path: P
     random = ["--like", str(tmp_path / "pretrained.pt"), "--output", str(tmp_path / "random.pt")]
     assert main(["untrained", *random]) == 0
     settings |= {"outdir": "baseline", "checkpoint": "random.pt", "attribution": "{recordings: 0}"}
-    baseline = snakemake(tmp_path, **settings)
+    baseline = snakemake(tmp_path, "baseline/run.json", **settings)
     assert baseline.status == 0, baseline.output
     assert "RANDOM" in baseline.output
     given += ["--baseline", str(tmp_path / "baseline"), "--resamples", "20"]
@@ -83,7 +87,7 @@ def test_heads_thresholds_calibration_and_evaluation_together(
 ) -> None:
     """Run, probe, run with the head, fit thresholds and a calibration to it, run with all of them, and evaluate."""
     write_recordings(tmp_path / "recordings", 40, seconds=5)
-    (tmp_path / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (tmp_path / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     (tmp_path / "labels.csv").write_text("name,aggregation\nFirst,mean\nSecond,max\nThird,mean\n")
     ids = [f"recording{i:03d}" for i in range(40)]
     first = np.random.default_rng(1).permutation([0, 1] * 20)
@@ -102,7 +106,7 @@ def test_heads_thresholds_calibration_and_evaluation_together(
     ran = snakemake(tmp_path, *targets, **settings)
     assert ran.status == 0, ran.output
 
-    out = ["--outdir", str(tmp_path / "out"), "--split", "fold"]
+    out = [str(tmp_path / "out"), "--split", "fold"]
     folds = ["--train", "0", "1", "--valid", "2", "--test", "3", "--patient", "who", "--resamples", "10"]
     assert main(["probe", *out, *folds, "--output", str(tmp_path / "probe")]) == 0  # the truth as in the run's settings
     settings |= {"heads": f"[{tmp_path / 'probe/head.safetensors'}]"}
@@ -143,7 +147,7 @@ def test_heads_thresholds_calibration_and_evaluation_together(
 
 def test_a_head_that_is_not_there_is_told_before_anything_runs(tmp_path: Path) -> None:
     write_recordings(tmp_path / "recordings", 1)
-    (tmp_path / "pretrained.pt").write_bytes(checkpoints.saved(checkpoints.pretrained()))
+    (tmp_path / "pretrained.pt").write_bytes(checkpoints.saved(checkpoints.pretrained(stride=4)))
     ran = snakemake(tmp_path, input="recordings", checkpoint="pretrained.pt", heads="[nowhere/head.safetensors]")
     assert ran.status != 0
     assert "heads: 'nowhere/head.safetensors' is not a file; give the head.safetensors that probe wrote" in ran.output

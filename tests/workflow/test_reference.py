@@ -47,7 +47,8 @@ def test_ten_real_recordings_give_the_golden_numbers(
     names = list(pd.read_csv(labels_csv)["name"])
 
     ran = snakemake(
-        tmp_path, input=reference / "code15", checkpoint=make_checkpoint(name), labels=labels_csv, outdir="out",
+        tmp_path, "out/run.json",
+        input=reference / "code15", checkpoint=make_checkpoint(name), labels=labels_csv, outdir="out",
         manifest="{shard_size: 4}", inference="{shards_per_part: 2}",
         # Not held against anything here, and minutes for a network of the full size.
         attribution="{recordings: 0}",
@@ -99,7 +100,8 @@ def test_wfdb_in_mimics_lead_order_gives_the_same_predictions(
             path.stem, fs=400, units=["mV"] * 12, sig_name=MIMIC_LEADS, fmt=["16"] * 12,
             p_signal=signal[[LEADS.index(lead) for lead in MIMIC_LEADS]].T, write_dir=str(tmp_path / "wfdb"),
         )  # fmt: skip
-    ran = snakemake(tmp_path, input="wfdb", checkpoint=make_checkpoint("tiny"), outdir="out")
+    predicted = "out/predictions/part-00000.parquet"
+    ran = snakemake(tmp_path, predicted, input="wfdb", checkpoint=make_checkpoint("tiny"), outdir="out")
     assert ran.status == 0, ran.output
 
     expected = pd.read_csv(reference / "golden" / "predictions_tiny.csv", index_col="record")
@@ -120,7 +122,7 @@ def test_overlapping_and_padded_segments_leave_the_others_alone(
     feats = scipy.io.loadmat(next(iter((reference / "code15").glob("*.mat"))))["feats"]
     scipy.io.savemat(tmp_path / "in" / "short.mat", {"feats": feats[:, :1200], "curr_sample_rate": np.array([[400]])})
     ran = snakemake(
-        tmp_path, input="in", checkpoint=make_checkpoint("tiny"), outdir="out",
+        tmp_path, "out/logits/part-00000.parquet", input="in", checkpoint=make_checkpoint("tiny"), outdir="out",
         preprocess="{tail: overlap, short: pad, keep_segments: true}",
     )  # fmt: skip
     assert ran.status == 0, ran.output

@@ -27,7 +27,7 @@ LABELS = "name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n
 def write_inputs(folder: Path) -> Path:
     write_recordings(folder / "input", 6)
     (folder / "labels.csv").write_text(LABELS)
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     return folder
 
 
@@ -40,7 +40,7 @@ def inference(**settings: object) -> str:
 def run(folder: Path, *options: str, **settings: object) -> Ran:
     """Run in `folder`: six recordings in three shards and two parts."""
     given = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out"}
-    given |= {"manifest": "{shard_size: 2}", "inference": inference()}
+    given |= {"manifest": "{shard_size: 2}", "inference": inference(), "attribution": "{recordings: 1, steps: 4}"}
     return snakemake(folder, *options, **(given | settings))
 
 

@@ -49,7 +49,7 @@ def write_inputs(folder: Path) -> None:
     every_setting.write_files(folder)
     for name, count in {"input": 6, "other": 2}.items():
         write_recordings(folder / name, count)
-    content = checkpoints.classifier()
+    content = checkpoints.classifier(stride=4)
     (folder / "x.pt").write_bytes(checkpoints.saved(content))
     content["model"]["proj.bias"] = content["model"]["proj.bias"] + torch.ones(3)
     (folder / "y.pt").write_bytes(checkpoints.saved(content))

@@ -27,7 +27,7 @@ def preprocessed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_recordings(folder / "input", 2)
     (folder / "labels.csv").write_text("name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n")
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     ran = run(folder, "out/checkpoint/model.json", "out/precision/chosen.json", *SHARDS, "--notemp")
     assert ran.status == 0, ran.output
     return folder

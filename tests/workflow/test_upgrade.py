@@ -19,7 +19,11 @@ CHEAP = dict.fromkeys(("manifest", "summary", "figures", "report", "verdict", "a
 def run(folder: Path, root: Path) -> Ran:
     """Run the workflow that lies in `root`: four recordings in two shards and one part."""
     settings = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out"}
-    settings |= {"manifest": "{shard_size: 2}", "inference": "{device: cpu}"}
+    settings |= {
+        "manifest": "{shard_size: 2}",
+        "inference": "{device: cpu}",
+        "attribution": "{recordings: 1, steps: 4}",
+    }
     ran = snakemake_of(root, folder, **settings)
     assert ran.status == 0, ran.output
     return ran
@@ -31,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_recordings(folder / "input", 4)
     (folder / "labels.csv").write_text("name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n")
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     run(folder, ROOT)
     return folder
 

@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_recordings(folder / "study", 2)
     (folder / "labels.csv").write_text("name,aggregation\nFirst,max\nSecond,mean\nThird,mean\n")
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     out = folder / "study" / "results"
     for name in MINE:
         (out / name).parent.mkdir(parents=True, exist_ok=True)

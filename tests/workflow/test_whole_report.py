@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_recordings(folder / "input", 6)
     (folder / "labels.csv").write_text("name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n")
     (folder / "truth.csv").write_text("record_id,Second\n" + "".join(f"recording{i:03d},{i % 2}\n" for i in range(6)))
-    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier()))
+    (folder / "x.pt").write_bytes(checkpoints.saved(checkpoints.classifier(stride=4)))
     run(folder)
     return folder
 

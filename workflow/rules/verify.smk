@@ -24,7 +24,7 @@ rule verify_sample:
         meaning=provenance.MEANING["verify"],
         outdir=lambda wildcards, input: str(Path(input.run).parent),
     shell:
-        "python3 -m ecgpipe verify --against fairseq-signals --outdir {params.outdir:q} --sample {output:q} --log {log:q}"
+        "python3 -m ecgpipe verify {params.outdir:q} --against fairseq-signals --sample {output:q} --log {log:q}"
 
 
 rule verify_forward:
@@ -74,5 +74,5 @@ rule verify_against_fairseq_signals:
         meaning=provenance.MEANING["verify"],
         outdir=lambda wildcards, input: str(Path(input.run).parent),
     shell:
-        "python3 -m ecgpipe verify --against fairseq-signals --outdir {params.outdir:q} --sample {input.segments:q} "
+        "python3 -m ecgpipe verify {params.outdir:q} --against fairseq-signals --sample {input.segments:q} "
         "--answers {input.answers:q} --device cpu --output {output:q} --log {log:q}"

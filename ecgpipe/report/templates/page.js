@@ -21,7 +21,7 @@ async function start() {
     let note = chosen?.note ?? null;
     if (!chosen?.view && !note) {
       note = "This page does not hold its leads."
-        + (facts.paths ? ` To see them: python -m ecgpipe show --outdir OUTDIR ${quoted(rows.names[row])}` : "");
+        + (facts.paths ? ` To see them: ecgpipe show RUN ${quoted(rows.names[row])}` : "");
     }
     return { name: rows.names[row], why: chosen?.why ?? [], probabilities, facts: told, note, view: chosen?.view ?? null,
       neighbors: chosen?.neighbors ?? [] };

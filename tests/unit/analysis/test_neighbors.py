@@ -134,7 +134,7 @@ def test_all_recordings_have_the_neighbours_that_scikit_learn_finds(
     monkeypatch.setattr(cosine_similarity, "OTHERS", block)
     monkeypatch.setattr(cosine_similarity, "TARGETS", 3)
     folder = write_run(tmp_path, segments)
-    assert main(["neighbors", "--outdir", str(folder), "--count", "5"]) == 0
+    assert main(["neighbors", str(folder), "--count", "5"]) == 0
     table = found(folder / "neighbors.parquet")
     similarity, rows = by_sklearn(means(segments), means(segments), 6)
     ids = list(segments)
@@ -155,7 +155,7 @@ def test_embeddings_that_hardly_differ_are_ranked_in_double_precision(tmp_path: 
     random = np.random.default_rng(3)
     segments = {f"r{i}": (1 + 1e-4 * random.standard_normal((1, 768))).astype(np.float32) for i in range(50)}
     folder = write_run(tmp_path, segments)
-    assert main(["neighbors", "--outdir", str(folder), "--count", "3"]) == 0
+    assert main(["neighbors", str(folder), "--count", "3"]) == 0
     _, rows = by_sklearn(means(segments), means(segments), 4)
     table = found(folder / "neighbors.parquet")
     assert [[name for _, name, _ in table[f"r{i}"]] for i in range(50)] == [[f"r{j}" for j in row[1:]] for row in rows]
@@ -188,7 +188,7 @@ def test_recordings_of_the_same_patient_are_left_out_and_those_of_nobody_are_not
 ) -> None:
     patients = {record_id: None if i % 5 == 0 else i % 4 for i, record_id in enumerate(segments)}
     folder = write_run(tmp_path, segments, patients=patients)
-    assert main(["neighbors", "--outdir", str(folder), "--count", "4", "--patient", "patient"]) == 0
+    assert main(["neighbors", str(folder), "--count", "4", "--patient", "patient"]) == 0
     table = found(folder / "neighbors.parquet")
     _, rows = by_sklearn(means(segments), means(segments), 40)
     ids = list(segments)
@@ -212,23 +212,23 @@ def test_a_patient_is_the_same_whether_the_table_has_numbers_or_texts(tmp_path: 
 
 def test_a_run_smaller_than_the_count_has_as_many_as_there_are(tmp_path: Path) -> None:
     folder = write_run(tmp_path, {f"r{i}": np.random.default_rng(i).random((1, 4)) for i in range(3)})
-    assert main(["neighbors", "--outdir", str(folder), "--method", "approximate"]) == 0
+    assert main(["neighbors", str(folder), "--method", "approximate"]) == 0
     assert provenance.read_origin(pq.read_schema(folder / "neighbors.parquet"))["neighbors"]["method"] == "exact"
     assert [len(some) for some in found(folder / "neighbors.parquet").values()] == [2, 2, 2]
 
 
 def test_a_run_of_one_recording_has_no_neighbours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_run(tmp_path, {"r0": np.ones((1, 4)), "r1": np.full((1, 4), np.nan)})
-    assert main(["neighbors", "--outdir", str(folder), "r0", "--count", "1"]) == 0
+    assert main(["neighbors", str(folder), "r0", "--count", "1"]) == 0
     assert capsys.readouterr().out == "r0\n   1  0.0000  r1\n"  # what is not finite is like nothing
     folder = write_run(tmp_path / "one", {"r0": np.ones((1, 4)), "r1": np.ones((1, 4))}, patients={"r0": 1, "r1": 1})
-    assert main(["neighbors", "--outdir", str(folder), "r0", "--patient", "patient"]) == 0
+    assert main(["neighbors", str(folder), "r0", "--patient", "patient"]) == 0
     assert capsys.readouterr().out == "r0\n   none\n"
 
 
 def test_hostile_ids_do_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_run(tmp_path, {HOSTILE: np.ones((1, 4)), "-b": np.ones((1, 4))})
-    assert main(["neighbors", "--outdir", str(folder), "--", "-b", HOSTILE]) == 0
+    assert main(["neighbors", str(folder), "--", "-b", HOSTILE]) == 0
     said = capsys.readouterr().out
     assert "\x1b" not in said
     assert said.splitlines() == [
@@ -254,7 +254,7 @@ def test_mistakes_are_said(
     options: list[str], says: str, segments: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_run(tmp_path, segments)
-    assert main(["neighbors", "--outdir", str(folder), *options]) == 2
+    assert main(["neighbors", str(folder), *options]) == 2
     assert says in capsys.readouterr().err
     assert not (folder / "neighbors.parquet").exists()
 
@@ -264,12 +264,12 @@ def test_embeddings_of_different_checkpoints_or_widths_are_not_compared(
 ) -> None:
     first = write_run(tmp_path / "a", segments)
     other = write_run(tmp_path / "b", segments, sha="b" * 64)
-    assert main(["neighbors", "--outdir", str(first), "--against", str(other)]) == 2
+    assert main(["neighbors", str(first), "--against", str(other)]) == 2
     said = capsys.readouterr().err
     assert "is of another checkpoint than" in said
     assert "a.pt (sha256 aaaaaaaaaaaa) and b.pt (sha256 bbbbbbbbbbbb)" in said
     wider = write_run(tmp_path / "c", {"x": np.ones((1, 7)), "y": np.ones((1, 7))})
-    assert main(["neighbors", "--outdir", str(first), "--against", str(wider)]) == 2
+    assert main(["neighbors", str(first), "--against", str(wider)]) == 2
     assert "have 7 numbers, those of" in capsys.readouterr().err
 
 
@@ -278,11 +278,11 @@ def test_another_preprocessing_is_warned_of_and_so_is_an_unknown_checkpoint(
 ) -> None:
     first = write_run(tmp_path / "a", segments)
     other = write_run(tmp_path / "b", segments, preprocess={"short": "pad"})
-    assert main(["neighbors", "--outdir", str(first), "--against", str(other), "r1"]) == 0
+    assert main(["neighbors", str(first), "--against", str(other), "r1"]) == 0
     assert "the two runs were preprocessed differently" in (said := capsys.readouterr().err)
     assert "short skip and pad" in said
     unknown = write_run(tmp_path / "c", segments, sha=None)
-    assert main(["neighbors", "--outdir", str(first), "--against", str(unknown), "r1"]) == 0
+    assert main(["neighbors", str(first), "--against", str(unknown), "r1"]) == 0
     assert f"{unknown} does not say which checkpoint made it" in capsys.readouterr().err
 
 
@@ -310,7 +310,7 @@ def test_an_approximate_search_says_how_much_of_the_exact_one_it_finds(
     other = write_run(tmp_path / "b", dict(reversed(segments.items())), patients=patients)
     exact, output = tmp_path / "exact.parquet", tmp_path / "approximate.parquet"
     for options in ([], ["--patient", "patient"], ["--against", str(other)]):
-        both = ["neighbors", "--outdir", str(folder), *options]
+        both = ["neighbors", str(folder), *options]
         assert main([*both, "--method", "exact", "--output", str(exact)]) == 0
         capsys.readouterr()
         assert main([*both, "--method", "approximate", "--output", str(output)]) == 0

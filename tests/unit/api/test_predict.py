@@ -1,4 +1,4 @@
-"""python -m ecgpipe predict: one line per recording, whatever the files, with the numbers of ECGFM."""
+"""ecgpipe predict: one line per recording, whatever the files, with the numbers of ECGFM."""
 
 import json
 import os

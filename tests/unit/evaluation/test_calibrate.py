@@ -181,7 +181,7 @@ def test_probabilities_of_0_and_1_stay_finite(tmp_path: Path) -> None:
 
 
 def run(folder: Path, *options: str, output: str = "calibration.json") -> int:
-    return main(["calibrate", "--outdir", str(folder), "--output", str(folder / output), *options])
+    return main(["calibrate", str(folder), "--output", str(folder / output), *options])
 
 
 def test_the_command_fits_on_its_split_and_binds_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -332,7 +332,7 @@ def test_from_logits_to_thresholds_on_calibrated_predictions(
     plain = pq.read_table(tmp_path / "predictions/part-00000.parquet")
     fold8 = ["--split", "fold", "--on", "8"]
     assert run(tmp_path, *fold8, "--method", "platt") == 0
-    chosen = ["thresholds", "--outdir", str(tmp_path), *fold8, "--method", "youden", "--output"]
+    chosen = ["thresholds", str(tmp_path), *fold8, "--method", "youden", "--output"]
     assert main([*chosen, str(tmp_path / "plain.csv")]) == 0
 
     given = ["--calibration", str(tmp_path / "calibration.json")]

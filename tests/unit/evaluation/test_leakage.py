@@ -21,7 +21,7 @@ from ecgpipe.models import calibration, labels
 def made(tmp_path: Path) -> dict[str, Any]:
     """A run, thresholds chosen on its fold 8 and a calibration fitted on its fold 7."""
     made = labelled.write(tmp_path)
-    on = ["--outdir", str(tmp_path), "--patient", "patient", "--split", "fold"]
+    on = [str(tmp_path), "--patient", "patient", "--split", "fold"]
     csv, json = tmp_path / "chosen.csv", tmp_path / "calibration.json"
     assert main(["thresholds", *on, "--on", "8", "--method", "youden", "--output", str(csv)]) == 0
     assert main(["calibrate", *on, "--on", "7", "--method", "platt", "--output", str(json)]) == 0
@@ -87,7 +87,7 @@ def test_what_nobody_knows_is_no_overlap(tmp_path: Path, made: dict[str, Any]) -
 def chosen_without_patients(folder: Path) -> list[Fit]:
     """Thresholds chosen on the first recording of each patient of fold 8, without saying who the patients are."""
     options = ["--split", "first", "--on", "8", "--method", "youden", "--output", str(folder / "chosen.csv")]
-    assert main(["thresholds", "--outdir", str(folder), *options]) == 0
+    assert main(["thresholds", str(folder), *options]) == 0
     return leakage.read_fits(folder / "chosen.csv", None, None)
 
 
@@ -110,7 +110,7 @@ def test_patients_that_the_fit_does_not_know_are_found_in_the_run(
 
 def test_or_else_are_a_warning(tmp_path: Path, made: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--split", "fold", "--on", "8", "--method", "youden", "--output", str(tmp_path / "chosen.csv")]
-    assert main(["thresholds", "--outdir", str(tmp_path), *options]) == 0
+    assert main(["thresholds", str(tmp_path), *options]) == 0
     leakage.refuse_overlap(
         leakage.read_fits(tmp_path / "chosen.csv", None, None), columns(made, [9]), columns(made, [9])
     )
@@ -143,7 +143,7 @@ def halved(tmp_path: Path) -> Path:
     }
     add_column(tmp_path, "half", half)
     options = ["--patient", "patient", "--split", "half", "--on", "a", "--method", "youden"]
-    assert main(["thresholds", "--outdir", str(tmp_path), *options, "--output", str(tmp_path / "chosen.csv")]) == 0
+    assert main(["thresholds", str(tmp_path), *options, "--output", str(tmp_path / "chosen.csv")]) == 0
     return tmp_path
 
 
@@ -269,7 +269,7 @@ def test_evaluate_refuses_the_fold_of_the_calibration(
     """Thresholds on fold 8, after a calibration on fold 7: neither is scored, and fold 5 is."""
     path = tmp_path / "calibration.json"
     labelled.write(tmp_path, calibration=calibration.read_calibration(path).facts)
-    on = ["--outdir", str(tmp_path), "--split", "fold", "--on", "8", "--output", str(tmp_path / "chosen.csv")]
+    on = [str(tmp_path), "--split", "fold", "--on", "8", "--output", str(tmp_path / "chosen.csv")]
     assert main(["thresholds", *on, "--method", "youden"]) == 0
     assert evaluate(tmp_path, 5) == 2
     assert "--calibration: no file was given, but the predictions were calibrated by" in capsys.readouterr().err

@@ -73,7 +73,7 @@ FOLDS = ["--split", "fold", "--train", *map(str, range(1, 7)), "--valid", "7", "
 
 
 def run(outdir: Path, truth: Path, output: Path, *options: str) -> heads.Head:
-    given = ["--outdir", str(outdir), "--truth", str(truth), "--output", str(output), "--resamples", "50"]
+    given = [str(outdir), "--truth", str(truth), "--output", str(output), "--resamples", "50"]
     assert main(["probe", *given, *(options or FOLDS)]) == 0
     return heads.load_head(output / "head.safetensors")
 
@@ -193,7 +193,7 @@ def test_split_by_patient_from_the_command(outdir: Path, tmp_path: Path) -> None
 def test_a_patient_in_two_splits_is_refused(outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, _, truth = data()
     shared = write_truth(tmp_path / "shared.csv", {**truth, "patient": [i % 7 for i in range(400)]})
-    options = ["--outdir", str(outdir), "--truth", str(shared), "--output", str(tmp_path / "probe")]
+    options = [str(outdir), "--truth", str(shared), "--output", str(tmp_path / "probe")]
     assert main(["probe", *options, *FOLDS, "--patient", "patient"]) == 2
     assert "7 patients have recordings in more than one split" in capsys.readouterr().err
 
@@ -242,7 +242,7 @@ def test_a_run_is_no_gain_over_itself(outdir: Path, tmp_path: Path) -> None:
 def test_mistakes_are_told_in_a_line(
     outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
-    given = ["--outdir", str(outdir), "--truth", str(tmp_path / "truth.csv"), "--output", str(tmp_path / "probe")]
+    given = [str(outdir), "--truth", str(tmp_path / "truth.csv"), "--output", str(tmp_path / "probe")]
     assert main(["probe", *given, *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "probe").exists()

@@ -114,7 +114,7 @@ def test_what_is_unknown_does_not_count() -> None:
 
 def run(folder: Path, *options: str) -> int:
     output = ["--output", str(folder / "chosen.csv")]
-    return main(["thresholds", "--outdir", str(folder), *output, *options])
+    return main(["thresholds", str(folder), *output, *options])
 
 
 @pytest.fixture
@@ -191,10 +191,7 @@ def test_a_label_with_one_class_only_has_no_threshold_and_it_is_said(
         (["--method", "f1", "--split", "fold"], "--split, --on: "),
         (["--method", "f1", "--split", "fold", "--on", "12"], "no recording has '12'; there are 0, 1, 2"),
         (["--method", "f1", "--split", "folds", "--on", "1"], "did you mean 'fold'?"),
-        (
-            ["--method", "f1", "--outdir", "nowhere"],
-            "outdir: there is no folder nowhere; give the folder of a finished run",
-        ),
+        (["--method", "f1", "--outdir", "nowhere"], "and --outdir nowhere are given; leave out --outdir"),
     ],
 )
 def test_mistakes(
@@ -203,6 +200,11 @@ def test_mistakes(
     assert run(tmp_path, *options) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "chosen.csv").exists()
+
+
+def test_a_run_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["thresholds", "nowhere", "--method", "f1", "--output", "x.csv"]) == 2
+    assert "outdir: there is no folder nowhere; give the folder of a finished run" in capsys.readouterr().err
 
 
 def test_a_label_file_that_aggregates_otherwise_than_the_run_is_refused(

@@ -6,14 +6,13 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import checkpoints
 import pytest
 import torch
-from hub_server import Hub
+from hub_server import Hub, hub_of_client
 from huggingface_hub import constants
 
 from ecgpipe.core.errors import EcgpipeError
@@ -28,16 +27,7 @@ TOKEN = "hf_ThisIsTheSecret"  # noqa: S105, of the hub in this file
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on loopback which the client in this process uses, with nobody logged in and an empty cache."""
-    monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(time, "sleep", lambda _: None)  # between the client's attempts and ours
-    with Hub() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        address = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+    with hub_of_client(tmp_path, monkeypatch) as server:
         yield server
 
 

@@ -6,12 +6,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from run_workflow import ROOT, snakemake, write_recordings
+from run_workflow import ROOT
 
 DOCKERFILE = (ROOT / "containers" / "Dockerfile").read_text()
 APPTAINER = (ROOT / "containers" / "ecgpipe.def").read_text()
@@ -19,13 +19,26 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Instructions, each on one line.
 STEPS = [line for line in DOCKERFILE.replace("\\\n", "").splitlines() if re.match(r"[A-Z]+ ", line)]
-FINAL = STEPS[max(i for i, step in enumerate(STEPS) if step.startswith("FROM ")) :]
 SECTIONS = dict(re.findall(r"^%(\w+)\n(.*?)(?=^%|\Z)", APPTAINER, re.MULTILINE | re.DOTALL))
 
 
-def copied(steps: list[str]) -> set[str]:
+def stages() -> dict[str, list[str]]:
+    """By name, the steps of each stage; its first one says what it starts from."""
+    found: dict[str, list[str]] = {}
+    for step in STEPS:
+        if step.startswith("FROM "):
+            found[step.split()[-1]] = []
+        if found:
+            found[next(reversed(found))].append(step)
+    return found
+
+
+STAGES = stages()
+
+
+def copied() -> set[str]:
     """What is copied from the clone, not from another stage."""
-    copies = [step.split()[1:-1] for step in steps if step.startswith("COPY ") and "--from" not in step]
+    copies = [step.split()[1:-1] for step in STEPS if step.startswith("COPY ") and "--from" not in step]
     return {name for names in copies for name in names}
 
 
@@ -41,47 +54,56 @@ def tool(name: str) -> str:
 
 
 def test_everything_that_is_copied_is_there() -> None:
-    assert copied(STEPS)
-    missing = {name for name in copied(STEPS) | files_of_apptainer().keys() if not (ROOT / name).exists()}
+    assert copied()
+    missing = {name for name in copied() | files_of_apptainer().keys() if not (ROOT / name).exists()}
     assert not missing
 
 
 def test_docker_is_given_what_is_copied_and_nothing_else() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in lines
-    assert {line.removeprefix("!") for line in lines if line.startswith("!")} == copied(STEPS)
+    assert {line.removeprefix("!") for line in lines if line.startswith("!")} == copied()
 
 
 def test_both_images_have_the_same_files() -> None:
-    assert files_of_apptainer().keys() == copied(STEPS)
+    assert files_of_apptainer().keys() == copied()
     assert set(files_of_apptainer().values()) == {"/opt/ecgpipe/"}
 
 
-@pytest.mark.slow
-def test_the_files_of_the_final_image_are_enough_to_start_the_workflow_from_another_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clone, work = tmp_path / "opt" / "ecgpipe", tmp_path / "work"
-    for name in copied(FINAL):
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            clone.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, clone)
-    write_recordings(work / "input", 1)
-    monkeypatch.setenv("PYTHONPATH", str(clone))
-    ran = snakemake(work, "--snakefile", str(clone / "Snakefile"), "--dry-run", input="input")
-    assert ran.status == 0, ran.output
-    assert f"{clone}/profiles/default" in ran.output
-    assert ran.jobs["manifest"] == 1
+def test_the_copied_files_build_the_wheel_of_the_clone(tmp_path: Path) -> None:
+    (tmp_path / "image").mkdir()
+    for name in copied():
+        take = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        take(ROOT / name, tmp_path / "image" / name)
+    names = []
+    for folder in (ROOT, tmp_path / "image"):
+        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", f"--outdir={tmp_path}", str(folder)]
+        subprocess.run(command, check=True, capture_output=True)
+        names.append(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    assert names[0] == names[1]
 
 
 def test_both_start_from_one_image_that_is_pinned_by_digest() -> None:
-    images = [step.split()[1] for step in STEPS if step.startswith("FROM ")]
-    assert set(images[1:]) == {"base"}  # all stages are made from the first
-    assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}", images[0])
-    assert re.search(r"^From: (.+)$", APPTAINER, re.MULTILINE)[1] == images[0]  # type: ignore[index]
+    first, *others = (steps[0].split()[1] for steps in STAGES.values())
+    assert set(others) <= set(STAGES)  # all stages are made from the first
+    assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}", first)
+    assert re.search(r"^From: (.+)$", APPTAINER, re.MULTILINE)[1] == first  # type: ignore[index]
+
+
+def test_there_is_a_target_for_cpus_and_one_for_gpus_and_the_builds_of_pytorch_alone_differ() -> None:
+    assert list(STAGES)[-2:] == ["cpu", "cuda"]  # the last one is the default
+    for name in ("cpu", "cuda"):
+        assert STAGES[name] == [f"FROM runtime AS {name}", f"COPY --from=build-{name} /opt/venv /opt/venv"]
+    cpu, cuda = STAGES["build-cpu"], STAGES["build-cuda"]
+    assert [step for step, other in zip(cpu, cuda, strict=True) if step != other] == [
+        "FROM base AS build-cpu",
+        "ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu",
+    ]
+
+
+def test_both_images_run_the_command() -> None:
+    assert 'ENTRYPOINT ["ecgpipe"]' in STAGES["runtime"]
+    assert SECTIONS["runscript"].strip() == 'exec ecgpipe "$@"'
 
 
 def test_its_python_is_one_that_ecgpipe_supports() -> None:
@@ -90,24 +112,23 @@ def test_its_python_is_one_that_ecgpipe_supports() -> None:
     assert version[1] in SpecifierSet(PROJECT["requires-python"])
 
 
-@pytest.mark.parametrize("recipe", [DOCKERFILE, SECTIONS["post"]], ids=["docker", "apptainer"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["\n".join(STAGES["build-cpu"]), "\n".join(STAGES["build-cuda"]), SECTIONS["post"]],
+    ids=["docker-cpu", "docker-cuda", "apptainer"],
+)
 def test_every_package_is_of_the_version_that_constraints_pins(recipe: str) -> None:
-    commands = [line for line in recipe.replace("\\\n", "").splitlines() if "pip install" in line]
+    commands = [line for line in recipe.splitlines() if "pip install" in line]
     assert len(commands) == 2
     assert all("--constraint constraints.txt" in command for command in commands)
     assert "==" not in "".join(commands)  # no second opinion
-    pinned = {Requirement(line).name for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"}
-    wanted = {
-        Requirement(line).name for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["workflow"]]
-    }
-    assert {name.lower().replace("_", "-") for name in wanted} <= {name.lower().replace("_", "-") for name in pinned}
 
 
 def test_the_user_is_not_root_and_has_a_home_and_a_name_whatever_its_number() -> None:
-    users = [step.split()[1] for step in FINAL if step.startswith("USER ")]
+    users = [step.split()[1] for step in STAGES["runtime"] if step.startswith("USER ")]
     assert users
     assert not users[-1].startswith(("0", "root"))
-    environment = " ".join(step for step in FINAL if step.startswith("ENV "))
+    environment = " ".join(step for step in STAGES["runtime"] if step.startswith("ENV "))
     assert re.search(r"\bHOME=/work\b", environment)
     assert re.search(r"\bUSER=\w+", environment)  # Snakemake ends with a KeyError for a number without a name
 

@@ -311,7 +311,7 @@ def test_the_figures_name_nothing(folder: Path, words: set[str]) -> None:
 def test_show_names_nothing_of_such_a_run(suffix: str, folder: Path, words: set[str], tmp_path: Path) -> None:
     for number, record_id in enumerate(["PLANTEDpatient1/PLANTEDid1", "PLANTEDpatient2/PLANTEDid2"]):
         output = tmp_path / f"{number}.{suffix}"
-        status = main(["show", "--outdir", str(folder), "--output", str(output), record_id])
+        status = main(["show", str(folder), "--output", str(output), record_id])
         if number and suffix != "html":  # whose file is gone
             assert status == 2
             continue
@@ -323,7 +323,7 @@ def test_show_names_nothing_of_such_a_run(suffix: str, folder: Path, words: set[
     run["config"]["report"]["paths"] = True
     shutil.copytree(folder, tmp_path / "shown")
     (tmp_path / "shown/run.json").write_text(json.dumps(run))
-    given = ["--outdir", str(tmp_path / "shown"), "--output", str(tmp_path / f"x.{suffix}")]
+    given = [str(tmp_path / "shown"), "--output", str(tmp_path / f"x.{suffix}")]
     assert main(["show", *given, "PLANTEDpatient1/PLANTEDid1"]) == 0
     if suffix != "png":  # which has the name in pixels alone
         assert leaked((tmp_path / f"x.{suffix}").read_bytes(), words) >= {"PLANTEDpatient1", "PLANTEDid1"}
@@ -333,7 +333,7 @@ def test_show_names_its_file_by_the_recordings_number(
     folder: Path, words: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["show", "--outdir", str(folder), "PLANTEDpatient1/PLANTEDid1"]) == 0
+    assert main(["show", str(folder), "PLANTEDpatient1/PLANTEDid1"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["recording_2.html"]
     assert words
 

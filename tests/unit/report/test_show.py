@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def show(folder: Path, record_id: str, output: Path, *options: str) -> int:
-    before = ("--outdir", str(folder), "--output", str(output), *options)
+    before = (str(folder), "--output", str(output), *options)
     return main(["show", *before, "--", record_id])
 
 
@@ -94,7 +94,7 @@ def test_without_an_output_the_page_is_named_after_the_recording(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["show", "--outdir", str(folder), "--", HOSTILE]) == 0
+    assert main(["show", str(folder), "--", HOSTILE]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["script_alert_1_script.html"]
 
 
@@ -199,8 +199,8 @@ def test_a_picture_has_the_colour_of_the_label_that_was_asked_for(
 ) -> None:
     asked = [{"label": label, "attribution": np.ones((2, 12, 2500)), "judged": ""} for label in LABELS[1:]]
     monkeypatch.setattr(show_stage, "attribute_labels", lambda *_: asked)  # which takes a network
-    given = ["--outdir", str(folder), "--output", str(tmp_path / "x.svg"), *options]
-    assert main(["show", "a/0", *given, "--label", *LABELS[1:]]) == 0
+    given = [str(folder), "--output", str(tmp_path / "x.svg"), *options]
+    assert main(["show", *given, "a/0", "--label", *LABELS[1:]]) == 0
     assert f"<!-- {says}" in (tmp_path / "x.svg").read_text()
 
 

@@ -61,7 +61,7 @@ def finished(tmp_path: Path) -> Path:
 
 
 def verified(outdir: Path, *options: str) -> int:
-    return main(["verify", "--against", "fairseq-signals", "--outdir", str(outdir), "--device", "cpu", *options])
+    return main(["verify", str(outdir), "--against", "fairseq-signals", "--device", "cpu", *options])
 
 
 def answered(outdir: Path, change: Callable[[dict[str, np.ndarray]], None] = lambda arrays: None) -> list[str]:

@@ -29,6 +29,12 @@ class Planner:
     def count_jobs(self) -> Counter[str]:
         return Counter()
 
+    def places(self) -> dict[str, str]:
+        return {}
+
+    def lost_settings(self) -> None:
+        return None
+
     def ignore_checksums(self) -> None:
         self.ignores += 1
 

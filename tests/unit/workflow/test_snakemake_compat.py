@@ -193,3 +193,64 @@ onstart:
     say(ENGINE.count_jobs())
 """
     assert said(tmp_path, text) == [{"all": 1, "one": 3}]
+
+
+def errors(folder: Path, text: str, *options: str) -> list[str]:
+    """The lines that ecgpipe's output of a run shows of a run that fails."""
+    status, output = snakemake(folder, HEAD + text, "--logger", "ecgpipe", *options)
+    assert status == 1
+    assert "Traceback" not in output
+    return [line for line in output.splitlines() if line.startswith("error: ")]
+
+
+RAISES = "with errors_of_workflow():\n    raise EcgpipeError('outdir: no\\nlabels: no')\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("", ["--config", "umap.neighbors=3"], ["error: --config: Snakemake does not take 'umap.neighbors=3'; give "]),
+        ("", ["--config", "input", "/x"], ["error: --config: 'input' is not KEY=VALUE; give --config input=/x"]),
+        ("", ["--configfile", "no.yaml"], ["error: --configfile: there is no file 'no.yaml'; check the path"]),
+        (RAISES, [], ["error: outdir: no", "error: labels: no"]),
+        (
+            "def planned(wildcards):\n" + "".join(f"    {line}\n" for line in RAISES.splitlines())
+            + PLANNED.format(what="planned(wildcards)"),
+            [],
+            ["error: outdir: no", "error: labels: no"],
+        ),
+    ],
+    ids=["dots", "no equals sign", "no file", "in the Snakefile", "while jobs are planned"],
+)  # fmt: skip
+def test_a_users_mistake_is_one_line(tmp_path: Path, text: str, options: list[str], says: list[str]) -> None:
+    lines = errors(tmp_path, text, *options)
+    assert [line[: len(start)] for line, start in zip(lines, says, strict=True)] == says
+
+
+def test_it_is_known_where_each_setting_was_given(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("report: {title: x}\noutdir: y\n")
+    text = "say([ENGINE.places(), ENGINE.lost_settings()])\n" + PLANNED.format(what="1")
+    options = ("--configfile", str(tmp_path / "mine.yaml"), "--config", "outdir=z", "umap={neighbors: 3}")
+    places = {"report.title": "mine.yaml: {key}", "outdir": "{key}", "umap.neighbors": "{key}"}
+    assert said(tmp_path, text, *options)[0] == [places, None]
+
+
+def test_settings_that_a_second_config_has_lost_are_noticed(tmp_path: Path) -> None:
+    text = "say([ENGINE.lost_settings(), config])\n" + PLANNED.format(what="1")
+    lost, config = said(tmp_path, text, "--config", "input=a", "--config", "outdir=b")[0]
+    assert lost.startswith(
+        "--config: given 2 times, of which Snakemake takes the last alone and ignores input=a; give "
+    )
+    assert config == {"outdir": "b"}
+
+
+def test_an_interrupt_while_jobs_are_planned_is_one_line(tmp_path: Path) -> None:
+    interrupts = "import os, signal\n" + PLANNED.format(what="os.kill(os.getpid(), signal.SIGINT)")
+    (tmp_path / "Snakefile").write_text(HEAD + interrupts)
+    done = subprocess.run(
+        [sys.executable, "-m", "ecgpipe.workflow.snakemake_compat", "--cores", "1", "--logger", "ecgpipe"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1] == "stopped; the same command resumes"
+    assert "Traceback" not in done.stderr + done.stdout

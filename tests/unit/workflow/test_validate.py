@@ -1,7 +1,6 @@
 """The settings: the generated files are those of the definition, and a mistake names key, value and mend."""
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,16 +64,6 @@ def test_every_key_is_documented_once() -> None:
 def test_the_demos_settings_are_known() -> None:
     demo = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text(encoding="utf-8"))
     assert Config.model_validate(demo).input
-
-
-def test_the_conda_environment_lists_exactly_the_packages_dependencies_and_those_of_all_formats() -> None:
-    environment = yaml.safe_load((ROOT / "workflow" / "envs" / "ecgpipe.yaml").read_text(encoding="utf-8"))
-    packages = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    assert extras["formats"] == ["ecgpipe[dicom,edf,hdf5,vendor]"]
-    formats = sorted(package for extra in ("dicom", "edf", "hdf5", "vendor") for package in extras[extra])
-    assert packages == [[*project["dependencies"], *extras["workflow"], *formats]]
 
 
 # What the user gives
@@ -228,7 +217,7 @@ def test_a_mistake_names_the_key_the_value_and_the_mend(given: dict[Any, object]
 def test_a_calibration_and_thresholds_that_do_not_belong_together_are_refused_before_any_job(tmp_path: Path) -> None:
     """The pairs of a label file, with thresholds chosen on calibrated predictions or on others, and a calibration."""
     labelled.write(tmp_path)
-    on = ["--outdir", str(tmp_path), "--split", "fold", "--on", "8"]
+    on = [str(tmp_path), "--split", "fold", "--on", "8"]
     json_file, plain, calibrated = (str(tmp_path / name) for name in ("c.json", "plain.csv", "calibrated.csv"))
     assert main(["calibrate", *on, "--method", "platt", "--output", json_file]) == 0
     assert main(["thresholds", *on, "--method", "f1", "--output", plain]) == 0
