@@ -357,3 +357,18 @@ def _check_rate(model_input: ModelInput) -> None:
 
 def _refuse(what: str, fix: str) -> None:
     raise EcgpipeError(f"model input: {what}; {fix}")
+
+
+# ECG-FM's input, that of the settings' default checkpoint: `ecgpipe/models/ecg_fm/family.py` says where it is from.
+DEFAULT_INPUT = ModelInput(
+    leads=LEADS,
+    rate=500,
+    window_s=5,
+    steps=(
+        Center(),  # which changes nothing but the rounding of what follows, and costs nothing: quality needs it too
+        Linear(500),
+        Standardize(over="lead", epsilon=1e-8),
+        Cut(),
+        Pad(masked=True),
+    ),
+)

@@ -7,7 +7,7 @@ of their names, and raise one error that lists every tensor that does not fit.
 import argparse
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import logger
+from ecgpipe.models.peek import find_prefix as find_prefix
+from ecgpipe.models.peek import find_tensors as find_tensors
 
 # Classes and functions that a checkpoint may name besides tensors and plain values. None of them executes code. Arrays
 # and the dtypes of objects, records and text are excluded: numpy trusts the memory layout in their pickled state.
@@ -28,9 +30,6 @@ SAFE_GLOBALS: list[Any] = [
     (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]  # as numpy 1 says it
 ]
-
-# How deep `find_tensors` looks: {"checkpoint": {"model": {"state_dict": {...}}}} has the tensors at depth 3.
-MAX_DEPTH = 3
 
 
 def load_pickled(path: Path, fix: str = "ask its author for a file that has only tensors and plain values") -> Any:  # noqa: ANN401, as torch.load
@@ -100,50 +99,6 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
         raise EcgpipeError(
             f"checkpoint: {path} is not a safetensors file, or is incomplete ({error}); download it again"
         ) from error
-
-
-def find_tensors(content: object) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, wherever it is nested ("state_dict", "model_state_dict", "model", or the whole).
-
-    Args:
-        content: What `load_pickled` returned.
-
-    Returns:
-        The mapping of names to tensors that has the most tensors, without what is no tensor in it; empty if there is
-        none. An optimizer's state, which is keyed by numbers, is not one.
-    """
-    found = max(_nested_tensors(content, MAX_DEPTH), key=len, default={})
-    return dict(found)
-
-
-def _nested_tensors(content: object, depth: int) -> Iterator[dict[str, Tensor]]:
-    if not isinstance(content, Mapping):
-        return
-    yield {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    for name, value in content.items():
-        if depth and isinstance(name, str):
-            yield from _nested_tensors(value, depth - 1)
-
-
-def find_prefix(names: Iterable[str], markers: Collection[str]) -> str | None:
-    """What stands before a family's own names in a checkpoint, such as "module." or "hubert_ecg.".
-
-    Args:
-        names: The names of the checkpoint's tensors.
-        markers: Names that every checkpoint of the family has, without prefix.
-
-    Returns:
-        The prefix under which more than half of the markers are found, "" where they have none; None if no prefix has
-        so many, so that the checkpoint is another family's.
-    """
-    counts = Counter(
-        name.removesuffix(marker)
-        for name in names
-        for marker in markers
-        if name == marker or name.endswith(f".{marker}")
-    )
-    prefix, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
-    return prefix if 2 * count > len(markers) else None
 
 
 def most_common_size(tensors: Mapping[str, Any], places: Iterable[tuple[str, int]]) -> int | None:

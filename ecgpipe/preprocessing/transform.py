@@ -168,6 +168,37 @@ def place_windows(samples: int, rate: float, model_input: ModelInput) -> Places:
     return Places(starts, length, 0, 0, rest)
 
 
+def find_windows(samples: int, rate: float, model_input: ModelInput) -> tuple[Places, float, float]:
+    """Find where the windows of a recording lie as it is read, without its signal.
+
+    Args:
+        samples: Of the recording.
+        rate: Its sampling rate in Hz.
+        model_input: The declaration.
+
+    Returns:
+        The windows' places, the sampling rate at which they are counted, and the seconds that the only one lacks.
+
+    Raises:
+        UnusableError: The recording is too short.
+    """
+    padded_from: float | None = None  # s
+    for step in model_input.split_steps()[0]:
+        if isinstance(step, Pad):
+            length = ceil(model_input.window_s * rate - ROUNDING)
+            if samples < length:
+                _refuse_short(samples, rate, model_input)
+                padded_from, samples = samples / rate, length
+        elif isinstance(step, Linear | Fourier | TakeEvery | Decimate):
+            new = rate / step.factor if isinstance(step, Decimate) else step.rate
+            count = resampling.count_on_grid if _is_on_grid(step) else resampling.count_samples
+            samples, rate = count(samples, rate, new) if new != rate else samples, new
+    places = place_windows(samples, rate, model_input)
+    if padded_from is not None:
+        return places._replace(discarded=0), rate, model_input.window_s - padded_from
+    return places, rate, places.lacking / rate
+
+
 def _refuse_short(samples: int, rate: float, model_input: ModelInput) -> None:
     """Raise an `UnusableError` for a recording shorter than one window, unless it can be padded."""
     if model_input.short == "skip":

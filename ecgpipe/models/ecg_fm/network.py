@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
 from ecgpipe.models.description import Architecture
+from ecgpipe.models.ecg_fm.family import MARKERS as MARKERS
+from ecgpipe.models.ecg_fm.family import recognise as recognise
 from ecgpipe.models.ecg_fm.tuning import Tuning, for_device
 from ecgpipe.models.output import Output as Output
-from ecgpipe.models.tensors import find_prefix
 
 # oneDNN's linear layer, which PyTorch has for what torch.compile makes of a network. PyTorch's usual way takes MKL for
 # float32, slower on AMD's processors, and makes a pass over memory of its own for the GELU.
@@ -337,16 +338,20 @@ def fill_network(
             parameter.data = parameter.data.clone()
 
 
-# Upstream's names, behind "encoder." in a classifier, by which such a checkpoint is recognised.
-MARKERS = (
-    "feature_extractor.conv_layers.0.0.weight",
-    "feature_extractor.conv_layers.0.2.weight",
-    "conv_pos.pos_conv.0.bias",
-    "encoder.layers.0.self_attn.k_proj.weight",
-    "encoder.layers.0.final_layer_norm.weight",
-)
+def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
+    """Read a checkpoint of fairseq-signals, without executing anything of it.
 
+    Args:
+        path: The .pt file.
 
-def recognise(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are the tensors of fairseq-signals' ECG transformer, by their names."""
-    return find_prefix(tensors, MARKERS) is not None
+    Returns:
+        The sizes and the tensors of its network.
+
+    Raises:
+        EcgpipeError: The file is missing, damaged, names code, or is not of such a network.
+    """
+    from ecgpipe.models import fairseq_checkpoint  # which builds on this file
+
+    content = fairseq_checkpoint.read_checkpoint(path)
+    arch = fairseq_checkpoint.read_architecture(content["cfg"]["model"])
+    return arch, fairseq_checkpoint.convert_tensors(content["model"], arch, str(path))

@@ -20,7 +20,6 @@ arXiv 2410.08559.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -30,13 +29,16 @@ from torch.nn import functional as F  # noqa: N812, the name that PyTorch code u
 
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models.ecg_fm.network import Linear
+from ecgpipe.models.ecg_jepa.family import HEAD_WIDTH as HEAD_WIDTH
+from ecgpipe.models.ecg_jepa.family import LEADS as LEADS
+from ecgpipe.models.ecg_jepa.family import MARKERS as MARKERS
+from ecgpipe.models.ecg_jepa.family import PATCH_SAMPLES as PATCH_SAMPLES
+from ecgpipe.models.ecg_jepa.family import PATCHES as PATCHES
+from ecgpipe.models.ecg_jepa.family import POSITIONS as POSITIONS
+from ecgpipe.models.ecg_jepa.family import Architecture as Architecture
+from ecgpipe.models.ecg_jepa.family import recognise as recognise
 from ecgpipe.models.output import Output
 from ecgpipe.models.tensors import check_tensors, find_prefix, find_tensors, load_pickled, most_common_size
-
-LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
-PATCHES = 50  # of a lead
-PATCH_SAMPLES = 50  # 0.2 s at 250 Hz
-HEAD_WIDTH = 48  # 16 heads at a width of 768; no shape tells it
 
 MAX_BLOCKS = 256  # far above any real network, and far below what a number in a name can do harm with
 
@@ -51,31 +53,6 @@ MODULES = {
     "encoder_blocks.blocks.#.mlp.fc2": "blocks.#.fc2",
     "norm": "norm",
 }
-POSITIONS = "pos_embed"  # upstream's only tensor outside a module, ours is `positions`
-
-# By these an ECG-JEPA checkpoint is recognised. Names of blocks alone would not do: vision transformers share them.
-MARKERS = (POSITIONS, "W_P.weight", "W_P.bias", "encoder_blocks.blocks.0.attn.qkv.weight", "norm.weight")
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The sizes that make one network."""
-
-    width: int
-    layers: int
-    heads: int
-    hidden: int  # of a block's two linear layers
-    in_leads: int = len(LEADS)
-    labels: int = 0  # the released network has no head
-
-    @property
-    def token_samples(self) -> tuple[int, int]:
-        """(step, span): token t of a lead sees its samples from step * t up to, not including, step * t + span."""
-        return PATCH_SAMPLES, PATCH_SAMPLES
-
-    def tokens(self, samples: int) -> int:
-        """How many tokens a window of `samples` samples of all leads gives: lead by lead, in the order of time."""
-        return self.in_leads * (samples // PATCH_SAMPLES)
 
 
 class Block(nn.Module):
@@ -195,11 +172,6 @@ def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
     tensors = find_tensors(content)
     arch = read_architecture(tensors, str(path))
     return arch, map_tensors(tensors, arch, str(path))
-
-
-def recognise(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these tensors are an ECG-JEPA checkpoint's, by their names."""
-    return find_prefix(tensors, MARKERS) is not None
 
 
 def read_architecture(tensors: Mapping[str, Tensor], where: str = "the checkpoint") -> Architecture:

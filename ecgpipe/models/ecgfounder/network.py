@@ -14,7 +14,6 @@ AIoa2401033, arXiv 2410.04133. The gate: Hu et al., Squeeze-and-Excitation Netwo
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,19 +24,13 @@ from torch.nn import functional as F  # noqa: N812, the name that PyTorch code u
 
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models.ecg_fm.network import ONEDNN
+from ecgpipe.models.ecgfounder.family import MARKERS as MARKERS
+from ecgpipe.models.ecgfounder.family import Architecture as Architecture
+from ecgpipe.models.ecgfounder.family import recognise as recognise
 from ecgpipe.models.output import Output
 from ecgpipe.models.tensors import check_tensors, find_prefix, find_tensors, load_pickled, most_common_size
 
 STRIDE = 2  # of the first convolution and of each stage's first block: the only sizes that no shape tells
-
-# Tensors by which an ECGFounder checkpoint is recognised; more than half of them must be there.
-MARKERS = (
-    "first_conv.conv.weight",
-    "stage_list.0.block_list.0.conv1.conv.weight",
-    "stage_list.0.block_list.0.conv2.conv.weight",
-    "stage_list.0.block_list.0.se_fc1.weight",
-    "dense.weight",
-)
 
 BLOCK_NORMS = ("bn1", "bn2", "bn3")  # in the file, never applied
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -50,27 +43,6 @@ BLOCK_MODULES = {
     "squeeze": "se_fc1",
     "excite": "se_fc2",
 }
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The sizes that make one network."""
-
-    in_leads: int
-    first_width: int  # channels of the first convolution
-    kernel: int  # of the first convolution and of each block's second
-    group_width: int  # channels of a group in each block's second convolution
-    stages: tuple[tuple[int, int], ...]  # (channels, blocks) of each
-    labels: int
-
-    @property
-    def width(self) -> int:
-        """Of the embedding."""
-        return self.stages[-1][0]
-
-    def tokens(self, samples: int) -> int:
-        """0, however many samples there are: the network has no attention."""
-        return 0
 
 
 def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
@@ -190,15 +162,6 @@ class Network(nn.Module):
                 x = block(x)  # (batch, stage's width, half as long after each stage's first block)
         embedding = x.mean(dim=2)  # (batch, width)
         return Output(self.head(embedding), embedding, None)
-
-
-def recognise(tensors: Mapping[str, Any]) -> bool:
-    """Whether these are the tensors of an ECGFounder checkpoint, by names and numbers of dimensions alone."""
-    prefix = find_prefix(tensors, MARKERS)
-    if prefix is None:
-        return False
-    shapes = [tensors[prefix + name].shape for name in MARKERS if isinstance(tensors.get(prefix + name), Tensor)]
-    return [len(shape) for shape in shapes].count(3) >= 2
 
 
 def read_architecture(tensors: Mapping[str, Any], where: str = "the checkpoint") -> Architecture:

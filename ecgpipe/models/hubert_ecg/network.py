@@ -30,6 +30,8 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models.description import Architecture as Architecture
 from ecgpipe.models.ecg_fm import network as ecg_fm
 from ecgpipe.models.ecg_fm.tuning import Tuning
+from ecgpipe.models.hubert_ecg.family import MARKERS as MARKERS
+from ecgpipe.models.hubert_ecg.family import recognise as recognise
 from ecgpipe.models.output import Output
 from ecgpipe.models.tensors import (
     check_tensors,
@@ -38,15 +40,6 @@ from ecgpipe.models.tensors import (
     load_pickled,
     load_safetensors,
     most_common_size,
-)
-
-# Tensors by which a HuBERT-ECG checkpoint is recognised; more than half of them must be there.
-MARKERS = (
-    "feature_extractor.conv_layers.0.conv.weight",
-    "feature_projection.projection.weight",
-    "encoder.pos_conv_embed.conv.bias",
-    "encoder.layers.0.attention.k_proj.weight",
-    "encoder.layers.0.feed_forward.intermediate_dense.weight",
 )
 
 # Our modules and upstream's; # is a layer's number. Several upstream tensors are stacked to one of ours, in this order.
@@ -123,17 +116,6 @@ class Network(ecg_fm.Network):
         if not self.arch.tokens(row.shape[2]):
             raise ValueError(f"a window needs {self.arch.token_samples[1]} samples for one token")
         return super().forward(row, None, with_attention)
-
-
-def recognise(tensors: Mapping[str, Any]) -> bool:
-    """Whether these are the tensors of a HuBERT-ECG checkpoint, by names alone.
-
-    Speech models of transformers (HuBERT, wav2vec 2.0) have the same names, and seven convolutions instead of five.
-    """
-    prefix = find_prefix(tensors, MARKERS)
-    if prefix is None:
-        return False
-    return f"{prefix}feature_extractor.conv_layers.5.conv.weight" not in tensors
 
 
 def read_architecture(

@@ -16,7 +16,7 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models import registry
 from ecgpipe.models.tensors import find_tensors
 
-FAMILIES = ("deepecg-ssl", "ecg-fm", "ecg-jepa", "ecgfounder", "hubert-ecg")
+FAMILIES = ("deepecg-ssl", "ecg-fm", "ecg-jepa", "ecgfounder", "ecgfounder-lead1", "hubert-ecg")
 
 # What make_checkpoint.py of each family writes, and the family that its tensors tell.
 FILES = [
@@ -63,7 +63,8 @@ def test_another_familys_file_is_refused_by_its_name(
     family: str, variant: str, name: str, wanted: str, reference: Path
 ) -> None:
     tensors = saved(reference, family, variant)
-    if wanted == name or (wanted, name) == ("ecg-fm", "deepecg-ssl"):  # anyone can fine-tune ECG-FM to 77 outputs
+    alike = {("ecg-fm", "deepecg-ssl"), ("ecgfounder-lead1", "ecgfounder")}  # the checkpoint stage counts the leads
+    if wanted == name or (wanted, name) in alike:  # anyone can fine-tune ECG-FM to 77 outputs
         registry.refuse_other_family(tensors, wanted)
         return
     with pytest.raises(EcgpipeError, match=rf"x\.pt is a checkpoint of .*, not of {wanted}; use model={name}"):
@@ -108,14 +109,13 @@ def sixth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "st_mem"
     folder.mkdir()
     (folder / "__init__.py").touch()
-    (folder / "family.py").touch()
-    (folder / "network.py").write_text("def recognise(tensors):\n    return 'mask_embedding' in tensors\n")
+    (folder / "family.py").write_text("def recognise(tensors, content):\n    return 'mask_embedding' in tensors\n")
     (folder / "facts.py").write_text(
         "from dataclasses import replace\nfrom ecgpipe.models.ecg_jepa.facts import FACTS as OTHER\n"
         "FACTS = replace(OTHER, title='ST-MEM')\n"
     )
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
-    for part in ("", ".network", ".facts"):  # of a test before this one
+    for part in ("", ".family", ".facts"):  # of a test before this one
         monkeypatch.delitem(sys.modules, f"ecgpipe.models.st_mem{part}", raising=False)
     return folder
 
@@ -130,7 +130,7 @@ def test_a_sixth_family_is_found_by_its_folder(sixth: Path, reference: Path) -> 
 
 
 def test_two_families_that_both_recognise_a_file_leave_it_to_the_user(sixth: Path, reference: Path) -> None:
-    (sixth / "network.py").write_text("def recognise(tensors):\n    return True\n")
+    (sixth / "family.py").write_text("def recognise(tensors, content):\n    return True\n")
     with pytest.raises(EcgpipeError, match="may be of ecg-jepa or st-mem; say which one it is by `model`"):
         registry.recognise_file(saved(reference, "ecg_jepa", "tiny"))
 
