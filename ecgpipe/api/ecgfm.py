@@ -129,7 +129,8 @@ class ECGFM:
         source = os.path.expanduser(source)  # noqa: PTH111, a Path would make one slash of two in hf://
         labels = None if labels is None else os.path.expanduser(labels)  # noqa: PTH111
         model = None if model is None else os.path.expanduser(model)  # noqa: PTH111
-        if (Path(source) / "model.json").is_file():
+        is_release = model is not None or (Path(source) / "config.json").is_file()
+        if Path(source).is_dir() and ((Path(source) / "model.json").is_file() or not is_release):
             description, named, tensors = _load_run(source, labels)
         else:
             description, named, tensors = _load_file(source, labels, model, model_options)

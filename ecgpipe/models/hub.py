@@ -112,7 +112,7 @@ def fetch(source: str, expected: str | None = None, family: Family | None = None
         fetched = _fetch_from_hub(source, expected, family)
     else:
         path = Path(source)
-        if path.is_dir() and family:
+        if path.is_dir() and family and family.has_weights(path):
             path = family.find_weights(path)
         if not path.is_file():
             raise EcgpipeError(

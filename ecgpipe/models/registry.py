@@ -178,6 +178,13 @@ class Family:
             return OwnArchitecture(**values)
         return self.declaration.Architecture(**values)
 
+    def has_weights(self, folder: Path) -> bool:
+        """Whether a folder has exactly one file of weights."""
+        try:
+            return self.find_weights(folder).is_file()
+        except EcgpipeError:
+            return False
+
     def find_weights(self, folder: Path) -> Path:
         """The file of the weights in a folder.
 
@@ -191,8 +198,10 @@ class Family:
         found = [name for name in sorted(names) if fnmatch.fnmatch(name, self.files[0])]
         found = [name for name in found if name not in self.other_files]
         if len(found) != 1:
-            what = f"has {len(found)} files {self.files[0]}" if found else f"has no {self.files[0]}"
-            raise EcgpipeError(f"checkpoint: {where} {what}; give the path of the file")
+            what = f"{len(found)} files" if found else "no file"
+            raise EcgpipeError(
+                f"checkpoint: there is {what} {self.files[0]} in {where}; give the path of the one meant"
+            )
         return found[0]
 
 

@@ -34,6 +34,11 @@ def apply_model(settings: Config) -> Config:
     settings = settings.model_copy(update={"checkpoint": _choose_checkpoint(settings)})
     _refuse_missing(settings.checkpoint)
     family = _choose_family(settings)
+    if Path(settings.checkpoint).is_dir() and not family.has_weights(Path(settings.checkpoint)):
+        raise EcgpipeError(
+            f"checkpoint: {settings.checkpoint!r} is not a file, and as a folder it has no {family.files[0]} of "
+            f"{family.name}; give the file of the weights"
+        )
     declared = family.choose_input(settings.model_options)
     changed: dict[str, object] = {"model": str(family.path) if family.path else family.name}
     if not family.takes_any_length:
@@ -78,8 +83,6 @@ def _refuse_missing(checkpoint: str) -> None:
         return
     if not os.path.isdir(checkpoint):  # noqa: PTH112
         raise EcgpipeError(f"checkpoint: {checkpoint!r} is not a file; give a local .pt file or hf://OWNER/REPO/FILE")
-    if not any(path.is_file() for path in Path(checkpoint).iterdir()):
-        raise EcgpipeError(f"checkpoint: the folder {checkpoint!r} has no files; give a folder or file of weights")
 
 
 def _choose_family(settings: Config) -> Family:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgpipe.core.model_input import Standardize
+from ecgpipe.core.model_input import DEFAULT_INPUT, Standardize
 from ecgpipe.preprocessing.scaling import standardize
 from ecgpipe.preprocessing.segments import (
     SHORTEST_PADDED_S,
@@ -356,6 +356,7 @@ windows_of_all_kinds = st.builds(
     segment_s=st.sampled_from([0.5, 1.0, 2.5, 5.0, 10.0, 3.333]),
     tail=st.sampled_from(["drop", "overlap"]),
     short=st.sampled_from(["skip", "pad"]),
+    model_input=st.just(DEFAULT_INPUT),
 )
 
 
