@@ -116,6 +116,8 @@ class Description:
 
     def tokens(self, samples: int) -> int:
         """How many tokens of attention a segment has, of so many samples of each lead."""
+        if getattr(self.architecture, "layers", 1) == 0:  # fairseq-signals' networks of convolutions alone
+            return 0
         is_joined = self.model_input.is_joined
         count: int = self.architecture.tokens(samples * len(self.leads) if is_joined else samples)
         return count

@@ -137,8 +137,9 @@ def refuse_unit(unit: str | None, model_input: ModelInput) -> None:
         UnusableError: The unit is not known.
     """
     if model_input.unit is not None and unit != model_input.unit:
-        known = "its leads have different units" if unit else "the file states no unit; preprocess.assume_unit can"
-        raise UnusableError(f"the model needs the signal in {model_input.unit} ({known})")
+        known = "units of the leads differ" if unit else "the file states no unit"
+        fix = "" if unit else "; set preprocess.assume_unit if you know it"
+        raise UnusableError(f"{known}, and the model needs {model_input.unit}{fix}")
 
 
 def place_windows(samples: int, rate: float, model_input: ModelInput) -> Places:

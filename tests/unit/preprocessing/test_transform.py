@@ -294,9 +294,9 @@ def test_a_model_that_needs_millivolts_refuses_other_units() -> None:
     needs = declare([Linear(500), Cut()], unit="mV")
     refuse_unit("mV", needs)
     refuse_unit(None, declare([Linear(500), Cut()]))
-    with pytest.raises(UnusableError, match=r"needs the signal in mV \(the file states no unit"):
+    with pytest.raises(UnusableError, match="the file states no unit, and the model needs mV; set preprocess"):
         refuse_unit(None, needs)
-    with pytest.raises(UnusableError, match="its leads have different units"):
+    with pytest.raises(UnusableError, match="units of the leads differ, and the model needs mV"):
         refuse_unit("mixed", needs)
 
 
