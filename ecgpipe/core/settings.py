@@ -23,7 +23,7 @@ from ecgpipe.core import config, options, typed
 from ecgpipe.core.atomic import read_json, write_json
 from ecgpipe.core.config import APART, LATER, Section, describe_mistake
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput, dump_input, load_input
+from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput, load_input
 from ecgpipe.core.provenance import MEANING
 
 # Below the folder of the results.
@@ -43,11 +43,8 @@ class Checkpoint(Section):
     content: str | None = Field(None, description="SHA-256 of a local file, or the address on the hub")
     label_names: list[str] | Literal["index"] = Field([], description="of the outputs, in order")
     backend: Literal["native", "fairseq"] = Field("native", description="what runs the network")
-    model: Annotated[str | None, APART] = Field(
-        None, description="model family, or the path of your own .py file; null: what the checkpoint tells"
-    )
-    # None where it is ECG-FM, as always before there were others.
-    family: Annotated[str | None, LATER] = Field(None, description="the model family; of an own file its SHA-256")
+    model: Annotated[str | None, APART] = Field(None, description="model family, or the path of your own .py file")
+    family: Annotated[str | None, LATER] = Field(None, description="the model family; null: ECG-FM")
     model_options: Annotated[dict[str, str], LATER] = Field({}, description="variants of the model")
 
 
@@ -64,20 +61,14 @@ class Manifest(config.Manifest):
 class Preprocess(config.Preprocess):
     """How recordings are read and cut."""
 
-    # None where it is ECG-FM's, as always before there were others.
     model_input: Annotated[dict[str, Any] | None, LATER] = Field(
-        None, description="the model's input, as `model_input.dump_input` writes it; null: ECG-FM's"
+        None, description="as `model_input.dump_input` writes it; null: ECG-FM's, as always before there were others"
     )
 
     @property
     def declared_input(self) -> ModelInput:
         """The model's input."""
         return DEFAULT_INPUT if self.model_input is None else load_input(self.model_input)
-
-
-def declare(model_input: ModelInput) -> dict[str, Any] | None:
-    """A model's input for the field `model_input` of `Preprocess`; None where it is the default."""
-    return None if model_input == DEFAULT_INPUT else dump_input(model_input)
 
 
 class Precision(Section):

@@ -22,7 +22,7 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import logger
 from ecgpipe.core.model_input import dump_input
 from ecgpipe.core.provenance import MEANING
-from ecgpipe.models import labels, peek, registry
+from ecgpipe.models import labels, networks, peek, registry
 from ecgpipe.models.description import Description, Sizes
 from ecgpipe.models.fairseq_checkpoint import describe_for_fairseq, read_checkpoint
 from ecgpipe.models.labels import Label
@@ -165,7 +165,7 @@ def open_source(
         opened = read_checkpoint(source.path)
         return Opened(source, family, describe_for_fairseq(opened["cfg"]["model"], opened["model"]), {}, random_weights)
     family = _check_family(family, model, content, source.path)
-    arch, tensors = family.network.read_checkpoint(source.path)
+    arch, tensors = networks.find_network(family).read_checkpoint(source.path)
     _check_leads(arch, family, source.path)
     return Opened(source, family, arch, tensors, random_weights)
 

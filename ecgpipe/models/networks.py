@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models.description import Description
 from ecgpipe.models.output import AnyNetwork
-from ecgpipe.models.registry import OWN, Family, find_family
+from ecgpipe.models.own_network import OwnNetwork
+from ecgpipe.models.registry import OWN, Family, find_family, import_part
 
 
 def load_network(
@@ -51,8 +53,15 @@ def make_network(
 ) -> AnyNetwork:
     """The same with weights in memory."""
     family = find_family_of(description, model)
-    network: AnyNetwork = family.network.from_tensors(description.architecture, tensors, device, dtype, packed)
+    network: AnyNetwork = find_network(family).from_tensors(description.architecture, tensors, device, dtype, packed)
     return network
+
+
+def find_network(family: Family) -> Any:  # noqa: ANN401, a module of a family
+    """The module or object of a family that has `read_checkpoint` and `from_tensors`."""
+    if family.path:
+        return OwnNetwork(family.declaration, family.path)
+    return import_part(family.name, "network")
 
 
 def find_family_of(description: Description, model: str | None = None) -> Family:

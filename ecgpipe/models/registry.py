@@ -107,15 +107,6 @@ class Family:
         address = self.facts.weights[0].address if self.facts else ""
         return address if address.startswith("hf://") else None
 
-    @property
-    def network(self) -> Any:  # noqa: ANN401, a module of a family
-        """The module or object with `read_checkpoint` and `from_tensors`, which loads PyTorch."""
-        if self.path is None:
-            return _import_part(self.name, "network")
-        from ecgpipe.models import own_network  # here, because it loads PyTorch
-
-        return own_network.OwnNetwork(self.declaration, self.path)
-
     def choose_input(self, options: Mapping[str, str]) -> ModelInput:
         """The input that the user's options choose.
 
@@ -229,7 +220,7 @@ def find_family(model: str) -> Family:
     if is_own(model):
         path = Path(model).resolve()
         return Family(f"{OWN}{path.name}", _run_file(path), path)
-    return Family(model, _import_part(model, "family"))
+    return Family(model, import_part(model, "family"))
 
 
 @lru_cache(maxsize=8)
@@ -273,7 +264,7 @@ def read_facts(name: str) -> Facts:
     Raises:
         EcgpipeError: There is no such family.
     """
-    facts: Facts = _import_part(name, "facts").FACTS
+    facts: Facts = import_part(name, "facts").FACTS
     return facts
 
 
@@ -321,7 +312,7 @@ def recognise_file(
     Raises:
         EcgpipeError: No family, or more than one, recognises it.
     """
-    families = {name: _import_part(name, "family") for name in list_families()}
+    families = {name: import_part(name, "family") for name in list_families()}
     recognised = [name for name, family in families.items() if family.recognise(tensors, content)]
     refined = {_name_of(getattr(families[name], "REFINES", "")) for name in recognised}
     names = [name for name in recognised if name not in refined]
@@ -354,18 +345,18 @@ def refuse_other_family(
         EcgpipeError: The named family does not recognise the tensors, and another one does. A file of a family with the
             same layout (`REFINES`) is not refused, because its tensors do not tell.
     """
-    own = _import_part(name, "family")
+    own = import_part(name, "family")
     refines = _name_of(getattr(own, "REFINES", ""))
     if own.recognise(tensors, content):
         return
-    others = [other for other in list_families() if _import_part(other, "family").recognise(tensors, content)]
+    others = [other for other in list_families() if import_part(other, "family").recognise(tensors, content)]
     others = [other for other in others if other not in (name, refines)]
     if others:
         title = read_facts(others[0]).title
         raise EcgpipeError(f"checkpoint: {where} is a checkpoint of {title}, not of {name}; use model={others[0]}")
 
 
-def _import_part(name: str, part: str) -> Any:  # noqa: ANN401, a module of a family
+def import_part(name: str, part: str) -> Any:  # noqa: ANN401, a module of a family
     """A module of a family's folder."""
     if name not in list_families():
         raise EcgpipeError(
