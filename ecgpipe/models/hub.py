@@ -32,8 +32,8 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import logger
 from ecgpipe.models.registry import Family
 
-# The client has a handler of its own, which would say everything a second time, and addresses with passwords. It adds
-# it when it is imported, which may be after `logs.start`.
+# The client has a handler of its own, which would say everything a second time, and addresses with passwords. It
+# adds it when it is imported, which may be after `logs.start`.
 logging.getLogger("huggingface_hub").handlers.clear()
 
 # The client itself resumes a download when the server closes the connection, five times without progress. These are the
