@@ -64,7 +64,7 @@ def test_the_checkpoint_stage_writes_what_other_stages_need_without_the_code(wei
     assert (tmp_path / "labels.csv").read_text().splitlines()[1] == "Normal,mean"
     network = networks.load_network(description, tmp_path / "model.safetensors", model=str(MODEL))
     windows = torch.from_numpy(transform(signal(), 500, own_resnet.INPUT).windows)
-    np.testing.assert_allclose(network(windows).logits, expected(weights, signal()), atol=1e-5)
+    torch.testing.assert_close(network(windows).logits, expected(weights, signal()), atol=1e-5, rtol=0)
     with pytest.raises(
         EcgpipeError, match=r"a user's own model, own_resnet\.py, whose code is run only where you name"
     ):
