@@ -12,15 +12,15 @@ import scipy.io
 import torch
 from torch import Tensor
 
-from ecgpipe.core import installation
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models import fairseq_checkpoint, labels
+from ecgpipe.models.deepecg_ssl import family
 from ecgpipe.models.deepecg_ssl import network as deepecg_ssl
 from ecgpipe.models.deepecg_ssl.network import Evidence, Network
 from ecgpipe.models.ecg_fm import network as ecg_fm
 from ecgpipe.models.output import Output
 
-LABELS = installation.root() / "config" / "labels" / "deepecg_ssl_77.csv"
+LABELS = Path(family.__file__).with_name("labels.csv")
 VARIANTS = ["tiny77", "tiny1", pytest.param("base77", marks=pytest.mark.slow)]
 OLD, NEW = ("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")
 
