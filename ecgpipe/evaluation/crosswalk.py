@@ -17,7 +17,7 @@ from ecgpipe.models import labels
 Relation = Literal["same", "narrower", "broader"]
 
 # The crosswalk that ecgpipe ships, as `models.labels.locate` finds it.
-SHIPPED = "config/labels/crosswalk.csv"
+SHIPPED = f"config/labels/{labels.CROSSWALK}"
 
 # Columns that each row fills. Beside these, `NOTES` may be there; further columns are ignored.
 NEEDED = ("statement", "family", "outputs", "label", "relation")

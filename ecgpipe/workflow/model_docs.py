@@ -6,7 +6,8 @@ and `END` are written by `make docs`; the rest of these pages is written by hand
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -44,10 +45,12 @@ def generated_pages(root: Path | None = None) -> dict[str, str]:
         By the path below the folder. Pages that are not there, as in a wheel, are left out.
     """
     root = root or installation.root()
-    parts = {"docs/models.md": tabulate_models(root)}
-    parts |= {f"docs/models/{name}.md": describe_model(name) for name in registry.list_families()}
-    pages = {name: root / name for name in parts if (root / name).is_file()}
-    return {name: _replace_part(path.read_text(encoding="utf-8"), parts[name], path) for name, path in pages.items()}
+    written: dict[str, Callable[[], str]] = {"docs/models.md": lambda: tabulate_models(root)}
+    written |= {f"docs/models/{name}.md": partial(describe_model, name) for name in registry.list_families()}
+    pages = {name: root / name for name in written if (root / name).is_file()}
+    return {
+        name: _replace_part(path.read_text(encoding="utf-8"), written[name](), path) for name, path in pages.items()
+    }
 
 
 def tabulate_models(root: Path) -> str:

@@ -103,12 +103,25 @@ def test_no_names_are_no_numbers() -> None:
 
 
 MODELS = Path(models.__file__).parent
-LABEL_FILES = [path for path in SHIPPED.glob("*.csv") if path.name != "crosswalk.csv"] + [*MODELS.glob("*/*.csv")]
 
 
-@pytest.mark.parametrize("path", sorted(LABEL_FILES), ids=lambda path: f"{path.parent.name}-{path.name}")
+@pytest.mark.parametrize("path", labels.list_shipped(), ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_every_shipped_set_is_valid(path: Path) -> None:
     assert labels.read(path)
+
+
+def test_the_shipped_sets_are_those_of_every_family() -> None:
+    names = {f"{path.parent.name}/{path.name}" for path in labels.list_shipped()}
+    assert names == {
+        "labels/mimic_iv_ecg.csv",
+        "labels/physionet_2021.csv",
+        "deepecg_ssl/labels.csv",
+        "deepecg_ssl/afib_5y.csv",
+        "deepecg_ssl/lvef_equal_under_40.csv",
+        "deepecg_ssl/lvef_under_50.csv",
+        "ecgfounder/labels.csv",
+        "hubert_ecg/labels.csv",
+    }
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,9 @@ def test_links_lead_somewhere() -> None:
 def test_a_page_without_the_marks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "docs" / "models").mkdir(parents=True)
     (tmp_path / "docs" / "models" / "ecg-fm.md").write_text("# ECG-FM\n", encoding="utf-8")
-    for name in (model_docs.SPEED, crosswalk.SHIPPED):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"ecg-fm\.md needs a line <!-- Written by"):
         model_docs.generated_pages(tmp_path)
+
+
+def test_where_there_are_no_pages_nothing_is_written(tmp_path: Path) -> None:
+    assert model_docs.generated_pages(tmp_path) == {}
