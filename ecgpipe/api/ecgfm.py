@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ecgpipe.api import arrays
 from ecgpipe.api.arrays import Signal
-from ecgpipe.core import installation, schemas
+from ecgpipe.core import schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import devices, engine, finite
 from ecgpipe.inference.segment_files import Contents
@@ -420,11 +420,7 @@ def _locate(label_csv: str) -> str:
 
 def _find_labels(names: Sequence[str]) -> tuple[Label, ...]:
     """Find labels by their names: from ecgpipe's label CSV with exactly these names, else with the mean for each."""
-    from ecgpipe.core import config
-
-    families = [registry.find_family(name) for name in registry.list_families()]
-    own = [csv for family in families if family.name != registry.DEFAULT for csv in family.list_labels()]
-    for path in [*sorted((installation.root() / config.MIMIC_IV_ECG).parent.glob("*.csv")), *own]:
+    for path in labels.list_shipped():
         brought = labels.read(path)
         if [label.name for label in brought] == list(names):
             return brought

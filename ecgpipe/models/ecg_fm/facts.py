@@ -11,7 +11,7 @@ FACTS = Facts(
     trained_on="MIMIC-IV-ECG 1.0 and PhysioNet 2021 1.0.3 (pretraining); one of them (classifiers)",
     weights=(
         Weights("hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt", "17 labels of MIMIC-IV-ECG", 17, 768),
-        Weights("hf://wanglab/ecg-fm/physionet_finetuned.pt", "26 labels of PhysioNet 2021", 26, 768),
+        Weights("hf://wanglab/ecg-fm-preprint/physionet_finetuned.pt", "26 labels of PhysioNet 2021", 26, 768),
         Weights("hf://wanglab/ecg-fm/mimic_iv_ecg_physionet_pretrained.pt", "embeddings only", 0, 768),
     ),
     parameters=90_900_000,
