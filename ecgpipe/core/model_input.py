@@ -15,6 +15,7 @@ float32.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from ecgpipe.core.errors import EcgpipeError
@@ -192,37 +193,61 @@ class ModelInput:
         """Refuse a declaration that cannot be executed."""
         _check(self)
 
+    def __hash__(self) -> int:
+        """Computed once: a declaration is looked up for every recording."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was computed: in another process, text has another hash."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     @property
     def window_samples(self) -> int:
         """Samples of a window, of each lead."""
         return round(self.window_s * self.rate)
 
-    @property
+    @cached_property
     def is_joined(self) -> bool:
         """Whether the leads lie end to end in one row."""
         return any(isinstance(step, JoinLeads) for step in self.steps)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int]:
         """(rows, samples) of a window as the network gets it: (leads, samples), or (1, leads * samples) if joined."""
         leads, samples = len(self.leads), self.window_samples
         return (1, leads * samples) if self.is_joined else (leads, samples)
 
-    @property
+    @cached_property
     def lead_rows(self) -> tuple[int, ...]:
         """The row of each lead among the twelve of `LEADS`."""
         return tuple(LEADS.index(lead) for lead in self.leads)
 
-    @property
+    @cached_property
     def padding(self) -> Pad | None:
         """Where short recordings can be padded; None if they cannot."""
         return next((step for step in self.steps if isinstance(step, Pad)), None)
 
-    @property
+    @cached_property
     def accepts_nan(self) -> bool:
         """Whether a step replaces NaN."""
         return any(isinstance(step, ReplaceNan) for step in self.steps)
 
+    @cached_property
+    def highest_rate(self) -> float:
+        """The highest sampling rate to which a step resamples, Hz."""
+        return max(rate for step in self.steps if (rate := getattr(step, "rate", None)))
+
+    @cached_property
+    def ends_standardized(self) -> bool:
+        """Whether the last step that computes is `Standardize`, which gives finite values or refuses."""
+        last = next((step for step in reversed(self.steps) if not isinstance(step, Cut | Pad | JoinLeads)), None)
+        return isinstance(last, Standardize) and last.epsilon > 0
+
+    @cached_property
     def split_steps(self) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
         """The steps before `Cut`, on the whole recording, and those after it, on each window."""
         place = self.steps.index(Cut())

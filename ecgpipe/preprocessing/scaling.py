@@ -71,7 +71,9 @@ def standardize(signal: np.ndarray, step: Standardize, leads: Sequence[str], is_
         overflowing = [lead for lead, value in zip(names, spread, strict=True) if not np.isfinite(value)]
         raise UnusableError(f"samples too large to be meant ({' '.join(overflowing)})")
     divisor = spread + step.epsilon
-    rows *= np.divide(1.0, divisor, out=np.zeros_like(divisor), where=divisor > 0)[:, None]  # constant: zero
+    if not step.epsilon:
+        divisor[divisor == 0] = np.inf  # constant: zero
+    rows *= (1.0 / divisor)[:, None]
     return rows.reshape(signal.shape)
 
 

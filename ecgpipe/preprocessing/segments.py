@@ -186,8 +186,7 @@ def _measure(
 
 def count_resampled(recording: Recording, windows: Windows) -> int:
     """Count the samples of each lead that a recording has at the highest sampling rate of the model's steps."""
-    rates = [rate for step in windows.model_input.steps if (rate := getattr(step, "rate", None))]
-    return count_samples(recording.signal.shape[1], recording.sample_rate, max(rates))
+    return count_samples(recording.signal.shape[1], recording.sample_rate, windows.model_input.highest_rate)
 
 
 def locate_segments(recording: Recording, windows: Windows) -> Cut:

@@ -83,7 +83,8 @@ def transform(
         signal: (leads, samples), the leads of `model_input.leads` in that order; in mV if the model needs it.
         rate: Sampling rate in Hz.
         model_input: The declaration.
-        is_centred: Whether the mean of each lead has been subtracted already.
+        is_centred: Whether the mean of each lead has been subtracted already, and so no sample is NaN or infinite but
+            by overflow.
         overwrite: Whether `signal` may be overwritten, which takes less time.
 
     Returns:
@@ -97,12 +98,13 @@ def transform(
         raise ValueError(f"{signal.shape[0]} leads, and the model takes {len(model_input.leads)}")
     if signal.shape[1] == 0:
         raise UnusableError("the recording has no samples")
-    _refuse_not_finite(signal, model_input)
+    if not is_centred:
+        _refuse_not_finite(signal, model_input)
     # Some files' arrays are stored column by column; everything below would take twice as long on them.
     prepared = np.asarray(signal, np.float64, order="C")
     is_own = prepared is not signal or (overwrite and signal.flags.writeable)
     whole = _Piece(prepared, rate, is_own, is_centred=is_centred)
-    before, after = model_input.split_steps()
+    before, after = model_input.split_steps
     for step in before:
         _apply(step, whole, model_input)
     places = place_windows(whole.signal.shape[1], whole.rate, model_input)
@@ -111,16 +113,22 @@ def transform(
     lacking_s = places.lacking / whole.rate
     if whole.padded_from is not None:  # before the cut
         lacking_s = model_input.window_s - whole.padded_from / whole.rate
+    if not places.lacking:
+        after = tuple(step for step in after if not isinstance(step, Pad))
     with np.errstate(over="ignore", invalid="ignore"):
         for window, start in zip(windows, places.starts, strict=True):
-            view = whole.signal[:, start : start + places.length]  # windows can overlap: it is not their own
+            view = whole.signal[:, start : start + places.length]
+            if not after and whole.padded_from is None:
+                window[:] = view
+                continue
+            # Windows can overlap: the signal is not a window's own.
             piece = _Piece(view, whole.rate, False, not places.lacking, padded_from=whole.padded_from)
             for step in after:
                 _apply(step, piece, model_input)
             window[:] = piece.signal
             samples = samples if piece.padded_from is None else min(samples, piece.padded_from)
-        if not np.isfinite(np.add.reduce(windows, axis=None)) and not np.isfinite(windows).all():
-            raise UnusableError("samples too large to be meant")
+    if not model_input.ends_standardized:
+        _refuse_overflow(windows)
     starts_s = (places.starts / whole.rate).astype(np.float32)
     discarded_s = 0.0 if whole.padded_from is not None else places.discarded / whole.rate
     return Transformed(windows, starts_s, samples, lacking_s, places.overlap / whole.rate, discarded_s)
@@ -184,7 +192,7 @@ def find_windows(samples: int, rate: float, model_input: ModelInput) -> tuple[Pl
         UnusableError: The recording is too short.
     """
     padded_from: float | None = None  # s
-    for step in model_input.split_steps()[0]:
+    for step in model_input.split_steps[0]:
         if isinstance(step, Pad):
             length = ceil(model_input.window_s * rate - ROUNDING)
             if samples < length:
@@ -218,6 +226,13 @@ def _refuse_not_finite(signal: np.ndarray, model_input: ModelInput) -> None:
     if affected:
         what = "infinite samples" if model_input.accepts_nan else "NaN or infinite samples"
         raise UnusableError(f"{what} ({' '.join(affected)})")
+
+
+def _refuse_overflow(windows: np.ndarray) -> None:
+    """Raise an `UnusableError` for windows with samples that are not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isfinite(np.add.reduce(windows, axis=None)) and not np.isfinite(windows).all():
+            raise UnusableError("samples too large to be meant")
 
 
 def _apply(step: Step, piece: _Piece, model_input: ModelInput) -> None:

@@ -1,6 +1,7 @@
 """The declaration of a model's input: what it refuses, how it is written to JSON, and how it reads in words."""
 
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ def test_leads_are_rows_of_the_twelve() -> None:
 
 
 def test_steps_are_split_at_the_cut() -> None:
-    before, after = declare([Linear(500), Center(), Cut(), Pad()]).split_steps()
+    before, after = declare([Linear(500), Center(), Cut(), Pad()]).split_steps
     assert (before, after) == ((Linear(500), Center()), (Pad(),))
 
 
@@ -156,3 +157,13 @@ def test_declarations_need_neither_torch_nor_scipy() -> None:
     modules = ", ".join(f"ecgpipe.models.{name}.family" for name in FAMILIES)
     program = f"import sys, {modules}; assert not {{'torch', 'scipy', 'numpy'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_declaration_is_the_same_after_a_way_through_another_process() -> None:
+    first = declare([Linear(500), Center(), Cut(), Standardize("lead")])
+    hash(first)
+    assert "_hash" not in vars(pickle.loads(pickle.dumps(first)))
+    assert hash(pickle.loads(pickle.dumps(first))) == hash(first)
+    assert first.ends_standardized
+    assert not declare([Linear(500), Cut(), Standardize("lead", epsilon=0)]).ends_standardized
+    assert not declare([Standardize("lead"), Linear(500), Cut(), Pad()]).ends_standardized
