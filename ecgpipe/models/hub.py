@@ -30,7 +30,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import logger
-from ecgpipe.models.registry import Family
+from ecgpipe.models.registry import DEFAULT, Family
 
 # The client has a handler of its own, which would say everything a second time, and addresses with passwords. It
 # adds it when it is imported, which may be after `logs.start`.
@@ -112,7 +112,7 @@ def fetch(source: str, expected: str | None = None, family: Family | None = None
         fetched = _fetch_from_hub(source, expected, family)
     else:
         path = Path(source)
-        if path.is_dir() and family and family.has_weights(path):
+        if path.is_dir() and family and not (family.name == DEFAULT and not family.has_weights(path)):
             path = family.find_weights(path)
         if not path.is_file():
             raise EcgpipeError(
