@@ -274,15 +274,13 @@ def find_by_address(address: str) -> str | None:
     Args:
         address: hf://OWNER/REPO[@REVISION][/FILE]; upper and lower case do not matter.
     """
-    repository = _repository_of(address)
-    names = [
-        name
-        for name in list_families()
-        for weights in read_facts(name).weights
-        if _repository_of(weights.address) == repository
-        and (not _file_of(address) or not _file_of(weights.address) or _file_of(address) == _file_of(weights.address))
-    ]
-    return names[0] if names else None
+    repository, file = _repository_of(address), _file_of(address)
+    weights = [(name, each.address) for name in list_families() for each in read_facts(name).weights]
+    alike = [(name, other) for name, other in weights if _repository_of(other) == repository]
+    defaults = [(name, other) for name, other in alike if other == read_facts(name).weights[0].address]
+    # Two families can share a repository, and one can list the other's file: that one's own comes first.
+    named = [name for name, other in [*defaults, *alike] if file and _file_of(other) == file]
+    return next((name for name in [*named, *(name for name, _ in alike)]), None)
 
 
 def _repository_of(address: str) -> str:

@@ -6,6 +6,7 @@ instead of 127.0.0.1), which serves the content by byte range and must never be 
 
 import hashlib
 import itertools
+import json
 import os
 import re
 import socket
@@ -86,6 +87,14 @@ class Hub:
         self._commits[repo, commit] = files
         return commit
 
+    def list_files(self, repo: str, revision: str) -> list[dict[str, object]]:
+        """The answer to a request for a repository's files."""
+        files = self._commits[repo, self._heads.get((repo, revision), revision)]
+        return [
+            {"type": "file", "path": file, "oid": sha256[:40], "size": len(self.contents[sha256])}
+            for file, sha256 in files.items()
+        ]
+
     def resolve(self, repo: str, revision: str, file: str, token: str | None) -> tuple[int, dict[str, str]]:
         """Status and headers of the answer to a request for a file."""
         if self.token and token is None:
@@ -128,6 +137,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(Request(self.command, self.path, token, byte_range))
         if self.path.startswith("/content/"):
             self._send_content(self.hub.contents[self.path.removeprefix("/content/")], byte_range)
+            return
+        if address := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/?]+).*", self.path):
+            content = json.dumps(self.hub.list_files(*map(unquote, address.groups()))).encode()
+            self._send_head(200, {"Content-Type": "application/json", "Content-Length": str(len(content))})
+            self.wfile.write(content)
             return
         status, headers = 404, dict[str, str]()
         if address := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path):

@@ -17,7 +17,8 @@ from huggingface_hub import constants
 
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models.description import Description, describe
-from ecgpipe.models.hub import parse_uri
+from ecgpipe.models.hub import fetch, parse_uri
+from ecgpipe.models.registry import find_family
 
 REPO, FILE = "wanglab/ecg-fm", "weights/tiny.pt"
 URI = f"hf://{REPO}/{FILE}"
@@ -294,3 +295,31 @@ def test_offline_without_a_cache_is_told_at_once(
     with pytest.raises(EcgpipeError, match=rf"HF_HUB_OFFLINE is set, and {FILE} of {REPO} at revision main is not in"):
         run(URI)
     assert not hub.requests
+
+
+def test_an_address_without_a_file_takes_the_familys_and_what_lies_beside_it(hub: Hub) -> None:
+    repo = "Edoardo-BS/hubert-ecg-base"
+    hub.publish(repo, "config.json", b"{}")
+    commit = hub.publish(repo, "model.safetensors", b"weights")
+    source = fetch(f"hf://{repo}", family=find_family("hubert-ecg"))
+    assert (source.path.name, source.revision) == ("model.safetensors", commit)
+    assert source.path.with_name("config.json").read_bytes() == b"{}"
+
+
+def test_a_familys_free_file_name_is_looked_up_in_the_list_of_the_repository(hub: Hub) -> None:
+    repo, family = "heartwise/WCR_77_classes", find_family("deepecg-ssl")
+    for file in ("README.md", "base_ssl.pt", "any_name.pt"):
+        hub.publish(repo, file, file.encode())
+    assert fetch(f"hf://{repo}", family=family).path.name == "any_name.pt"
+    hub.publish(repo, "another.pt", b"another")
+    with pytest.raises(EcgpipeError, match=rf"2 files \*.pt in hf://{repo}; give the path of the one meant"):
+        fetch(f"hf://{repo}", family=family)
+    assert fetch(f"hf://{repo}/another.pt", family=family).path.read_bytes() == b"another"
+
+
+def test_a_gated_repository_of_a_family_is_refused_with_what_helps(hub: Hub) -> None:
+    repo = "heartwise/WCR_77_classes"
+    hub.publish(repo, "x.pt", b"x")
+    hub.gated = True
+    with pytest.raises(EcgpipeError, match=rf"refused access to {repo} .403.: it is gated; ask for access on its page"):
+        fetch(f"hf://{repo}/x.pt", family=find_family("deepecg-ssl"))
