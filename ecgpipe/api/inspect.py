@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ecgpipe.api.model_settings import for_model
 from ecgpipe.core import options, schemas, settings
 from ecgpipe.inputs import datasets
 from ecgpipe.inputs.scan import Scanned, scan_inputs
+from ecgpipe.models import registry
 from ecgpipe.preprocessing import preprocess
 from ecgpipe.preprocessing.segments import UnusableError, Windows, choose_leads
 from ecgpipe.readers import LEADS, Assumed, UnavailableError, UnreadableError, isolation
@@ -30,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ptbxl", choices=datasets.PTBXL_FOLDERS, default="records500", help="(default %(default)s)")
     options.add(parser, "recordings", help="recordings of a folder to read as a trial (default %(default)s)")
+    options.add(parser, "model", help="what a run with this model would do (default: ECG-FM)")
+    options.add(parser, "model-options")
     parser.add_argument("--width", type=int, help="of the picture, in characters (default: the terminal's)")
     settings.add_arguments(parser, settings.Preprocess)
 
@@ -37,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print what is there."""
     preprocess_settings = settings.parse_arguments("preprocess", settings.Preprocess, args)
+    if args.model:
+        family = registry.find_family(args.model)
+        declared = family.choose_input(options.read_pairs(args.model_options, "model-options"))
+        preprocess_settings = for_model(preprocess_settings, declared, family.name)
     windows, assumed = preprocess.reading_from_settings(preprocess_settings)
     scanned = scan_inputs(args.path, args.ptbxl)
     total = len(scanned.recordings)
@@ -125,7 +133,7 @@ def describe(
         lines.append(
             f"    signal    {f'{seconds:g} s' if seconds else '?'} at {rate:g} Hz, unit {record['unit'] or '?'}"
         )
-    lines += [f"    changed   {line}" for line in _changes(record)]
+    lines += [f"    changed   {line}" for line in _changes(record, windows.model_input.rate)]
     lines += [f"    quality   {line}" for line in _quality(record)]
     return [*map(printable, lines), *_picture(row, windows, assumed, width)]
 
@@ -160,12 +168,12 @@ def drawing(values: np.ndarray, width: int, lines: int) -> list[str]:
     return ["".join(chr(0x2800 + int(cell)) for cell in row) for row in cells]
 
 
-def _changes(record: dict[str, Any]) -> list[str]:
+def _changes(record: dict[str, Any], rate: float) -> list[str]:
     changes = []
     if record.get("stripped_s"):
         changes.append(f"{record['stripped_s']:g} s of padding stripped")
     if record.get("resampled_from"):
-        changes.append(f"resampled from {record['resampled_from']:g} Hz to 500 Hz")
+        changes.append(f"resampled from {record['resampled_from']:g} Hz to {rate:g} Hz")
     if record.get("leads_reordered"):
         changes.append("leads put in the model's order")
     for name, words in {"derived_leads": "derived", "missing_leads": "missing, zeros"}.items():

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from ecgpipe.api.ecgfm import ECGFM, build_logits_table
 from ecgpipe.api.inspect import printable
+from ecgpipe.api.model_settings import default_checkpoint, for_model
 from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
@@ -51,14 +52,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "checkpoint",
         type=os.path.expanduser,
-        help="hf://OWNER/REPO@REVISION/FILE, a .pt file, or the folder checkpoint/ of a run (default %(default)s)",
+        default=None,
+        help="hf://OWNER/REPO@REVISION/FILE, a file or folder, or the folder checkpoint/ of a run (default: the "
+        "model's own)",
     )
     options.add(
         parser,
         "labels",
         type=os.path.expanduser,
-        help="label CSV, or index (default: the 17 of MIMIC-IV-ECG where there are as many)",
+        help="label CSV, or index (default: the model's own)",
     )
+    options.add(parser, "model", "model-options")
     parser.add_argument("--top", type=int, default=3, help="labels in a line of the table (default %(default)s)")
     parser.add_argument(
         "--format",
@@ -78,8 +82,17 @@ def run(args: argparse.Namespace) -> None:
     recordings = find(args.path)
     if not len(recordings):
         raise EcgpipeError(f"input: there is no recording in {', '.join(map(repr, args.path))}; give others")
-    ecgfm = ECGFM.from_checkpoint(args.checkpoint, args.labels, args.device, threads=args.threads)
+    chosen = options.read_pairs(args.model_options, "model-options")
+    ecgfm = ECGFM.from_checkpoint(
+        args.checkpoint or default_checkpoint(args.model),
+        args.labels,
+        args.device,
+        threads=args.threads,
+        model=args.model,
+        model_options=chosen,
+    )
     ecgfm.need_labels()
+    preprocess_settings = for_model(preprocess_settings, ecgfm.description.model_input, ecgfm.description.family)
     parts = []
     with TemporaryDirectory(prefix="ecgpipe-predict-") as folder:
         for first in range(0, len(recordings), AT_A_TIME):

@@ -45,6 +45,12 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
         "type": os.path.expanduser,
         "help": "the model family, or the path of your own .py file (default: what the checkpoint tells)",
     },
+    "model-options": {
+        "nargs": "+",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": "the model's variant, as `ecgpipe models NAME` lists them",
+    },
     "set": {"nargs": "+", "action": "extend", "default": [], "metavar": "KEY=VALUE", "help": "settings"},
     "logits": {"type": Path, "help": "a logits/part-*.parquet"},
     "drift": {"type": Path, "help": "precision/drift.json"},
@@ -90,6 +96,18 @@ def add(parser: argparse._ActionsContainer, *names: str, required: bool = False,
         if required:
             declared = {**declared, "required": True}
         parser.add_argument(f"--{name}", **declared)
+
+
+def read_pairs(pairs: Sequence[str], option: str) -> dict[str, str]:
+    """The KEY=VALUE of an option.
+
+    Raises:
+        EcgpipeError: One has no equals sign.
+    """
+    for pair in pairs:
+        if "=" not in pair:
+            raise EcgpipeError(f"--{option}: {pair!r} has no value; give KEY=VALUE")
+    return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

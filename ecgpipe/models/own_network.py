@@ -95,7 +95,18 @@ class OwnNetwork:
             f"checkpoint: the tensors of {path} are not those of Network in {self.path.name}",
             "give the checkpoint of that network, or read_checkpoint in its file",
         )
-        return {name: found[name].to(network.state_dict()[name].dtype).clone().contiguous() for name in expected}
+        drawn = network.state_dict()  # which has the counters that a file may lack
+        return {name: found.get(name, drawn[name]).to(drawn[name].dtype).clone().contiguous() for name in expected}
+
+    def draw(self) -> Wrapped:
+        """The network with the weights that `Network()` draws, which must take the windows of `INPUT`.
+
+        Raises:
+            EcgpipeError: It does not.
+        """
+        torch.manual_seed(0)
+        network = self._make().eval()
+        return Wrapped(network, self._measure(network))
 
     def _make(self) -> nn.Module:
         try:

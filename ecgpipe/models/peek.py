@@ -105,12 +105,16 @@ def peek(path: Path) -> Mapping[str, Any] | None:
     return content if isinstance(content, Mapping) else None
 
 
-def _read_safetensors(file: BinaryIO) -> dict[str, TensorShape] | None:
+def _read_safetensors(file: BinaryIO) -> dict[str, Any] | None:
     length = int.from_bytes(file.read(8), "little")
     if length > MOST_BYTES:
         return None
     header = json.loads(file.read(length))
-    return {name: TensorShape(tuple(each["shape"])) for name, each in header.items() if name != "__metadata__"}
+    beside = header.pop("__metadata__", {})
+    content: dict[str, Any] = {name: TensorShape(tuple(each["shape"])) for name, each in header.items()}
+    if "ecgpipe" in beside:  # what `untrained` says of its random weights
+        content["ecgpipe"] = json.loads(beside["ecgpipe"])
+    return content
 
 
 def _read_zipped(path: Path) -> object:

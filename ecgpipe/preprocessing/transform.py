@@ -5,6 +5,7 @@ before the cut see the whole recording, steps after it one window at a time, all
 leads fits the processor's cache, several do not.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
@@ -50,6 +51,14 @@ class Transformed(NamedTuple):
     padded_s: float  # what the only window lacks
     overlap_s: float  # what the last window shares with the one before
     discarded_s: float  # what is in no window, at the end
+
+
+class Stage(NamedTuple):
+    """A signal after one step, to be looked at."""
+
+    step: Step | None  # None: before the first one
+    signal: np.ndarray  # (leads, samples), of the recording before `Cut`, of its first window after it
+    rate: float  # Hz
 
 
 class Places(NamedTuple):
@@ -132,6 +141,32 @@ def transform(
     starts_s = (places.starts / whole.rate).astype(np.float32)
     discarded_s = 0.0 if whole.padded_from is not None else places.discarded / whole.rate
     return Transformed(windows, starts_s, samples, lacking_s, places.overlap / whole.rate, discarded_s)
+
+
+def trace(signal: np.ndarray, rate: float, model_input: ModelInput) -> Iterator[Stage]:
+    """Execute a declaration step by step, on a recording and its first window, as `transform` does.
+
+    Args:
+        signal: (leads, samples), the leads of `model_input.leads` in that order.
+        rate: Sampling rate in Hz.
+        model_input: The declaration.
+
+    Yields:
+        The signal before the first step, and after each.
+
+    Raises:
+        UnusableError: The model cannot take this recording.
+    """
+    piece = _Piece(np.array(signal, np.float64, order="C"), rate, True)
+    yield Stage(None, piece.signal.copy(), rate)
+    for step in model_input.steps:
+        if isinstance(step, Cut):
+            places = place_windows(piece.signal.shape[1], piece.rate, model_input)
+            piece.signal = piece.signal[:, places.starts[0] : places.starts[0] + places.length].copy()
+            piece.is_whole = not places.lacking
+        else:
+            _apply(step, piece, model_input)
+        yield Stage(step, piece.signal.copy(), piece.rate)
 
 
 def refuse_unit(unit: str | None, model_input: ModelInput) -> None:

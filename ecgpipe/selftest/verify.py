@@ -1,7 +1,8 @@
 """Check the numbers of this installation, on this machine, against those of fairseq-signals and ecg-transform.
 
 Without a run, synthetic recordings and a synthetic checkpoint run through the stages, and the results are compared
-with the numbers that fairseq-signals and ecg-transform computed from them, which ecgpipe ships. With a run, the real
+with the numbers that fairseq-signals and ecg-transform computed from them, which ecgpipe ships. With --model, a model's
+input is shown step by step, and what its network gives: see verify_model.py. With a run, the real
 fairseq-signals computes on this machine from the run's own checkpoint and a sample of its own segments. Exit 0: the
 numbers are the same. Exit 2: they differ, and the message says which.
 """
@@ -10,6 +11,7 @@ import argparse
 import json
 import logging
 import math
+import os
 import platform
 import tempfile
 import time
@@ -34,7 +36,7 @@ from ecgpipe.inputs import manifest
 from ecgpipe.models import checkpoint
 from ecgpipe.models.description import Description, describe
 from ecgpipe.preprocessing import preprocess
-from ecgpipe.selftest import fairseq_run, fixtures, synthetic_checkpoint
+from ecgpipe.selftest import fairseq_run, fixtures, synthetic_checkpoint, verify_model
 from ecgpipe.selftest.reference import OUTPUTS
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(parser, "seed", default=1, help="seed of the choice of segments (default %(default)s)")
     parser.add_argument("--python", type=Path, help="the python of an environment that has fairseq-signals")
     options.add(parser, "output", help="JSON file to write (default: RUN/verify/fairseq_signals.json)")
+    options.add(parser, "model", help="a model family, or your own .py file: show what goes into it and what comes out")
+    options.add(parser, "checkpoint", type=os.path.expanduser, default=None, help="with --model: its weights")
+    options.add(parser, "model-options")
     # The workflow's rules do it in three steps, the second of them in the environment of fairseq-signals.
     parser.add_argument(
         "--sample", type=Path, help="file of segments: written, and nothing is compared; with --answers, read"
@@ -96,6 +101,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Verify this installation, or a finished run."""
+    if args.model:
+        options_given = options.read_pairs(args.model_options, "model-options")
+        torch.set_num_threads(args.threads)
+        print("\n".join(verify_model.verify_model(args.model, args.checkpoint, options_given)))
+        return
     if not args.against and args.run is None:
         verify_installation(args.device, args.precision, args.threads)
         return

@@ -1,8 +1,9 @@
-"""Every family from Python and stage by stage: its authors' numbers, whatever the batch, the shards and the neighbours."""
+"""Every family from Python and stage by stage: its authors' numbers, whatever the batch, shards and neighbours."""
 
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,8 +16,10 @@ import scipy.io
 import stages
 import torch
 from golden_models import ecgfounder_inputs, make_checkpoint
+from scipy.special import expit
 
 from ecgpipe import ECGFM
+from ecgpipe.cli import main
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.leads import LEADS
 from ecgpipe.models import checkpoint, hub, registry
@@ -237,7 +240,7 @@ class Runs:
 def test_no_familys_file_can_run_code(model: str | None, made: Callable[[Case], Path], tmp_path: Path) -> None:
     content = torch.load(made(CASES[0]), weights_only=True)
     torch.save({**content, "extra": Runs(tmp_path / "it ran")}, tmp_path / "x.pt")
-    with pytest.raises(EcgpipeError, match="which is code and not data|is a checkpoint of ECGFounder"):
+    with pytest.raises(EcgpipeError, match=r"which is code and not data|is a checkpoint of ECGFounder"):
         stages.convert(tmp_path / "out", tmp_path / "x.pt", model)
     assert not (tmp_path / "it ran").exists()
 
@@ -275,3 +278,48 @@ def test_model_json_has_what_was_chosen(made: Callable[[Case], Path], tmp_path: 
     assert description.model_input == registry.find_family("ecgfounder").variants["plain"]
     with pytest.raises(EcgpipeError, match=r"model_options.preprocessing: 'odd' is unknown to ecgfounder; give one of"):
         stages.convert(tmp_path, made(CASES[1]), "ecgfounder", {"preprocessing": "odd"})
+
+
+@pytest.mark.parametrize("case", [*FAMILIES, CASES[5]], ids=name_of)
+def test_untrained_weights_have_the_familys_layout_and_say_that_they_are_random(
+    case: Case, made: Callable[[Case], Path], signals: list[np.ndarray], tmp_path: Path
+) -> None:
+    like, output = made(case), tmp_path / "random"
+    assert main(["untrained", "--like", str(like), "--output", str(output), "--seed", "3"]) == 0
+    theirs, ours = ECGFM.from_checkpoint(like, batch_size=2), ECGFM.from_checkpoint(output, batch_size=2)
+    assert ours.description.architecture == theirs.description.architecture
+    assert (ours.description.family, ours.description.random_weights) == (case.name, True)
+    assert not theirs.description.random_weights
+    found = [model.embed(signals[1:2], RATE, LEADS, unit="mV").to_numpy() for model in (theirs, ours)]
+    assert np.isfinite(found[1]).all()
+    assert found[1].std() > 1e-3  # the signal goes through
+    assert not np.allclose(*found)
+
+
+@pytest.mark.parametrize("case", FAMILIES, ids=name_of)
+def test_predict_and_inspect_do_what_a_run_would(
+    case: Case, made: Callable[[Case], Path], files: list[Path], reference: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    short = ["--short", "pad"] if case.pads else []
+    given = [str(file) for file in files[:3]]
+    assert main(["inspect", *given, "--model", case.name, "--assume-unit", "mV", *short]) == 0
+    assert capfd.readouterr().out.count(": ok, ") == 3
+    command = ["predict", *given, "--checkpoint", str(made(case)), "--assume-unit", "mV", *short, "--format", "csv"]
+    golden = np.load(reference / "models" / case.folder / "golden.npz")
+    if f"{case.golden}_logits" not in golden:
+        assert main(command) == 2
+        assert "has no head" in capfd.readouterr().err
+        return
+    capfd.readouterr()
+    assert main([*command, "--labels", "index"]) == 0
+    table = pd.read_csv(StringIO(capfd.readouterr().out))
+    names = list(golden["record"])
+    assert [names.count(file.stem) for file in files[:3]] == table["n_segments"].tolist()
+    probabilities = expit(golden[f"{case.golden}_logits"])
+    expected = [probabilities[golden["record"] == file.stem].mean(axis=0) for file in files[:3]]
+    np.testing.assert_allclose(table.iloc[:, 5:], expected, rtol=0, atol=1e-5)
+
+
+def test_another_length_of_segments_is_refused_by_predict(made: Callable[[Case], Path], files: list[Path]) -> None:
+    given = ["predict", str(files[0]), "--checkpoint", str(made(CASES[0])), "--segment-s", "7"]
+    assert main(given) == 2

@@ -113,7 +113,9 @@ def test_what_does_not_go_together_is_refused(
 
 
 def test_no_padding_for_a_family_that_has_none(made: Callable[[str, str], str]) -> None:
-    with pytest.raises(EcgpipeError, match="preprocess.short: pad is not possible with hubert-ecg, whose authors have"):
+    with pytest.raises(
+        EcgpipeError, match=r"preprocess\.short: pad is not possible with hubert-ecg, whose authors have"
+    ):
         choose(checkpoint=made("hubert_ecg", "tiny"), preprocess={"short": "pad"})
 
 
