@@ -239,7 +239,9 @@ class ModelInput:
     @cached_property
     def highest_rate(self) -> float:
         """The highest sampling rate to which a step resamples, Hz."""
-        return max(rate for step in self.steps if (rate := getattr(step, "rate", None)))
+        return max(
+            [self.rate, *(float(step.rate) for step in self.steps if isinstance(step, Linear | Fourier | TakeEvery))]
+        )
 
     @cached_property
     def ends_standardized(self) -> bool:

@@ -8,14 +8,14 @@ weights that `Network()` draws.
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from ecgpipe.core.describe_input import describe_input
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.model_input import ModelInput, Pad
+from ecgpipe.core.model_input import ModelInput
 from ecgpipe.models import registry
 from ecgpipe.models.registry import Family
 from ecgpipe.preprocessing.transform import Stage, trace, transform
@@ -89,7 +89,8 @@ def _check_input(signal: np.ndarray, declared: ModelInput) -> list[str]:
     if declared.unit is not None:
         lines[0] += f"; a recording whose unit is not known is skipped, all others are converted to {declared.unit}"
     short = chosen[:, : round(SHORT_S * RATE)]
-    for choice in ("skip", *(["pad"] if any(isinstance(step, Pad) for step in declared.steps) else [])):
+    choices: tuple[Literal["skip", "pad"], ...] = ("skip", "pad") if declared.padding else ("skip",)
+    for choice in choices:
         try:
             made = transform(short, RATE, replace(declared, short=choice))
             what = f"{len(made.windows)} window{'s' * (len(made.windows) > 1)}"
@@ -104,10 +105,11 @@ def _run_network(
     family: Family, model: str, checkpoint: str | None, options: Mapping[str, str], windows: np.ndarray
 ) -> list[str]:
     """The network's outputs for the windows, alone and beside another one."""
+    names: tuple[str, ...] = ()
     if checkpoint is None and not family.path:
         return [f"what comes out: give --checkpoint to run the network of {family.title}"]
     if checkpoint is None:
-        network, names, of = _draw_network(family), (), "weights as Network() draws them"
+        network, of = _draw_network(family), "weights as Network() draws them"
     else:
         from ecgpipe import ECGFM
 

@@ -290,10 +290,10 @@ def test_untrained_weights_have_the_familys_layout_and_say_that_they_are_random(
     assert ours.description.architecture == theirs.description.architecture
     assert (ours.description.family, ours.description.random_weights) == (case.name, True)
     assert not theirs.description.random_weights
-    found = [model.embed(signals[1:2], RATE, LEADS, unit="mV").to_numpy() for model in (theirs, ours)]
-    assert np.isfinite(found[1]).all()
-    assert found[1].std() > 1e-3  # the signal goes through
-    assert not np.allclose(*found)
+    trained, drawn = (model.embed(signals[1:2], RATE, LEADS, unit="mV").to_numpy() for model in (theirs, ours))
+    assert np.isfinite(drawn).all()
+    assert drawn.std() > 1e-3  # the signal goes through
+    assert not np.allclose(trained, drawn)
 
 
 @pytest.mark.parametrize("case", FAMILIES, ids=name_of)
