@@ -38,6 +38,7 @@ class Opened(NamedTuple):
     architecture: Architecture
     state: Mapping[str, Any]  # upstream's tensors
     random_weights: bool
+    demo_model: bool = False  # as the demo's checkpoint says of itself
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +106,7 @@ def convert_checkpoint(weights: Path, description_json: Path, checkpoint_setting
         "ecgpipe": __version__,
         "meaning": MEANING["checkpoint"],
         "backend": checkpoint_settings.backend,
+        **({"demo_model": True} if opened.demo_model else {}),
         **made_by,
     }
     if label_csv == labels.BY_INDEX:
@@ -136,9 +138,12 @@ def open_source(uri: str, sha256: str | None = None, native: bool = True) -> Ope
     logger.info("opening %s, %s bytes, sha256 %s", source.path, f"{source.path.stat().st_size:,}", source.sha256)
     content = read_checkpoint(source.path)
     marks = content.get("ecgpipe")
-    random_weights = isinstance(marks, dict) and marks.get("random_weights") is True
+    random_weights, demo_model = (
+        isinstance(marks, dict) and marks.get(mark) is True for mark in ("random_weights", "demo_model")
+    )
     cfg, state = content["cfg"]["model"], content["model"]
-    return Opened(source, read_architecture(cfg) if native else describe_for_fairseq(cfg, state), state, random_weights)
+    arch = read_architecture(cfg) if native else describe_for_fairseq(cfg, state)
+    return Opened(source, arch, state, random_weights, demo_model)
 
 
 def describe_opened(opened: Opened, names: Sequence[str]) -> Description:
@@ -153,6 +158,7 @@ def describe_opened(opened: Opened, names: Sequence[str]) -> Description:
         opened.random_weights,
         __version__,
         MEANING["checkpoint"],
+        demo_model=opened.demo_model,
     )
 
 

@@ -41,6 +41,10 @@ class Architecture:
         return samples
 
 
+# What pages and messages say of the demo's model.
+DEMO_MODEL = "Demo model, trained on simulated hearts. Not ECG-FM."
+
+
 @dataclass(frozen=True)
 class Description:
     """The content of `model.json`."""
@@ -55,6 +59,7 @@ class Description:
     meaning: int  # of this stage then, see provenance.MEANING
     backend: str = "native"  # or fairseq, and then no weights were converted
     settings: Mapping[str, str] = field(default_factory=dict)  # that made it, see ecgpipe/core/settings.py
+    demo_model: bool = False  # trained on simulated hearts: its outputs say nothing about real ones
 
 
 def describe(path: Path) -> Description:
@@ -84,6 +89,7 @@ def describe(path: Path) -> Description:
             content["meaning"],
             content.get("backend", "native"),
             content.get("settings", {}),
+            content.get("demo_model") is True,
         )
     except OSError as error:
         raise EcgpipeError(

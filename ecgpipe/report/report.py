@@ -21,6 +21,7 @@ from ecgpipe.core.atomic import whole
 from ecgpipe.core.run import RunInfo, Scan
 from ecgpipe.evaluation import notes
 from ecgpipe.models import calibration, labels
+from ecgpipe.models.description import DEMO_MODEL
 from ecgpipe.report import deidentify, evaluation_section, map_data, recording_view, rule_times, run_results
 from ecgpipe.report.payload import pack
 from ecgpipe.report.run_results import ResultFiles, Results
@@ -321,6 +322,7 @@ def make_environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.globals["asset"] = read_asset
+    environment.globals["DEMO_MODEL"] = DEMO_MODEL
     environment.filters["grouped"] = "{:,}".format
     environment.filters["two"] = "{:.2f}".format
     environment.filters["three"] = lambda number: "\N{EN DASH}" if number is None else notes.format_number(number)

@@ -1,9 +1,9 @@
 """The waves of a simulated heartbeat as a dipole in the chest, and what twelve leads see of it.
 
 A wave is a sum of bells in time, each with a direction in space: x to the patient's left, y to the feet, z to the back.
-Dower's matrix (Dower, Machado and Osborne, Clinical Cardiology 1980; 3: 87) gives the eight leads that are measured, and
-Einthoven's and Goldberger's laws give the other four. What stands out in one lead of a real ECG therefore stands out in the
-others too: a block of the right bundle has its R' in V1 and its broad S in I and V6 for the same reason.
+Dower's matrix (Dower, Machado and Osborne, Clinical Cardiology 1980; 3: 87) gives the eight leads that are measured,
+and Einthoven's and Goldberger's laws give the other four. What stands out in one lead of a real ECG therefore stands
+out in the others too: a block of the right bundle has its R' in V1 and its broad S in I and V6 for the same reason.
 """
 
 from typing import NamedTuple
@@ -31,7 +31,9 @@ DOWER = np.array(
 class Bell(NamedTuple):
     """One bell of a wave."""
 
-    at_s: float  # its top, after the middle of the QRS; of a P wave after the middle of the P, of a T wave after its top
+    at_s: (
+        float  # its top, after the middle of the QRS; of a P wave after the middle of the P, of a T wave after its top
+    )
     rise_s: float  # standard deviation before the top
     fall_s: float  # and after it
     x: float
@@ -75,7 +77,8 @@ LEFT_BUNDLE_BRANCH_BLOCK = Shape(
     0.045,
 )
 
-# The first half as ever; then the right ventricle alone, to the right and to the front: R' in V1, a broad S in I and V6.
+# The first half as ever; then the right ventricle alone, to the right and to the front: R' in V1, a broad S in I and
+# V6.
 RIGHT_BUNDLE_BRANCH_BLOCK = Shape(
     (
         Bell(-0.026, 0.009, 0.009, -0.13, 0.00, -0.34),
@@ -97,7 +100,8 @@ PACED = Shape(
     0.050,
 )
 
-# A premature beat from the left ventricle travels to the right, one from the right ventricle's outflow tract to the feet.
+# A premature beat from the left ventricle travels to the right, one from the right ventricle's outflow tract to the
+# feet.
 PREMATURE = (
     Shape(
         (
@@ -117,7 +121,8 @@ PREMATURE = (
     ),
 )
 
-# The electrodes of the chest are nearer to the ventricles than a dipole's field has it: of the atria they see less, but V1.
+# The electrodes of the chest are nearer to the ventricles than a dipole's field has it: of the atria they see less,
+# but V1.
 ATRIA = np.array([1.0, 1.0, 1.5, 0.60, 0.45, 0.40, 0.40, 0.40])
 
 FLUTTER = np.array([0.03, 0.16, 0.10])  # of the sawtooth: a slow fall in II, III and aVF, a slow rise in V1
@@ -141,7 +146,7 @@ def draw_body(rng: np.random.Generator) -> Body:
     axis, turn = rng.normal(-4, 18), rng.normal(0, 12)
     qrs = size * _rotate(axis, turn)
     t = size * rng.lognormal(0, 0.22) * _rotate(0.4 * axis + rng.normal(0, 8), 0.5 * turn + rng.normal(0, 8))
-    p = rng.lognormal(0, 0.18) * _rotate(0.3 * axis + rng.normal(0, 8), rng.normal(0, 8))
+    p = rng.lognormal(-0.15, 0.36) * _rotate(0.3 * axis + rng.normal(0, 8), rng.normal(0, 8))
     return Body(leads, p, qrs, t)
 
 
@@ -181,7 +186,7 @@ def draw_bells(times: Array, tops: Array, bells: tuple[Bell, ...], stretch: Arra
 
 
 def project_on_twelve(leads: Array) -> Array:
-    """(8, samples) in mV to (12, samples), in whole microvolts: III by Einthoven's law, the augmented by Goldberger's."""
+    """(8, samples) in mV to (12, samples), in whole microvolts: by Einthoven's and Goldberger's laws."""
     one, two = 2 * np.round(leads[:2] * 500)  # microvolts, even, so that their halves are whole too
     limbs = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
     microvolts: Array = np.concatenate([limbs, np.round(leads[2:] * 1000)])

@@ -1,7 +1,7 @@
 """Simulated 12-lead ECGs: when a heart beats, what its beats look like, and what disturbs the recording.
 
-`dipole.py` has the waves. The hearts are drawings, good enough that the rhythms differ as in textbooks and that patients
-differ from one another; they are no substitute for real recordings.
+`dipole.py` has the waves. The hearts are drawings, good enough that the rhythms differ as in textbooks and that
+patients differ from one another; they are no substitute for real recordings.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +16,8 @@ from ecgpipe.selftest.dipole import Array, Body
 DURATION_S = 10
 _BEFORE_S = 3.0  # the heart beats before the recording begins, and after it ends
 
-# In the order of the demo model's outputs, named as ECG-FM's are. What `Rhythm` and the beats say decides which are true.
+# In the order of the demo model's outputs, named as ECG-FM's are. What `Rhythm` and the beats say decides which are
+# true.
 LABELS = (
     "Poor data quality",
     "Sinus rhythm",
@@ -33,30 +34,35 @@ LABELS = (
 SLOW, FAST = 60.0, 100.0  # beats per minute: below is bradycardia, above is tachycardia
 
 
+Conduction = Literal["normal", "left block", "right block", "paced"]
+
+
 @dataclass(frozen=True)
 class Rhythm:
     """What a recording shows; each range is drawn from evenly."""
 
     rates: tuple[float, float]  # beats per minute
     atria: Literal["sinus", "fibrillation", "flutter"] = "sinus"
-    conduction: Literal["normal", "left block", "right block", "paced"] = "normal"
-    pr_s: tuple[float, float] = (0.13, 0.19)  # from the beginning of P to the beginning of the QRS
+    conduction: Conduction = "normal"
+    severity: tuple[float, float] = (1.0, 1.0)  # of a block: 0 is normal conduction; no label speaks of those below 0.5
+    pr_s: tuple[float, float] = (0.12, 0.195)  # from the beginning of P to the beginning of the QRS
     ectopics: tuple[float, float] = (0.0, 0.0)  # share of the beats that are premature and ventricular
+    early: float = 0.0  # share of the beats that are premature and come from the atria; no label says so
     noisy: bool = False
 
 
 BEFORE_R_S = {"normal": 0.045, "left block": 0.075, "right block": 0.045, "paced": 0.085}  # of the QRS
 
 RHYTHMS = {
-    "sinus": Rhythm((62, 96)),
-    "bradycardia": Rhythm((36, 57)),
-    "tachycardia": Rhythm((104, 150), pr_s=(0.11, 0.15)),
-    "fibrillation": Rhythm((65, 145), atria="fibrillation"),
+    "sinus": Rhythm((61, 98)),
+    "bradycardia": Rhythm((36, 59)),
+    "tachycardia": Rhythm((102, 150), pr_s=(0.11, 0.15)),
+    "fibrillation": Rhythm((52, 145), atria="fibrillation"),
     "flutter": Rhythm((65, 155), atria="flutter"),
-    "premature": Rhythm((58, 98), ectopics=(0.12, 0.30)),
-    "first_degree_block": Rhythm((48, 92), pr_s=(0.23, 0.33)),
-    "left_bundle_branch_block": Rhythm((55, 98), conduction="left block"),
-    "right_bundle_branch_block": Rhythm((55, 98), conduction="right block"),
+    "premature": Rhythm((58, 98), ectopics=(0.10, 0.30)),
+    "first_degree_block": Rhythm((48, 92), pr_s=(0.21, 0.33)),
+    "left_bundle_branch_block": Rhythm((55, 98), conduction="left block", severity=(0.65, 1.0)),
+    "right_bundle_branch_block": Rhythm((55, 98), conduction="right block", severity=(0.65, 1.0)),
     "paced": Rhythm((55, 85), conduction="paced"),
     "noise": Rhythm((55, 105), noisy=True),
 }
@@ -73,7 +79,7 @@ class Beats(NamedTuple):
 class Simulated(NamedTuple):
     """A recording and what is true of it."""
 
-    signal: Array  # (12, samples) in mV, in the order of `readers.LEADS`, in whole microvolts: every format holds it exactly
+    signal: Array  # (12, samples) in mV, in the order of `readers.LEADS`, in whole microvolts, which every format holds
     beats: Beats
     rhythm: Rhythm
 
@@ -92,8 +98,8 @@ class Simulated(NamedTuple):
             rhythm.atria == "flutter",
             bool((self.beats.premature & inside).any()),
             sinus and rhythm.pr_s[0] > 0.2,
-            rhythm.conduction == "left block",
-            rhythm.conduction == "right block",
+            rhythm.conduction == "left block" and rhythm.severity[0] > 0.5,
+            rhythm.conduction == "right block" and rhythm.severity[0] > 0.5,
             paced,
         )
         return dict(zip(LABELS, true, strict=True))
@@ -101,12 +107,16 @@ class Simulated(NamedTuple):
 
 def vary(rhythm: Rhythm, rng: np.random.Generator) -> Rhythm:
     """Let a heart have, now and then, what does not come from its rhythm: a block, premature beats, noise."""
-    if rhythm.conduction == "normal" and rng.random() < 0.12:
-        rhythm = replace(rhythm, conduction="left block" if rng.random() < 0.5 else "right block")
+    if rhythm.conduction == "normal" and rng.random() < 0.25:
+        severity = (0.65, 1.0) if rng.random() < 0.5 else (0.1, 0.4)
+        block: Conduction = "left block" if rng.random() < 0.5 else "right block"
+        rhythm = replace(rhythm, conduction=block, severity=severity)
     if rhythm.atria == "sinus" and rhythm.conduction != "paced" and rhythm.rates[1] < FAST and rng.random() < 0.06:
         rhythm = replace(rhythm, pr_s=RHYTHMS["first_degree_block"].pr_s)
     if not rhythm.ectopics[1] and rhythm.atria != "flutter" and rng.random() < 0.08:
         rhythm = replace(rhythm, ectopics=RHYTHMS["premature"].ectopics)
+    if rhythm.atria == "sinus" and rhythm.conduction != "paced" and rng.random() < 0.15:
+        rhythm = replace(rhythm, early=0.12)
     if rng.random() < 0.05:
         rhythm = replace(rhythm, noisy=True)
     return rhythm
@@ -147,6 +157,7 @@ def record(rhythm: Rhythm, body: Body, rate: int, rng: np.random.Generator) -> S
         at_s = _irregular_beats(bpm, rng)
     else:
         at_s = _regular_beats(bpm, 0.3 if rhythm.conduction == "paced" else 1.0, rng)
+        at_s = _let_atria_be_early(at_s, rhythm.early, rng)
     beats = _place_premature(at_s, rng.uniform(*rhythm.pr_s), rhythm, rng)
     source = _draw_ventricles(times, beats, rhythm, body, rng)  # (3, samples)
     if rhythm.atria == "sinus":
@@ -175,7 +186,7 @@ def record(rhythm: Rhythm, body: Body, rate: int, rng: np.random.Generator) -> S
 def _regular_beats(bpm: float, sway: float, rng: np.random.Generator) -> Array:
     """The times of the beats of a sinus node: breathing, slower waves and chance move them by some per cent."""
     breath_hz, slow_hz, phases = rng.uniform(0.2, 0.33), rng.uniform(0.07, 0.12), rng.uniform(0, 2 * np.pi, 2)
-    breath, slow = sway * rng.uniform(0.005, 0.04), sway * rng.uniform(0.005, 0.02)
+    breath, slow = sway * rng.uniform(0.005, 0.07), sway * rng.uniform(0.005, 0.02)
     times, now = [], -_BEFORE_S - rng.uniform(0, 60 / bpm)
     while now < DURATION_S + 2:
         times.append(now)
@@ -187,7 +198,7 @@ def _regular_beats(bpm: float, sway: float, rng: np.random.Generator) -> Array:
 
 def _irregular_beats(bpm: float, rng: np.random.Generator) -> Array:
     """The same in atrial fibrillation: intervals without any order."""
-    intervals = 60 / bpm * rng.lognormal(-0.03, rng.uniform(0.18, 0.28), int(3 * DURATION_S * bpm / 60))
+    intervals = 60 / bpm * rng.lognormal(-0.03, rng.uniform(0.11, 0.26), int(3 * DURATION_S * bpm / 60))
     times: Array = np.cumsum(np.clip(intervals, 0.30, 2.0)) - _BEFORE_S - 1
     return times[times < DURATION_S + 2]
 
@@ -208,11 +219,23 @@ def _flutter_beats(bpm: float, cycle_s: float, rng: np.random.Generator) -> tupl
     return start + cycle_s * np.array(waves), start - rng.uniform(0.35, 0.65) * cycle_s
 
 
+def _let_atria_be_early(at_s: Array, share: float, rng: np.random.Generator) -> Array:
+    """Let some beats come early from the atria: the sinus node is reset, so that all beats after them are early too."""
+    if not share:
+        return at_s
+    cycles, lost = np.diff(at_s), rng.uniform(0.15, 0.35)
+    cycles[rng.random(cycles.size) < share] *= 1 - lost
+    times: Array = np.concatenate([at_s[:1], at_s[0] + np.cumsum(cycles)])
+    # Beats that are early pull all others forward; what is missing at the end comes at the usual pace.
+    missing = np.arange(1, 1 + int(max(0.0, DURATION_S + 2 - times[-1]) / np.median(cycles)))
+    return np.concatenate([times, times[-1] + missing * np.median(cycles)])
+
+
 def _place_premature(at_s: Array, pr_s: float, rhythm: Rhythm, rng: np.random.Generator) -> Beats:
-    """Let some beats come early from the ventricles, each with a full pause after it: the sinus node goes on as ever."""
+    """Let some beats come early from the ventricles, with a full pause after: the sinus node goes on as ever."""
     times, premature = at_s.copy(), np.zeros(at_s.size, bool)
     share = rng.uniform(*rhythm.ectopics)
-    coupling = rng.uniform(0.52, 0.72)
+    coupling = rng.uniform(0.52, 0.78)
     if share:
         candidates = np.flatnonzero((at_s > 0.5) & (at_s < DURATION_S - 0.6))
         chosen = [i for i in candidates if rng.random() < share] or [int(rng.choice(candidates))]
@@ -220,19 +243,19 @@ def _place_premature(at_s: Array, pr_s: float, rhythm: Rhythm, rng: np.random.Ge
             if i and not premature[i - 1]:
                 premature[i] = True
                 times[i] = at_s[i - 1] + (coupling + rng.normal(0, 0.015)) * (at_s[i] - at_s[i - 1])
-    # From the middle of P to the middle of the QRS: half a P wave less than PR, and what the QRS has before its middle more.
-    p_times = at_s - (pr_s - 0.045 + BEFORE_R_S[rhythm.conduction]) if rhythm.atria == "sinus" else np.empty(0)
+    # From the middle of P to the middle of the QRS: half a P wave less than PR, and what the QRS has before its middle
+    # more.
+    before_r_s = BEFORE_R_S[rhythm.conduction if rhythm.severity[0] > 0.5 else "normal"]
+    p_times = at_s - (pr_s - 0.045 + before_r_s) if rhythm.atria == "sinus" else np.empty(0)
     return Beats(times, premature, p_times)
 
 
 # What its beats look like
 
 
-def _draw_ventricles(
-    times: Array, beats: Beats, rhythm: Rhythm, body: Body, rng: np.random.Generator
-) -> Array:
+def _draw_ventricles(times: Array, beats: Beats, rhythm: Rhythm, body: Body, rng: np.random.Generator) -> Array:
     """(3, samples): QRS and T of every beat."""
-    own = {
+    kind = {
         "normal": dipole.NORMAL,
         "left block": dipole.LEFT_BUNDLE_BRANCH_BLOCK,
         "right block": dipole.RIGHT_BUNDLE_BRANCH_BLOCK,
@@ -243,15 +266,21 @@ def _draw_ventricles(
     # After a short cycle the heart recovers faster, Fridericia (1920), and in part only within a beat.
     stretch = np.clip(0.5 * typical + 0.5 * np.median(cycles), 0.34, 1.6) ** (1 / 3)
     wide, tall, late = rng.uniform(0.93, 1.12), rng.lognormal(0, 0.1), rng.normal(0, 0.012)
-    other = dipole.PREMATURE[int(rng.integers(2))]
-    own_turn, other_turn = body.qrs, body.qrs @ np.diag(rng.lognormal(0, 0.15, 3))
+    other, size = dipole.PREMATURE[int(rng.integers(2))], rng.uniform(0.4, 1.0)
+    block = rng.uniform(*rhythm.severity)
+    other_turn = size * body.qrs @ np.diag(rng.lognormal(0, 0.2, 3))
+    varied = rng.normal(1, 0.02, beats.times_s.size)
     source = np.zeros((3, times.size))
-    for shape, turn, which, factor in ((own, own_turn, ~beats.premature, 1.0), (other, other_turn, beats.premature, 1.1)):
-        tops, heights = beats.times_s[which], rng.normal(1, 0.02, int(which.sum()))
-        width = np.full(tops.size, wide * (factor if shape is other else 1.0))
-        source += turn @ dipole.draw_bells(times, tops, shape.qrs, width, heights)
-        t_tops = tops + 0.275 * stretch[which] + shape.t_late_s + late
-        source += body.t @ (tall * dipole.draw_bells(times, t_tops, shape.t, stretch[which], heights))
+    for shape, share, which, turn, width, t_size in (
+        (dipole.NORMAL, 1 - block, ~beats.premature, body.qrs, wide, tall),
+        (kind, block, ~beats.premature, body.qrs, wide, tall),
+        (other, 1.0, beats.premature, other_turn, 1.1 * wide, size),
+    ):
+        if share and which.any():
+            tops, heights = beats.times_s[which], share * varied[which]
+            source += turn @ dipole.draw_bells(times, tops, shape.qrs, np.full(tops.size, width), heights)
+            t_tops = tops + 0.275 * stretch[which] + shape.t_late_s + late
+            source += body.t @ dipole.draw_bells(times, t_tops, shape.t, stretch[which], t_size * heights)
     return source
 
 
@@ -259,12 +288,12 @@ def _sawtooth(times: Array, cycle_s: float, rng: np.random.Generator) -> Array:
     """(3, samples): the atria in flutter, a slow fall and a fast rise without a pause between."""
     phase = 2 * np.pi * times / cycle_s
     wave = sum(np.sin(k * phase) / k * np.exp(-0.12 * (k - 1) ** 2) for k in range(1, 6))
-    return rng.uniform(0.6, 1.1) * dipole.FLUTTER[:, None] * wave
+    return rng.uniform(0.22, 1.05) * dipole.FLUTTER[:, None] * wave
 
 
 def _tremble(times: Array, rate: int, rng: np.random.Generator) -> Array:
     """(3, samples): the atria in fibrillation, 5 to 8 waves a second that change in size, rate and direction."""
-    height = rng.uniform(0.045, 0.12)
+    height = rng.uniform(0.018, 0.11)
     source = np.zeros((3, times.size))
     for share in (1.0, 0.7, 0.5):
         knots = np.interp(times, np.linspace(0, DURATION_S, 40), rng.uniform(3.5, 9.0, 40))
@@ -282,7 +311,7 @@ def _spikes(times: Array, beats: Beats, rate: int, rng: np.random.Generator) -> 
     tops = beats.times_s[~beats.premature] - before
     width = max(0.0012, 0.45 / rate)  # of a pulse that falls between two samples, both see some
     bell = (dipole.Bell(0.0, width, width, *dipole.SPIKE),)
-    return rng.lognormal(0, 0.35) * dipole.draw_bells(times, tops, bell, np.ones(tops.size), np.ones(tops.size))
+    return rng.lognormal(-0.4, 0.5) * dipole.draw_bells(times, tops, bell, np.ones(tops.size), np.ones(tops.size))
 
 
 # What disturbs the recording
@@ -290,9 +319,9 @@ def _spikes(times: Array, beats: Beats, rate: int, rng: np.random.Generator) -> 
 
 def _disturb(shape: tuple[int, ...], times: Array, rate: int, noisy: bool, rng: np.random.Generator) -> Array:
     """(8, samples) in mV: wander of the baseline, muscles, mains, and the recorder's own noise."""
-    wander, muscle = (rng.uniform(0.15, 0.6), rng.uniform(0.05, 0.14)) if noisy else (rng.uniform(0.01, 0.10), 0.0)
+    wander, muscle = (rng.uniform(0.12, 0.6), rng.uniform(0.035, 0.14)) if noisy else (rng.uniform(0.01, 0.2), 0.0)
     if not noisy:
-        muscle = float(np.clip(rng.lognormal(np.log(0.006), 0.6), 0.002, 0.022))
+        muscle = float(np.clip(rng.lognormal(np.log(0.010), 0.8), 0.002, 0.05))
     disturbance = _wander(times, wander, rng) + _muscle(shape, rate, muscle, rng)
     mains = rng.uniform(0.01, 0.06) if noisy and rng.random() < 0.4 else rng.uniform(0.0, 0.004)
     disturbance += mains * rng.uniform(0.3, 1, (shape[0], 1)) * np.sin(2 * np.pi * 50 * times + rng.uniform(0, 6.3))
