@@ -15,7 +15,7 @@ import wfdb
 from ecgpipe import readers
 from ecgpipe.cli import main
 from ecgpipe.models import labels
-from ecgpipe.readers import LEADS, Assumed, Recording
+from ecgpipe.readers import LEADS, Assumed, Recording, spell_leads
 from ecgpipe.selftest import demo_recordings, simulator
 from ecgpipe.selftest.synthetic_files import MIMIC_LEADS
 
@@ -75,7 +75,7 @@ def test_recordings_are_ten_seconds_of_hearts_that_obey_einthoven(
         assert heart.signal.shape == (12, 10 * heart.sample_rate)
         assert heart.unit in ("mV", None)
         assert np.abs(heart.signal).max() < 9, record_id
-        lead = dict(zip(heart.leads, heart.signal, strict=True))
+        lead = dict(zip(spell_leads(heart.leads), heart.signal, strict=True))
         one, two, three = lead["I"], lead["II"], lead["III"]
         augmented = (lead["aVR"] + (one + two) / 2, lead["aVL"] - one + two / 2, lead["aVF"] - two + one / 2)
         off = max(float(np.abs(law).max()) for law in (one + three - two, *augmented))
@@ -94,7 +94,7 @@ def test_each_copy_is_of_a_recording_and_the_others_differ(hearts: dict[str, Rec
 
 def test_some_are_clipped(hearts: dict[str, Recording]) -> None:
     def held(heart: Recording) -> int:
-        lead = heart.signal[heart.leads.index("V3")]
+        lead = heart.signal[spell_leads(heart.leads).index("V3")]
         return int((lead == lead.max()).sum() + (lead == lead.min()).sum())
 
     planned = demo_recordings.plan_recordings(RECORDINGS, 1)
@@ -133,7 +133,7 @@ def test_truth_is_what_the_signals_show(hearts: dict[str, Recording], demo: Path
         assert {name: bool(value) for name, value in truth.loc[one.record_id].items()} == simulated.labels()
         rates[one.record_id] = 60 / np.diff(simulated.beats.times_s).mean()
         if one.flaw is None:
-            lead = hearts[one.record_id].leads.index("V5")
+            lead = spell_leads(hearts[one.record_id].leads).index("V5")
             assert np.abs(hearts[one.record_id].signal[lead] - simulated.signal[10]).max() < 1e-6
     assert all((rate < 60) == truth.loc[record_id, "Bradycardia"] for record_id, rate in rates.items())
 
