@@ -149,7 +149,7 @@ def train(network: Network, hearts: Hearts, epochs: int, batch: int = 16, rate: 
             losses = F.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")
             loss = losses / weights.sum()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -175,17 +175,19 @@ def predict(network: Network, hearts: Hearts) -> np.ndarray:
 # Probabilities and thresholds
 
 
-def calibrate_head(network: Network, logits: np.ndarray, labels: np.ndarray) -> None:
+def calibrate_head(network: Network, logits: np.ndarray, hearts: Hearts) -> None:
     """Give each label the slope and intercept that fit its probabilities to the validation hearts (Platt, 1999).
 
     Args:
         network: Its last layer is changed.
         logits: (recordings, 2, labels) of the validation hearts.
-        labels: (recordings, labels) 0 and 1.
+        hearts: The validation hearts.
     """
+    truth = np.stack([_cut_labels(hearts, start) for start in (0, SEGMENT)], axis=1)  # (recordings, 2, labels)
     slopes, intercepts = np.ones(len(LABELS)), np.zeros(len(LABELS))
     for number in range(len(LABELS)):
-        x, true = logits[..., number].ravel(), np.repeat(labels[:, number], 2)
+        x, true = logits[..., number].ravel(), truth[..., number].ravel()
+        x, true = x[~np.isnan(true)], true[~np.isnan(true)]
         target = np.where(true == 1, (true.sum() + 1) / (true.sum() + 2), 1 / ((1 - true).sum() + 2))
         design = np.stack([x, np.ones_like(x)])  # (2, segments)
         weights = np.array([1.0, 0.0])
@@ -199,6 +201,14 @@ def calibrate_head(network: Network, logits: np.ndarray, labels: np.ndarray) -> 
     with torch.no_grad():
         head.bias.copy_(head.bias * torch.tensor(slopes) + torch.tensor(intercepts))
         head.weight.mul_(torch.tensor(slopes)[:, None])
+
+
+def _cut_labels(hearts: Hearts, start: int) -> np.ndarray:
+    """(recordings, labels) of the segments from a sample on, NaN where a label cannot be told."""
+    chosen = torch.arange(len(hearts.signals))
+    _, labels, weights = cut(hearts, chosen, torch.full_like(chosen, start))
+    known: np.ndarray = torch.where(weights > 0, labels, torch.nan).double().numpy()
+    return known
 
 
 def aggregate(logits: np.ndarray) -> np.ndarray:
@@ -345,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logger.info("simulated after %.0f s", time.perf_counter() - clock)
     network = start_network()
     log = train(network, training, args.epochs)
-    calibrate_head(network, predict(network, validation), validation.labels.numpy())
+    calibrate_head(network, predict(network, validation), validation)
     at = choose_thresholds(aggregate(predict(network, validation)), validation.labels.numpy())
     truth, probabilities = held_out.labels.numpy(), aggregate(predict(network, held_out))
     score = {

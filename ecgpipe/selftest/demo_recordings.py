@@ -13,7 +13,8 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress
 from ecgpipe.readers import LEADS
 from ecgpipe.selftest import dipole, simulator
-from ecgpipe.selftest.simulator import LABELS, RHYTHMS, Array, Rhythm
+from ecgpipe.selftest.dipole import Array
+from ecgpipe.selftest.simulator import LABELS, RHYTHMS, Rhythm
 from ecgpipe.selftest.synthetic_files import (
     write_csv,
     write_mat,

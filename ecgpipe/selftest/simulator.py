@@ -237,7 +237,7 @@ def _place_premature(at_s: Array, pr_s: float, rhythm: Rhythm, rng: np.random.Ge
     share = rng.uniform(*rhythm.ectopics)
     coupling = rng.uniform(0.52, 0.78)
     if share:
-        candidates = np.flatnonzero((at_s > 0.5) & (at_s < DURATION_S - 0.6))
+        candidates = np.flatnonzero((at_s > 0.5) & (at_s < DURATION_S - 0.6)).tolist()
         chosen = [i for i in candidates if rng.random() < share] or [int(rng.choice(candidates))]
         for i in chosen:
             if i and not premature[i - 1]:
@@ -287,8 +287,9 @@ def _draw_ventricles(times: Array, beats: Beats, rhythm: Rhythm, body: Body, rng
 def _sawtooth(times: Array, cycle_s: float, rng: np.random.Generator) -> Array:
     """(3, samples): the atria in flutter, a slow fall and a fast rise without a pause between."""
     phase = 2 * np.pi * times / cycle_s
-    wave = sum(np.sin(k * phase) / k * np.exp(-0.12 * (k - 1) ** 2) for k in range(1, 6))
-    return rng.uniform(0.22, 1.05) * dipole.FLUTTER[:, None] * wave
+    wave = sum((np.sin(k * phase) / k * np.exp(-0.12 * (k - 1) ** 2) for k in range(1, 6)), np.zeros(times.size))
+    source: Array = rng.uniform(0.22, 1.05) * dipole.FLUTTER[:, None] * wave
+    return source
 
 
 def _tremble(times: Array, rate: int, rng: np.random.Generator) -> Array:

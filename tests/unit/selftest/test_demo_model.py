@@ -96,7 +96,10 @@ def test_attribution_lights_up_the_odd_beat(network: Network) -> None:
 def test_the_nearest_recordings_have_the_same_rhythm(network: Network, hearts: demo_weights.Hearts) -> None:
     with torch.inference_mode():
         vectors = torch.cat(
-            [network(chunk[:, :, :2500].float(), with_attention=False).embedding for chunk in hearts.signals.split(32)]
+            [
+                network(chunk[:, :, :2500].float(), with_attention=False).embedding
+                for chunk in torch.split(hearts.signals, 32)
+            ]
         )
     vectors = torch.nn.functional.normalize(vectors, dim=1)
     similar = vectors @ vectors.T
@@ -133,4 +136,4 @@ def test_a_premature_beat_counts_in_its_segment_alone() -> None:
     at = demo_weights.PREMATURE
     for start, label, weight in ((0, 1, 1), (1490, 0, 0), (1600, 0, 1), (2500, 0, 1)):
         _, truth, weights = demo_weights.cut(hearts, torch.tensor([0]), torch.tensor([start]))
-        assert (truth[0, at], weights[0, at]) == (label, weight), start
+        assert [truth[0, at].item(), weights[0, at].item()] == [label, weight], start

@@ -34,7 +34,8 @@ def medians(measure: Callable[[Simulated], float]) -> dict[str, float]:
 
 
 def lead(heart: Simulated, name: str) -> Signal:
-    return heart.signal[LEADS.index(name)]
+    signal: Signal = heart.signal[LEADS.index(name)]
+    return signal
 
 
 def find_beats(heart: Simulated) -> Signal:
