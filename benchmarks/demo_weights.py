@@ -215,7 +215,8 @@ def aggregate(logits: np.ndarray) -> np.ndarray:
     """(recordings, 2, labels) logits to (recordings, labels) probabilities, as the stage aggregate makes them."""
     probabilities = 1 / (1 + np.exp(-logits))
     most = np.array([demo_model.AGGREGATION[name] == "max" for name in LABELS])
-    return np.where(most, probabilities.max(axis=1), probabilities.mean(axis=1))
+    whole: np.ndarray = np.where(most, probabilities.max(axis=1), probabilities.mean(axis=1))
+    return whole
 
 
 def choose_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:
