@@ -24,10 +24,11 @@ demo: .venv/demo
 	$(BIN)/snakemake --workflow-profile profiles/demo
 	@echo "Open $(CURDIR)/demo/results/report.html"
 
-# Two processes whatever the cores: most tests wait for Snakemake, which has both cores for its jobs. A file's tests stay
+# Three processes whatever the cores: most tests wait for Snakemake, which has the cores for its jobs, for SLURM or for
+# Chromium. A file's tests stay
 # together, because they share a run.
 test: .venv/dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 60
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 60
 
 test-fast: .venv/dev
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 TICK_S = 2.0
 
+# What Snakemake does instead of a run: it says itself what came of it.
+NO_RUN = {"--lint", "--unlock", "--cleanup-metadata", "--delete-all-output", "--delete-temp-output", "--archive"}
+
 
 @dataclass
 class LogHandlerSettings(LogHandlerSettingsBase):  # type: ignore[misc]
@@ -27,12 +30,17 @@ class LogHandlerSettings(LogHandlerSettingsBase):  # type: ignore[misc]
 
 
 class LogHandler(LogHandlerBase):  # type: ignore[misc]
-    """Takes Snakemake's messages. `shows_run` is False where Snakemake shows them itself: all of them are asked for."""
+    """Takes Snakemake's messages.
+
+    `shows_run` is False where Snakemake shows them itself: all of them are asked for, or it does something else than a
+    run.
+    """
 
     def __post_init__(self) -> None:
         """Begin."""
         common = self.common_settings
         self.shows_run = not (common.verbose or common.debug_dag or common.printshellcmds or self.settings.all)
+        self.shows_run &= not NO_RUN & set(sys.argv)
         self.stream = sys.stdout if common.stdout else sys.stderr
         self.output: RunOutput | None = None
         self._ended = threading.Event()

@@ -11,6 +11,10 @@ from hypothesis import settings
 # two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# The processes that tests start keep what Python compiled, as they do for users: where the variable is set, each of a
+# run's jobs compiles ecgpipe again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A machine that has much else to do is no fault: no test asserts how long it takes.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")

@@ -30,8 +30,8 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import logger
 
-# The client has a handler of its own, which would say everything a second time, and addresses with passwords. It adds
-# it when it is imported, which may be after `logs.start`.
+# The client has a handler of its own, which would say everything a second time, and addresses with passwords. It
+# adds it when it is imported, which may be after `logs.start`.
 logging.getLogger("huggingface_hub").handlers.clear()
 
 # The client itself resumes a download when the server closes the connection, five times without progress. These are the

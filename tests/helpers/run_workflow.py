@@ -2,12 +2,11 @@
 
 import hashlib
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import forked_snakemake
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -35,13 +34,10 @@ def snakemake(folder: Path, *options: str, **settings: object) -> Ran:
 
 def snakemake_of(root: Path, folder: Path, *options: str, **settings: object) -> Ran:
     """The same with the workflow of another copy of the project."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--cores", "2"]
-    command += ["--logger-ecgpipe-all", *options]  # Snakemake's own words for each job, which `Ran.jobs` counts
-    command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
-    done = subprocess.run(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=1800
-    )
-    return Ran(done.returncode, done.stdout)
+    arguments = ["--snakefile", str(root / "Snakefile"), "--cores", "2"]
+    arguments += ["--logger-ecgpipe-all", *options]  # Snakemake's own words for each job, which `Ran.jobs` counts
+    arguments += ["--config", *(f"{key}={value}" for key, value in settings.items())]
+    return Ran(*forked_snakemake.run(arguments, folder, timeout_s=1800))
 
 
 def table(folder: Path) -> pd.DataFrame:

@@ -68,3 +68,7 @@ def test_all_that_snakemake_says_is_shown_where_it_is_asked_for(folder: Path) ->
     ran = run(folder, "--logger-ecgpipe-all", "out/manifest/manifest.json")
     assert ran.jobs == {"manifest": 1}
     assert "[manifest] 2 recordings" in ran.output
+
+
+def test_what_is_no_run_says_in_snakemakes_words_what_came_of_it(folder: Path) -> None:
+    assert "Unlocked working directory." in run(folder, "--unlock").output
