@@ -15,7 +15,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 
 .PHONY: demo demo-weights test test-fast coverage check bench gpu gpu-bundle fuzz docs clean
 
-# The demo's model, trained anew: ecgpipe/selftest/demo_model, minutes on two cores. The same machine gives the same bytes.
+# The demo's model, trained anew: ecgpipe/selftest/demo_weights, minutes on two cores. The same machine gives the same bytes.
 demo-weights: .venv/dev
 	$(BIN)/python -m benchmarks.demo_weights
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.demo_weights [--output FOLDER] [--hearts N] [--held-out N] [--epochs N] [--processes N]
 
-`make demo-weights` writes ecgpipe/selftest/demo_model: the weights under fairseq-signals' names, the labels with
+`make demo-weights` writes ecgpipe/selftest/demo_weights: the weights under fairseq-signals' names, the labels with
 decision thresholds, and score.json and README.md with how well the model does on simulated hearts that it never saw.
 The same machine gives the same files to the last bit: everything drawn at random is seeded, and each step has a fixed
 number of threads.

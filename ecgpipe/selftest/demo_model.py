@@ -11,7 +11,7 @@ import safetensors.torch
 from ecgpipe.readers import LEADS
 from ecgpipe.selftest import simulator, synthetic_checkpoint
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "demo_weights"
 WEIGHTS, LABELS = "model.safetensors", "labels.csv"  # in the folder
 
 # How segments become a recording's probability, as of ECG-FM: what may be in one segment alone counts by the largest.
