@@ -42,10 +42,10 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
     from ecgpipe.inference import background, engine, infer, segment_files
     from ecgpipe.inference.batch import BatchRunner
     from ecgpipe.inference.segment_files import Keys
+    from ecgpipe.models import networks
     from ecgpipe.models.description import Architecture
-    from ecgpipe.models.ecg_fm import network as ecg_fm_network
-    from ecgpipe.models.ecg_fm.network import Output
     from ecgpipe.models.ecg_fm.tuning import for_device
+    from ecgpipe.models.output import Output
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -67,7 +67,7 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
     contents = segment_files.inspect_shards(paths)
     description = describe(folder / "model.json")
     free = Free(description.architecture)
-    ecg_fm_network.load = lambda *_: free  # type: ignore[assignment]
+    networks.load_network = lambda *_, **__: free
     setup = Setup(folder, "cpu", 1, 1, 1.0)
     argv = [*map(str, arguments(setup, "float32", paths)), "--batch-size", str(batch)]
     buffers = [torch.empty(batch, contents.leads, contents.samples) for _ in range(background.AHEAD + 2)]
@@ -90,7 +90,7 @@ def parts(folder: Path, shard: Path, times: int, batch: int) -> dict[str, Callab
             pass
 
     def compute() -> None:
-        halving = BatchRunner(free, batch, True, False, for_device("cpu"))  # type: ignore[arg-type]
+        halving = BatchRunner(free, batch, True, False, for_device("cpu"))
         for keys in kept * times:
             engine._results([tensor.numpy() for tensor in halving(buffers[0][: len(keys.samples)], keys.samples)])
 

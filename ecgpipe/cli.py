@@ -25,6 +25,7 @@ GROUPS = {
         "run": ("workflow.run", "run everything over a folder of recordings, up to the report"),
     },
     "look": {
+        "models": ("models.list_models", "list the models that can be run, or say what one of them takes and gives"),
         "inspect": ("api.inspect", "show what a file or folder holds, and how it would be processed"),
         "predict": ("api.predict", "run the model over a few files and print the predictions"),
         "show": ("report.show", "show one recording of a run as a page, PNG, PDF or SVG"),

@@ -30,8 +30,10 @@ class LogHandlerSettings(LogHandlerSettingsBase):  # type: ignore[misc]
 
 
 class LogHandler(LogHandlerBase):  # type: ignore[misc]
-    """Takes Snakemake's messages. `shows_run` is False where Snakemake shows them itself: all of them are asked for, or it
-    does something else than run.
+    """Takes Snakemake's messages.
+
+    `shows_run` is False where Snakemake shows them itself: all of them are asked for, or it does something else than a
+    run.
     """
 
     def __post_init__(self) -> None:

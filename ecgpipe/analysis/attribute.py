@@ -32,10 +32,9 @@ from ecgpipe.core.logs import Progress
 from ecgpipe.core.settings import DRAWN_S
 from ecgpipe.inference import devices, engine
 from ecgpipe.inference.memory import is_out_of_memory
-from ecgpipe.models import labels
+from ecgpipe.models import labels, networks
 from ecgpipe.models.description import Description, describe, refuse_foreign
-from ecgpipe.models.ecg_fm import network as ecg_fm_network
-from ecgpipe.models.ecg_fm.network import Network
+from ecgpipe.models.output import AnyNetwork
 from ecgpipe.preprocessing import preprocess, reread
 from ecgpipe.preprocessing.segments import Prepared, UnusableError
 from ecgpipe.readers import LEADS, UnreadableError
@@ -162,7 +161,7 @@ def write_attributions(
 
     windows, assumed = preprocess.reading_from_settings(attribute_settings.reading)
     facts = _describe_making(records, description, attribute_settings)
-    schema = schemas.attribution_schema(len(LEADS), windows.segment_samples)
+    schema = schemas.attribution_schema(len(description.leads), windows.segment_samples)
     schema = provenance.add_origin(schema, "attribute", **facts)
     progress = Progress("attribute", len(pairs), "recordings and labels")
     leads: list[pa.Table] = []
@@ -170,7 +169,9 @@ def write_attributions(
         parquet.parquet_writer(output, schema) as writer,
         devices.claim(attribute_settings.device, engine.least_bytes(files.weights)) as device,
     ):
-        network = ecg_fm_network.load(description.architecture, files.weights, device, packed=False)
+        network = networks.load_network(
+            description, files.weights, device, packed=False, model=attribute_settings.model
+        )
         size = attribute_settings.batch_size or BATCH_SIZES[device.type]
         for record_id, label in pairs:
             try:
@@ -189,7 +190,7 @@ def write_attributions(
                 )
                 continue
             writer.write_table(_make_rows(record_id, label, prepared, explained).cast(schema))
-            leads.append(sum_by_lead(record_id, label, explained.attribution))
+            leads.append(sum_by_lead(record_id, label, explained.attribution, description.leads))
             progress.add(1)
     progress.say()
     schema = provenance.add_origin(schemas.ATTRIBUTION_LEADS, "attribute", **facts)
@@ -235,7 +236,9 @@ def keep_drawn(prepared: Prepared) -> Prepared:
     return prepared._replace(segments=prepared.segments[is_drawn], starts_s=prepared.starts_s[is_drawn])
 
 
-def explain(network: Network, prepared: Prepared, target: int, steps: int, batch_size: int, seed: int = 0) -> Explained:
+def explain(
+    network: AnyNetwork, prepared: Prepared, target: int, steps: int, batch_size: int, seed: int = 0
+) -> Explained:
     """Attribute one label of some segments by integrated gradients, and check that by deletion.
 
     Args:
@@ -276,22 +279,27 @@ def explain(network: Network, prepared: Prepared, target: int, steps: int, batch
     return Explained(attribution, logit, baseline, logit - without, logit[:, None] - np.stack(without_random, axis=1))
 
 
-def _compute_logits(network: Network, signal: Tensor, samples: Tensor, target: int) -> np.ndarray:
+def _logits(network: AnyNetwork, signal: Tensor, samples: Tensor) -> Tensor:
+    logits = network(signal, samples, with_attention=False).logits
+    assert logits is not None  # noqa: S101, there are labels
+    return logits
+
+
+def _compute_logits(network: AnyNetwork, signal: Tensor, samples: Tensor, target: int) -> np.ndarray:
     with torch.inference_mode():
-        logits = network(signal, samples, with_attention=False).logits
+        logits = _logits(network, signal, samples)
     values: np.ndarray = logits[:, target].double().cpu().numpy()  # (segments,)
     return values
 
 
 def _integrate(
-    network: Network, signal: Tensor, samples: Tensor, target: int, steps: int, batch_size: int
+    network: AnyNetwork, signal: Tensor, samples: Tensor, target: int, steps: int, batch_size: int
 ) -> np.ndarray:
     """(segments, 12, samples) float32, as `explain` explains it."""
 
     def logits(z: Tensor, samples: Tensor) -> Tensor:
         x = z.sign() * z.abs().pow(POWER)
-        output: Tensor = network(x, samples, with_attention=False).logits
-        return output
+        return _logits(network, x, samples)
 
     z = signal.sign() * signal.abs().pow(1 / POWER)
     attribution = IntegratedGradients(logits).attribute(
@@ -334,13 +342,14 @@ def make_deletion_masks(attribution: np.ndarray, samples: int, step: int, seed: 
         yield np.pad(kept, ((0, 0), (0, 0), (0, length - kept.shape[2])), constant_values=1)
 
 
-def sum_by_lead(record_id: str, label: str, attribution: np.ndarray) -> pa.Table:
+def sum_by_lead(record_id: str, label: str, attribution: np.ndarray, lead_names: Sequence[str] = LEADS) -> pa.Table:
     """Sum up the attributions of a recording and a label lead by lead.
 
     Args:
         record_id: The recording.
         label: The label.
-        attribution: (segments, 12, samples).
+        attribution: (segments, leads, samples).
+        lead_names: Of its leads.
 
     Returns:
         The columns of `schemas.ATTRIBUTION_LEADS`: the lead's share of all attribution, and the sums of its positive
@@ -350,9 +359,9 @@ def sum_by_lead(record_id: str, label: str, attribution: np.ndarray) -> pa.Table
     negative = np.minimum(attribution, 0).sum(axis=(0, 2), dtype=np.float64)
     absolute = positive - negative
     columns = [
-        [record_id] * len(LEADS),
-        [label] * len(LEADS),
-        list(LEADS),
+        [record_id] * len(lead_names),
+        [label] * len(lead_names),
+        list(lead_names),
         absolute / (absolute.sum() or 1),
         positive,
         negative,

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.preprocessing.segments import PLAUSIBLE_RATES, Prepared, UnusableError, Windows, prepare
 from ecgpipe.readers import LEADS, Recording, spell_leads, without_filling
+from ecgpipe.readers.recording import TO_MV, in_mv
 
 Signal = npt.ArrayLike | Sequence[npt.ArrayLike]
 
@@ -26,7 +27,9 @@ FIXES = {
 }
 
 
-def prepare_arrays(signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows) -> list[Prepared]:
+def prepare_arrays(
+    signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows, unit: str | None = None
+) -> list[Prepared]:
     """Turn arrays into segments for the model.
 
     Args:
@@ -34,6 +37,7 @@ def prepare_arrays(signal: Signal, sample_rate: float, leads: Sequence[str], win
         sample_rate: In Hz, of all of them.
         leads: Names of the rows.
         windows: How they are cut.
+        unit: Of the signal; None: not known.
 
     Returns:
         The segments of each recording, as in the stage preprocess.
@@ -43,18 +47,29 @@ def prepare_arrays(signal: Signal, sample_rate: float, leads: Sequence[str], win
     """
     rate, names = _check_rate(sample_rate), _check_leads(leads)
     _check_windows(windows)
+    _check_unit(unit, windows)
     arrays = _split_recordings(signal)
     prepared = []
     for number, array in enumerate(arrays):
         which = f"recording {number}: " if len(arrays) > 1 else ""
         _check_shape(array, names, which)
-        recording = without_filling(Recording(array.astype(np.float64, copy=False), rate, names, None))
+        values = array.astype(np.float64, copy=False)
+        in_millivolts, known = in_mv(values, [unit] * len(values)) if unit else (values, None)
+        recording = without_filling(Recording(in_millivolts, rate, names, known))
         try:
             prepared.append(prepare(recording, windows, {}))
         except UnusableError as error:
             fix = next((fix for reason, fix in FIXES.items() if str(error).startswith(reason)), "leave it out")
             raise EcgpipeError(f"signal: {which}{error}; {fix}") from error
     return prepared
+
+
+def _check_unit(unit: str | None, windows: Windows) -> None:
+    """Refuse a unit that is unknown, or not given to a model that needs it."""
+    if unit is not None and str(unit).lower() not in TO_MV:
+        raise EcgpipeError(f"unit: {unit!r} is not known; give mV, uV, V or nV")
+    if unit is None and windows.model_input.unit is not None:
+        raise EcgpipeError("unit: missing, and the model needs millivolts; give that of the signal: mV, uV, V or nV")
 
 
 def _check_rate(sample_rate: object) -> float:
@@ -94,7 +109,7 @@ def _check_windows(windows: Windows) -> None:
     from ecgpipe.core import config
 
     try:
-        config.Preprocess(**windows._asdict())
+        config.Preprocess(**{name: value for name, value in windows._asdict().items() if name != "model_input"})
     except ValidationError as error:
         first = error.errors()[0]
         raise EcgpipeError(f"windows: {first['loc'][0]} is {first['input']!r}; {first['msg']}") from error

@@ -1,4 +1,4 @@
-"""ECG-FM from Python, without Snakemake: numpy arrays in, pandas tables out.
+"""ECG-FM and the other models from Python, without Snakemake: numpy arrays in, pandas tables out.
 
 `from ecgpipe import ECGFM`. The results are those of the workflow: the same functions prepare the recordings, run the
 network and aggregate the segments.
@@ -6,8 +6,9 @@ network and aggregate the segments.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,40 +20,36 @@ from torch import Tensor
 
 from ecgpipe.api import arrays
 from ecgpipe.api.arrays import Signal
-from ecgpipe.core import installation, schemas
+from ecgpipe.core import schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import devices, engine, finite
 from ecgpipe.inference.segment_files import Contents
-from ecgpipe.models import labels
+from ecgpipe.models import labels, networks, registry
 from ecgpipe.models.description import Description, describe
-from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.labels import Label
-from ecgpipe.preprocessing.segments import Windows
-from ecgpipe.readers import LEADS
+from ecgpipe.models.output import AnyNetwork
+from ecgpipe.preprocessing.segments import Windows, windows_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
 
-# Segments of five seconds, the rest dropped, short recordings and missing leads refused: as the settings' defaults.
-DEFAULT_WINDOWS = Windows()
-
 
 class ECGFM:
-    """A model of ECG-FM's kind, ready to run.
+    """A model of any family, ready to run.
 
     Make one with `from_checkpoint`. Every method takes the same three things:
 
     - `signal`: one recording, (leads, samples); several of one length, (recordings, leads, samples); or a list of
-      recordings of any lengths. Any real numbers, in any unit that the leads share: each lead is standardised over its
-      recording, so that the model sees no unit.
-    - `sample_rate`: in Hz, of all of them; they are resampled to 500 Hz.
+      recordings of any lengths. Any real numbers, in any unit that the leads share: most models see no unit. Those that
+      need millivolts (`description.model_input.unit`) ask for `unit`.
+    - `sample_rate`: in Hz, of all of them; they are resampled as the model needs it.
     - `leads`: the names of the rows, in any order and in the spellings that files have ("aVR", "AVR",
       "MDC_ECG_LEAD_V1"). Rows are told by name alone. Two of I, II and III give the other limb leads.
 
     and `windows`, an `ecgpipe.preprocessing.segments.Windows`, which says of segments and leads what the settings
-    `preprocess` say.
+    `preprocess` say (None: their defaults), and `unit`, that of the signal: "mV", "uV", "V" or "nV".
     The results of a recording do not depend on the recordings beside it.
 
     Attributes:
@@ -73,7 +70,7 @@ class ECGFM:
 
     def __init__(
         self,
-        network: ecg_fm_network.Network,
+        network: AnyNetwork,
         description: Description,
         model_labels: Sequence[Label],
         device: torch.device,
@@ -96,20 +93,25 @@ class ECGFM:
         precision: str = "float32",
         batch_size: int | None = None,
         threads: int | None = None,
+        model: str | Path | None = None,
+        model_options: Mapping[str, str] = MappingProxyType({}),
     ) -> "ECGFM":
         """Load a checkpoint, verified as the workflow does: its sha256 is the hub's, no code of it is run.
 
         Args:
-            source: `hf://OWNER/REPO@REVISION/FILE`, which is downloaded once into the hub's own cache; a .pt file of
-                fairseq-signals; or the folder `checkpoint/` of a run.
+            source: `hf://OWNER/REPO@REVISION/FILE`, which is downloaded once into the hub's own cache; a file or folder
+                as the model's authors released it; or the folder `checkpoint/` of a run.
             labels: A label CSV, its path looked for here and then in ecgpipe's clone; or "index". None: what a run's
-                folder says; else the 17 of MIMIC-IV-ECG for a model of 17 outputs; else "index", which calls the
-                outputs output_00, output_01, ..., with a warning.
+                folder says; else the model's own, for ECG-FM the 17 of MIMIC-IV-ECG if it has 17 outputs; else "index",
+                which calls the outputs output_00, output_01, ..., with a warning.
             device: "auto" (a GPU if PyTorch finds one), "cpu", "cuda" or "cuda:N".
             precision: "float32", or "float16" or "bfloat16" if the device supports it.
             batch_size: Segments at a time. None: 16 on a CPU, 256 on a GPU, as the workflow. Fewer segments are filled
                 up to so many, since a batch of another size rounds otherwise; for single recordings 2 is quicker.
             threads: Of the CPU, for this whole process. None: as PyTorch has it.
+            model: The model family, or the path of your own .py file, whose code is run. None: what the checkpoint
+                tells.
+            model_options: Variants of the family, such as {"preprocessing": "plain"} of ecgfounder.
 
         Returns:
             The model.
@@ -126,24 +128,31 @@ class ECGFM:
             raise EcgpipeError(f"batch_size: {batch_size} is out of range; give 1 or more")
         source = os.path.expanduser(source)  # noqa: PTH111, a Path would make one slash of two in hf://
         labels = None if labels is None else os.path.expanduser(labels)  # noqa: PTH111
-        load = _load_run if Path(source).is_dir() else _load_file
-        description, named, tensors = load(source, labels)
+        model = None if model is None else os.path.expanduser(model)  # noqa: PTH111
+        is_release = model is not None or (Path(source) / "config.json").is_file()
+        if Path(source).is_dir() and ((Path(source) / "model.json").is_file() or not is_release):
+            description, named, tensors = _load_run(source, labels)
+        else:
+            description, named, tensors = _load_file(source, labels, model, model_options)
         if description.random_weights:
             logger.warning("%s has random weights: its predictions mean nothing", source)
         least = 2 * sum(tensor.nbytes for tensor in tensors.values())
         # Without holding its lock: a notebook keeps its model for hours, and others may use the GPU meanwhile.
         with devices.claim(device, least) as where:
             dtype = engine.DTYPES[engine.usable(precision, where)]
-            network = ecg_fm_network.from_tensors(description.architecture, tensors, where, dtype)
+            network = networks.make_network(description, tensors, where, dtype, model=model)
         exact = None
         if dtype != torch.float32:
-            exact = finite.InFloat32(
-                lambda: ecg_fm_network.from_tensors(description.architecture, tensors, where), where
-            )
+            exact = finite.InFloat32(lambda: networks.make_network(description, tensors, where, model=model), where)
         return cls(network, description, named, where, batch_size, exact)
 
     def predict(
-        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
+        self,
+        signal: Signal,
+        sample_rate: float,
+        leads: Sequence[str],
+        windows: Windows | None = None,
+        unit: str | None = None,
     ) -> "pd.DataFrame":
         """The probability of each label for each recording, put together from its segments as the label CSV says.
 
@@ -151,7 +160,8 @@ class ECGFM:
             signal: (leads, samples), (recordings, leads, samples), or a list of the former.
             sample_rate: In Hz.
             leads: Names of the rows.
-            windows: How recordings are cut.
+            windows: How recordings are cut; None: as the model's authors do.
+            unit: Of the signal; models that need millivolts ask for it.
 
         Returns:
             One row per recording, numbered from 0, one float64 column per label in the model's order.
@@ -170,14 +180,19 @@ class ECGFM:
 
         from ecgpipe.inference import aggregate
 
-        logits = self.logits(signal, sample_rate, leads, windows)
+        logits = self.logits(signal, sample_rate, leads, windows, unit)
         recording, segment, start_s = (logits.index.get_level_values(level) for level in range(3))
         table = build_logits_table(recording.astype(str), segment, start_s, logits.to_numpy(), self.labels)
         frame: pd.DataFrame = aggregate.predict(table, self.labels).drop(["record_id", "n_segments"]).to_pandas()
         return frame.set_axis(pd.RangeIndex(len(frame), name="recording"))
 
     def logits(
-        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
+        self,
+        signal: Signal,
+        sample_rate: float,
+        leads: Sequence[str],
+        windows: Windows | None = None,
+        unit: str | None = None,
     ) -> "pd.DataFrame":
         """The network's outputs for each segment, before any sigmoid.
 
@@ -185,7 +200,8 @@ class ECGFM:
             signal: (leads, samples), (recordings, leads, samples), or a list of the former.
             sample_rate: In Hz.
             leads: Names of the rows.
-            windows: How recordings are cut.
+            windows: How recordings are cut; None: as the model's authors do.
+            unit: Of the signal; models that need millivolts ask for it.
 
         Returns:
             One row per segment, indexed by recording, segment and its start in seconds; one float32 column per label.
@@ -196,11 +212,16 @@ class ECGFM:
         import pandas as pd  # here, because pandas takes half a second
 
         self.need_labels()
-        index, results = self._run(signal, sample_rate, leads, windows)
+        index, results = self._run(signal, sample_rate, leads, windows, unit)
         return pd.DataFrame(results.logits, index, [label.name for label in self.labels])
 
     def embed(
-        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
+        self,
+        signal: Signal,
+        sample_rate: float,
+        leads: Sequence[str],
+        windows: Windows | None = None,
+        unit: str | None = None,
     ) -> "pd.DataFrame":
         """The embedding of each segment: the mean over its tokens.
 
@@ -208,7 +229,8 @@ class ECGFM:
             signal: (leads, samples), (recordings, leads, samples), or a list of the former.
             sample_rate: In Hz.
             leads: Names of the rows.
-            windows: How recordings are cut.
+            windows: How recordings are cut; None: as the model's authors do.
+            unit: Of the signal; models that need millivolts ask for it.
 
         Returns:
             One row per segment, indexed by recording, segment and its start in seconds; one float32 column per
@@ -225,11 +247,16 @@ class ECGFM:
         """
         import pandas as pd  # here, because pandas takes half a second
 
-        index, results = self._run(signal, sample_rate, leads, windows)
+        index, results = self._run(signal, sample_rate, leads, windows, unit)
         return pd.DataFrame(results.embedding, index)
 
     def attention(
-        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows = DEFAULT_WINDOWS
+        self,
+        signal: Signal,
+        sample_rate: float,
+        leads: Sequence[str],
+        windows: Windows | None = None,
+        unit: str | None = None,
     ) -> "pd.DataFrame":
         """The last layer's attention of each segment, mean over heads, max over keys; it is the same for all labels.
 
@@ -237,18 +264,21 @@ class ECGFM:
             signal: (leads, samples), (recordings, leads, samples), or a list of the former.
             sample_rate: In Hz.
             leads: Names of the rows.
-            windows: How recordings are cut.
+            windows: How recordings are cut; None: as the model's authors do.
+            unit: Of the signal; models that need millivolts ask for it.
 
         Returns:
             One row per segment, indexed by recording, segment and its start in seconds; one float32 column per token
-            (156 in five seconds). Token t is at sample 16 t + 7.5 of the segment at 500 Hz.
+            (156 in five seconds of ECG-FM, whose token t is at sample 16 t + 7.5 of the segment at 500 Hz).
 
         Raises:
-            EcgpipeError: A recording cannot be used; it says which, and why.
+            EcgpipeError: The model has no attention, or a recording cannot be used; it says which, and why.
         """
         import pandas as pd  # here, because pandas takes half a second
 
-        index, results = self._run(signal, sample_rate, leads, windows, with_attention=True)
+        if not self.description.tokens(self.description.model_input.window_samples):
+            raise EcgpipeError(f"checkpoint: {self.description.uri} is of {self.description.family}: no attention")
+        index, results = self._run(signal, sample_rate, leads, windows, unit, with_attention=True)
         return pd.DataFrame(results.attention, index)
 
     def need_labels(self) -> None:
@@ -263,13 +293,40 @@ class ECGFM:
                 "give a classifier such as hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt, or take the embeddings"
             )
 
+    def _choose_windows(self, windows: Windows | None) -> Windows:
+        """The windows of the model, with what the user chose of tails, short recordings and missing leads."""
+        own = windows_of(self.description.model_input)
+        if windows is None or not isinstance(windows, Windows):  # `prepare_arrays` refuses the latter
+            return own if windows is None else windows
+        family = networks.find_family_of(self.description) if not self._is_own else None
+        if family is not None and family.takes_any_length:
+            return windows._replace(model_input=own.model_input)
+        if windows.segment_s not in (Windows().segment_s, own.segment_s):
+            raise EcgpipeError(
+                f"windows: segment_s is {windows.segment_s:g}, and {self.description.family} takes {own.segment_s:g} s"
+            )
+        if windows.short == "pad" and own.model_input.padding is None:
+            raise EcgpipeError(f"windows: short is 'pad', and {self.description.family} has no padding; give 'skip'")
+        return windows._replace(segment_s=own.segment_s, model_input=own.model_input)
+
+    @property
+    def _is_own(self) -> bool:
+        return self.description.family.startswith(registry.OWN)
+
     def _run(
-        self, signal: Signal, sample_rate: float, leads: Sequence[str], windows: Windows, with_attention: bool = False
+        self,
+        signal: Signal,
+        sample_rate: float,
+        leads: Sequence[str],
+        windows: Windows | None,
+        unit: str | None,
+        with_attention: bool = False,
     ) -> "tuple[pd.MultiIndex, engine.Results]":
         """Prepare the recordings and run the network over their segments."""
         import pandas as pd  # here, because pandas takes half a second
 
-        prepared = arrays.prepare_arrays(signal, sample_rate, leads, windows)
+        windows = self._choose_windows(windows)
+        prepared = arrays.prepare_arrays(signal, sample_rate, leads, windows, unit)
         counts = [len(each.segments) for each in prepared]
         index = pd.MultiIndex.from_arrays(
             [
@@ -279,9 +336,9 @@ class ECGFM:
             ],
             names=["recording", "segment", "start_s"],
         )
-        segments = np.concatenate([one.segments for one in prepared])  # (segments, 12, samples)
+        segments = np.concatenate([one.segments for one in prepared])  # (segments, leads, samples)
         samples = np.repeat(np.array([each.samples for each in prepared], np.int32), counts)  # (segments,)
-        engine.check(self.description, Contents({}, len(LEADS), windows.segment_samples, len(segments), {}))
+        engine.check(self.description, Contents({}, segments.shape[1], windows.segment_samples, len(segments), {}))
         size = self.batch_size or engine.default_batch_size(self.device, windows.segment_samples)
         results = engine.forward(self.network, segments, samples, self.device, size, with_attention)
         exact = self._exact
@@ -319,19 +376,24 @@ def build_logits_table(
     return pa.table([*columns, *logits.T], schema=schemas.logits_schema([label.name for label in model_labels]))
 
 
-def _load_file(source: str, label_csv: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
-    """Load a checkpoint of fairseq-signals, and convert it in memory."""
+def _load_file(
+    source: str, label_csv: str | None, model: str | None, options: Mapping[str, str]
+) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
+    """Load a checkpoint as its authors released it, and convert it in memory."""
     from ecgpipe.core import config
-    from ecgpipe.models import checkpoint, fairseq_checkpoint
+    from ecgpipe.models import checkpoint
 
-    opened = checkpoint.open_source(source)
-    if label_csv is None:
+    opened = checkpoint.open_source(source, model=model, options=options)
+    family, outputs = opened.family, opened.architecture.labels
+    if label_csv is None and family.name == registry.DEFAULT:
         default = labels.locate(config.MIMIC_IV_ECG)
-        fits = default.is_file() and len(labels.read(default)) == opened.architecture.labels
+        fits = default.is_file() and len(labels.read(default)) == outputs
         label_csv = config.MIMIC_IV_ECG if fits else labels.BY_INDEX
-    named = checkpoint.name_outputs(_locate(label_csv), opened.architecture)
-    tensors = fairseq_checkpoint.convert_tensors(opened.state, opened.architecture, str(opened.source.path))
-    return checkpoint.describe_opened(opened, [label.name for label in named]), named, tensors
+    elif label_csv is None:
+        label_csv = str(family.find_labels(outputs, source) or labels.BY_INDEX)
+    named = checkpoint.name_outputs(_locate(label_csv), opened.architecture, family)
+    description = checkpoint.describe_opened(opened, [label.name for label in named], options)
+    return description, named, dict(opened.tensors)
 
 
 def _load_run(folder: str, label_csv: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
@@ -358,9 +420,7 @@ def _locate(label_csv: str) -> str:
 
 def _find_labels(names: Sequence[str]) -> tuple[Label, ...]:
     """Find labels by their names: from ecgpipe's label CSV with exactly these names, else with the mean for each."""
-    from ecgpipe.core import config
-
-    for path in sorted((installation.root() / config.MIMIC_IV_ECG).parent.glob("*.csv")):
+    for path in labels.list_shipped():
         brought = labels.read(path)
         if [label.name for label in brought] == list(names):
             return brought

@@ -14,12 +14,16 @@ class Section(BaseModel):
     """A group of settings: unknown keys and wrong types are refused, nothing is changed after validation."""
 
     # Not strict: Snakemake passes the values within `--config umap='{neighbors: 30}'` as text.
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, protected_namespaces=())
 
 
 # Marks a setting that no result's numbers depend on: speed, what is kept, or the path of a file (its content counts
 # instead). Such settings are stored in settings/performance.json, and a change of them recomputes nothing.
 APART = "apart"
+
+# Marks a setting that a stage has gained since: where it has its default it is not part of what results depend on, so
+# that the results of a run before it stay.
+LATER = "later"
 
 
 class Manifest(Section):
@@ -41,13 +45,19 @@ class Preprocess(Section):
         None, description="lead names in order, for files that do not name their leads (.npy)"
     )
     assume_unit: Literal["mV", "uV", "V", "nV"] | None = Field(None, description="unit, for files that do not state it")
-    segment_s: float = Field(5.0, ge=0.1, le=60, description="length of a segment in seconds; ECG-FM was trained on 5")
+    segment_s: float = Field(
+        5.0,
+        ge=0.1,
+        le=60,
+        description="length of a segment in seconds, which ECG-FM alone lets you choose (it was trained on 5)",
+    )
     tail: Literal["drop", "overlap"] = Field(
         "drop",
         description="rest after the last whole segment: drop it, or add a segment that ends with the recording",
     )
     short: Literal["skip", "pad"] = Field(
-        "skip", description="recordings shorter than a segment: skip, or pad with a mask (at least 1 s)"
+        "skip",
+        description="recordings shorter than a segment: skip, or pad with zeros (from 1 s on), masked if the model can",
     )
     missing_leads: Literal["error", "zero"] = Field(
         "error",
@@ -194,7 +204,18 @@ class Config(Section):
     checkpoint: Annotated[str, APART] = Field(
         "hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt",
         min_length=1,
-        description="a local path, or hf://OWNER/REPO@REVISION/FILE on the Hugging Face hub",
+        description="a local file or folder, or hf://OWNER/REPO@REVISION/FILE on the Hugging Face hub; as it is here: "
+        "the default weights of the model",
+    )
+    model: Annotated[str | None, APART] = Field(
+        None,
+        min_length=1,
+        description="model family, such as ecgfounder (`ecgpipe models` lists them), or the path of your own .py file; "
+        "null: what the checkpoint tells",
+    )
+    model_options: Annotated[dict[str, str], APART] = Field(
+        {},
+        description="variants of the model, e.g. {preprocessing: plain} of ecgfounder: see `ecgpipe models NAME`",
     )
     sha256: Annotated[str | None, APART] = Field(
         None,
@@ -205,7 +226,7 @@ class Config(Section):
         MIMIC_IV_ECG,
         min_length=1,
         description="a label CSV: name and aggregation of the model's outputs, in order; or index, which names them "
-        "output_00, output_01, ...",
+        "output_00, output_01, ...; as it is here: the labels of the model",
     )
     calibration: Annotated[str | None, APART] = Field(
         None,

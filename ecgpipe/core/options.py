@@ -41,6 +41,10 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
         "default": Config.model_fields["checkpoint"].default,
         "help": "a local .pt file, or hf://OWNER/REPO/FILE (default %(default)s)",
     },
+    "model": {
+        "type": os.path.expanduser,
+        "help": "the model family, or the path of your own .py file (default: what the checkpoint tells)",
+    },
     "set": {"nargs": "+", "action": "extend", "default": [], "metavar": "KEY=VALUE", "help": "settings"},
     "logits": {"type": Path, "help": "a logits/part-*.parquet"},
     "drift": {"type": Path, "help": "precision/drift.json"},

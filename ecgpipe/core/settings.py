@@ -21,8 +21,9 @@ from pydantic.fields import FieldInfo
 from ecgpipe import __version__
 from ecgpipe.core import config, options, typed
 from ecgpipe.core.atomic import read_json, write_json
-from ecgpipe.core.config import APART, Section, describe_mistake
+from ecgpipe.core.config import APART, LATER, Section, describe_mistake
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput, load_input
 from ecgpipe.core.provenance import MEANING
 
 # Below the folder of the results.
@@ -42,6 +43,9 @@ class Checkpoint(Section):
     content: str | None = Field(None, description="SHA-256 of a local file, or the address on the hub")
     label_names: list[str] | Literal["index"] = Field([], description="of the outputs, in order")
     backend: Literal["native", "fairseq"] = Field("native", description="what runs the network")
+    model: Annotated[str | None, APART] = Field(None, description="model family, or the path of your own .py file")
+    family: Annotated[str | None, LATER] = Field(None, description="the model family; null: ECG-FM")
+    model_options: Annotated[dict[str, str], LATER] = Field({}, description="variants of the model")
 
 
 class Manifest(config.Manifest):
@@ -57,6 +61,15 @@ class Manifest(config.Manifest):
 class Preprocess(config.Preprocess):
     """How recordings are read and cut."""
 
+    model_input: Annotated[dict[str, Any] | None, LATER] = Field(
+        None, description="as `model_input.dump_input` writes it; null: ECG-FM's, as always before there were others"
+    )
+
+    @property
+    def declared_input(self) -> ModelInput:
+        """The model's input."""
+        return DEFAULT_INPUT if self.model_input is None else load_input(self.model_input)
+
 
 class Precision(Section):
     """How the precision of the inference is chosen."""
@@ -67,6 +80,7 @@ class Precision(Section):
     )
     max_drift: float = Field(0.01, gt=0, description="largest difference from float32 that auto accepts")
     device: Annotated[str, APART] = Field("auto", description="auto, cpu, cuda or cuda:N")
+    model: Annotated[str | None, APART] = Field(None, description="the path of the user's own model, if it is one")
 
 
 class Infer(Section):
@@ -83,6 +97,7 @@ class Infer(Section):
         None, gt=0, description="segments at a time; null: 16 on a CPU, 256 on a GPU, fewer if longer than 5 s"
     )
     fairseq_python: Annotated[str | None, APART] = Field(None, description="the python of fairseq-signals' environment")
+    model: Annotated[str | None, APART] = Field(None, description="the path of the user's own model, if it is one")
 
 
 class Aggregate(Section):
@@ -123,6 +138,7 @@ class Attribute(config.Attribution):
     batch_size: Annotated[int | None, APART] = Field(
         None, gt=0, description="steps of segments at a time; null: 16, on a GPU 64"
     )
+    model: Annotated[str | None, APART] = Field(None, description="the path of the user's own model, if it is one")
     reading: Preprocess = Field(Preprocess(), description="how recordings are read again")
 
 
@@ -221,7 +237,7 @@ _NO_OPTION = frozenset(
         *("source", "labels", "calibration", "heads", "truth", "mapping", "inputs", "keep_segments", "shards_per_part"),
         *("content", "label_names", "places", "aggregation", "chosen_on", "thresholds", "files", "config", "resolved"),
         *("labels_sha256", "calibration_sha256", "heads_sha256", "truth_sha256", "version", "compared", "certain"),
-        *("attention", "attribution", "evaluation"),
+        *("attention", "attribution", "evaluation", "family", "model_options", "model_input"),
     }
 )
 PREFIX = "settings."  # of these options' names among the parsed ones
@@ -234,8 +250,9 @@ def dump_identity(model: BaseModel) -> dict[str, Any]:
     values = model.model_dump(mode="json")
     identity: dict[str, Any] = {}
     for name, field in type(model).model_fields.items():
-        if not _is_apart(field):
-            value = getattr(model, name)
+        value = getattr(model, name)
+        is_as_before = LATER in field.metadata and value == field.get_default()
+        if not _is_apart(field) and not is_as_before:
             identity[name] = dump_identity(value) if isinstance(value, BaseModel) else values[name]
     return identity
 

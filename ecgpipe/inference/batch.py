@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference.memory import is_out_of_memory, return_memory
-from ecgpipe.models.ecg_fm.network import Network, Output
 from ecgpipe.models.ecg_fm.tuning import Tuning
+from ecgpipe.models.output import AnyNetwork, Output
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,9 @@ class BatchRunner:
         tuning: The way in which the network runs from now on.
     """
 
-    def __init__(self, network: Network, limit: int, with_attention: bool, deterministic: bool, tuning: Tuning) -> None:
+    def __init__(
+        self, network: AnyNetwork, limit: int, with_attention: bool, deterministic: bool, tuning: Tuning
+    ) -> None:
         self.network, self.limit, self.tuning = network, limit, tuning
         self.with_attention, self.deterministic = with_attention, deterministic
         self.memory_error = ""  # the message when memory ran out last

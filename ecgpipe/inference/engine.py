@@ -19,8 +19,8 @@ from ecgpipe.inference.memory import keep_memory
 from ecgpipe.inference.segment_files import Contents, Keys
 from ecgpipe.models.description import Description
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
-from ecgpipe.models.ecg_fm.network import Network
 from ecgpipe.models.ecg_fm.tuning import Tuning, for_device
+from ecgpipe.models.output import AnyNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +44,13 @@ def check(description: Description, contents: Contents) -> None:
         EcgpipeError: They have another number of leads, or are too short for one token.
     """
     arch = description.architecture
-    if contents.leads != arch.in_leads:
+    rows = 1 if description.model_input.is_joined else contents.leads
+    if rows != arch.in_leads:
         raise EcgpipeError(
             f"checkpoint: {description.uri} takes {arch.in_leads} leads, but a segment has {contents.leads}; "
             "only checkpoints of ECG-FM's kind can be run"
         )
-    if not arch.tokens(contents.samples):
+    if contents.samples < arch.token_samples[1] and not description.tokens(contents.samples):
         raise EcgpipeError(
             f"checkpoint: {description.uri} needs {arch.token_samples[1]} samples for one token, but a segment has "
             f"{contents.samples}; make the segments longer"
@@ -110,7 +111,7 @@ def default_batch_size(device: torch.device, samples: int, tuning: Tuning | None
 
 
 def run(
-    network: Network,
+    network: AnyNetwork,
     paths: Sequence[Path],
     contents: Contents,
     device: torch.device,
@@ -153,7 +154,7 @@ def run(
 
 
 def forward(
-    network: Network,
+    network: AnyNetwork,
     segments: np.ndarray,
     samples: np.ndarray,
     device: torch.device,

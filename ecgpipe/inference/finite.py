@@ -13,7 +13,7 @@ import torch
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import engine
 from ecgpipe.inference.engine import Results
-from ecgpipe.models.ecg_fm.network import Network
+from ecgpipe.models.output import AnyNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +25,11 @@ class InFloat32:
         segments: How many were computed so far.
     """
 
-    def __init__(self, load: Callable[[], Network], device: torch.device) -> None:
+    def __init__(self, load: Callable[[], AnyNetwork], device: torch.device) -> None:
         self.load, self.device = load, device
-        self.network: Network | None = None  # loaded when it is first needed: it takes the memory of a second network
+        self.network: AnyNetwork | None = (
+            None  # loaded when it is first needed: it takes the memory of a second network
+        )
         self.segments = 0
 
     def __call__(self, signals: np.ndarray, samples: np.ndarray, batch_size: int, with_attention: bool) -> Results:

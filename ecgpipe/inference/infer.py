@@ -20,8 +20,8 @@ from ecgpipe.core.logs import Progress
 from ecgpipe.inference import background, devices, engine, fairseq_backend, finite, segment_files
 from ecgpipe.inference.engine import Results
 from ecgpipe.inference.segment_files import Keys
+from ecgpipe.models import networks
 from ecgpipe.models.description import Description, describe
-from ecgpipe.models.ecg_fm import network as ecg_fm_network
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def infer_part(files: Files, infer_settings: settings.Infer, precision: str, thr
         exact = None
         if precision != "float32":
             exact = finite.InFloat32(
-                lambda: ecg_fm_network.load(description.architecture, files.weights, device), device
+                lambda: networks.load_network(description, files.weights, device, model=infer_settings.model), device
             )
         results = finite.check_stream(
             _compute(files, infer_settings, description, contents, device, precision, batch_size, threads),
@@ -167,7 +167,8 @@ def _compute(
         return fairseq_backend.compute_results(
             python, description, files.segments, contents, device, batch_size, with_attention, threads
         )
-    network = ecg_fm_network.load(description.architecture, files.weights, device, engine.DTYPES[precision])
+    dtype = engine.DTYPES[precision]
+    network = networks.load_network(description, files.weights, device, dtype, model=infer_settings.model)
     deterministic = infer_settings.deterministic
     return engine.run(network, files.segments, contents, device, batch_size, with_attention, deterministic)
 
@@ -181,7 +182,7 @@ def _check_backend(files: Files, infer_settings: settings.Infer, precision: str,
         )
     if description.backend == "fairseq" and (precision != "float32" or infer_settings.deterministic):
         raise EcgpipeError("inference.backend: fairseq computes in float32 alone, and is not told to be deterministic")
-    if files.attention and not description.architecture.layers:
+    if files.attention and not description.tokens(description.model_input.window_samples):
         raise EcgpipeError(f"inference.attention: {description.uri} has convolutions and no attention; set it to false")
 
 
@@ -208,7 +209,7 @@ def write_results(
     schema_of = {
         files.logits: schemas.logits_schema(description.labels),
         files.embeddings: schemas.embeddings_schema(description.architecture.width),
-        files.attention: schemas.attention_schema(description.architecture.tokens(contents.samples)),
+        files.attention: schemas.attention_schema(description.tokens(contents.samples)),
     }
     with ExitStack() as opened:
         writers = [

@@ -96,7 +96,7 @@ def choose_precision(
 def _compare(files: Compared, precision_settings: settings.Precision, threads: int) -> tuple[str, dict[str, Any]]:
     """Compute the first segments in two precisions; the one to use, and which settings that depends on."""
     from ecgpipe.inference import devices, engine, segment_files
-    from ecgpipe.models.ecg_fm import network as ecg_fm_network  # here, because PyTorch takes seconds
+    from ecgpipe.models import networks  # here, because PyTorch takes seconds
 
     description = describe(files.description)
     contents = segment_files.inspect_shards(files.segments)
@@ -112,7 +112,9 @@ def _compare(files: Compared, precision_settings: settings.Precision, threads: i
             outputs = []
             for name in ("float32", wanted):
                 dtype = engine.DTYPES[name]
-                network = ecg_fm_network.load(description.architecture, files.weights, device, dtype)
+                network = networks.load_network(
+                    description, files.weights, device, dtype, model=precision_settings.model
+                )
                 size = engine.default_batch_size(device, contents.samples)
                 batches = engine.run(network, files.segments, contents, device, size, with_attention=False)
                 outputs.append(take_first(batches, SEGMENTS))

@@ -4,9 +4,37 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from ecgpipe import __version__
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput, load_input
+
+# The family of a description that names none, as those of ecgpipe 0.1.
+ECG_FM = "ecg-fm"
+
+
+class Sizes(Protocol):
+    """What other stages need to know of a network, whatever its family."""
+
+    @property
+    def in_leads(self) -> int:
+        """Rows of a window as the network takes it: leads, or 1 where they lie end to end."""
+
+    @property
+    def width(self) -> int:
+        """Of the embedding."""
+
+    @property
+    def labels(self) -> int:
+        """Outputs; 0 without a head."""
+
+    @property
+    def token_samples(self) -> tuple[int, int]:
+        """(step, span): token t sees the samples from step * t up to, not including, step * t + span."""
+
+    def tokens(self, samples: int) -> int:
+        """How many tokens a window of so many samples gives; 0 where it is too short, or there is no attention."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +70,30 @@ class Architecture:
 
 
 @dataclass(frozen=True)
+class OwnArchitecture:
+    """What a user's own network turned out to give for one window."""
+
+    in_leads: int
+    width: int
+    labels: int
+    attention_tokens: int = 0  # of a window; 0: no attention
+    token_step: int = 1  # samples from one token to the next
+
+    @property
+    def token_samples(self) -> tuple[int, int]:
+        """(step, span) of the tokens, or of the pieces by which attributions are judged."""
+        return self.token_step, self.token_step
+
+    def tokens(self, samples: int) -> int:
+        """How many tokens a window has, whatever part of it is signal."""
+        return self.attention_tokens
+
+
+@dataclass(frozen=True)
 class Description:
     """The content of `model.json`."""
 
-    architecture: Architecture
+    architecture: Any  # the family's own sizes, which have what `Sizes` says
     labels: tuple[str, ...]  # in the order of the outputs; empty without a head
     uri: str  # on the hub; of a local file its name, with backend fairseq its path
     revision: str | None
@@ -55,6 +103,24 @@ class Description:
     meaning: int  # of this stage then, see provenance.MEANING
     backend: str = "native"  # or fairseq, and then no weights were converted
     settings: Mapping[str, str] = field(default_factory=dict)  # that made it, see ecgpipe/core/settings.py
+    family: str = ECG_FM  # as the setting `model` has it; of a user's own file `own:` and its name
+    options: Mapping[str, str] = field(default_factory=dict)  # of the family, all of them
+    model_input: ModelInput = DEFAULT_INPUT
+    has_tokens_by_lead: bool = False  # whether the attention's tokens run along the leads laid end to end
+    model_sha256: str | None = None  # of a user's own file
+
+    @property
+    def leads(self) -> tuple[str, ...]:
+        """The leads that the network takes, in its order."""
+        return self.model_input.leads
+
+    def tokens(self, samples: int) -> int:
+        """How many tokens of attention a segment has, of so many samples of each lead."""
+        if getattr(self.architecture, "layers", 1) == 0:  # fairseq-signals' networks of convolutions alone
+            return 0
+        is_joined = self.model_input.is_joined
+        count: int = self.architecture.tokens(samples * len(self.leads) if is_joined else samples)
+        return count
 
 
 def describe(path: Path) -> Description:
@@ -72,9 +138,10 @@ def describe(path: Path) -> Description:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         sizes, source = content["architecture"], content["source"]
-        layers = tuple((channels, kernel, stride) for channels, kernel, stride in sizes["conv_layers"])
+        family = content.get("family", ECG_FM)
+        declared = content.get("input")
         return Description(
-            Architecture(**{**sizes, "conv_layers": layers}),
+            _read_architecture(family, sizes),
             tuple(content["labels"]),
             source["uri"],
             source["revision"],
@@ -84,6 +151,11 @@ def describe(path: Path) -> Description:
             content["meaning"],
             content.get("backend", "native"),
             content.get("settings", {}),
+            family,
+            content.get("options", {}),
+            DEFAULT_INPUT if declared is None else load_input(declared),
+            content.get("has_tokens_by_lead", False),
+            content.get("model_sha256"),
         )
     except OSError as error:
         raise EcgpipeError(
@@ -93,6 +165,14 @@ def describe(path: Path) -> Description:
         raise EcgpipeError(
             f"checkpoint: {path} is not a description that ecgpipe {__version__} wrote; run the checkpoint stage again"
         ) from error
+
+
+def _read_architecture(family: str, sizes: Mapping[str, Any]) -> Any:  # noqa: ANN401, each family has its own
+    from ecgpipe.models import registry  # which imports families, which import this file
+
+    if family.startswith(registry.OWN):
+        return OwnArchitecture(**sizes)
+    return registry.find_family(family).read_architecture(sizes)
 
 
 def refuse_foreign(description: Description) -> None:

@@ -4,21 +4,19 @@ The one place that knows upstream's names: fairseq_signals/models/{ecg_transform
 classification/ecg_transformer_classifier}.py of https://github.com/Jwoo5/fairseq-signals.
 """
 
-import argparse
 import ast
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.logs import logger
 from ecgpipe.models.description import Architecture
 from ecgpipe.models.ecg_fm.network import Network
+from ecgpipe.models.tensors import check_tensors, load_pickled
 from ecgpipe.readers import LEADS
 
 # Upstream's names (`_name` in the configuration) of the networks that ecg_fm/network.py computes.
@@ -58,16 +56,6 @@ OLD_WEIGHT_NORM = ("weight_g", "weight_v")
 # Parts that only pretraining uses.
 UNUSED = ("final_proj", "mask_emb", "project_q", "quantizer", "target_glu")
 
-# Classes and functions that a checkpoint may name besides tensors and plain values. None of them executes code. Arrays
-# and the dtypes of objects, records and text are excluded: numpy trusts the memory layout in their pickled state.
-SAFE_GLOBALS: list[Any] = [
-    argparse.Namespace,
-    np.dtype,
-    *sorted({type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"}, key=str),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]  # as numpy 1 says it
-]
-
 MAX_CONVOLUTIONS = 64
 MAX_LAYERS = 256
 MAX_SIZE = (
@@ -88,24 +76,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         Its content; `content["cfg"]["model"]` is the configuration and `content["model"]` the tensors.
 
     Raises:
-        EcgpipeError: The file is not such a checkpoint, or names code that is not in `SAFE_GLOBALS`.
+        EcgpipeError: The file is not such a checkpoint, or names code that is not in `tensors.SAFE_GLOBALS`.
     """
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
-    try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
-            content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # a maliciously damaged file can raise any exception
-        refused_names = _list_refused(path, error)
-        if refused_names:
-            raise EcgpipeError(
-                f"checkpoint: {path} asks for {', '.join(refused_names)}, which is code and not data: refused; ask its "
-                "author for a file that has only tensors and plain values"
-            ) from error
-        raise EcgpipeError(
-            f"checkpoint: {path} is not a checkpoint of PyTorch, or is incomplete ({type(error).__name__}); "
-            "download it again"
-        ) from error
+    content = load_pickled(path)
     match content:
         case {"cfg": {"model": dict()}, "model": dict()}:
             return dict(content)
@@ -113,17 +86,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         f"checkpoint: {path} is not a checkpoint of fairseq-signals: it has no cfg.model or no model; "
         "give one as fairseq-signals saves it, such as those of hf://wanglab/ecg-fm"
     )
-
-
-def _list_refused(path: Path, error: Exception) -> list[str]:
-    """The functions and classes that a checkpoint names and ecgpipe refuses to load."""
-    names = set(re.findall(r"GLOBAL (\S+)", str(error)))  # only the first one if the file is of PyTorch below 1.6
-    try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
-            names |= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # damaged in another way: the caller has a message for it
-        logger.debug("cannot list what %s asks for", path, exc_info=True)
-    return sorted(names)
 
 
 def describe_for_fairseq(cfg: Mapping[str, Any], state: Mapping[str, Any]) -> Architecture:
@@ -329,24 +291,13 @@ def _map_tensors(state: Mapping[str, Any], arch: Architecture) -> dict[str, dict
 
 def _check_tensors(state: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
     """Raise one error that names every tensor that is missing, unknown, or not as expected."""
-    missing = [name for name in expected if name not in state]
-    left_over = [str(name) for name in state if name not in expected and not _is_unused(str(name))]
-    misshapen = []
-    for name, shape in expected.items():
-        tensor = state.get(name)
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.layout == torch.strided:
-            actual = str(tuple(tensor.shape))
-        else:
-            actual = str(getattr(tensor, "dtype", type(tensor).__name__))
-        if name in state and actual != str(shape):
-            misshapen.append(f"{name} ({actual} instead of {shape})")
-    faults = [("missing", missing), ("left over", left_over), ("of another shape", misshapen)]
-    problems = "; ".join(f"{fault}: {', '.join(sorted(names))}" for fault, names in faults if names)
-    if problems:
-        raise EcgpipeError(
-            f"checkpoint: the tensors of {where} are not those of the network in its cfg.model: {problems}; "
-            "give a checkpoint as fairseq-signals saved it"
-        )
+    check_tensors(
+        state,
+        expected,
+        [name for name in state if _is_unused(str(name))],
+        f"checkpoint: the tensors of {where} are not those of the network in its cfg.model",
+        "give a checkpoint as fairseq-signals saved it",
+    )
 
 
 def _is_unused(name: str) -> bool:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from huggingface_hub import (
+    HfApi,
     constants,
     get_hf_file_metadata,
     hf_hub_download,
@@ -29,9 +30,10 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import logger
+from ecgpipe.models.registry import Family
 
-# The client has a handler of its own, which would say everything a second time, and addresses with passwords. It adds it
-# when it is imported, which may be after `logs.start`.
+# The client has a handler of its own, which would say everything a second time, and addresses with passwords. It
+# adds it when it is imported, which may be after `logs.start`.
 logging.getLogger("huggingface_hub").handlers.clear()
 
 # The client itself resumes a download when the server closes the connection, five times without progress. These are the
@@ -59,12 +61,13 @@ class Source(NamedTuple):
     sha256: str
 
 
-def parse_uri(uri: str) -> HubFile:
+def parse_uri(uri: str, default_file: str | None = None) -> HubFile:
     """Parse an hf:// URI.
 
     Args:
         uri: hf://OWNER/REPO@REVISION/FILE. Without @REVISION it is main. A slash in the revision is written %2F, except
             in refs/pr/N and refs/convert/NAME.
+        default_file: The file where the URI names none; without it such a URI is refused.
 
     Returns:
         Repository, revision and file.
@@ -78,22 +81,23 @@ def parse_uri(uri: str) -> HubFile:
     """
     try:
         parsed = parse_hf_uri(uri)
-        if parsed.type != "model" or not parsed.path_in_repo:
+        if parsed.type != "model" or not (parsed.path_in_repo or default_file):
             raise ValueError("not a file of a model repository")
     except ValueError as error:  # the client's HfUriError is one
         raise EcgpipeError(
             f"checkpoint: {uri} is not of the form hf://OWNER/REPO@REVISION/FILE; "
             "hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt is an example"
         ) from error
-    return HubFile(parsed.id, parsed.revision or constants.DEFAULT_REVISION, parsed.path_in_repo)
+    return HubFile(parsed.id, parsed.revision or constants.DEFAULT_REVISION, parsed.path_in_repo or default_file or "")
 
 
-def fetch(source: str, expected: str | None = None) -> Source:
+def fetch(source: str, expected: str | None = None, family: Family | None = None) -> Source:
     """Fetch a checkpoint onto this machine and verify it.
 
     Args:
-        source: An hf:// URI or a local path.
+        source: An hf:// URI, or the path of a file or folder.
         expected: The sha256 that it must have, where the user knows it.
+        family: Which says the file that is meant where the source names none, and files that belong beside it.
 
     Returns:
         The file, whole: its content is what the hub states, and what the user expects.
@@ -105,9 +109,11 @@ def fetch(source: str, expected: str | None = None) -> Source:
         raise EcgpipeError(f"checkpoint: {expected!r} is not a sha256; give its 64 hexadecimal digits")
     expected = expected and expected.lower()
     if source.startswith(constants.HF_PROTOCOL):
-        fetched = _fetch_from_hub(source, expected)
+        fetched = _fetch_from_hub(source, expected, family)
     else:
         path = Path(source)
+        if path.is_dir() and family and family.has_weights(path):
+            path = family.find_weights(path)
         if not path.is_file():
             raise EcgpipeError(
                 f"checkpoint: there is no file {source}; give the path of a .pt file, or hf://OWNER/REPO@REVISION/FILE"
@@ -142,8 +148,8 @@ def look_up(where: HubFile) -> int | None:
         raise EcgpipeError(f"checkpoint: {_explain(error, where)}") from error
 
 
-def _fetch_from_hub(uri: str, expected: str | None) -> Source:
-    where = parse_uri(uri)
+def _fetch_from_hub(uri: str, expected: str | None, family: Family | None) -> Source:
+    where = _find_file(uri, family)
     for _ in range(2):
         logger.info("fetching %s from %s", uri, urlsplit(constants.ENDPOINT).hostname)
         path = _download(where)
@@ -152,6 +158,8 @@ def _fetch_from_hub(uri: str, expected: str | None) -> Source:
         stated = _stated_sha256(path, where._replace(revision=revision)) or expected
         actual = _sha256(path)
         if stated in (None, actual):
+            for name in family.files[1:] if family and where.file == family.files[0] else ():
+                _download(where._replace(revision=revision, file=name))
             return Source(path, uri, revision, actual)
         logger.warning("%s has the sha256 %s instead of %s: removing it", path, actual, stated)
         try:
@@ -165,6 +173,20 @@ def _fetch_from_hub(uri: str, expected: str | None) -> Source:
         f"checkpoint: {uri} arrived twice as something else: its sha256 is {actual} instead of {stated}; "
         "try again later, or look for a proxy that alters downloads"
     )
+
+
+def _find_file(uri: str, family: Family | None) -> HubFile:
+    """The file that a URI means; where it names none, the family's, by a pattern among those of the repository."""
+    if family is None:
+        return parse_uri(uri)
+    where = parse_uri(uri, family.files[0])
+    if "*" not in where.file:
+        return where
+    try:
+        names = HfApi().list_repo_files(where.repo, revision=where.revision)
+    except (HTTPError, OSError, ValueError) as error:
+        raise EcgpipeError(f"checkpoint: {_explain(error, where)}") from error
+    return where._replace(file=family.choose_file(names, uri))
 
 
 def _download(where: HubFile) -> Path:

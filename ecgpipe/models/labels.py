@@ -22,6 +22,9 @@ RESERVED = frozenset({"record_id", "segment", "start_s", "n_segments"})
 # In place of a label CSV where the meaning of a model's outputs is unknown: they are named by their number.
 BY_INDEX = "index"
 
+# Beside the label CSVs, the table of which labels mean the same; `evaluation/crosswalk.py` reads it.
+CROSSWALK = "crosswalk.csv"
+
 # What the column threshold_from holds, a JSON object: the choice, and the predictions that it holds for.
 THRESHOLD_FROM = frozenset({"threshold", "method", "recordings", "on", "fitted", "scores"})
 
@@ -154,6 +157,12 @@ def locate(path: str, root: Path | None = None) -> Path:
     candidates = [Path(path), (root or installation.root()) / path]
     # os.path, not pathlib: a text that the system takes for no path at all is not there either.
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), candidates[0])  # noqa: PTH113
+
+
+def list_shipped() -> list[Path]:
+    """The label CSVs that ecgpipe ships: ECG-FM's in config/labels, and those in the folders of the other families."""
+    of_ecg_fm = (installation.root() / "config" / "labels").glob("*.csv")
+    return sorted(path for path in of_ecg_fm if path.name != CROSSWALK) + sorted(Path(__file__).parent.glob("*/*.csv"))
 
 
 def number_outputs(outputs: int) -> tuple[Label, ...]:

@@ -17,8 +17,9 @@ from ecgpipe.core import config, options, parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress
+from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput, dump_input
 from ecgpipe.core.provenance import hash_file
-from ecgpipe.preprocessing.segments import SAMPLE_RATE, UnusableError, Windows, prepare
+from ecgpipe.preprocessing.segments import UnusableError, Windows, prepare
 from ecgpipe.readers import LEADS, Assumed, Recording, UnavailableError, UnreadableError, isolation, spell_leads
 from ecgpipe.readers.moment import momentary
 
@@ -33,7 +34,7 @@ MOST_UNAVAILABLE = 5
 # The columns of the manifest that records/ repeats.
 REPEATED_COLUMNS = ("record_id", "path", "row", "bytes", "modified", "format")
 
-# A segment and what is known of it: record id, number, start in s, samples that are signal, (12, segment samples).
+# A segment and what is known of it: record id, number, start in s, samples that are signal, (leads, segment samples).
 Segment = tuple[str, int, float, int, np.ndarray]
 
 
@@ -59,9 +60,22 @@ def run(args: argparse.Namespace) -> None:
     preprocess_shard(args.shard, args.segments, args.records, preprocess_settings)
 
 
-def reading_from_settings(preprocess_settings: config.Preprocess) -> tuple[Windows, Assumed]:
-    """How recordings are cut into segments, and what is assumed of files that do not state it."""
-    windows = Windows(**{name: getattr(preprocess_settings, name) for name in Windows._fields})
+def reading_from_settings(
+    preprocess_settings: config.Preprocess, model_input: ModelInput | None = None
+) -> tuple[Windows, Assumed]:
+    """How recordings are cut into segments, and what is assumed of files that do not state it.
+
+    Args:
+        preprocess_settings: The settings, of a run or of the stage.
+        model_input: The model's input; None: that of the stage's settings, or else the default.
+
+    Returns:
+        The segments, and what is assumed.
+    """
+    if model_input is None and isinstance(preprocess_settings, settings.Preprocess):
+        model_input = preprocess_settings.declared_input
+    values = {name: getattr(preprocess_settings, name) for name in Windows._fields if name != "model_input"}
+    windows = Windows(**values, model_input=model_input or DEFAULT_INPUT)
     leads = preprocess_settings.assume_leads
     return windows, Assumed(
         preprocess_settings.assume_sample_rate, tuple(leads) if leads else None, preprocess_settings.assume_unit
@@ -104,7 +118,7 @@ def _preprocess(
     facts = settings.add_sha256("preprocess", preprocess_settings, {})
     facts |= {"preprocess": _facts(windows, assumed), "inputs_sha256": hash_file(files.shard)}
     shard = pq.read_table(files.shard)
-    schema = schemas.segments_schema(len(LEADS), windows.segment_samples)
+    schema = schemas.segments_schema(len(windows.model_input.leads), windows.segment_samples)
     schema = provenance.add_file_name(provenance.add_origin(schema, "preprocess", **facts), files.segments)
     records: list[dict[str, Any]] = []
     gone: list[str] = []
@@ -131,7 +145,7 @@ def _preprocess(
         begin(-1)
 
     with pa.ipc.new_file(temporary, schema) as writer:
-        for batch in _batches(prepared(), schema, windows.segment_samples):
+        for batch in _batches(prepared(), schema):
             writer.write_batch(batch)
     progress.say()
     if unavailable:
@@ -152,13 +166,22 @@ def _preprocess(
 
 def _facts(windows: Windows, assumed: Assumed) -> dict[str, Any]:
     """What the files' metadata says of how recordings were read and cut."""
+    model_input = windows.model_input
+    rate = model_input.rate
+    declared = {} if windows.declared == _default_of(windows) else {"model_input": dump_input(windows.declared)}
     return {
-        "leads": list(LEADS),
-        "sample_rate": SAMPLE_RATE,
+        "leads": list(model_input.leads),
+        "sample_rate": int(rate) if rate == int(rate) else rate,
         "segment_samples": windows.segment_samples,
-        **windows._asdict(),
+        **{name: value for name, value in windows._asdict().items() if name != "model_input"},
+        **declared,
         **{f"assume_{name}": value for name, value in assumed._asdict().items()},
     }
+
+
+def _default_of(windows: Windows) -> ModelInput:
+    """The default model's input with a run's segments; results of it say no more than they always did."""
+    return windows._replace(model_input=DEFAULT_INPUT).declared
 
 
 def has_gone(path: str) -> bool:
@@ -287,10 +310,10 @@ def _with_inputs_columns(records: list[dict[str, Any]], shard: pa.Table, facts: 
     return table.cast(provenance.add_origin(table.schema, "preprocess", **facts))
 
 
-def _batches(segments: Iterator[Segment], schema: pa.Schema, length: int) -> Iterator[pa.RecordBatch]:
+def _batches(segments: Iterator[Segment], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Gather segments into record batches of bounded size."""
     keys: list[tuple[str, int, float, int]] = []
-    signals = np.empty((BATCH_SEGMENTS, len(LEADS) * length), np.float32)
+    signals = np.empty((BATCH_SEGMENTS, schema.field("signal").type.list_size), np.float32)
 
     def batch() -> pa.RecordBatch:
         columns = [pa.array(values, field.type) for values, field in zip(zip(*keys, strict=True), schema, strict=False)]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ecgpipe.core import parquet
+from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput
 from ecgpipe.core.run import Run
 from ecgpipe.preprocessing import preprocess, quality
 from ecgpipe.preprocessing.segments import Prepared, Twelve, Windows, choose_leads, prepare
@@ -72,14 +73,19 @@ class Sources(NamedTuple):
     token_samples: tuple[int, int]  # step and span of the model's tokens
     windows: Windows  # how the run cut recordings
     assumed: Assumed  # what it assumed where files do not say it
+    has_tokens_by_lead: bool = False  # whether the tokens run along the leads laid end to end
 
 
-def find_sources(run: Run, token_samples: tuple[int, int]) -> Sources:
+def find_sources(
+    run: Run, token_samples: tuple[int, int], model_input: ModelInput = DEFAULT_INPUT, has_tokens_by_lead: bool = False
+) -> Sources:
     """Find where a finished run's recordings come from.
 
     Args:
         run: The run.
         token_samples: (step, span) of the model's tokens.
+        model_input: What the model takes.
+        has_tokens_by_lead: Whether the tokens run along the leads laid end to end.
 
     Returns:
         All its files, with the attribution if there is one.
@@ -87,7 +93,7 @@ def find_sources(run: Run, token_samples: tuple[int, int]) -> Sources:
     Raises:
         EcgpipeError: Files are missing.
     """
-    windows, assumed = preprocess.reading_from_settings(run.config.preprocess)
+    windows, assumed = preprocess.reading_from_settings(run.config.preprocess, model_input)
     # An attention/ that an earlier run left does not belong to this one.
     has_attention = run.config.inference.attention and (run.outdir / "attention").is_dir()
     return Sources(
@@ -98,4 +104,5 @@ def find_sources(run: Run, token_samples: tuple[int, int]) -> Sources:
         token_samples=token_samples,
         windows=windows,
         assumed=assumed,
+        has_tokens_by_lead=has_tokens_by_lead,
     )

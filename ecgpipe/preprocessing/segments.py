@@ -1,56 +1,66 @@
-"""Turn one recording into the model's segments: leads by name, 500 Hz, standardised, cut.
+"""Turn one recording into the model's segments: leads by name, quality, and what the model's input declares.
 
-ECG-FM's own preprocessing, step by step (notebooks/infer_quickstart.ipynb of https://github.com/bowang-lab/ECG-FM,
-which calls ecg-transform's ReorderLeads, LinearResample, HandleConstantLeads, Standardize and SegmentNonoverlapping).
-It is written anew because ecg-transform takes several times as long; the tests compare the two.
+The steps from leads to segments are data, `ModelInput`; `transform.py` carries them out. No model is named here.
 """
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from ecgpipe.core.model_input import DEFAULT_INPUT, Center, ModelInput
 from ecgpipe.preprocessing import quality
+from ecgpipe.preprocessing.resampling import count_samples
+from ecgpipe.preprocessing.resampling import resample_linearly as resample_linearly
+from ecgpipe.preprocessing.transform import SHORTEST_PADDED_S as SHORTEST_PADDED_S
+from ecgpipe.preprocessing.transform import find_windows, place_windows, refuse_unit, transform
+from ecgpipe.preprocessing.unusable import UnusableError as UnusableError
 from ecgpipe.readers import LEADS, MIXED, MOST_VALUES, Recording, spell_leads
-
-SAMPLE_RATE = 500  # Hz
 
 # In Hz. A sampling rate out of this range is an error in the file; resampling from it could take any amount of memory.
 PLAUSIBLE_RATES = (20.0, 50_000.0)
-
-# A number of samples at 500 Hz that is this close to a whole number is that number.
-ROUNDING = 1e-6
-
-# `short: pad` skips recordings shorter than this: they hardly hold one heartbeat.
-SHORTEST_PADDED_S = 1.0
 
 # III, aVR, aVL and aVF of I and II, by Einthoven's law (III = II - I) and Goldberger's leads (aVR = R - (L + F) / 2 and
 # so on): Malmivuo and Plonsey, Bioelectromagnetism, 1995, sections 15.2 and 15.3.
 DERIVED = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
 
-# Up to this many samples, the places of a resampling are cached for the next recording of the same length.
-_KEPT_SAMPLES = 100_000
-
 
 class Windows(NamedTuple):
-    """How recordings are cut into segments, by the settings of preprocess."""
+    """How recordings are cut into segments, by the settings of preprocess and the model's input."""
 
     segment_s: float = 5.0
     tail: Literal["drop", "overlap"] = "drop"
     short: Literal["skip", "pad"] = "skip"
     missing_leads: Literal["error", "zero"] = "error"
     min_leads: int = 2
+    model_input: ModelInput = DEFAULT_INPUT
+
+    @property
+    def declared(self) -> ModelInput:
+        """The model's input with these segments, tails and short recordings."""
+        return _declare(self.model_input, self.segment_s, self.tail, self.short)
 
     @property
     def segment_samples(self) -> int:
-        """Samples of a segment at 500 Hz."""
-        return round(self.segment_s * SAMPLE_RATE)
+        """Samples of a segment, of each lead, at the model's sampling rate."""
+        return round(self.segment_s * self.model_input.rate)
 
 
-class UnusableError(Exception):
-    """A recording that can be read but not used; the message says why, with the file's own values in brackets."""
+@lru_cache(maxsize=32)
+def _declare(
+    model_input: ModelInput, segment_s: float, tail: Literal["drop", "overlap"], short: Literal["skip", "pad"]
+) -> ModelInput:
+    """A model's input with other segments: the nearest whole number of samples."""
+    samples = round(segment_s * model_input.rate)
+    window_s = segment_s if samples == segment_s * model_input.rate else samples / model_input.rate
+    return replace(model_input, window_s=window_s, tail=tail, short=short)
+
+
+def windows_of(model_input: ModelInput) -> Windows:
+    """The segments that a model takes, with the defaults of the settings."""
+    return Windows(segment_s=model_input.window_s, model_input=model_input)
 
 
 class Twelve(NamedTuple):
@@ -70,7 +80,7 @@ class Twelve(NamedTuple):
 class Cut(NamedTuple):
     """Where a recording's segments lie."""
 
-    starts: np.ndarray  # (segments,) the first sample of each, at 500 Hz
+    starts: np.ndarray  # (segments,) the first sample of each, at the model's sampling rate
     padded: int  # samples that the only segment lacks
     overlap: int  # samples that the last segment shares with the one before
     discarded: int  # samples at the end that are in no segment
@@ -79,9 +89,9 @@ class Cut(NamedTuple):
 class Prepared(NamedTuple):
     """A recording, ready for the model."""
 
-    segments: np.ndarray  # (segments, 12, segment samples) float32
+    segments: np.ndarray  # (segments, leads, segment samples) float32; leads laid end to end are apart again
     starts_s: np.ndarray  # (segments,) float32
-    samples: int  # of each segment that are signal, from its beginning; the others are zeros
+    samples: int  # of each segment that are signal to the network, from its beginning; the others are masked zeros
     changes: dict[str, Any]  # how the recording was changed, by column of records/
 
 
@@ -90,73 +100,103 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
 
     Args:
         recording: Its leads in any order, at any sampling rate.
-        windows: How it is cut, and what happens to missing leads.
+        windows: The model's input, how it is cut, and what happens to missing leads.
         facts: Receives what is measured of the signal, by column of records/, also if the recording cannot be used.
         overwrite: Whether the recording's signal may be overwritten, which takes less time.
 
     Returns:
-        The segments: leads I II III aVR aVL aVF V1-V6, 500 Hz, each lead standardised over the whole recording.
+        The segments, as the model's input declares them.
 
     Raises:
-        UnusableError: Leads are missing, there are NaN or infinite samples, or it is too short.
+        UnusableError: Leads are missing, there are samples that the model cannot take, its unit is not known to a model
+            that needs it, or it is too short.
     """
-    rate = recording.sample_rate
+    rate, declared = recording.sample_rate, windows.declared
     if not PLAUSIBLE_RATES[0] <= rate <= PLAUSIBLE_RATES[1]:
         raise UnusableError(f"the sampling rate is out of range ({rate:g} Hz)")
     if recording.signal.shape[1] == 0:
         raise UnusableError("the recording has no samples")
-    resampled = count_resampled(recording)
-    if len(LEADS) * resampled > MOST_VALUES:
+    if len(declared.leads) * count_resampled(recording, windows) > MOST_VALUES:
         raise UnusableError(f"too long to be prepared at once ({recording.signal.shape[1] / rate:.0f} s)")
     twelve = choose_leads(recording, windows)
+    refuse_unit(recording.unit, declared)
     single = quality.in_single_precision(twelve.signal)
     facts["signal_hash"] = quality.fingerprint(single, twelve.unrecorded)
     means = _means(twelve.signal)  # (12, 1)
-    if not np.isfinite(means).all() and not np.isfinite(twelve.signal).all():
-        finite = np.isfinite(twelve.signal).all(axis=1)
+    is_finite = bool(np.isfinite(means).all()) or bool(np.isfinite(twelve.signal).all())
+    if not is_finite:
         facts["nan_share"] = quality.nan_share(twelve.signal, twelve.unrecorded)
-        affected = [lead for lead, is_finite in zip(LEADS, finite, strict=True) if not is_finite]
-        raise UnusableError(f"NaN or infinite samples ({' '.join(affected)})")
+        _refuse_not_finite(twelve.signal, declared)
     # Some files' arrays are stored column by column; everything below would take twice as long on them.
-    in_place = overwrite and twelve.signal.flags.writeable and twelve.signal.flags.c_contiguous
-    centred = twelve.signal if in_place else np.array(twelve.signal, order="C")  # (12, samples)
-    centred -= means
-    facts.update(quality.measure(centred, single, rate, recording.unit, twelve.unrecorded))
-    if len(facts["constant_leads"]) + len(twelve.unrecorded) == len(LEADS):
+    is_own = overwrite and twelve.signal.flags.writeable and twelve.signal.flags.c_contiguous
+    begins_centred = is_finite and declared.steps[0] == Center()
+    signal = twelve.signal if is_own else np.array(twelve.signal, order="C")  # (12, samples)
+    if begins_centred:
+        signal -= means
+    _measure(signal, single, means, recording, twelve, facts, begins_centred)
+    constant = {*facts["constant_leads"], *twelve.unrecorded}
+    if constant.issuperset(declared.leads):
         raise UnusableError("no signal, every lead is constant")
-    cut = place_segments(resampled, windows)
-    if rate != SAMPLE_RATE:
-        centred = resample_linearly(centred, resampled)
-        centred -= _means(centred)
-    standard = standardise(centred)
-    length = windows.segment_samples
-    segments = (np.zeros if cut.padded else np.empty)((len(cut.starts), len(LEADS), length), np.float32)
-    for segment, start in zip(segments, cut.starts, strict=True):
-        piece = standard[:, start : start + length]
-        segment[:, : piece.shape[1]] = piece
+    rows = declared.lead_rows
+    chosen = signal if rows == tuple(range(len(LEADS))) else signal[list(rows)]  # (leads, samples)
+    made = transform(chosen, rate, declared, is_centred=begins_centred, overwrite=True)
+    segments = made.windows.reshape(len(made.windows), len(declared.leads), -1)
     changes = {
-        "resampled_from": rate if rate != SAMPLE_RATE else None,
+        "resampled_from": rate if rate != declared.rate else None,
         "leads_reordered": twelve.reordered,
-        "derived_leads": twelve.derived,
-        "missing_leads": twelve.missing,
-        "padded_s": cut.padded / SAMPLE_RATE,
-        "overlap_s": cut.overlap / SAMPLE_RATE,
-        "discarded_s": cut.discarded / SAMPLE_RATE,
+        "derived_leads": [lead for lead in twelve.derived if lead in declared.leads],
+        "missing_leads": [lead for lead in twelve.missing if lead in declared.leads],
+        "padded_s": made.padded_s,
+        "overlap_s": made.overlap_s,
+        "discarded_s": made.discarded_s,
         "n_segments": len(segments),
     }
-    starts_s = (cut.starts / SAMPLE_RATE).astype(np.float32)
-    return Prepared(segments, starts_s, length - cut.padded, changes)
+    is_masked = declared.padding is not None and declared.padding.masked
+    return Prepared(segments, made.starts_s, made.samples if is_masked else segments.shape[2], changes)
 
 
-def count_resampled(recording: Recording) -> int:
-    """Count the whole samples that a recording has at 500 Hz.
+def _refuse_not_finite(signal: np.ndarray, declared: ModelInput) -> None:
+    """Raise an `UnusableError` where the model's leads have samples that it cannot take."""
+    bad = np.isinf(signal) if declared.accepts_nan else ~np.isfinite(signal)  # (12, samples)
+    affected = [LEADS[row] for row in sorted(declared.lead_rows) if bad[row].any()]
+    if affected:
+        what = "infinite samples" if declared.accepts_nan else "NaN or infinite samples"
+        raise UnusableError(f"{what} ({' '.join(affected)})")
 
-    A product within `ROUNDING` of a whole number is that number. ecg-transform's LinearResample takes the integer part,
-    and so loses a sample to the rounding of the factor, and with it a segment: it makes 4,999 of ten seconds at 121 Hz.
-    """
-    exact = recording.signal.shape[1] * (SAMPLE_RATE / recording.sample_rate)
-    nearest = round(exact)
-    return nearest if abs(exact - nearest) < ROUNDING else int(exact)
+
+def _measure(
+    signal: np.ndarray,
+    single: np.ndarray,
+    means: np.ndarray,
+    recording: Recording,
+    twelve: Twelve,
+    facts: dict[str, Any],
+    is_centred: bool,
+) -> None:
+    """Put the quality of a recording into `facts`, as if samples that are not finite were zero."""
+    share = facts.get("nan_share")
+    if share is not None:
+        signal, single = np.nan_to_num(signal, posinf=0, neginf=0), np.nan_to_num(single, posinf=0, neginf=0)
+        means = _means(signal)
+    centred = signal if is_centred else signal - means
+    facts.update(quality.measure(centred, single, recording.sample_rate, recording.unit, twelve.unrecorded))
+    if share is not None:
+        facts["nan_share"] = share
+
+
+def count_resampled(recording: Recording, windows: Windows) -> int:
+    """Count the samples of each lead that a recording has at the highest sampling rate of the model's steps."""
+    rates = [rate for step in windows.model_input.steps if (rate := getattr(step, "rate", None))]
+    return count_samples(recording.signal.shape[1], recording.sample_rate, max(rates))
+
+
+def locate_segments(recording: Recording, windows: Windows) -> Cut:
+    """Find where the segments of a recording lie, without preparing them; errors as of `place_segments`."""
+    declared = windows.declared
+    places, rate, lacking_s = find_windows(recording.signal.shape[1], recording.sample_rate, declared)
+    starts = np.rint(places.starts / rate * declared.rate).astype(int)
+    seconds = (lacking_s, places.overlap / rate, places.discarded / rate)
+    return Cut(starts, *(round(each * declared.rate) for each in seconds))
 
 
 def choose_leads(recording: Recording, windows: Windows) -> Twelve:
@@ -170,7 +210,8 @@ def choose_leads(recording: Recording, windows: Windows) -> Twelve:
         The twelve leads.
 
     Raises:
-        UnusableError: A lead occurs twice, or a lead is missing and the settings do not fill in zeros.
+        UnusableError: A lead occurs twice, or a lead that the model takes is missing and the settings do not fill in
+            zeros.
     """
     place, twice = _places_of(recording.leads)
     if twice:
@@ -182,8 +223,9 @@ def choose_leads(recording: Recording, windows: Windows) -> Twelve:
     limbs = _limbs(recording, place)
     derived = [lead for lead in LEADS if lead not in place and lead in limbs]
     missing = [lead for lead in LEADS if lead not in place and lead not in limbs]
-    if missing:
-        _refuse(recording.leads, len(place), missing, windows)
+    needed = [lead for lead in missing if lead in windows.model_input.leads]
+    if needed:
+        _refuse(recording.leads, len(place), needed, windows)
     signal = np.zeros((len(LEADS), recording.signal.shape[1]))
     for row, lead in zip(signal, LEADS, strict=True):
         if lead in place:
@@ -225,10 +267,10 @@ def _limbs(recording: Recording, place: dict[str, int]) -> dict[str, np.ndarray]
 
 
 def place_segments(samples: int, windows: Windows) -> Cut:
-    """Find where the segments of a recording lie.
+    """Find where the segments of a recording lie that has the model's sampling rate.
 
     Args:
-        samples: Of the recording, at 500 Hz.
+        samples: Of the recording.
         windows: What happens to the tail and to short recordings.
 
     Returns:
@@ -237,49 +279,8 @@ def place_segments(samples: int, windows: Windows) -> Cut:
     Raises:
         UnusableError: It is too short.
     """
-    length = windows.segment_samples
-    if samples < length:
-        if windows.short == "skip":
-            raise UnusableError(f"shorter than one segment of {windows.segment_s:g} s ({samples / SAMPLE_RATE:.3f} s)")
-        if samples < SHORTEST_PADDED_S * SAMPLE_RATE:
-            raise UnusableError(f"too short to be padded to a segment ({samples / SAMPLE_RATE:.3f} s)")
-        return Cut(np.zeros(1, int), length - samples, 0, 0)
-    starts = np.arange(0, samples - length + 1, length)  # (segments,)
-    rest = samples - len(starts) * length
-    if rest and windows.tail == "overlap":
-        return Cut(np.append(starts, samples - length), 0, length - rest, 0)
-    return Cut(starts, 0, 0, rest)
-
-
-def resample_linearly(signal: np.ndarray, samples: int) -> np.ndarray:
-    """Interpolate linearly from end to end, as ecg-transform's LinearResample does.
-
-    Args:
-        signal: (leads, samples).
-        samples: Of the result.
-
-    Returns:
-        (leads, `samples`).
-    """
-    places = _places if max(samples, signal.shape[1]) <= _KEPT_SAMPLES else _places.__wrapped__
-    before, after, weight = places(signal.shape[1], samples)
-    resampled, earlier = np.empty((len(signal), samples)), np.empty(samples)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for lead, row in zip(signal, resampled, strict=True):  # one lead at a time stays in the processor's cache
-            lead.take(before, out=earlier, mode="clip")  # the usual mode writes to a copy first
-            lead.take(after, out=row, mode="clip")
-            row -= earlier
-            row *= weight
-            row += earlier
-    return resampled
-
-
-@lru_cache(maxsize=8)
-def _places(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each new sample the old samples before and after it, and the weight of the one after."""
-    position = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
-    before = np.minimum(position.astype(np.intp), max(old - 2, 0))
-    return before, np.minimum(before + 1, old - 1), position - before
+    places = place_windows(samples, windows.model_input.rate, windows.declared)
+    return Cut(places.starts, places.lacking, places.overlap, places.discarded)
 
 
 def _means(signal: np.ndarray) -> np.ndarray:
@@ -287,26 +288,3 @@ def _means(signal: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):  # values that are too large are reported later
         means: np.ndarray = np.add.reduce(signal, axis=1, keepdims=True) / signal.shape[1]
     return means
-
-
-def standardise(centred: np.ndarray) -> np.ndarray:
-    """Divide each lead by its population standard deviation + 1e-8; a constant lead stays zero.
-
-    The constant is ecg-transform's.
-
-    Args:
-        centred: (leads, samples), finite, each lead less its mean. It is overwritten by the result.
-
-    Returns:
-        (leads, samples).
-
-    Raises:
-        UnusableError: A lead's standard deviation overflows.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        spread = np.sqrt(np.vecdot(centred, centred) / centred.shape[1])  # (leads,)
-    if not np.isfinite(spread).all():
-        overflowing = [lead for lead, value in zip(LEADS, spread, strict=True) if not math.isfinite(value)]
-        raise UnusableError(f"samples too large to be meant ({' '.join(overflowing)})")
-    centred *= (1 / (spread + 1e-8))[:, None]
-    return centred

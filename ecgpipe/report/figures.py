@@ -28,6 +28,7 @@ FORMATS = ("png", "svg")
 MOST_REASONS = 12
 
 MAP_POINTS = 100_000
+MOST_LABELS = 40  # of a figure
 
 USED, SKIPPED, FAILED, REFERENCE = "#0b6b77", "#9a5b00", "#b3361e", "#c07a00"
 
@@ -57,7 +58,7 @@ def write_figures(files: ResultFiles, figures_settings: settings.Figures, folder
         EcgpipeError: A file is missing, or not valid.
     """
     results = run_results.read_results(files, figures_settings)
-    summaries = results.summaries
+    summaries = select_labels(results.summaries)
     figures: dict[str, Callable[[], Figure]] = {
         "account": lambda: draw_counts(results.info),
         "labels": lambda: draw_positives(summaries, results.references, results.n_predictions),
@@ -76,6 +77,19 @@ def write_figures(files: ResultFiles, figures_settings: settings.Figures, folder
             for suffix in FORMATS:
                 ecg_paper.save(figure, folder / f"{name}.{suffix}", made_by)
     logger.info("%d figures in %s", len(figures), folder)
+
+
+def select_labels(summaries: Sequence[Summary]) -> Sequence[Summary]:
+    """The labels that figures show, in the model's order: all, or of more than MOST_LABELS the most frequent ones.
+
+    A figure of 164 histograms would be 1.6 m high, and matplotlib takes ten minutes to lay it out. The report has all.
+    """
+    if len(summaries) <= MOST_LABELS:
+        return summaries
+    order = sorted(range(len(summaries)), key=lambda i: (-summaries[i].positive, -summaries[i].mean, i))
+    logger.info("the figures show the %d most frequent of %d labels", MOST_LABELS, len(summaries))
+    places = sorted(order[:MOST_LABELS])
+    return [summaries[i]._replace(together=[summaries[i].together[j] for j in places]) for i in places]
 
 
 def draw_counts(info: RunInfo) -> Figure:

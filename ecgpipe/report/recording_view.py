@@ -12,7 +12,7 @@ import pyarrow as pa
 from ecgpipe.core import parquet, schemas
 from ecgpipe.preprocessing import reread
 from ecgpipe.preprocessing.reread import Sources
-from ecgpipe.preprocessing.segments import UnusableError, count_resampled, place_segments
+from ecgpipe.preprocessing.segments import UnusableError, locate_segments
 from ecgpipe.readers import LEADS, UnreadableError
 from ecgpipe.report import deidentify, waveform
 
@@ -49,7 +49,7 @@ def read_views(
         rows = table["attention"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         for record_id, row in zip(table["record_id"].to_pylist(), rows, strict=True):
             attention.setdefault(record_id, []).append(row)  # in the order of the segments
-    attributions = read_attributions(sources.attribution, record_ids)
+    attributions = read_attributions(sources.attribution, record_ids, sources.windows.model_input.leads)
     shown: dict[str, dict[str, Any]] = {}
     for record_id in record_ids:
         if record_id not in record_rows:
@@ -63,11 +63,14 @@ def read_views(
                 twelve,
                 recording.sample_rate,
                 recording.unit,
-                place_segments(count_resampled(recording), sources.windows),
+                locate_segments(recording, sources.windows),
                 sources.windows.segment_samples,
                 np.stack(attention[record_id]) if record_id in attention else None,
                 [*attributions.get(record_id, []), *added_attributions.get(record_id, [])],
                 sources.token_samples,
+                waveform.Layout(
+                    sources.windows.model_input.rate, sources.windows.model_input.leads, sources.has_tokens_by_lead
+                ),
             )
         except (UnreadableError, UnusableError) as error:
             note = str(error)
@@ -80,15 +83,18 @@ def read_views(
     return shown
 
 
-def read_attributions(path: Path | None, record_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def read_attributions(
+    path: Path | None, record_ids: Sequence[str], leads: Sequence[str] = LEADS
+) -> dict[str, list[dict[str, Any]]]:
     """Read the attributions of some recordings, and say how far they can be trusted.
 
     Args:
         path: `attribution/attribution.parquet`, or None.
         record_ids: The recordings.
+        leads: Those that the model takes.
 
     Returns:
-        By record id, one for each label: `label`, `attribution` (segments, 12, samples), `judged`, which is a text.
+        By record id, one for each label: `label`, `attribution` (segments, leads, samples), `judged`, which is a text.
     """
     pieces: dict[tuple[str, str], list[pa.Table]] = {}
     for part in parquet.rows_of([path] if path else [], record_ids):
@@ -101,19 +107,22 @@ def read_attributions(path: Path | None, record_ids: Sequence[str]) -> dict[str,
     attributions: dict[str, list[dict[str, Any]]] = {}
     for (record_id, label), tables in pieces.items():
         table = pa.concat_tables(tables).sort_by("segment")
-        values = table["attribution"].combine_chunks().flatten().to_numpy().reshape(len(table), len(LEADS), -1)
+        values = table["attribution"].combine_chunks().flatten().to_numpy().reshape(len(table), len(leads), -1)
         numbers = {name: table[name].to_numpy() for name in schemas.JUDGED}
-        attribution = {"label": label, "judged": describe_attribution(values, numbers), "attribution": values}
+        attribution = {"label": label, "judged": describe_attribution(values, numbers, leads), "attribution": values}
         attributions.setdefault(record_id, []).append(attribution)
     return attributions
 
 
-def describe_attribution(attribution: np.ndarray, numbers: Mapping[str, np.ndarray]) -> str:
+def describe_attribution(
+    attribution: np.ndarray, numbers: Mapping[str, np.ndarray], lead_names: Sequence[str] = LEADS
+) -> str:
     """Say how far an attribution can be trusted, and which leads it comes from.
 
     Args:
-        attribution: (segments, 12, samples).
+        attribution: (segments, leads, samples).
         numbers: The columns of `schemas.attribution_schema`, (segments,) each.
+        lead_names: Of its leads.
 
     Returns:
         Sentences.
@@ -122,7 +131,7 @@ def describe_attribution(attribution: np.ndarray, numbers: Mapping[str, np.ndarr
     shares = np.abs(attribution).sum(axis=(0, 2), dtype=float)
     shares /= shares.sum() or 1
     most = np.argsort(-shares, kind="stable")[:MOST_LEADS]
-    leads = ", ".join(f"{LEADS[lead]} {shares[lead]:.0%}" for lead in most)
+    leads = ", ".join(f"{lead_names[lead]} {shares[lead]:.0%}" for lead in most)
     error = np.abs(numbers["error"]).mean()
     return (
         f"Completeness error {error:.3f} (logit \N{MINUS SIGN} baseline = {difference:.2f}). Deleting "

@@ -91,6 +91,7 @@ def read_results(files: ResultFiles, shown: settings.Shown) -> Results:
     label_csv = files.labels or settings.require_path("labels", shown.labels)
     run_labels = labels.read_for(label_csv, pq.read_schema(predictions[0]).names, predictions[0])
     windows, assumed = preprocess.reading_from_settings(shown.reading)
+    description = describe(files.description)
     return Results(
         info=info if shown.paths else deidentify.deidentify_run(info),
         labels=run_labels,
@@ -101,8 +102,9 @@ def read_results(files: ResultFiles, shown: settings.Shown) -> Results:
             records=parquet.numbered(files.records, "shard", files.shards),
             attention=parquet.numbered(files.attention, "part", files.parts) if files.attention else [],
             attribution=files.attribution,
-            token_samples=describe(files.description).architecture.token_samples,
+            token_samples=description.architecture.token_samples,
             windows=windows,
             assumed=assumed,
+            has_tokens_by_lead=description.has_tokens_by_lead,
         ),
     )

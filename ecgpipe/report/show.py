@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from-s", type=float, default=0.0, help="where a picture begins (default %(default)s)")
     options.add(parser, "device", default="auto", help="for --label (default %(default)s)")
     options.add(parser, "threads", help="CPU threads, for --label (default %(default)s)")
+    options.add(parser, "model", help="the .py file of your own model, if the run is of one, for --label")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     finished = Run(outdir)
     recording = find_recording(finished, record_id)
     output = args.output or Path(f"{recording.file_stem}.html")
-    view = view_recording(finished, recording, args.label, args.device, args.threads)
+    view = view_recording(finished, recording, args.label, args.device, args.threads, args.model)
     if output.suffix == ".html":
         write_page(finished, recording, view, args.label[0] if args.label else None, output)
     else:
@@ -120,7 +121,9 @@ def find_recording(finished: Run, record_id: str) -> Recording:
     """
     paths = finished.config.report.paths
     description = describe(finished.model_json)
-    sources = find_sources(finished, description.architecture.token_samples)
+    sources = find_sources(
+        finished, description.architecture.token_samples, description.model_input, description.has_tokens_by_lead
+    )
     record = reread.read_rows(sources.records, [record_id]).get(record_id)
     if record is None:
         outdir = finished.outdir
@@ -130,7 +133,12 @@ def find_recording(finished: Run, record_id: str) -> Recording:
 
 
 def view_recording(
-    finished: Run, recording: Recording, label_names: Sequence[str], device: str, threads: int
+    finished: Run,
+    recording: Recording,
+    label_names: Sequence[str],
+    device: str,
+    threads: int,
+    model: str | None = None,
 ) -> dict[str, Any]:
     """Read a recording again, and attribute it to labels.
 
@@ -140,6 +148,7 @@ def view_recording(
         label_names: The labels; none for the attributions that the run has.
         device: For the attributions.
         threads: CPU threads for the attributions.
+        model: The path of the user's own model, if the run is of one, for the attributions.
 
     Returns:
         `view` and `note`, as of `recording_view.read_views`.
@@ -155,7 +164,7 @@ def view_recording(
         reason = record["reason"] if paths else deidentify.generalise(record["reason"])
         view["note"] = f"This recording was {record['status']}: {reason}. {view['note'] or ''}"
     if label_names and view["view"]:
-        attributions = attribute_labels(finished, recording, label_names, device, threads)
+        attributions = attribute_labels(finished, recording, label_names, device, threads, model)
         sources = recording.sources._replace(attribution=None)
         return recording_view.read_views([record_id], sources, paths, {record_id: attributions})[record_id]
     return view
@@ -215,7 +224,12 @@ def draw_picture(recording: Recording, view: Mapping[str, Any], picture: Picture
 
 
 def attribute_labels(
-    finished: Run, recording: Recording, label_names: Sequence[str], device: str, threads: int
+    finished: Run,
+    recording: Recording,
+    label_names: Sequence[str],
+    device: str,
+    threads: int,
+    model: str | None = None,
 ) -> list[dict[str, Any]]:
     """Attribute a recording to labels; arguments as of `view_recording`.
 
@@ -224,7 +238,7 @@ def attribute_labels(
     """
     from ecgpipe.analysis import attribute
     from ecgpipe.inference import devices, engine
-    from ecgpipe.models.ecg_fm import network as ecg_fm_network  # here, because PyTorch and Captum take five seconds
+    from ecgpipe.models import networks  # here, because PyTorch and Captum take five seconds
 
     description, sources, record_id = recording.description, recording.sources, recording.record_id
     unknown = [label for label in label_names if label not in description.labels]
@@ -243,11 +257,11 @@ def attribute_labels(
     weights, steps = finished.weights, finished.config.attribution.steps
     attributions = []
     with devices.claim(device, engine.least_bytes(weights)) as claimed:
-        network = ecg_fm_network.load(description.architecture, weights, claimed, packed=False)
+        network = networks.load_network(description, weights, claimed, packed=False, model=model)
         for label in label_names:
             target = description.labels.index(label)
             explained = attribute.explain(network, prepared, target, steps, attribute.BATCH_SIZES[claimed.type])
-            judged = recording_view.describe_attribution(explained.attribution, explained.numbers)
+            judged = recording_view.describe_attribution(explained.attribution, explained.numbers, description.leads)
             attributions.append({"label": label, "attribution": explained.attribution, "judged": judged})
     return attributions
 

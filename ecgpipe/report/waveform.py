@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from ecgpipe.core.settings import DRAWN_S
-from ecgpipe.preprocessing.segments import SAMPLE_RATE, Cut, Twelve
+from ecgpipe.preprocessing.segments import Cut, Twelve
 from ecgpipe.readers import LEADS
 
 # Samples per second that are drawn. A faster recording is thinned to the extremes of each stretch.
@@ -18,12 +18,25 @@ MOST_RATE = 500.0
 STEP_MV = 0.005
 STEPS = 4000
 
-# Samples at 500 Hz for one value of attention or attribution: 8 ms, a fifth of a millimetre at 25 mm/s.
-STRIDE = 4
+# Seconds for one value of attention or attribution, but for rounding to samples: a fifth of a millimetre at 25 mm/s.
+STRIDE_S = 0.008
 
 # Of an attribution's values, the share that is drawn as less than the strongest colour. The few largest are far above
 # all others, which would be invisible beside them.
 UNSATURATED = 0.995
+
+
+class Layout(NamedTuple):
+    """What the samples of attention and attribution are."""
+
+    rate: float = 500  # of the model, Hz
+    leads: tuple[str, ...] = LEADS  # that the model takes
+    has_tokens_by_lead: bool = False  # whether the tokens run along the leads laid end to end
+
+    @property
+    def stride(self) -> int:
+        """Samples for one value that is drawn."""
+        return max(1, round(STRIDE_S * self.rate))
 
 
 class Trace(NamedTuple):
@@ -63,24 +76,47 @@ def interpolate_attention(
     return values
 
 
-def sum_attribution(attribution: np.ndarray, starts: np.ndarray, samples: int, most: int) -> np.ndarray:
-    """Sum the attribution of each lead over stretches of STRIDE samples, from the recording's beginning.
+def average_over_leads(attention: np.ndarray, leads: int, samples: int, step: int, span: int) -> np.ndarray:
+    """The attention over time where its tokens run along the leads laid end to end: the mean over the leads.
 
     Args:
-        attribution: (segments, 12, segment samples), of as many segments as are drawn.
+        attention: (segments, tokens).
+        leads: That lie end to end.
+        samples: Of a segment, of each lead.
+        step: Samples from one token to the next.
+        span: Samples that a token sees.
+
+    Returns:
+        (segments, samples).
+    """
+    centres = step * np.arange(attention.shape[1]) + (span - 1) / 2
+    places = np.arange(leads * samples)
+    rows = np.stack([np.interp(places, centres, row) for row in attention])  # (segments, leads * samples)
+    means: np.ndarray = rows.reshape(len(rows), leads, samples).mean(axis=1)
+    return means
+
+
+def sum_attribution(
+    attribution: np.ndarray, starts: np.ndarray, samples: int, most: int, stride: int = Layout().stride
+) -> np.ndarray:
+    """Sum the attribution of each lead over stretches of `stride` samples, from the recording's beginning.
+
+    Args:
+        attribution: (segments, leads, segment samples), of as many segments as are drawn.
         starts: (segments or more,) the first sample of each; where two overlap, the later one's counts.
         samples: Samples of each segment that are signal.
         most: Number of samples at most.
+        stride: Samples of a stretch.
 
     Returns:
-        (12, stretches), sums over the samples of each.
+        (leads, stretches), sums over the samples of each.
     """
     starts = starts[: len(attribution)]
-    values = np.zeros((attribution.shape[1], min(most, int(starts[-1]) + samples)))  # (12, samples)
+    values = np.zeros((attribution.shape[1], min(most, int(starts[-1]) + samples)))  # (leads, samples)
     for start, piece in zip(starts, attribution, strict=True):
         values[:, start : start + samples] = piece[:, : min(samples, values.shape[1] - start)]
-    values = np.pad(values, ((0, 0), (0, -values.shape[1] % STRIDE)))
-    sums: np.ndarray = values.reshape(len(values), -1, STRIDE).sum(axis=2)
+    values = np.pad(values, ((0, 0), (0, -values.shape[1] % stride)))
+    sums: np.ndarray = values.reshape(len(values), -1, stride).sum(axis=2)
     return sums
 
 
@@ -134,6 +170,7 @@ def encode(
     attention: np.ndarray | None,
     attributions: Sequence[Mapping[str, Any]],
     token_samples: tuple[int, int],
+    layout: Layout = Layout(),  # noqa: B008, nothing can change it
 ) -> dict[str, Any]:
     """Encode everything that the page draws of a recording, for `payload.pack`.
 
@@ -141,18 +178,20 @@ def encode(
         twelve: As it was read, the leads by name.
         sample_rate: Of it, in Hz.
         unit: "mV", `MIXED` or None.
-        cut: Where its segments lie, at 500 Hz.
+        cut: Where its segments lie, at the model's sampling rate.
         segment_samples: Of each of them.
         attention: (segments, tokens), or None.
         attributions: One for each label: `label`, `attribution` as of `sum_attribution`, and its
             description, which is passed on.
         token_samples: (step, span) of the tokens.
+        layout: What the samples of attention and attributions are.
 
     Returns:
         Times in seconds. `leads` is (12, samples) of differences from sample to sample, which gzip packs better.
     """
     shown = make_trace(twelve, sample_rate, unit)
-    most = math.ceil(shown.seconds * SAMPLE_RATE)
+    rate, stride = layout.rate, layout.stride
+    most = math.ceil(shown.seconds * rate)
     seen = segment_samples - cut.padded
     view: dict[str, Any] = {
         "lead_names": list(LEADS),
@@ -163,23 +202,29 @@ def encode(
         "of_seconds": twelve.signal.shape[1] / sample_rate,
         "millivolts": unit == "mV",
         "made": twelve.unrecorded,
-        "borders": (cut.starts[1:] / SAMPLE_RATE).tolist(),
-        "end": (int(cut.starts[-1]) + seen) / SAMPLE_RATE,
-        "stride_s": STRIDE / SAMPLE_RATE,
+        "borders": (cut.starts[1:] / rate).tolist(),
+        "end": (int(cut.starts[-1]) + seen) / rate,
+        "stride_s": stride / rate,
         "attention": None,
         "attributions": [],
     }
     if attention is not None:
-        values = interpolate_attention(attention, cut.starts, seen, *token_samples, most)
+        tokens = token_samples
+        if layout.has_tokens_by_lead:
+            attention, tokens = average_over_leads(attention, len(layout.leads), segment_samples, *tokens), (1, 1)
+        values = interpolate_attention(attention, cut.starts, seen, *tokens, most)
         # A value stands for the stretch that begins with its sample: the mean of that.
-        values = np.pad(values, (0, -len(values) % STRIDE), mode="edge").reshape(-1, STRIDE).mean(axis=1)
+        values = np.pad(values, (0, -len(values) % stride), mode="edge").reshape(-1, stride).mean(axis=1)
         view["attention"] = np.round(255 * values).astype(np.uint8)
     for attribution in attributions:
-        sums = sum_attribution(attribution["attribution"], cut.starts, seen, most)  # (12, stretches)
+        sums = sum_attribution(attribution["attribution"], cut.starts, seen, most, stride)  # (leads, stretches)
         # The network sees a token at a time: nothing finer than that means anything.
-        smooth = uniform_filter1d(sums, max(1, token_samples[0] // STRIDE), axis=1, mode="constant")
+        smooth = uniform_filter1d(sums, max(1, token_samples[0] // stride), axis=1, mode="constant")
         largest = float(np.quantile(np.abs(smooth), UNSATURATED)) or float(np.abs(smooth).max()) or 1.0
         values = np.round(127 * np.clip(smooth / largest, -1, 1)).astype(np.int8)
+        if layout.leads != LEADS:  # those that the model does not take have none
+            values, chosen = np.zeros((len(LEADS), values.shape[1]), np.int8), values
+            values[[LEADS.index(lead) for lead in layout.leads]] = chosen
         description = {key: value for key, value in attribution.items() if key != "attribution"}
         view["attributions"].append({**description, "values": values.ravel()})
     return view

@@ -19,8 +19,8 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.run import Folder, Run
 from ecgpipe.inference import devices, engine, fairseq_backend, fairseq_forward
 from ecgpipe.inference.batch import BatchRunner
+from ecgpipe.models import networks
 from ecgpipe.models.description import Architecture, describe
-from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.tuning import for_device
 from ecgpipe.preprocessing import reread
 from ecgpipe.preprocessing.reread import find_sources
@@ -57,7 +57,9 @@ def draw_sample(finished: Run, most: int, seed: int) -> Sample:
         EcgpipeError: The run has none, or a recording is not what it was.
     """
     description = describe(finished.model_json)
-    sources = find_sources(finished, description.architecture.token_samples)
+    sources = find_sources(
+        finished, description.architecture.token_samples, description.model_input, description.has_tokens_by_lead
+    )
     chosen = _choose(sources.records, most, seed)
     if not chosen:
         raise EcgpipeError(f"RUN: {finished.outdir} has no segments; none of its recordings could be used")
@@ -189,7 +191,7 @@ def compute(finished: Run, sample: Sample, device_name: str, threads: int) -> di
     engine.configure(threads, deterministic=False)
     frames = []
     with devices.claim(device_name, engine.least_bytes(weights)) as device:
-        network = ecg_fm_network.load(description.architecture, weights, device)
+        network = networks.load_network(description, weights, device)
         runner = BatchRunner(network, BATCH, True, False, for_device(device))
         for first in range(0, len(sample.numbers), BATCH):
             rows = slice(first, first + BATCH)

@@ -35,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "input", nargs="*", metavar="INPUT", help="a folder, file, glob or table of recordings; or input: in --config"
     )
     options.add(parser, "outdir", type=str, default=None, help="where results go (default: results)")
-    options.add(parser, "checkpoint", default=None, help="a local .pt file, or hf://OWNER/REPO/FILE")
+    options.add(parser, "checkpoint", default=None, help="a local file or folder, or hf://OWNER/REPO/FILE")
+    options.add(
+        parser, "model", help="model family, or the path of your own .py file (default: what the checkpoint tells)"
+    )
     parser.add_argument("--cores", type=int, default=None, help="CPU cores to use (default: all)")
     options.add(parser, "set", help="settings as in docs/config.md, e.g. --set umap.neighbors=30")
     parser.add_argument(
@@ -52,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
     if importlib.util.find_spec("snakemake") is None:
         raise ModuleNotFoundError("No module named 'snakemake'", name="snakemake")
     refuse_config(args.passed_on)
-    given = collect_settings(args.input, {"outdir": args.outdir, "checkpoint": args.checkpoint}, args.set)
+    given = collect_settings(
+        args.input, {"outdir": args.outdir, "checkpoint": args.checkpoint, "model": args.model}, args.set
+    )
     settings = typed.merge(given)
     command = [
         *build_command(settings, args.config, args.profile, args.cores),

@@ -26,6 +26,7 @@ from ecgpipe.workflow import (
     config_option,
     estimate,
     last_words,
+    model_choice,
     reuse,
     run_lock,
     shards,
@@ -99,6 +100,7 @@ class RunAtWork:
         self._planner = planner
         with self._in_users_syntax():
             self.settings = validate.load(user_config, root)
+        self._is_model_named = bool(user_config.get("model"))
         self.paths = Paths(self.settings.outdir)
         self._outdir = Path(self.paths.outdir)
         self._started = time.time()
@@ -255,6 +257,11 @@ class RunAtWork:
                 count_jobs=self._planner.count_jobs,
                 plan=self._describe_plan,
             )
+        for line in self._describe_model():
+            self._planner.say(line)
+
+    def _describe_model(self) -> list[str]:
+        return model_choice.describe_model(self.settings, self._is_model_named)
 
     def _describe_inputs(self) -> str:
         inputs = self.settings.input

@@ -1,4 +1,4 @@
-"""Write the files generated from the settings' definition: config/config.yaml, its JSON schema, docs/config.md."""
+"""Write what is generated: config/config.yaml, its JSON schema and docs/config.md, and the parts of pages on models."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.config import Config
 from ecgpipe.core.logs import logger
+from ecgpipe.workflow import model_docs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,8 @@ def run(args: argparse.Namespace) -> None:
 def generated() -> dict[str, str]:
     """The content of each generated file, by its path below the project's folder."""
     schema = json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
-    return {"config/config.yaml": _yaml(), "config/config.schema.json": schema, "docs/config.md": _markdown()}
+    settings = {"config/config.yaml": _yaml(), "config/config.schema.json": schema, "docs/config.md": _markdown()}
+    return settings | model_docs.generated_pages()
 
 
 def _keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo, type[BaseModel] | None]]:

@@ -9,9 +9,12 @@ from ecgpipe.core import provenance, results, settings
 from ecgpipe.core.atomic import read_json, write_json
 from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput, dump_input
 from ecgpipe.core.provenance import hash_file
-from ecgpipe.models import labels
+from ecgpipe.models import labels, registry
 from ecgpipe.models.labels import Label
+from ecgpipe.models.registry import Family
+from ecgpipe.workflow import model_choice
 
 SEEN = "checkpoint-file.json"  # the SHA-256 of a local checkpoint, with the path, size and time of the file then
 
@@ -26,13 +29,16 @@ def is_precision_certain(user_settings: Config) -> bool:
     )
 
 
-def derive_stages(user_settings: Config, checkpoint_content: str, certain: bool) -> dict[str, Section]:
+def derive_stages(
+    user_settings: Config, checkpoint_content: str, certain: bool, family: Family | None = None
+) -> dict[str, Section]:
     """Derive the settings of each stage of a run.
 
     Args:
         user_settings: The validated settings; the files that they name are read.
         checkpoint_content: Identity of the checkpoint, by `identify_checkpoint`.
         certain: Whether the precision is float32 without a comparison.
+        family: The model; None: as `model_choice.find_family_of` has it.
 
     Returns:
         By stage, in the order of the flow; without `attribute` and `evaluate` where those are switched off.
@@ -42,16 +48,24 @@ def derive_stages(user_settings: Config, checkpoint_content: str, certain: bool)
     """
     rows = None if user_settings.labels_by_index else labels.read(Path(user_settings.labels))
     files = _hash_files(user_settings)
-    reading = settings.Preprocess(**user_settings.preprocess.model_dump())
+    family = family or model_choice.find_family_of(user_settings)
+    declared = family.choose_input(user_settings.model_options)
+    reading = settings.Preprocess(**user_settings.preprocess.model_dump(), model_input=_dump_if_other(declared))
+    own = str(family.path) if family.path else None
     stages = {
-        **_derive_input_stages(user_settings, rows, checkpoint_content, reading),
-        **_derive_inference_stages(user_settings, rows, files, certain),
-        **_derive_analysis_stages(user_settings, rows, files, reading),
+        **_derive_input_stages(user_settings, rows, checkpoint_content, reading, family),
+        **_derive_inference_stages(user_settings, rows, files, certain, own),
+        **_derive_analysis_stages(user_settings, rows, files, reading, own),
         **_derive_page_stages(user_settings, files, reading, certain),
     }
     switched_off = {"attribute"} if not user_settings.attribution.recordings else set()
     switched_off |= {"evaluate"} if not user_settings.evaluation.asked else set()
     return {name: stage for name, stage in stages.items() if name not in switched_off}
+
+
+def _dump_if_other(declared: ModelInput) -> dict[str, Any] | None:
+    """A model's input for `settings.Preprocess`; None where it is the default."""
+    return None if declared == DEFAULT_INPUT else dump_input(declared)
 
 
 def _hash_files(user_settings: Config) -> dict[str, Any]:
@@ -66,7 +80,11 @@ def _hash_files(user_settings: Config) -> dict[str, Any]:
 
 
 def _derive_input_stages(
-    user_settings: Config, rows: Sequence[Label] | None, checkpoint_content: str, reading: settings.Preprocess
+    user_settings: Config,
+    rows: Sequence[Label] | None,
+    checkpoint_content: str,
+    reading: settings.Preprocess,
+    family: Family,
 ) -> dict[str, Section]:
     """Derive the settings of the stages before inference; `rows` is None if outputs are named by number."""
     return {
@@ -77,6 +95,9 @@ def _derive_input_stages(
             content=checkpoint_content,
             label_names="index" if rows is None else [label.name for label in rows],
             backend=user_settings.inference.backend,
+            model=str(family.path) if family.path else family.name,
+            family=None if family.name == registry.DEFAULT else f"{family.name}{family.sha256 or ''}",
+            model_options=family.full_options(user_settings.model_options),
         ),
         "manifest": settings.Manifest(
             **user_settings.manifest.model_dump(),
@@ -90,7 +111,7 @@ def _derive_input_stages(
 
 
 def _derive_inference_stages(
-    user_settings: Config, rows: Sequence[Label] | None, files: Mapping[str, Any], certain: bool
+    user_settings: Config, rows: Sequence[Label] | None, files: Mapping[str, Any], certain: bool, own: str | None
 ) -> dict[str, Section]:
     """Derive the settings of inference, the choice of its precision, and the predictions."""
     inference = user_settings.inference
@@ -98,7 +119,9 @@ def _derive_inference_stages(
     return {
         "precision": settings.Precision(certain=True, device=inference.device)
         if certain
-        else settings.Precision(precision=inference.precision, max_drift=inference.max_drift, device=inference.device),
+        else settings.Precision(
+            precision=inference.precision, max_drift=inference.max_drift, device=inference.device, model=own
+        ),
         "infer": settings.Infer(
             deterministic=inference.deterministic,
             backend=inference.backend,
@@ -106,6 +129,7 @@ def _derive_inference_stages(
             device=inference.device,
             batch_size=inference.batch_size,
             fairseq_python=inference.fairseq_python if inference.backend == "fairseq" else None,
+            model=own,
         ),
         "aggregate": settings.Aggregate(
             labels=user_settings.labels,
@@ -120,7 +144,11 @@ def _derive_inference_stages(
 
 
 def _derive_analysis_stages(
-    user_settings: Config, rows: Sequence[Label] | None, files: Mapping[str, Any], reading: settings.Preprocess
+    user_settings: Config,
+    rows: Sequence[Label] | None,
+    files: Mapping[str, Any],
+    reading: settings.Preprocess,
+    own: str | None,
 ) -> dict[str, Section]:
     """Derive the settings of the map, the recordings to show, attribution and evaluation."""
     thresholds: Any = "index" if rows is None else labels.thresholds_by_name(rows)
@@ -130,7 +158,7 @@ def _derive_analysis_stages(
             labels=user_settings.labels, thresholds=thresholds, recordings=user_settings.report.recordings
         ),
         "attribute": settings.Attribute(
-            **user_settings.attribution.model_dump(), device=user_settings.inference.device, reading=reading
+            **user_settings.attribution.model_dump(), device=user_settings.inference.device, reading=reading, model=own
         ),
         "evaluate": settings.Evaluate(
             **user_settings.evaluation.model_dump(),
@@ -199,13 +227,15 @@ def identify_checkpoint(user_settings: Config, outdir: Path) -> str:
         if is_same and expected in (None, source.get("sha256")):
             return str(before)
         return f"{plain} {expected}" if expected else plain
-    file_facts = _describe_file(user_settings.checkpoint)
+    file_facts = _describe_checkpoint(user_settings)
     remembered = read_json(outdir / settings.FOLDER / SEEN) or {}
     sha256 = remembered.get("sha256") if {**remembered, "sha256": None} == {**file_facts, "sha256": None} else None
-    sha256 = sha256 or hash_file(Path(user_settings.checkpoint))
-    if expected not in (None, sha256):
+    paths = model_choice.list_files(user_settings)
+    sha256 = sha256 or (hash_file(paths[0]) if len(paths) == 1 else provenance.combine_sha256s(map(hash_file, paths)))
+    weights = sha256 if len(paths) == 1 or expected is None else hash_file(paths[0])
+    if expected not in (None, weights):
         raise EcgpipeError(
-            f"checkpoint: {user_settings.checkpoint} has the sha256 {sha256}, not {expected} as the setting `sha256` "
+            f"checkpoint: {user_settings.checkpoint} has the sha256 {weights}, not {expected} as the setting `sha256` "
             "says; give the right file, or correct sha256"
         )
     return str(sha256)
@@ -215,12 +245,18 @@ def remember_checkpoint(user_settings: Config, outdir: Path, sha256: str) -> Non
     """Store the size, time and SHA-256 of a local checkpoint, for `identify_checkpoint` of the next run."""
     if user_settings.checkpoint.startswith("hf://"):
         return
-    file_facts = {**_describe_file(user_settings.checkpoint), "sha256": sha256}
+    file_facts = {**_describe_checkpoint(user_settings), "sha256": sha256}
     if read_json(outdir / settings.FOLDER / SEEN) != file_facts:
         write_json(outdir / settings.FOLDER / SEEN, file_facts)
 
 
-def _describe_file(path: str) -> dict[str, Any]:
+def _describe_checkpoint(user_settings: Config) -> dict[str, Any]:
+    """Describe a local checkpoint so that a change shows without reading the file, or the files of a folder."""
+    first, *beside = map(_describe_file, model_choice.list_files(user_settings))
+    return {**first, "beside": beside} if beside else first
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
     """Describe a file so that a change shows without reading the file."""
-    status = Path(path).stat()
-    return {"path": str(Path(path).resolve()), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    status = path.stat()
+    return {"path": str(path.resolve()), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}

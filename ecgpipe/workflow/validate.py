@@ -14,6 +14,7 @@ from ecgpipe.core import typed
 from ecgpipe.core.config import Config, Evaluation, describe_mistake, index_csv
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models import calibration, labels
+from ecgpipe.workflow import model_choice
 
 # The settings that are paths, besides two in sections: see `_expand_home`.
 _PATHS = ("input", "outdir", "checkpoint", "labels", "calibration", "heads")
@@ -45,11 +46,9 @@ def load(user_config: Mapping[str, Any], root: Path) -> Config:
     for path in settings.inputs:
         if not any(character in path for character in "*?[") and not os.path.exists(path):  # noqa: PTH110
             raise EcgpipeError(f"input: {path!r} does not exist; {_suggest_path(settings.inputs)}")
-    if not settings.checkpoint.startswith("hf://") and not os.path.isfile(settings.checkpoint):  # noqa: PTH113
-        raise EcgpipeError(
-            f"checkpoint: {settings.checkpoint!r} is not a file; give a local .pt file or hf://OWNER/REPO/FILE"
-        )
     _refuse_unreadable("checkpoint", settings.checkpoint)
+    settings = model_choice.apply_model(settings)
+    settings = settings.model_copy(update={"labels": model_choice.choose_labels(settings)})
     _check_backend(settings)
     for path in settings.heads:
         if not os.path.isfile(path):  # noqa: PTH113
@@ -106,6 +105,7 @@ def _expand_home(settings: Config) -> Config:
         return value and os.path.expanduser(value)  # noqa: PTH111
 
     changed: dict[str, object] = {key: at_home(getattr(settings, key)) for key in _PATHS}
+    changed["model"] = at_home(settings.model)
     evaluation, inference = settings.evaluation, settings.inference
     changed["evaluation"] = evaluation.model_copy(update={"truth": at_home(evaluation.truth)})
     changed["inference"] = inference.model_copy(update={"fairseq_python": at_home(inference.fairseq_python)})

@@ -23,6 +23,8 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "input": ("other", {"manifest"}),
     "outdir": ("elsewhere", set()),  # results that moved there are the same
     "checkpoint": ("y.pt", {"checkpoint"}),
+    "model": ("deepecg-ssl", {"checkpoint", *READ}),
+    "model_options": ({"preprocessing": "plain"}, {"checkpoint", *READ}),
     "sha256": (hashlib.sha256(CHECKPOINT).hexdigest(), set()),  # what the file has anyway
     "labels": ("names.csv", {"checkpoint", "aggregate", "examples", "evaluate", "summary", *SHOWN}),
     "calibration": ("calibration.json", {"aggregate", "evaluate", "summary"}),
@@ -71,6 +73,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
 
 # What goes with a setting to make it one that is taken.
 WITH: dict[str, dict[str, Any]] = {
+    "model_options": {"model": "ecgfounder"},
     "inference.backend": {"inference.fairseq_python": "python", "attribution.recordings": 0},
     "evaluation.split": {"evaluation.split_value": "9"},
     "evaluation.split_value": {"evaluation.split": "fold"},

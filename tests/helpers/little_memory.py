@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from ecgpipe import cli
-from ecgpipe.models.ecg_fm import network as ecg_fm_network
-from ecgpipe.models.ecg_fm.network import Network
+from ecgpipe.models import networks
+from ecgpipe.models.output import AnyNetwork
 
 
 def used() -> int:
@@ -29,10 +29,10 @@ def used() -> int:
 
 def run(options: list[str], first: list[int], room: int, samples: int) -> int:
     """Run infer in this process, which is of no use for anything else then."""
-    load = ecg_fm_network.load
+    load = networks.load_network
 
-    def load_and_limit(*given: Any) -> Network:  # noqa: ANN401, what the model takes
-        network = load(*given)
+    def load_and_limit(*given: Any, **named: Any) -> AnyNetwork:  # noqa: ANN401, what the model takes
+        network = load(*given, **named)
         for segments in first:
             with torch.inference_mode():
                 network(torch.zeros(segments, 12, samples))
@@ -40,7 +40,7 @@ def run(options: list[str], first: list[int], room: int, samples: int) -> int:
         resource.setrlimit(resource.RLIMIT_DATA, (used() + room, resource.RLIM_INFINITY))
         return network
 
-    ecg_fm_network.load = load_and_limit  # type: ignore[assignment]
+    networks.load_network = load_and_limit
     return cli.main(["infer", *options])
 
 

@@ -17,7 +17,7 @@ https://github.com/Jwoo5/fairseq-signals.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import safetensors.torch
 import torch
@@ -25,7 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
 
 from ecgpipe.models.description import Architecture
+from ecgpipe.models.ecg_fm.family import MARKERS as MARKERS
+from ecgpipe.models.ecg_fm.family import recognise as recognise
 from ecgpipe.models.ecg_fm.tuning import Tuning, for_device
+from ecgpipe.models.output import Output as Output
 
 # oneDNN's linear layer, which PyTorch has for what torch.compile makes of a network. PyTorch's usual way takes MKL for
 # float32, slower on AMD's processors, and makes a pass over memory of its own for the GELU.
@@ -33,14 +36,6 @@ ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_li
 
 # On a CPU, bfloat16 attention is a third faster where the tokens fill its registers: 160 instead of 156 of them.
 EVEN_TOKENS = 32
-
-
-class Output(NamedTuple):
-    """What the network says of a batch, float32."""
-
-    logits: Tensor | None  # (batch, labels); None where the network has no head
-    embedding: Tensor  # (batch, width)
-    attention: Tensor | None  # (batch, tokens), 0 for tokens of padding; None where it was not asked for
 
 
 class Linear(nn.Linear):
@@ -316,6 +311,19 @@ def from_tensors(
     """The same with weights in memory, by the names of `Network`."""
     with torch.device("meta"):
         network = Network(arch)  # no memory is filled with numbers that the weights replace
+    fill_network(network, tensors, device, dtype, packed, tuning)
+    return network
+
+
+def fill_network(
+    network: Network,
+    tensors: Mapping[str, Tensor],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    packed: bool = True,
+    tuning: Tuning | None = None,
+) -> None:
+    """Give a network that is on the device "meta" its weights, and make it ready for inference; see `load`."""
     network.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=True, assign=True)
     network.eval().requires_grad_(False)
     network.position.way = (tuning or for_device(device)).position
@@ -328,4 +336,22 @@ def from_tensors(
     if torch.device(device).type == "cpu":
         for parameter in network.parameters():  # the few that were not packed: nothing is to keep the file mapped
             parameter.data = parameter.data.clone()
-    return network
+
+
+def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
+    """Read a checkpoint of fairseq-signals, without executing anything of it.
+
+    Args:
+        path: The .pt file.
+
+    Returns:
+        The sizes and the tensors of its network.
+
+    Raises:
+        EcgpipeError: The file is missing, damaged, names code, or is not of such a network.
+    """
+    from ecgpipe.models import fairseq_checkpoint  # which builds on this file
+
+    content = fairseq_checkpoint.read_checkpoint(path)
+    arch = fairseq_checkpoint.read_architecture(content["cfg"]["model"])
+    return arch, fairseq_checkpoint.convert_tensors(content["model"], arch, str(path))

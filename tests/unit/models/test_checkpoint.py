@@ -103,8 +103,9 @@ def test_the_description_says_what_the_weights_are_and_where_they_came_from(
         meaning=MEANING["checkpoint"],
     )
     content = json.loads((tmp_path / "out" / "model.json").read_text(encoding="utf-8"))
-    parts = ["architecture", "backend", "ecgpipe", "labels", "meaning", "random_weights", "settings", "source"]
-    assert sorted(content) == parts
+    parts = ["architecture", "backend", "ecgpipe", "family", "has_tokens_by_lead", "input", "labels", "meaning"]
+    assert sorted(content) == [*parts, "model_sha256", "options", "random_weights", "settings", "source"]
+    assert (content["family"], content["options"], content["input"]["rate"]) == ("ecg-fm", {}, 500)
     assert content["source"]["bytes"] == path.stat().st_size
 
 

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ecgpipe import models
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models import labels
+from ecgpipe.models.deepecg_ssl.network import name_single_output
 from ecgpipe.models.labels import Label
 
 SHIPPED = Path(__file__).parents[3] / "config" / "labels"
@@ -100,9 +102,55 @@ def test_no_names_are_no_numbers() -> None:
     assert not labels.are_numbered([])
 
 
-@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.csv")), ids=lambda path: path.name)
+MODELS = Path(models.__file__).parent
+
+
+@pytest.mark.parametrize("path", labels.list_shipped(), ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_every_shipped_set_is_valid(path: Path) -> None:
     assert labels.read(path)
+
+
+def test_the_shipped_sets_are_those_of_every_family() -> None:
+    names = {f"{path.parent.name}/{path.name}" for path in labels.list_shipped()}
+    assert names == {
+        "labels/mimic_iv_ecg.csv",
+        "labels/physionet_2021.csv",
+        "deepecg_ssl/labels.csv",
+        "deepecg_ssl/afib_5y.csv",
+        "deepecg_ssl/lvef_equal_under_40.csv",
+        "deepecg_ssl/lvef_under_50.csv",
+        "ecgfounder/labels.csv",
+        "hubert_ecg/labels.csv",
+    }
+
+
+@pytest.mark.parametrize(
+    ("family", "list_of"), [("ecgfounder", "labels.txt"), ("hubert_ecg", "labels_cardiolearning.txt")]
+)
+def test_labels_of_other_families_stand_in_the_order_of_their_outputs(
+    family: str, list_of: str, reference: Path
+) -> None:
+    expected = (reference / "models" / family / list_of).read_text(encoding="utf-8").splitlines()
+    read = labels.read(MODELS / family / "labels.csv")
+    assert [label.name for label in read] == [name for name in expected if name]
+    assert {label.threshold for label in read} == {None}
+    # Beats, pacing and short runs, which one window may show alone.
+    beats = {label.name for label in read if label.aggregation == "max"}
+    assert 15 < len(beats) < 30
+    assert beats & {"PREMATURE VENTRICULAR COMPLEXES", "VPC|VPB"}
+    assert not beats & {"ATRIAL FIBRILLATION", "AF", "LEFT BUNDLE BRANCH BLOCK", "CLBBB|LBBB"}
+
+
+def test_every_abbreviation_of_hubert_ecg_has_a_meaning() -> None:
+    rows = pd.read_csv(MODELS / "hubert_ecg" / "labels.csv", dtype=str, keep_default_na=False)
+    assert all(rows["meaning"])
+    assert dict(zip(rows["name"], rows["meaning"], strict=True))["CRBBB|RBBB"].startswith("complete right bundle")
+
+
+@pytest.mark.parametrize("part", ["lvef_equal_under_40", "lvef_under_50", "afib_5y"])
+def test_a_single_output_of_deepecg_ssl_is_called_as_its_address_says(part: str) -> None:
+    [label] = labels.read(MODELS / "deepecg_ssl" / f"{part}.csv")
+    assert label == Label(str(name_single_output(f"hf://heartwise/WCR_{part}")), "mean", None)
 
 
 @pytest.mark.parametrize(

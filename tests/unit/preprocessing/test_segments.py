@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ecgpipe.core.model_input import DEFAULT_INPUT, Standardize
+from ecgpipe.preprocessing.scaling import standardize
 from ecgpipe.preprocessing.segments import (
     SHORTEST_PADDED_S,
     Prepared,
@@ -18,7 +20,6 @@ from ecgpipe.preprocessing.segments import (
     place_segments,
     prepare,
     resample_linearly,
-    standardise,
 )
 from ecgpipe.readers import LEADS, MIXED, MOST_VALUES, Recording
 
@@ -265,12 +266,12 @@ def test_the_signal_is_left_alone_unless_it_may_be_overwritten(rate: int) -> Non
 
 def standard_of(signal: np.ndarray) -> np.ndarray:
     """(12, samples) standardised over all of it."""
-    return standardise(signal - signal.mean(axis=1, keepdims=True))
+    return standardize(signal.copy(), Standardize("lead"), LEADS, is_centred=False)
 
 
 def counted(samples: int, rate: float) -> int:
     """How many samples at 500 Hz a recording of so many has."""
-    return count_resampled(recorded(np.empty((1, samples)), ("I",), rate))
+    return count_resampled(recorded(np.empty((1, samples)), ("I",), rate), Windows())
 
 
 def test_at_no_rate_from_50_to_2000_hz_a_sample_is_lost_to_rounding() -> None:
@@ -355,6 +356,7 @@ windows_of_all_kinds = st.builds(
     segment_s=st.sampled_from([0.5, 1.0, 2.5, 5.0, 10.0, 3.333]),
     tail=st.sampled_from(["drop", "overlap"]),
     short=st.sampled_from(["skip", "pad"]),
+    model_input=st.just(DEFAULT_INPUT),
 )
 
 

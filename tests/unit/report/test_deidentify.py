@@ -120,7 +120,10 @@ def outside_brackets(error: ast.Call) -> list[str]:
 
 # By file, what is put into a reason outside of brackets, and is of ecgpipe's own words, a format's name or a setting.
 OWN_WORDS = {
-    "preprocessing/segments.py": {"what", "windows.segment_s"},
+    # Of the model's declaration.
+    "preprocessing/filters.py": {"_name(step)", "edge", "name"},
+    "preprocessing/segments.py": {"what"},
+    "preprocessing/transform.py": {"fix", "known", "model_input.unit", "model_input.window_s", "new", "what"},
     "preprocessing/preprocess.py": {
         "UnreadableError(problem)",
         "UnreadableError(row['problem'])",

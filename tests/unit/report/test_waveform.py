@@ -9,8 +9,9 @@ from ecgpipe.core import settings
 from ecgpipe.preprocessing.segments import Windows, choose_leads, place_segments
 from ecgpipe.readers import LEADS, Recording
 from ecgpipe.report import waveform
-from ecgpipe.report.waveform import STRIDE
+from ecgpipe.report.waveform import Layout
 
+STRIDE = Layout().stride
 TOKENS = 156
 STEP, SPAN = 16, 16  # of ECG-FM
 WINDOWS = Windows()

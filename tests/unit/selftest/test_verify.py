@@ -5,6 +5,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ecgpipe.cli import main
-from ecgpipe.models import checkpoint, fairseq_checkpoint
-from ecgpipe.preprocessing import segments
+from ecgpipe.models import fairseq_checkpoint
+from ecgpipe.preprocessing import resampling, scaling, segments
 from ecgpipe.readers import Recording
 from ecgpipe.selftest import fixtures, synthetic_checkpoint, verify
 from ecgpipe.selftest.reference import OUTPUTS
@@ -112,7 +113,7 @@ def leads_by_place(recording: Recording, windows: segments.Windows) -> segments.
     return segments.Twelve(recording.signal, False, [], [])
 
 
-def sample_deviation(centred: np.ndarray) -> np.ndarray:
+def sample_deviation(centred: np.ndarray, *_: object) -> np.ndarray:
     spread: np.ndarray = centred.std(axis=1, ddof=1, keepdims=True)
     return centred / (spread + 1e-8)
 
@@ -122,13 +123,21 @@ def nearest(signal: np.ndarray, samples: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("function", "wrong"),
-    [("choose_leads", leads_by_place), ("standardise", sample_deviation), ("resample_linearly", nearest)],
+    ("module", "function", "wrong"),
+    [
+        (segments, "choose_leads", leads_by_place),
+        (scaling, "standardize", sample_deviation),
+        (resampling, "resample_linearly", nearest),
+    ],
 )
 def test_another_preprocessing_is_caught(
-    function: str, wrong: Callable[..., object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    module: ModuleType,
+    function: str,
+    wrong: Callable[..., object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(segments, function, wrong)
+    monkeypatch.setattr(module, function, wrong)
     assert verified() == 2
     assert "the numbers are not fairseq-signals': segments by" in capsys.readouterr().err
 
@@ -151,8 +160,10 @@ def not_a_number(tensors: dict[str, Tensor]) -> None:
 
 
 def converted_with(change: Callable[[dict[str, Tensor]], None]) -> Callable[..., dict[str, Tensor]]:
+    original = fairseq_checkpoint.convert_tensors
+
     def convert(*given: object) -> dict[str, Tensor]:
-        tensors = fairseq_checkpoint.convert_tensors(*given)  # type: ignore[arg-type]
+        tensors = original(*given)  # type: ignore[arg-type]
         change(tensors)
         return tensors
 
@@ -173,7 +184,7 @@ def test_other_weights_are_caught(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(checkpoint, "convert_tensors", converted_with(change))
+    monkeypatch.setattr(fairseq_checkpoint, "convert_tensors", converted_with(change))
     assert verified() == 2
     said = capsys.readouterr()
     lines = {line.split()[0]: line for line in said.out.splitlines()}
@@ -186,7 +197,7 @@ def test_other_weights_are_caught(
 def test_weights_that_give_no_numbers_are_caught(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(checkpoint, "convert_tensors", converted_with(not_a_number))
+    monkeypatch.setattr(fairseq_checkpoint, "convert_tensors", converted_with(not_a_number))
     assert verified() == 2
     assert "reference.pt gives numbers that are not finite for segment 0" in capsys.readouterr().err
 

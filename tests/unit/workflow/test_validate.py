@@ -48,7 +48,7 @@ def test_config_yaml_holds_the_defaults_and_they_load() -> None:
     written = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
     assert written.pop("input") is None
     loaded = load({**written, "input": "."})
-    assert loaded.model_copy(update={"labels": written["labels"]}) == Config(input=".")
+    assert loaded.model_copy(update={"labels": written["labels"], "model": None}) == Config(input=".")
     assert loaded.inputs == ["."]
 
 
@@ -137,7 +137,7 @@ def test_without_an_input_it_shows_how_to_give_one(nothing: object) -> None:
         ({"outdr": "x"}, "outdr: no such setting; did you mean 'outdir'?"),
         (
             {"zzz": 1},
-            "zzz: no such setting; known keys are input, outdir, checkpoint, sha256, labels, calibration, max_failed_",
+            "zzz: no such setting; known keys are input, outdir, checkpoint, model, model_options, sha256, labels, ",
         ),
         ({"umap": {"neighbours": 5}}, "umap.neighbours: no such setting; did you mean 'neighbors'?"),
         ({"report": {"zzz": 5}}, "report.zzz: no such setting; known keys are title, recordings, map_points, columns"),
