@@ -139,6 +139,8 @@ def draw(
     for second in range(int(np.ceil(from_s)), int(from_s + span + 1e-6) + 1):
         axes.text(LEFT + (second - from_s) * MM_PER_S, height - 7, f"{second} s", fontsize=8, ha="center", color=INK)
     axes.text(LEFT, 5.5, title, fontsize=10, weight="bold", color=INK)
+    if view["heart_rate"] is not None:
+        axes.text(width - 3, 5.5, f"heart rate {view['heart_rate']}/min", fontsize=10, ha="right", color=INK)
     amplitude = "10 mm/mV" if view["millivolts"] else "arbitrary amplitude, no unit in the file"
     behind = {"none": "", "attention": "colour: attention; "}.get(
         colour, f"attribution to {colour}: blue positive, orange negative; "

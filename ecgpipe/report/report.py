@@ -151,7 +151,12 @@ def make_page(files: ResultFiles, sections: Sections, report_settings: settings.
     }
     thresholds = labels.thresholds_by_name(results.labels)
     data = {
-        "facts": {"thresholds": list(thresholds.values()), "colour": results.widest, "paths": paths},
+        "facts": {
+            "thresholds": list(thresholds.values()),
+            "colour": results.widest,
+            "paths": paths,
+            "first": choose_first(shown),
+        },
         "rows": rows.rows,
         "points": rows.points,
         "plotly": get_plotlyjs(),
@@ -274,6 +279,27 @@ def list_recordings(
         for row in chosen
         if row["record_id"] in views
     ]
+
+
+def choose_first(shown: Sequence[Mapping[str, Any]]) -> int | None:
+    """Choose the recording that the page opens with: one that a reader of ECGs can read.
+
+    Args:
+        shown: Of `list_recordings`.
+
+    Returns:
+        The row of the first whose leads are in mV, whose heart rate can be told, and which was not chosen for a low
+        quality; else of the first that has leads; None if none has.
+    """
+    drawn = [recording for recording in shown if recording["view"]]
+    clean = [
+        recording
+        for recording in drawn
+        if recording["view"]["millivolts"]
+        and recording["view"]["heart_rate"] is not None
+        and all(why["kind"] != "quality" for why in recording["reasons"])
+    ]
+    return next((recording["row"] for recording in [*clean, *drawn]), None)
 
 
 def limit_leads(views: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
