@@ -1,4 +1,5 @@
 # make demo    simulated recordings through the whole workflow, and a report to open
+# make demo-weights  train the demo's model anew, on simulated hearts
 # make test    the tests; make test-fast leaves out what takes minutes
 # make coverage  the quick tests, and which lines and branches of ecgpipe/ they do not run
 # make check   style and types
@@ -12,7 +13,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast coverage check bench gpu gpu-bundle fuzz docs clean
+.PHONY: demo demo-weights test test-fast coverage check bench gpu gpu-bundle fuzz docs clean
+
+# The demo's model, trained anew: ecgpipe/selftest/demo_weights, minutes on two cores. The same machine gives the same bytes.
+demo-weights: .venv/dev
+	$(BIN)/python -m benchmarks.demo_weights
 
 demo: .venv/demo
 	$(BIN)/python -m ecgpipe demo --outdir demo

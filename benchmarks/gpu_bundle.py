@@ -41,7 +41,7 @@ ASSUMED = ("torch", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "matp
 # setuptools for installing from source.
 LEFT_OUT = ("pulp", "hf-xet", "setuptools")
 # Of pyproject's optional dependencies: simulated recordings, the loop of the tutorial's notebook, the tests.
-OPTIONAL = ("ecg-transform", "hypothesis", "neurokit2", "psutil", "pytest")
+OPTIONAL = ("ecg-transform", "hypothesis", "psutil", "pytest")
 
 CODE = (
     "ecgpipe",

@@ -271,7 +271,7 @@ def host(setup: Setup, report: Report) -> None:
 
 def loop(setup: Setup, report: Report) -> None:
     """The loop of ECG-FM's notebook on the same card, as benchmarks/stand_in.py has it."""
-    need("ecg_transform", "neurokit2")
+    need("ecg_transform")
     from benchmarks import preprocess, stand_in
 
     count = 2 if setup.tiny else 128
@@ -366,7 +366,7 @@ def deterministic(setup: Setup, report: Report) -> None:
 
 def attribution(setup: Setup, report: Report) -> None:
     """How long integrated gradients of one label and one recording of ten seconds take."""
-    need("captum", "neurokit2")
+    need("captum")
     from benchmarks.attribution import segments
     from ecgpipe.analysis import attribute
 

@@ -69,7 +69,7 @@ COMMANDS = {name: command for group in GROUPS.values() for name, command in grou
 EXTRAS = {
     **dict.fromkeys(["snakemake", "umap", "pynndescent", "numba", "sklearn", "plotly", "captum"], "workflow"),
     **dict.fromkeys(["matplotlib", "jinja2", "markupsafe"], "workflow"),
-    **{"neurokit2": "demo", "pydicom": "dicom", "edfio": "edf", "h5py": "hdf5", "ecgdatakit": "vendor"},
+    **{"pydicom": "dicom", "edfio": "edf", "h5py": "hdf5", "ecgdatakit": "vendor"},
 }
 
 

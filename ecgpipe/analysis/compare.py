@@ -17,6 +17,7 @@ from ecgpipe.core import parquet, provenance, recording_embeddings, schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.run import Run, RunInfo
 from ecgpipe.models import labels
+from ecgpipe.models.description import DEMO_MODEL
 
 logger = logging.getLogger(__name__)
 
@@ -353,6 +354,8 @@ def list_warnings(both: tuple[ComparedRun, ComparedRun], account: Mapping[str, A
     for letter, run in zip("AB", both, strict=True):
         if run.info.checkpoint.random_weights:
             messages.append(f"{letter} has random weights: its predictions mean nothing")
+        if run.info.checkpoint.demo_model:
+            messages.append(f"{letter}: {DEMO_MODEL}")
     if not account["embeddings"]["same_space"]:
         has_checkpoints = None not in [run.origin.get("checkpoint_sha256") for run in both]
         messages.append(

@@ -25,7 +25,7 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import devices, engine, finite
 from ecgpipe.inference.segment_files import Contents
 from ecgpipe.models import labels, networks, registry
-from ecgpipe.models.description import Description, describe
+from ecgpipe.models.description import DEMO_MODEL, Description, describe
 from ecgpipe.models.labels import Label
 from ecgpipe.models.output import AnyNetwork
 from ecgpipe.preprocessing.segments import Windows, windows_of
@@ -136,6 +136,8 @@ class ECGFM:
             description, named, tensors = _load_file(source, labels, model, model_options)
         if description.random_weights:
             logger.warning("%s has random weights: its predictions mean nothing", source)
+        if description.demo_model:
+            logger.warning("%s: %s", source, DEMO_MODEL)
         least = 2 * sum(tensor.nbytes for tensor in tensors.values())
         # Without holding its lock: a notebook keeps its model for hours, and others may use the GPU meanwhile.
         with devices.claim(device, least) as where:

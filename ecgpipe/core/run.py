@@ -89,6 +89,7 @@ class Checkpoint(_Part):
     sha256: str
     random_weights: bool
     labels: tuple[str, ...]  # in the order of the outputs
+    demo_model: bool = False  # trained on simulated hearts
 
 
 class Throughput(_Part):

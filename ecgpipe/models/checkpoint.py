@@ -45,6 +45,7 @@ class Opened(NamedTuple):
         str, Tensor
     ]  # those of the family's network; none for fairseq-signals, which reads the file itself
     random_weights: bool
+    demo_model: bool = False  # as the demo's checkpoint says of itself
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +117,7 @@ def convert_checkpoint(weights: Path, description_json: Path, checkpoint_setting
         "ecgpipe": __version__,
         "meaning": MEANING["checkpoint"],
         "backend": checkpoint_settings.backend,
+        **({"demo_model": True} if opened.demo_model else {}),
         **made_by,
     }
     if label_csv == labels.BY_INDEX:
@@ -160,14 +162,17 @@ def open_source(
     logger.info("opening %s, %s bytes, sha256 %s", source.path, f"{source.path.stat().st_size:,}", source.sha256)
     content = peek.peek(source.path) or {}
     marks = content.get("ecgpipe")
-    random_weights = isinstance(marks, Mapping) and marks.get("random_weights") is True
+    random_weights, demo_model = (
+        isinstance(marks, Mapping) and marks.get(mark) is True for mark in ("random_weights", "demo_model")
+    )
     if not native:
         opened = read_checkpoint(source.path)
-        return Opened(source, family, describe_for_fairseq(opened["cfg"]["model"], opened["model"]), {}, random_weights)
+        arch = describe_for_fairseq(opened["cfg"]["model"], opened["model"])
+        return Opened(source, family, arch, {}, random_weights, demo_model)
     family = _check_family(family, model, content, source.path)
     arch, tensors = networks.find_network(family).read_checkpoint(source.path)
     _check_leads(arch, family, source.path)
-    return Opened(source, family, arch, tensors, random_weights)
+    return Opened(source, family, arch, tensors, random_weights, demo_model)
 
 
 def _guess_family(folder: str) -> Family | None:
@@ -239,6 +244,7 @@ def describe_opened(
         model_input=family.choose_input(options),
         has_tokens_by_lead=family.has_tokens_by_lead,
         model_sha256=family.sha256,
+        demo_model=opened.demo_model,
     )
 
 

@@ -69,6 +69,10 @@ class Architecture:
         return samples
 
 
+# What pages and messages say of the demo's model.
+DEMO_MODEL = "Demo model, trained on simulated hearts. Not ECG-FM."
+
+
 @dataclass(frozen=True)
 class OwnArchitecture:
     """What a user's own network turned out to give for one window."""
@@ -108,6 +112,7 @@ class Description:
     model_input: ModelInput = DEFAULT_INPUT
     has_tokens_by_lead: bool = False  # whether the attention's tokens run along the leads laid end to end
     model_sha256: str | None = None  # of a user's own file
+    demo_model: bool = False  # trained on simulated hearts: its outputs say nothing about real ones
 
     @property
     def leads(self) -> tuple[str, ...]:
@@ -156,6 +161,7 @@ def describe(path: Path) -> Description:
             DEFAULT_INPUT if declared is None else load_input(declared),
             content.get("has_tokens_by_lead", False),
             content.get("model_sha256"),
+            content.get("demo_model") is True,
         )
     except OSError as error:
         raise EcgpipeError(

@@ -59,7 +59,7 @@ RUN: dict[str, Any] = {
     "counts": _show_all(
         *("recordings", "ok", "skipped", "failed", "segments", "hours", "duplicates", "other_files"), *schemas.FLAGS
     ),
-    "checkpoint": _show_all("sha256", "random_weights", "labels"),
+    "checkpoint": _show_all("sha256", "random_weights", "demo_model", "labels"),
     "throughput": _show_all("segments", "seconds", "segments_per_s"),
     "calibration": {**_show_all("method", "sha256", "left"), "fitted": _show_all("recordings")},
     "precision": {**_show_all("used", "recomputed_segments"), "parts": {ANY: True}, "drift": _DRIFT},

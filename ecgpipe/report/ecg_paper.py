@@ -11,6 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from ecgpipe.core.atomic import whole
+from ecgpipe.models.description import DEMO_MODEL
 from ecgpipe.readers import LEADS
 
 MM_PER_S, MM_PER_MV, MM_PER_INCH = 25.0, 10.0, 25.4
@@ -138,6 +139,8 @@ def draw(
     for second in range(int(np.ceil(from_s)), int(from_s + span + 1e-6) + 1):
         axes.text(LEFT + (second - from_s) * MM_PER_S, height - 7, f"{second} s", fontsize=8, ha="center", color=INK)
     axes.text(LEFT, 5.5, title, fontsize=10, weight="bold", color=INK)
+    if view["heart_rate"] is not None:
+        axes.text(width - 3, 5.5, f"heart rate {view['heart_rate']}/min", fontsize=10, ha="right", color=INK)
     amplitude = "10 mm/mV" if view["millivolts"] else "arbitrary amplitude, no unit in the file"
     behind = {"none": "", "attention": "colour: attention; "}.get(
         colour, f"attribution to {colour}: blue positive, orange negative; "
@@ -188,6 +191,11 @@ def warn_of_random_weights(figure: Figure) -> None:
     """Write across a figure that what the model says in it means nothing."""
     place: dict[str, Any] = {"ha": "center", "va": "center", "rotation": 15}
     figure.text(0.5, 0.5, "RANDOM WEIGHTS: means nothing", color="#b3361e", alpha=0.35, fontsize=24, **place)
+
+
+def name_demo_model(figure: Figure) -> None:
+    """Write below a figure that its model is the demo's."""
+    figure.text(0.5, 0.004, DEMO_MODEL, color=INK, fontsize=7, ha="center", va="bottom")
 
 
 def save(figure: Figure, path: Path, description: str | None = None) -> None:

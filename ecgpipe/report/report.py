@@ -21,6 +21,7 @@ from ecgpipe.core.atomic import whole
 from ecgpipe.core.run import RunInfo, Scan
 from ecgpipe.evaluation import notes
 from ecgpipe.models import calibration, labels
+from ecgpipe.models.description import DEMO_MODEL
 from ecgpipe.report import deidentify, evaluation_section, map_data, recording_view, rule_times, run_results
 from ecgpipe.report.payload import pack
 from ecgpipe.report.run_results import ResultFiles, Results
@@ -150,7 +151,12 @@ def make_page(files: ResultFiles, sections: Sections, report_settings: settings.
     }
     thresholds = labels.thresholds_by_name(results.labels)
     data = {
-        "facts": {"thresholds": list(thresholds.values()), "colour": results.widest, "paths": paths},
+        "facts": {
+            "thresholds": list(thresholds.values()),
+            "colour": results.widest,
+            "paths": paths,
+            "first": choose_first(shown),
+        },
         "rows": rows.rows,
         "points": rows.points,
         "plotly": get_plotlyjs(),
@@ -275,6 +281,27 @@ def list_recordings(
     ]
 
 
+def choose_first(shown: Sequence[Mapping[str, Any]]) -> int | None:
+    """Choose the recording that the page opens with: one that a reader of ECGs can read.
+
+    Args:
+        shown: Of `list_recordings`.
+
+    Returns:
+        The row of the first whose leads are in mV, whose heart rate can be told, and which was not chosen for a low
+        quality; else of the first that has leads; None if none has.
+    """
+    drawn = [recording for recording in shown if recording["view"]]
+    clean = [
+        recording
+        for recording in drawn
+        if recording["view"]["millivolts"]
+        and recording["view"]["heart_rate"] is not None
+        and all(why["kind"] != "quality" for why in recording["reasons"])
+    ]
+    return next((recording["row"] for recording in [*clean, *drawn]), None)
+
+
 def limit_leads(views: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Leave out the leads of the last recordings if the page would become too large: long and noisy ones are large.
 
@@ -321,6 +348,7 @@ def make_environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.globals["asset"] = read_asset
+    environment.globals["DEMO_MODEL"] = DEMO_MODEL
     environment.filters["grouped"] = "{:,}".format
     environment.filters["two"] = "{:.2f}".format
     environment.filters["three"] = lambda number: "\N{EN DASH}" if number is None else notes.format_number(number)

@@ -187,6 +187,7 @@ def write_page(finished: Run, recording: Recording, view: Mapping[str, Any], lab
         .render(
             name=recording.name,
             random=recording.description.random_weights,
+            demo=recording.description.demo_model,
             data=pack({"name": recording.name, "why": [], **facts, **view, "label": label}),
         )
     )
@@ -220,6 +221,8 @@ def draw_picture(recording: Recording, view: Mapping[str, Any], picture: Picture
         figure = ecg_paper.draw(drawn, recording.name, picture.layout, colour, picture.from_s)
         if recording.description.random_weights and colour != "none":
             ecg_paper.warn_of_random_weights(figure)
+        if recording.description.demo_model and colour != "none":
+            ecg_paper.name_demo_model(figure)
         ecg_paper.save(figure, output)
 
 

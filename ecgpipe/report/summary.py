@@ -21,7 +21,7 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.run import Checkpoint, Code, Counts, Hardware, Inputs, Precision, Reason, RunInfo, Throughput
 from ecgpipe.core.schemas import FLAGS
 from ecgpipe.models import calibration, labels
-from ecgpipe.models.description import describe
+from ecgpipe.models.description import DEMO_MODEL, describe
 from ecgpipe.readers import packages
 
 logger = logging.getLogger(__name__)
@@ -138,6 +138,7 @@ def summarise(files: Files, summary_settings: settings.Summary, duplicates: Path
             sha256=description.sha256,
             random_weights=description.random_weights,
             labels=description.labels,
+            demo_model=description.demo_model,
         ),
         throughput=_sum_throughput(timings),
         calibration=provenance.read_origin(prediction_schemas[0]).get("calibration"),
@@ -381,4 +382,6 @@ def closing_lines(info: RunInfo) -> list[str]:
         lines.append(calibration.describe_facts(info.calibration))
     if info.checkpoint.random_weights:
         lines.append("The checkpoint's weights are RANDOM: the predictions mean nothing.")
+    if info.checkpoint.demo_model:
+        lines.append(DEMO_MODEL)
     return lines

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
+from ecgpipe.analysis.heart_rate import measure_heart_rate
 from ecgpipe.core.settings import DRAWN_S
 from ecgpipe.preprocessing.segments import Cut, Twelve
 from ecgpipe.readers import LEADS
@@ -143,6 +144,14 @@ def make_trace(twelve: Twelve, sample_rate: float, unit: str | None) -> Trace:
     return Trace(np.round(centred / step).astype(np.int16), step, sample_rate, seconds)
 
 
+def measure_rate(twelve: Twelve, sample_rate: float) -> int | None:
+    """The heart rate of a recording as far as it is drawn, per minute; None where its leads do not tell it."""
+    recorded = [i for i, lead in enumerate(LEADS) if lead not in twelve.unrecorded]
+    signal = twelve.signal[recorded, : math.ceil(DRAWN_S * sample_rate)]  # (leads, samples)
+    measured = measure_heart_rate(np.nan_to_num(signal, posinf=0.0, neginf=0.0), sample_rate)
+    return round(measured.per_minute) if measured else None
+
+
 def thin(signal: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
     """Keep the least and the most of each stretch of each lead, in their order: no peak is lost.
 
@@ -201,6 +210,7 @@ def encode(
         "seconds": shown.seconds,
         "of_seconds": twelve.signal.shape[1] / sample_rate,
         "millivolts": unit == "mV",
+        "heart_rate": measure_rate(twelve, sample_rate),
         "made": twelve.unrecorded,
         "borders": (cut.starts[1:] / rate).tolist(),
         "end": (int(cut.starts[-1]) + seen) / rate,

@@ -1,7 +1,7 @@
 """Small checkpoints of ECG-FM's kind with random weights, in the layout that fairseq-signals saves.
 
-`demo` belongs to the demo's recordings. `reference` is what `verify` runs: its weights follow from integer arithmetic
-and are the same on every machine.
+`demo` has as many outputs as ECG-FM's classifier. `reference` is what `verify` runs: its weights follow from integer
+arithmetic and are the same on every machine.
 """
 
 import zlib
@@ -57,7 +57,7 @@ def demo(seed: int) -> dict[str, Any]:
     sizes = Sizes(width=96, hidden=192, layers=3, channels=64, kernel=32, groups=4, labels=17)
     model = {"_name": "ecg_transformer_classifier", "normalize": False, "filter": False, **_model_settings(sizes)}
     cfg = {"task": {"_name": "ecg_classification", "normalize": False}, "model": model}
-    return _content(cfg, _state(sizes, draw, direction_norm))
+    return make_content(cfg, _state(sizes, draw, direction_norm), {"random_weights": True})
 
 
 def reference() -> dict[str, Any]:
@@ -75,7 +75,7 @@ def reference() -> dict[str, Any]:
         return length
 
     cfg = {"model": {"_name": "ecg_transformer_classifier", **_model_settings(sizes)}}
-    return _content(cfg, _state(sizes, _spread, position_length))
+    return make_content(cfg, _state(sizes, _spread, position_length), {"random_weights": True})
 
 
 def scattered(name: str, count: int) -> np.ndarray:
@@ -169,7 +169,14 @@ def _model_settings(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _content(cfg: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Any]:
+def make_content(cfg: dict[str, Any], state: dict[str, Tensor], marks: dict[str, bool]) -> dict[str, Any]:
+    """The content of a checkpoint's file.
+
+    Args:
+        cfg: The configuration, with `model`.
+        state: The tensors under fairseq-signals' names.
+        marks: What it says of itself to ecgpipe.
+    """
     return {
         "args": None,
         "cfg": cfg,
@@ -178,5 +185,5 @@ def _content(cfg: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Any]:
         "optimizer_history": [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}],
         "task_state": {},
         "extra_state": {"metrics": {}, "previous_training_time": 0, "train_iterator": {"epoch": 1}},
-        "ecgpipe": {"random_weights": True},
+        "ecgpipe": marks,
     }

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import scipy.io
 import wfdb
 
 from ecgpipe.readers import LEADS
-from ecgpipe.selftest.simulator import Array
+from ecgpipe.selftest.dipole import Array
 
 MIMIC_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")  # MIMIC-IV-ECG's own order
 
@@ -66,3 +68,19 @@ def write_wfdb_as_mimic(path: Path, signal: Array, rate: int) -> None:
     """Write PATH.hea and PATH.dat with the leads in MIMIC-IV-ECG's order."""
     order = [LEADS.index(name) for name in MIMIC_LEADS]
     write_wfdb(path, signal[order], rate, MIMIC_LEADS, comment="simulated by ecgpipe demo, leads as in MIMIC-IV-ECG")
+
+
+def write_csv(path: Path, signal: Array, rate: int) -> None:
+    """Write PATH.csv with a column of times and one for each lead, in mV."""
+    times = np.arange(signal.shape[1]) / rate
+    names = ",".join(["time (s)", *(f"{lead} (mV)" for lead in LEADS)])
+    form = ["%.3f"] * (1 + len(LEADS))
+    np.savetxt(path.with_suffix(".csv"), np.vstack([times, signal]).T, form, ",", header=names, comments="")
+
+
+def write_parquet(path: Path, signal: Array, rate: int) -> None:
+    """Write PATH.parquet with a column for each lead; sampling rate and unit are in the metadata."""
+    table = pa.table({lead: row.astype(np.float32) for lead, row in zip(LEADS, signal, strict=True)})
+    pq.write_table(
+        table.replace_schema_metadata({"sample_rate": str(rate), "unit": "mV"}), path.with_suffix(".parquet")
+    )

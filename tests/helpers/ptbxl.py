@@ -21,9 +21,9 @@ CODES = {
     "sinus": {"NORM": 100.0, "SR": 0.0},
     "bradycardia": {"SBRAD": 0.0, "NDT": 80.0},
     "tachycardia": {"STACH": 0.0},
-    "irregular": {"AFIB": 0.0},
-    "wide_qrs": {"CLBBB": 100.0, "SR": 0.0},
-    "noisy": {"NORM": 80.0, "SR": 0.0},
+    "fibrillation": {"AFIB": 0.0},
+    "left_bundle_branch_block": {"CLBBB": 100.0, "SR": 0.0},
+    "noise": {"NORM": 80.0, "SR": 0.0},
 }
 
 
@@ -37,7 +37,7 @@ def write(folder: Path, recordings: int) -> None:
     rows = []
     for number in range(1, recordings + 1):
         patient = (number + 1) // 2
-        rhythm = list(RHYTHMS)[int(np.random.default_rng([13, number]).integers(len(RHYTHMS)))]
+        rhythm = list(CODES)[int(np.random.default_rng([13, number]).integers(len(CODES)))]
         name = f"records500/{number // 1000 * 1000:05d}/{number:05d}_hr"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_wfdb(folder / name, simulate(RHYTHMS[rhythm], 500, np.random.default_rng(number)), 500)

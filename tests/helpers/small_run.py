@@ -30,6 +30,7 @@ def write(
     unusable: int = 0,
     n_signals: int | None = None,
     attributed: Sequence[tuple[str, str]] = (),
+    demo_model: bool = False,
 ) -> None:
     """Write everything that the report stage reads: two segments per recording, in two parts, 10 s at 500 Hz.
 
@@ -43,6 +44,7 @@ def write(
         unusable: How many recordings were skipped besides.
         n_signals: Of how many files the recordings are; None for one each.
         attributed: Recordings and labels that have an attribution.
+        demo_model: What the run says of its checkpoint.
     """
     random = np.random.default_rng(7)
     (folder / "recordings").mkdir(parents=True)
@@ -92,7 +94,7 @@ def write(
     layers = {"in_leads": 12, "conv_layers": [[8, 2, 2]] * 4, "conv_bias": False, "layer_norm_first": False}
     description = {"architecture": {**sizes, **layers, "labels": len(labels)}, "labels": labels, "source": source}
     (folder / "checkpoint").mkdir()
-    made = {"random_weights": random_weights, "ecgpipe": "0.1.0", "meaning": 1}
+    made = {"random_weights": random_weights, "demo_model": demo_model, "ecgpipe": "0.1.0", "meaning": 1}
     (folder / "checkpoint/model.json").write_text(json.dumps({**description, **made}))
     for rule, seconds in {"preprocess/shard-00000": 2.5, "infer/part-00000": 3.0, "infer/part-00001": 5.0}.items():
         path = folder / f"benchmarks/{rule}.tsv"
@@ -109,7 +111,7 @@ def write(
         "counts": {**counts, "hours": round(used * 10 / 3600, 3), "other_files": 1},
         "reasons": [{"status": "skipped", "reason": "too short", "count": unusable}] if unusable else [],
         "other_files": {"table without a column for each lead": 1},
-        "checkpoint": {**source, "random_weights": random_weights, "labels": labels},
+        "checkpoint": {**source, "random_weights": random_weights, "labels": labels, "demo_model": demo_model},
         "throughput": {"segments": 2 * used, "seconds": 2.0, "segments_per_s": float(used)},
         "precision": {"used": "float32", "drift": None},
         "hardware": {"inference": ["CPU (x86_64)"], "system": "Linux", "cpus": 2, "memory_gb": 25.3},

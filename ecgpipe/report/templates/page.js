@@ -40,21 +40,28 @@ async function start() {
 
   const table = new Table(byId("table"), rows, columns, (row) => open(row, true));
   choice.addEventListener("change", () => { if (choice.value) open(Number(choice.value)); });
-  for (const [id, step] of [["previous-recording", -1], ["next-recording", 1]]) {
-    byId(id).addEventListener("click", () => {
-      const order = [...choice.querySelectorAll("option")].map((option) => option.value).filter((value, i, all) =>
-        value && all.indexOf(value) === i);
-      const now = order.indexOf(choice.value);
-      open(Number(order[(now + step + order.length) % order.length]));
-    });
-  }
+  const go = (step) => {
+    const order = [...choice.querySelectorAll("option")].map((option) => option.value).filter((value, i, all) =>
+      value && all.indexOf(value) === i);
+    const now = order.indexOf(choice.value);
+    open(Number(order[(now + step + order.length) % order.length]));
+  };
+  byId("previous-recording").addEventListener("click", () => go(-1));
+  byId("next-recording").addEventListener("click", () => go(1));
+  // Where the paper or a button is in focus; elsewhere arrows move the cursor, a slider or the page.
+  byId("recordings").addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step || event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, select, textarea, table")) return;
+    event.preventDefault();
+    go(step);
+  });
   for (const link of document.querySelectorAll("[data-filter]")) {
     link.addEventListener("click", () => {
       table.ask({ filters: JSON.parse(link.dataset.filter), group: link.dataset.group, sort: link.dataset.sort, down: true });
       if (link.dataset.open !== undefined && table.found.length) open(table.found[0], true);
     });
   }
-  if (views.length) open(views[0].row);
+  if (views.length) open((views.find((view) => view.row === facts.first) ?? views[0]).row);
 
   // The map last: Plotly takes longest, and nothing else waits for it.
   const script = made("script");

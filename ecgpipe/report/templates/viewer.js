@@ -12,6 +12,10 @@ const PAPER_PX = 720, onPaper = () => matchMedia("print").matches;
 
 const digits = (value, places) => value === null || Number.isNaN(value) ? "–" : value.toFixed(places);
 
+// Columns of a user's table that stand over a recording, as on a clinical printout, by what they are called there.
+const HEADER = { age: /^age(_years)?$/i, sex: /^(sex|gender)$/i, recorded: /^(recorded|acquired|ecg_time|recording_date|date)$/i,
+  device: /^(device|machine)$/i };
+
 // Shows a recording in #viewer; `recording` is what ecgpipe/show.py and ecgpipe/report.py call so.
 class Viewer {
   constructor(root, onNeighbor) {
@@ -37,6 +41,7 @@ class Viewer {
     this.from = 0;
     const { view } = recording;
     this.at("name").textContent = recording.name;
+    this.at("header").replaceChildren(...this.header(recording));
     this.at("why").textContent = recording.why.join("; ");
     this.at("probabilities").replaceChildren(...recording.probabilities.map(bar));
     this.at("probabilities").hidden = !recording.probabilities.length;
@@ -59,9 +64,17 @@ class Viewer {
     view.attributions.forEach(({ label }, i) => washes.push([String(i), `attribution to ${label}`]));
     const asked = view.attributions.findIndex(({ label }) => label === recording.label); // of who asked for it
     if (asked >= 0) this.wash = String(asked);
-    if (!washes.some(([value]) => value === this.wash)) this.wash = view.attention ? "attention" : "none";
+    if (!washes.some(([value]) => value === this.wash)) this.wash = "none";
     this.at("wash").replaceChildren(...washes.map(([value, textContent]) => made("option", { value, textContent })));
     this.draw();
+  }
+
+  // Heart rate, age, sex, date and device, as far as they are known.
+  header({ view, facts }) {
+    const known = Object.entries(HEADER).map(([name, pattern]) => [name, facts.find(([column]) => pattern.test(column))?.[1]]);
+    if (view) known.unshift(["heart rate", view.heart_rate === null ? "not measurable" : `${view.heart_rate}/min`]);
+    return known.filter(([, value]) => value).map(([name, value]) =>
+      made("span", {}, `${name} `, made("strong", { textContent: value })));
   }
 
   draw() {
@@ -81,7 +94,8 @@ class Viewer {
   caption(view) {
     const said = [], attribution = view.attributions[Number(this.wash)];
     if (this.wash === "attention") {
-      said.push("Colour: the last layer's attention, from its least to its most in the recording. It shows where the model "
+      said.push("Attention: ", made("span", { className: "key scale" }), " from its least to its most in the recording, in the "
+        + "last layer. It shows where the model "
         + "looked, not why: it is the same for all labels and all leads.");
     }
     if (attribution) {

@@ -446,6 +446,16 @@ def test_random_weights_are_said_first_and_beside_the_predictions(tmp_path: Path
     assert page.text.count("these predictions mean nothing") == 3  # labels, map, and the recording
 
 
+def test_the_demos_model_is_named_calmly(tmp_path: Path) -> None:
+    small_run.write(tmp_path, IDS, demo_model=True)
+    page = Page(small_run.report(tmp_path))
+    body = re.sub(r"\s*<[^>]*>\s*", "", page.source.partition("<body>")[2])
+    assert body.startswith("Demo model, trained on simulated hearts. Not ECG-FM.")
+    assert "RANDOM WEIGHTS" not in page.text
+    assert "these predictions mean nothing" not in page.text
+    assert "trained on simulated hearts" in page.text
+
+
 def test_no_recordings_asked_for(tmp_path: Path) -> None:
     small_run.write(tmp_path, IDS)
     page = Page(small_run.report(tmp_path, recordings=0))

@@ -115,6 +115,15 @@ def test_random_weights_are_said(tmp_path: Path) -> None:
     assert len((tmp_path / "x.svg").read_text()) > len((tmp_path / "y.svg").read_text())
 
 
+def test_the_demos_model_is_named(tmp_path: Path) -> None:
+    small_run.write(tmp_path, IDS, demo_model=True)
+    show(tmp_path, "a/0", tmp_path / "x.html")
+    assert "Demo model, trained on simulated hearts. Not ECG-FM." in Page(tmp_path / "x.html").text
+    show(tmp_path, "a/0", tmp_path / "x.svg")
+    show(tmp_path, "a/0", tmp_path / "y.svg", "--colour", "none")
+    assert len((tmp_path / "x.svg").read_text()) > len((tmp_path / "y.svg").read_text())
+
+
 def test_a_run_without_attention_or_labels_can_be_shown(tmp_path: Path) -> None:
     small_run.write(tmp_path, IDS, labels=[])
     for path in (tmp_path / "attention").iterdir():
