@@ -6,6 +6,7 @@
     limit.py       torch.matmul, the limit                        tutorial.py    the tutorial's loop
     forward.py     the model alone, by batch size                 stage.py       the infer stage end to end
     preprocess.py  reading and preparing                          startup.py     an infer job until its first segment
+    families.py    each model family's network
 
 Each runs by itself too (python -m benchmarks.NAME), and so do shortcuts.py, memory.py and scan.py, which are not part
 of this. Both sides of a ratio run in turn, each in a process of its own, and the ratio is the median of the pairs,
@@ -22,7 +23,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from benchmarks import forward, preprocess, stage, startup, tutorial
+from benchmarks import families, forward, preprocess, stage, startup, tutorial
 from benchmarks.sides import CORES, Row, Setup, call, save, show
 
 RESULTS = Path(__file__).parent / "results"
@@ -89,6 +90,7 @@ def main() -> None:
             setup = Setup(folder, device, args.threads, args.repeats, args.round_s)
             for precision in batches:
                 add(f"{device}, {precision}: the model alone", partial(forward.measure, setup, precision, sizes))
+                add(f"{device}, {precision}: each family", partial(families.measure, setup, precision, args.tiny))
             add(f"{device}: the tutorial's loop", partial(tutorial.measure, setup, batches, recordings))
             for precision, batch in batches.items():
                 add(

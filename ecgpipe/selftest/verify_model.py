@@ -1,6 +1,6 @@
 """Show what a model is fed and what it gives: its declaration executed step by step on recordings that look real.
 
-`ecgpipe verify --model NAME|PATH [--checkpoint FILE]`. The recordings are simulated (atrial fibrillation, ten seconds
+`ecgpipe verify --model NAME|PATH [--checkpoint FILE]`. The recordings are simulated (sinus rhythm, ten seconds
 at 400 Hz, in mV), so that they are the same everywhere. For an own model without a checkpoint the network has the
 weights that `Network()` draws.
 """
@@ -48,7 +48,7 @@ def verify_model(model: str, checkpoint: str | None, options: Mapping[str, str])
     """
     family = registry.find_family(model)
     declared = family.choose_input(options)
-    signal = simulate(RHYTHMS["irregular"], RATE, np.random.default_rng(3))
+    signal = simulate(RHYTHMS["sinus"], RATE, np.random.default_rng(3))
     lines = [f"{family.title}: what goes in", *(f"  {line}" for line in describe_input(declared)), ""]
     lines += list(_tabulate_steps(signal, declared))
     lines += ["", *_check_input(signal, declared), ""]

@@ -91,6 +91,7 @@ def test_everything_runs_and_is_told_in_one_table_and_as_json(tmp_path: Path) ->
     assert "cuda is missing" in said
     measured = {row["what"] for row in content["rows"]}
     assert measured >= {"torch.matmul", "model alone", "the tutorial's loop", "infer, first to last", "import torch"}
+    assert measured >= {f"network of {name}" for name in ("deepecg-ssl", "ecg-jepa", "ecgfounder", "hubert-ecg")}
     assert all(row["what"] in said for row in content["rows"])
     assert all(row["value"] > 0 for row in content["rows"])
     peaks = {row["what"]: row["peak_mb"] for row in content["rows"]}
