@@ -46,7 +46,7 @@ TINY_FOUNDER = ecgfounder.Architecture(
     12, first_width=16, kernel=16, group_width=16, stages=((16, 1), (32, 1)), labels=7
 )
 TINY_JEPA = ecg_jepa.Architecture(width=96, layers=2, heads=2, hidden=192, in_leads=8, labels=0)
-TINY_HUBERT = replace(TINY, in_leads=1, conv_layers=tuple((16, *rest) for _, *rest in HUBERT_CONVOLUTIONS), labels=164)
+TINY_HUBERT = replace(TINY, in_leads=1, conv_layers=tuple((16, k, s) for _, k, s in HUBERT_CONVOLUTIONS), labels=164)
 
 
 def build_networks(
