@@ -41,8 +41,9 @@ def test_a_run_says_what_it_found_its_plan_and_how_far_it_is(folder: Path) -> No
     said = [line for line in lines if not re.match(r" *\d+%", line)]
     assert len(said) < len(lines)  # how far it is
     assert re.match(r"ecgpipe [\d.]+: input -> out$", said[1])
-    assert said[2] == "2 recordings found"
-    assert re.match(r"Plan: about .* on 2 CPU cores, up to .* of results on the disk", said[3])
+    assert said[2] == "model: ECG-FM, as its checkpoint tells; setting `model` names another"
+    assert said[3] == "2 recordings found"
+    assert re.match(r"Plan: about .* on 2 CPU cores, up to .* of results on the disk", said[4])
     assert not ran.jobs  # none of Snakemake's own words for a job
     assert "[infer]" in (folder / "out" / "logs" / "infer" / "part-00000.log").read_text()
     assert run(folder, "--dry-run").output.count("Missing output files: out/report.html") == 1
