@@ -21,9 +21,9 @@ function categories(column, row) {
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 class AtlasMap {
-  constructor(root, points, columns, names, onPick, onSelect) {
-    Object.assign(this, { root, points, columns, names, onPick });
-    this.type = document.createElement("canvas").getContext("webgl") ? "scattergl" : "scatter";
+  constructor(root, points, columns, names, onPick, onSelect, { height = 580, type } = {}) {
+    Object.assign(this, { root, points, columns, names, onPick, height });
+    this.type = type ?? (document.createElement("canvas").getContext("webgl") ? "scattergl" : "scatter");
     this.size = points.x.length < 500 ? 9 : points.x.length < 5000 ? 6 : points.x.length < 30000 ? 4 : 3;
     this.marked = [];
     this.tip = root.parentNode.querySelector(".tip");
@@ -81,7 +81,7 @@ class AtlasMap {
     const colour = { font: { family: "system-ui, sans-serif", size: 12, color: css("--ink") }, paper_bgcolor: css("--card"),
       plot_bgcolor: css("--card"), modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: css("--accent") } };
     this.data = data;
-    Plotly.react(this.root, data, { height: 580, width: onPaper() ? PAPER_PX : undefined, margin: { l: 30, r: 8, t: 30, b: 30 }, hovermode: "closest", uirevision: "same",
+    Plotly.react(this.root, data, { height: this.height, width: onPaper() ? PAPER_PX : undefined, margin: { l: 30, r: 8, t: 30, b: 30 }, hovermode: "closest", uirevision: "same",
       dragmode: finger ? false : "pan", legend: { itemsizing: "constant" }, xaxis: { ...axis, title: { text: "UMAP 1" } },
       yaxis: { ...axis, title: { text: "UMAP 2" } }, ...colour }, this.config);
   }
