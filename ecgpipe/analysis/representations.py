@@ -107,9 +107,7 @@ def measure_overlap(
     return Overlap(share, count, len(queries), n, chance)
 
 
-def _search(
-    vectors: np.ndarray, queries: np.ndarray, count: int, groups: np.ndarray | None
-) -> np.ndarray:
+def _search(vectors: np.ndarray, queries: np.ndarray, count: int, groups: np.ndarray | None) -> np.ndarray:
     """(queries, count) the nearest recordings of some, -1 where there are fewer."""
     directions = cosine_similarity.normalise(vectors.astype(np.float64))
     pairs = None if groups is None else (groups[queries], groups)

@@ -140,7 +140,10 @@ STUDY = pa.schema(
     [
         ("record_id", pa.string()),
         ("n_models", pa.int32()),  # that have a prediction for it
-        ("disagreement", pa.float64()),  # the highest minus the lowest probability, of the statement where it is largest
+        (
+            "disagreement",
+            pa.float64(),
+        ),  # the highest minus the lowest probability, of the statement where it is largest
         ("statement", pa.string()),  # that one; null without a statement of which two models have a probability
         ("highest", pa.string()),  # the model with the highest probability of it
         ("lowest", pa.string()),

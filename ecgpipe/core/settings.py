@@ -163,8 +163,8 @@ class Study(Section):
     )
     patient: str | None = Field(
         None,
-        description="column of the patient id: intervals resample patients, and the probe splits them. Default: that of "
-        "the runs' settings",
+        description="column of the patient id: intervals resample patients, and the probe splits them (as the runs' "
+        "settings, without)",
     )
     split: str | None = Field(None, description="column that names the split of a recording, to evaluate one of them")
     split_value: str | None = Field(None, description="the split to evaluate, e.g. test")

@@ -129,7 +129,7 @@ def draw_columns(
     """
     true, score = np.asarray(true), np.asarray(score, np.float64)
     prepared = _prepare(true, score, np.asarray(thresholds, np.float64), is_pooled=False)
-    recordings, columns = true.shape
+    recordings = len(true)
     values = _values(prepared, np.ones((recordings, 1)))[..., 0]  # (columns, METRICS)
     drawn = np.full((*values.shape, resamples), np.nan)
     if recordings and resamples:
@@ -138,9 +138,7 @@ def draw_columns(
     return values, drawn
 
 
-def _draw(
-    drawn: np.ndarray, groups: np.ndarray, seed: int, compute: Callable[[np.ndarray], np.ndarray]
-) -> None:
+def _draw(drawn: np.ndarray, groups: np.ndarray, seed: int, compute: Callable[[np.ndarray], np.ndarray]) -> None:
     """Fill (..., resamples) with what `compute` gives for the weights (recordings, BLOCK or less) of the resamples."""
     resamples = drawn.shape[-1]
     units = np.unique(groups, return_inverse=True)[1]

@@ -1,7 +1,7 @@
 """Train the same linear probe on the embeddings of several models, on the same recordings, and compare them.
 
-The probe is that of `ecgpipe probe`: logistic regression, its penalty chosen on the validation recordings, measured once
-on the test recordings.
+The probe is that of `ecgpipe probe`: logistic regression, its penalty chosen on the validation recordings, measured
+once on the test recordings.
 """
 
 from collections.abc import Iterable
@@ -57,7 +57,11 @@ def choose_examples(truth: Truth, asked: settings.Probe) -> tuple[Examples, np.n
 
 
 def probe_models(
-    features: Iterable[tuple[str, np.ndarray]], examples: Examples, groups: np.ndarray, total: int, asked: settings.Probe
+    features: Iterable[tuple[str, np.ndarray]],
+    examples: Examples,
+    groups: np.ndarray,
+    total: int,
+    asked: settings.Probe,
 ) -> Probed:
     """Probe each model.
 
@@ -86,4 +90,3 @@ def probe_models(
     )
     counts = {name: int((examples.split == number).sum()) for number, name in enumerate(SPLITS)}
     return Probed(model_scores.compare_scores(measured, groups[test], asked.resamples, asked.seed), counts, total)
-

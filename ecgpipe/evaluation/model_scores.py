@@ -15,9 +15,9 @@ COMPARED = tuple(metric for metric in METRICS if metric != "prevalence")
 # Statements that are drawn for at a time: their sorted scores are in memory together.
 STATEMENTS = 8
 
-# Recordings x columns x resamples at most: so many take about a minute of one core. More recordings get fewer resamples,
-# but never fewer than FEWEST.
-MOST_DRAWN = 5_000_000_000
+# Recordings x columns x resamples at most: so many take half a minute or so. More recordings get fewer
+# resamples, but never fewer than FEWEST.
+MOST_DRAWN = 2_500_000_000
 FEWEST = 200
 
 
@@ -87,8 +87,8 @@ def compare_scores(scores: Scores, groups: np.ndarray | None, resamples: int, se
         seed: Of the resamples.
 
     Returns:
-        For each statement with both classes, and then for the mean over those that every model has: the models' numbers,
-        then the first model minus the second for each pair of models.
+        For each statement with both classes, and then for the mean over those that every model has: the models'
+        numbers, then the first model minus the second for each pair of models.
     """
     rows: list[Row] = []
     measured: list[_Measured] = []

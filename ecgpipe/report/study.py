@@ -33,6 +33,7 @@ from ecgpipe.report.study_truth import Evaluated
 
 logger = logging.getLogger(__name__)
 
+
 class Study(NamedTuple):
     """Everything that a study found. Its probabilities lie in an open file."""
 
@@ -56,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="the outdir of a finished run, named after its folder; or NAME=OUTDIR",
     )
-    truth_tables.add_arguments(parser, "the settings evaluation.truth and mapping of the runs, or the columns of records/")
+    truth_tables.add_arguments(
+        parser, "the settings evaluation.truth and mapping of the runs, or the columns of records/"
+    )
     settings.add_options(parser, settings.Study)
     parser.add_argument(
         "--baseline",

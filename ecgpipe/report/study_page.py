@@ -44,7 +44,7 @@ AGREEMENT_NAMES = {
     "mean_difference": "Mean difference of the probabilities",
 }
 
-MINUS = "\N{MINUS SIGN}"
+MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
 class Cell(NamedTuple):
@@ -59,9 +59,10 @@ class TableRow(NamedTuple):
     """A row of a table."""
 
     name: str
-    n: int
+    n: int | None  # recordings; None of the mean over statements
     n_positive: int | None
     cells: list[Cell]  # one for each column
+    is_mean: bool = False  # over the statements that every model has
 
 
 class Measured(NamedTuple):
@@ -70,6 +71,7 @@ class Measured(NamedTuple):
     title: str
     columns: list[str]
     rows: list[TableRow]
+    has_positive: bool = True  # whether true labels are known
 
 
 def tabulate_scores(rows: Sequence[Row], names: Mapping[str, str], models: Sequence[str]) -> list[Measured]:
@@ -107,21 +109,26 @@ def tabulate_differences(
 
 
 def _score_row(statement: str | None, found: Sequence[Row | None], is_difference: bool = False) -> TableRow:
-    first = next(row for row in found if row) if any(found) else None
-    return TableRow(
-        "mean of the statements of all" if statement is None else statement,
-        first.n if first else 0,
-        first.n_positive if first else None,
-        [_score_cell(row, is_difference) for row in found],
-    )
+    cells = [_score_cell(row, is_difference) for row in found]
+    first = next(filter(None, found), None)
+    if statement is None or first is None:
+        return TableRow("mean of those that all models have", None, None, cells, is_mean=True)
+    return TableRow(statement, first.n, first.n_positive, cells)
 
 
 def _score_cell(row: Row | None, is_difference: bool) -> Cell:
     if row is None or np.isnan(row.value):
-        return Cell("–")
-    number = format_signed if is_difference else "{:.3f}".format
-    interval = "" if np.isnan(row.low) else f"{number(row.low)} to {number(row.high)}"
-    return Cell(number(row.value), interval, is_difference and bool(interval) and (row.low > 0 or row.high < 0))
+        return Cell(DASH)
+    number = format_signed if is_difference else format_three
+    if np.isnan(row.low):
+        return Cell(number(row.value))
+    excludes_zero = round(row.low, 3) > 0 or round(row.high, 3) < 0  # as they are read
+    return Cell(number(row.value), f"{number(row.low)} to {number(row.high)}", is_difference and excludes_zero)
+
+
+def format_three(value: float) -> str:
+    """A number with three digits."""
+    return f"{value:.3f}".replace("-", MINUS)
 
 
 def format_signed(value: float) -> str:
@@ -138,13 +145,13 @@ def tabulate_agreement(
     statements = list(dict.fromkeys(row["statement"] for row in rows))
     tables = []
     for key, title in AGREEMENT_NAMES.items():
-        number = format_signed if key == "mean_difference" else "{:.3f}".format
+        number = format_signed if key == "mean_difference" else format_three
         lines = []
         for statement in statements:
             found = [by_key.get((statement, *pair)) for pair in pairs]
-            cells = [Cell("–") if row is None or row[key] is None else Cell(number(row[key])) for row in found]
+            cells = [Cell(DASH) if row is None or row[key] is None else Cell(number(row[key])) for row in found]
             lines.append(TableRow(statement, max(row["n"] for row in found if row), None, cells))
-        tables.append(Measured(title, [f"{names[one]}, {names[other]}" for one, other in pairs], lines))
+        tables.append(Measured(title, [f"{names[one]}, {names[other]}" for one, other in pairs], lines, False))
     return tables
 
 
@@ -200,9 +207,7 @@ def find_run_sources(run: StudyRun) -> Sources:
     return find_sources(run.run, description.architecture.token_samples)
 
 
-def read_views(
-    runs: Sequence[StudyRun], rows: PageRows, chosen: Chosen, paths: bool
-) -> Iterator[dict[str, Any]]:
+def read_views(runs: Sequence[StudyRun], rows: PageRows, chosen: Chosen, paths: bool) -> Iterator[dict[str, Any]]:
     """Read the recordings on which the models disagree most, with what each model attended to and attributed.
 
     Args:
@@ -212,8 +217,8 @@ def read_views(
         paths: Whether notes may have particulars.
 
     Yields:
-        Of each recording its `row`, `note`, `view` without a model's own, None where it cannot be read or the page would
-        become too large, and `overlays`, by model what is its own.
+        Of each recording its `row`, `note`, `view` without a model's own, None where it cannot be read or the page
+        would become too large, and `overlays`, by model what is its own.
     """
     places = np.searchsorted(rows.places, chosen.rows)
     ids = [rows.ids[int(place)].as_py() for place in places]
@@ -231,7 +236,14 @@ def read_views(
             if size > MOST_LEADS_BYTES:
                 view, note, overlays = None, "This page would become too large with its leads.", [None] * len(runs)
             else:
-                view = {**base, "attention": None, "attributions": [], "borders": [], "end": base["seconds"], "stride_s": 1}
+                view = {
+                    **base,
+                    "attention": None,
+                    "attributions": [],
+                    "borders": [],
+                    "end": base["seconds"],
+                    "stride_s": 1,
+                }
         yield {"row": place, "note": note, "view": view, "overlays": overlays}
 
 
@@ -247,9 +259,7 @@ def _arrays_of(value: object) -> Iterator[np.ndarray]:
             yield from _arrays_of(inner)
 
 
-def encode_maps(
-    runs: Sequence[StudyRun], names: Mapping[str, str], rows: PageRows
-) -> list[dict[str, Any]]:
+def encode_maps(runs: Sequence[StudyRun], names: Mapping[str, str], rows: PageRows) -> list[dict[str, Any]]:
     """The maps of the models, each with its `model`, number and points; models without a map are left out."""
     maps = []
     for number, run in enumerate(runs):
@@ -299,7 +309,6 @@ def render(context: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     return make_environment().get_template("study.html.j2").render(**context, data=packed)
 
 
-
 def tabulate_labels(mapped: Labels, models: Sequence[str]) -> list[dict[str, Any]]:
     """Which label of each model means which statement: the shared statements, then those with related labels.
 
@@ -308,8 +317,8 @@ def tabulate_labels(mapped: Labels, models: Sequence[str]) -> list[dict[str, Any
         models: Their names.
 
     Returns:
-        Of each statement that concerns two models or more its `name`, whether it is `shared`, and of each model `same`, a
-        label or None, and `related`, labels with their relation and the note of the crosswalk.
+        Of each statement that concerns two models or more its `name`, whether it is `shared`, and of each model `same`,
+        a label or None, and `related`, labels with their relation and the note of the crosswalk.
     """
     every = [*mapped.shared, *(name for name in mapped.related if name not in mapped.shared)]
     rows = []
@@ -334,7 +343,12 @@ def show_evaluation(
 
 def show_spaces(spaces: Spaces, names: Mapping[str, str]) -> dict[str, Any]:
     """What the page says of the embeddings: matrices of the models, and the tables of the probes."""
-    shown: dict[str, Any] = {"matrices": [], "probe": None, "not_probed": spaces.not_probed, "embedded": spaces.embedded}
+    shown: dict[str, Any] = {
+        "matrices": [],
+        "probe": None,
+        "not_probed": spaces.not_probed,
+        "embedded": spaces.embedded,
+    }
     if spaces.embedded:
         cka, overlap = spaces.embedded.cka, spaces.embedded.overlap
         shown["models"] = [names[model] for model in spaces.embedded.models]

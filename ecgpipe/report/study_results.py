@@ -39,7 +39,10 @@ class Side(NamedTuple):
 
 
 def collect_probabilities(
-    runs: Sequence[StudyRun], aligned: Aligned, shared: Mapping[str, Mapping[str, str]], file: Any  # noqa: ANN401, as np.memmap takes it
+    runs: Sequence[StudyRun],
+    aligned: Aligned,
+    shared: Mapping[str, Mapping[str, str]],
+    file: Any,  # noqa: ANN401, as np.memmap takes it
 ) -> Side:
     """Put the models' probabilities into one order, a column at a time.
 
@@ -114,9 +117,10 @@ def find_disagreement(side: Side, count: int) -> tuple[Disagreement, Chosen]:
             yield probability
 
     found = agreement.find_disagreement(iterate(), recordings)
-    largest = agreement.rank_largest(found.spread, max(count // 2, 1) if count else 0).tolist()
-    others = sorted(set(tops) - set(largest), key=lambda row: -found.spread[row])
-    rows = np.array(sorted([*largest, *others][:count], key=lambda row: -found.spread[row]), np.int64)
+    of_statements = sorted(tops, key=lambda row: -found.spread[row])
+    largest = agreement.rank_largest(found.spread, count).tolist()
+    chosen = list(dict.fromkeys([*of_statements[: count // 2], *largest]))[:count]
+    rows = np.array(sorted(chosen, key=lambda row: -found.spread[row]), np.int64)
     return found, Chosen(rows, [tops.get(row, []) for row in rows.tolist()])
 
 
@@ -131,7 +135,10 @@ def write_table(path: Path, runs: Sequence[StudyRun], aligned: Aligned, side: Si
         found: How far they are apart.
     """
     places = [
-        (model, place) for model in range(len(side.models)) for place in range(len(side.statements)) if side.has[model, place]
+        (model, place)
+        for model in range(len(side.models))
+        for place in range(len(side.statements))
+        if side.has[model, place]
     ]
     columns = [(side.models[model], side.statements[place]) for model, place in places]
     made_of = {run.name: run.info.checkpoint.sha256 for run in runs}
@@ -143,7 +150,11 @@ def write_table(path: Path, runs: Sequence[StudyRun], aligned: Aligned, side: Si
             no_one = np.isnan(found.spread[block])
             texts = [
                 source.take(pa.array(numbers[block], mask=no_one))
-                for source, numbers in ((names[0], found.statement), (names[1], found.highest), (names[1], found.lowest))
+                for source, numbers in (
+                    (names[0], found.statement),
+                    (names[1], found.highest),
+                    (names[1], found.lowest),
+                )
             ]
             arrays = [
                 aligned.ids[block],

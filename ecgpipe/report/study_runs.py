@@ -229,6 +229,10 @@ class Labels(NamedTuple):
     by_label: dict[str, str]  # the statement that a label of some model means, by the label
     statements: tuple[str, ...]  # all of the crosswalk
 
+    def find_statement(self, name: str) -> str:
+        """The statement that a name stands for: itself, or what it means as a label of some model."""
+        return name if name in self.shared else self.by_label.get(name, name)
+
 
 def map_labels(runs: Sequence[StudyRun], mapped: Sequence[Mapped]) -> Labels:
     """Find the statements that several models have.
@@ -246,20 +250,20 @@ def map_labels(runs: Sequence[StudyRun], mapped: Sequence[Mapped]) -> Labels:
     by_run = {run.name: (run.family, run.labels) for run in runs}
     every = crosswalk.find_shared(mapped, by_run, least=1)
     shared = {statement: labels_of for statement, labels_of in every.items() if len(labels_of) > 1}
-    for statement, labels_of in _match_by_name(runs, every).items():
-        shared[statement] = labels_of
+    statements = tuple(dict.fromkeys(row.statement for row in mapped))
+    shared |= _match_by_name(runs, every, statements)
     related: dict[str, dict[str, list[Mapped]]] = {}
     for run in runs:
         for row in crosswalk.select_rows(mapped, run.family, run.labels):
             if row.relation != "same":
                 related.setdefault(row.statement, {}).setdefault(run.name, []).append(row)
+    every = {**shared, **every}
     by_label = {label: statement for statement, labels_of in every.items() for label in labels_of.values()}
-    statements = tuple(dict.fromkeys(row.statement for row in mapped))
-    return Labels(shared, {**every, **shared}, related, by_label, statements)
+    return Labels(shared, every, related, by_label, statements)
 
 
 def _match_by_name(
-    runs: Sequence[StudyRun], every: Mapping[str, Mapping[str, str]]
+    runs: Sequence[StudyRun], every: Mapping[str, Mapping[str, str]], statements: Sequence[str]
 ) -> dict[str, dict[str, str]]:
     """The labels that the crosswalk does not map, and that have the same name and origin in several runs."""
     matched: dict[tuple[str, str], dict[str, str]] = {}
@@ -273,7 +277,7 @@ def _match_by_name(
     several = {key: labels_of for key, labels_of in matched.items() if len(labels_of) > 1}
     names = Counter(label for label, _ in several)
     return {
-        f"{label} ({origin})" if label in every or names[label] > 1 else label: labels_of
+        f"{label} ({origin})" if label in statements or names[label] > 1 else label: labels_of
         for (label, origin), labels_of in several.items()
     }
 
@@ -293,7 +297,8 @@ def count_missing(runs: Sequence[StudyRun], aligned: Aligned, paths: bool) -> li
     for number, run in enumerate(runs):
         ids = aligned.ids.filter(pa.array(aligned.rows[number] < 0))
         statuses, reasons = (
-            parquet.column_of(run.records, column, ids).to_pylist() if len(ids) else [] for column in ("status", "reason")
+            parquet.column_of(run.records, column, ids).to_pylist() if len(ids) else []
+            for column in ("status", "reason")
         )
         shorten = schemas.strip_particulars if paths else deidentify.generalise
         kinds = Counter(

@@ -64,8 +64,8 @@ def read_truth(
 ) -> Truth | None:
     """Read the true labels of a study's recordings, by statement.
 
-    A column counts for a statement if it has its name, or the name of a label of some model that means the same; so does
-    what a mapping names. Other names of a mapping are labels for the probe alone.
+    A column counts for a statement if it has its name, or the name of a label of some model that means the same; so
+    does what a mapping names. Other names of a mapping are labels for the probe alone.
 
     Args:
         runs: The runs.
@@ -82,13 +82,15 @@ def read_truth(
     """
     own = truth_tables.read_own_columns(runs[0].records)
     table = source.table if source else None
-    mapping = {column: labels.by_label.get(label, label) for column, label in (source.mapping if source else {}).items()}
+    mapping = {
+        column: labels.find_statement(label) for column, label in (source.mapping if source else {}).items()
+    }
     names = list(dict.fromkeys([*labels.shared, *labels.statements, *mapping.values()]))
     found = (truth_tables.read_table(table) if table else own).column_names
     mapping |= {
-        column: labels.by_label[column]
+        column: labels.find_statement(column)
         for column in found
-        if column in labels.by_label and column not in names and column not in mapping
+        if column in labels.by_label and column not in labels.shared and column not in mapping
     }
     if source is None and not mapping and not set(found) & set(names):
         return None
@@ -227,7 +229,9 @@ def find_baselines(runs: Sequence[StudyRun], baselines: Sequence[StudyRun]) -> d
     found: dict[str, StudyRun] = {}
     for baseline in baselines:
         if not baseline.random_weights:
-            raise EcgpipeError(f"--baseline: the weights of {baseline.run.outdir} are not random; see ecgpipe untrained")
+            raise EcgpipeError(
+                f"--baseline: the weights of {baseline.run.outdir} are not random; see ecgpipe untrained"
+            )
         sizes = _sizes(baseline)
         fitting = [run.name for run in runs if _sizes(run) == sizes and run.family == baseline.family]
         if not fitting:
@@ -239,4 +243,3 @@ def find_baselines(runs: Sequence[StudyRun], baselines: Sequence[StudyRun]) -> d
 def _sizes(run: StudyRun) -> dict[str, Any]:
     """The sizes of the network without its head."""
     return {key: value for key, value in run.description.get("architecture", {}).items() if key != "labels"}
-

@@ -44,9 +44,7 @@ def truth(recordings: int, seed: int = 3) -> pd.DataFrame:
     )
 
 
-def write(
-    folder: Path, recordings: int = 60, models: Sequence[str] = tuple(LABELS), paths: bool = True
-) -> list[Path]:
+def write(folder: Path, recordings: int = 60, models: Sequence[str] = tuple(LABELS), paths: bool = True) -> list[Path]:
     """Write a run of each model, and `truth.csv` beside them.
 
     Args:

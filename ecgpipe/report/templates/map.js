@@ -21,8 +21,8 @@ function categories(column, row) {
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 class AtlasMap {
-  constructor(root, points, columns, names, onPick, onSelect, { height = 580, type } = {}) {
-    Object.assign(this, { root, points, columns, names, onPick, height });
+  constructor(root, points, columns, names, onPick, onSelect, { height = 580, legend = true, type } = {}) {
+    Object.assign(this, { root, points, columns, names, onPick, height, legend });
     this.type = type ?? (document.createElement("canvas").getContext("webgl") ? "scattergl" : "scatter");
     this.size = points.x.length < 500 ? 9 : points.x.length < 5000 ? 6 : points.x.length < 30000 ? 4 : 3;
     this.marked = [];
@@ -71,7 +71,7 @@ class AtlasMap {
       const marker = { size: this.size, opacity: 0.8, color: group.values ?? group.colour };
       if (group.values) Object.assign(marker, { colorscale: "Viridis", colorbar: { thickness: 12, outlinewidth: 0, len: 0.9 } });
       data.push({ type: this.type, mode: "markers", name: plain(group.name), x: Float32Array.from(group.points, (i) => x[i]),
-        y: Float32Array.from(group.points, (i) => y[i]), marker, hoverinfo: "none", showlegend: this.groups.length > 1 });
+        y: Float32Array.from(group.points, (i) => y[i]), marker, hoverinfo: "none", showlegend: this.legend && this.groups.length > 1 });
     }
     this.rings = data.length;
     data.push({ type: this.type, mode: "markers", name: "found", x: Float32Array.from(this.marked, (i) => x[i]),

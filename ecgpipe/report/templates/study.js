@@ -34,11 +34,13 @@ function statementsOf(rows, probability, row) {
 
 function fillProbabilities(rows, probability, row) {
   const statements = statementsOf(rows, probability, row), table = byId("by-model");
+  const labelled = [...rows.models.keys()].filter((model) => probability[model].some((column) => column));
   byId("probabilities").hidden = !statements.length;
   table.querySelector("thead").replaceChildren(made("tr", {}, made("th", { scope: "col", textContent: "Statement" }),
-    ...rows.models.map((name) => made("th", { scope: "col", className: "number", textContent: name }))));
+    ...labelled.map((model) => made("th", { scope: "col", className: "number", textContent: rows.models[model] }))));
   table.querySelector("tbody").replaceChildren(...statements.map(({ name, place, values }) => made("tr", {},
-    made("th", { scope: "row", textContent: name }), ...values.map((value, model) => {
+    made("th", { scope: "row", textContent: name }), ...labelled.map((model) => {
+      const value = values[model];
       if (Number.isNaN(value)) return made("td", { className: "number muted", textContent: "–" });
       const threshold = rows.thresholds[model][place], positive = value >= threshold;
       const fill = made("span"), mark = made("i");
@@ -111,7 +113,7 @@ async function startMaps(rows, maps, probability, atlas, open) {
     };
     // A browser has few WebGL contexts, and each map would take three.
     atlas.push(new AtlasMap(byId(`plot-${place}`), points, columns, rows.names, (row) => open(row, true), select,
-      { height: MAP_HEIGHT, type: "scatter" }));
+      { height: MAP_HEIGHT, legend: false, type: "scatter" }));
   });
   colour.addEventListener("change", () => { for (const map of atlas) map.colourBy(Number(colour.value)); });
 }

@@ -1,4 +1,4 @@
-"""Embeddings of several models: CKA as the definition with all pairs of recordings has it, neighbours as scikit-learn's."""
+"""Embeddings of several models: CKA as its definition with all pairs of recordings, neighbours as scikit-learn's."""
 
 import numpy as np
 import pytest

@@ -37,7 +37,9 @@ def test_numbers_are_scikit_learns_on_the_recordings_that_all_models_have() -> N
         assert row.value == pytest.approx(roc_auc_score(scores.true[known, 0], scores.score[number, 0, known]))
         assert (row.n, row.n_positive) == (known.sum(), scores.true[known, 0].sum())
         precision = find(rows, STATEMENTS[0], model, None, "auprc").value
-        assert precision == pytest.approx(average_precision_score(scores.true[known, 0], scores.score[number, 0, known]))
+        assert precision == pytest.approx(
+            average_precision_score(scores.true[known, 0], scores.score[number, 0, known])
+        )
         assert np.isnan(row.low)
     known = ~np.isnan(scores.true[:, 1])
     assert find(rows, STATEMENTS[1], "c", None).n == known.sum()
@@ -113,6 +115,6 @@ def test_columns_that_are_not_pooled_are_the_labels_of_a_measure() -> None:
 
 def test_very_many_recordings_get_fewer_resamples() -> None:
     assert model_scores.choose_resamples(1000, 20, 1000) == 1000
-    assert model_scores.choose_resamples(100_000, 100, 1000) == 500
+    assert model_scores.choose_resamples(100_000, 100, 1000) == 250
     assert model_scores.choose_resamples(10_000_000, 100, 1000) == 200
     assert model_scores.choose_resamples(10_000_000, 100, 50) == 50
