@@ -286,7 +286,9 @@ def test_fitted_thresholds_on_the_recordings_to_evaluate_are_refused(
     run = tmp_path / "ecg-fm"
     shutil.copytree(folder / "ecg-fm", run)
     truth = str(folder / "truth.csv")
-    assert main(["thresholds", str(run), "--truth", truth, "--method", "youden", "--output", str(run / "chosen.csv")]) == 0
+    assert (
+        main(["thresholds", str(run), "--truth", truth, "--method", "youden", "--output", str(run / "chosen.csv")]) == 0
+    )
     info = json.loads((run / "run.json").read_text())
     info["config"]["labels"] = str(run / "chosen.csv")
     (run / "run.json").write_text(json.dumps(info))
