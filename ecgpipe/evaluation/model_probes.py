@@ -4,13 +4,14 @@ The probe is that of `ecgpipe probe`: logistic regression, its penalty chosen on
 once on the test recordings.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
 from ecgpipe.core import settings
-from ecgpipe.evaluation import ground_truth, head_training, model_scores, probe
+from ecgpipe.evaluation import ground_truth, head_training, metrics, model_scores, probe
 from ecgpipe.evaluation.ground_truth import Truth
 from ecgpipe.evaluation.head_training import Examples
 from ecgpipe.evaluation.model_scores import Row, Scores
@@ -57,7 +58,7 @@ def choose_examples(truth: Truth, asked: settings.Probe) -> tuple[Examples, np.n
 
 
 def probe_models(
-    features: Iterable[tuple[str, np.ndarray]],
+    features: Mapping[str, np.ndarray],
     examples: Examples,
     groups: np.ndarray,
     total: int,
@@ -66,7 +67,7 @@ def probe_models(
     """Probe each model.
 
     Args:
-        features: Of each model its name and (recordings, width) float32, one after another so that only one is held.
+        features: By model (recordings, width) float32, which are standardised in place.
         examples: The recordings.
         groups: (recordings,) integers, the patient of each.
         total: Of how many recordings these are a sample.
@@ -76,17 +77,20 @@ def probe_models(
         The probes.
     """
     test = examples.split == TEST
-    names: list[str] = []
-    scores: list[np.ndarray] = []
-    for name, values in features:
-        names.append(name)
-        scores.append(head_training.train_on(values, examples, {}).probability[test].T)  # (labels, recordings)
+
+    def train(values: np.ndarray) -> np.ndarray:
+        """(labels, test recordings) probabilities."""
+        probability: np.ndarray = head_training.train_on(values, examples, {}).probability[test].T
+        return probability
+
+    with ThreadPoolExecutor(metrics.THREADS) as pool:
+        scores = list(pool.map(train, features.values()))
     measured = Scores(
         examples.names,
-        names,
+        list(features),
         examples.true[test],
         np.stack(scores),
-        np.full((len(names), len(examples.names)), labels.DEFAULT_THRESHOLD),
+        np.full((len(features), len(examples.names)), labels.DEFAULT_THRESHOLD),
     )
     counts = {name: int((examples.split == number).sum()) for number, name in enumerate(SPLITS)}
     return Probed(model_scores.compare_scores(measured, groups[test], asked.resamples, asked.seed), counts, total)

@@ -17,16 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ecgpipe import __version__
+from ecgpipe.analysis.agreement import Disagreement
 from ecgpipe.core import aligned_recordings, options, settings
 from ecgpipe.core.aligned_recordings import Aligned
 from ecgpipe.core.atomic import whole, write_json
 from ecgpipe.core.run import Run
+from ecgpipe.core.study_settings import StudySettings
 from ecgpipe.evaluation import crosswalk, ground_truth, truth_tables
 from ecgpipe.evaluation.ground_truth import Truth
 from ecgpipe.evaluation.truth_tables import Source
 from ecgpipe.models import labels
 from ecgpipe.report import study_page, study_results, study_runs, study_spaces, study_truth
-from ecgpipe.report.study_results import Chosen, Disagreement, Side
+from ecgpipe.report.study_results import Chosen, Side
 from ecgpipe.report.study_runs import Labels, StudyRun
 from ecgpipe.report.study_spaces import Spaces
 from ecgpipe.report.study_truth import Evaluated
@@ -60,13 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     truth_tables.add_arguments(
         parser, "the settings evaluation.truth and mapping of the runs, or the columns of records/"
     )
-    settings.add_options(parser, settings.Study)
-    parser.add_argument(
-        "--baseline",
+    settings.add_options(parser, StudySettings)
+    options.add(
+        parser,
+        "baseline",
         nargs="+",
         default=[],
         metavar="RUN",
-        help="runs of `untrained` checkpoints over the same recordings: the baseline of the probe of the same network",
+        help="runs of `untrained` checkpoints over the same recordings: for the probe, the baseline of the same network",
     )
     options.add(parser, "output", default=Path("study"), help="folder (default %(default)s)")
 
@@ -74,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Put several runs side by side."""
     runs = study_runs.read_runs([study_runs.parse_run(text) for text in args.runs])
-    baselines = [study_runs.read_run(name, Run(path)) for name, path in map(study_runs.parse_run, args.baseline)]
-    asked = study_results.choose_settings(settings.parse_options(settings.Study, args), runs)
+    baselines = [study_runs.read_run(path.name, Run(path)) for path in args.baseline]
+    asked = study_results.choose_settings(settings.parse_options(StudySettings, args), runs)
     source = study_truth.choose_source(runs, args.truth, args.map)
     write_study(runs, study_truth.find_baselines(runs, baselines), source, asked, args.output)
 
@@ -84,7 +87,7 @@ def write_study(
     runs: Sequence[StudyRun],
     baselines: Mapping[str, StudyRun],
     source: Source | None,
-    asked: settings.Study,
+    asked: StudySettings,
     folder: Path,
 ) -> None:
     """Write study.html, study.parquet and study.json.
@@ -122,7 +125,7 @@ def write_study(
 
 
 def read_truth(
-    runs: Sequence[StudyRun], aligned: Aligned, mapped: Labels, source: Source | None, asked: settings.Study
+    runs: Sequence[StudyRun], aligned: Aligned, mapped: Labels, source: Source | None, asked: StudySettings
 ) -> tuple[Truth | None, np.ndarray | None]:
     """Read the true labels, and the patient of each recording.
 
@@ -149,7 +152,7 @@ def compute(
     side: Side,
     truth: Truth | None,
     patients: np.ndarray | None,
-    asked: settings.Study,
+    asked: StudySettings,
 ) -> Study:
     """Compute everything that a study shows; arguments as of `write_study` and its parts."""
     found, chosen = study_results.find_disagreement(side, asked.recordings)
@@ -168,7 +171,7 @@ def compute(
     )
 
 
-def describe(study: Study, asked: settings.Study) -> dict[str, Any]:
+def describe(study: Study, asked: StudySettings) -> dict[str, Any]:
     """All numbers of a study, for study.json.
 
     Args:
@@ -245,7 +248,7 @@ def _without_nan(value: Any) -> Any:  # noqa: ANN401, JSON
     return [_without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def make_page(study: Study, account: Mapping[str, Any], asked: settings.Study) -> str:
+def make_page(study: Study, account: Mapping[str, Any], asked: StudySettings) -> str:
     """Make the page. It names no recordings and no folders if one of the runs has `report.paths: false`.
 
     Args:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from plotly.offline import get_plotlyjs
 
+from ecgpipe.analysis.agreement import Disagreement
 from ecgpipe.core.aligned_recordings import Aligned
 from ecgpipe.evaluation.model_scores import Row
 from ecgpipe.models.description import describe
@@ -271,7 +272,7 @@ def encode_maps(runs: Sequence[StudyRun], names: Mapping[str, str], rows: PageRo
 
 
 def list_disagreements(
-    chosen: Chosen, rows: PageRows, found: study_results.Disagreement, side: Side, names: Mapping[str, str]
+    chosen: Chosen, rows: PageRows, found: Disagreement, side: Side, names: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The page's list of recordings on which the models disagree most."""
     listed = []

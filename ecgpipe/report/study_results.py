@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from ecgpipe.analysis import agreement
 from ecgpipe.analysis.agreement import Disagreement
-from ecgpipe.core import parquet, provenance, schemas, settings
+from ecgpipe.core import parquet, provenance, schemas
 from ecgpipe.core.aligned_recordings import Aligned
+from ecgpipe.core.study_settings import StudySettings
 from ecgpipe.report.study_runs import StudyRun
 
 logger = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ def read_places(run: StudyRun, ids: pa.Array) -> Places | None:
     return Places(row.astype(np.uint32), segment.astype(np.uint16), x.astype(np.float32), y.astype(np.float32))
 
 
-def choose_settings(asked: settings.Study, runs: Sequence[StudyRun]) -> settings.Study:
+def choose_settings(asked: StudySettings, runs: Sequence[StudyRun]) -> StudySettings:
     """The settings, with the patient and the split of the runs' own evaluation where none are given."""
     evaluations = [run.run.config.evaluation for run in runs]
     patient = asked.patient or next((one.patient for one in evaluations if one.patient), None)

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgpipe.analysis import representations
-from ecgpipe.core import recording_embeddings, settings
+from ecgpipe.core import recording_embeddings
 from ecgpipe.core.aligned_recordings import Aligned
 from ecgpipe.core.run import Run
+from ecgpipe.core.study_settings import StudySettings
 from ecgpipe.evaluation import model_probes
 from ecgpipe.evaluation.ground_truth import Truth
 from ecgpipe.evaluation.model_probes import Probed
@@ -110,7 +111,7 @@ def compare_spaces(
     aligned: Aligned,
     truth: Truth | None,
     patients: np.ndarray | None,
-    asked: settings.Study,
+    asked: StudySettings,
 ) -> Spaces:
     """Compare the embeddings of the models that have any, and probe them. Each run's are read once.
 
@@ -149,4 +150,4 @@ def compare_spaces(
     usable = {name: values for name, values in features.items() if np.isfinite(values).all()}
     for name in features.keys() - usable.keys():
         logger.warning("%s is not probed: a recording has no embedding, or one that is not finite", name)
-    return Spaces(embedded, model_probes.probe_models(usable.items(), *chosen) if usable else None, None)
+    return Spaces(embedded, model_probes.probe_models(usable, *chosen) if usable else None, None)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from ecgpipe.core import parquet, provenance, settings
 from ecgpipe.core.aligned_recordings import Aligned
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.study_settings import StudySettings
 from ecgpipe.evaluation import ground_truth, leakage, model_probes, model_scores, truth_tables
 from ecgpipe.evaluation.ground_truth import Truth
 from ecgpipe.evaluation.head_training import Examples
@@ -82,9 +83,7 @@ def read_truth(
     """
     own = truth_tables.read_own_columns(runs[0].records)
     table = source.table if source else None
-    mapping = {
-        column: labels.find_statement(label) for column, label in (source.mapping if source else {}).items()
-    }
+    mapping = {column: labels.find_statement(label) for column, label in (source.mapping if source else {}).items()}
     names = list(dict.fromkeys([*labels.shared, *labels.statements, *mapping.values()]))
     found = (truth_tables.read_table(table) if table else own).column_names
     mapping |= {
@@ -98,7 +97,7 @@ def read_truth(
 
 
 def evaluate(
-    runs: Sequence[StudyRun], aligned: Aligned, labels: Labels, side: Side, truth: Truth, asked: settings.Study
+    runs: Sequence[StudyRun], aligned: Aligned, labels: Labels, side: Side, truth: Truth, asked: StudySettings
 ) -> Evaluated | None:
     """Evaluate the shared statements that have true labels.
 
@@ -191,7 +190,7 @@ def refuse_leakage(run: StudyRun, scored: Truth, is_there: np.ndarray, labels: L
 
 
 def choose_examples(
-    truth: Truth, is_common: np.ndarray, asked: settings.Study
+    truth: Truth, is_common: np.ndarray, asked: StudySettings
 ) -> tuple[Examples, np.ndarray, int, settings.Probe] | str:
     """Choose the recordings for the probes.
 

@@ -81,12 +81,10 @@ def test_the_disagreement_is_of_the_statement_on_which_models_are_furthest_apart
     spreads = pd.DataFrame({name: (table[f"ecg-fm: {name}"] - table[f"ecgfounder: {name}"]).abs() for name in SHARED})
     np.testing.assert_allclose(table["disagreement"], spreads.max(axis=1))
     assert (table["statement"] == spreads.idxmax(axis=1)).all()
-    for row in table.itertuples():
-        values = {model: table.loc[row.Index, f"{model}: {row.statement}"] for model in ("ecg-fm", "ecgfounder")}
-        assert (row.highest, row.lowest) == (
-            max(values, key=lambda key: values[key]),
-            min(values, key=lambda key: values[key]),
-        )
+    for row in table.to_dict("records"):
+        first, second = (row[f"{model}: {row['statement']}"] for model in ("ecg-fm", "ecgfounder"))
+        expected = ("ecg-fm", "ecgfounder") if first > second else ("ecgfounder", "ecg-fm")
+        assert (row["highest"], row["lowest"]) == expected
 
 
 def test_the_schema_is_that_of_the_docs(folder: Path) -> None:
@@ -173,9 +171,10 @@ def test_embeddings_are_compared_on_the_recordings_of_all(folder: Path, account:
     means = []
     for model in LABELS:
         rows = pd.read_parquet(folder / model / "embeddings")
-        means.append(rows.groupby("record_id")["embedding"].apply(lambda some: np.mean(np.stack(some), axis=0)))
-    names = sorted(set(means[0].index) & set(means[1].index))
-    x, y = (np.stack(some.loc[names]) for some in means[:2])
+        values = np.stack(rows["embedding"].tolist())
+        means.append({name: values[rows["record_id"] == name].mean(axis=0) for name in rows["record_id"].unique()})
+    names = sorted(means[0].keys() & means[1].keys())
+    x, y = (np.stack([some[name] for name in names]) for some in means[:2])
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     cka = np.linalg.norm(x.T @ y) ** 2 / np.linalg.norm(x.T @ x) / np.linalg.norm(y.T @ y)
     assert found["cka"][0][1] == pytest.approx(cka, rel=1e-5)
