@@ -24,4 +24,10 @@ class StudySettings(Section):
     resamples: int = Field(1000, ge=0, description="of the bootstrap, for intervals; 0: none")
     seed: int = Field(42, ge=0, description="of the intervals, the probe's split and all samples")
     recordings: int = Field(40, ge=0, description="recordings that the page shows with their leads, at most")
+    attributions: int = Field(
+        0,
+        ge=0,
+        description="of these, in how many each model attributes the statement on which they disagree: needs "
+        "the runs' weights, and minutes without a GPU",
+    )
     map_recordings: int = Field(3000, ge=0, description="recordings on each map, at most")

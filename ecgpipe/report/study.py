@@ -21,13 +21,15 @@ from ecgpipe.analysis.agreement import Disagreement
 from ecgpipe.core import aligned_recordings, options, settings
 from ecgpipe.core.aligned_recordings import Aligned
 from ecgpipe.core.atomic import whole, write_json
+from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.run import Run
 from ecgpipe.core.study_settings import StudySettings
 from ecgpipe.evaluation import crosswalk, ground_truth, truth_tables
 from ecgpipe.evaluation.ground_truth import Truth
 from ecgpipe.evaluation.truth_tables import Source
 from ecgpipe.models import labels
-from ecgpipe.report import study_page, study_results, study_runs, study_spaces, study_truth
+from ecgpipe.report import study_attribution, study_page, study_results, study_runs, study_spaces, study_truth
+from ecgpipe.report.study_attribution import Machine
 from ecgpipe.report.study_results import Chosen, Side
 from ecgpipe.report.study_runs import Labels, StudyRun
 from ecgpipe.report.study_spaces import Spaces
@@ -50,6 +52,12 @@ class Study(NamedTuple):
     spaces: Spaces
     has_patients: bool  # whether recordings of the same patient were told apart among neighbours
 
+    @property
+    def chosen_ids(self) -> list[str]:
+        """The ids of the recordings on which the models disagree most."""
+        ids: list[str] = [self.aligned.ids[place].as_py() for place in self.chosen.rows.tolist()]
+        return ids
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `ecgpipe study`."""
@@ -69,8 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="RUN",
-        help="runs of `untrained` checkpoints over the same recordings: for the probe, the baseline of the same network",
+        help="runs of `untrained` checkpoints over the same recordings: the baseline of the probe of that network",
     )
+    options.add(parser, "device", help="for --attributions (default %(default)s)")
+    options.add(parser, "threads", help="CPU threads, for --attributions (default %(default)s)")
     options.add(parser, "output", default=Path("study"), help="folder (default %(default)s)")
 
 
@@ -80,7 +90,8 @@ def run(args: argparse.Namespace) -> None:
     baselines = [study_runs.read_run(path.name, Run(path)) for path in args.baseline]
     asked = study_results.choose_settings(settings.parse_options(StudySettings, args), runs)
     source = study_truth.choose_source(runs, args.truth, args.map)
-    write_study(runs, study_truth.find_baselines(runs, baselines), source, asked, args.output)
+    machine = Machine(args.device, args.threads)
+    write_study(runs, study_truth.find_baselines(runs, baselines), source, asked, machine, args.output)
 
 
 def write_study(
@@ -88,6 +99,7 @@ def write_study(
     baselines: Mapping[str, StudyRun],
     source: Source | None,
     asked: StudySettings,
+    machine: Machine,
     folder: Path,
 ) -> None:
     """Write study.html, study.parquet and study.json.
@@ -97,6 +109,7 @@ def write_study(
         baselines: By model, a run of its network with random weights.
         source: Of the true labels; None where none were asked for.
         asked: The settings.
+        machine: What attributions are computed on.
         folder: Where to write to.
 
     Raises:
@@ -118,7 +131,7 @@ def write_study(
         study_results.write_table(folder / "study.parquet", runs, aligned, side, study.found)
         account = describe(study, asked)
         write_json(folder / "study.json", _without_nan(account))
-        page = make_page(study, account, asked)
+        page = make_page(study, account, asked, machine)
     with whole(folder / "study.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     logger.info("%s: %.1f MB", folder / "study.html", len(page) / 1e6)
@@ -131,6 +144,9 @@ def read_truth(
 
     Returns:
         The true labels of all recordings, None without any; and (recordings,) integers, None where no column is named.
+
+    Raises:
+        EcgpipeError: As of `study_truth.read_truth`, or the column of the patient is not there.
     """
     columns = [name for name in (asked.patient, asked.split) if name]
     truth = study_truth.read_truth(runs, aligned, mapped, source, columns)
@@ -141,7 +157,9 @@ def read_truth(
         if truth
         else ground_truth.read_column(asked.patient, aligned.ids, runs[0].records, source.table if source else None)
     )
-    return truth, None if patients is None else ground_truth.number_patients(patients)
+    if patients is None:
+        raise EcgpipeError(f"patient: {asked.patient!r} is no column of records/; give another, or leave out --patient")
+    return truth, ground_truth.number_patients(patients)
 
 
 def compute(
@@ -248,13 +266,14 @@ def _without_nan(value: Any) -> Any:  # noqa: ANN401, JSON
     return [_without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def make_page(study: Study, account: Mapping[str, Any], asked: StudySettings) -> str:
+def make_page(study: Study, account: Mapping[str, Any], asked: StudySettings, machine: Machine) -> str:
     """Make the page. It names no recordings and no folders if one of the runs has `report.paths: false`.
 
     Args:
         study: The study.
         account: What `describe` says of it.
         asked: The settings.
+        machine: What attributions are computed on.
 
     Returns:
         HTML.
@@ -265,7 +284,10 @@ def make_page(study: Study, account: Mapping[str, Any], asked: StudySettings) ->
     names |= {name + study_spaces.RANDOM: shown + study_spaces.RANDOM for name, shown in names.items()}
     rows = study_page.choose_rows(runs, study.aligned, study.chosen, asked.map_recordings, asked.seed, paths)
     maps = study_page.encode_maps(runs, names, rows)
-    views = list(study_page.read_views(runs, rows, study.chosen, paths))
+    statements = [side.statements[study.found.statement[place]] for place in study.chosen.rows]
+    disputed = list(zip(study.chosen_ids, statements, strict=True))[: asked.attributions]
+    added = [study_attribution.attribute_disputed(run, disputed, study.mapped.shared, machine) for run in runs]
+    views = list(study_page.read_views(runs, rows, study.chosen_ids, paths, added))
     data = {
         "rows": {**study_page.encode_rows(rows, side, study.found.spread, names), "paths": paths},
         "maps": maps,

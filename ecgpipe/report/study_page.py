@@ -18,6 +18,7 @@ from ecgpipe.report import recording_view, study_results, study_runs
 from ecgpipe.report.map_data import NO_PROBABILITY, PROBABILITY_STEP
 from ecgpipe.report.payload import pack
 from ecgpipe.report.report import MOST_LEADS_BYTES, make_environment
+from ecgpipe.report.study_attribution import Attributions
 from ecgpipe.report.study_results import Chosen, Places, Side
 from ecgpipe.report.study_runs import Labels, StudyRun
 from ecgpipe.report.study_spaces import RANDOM, Spaces
@@ -208,24 +209,33 @@ def find_run_sources(run: StudyRun) -> Sources:
     return find_sources(run.run, description.architecture.token_samples)
 
 
-def read_views(runs: Sequence[StudyRun], rows: PageRows, chosen: Chosen, paths: bool) -> Iterator[dict[str, Any]]:
+def read_views(
+    runs: Sequence[StudyRun],
+    rows: PageRows,
+    ids: Sequence[str],
+    paths: bool,
+    added: Sequence[Attributions],
+) -> Iterator[dict[str, Any]]:
     """Read the recordings on which the models disagree most, with what each model attended to and attributed.
 
     Args:
         runs: The runs.
         rows: Of the page.
-        chosen: The recordings.
+        ids: The recordings.
         paths: Whether notes may have particulars.
+        added: Of each run, attributions that are in none of its files.
 
     Yields:
         Of each recording its `row`, `note`, `view` without a model's own, None where it cannot be read or the page
-        would become too large, and `overlays`, by model what is its own.
+        would become too large, and `overlays`, of each model what is its own.
     """
-    places = np.searchsorted(rows.places, chosen.rows)
-    ids = [rows.ids[int(place)].as_py() for place in places]
-    by_model = [recording_view.read_views(ids, find_run_sources(run), paths) for run in runs] if ids else []
+    row_of = {record_id: number for number, record_id in enumerate(rows.ids.to_pylist())}
+    by_model = [
+        recording_view.read_views(ids, find_run_sources(run), paths, of_run)
+        for run, of_run in zip(runs, added, strict=True)
+    ]
     size = 0
-    for record_id, place in zip(ids, places.tolist(), strict=True):
+    for record_id in ids:
         shown = [views[record_id]["view"] if record_id in views else None for views in by_model]
         view = next((one for one in shown if one is not None), None)
         notes = [views[record_id]["note"] for views in by_model if record_id in views]
@@ -245,7 +255,7 @@ def read_views(runs: Sequence[StudyRun], rows: PageRows, chosen: Chosen, paths: 
                     "end": base["seconds"],
                     "stride_s": 1,
                 }
-        yield {"row": place, "note": note, "view": view, "overlays": overlays}
+        yield {"row": row_of[record_id], "note": note, "view": view, "overlays": overlays}
 
 
 def _arrays_of(value: object) -> Iterator[np.ndarray]:

@@ -20,7 +20,7 @@ from ecgpipe.core import parquet, schemas
 from ecgpipe.core.run import Run
 from ecgpipe.evaluation.crosswalk import read_crosswalk
 from ecgpipe.models.labels import locate
-from ecgpipe.report import study_page, study_runs
+from ecgpipe.report import show, study_page, study_runs
 
 N = 60
 
@@ -293,3 +293,29 @@ def test_fitted_thresholds_on_the_recordings_to_evaluate_are_refused(
     (run / "run.json").write_text(json.dumps(info))
     assert small_study.run(tmp_path / "out", str(run), str(folder / "ecgfounder"), "--truth", truth) == 2
     assert "were fitted on" in capsys.readouterr().err
+
+
+def test_the_disputed_statement_is_attributed_by_each_model_that_has_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    def attribute_labels(
+        finished: Run, recording: show.Recording, names: list[str], *_: object
+    ) -> list[dict[str, Any]]:
+        """As `show.attribute_labels`, which takes a network."""
+        asked.append((finished.outdir.name, recording.record_id, names[0]))
+        return [{"label": names[0], "attribution": np.ones((2, 12, 2500)), "judged": ""}]
+
+    monkeypatch.setattr(show, "attribute_labels", attribute_labels)
+    runs = [str(folder / model) for model in LABELS]
+    assert small_study.run(tmp_path / "out", *runs, "--attributions", "3") == 0
+    table = pd.read_parquet(tmp_path / "out/study.parquet").nlargest(3, "disagreement")
+    expected = [
+        (model, row["record_id"], label)
+        for model in ("ecg-fm", "ecgfounder")
+        for row in table.to_dict("records")
+        for label in LABELS[model]
+        if label.lower() == row["statement"].lower()
+    ]
+    assert asked == [one for one in expected if one != ("ecg-fm", "r/000", LABELS["ecg-fm"][0])]
