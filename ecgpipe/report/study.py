@@ -173,6 +173,9 @@ def compute(
     asked: StudySettings,
 ) -> Study:
     """Compute everything that a study shows; arguments as of `write_study` and its parts."""
+    if truth:
+        others = [name for name in truth.names if name not in side.statements]
+        logger.info("true labels that fewer than two models have, for the probe alone: %s", ", ".join(others) or "none")
     found, chosen = study_results.find_disagreement(side, asked.recordings)
     evaluated = study_truth.evaluate(runs, aligned, mapped, side, truth, asked) if truth else None
     return Study(

@@ -1,6 +1,7 @@
 """The page of a study: models side by side, with the recordings on which they disagree."""
 
 import gzip
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from ecgpipe.analysis.agreement import Disagreement
 from ecgpipe.core.aligned_recordings import Aligned
+from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.evaluation.model_scores import Row
 from ecgpipe.models.description import describe
 from ecgpipe.preprocessing.reread import Sources, find_sources
@@ -23,6 +25,8 @@ from ecgpipe.report.study_results import Chosen, Places, Side
 from ecgpipe.report.study_runs import Labels, StudyRun
 from ecgpipe.report.study_spaces import RANDOM, Spaces
 from ecgpipe.report.study_truth import Evaluated
+
+logger = logging.getLogger(__name__)
 
 # Of a model's view of a recording, what is the model's own; the leads are the recording's.
 OVERLAY = ("attention", "attributions", "borders", "end", "stride_s")
@@ -203,10 +207,14 @@ def encode_rows(rows: PageRows, side: Side, spread: np.ndarray, names: Mapping[s
     }
 
 
-def find_run_sources(run: StudyRun) -> Sources:
-    """Where a run's recordings come from, with its attention and attributions."""
-    description = describe(run.run.model_json)
-    return find_sources(run.run, description.architecture.token_samples)
+def find_run_sources(run: StudyRun) -> Sources | None:
+    """Where a run's recordings come from, with its attention and attributions; None where the run does not say it."""
+    try:
+        description = describe(run.run.model_json)
+        return find_sources(run.run, description.architecture.token_samples)
+    except EcgpipeError as error:
+        logger.warning("%s: its recordings cannot be drawn: %s", run.name, error)
+        return None
 
 
 def read_views(
@@ -230,10 +238,10 @@ def read_views(
         would become too large, and `overlays`, of each model what is its own.
     """
     row_of = {record_id: number for number, record_id in enumerate(rows.ids.to_pylist())}
-    by_model = [
-        recording_view.read_views(ids, find_run_sources(run), paths, of_run)
-        for run, of_run in zip(runs, added, strict=True)
-    ]
+    by_model = []
+    for run, of_run in zip(runs, added, strict=True):
+        sources = find_run_sources(run) if ids else None
+        by_model.append(recording_view.read_views(ids, sources, paths, of_run) if sources else {})
     size = 0
     for record_id in ids:
         shown = [views[record_id]["view"] if record_id in views else None for views in by_model]

@@ -160,7 +160,7 @@ def describe_model(run: StudyRun, paths: bool) -> dict[str, Any]:
         "input": describe_window(declared) if declared else None,
         "steps": describe_input(declared) if declared else [],
         "labels": len(run.labels),
-        "width": run.description.get("architecture", {}).get("width"),
+        "width": read_width(run.run),
         "parameters": count_parameters(run.run.weights),
         "code_licence": facts.code_licence if facts else None,
         "weights_licence": facts.weights_licence if facts else None,
@@ -181,6 +181,14 @@ def describe_model(run: StudyRun, paths: bool) -> dict[str, Any]:
         "finished": info.finished,
         "calibrated": info.calibration is not None,
     }
+
+
+def read_width(run: Run) -> int | None:
+    """How many numbers an embedding has; None for a run without embeddings."""
+    if not (run.outdir / "embeddings").is_dir():
+        return None
+    width: int = pq.read_schema(run.files("embeddings")[0]).field("embedding").type.list_size
+    return width
 
 
 def find_input(run: StudyRun) -> ModelInput | None:

@@ -1,6 +1,6 @@
 """Finished runs of three models over the same recordings, written without a model, to test a study.
 
-`ecgfounder` has its recordings in another order and lacks some; `ecg-jepa` has no labels.
+`ecgfounder` has its recordings in another order and lacks some; `pretrained`, of ECG-FM too, has no labels.
 """
 
 import json
@@ -20,9 +20,10 @@ from ecgpipe.core import parquet, schemas
 LABELS: dict[str, tuple[str, ...]] = {
     "ecg-fm": ("Atrial fibrillation", "Atrial flutter", "Electronic pacemaker", "Tachycardia"),
     "ecgfounder": ("ATRIAL FLUTTER", "SINUS TACHYCARDIA", "ATRIAL FIBRILLATION"),
-    "ecg-jepa": (),
+    "pretrained": (),
 }
-WIDTHS = {"ecg-fm": 8, "ecgfounder": 12, "ecg-jepa": 6}
+WIDTHS = {"ecg-fm": 8, "ecgfounder": 12, "pretrained": 6}
+FAMILIES = {"pretrained": "ecg-fm"}  # where the name is not the family's
 SHARED = ("Atrial fibrillation", "Atrial flutter")
 MISSING = (3, 4)  # of ecgfounder, which are shorter than its window
 
@@ -84,7 +85,10 @@ def _set_family(run: Path, model: str, paths: bool) -> None:
     path = run / "checkpoint/model.json"
     content = json.loads(path.read_text())
     content["architecture"]["width"] = WIDTHS[model]
-    path.write_text(json.dumps(content | {"family": model}))
+    if model == "ecgfounder":
+        sizes = {"in_leads": 12, "first_width": 8, "kernel": 16, "group_width": 4, "stages": [[WIDTHS[model], 1]]}
+        content["architecture"] = sizes | {"labels": len(LABELS[model])}
+    path.write_text(json.dumps(content | {"family": FAMILIES.get(model, model)}))
     info = json.loads((run / "run.json").read_text())
     info["config"]["report"]["paths"] = paths
     info["checkpoint"]["sha256"] = model[0] * 64

@@ -91,7 +91,7 @@ def test_the_schema_is_that_of_the_docs(folder: Path) -> None:
     schema = pq.read_schema(folder / "out/study.parquet")
     columns = [tuple(name.split(": ")) for name in schema.names[len(schemas.STUDY) :]]
     assert schema.equals(schemas.study_schema(columns))
-    assert json.loads(schema.metadata[b"ecgpipe"])["models"]["ecg-jepa"] == "e" * 64
+    assert json.loads(schema.metadata[b"ecgpipe"])["models"]["pretrained"] == "p" * 64
 
 
 def test_recordings_that_a_model_lacks_are_counted_with_the_reason(account: dict[str, Any]) -> None:
@@ -111,9 +111,9 @@ def test_models_are_described_by_their_runs_and_families(account: dict[str, Any]
     first = models["ecg-fm"]
     assert (first["input"], first["labels"], first["width"]) == ("12 leads, 500 Hz, 5 s", 4, 8)
     assert first["parameters"] == 12  # without what batch normalisation counted
-    assert models["ecg-jepa"]["input"] == "8 leads, 250 Hz, 10 s, mV"
-    assert models["ecg-jepa"]["parameters"] is None
-    assert models["ecgfounder"]["title"] == "ECGFounder"
+    assert models["pretrained"]["parameters"] is None
+    assert (models["ecgfounder"]["title"], models["ecgfounder"]["width"]) == ("ECGFounder", 12)
+    assert models["ecgfounder"]["input"] == "12 leads, 500 Hz, 10 s"
     assert first["segments_per_s"] == N
 
 
@@ -195,7 +195,7 @@ def test_each_model_is_probed_alike_and_beside_its_random_baseline(account: dict
 def test_the_page_fetches_nothing_and_names_the_models(folder: Path) -> None:
     page = (folder / "out/study.html").read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!#)', page)
-    for title in ("ECG-FM", "ECGFounder", "ECG-JEPA"):
+    for title in ("ECG-FM", "ECGFounder", "pretrained"):
         assert title in page
 
 
@@ -215,7 +215,7 @@ def test_one_run_and_two_of_one_name_are_refused(
     assert "at least two runs" in capsys.readouterr().err
     assert small_study.run(tmp_path, run, run) == 2
     assert "NAME=FOLDER" in capsys.readouterr().err
-    assert small_study.run(tmp_path, run, f"b={folder / 'ecgfounder'}", "--baseline", str(folder / "ecg-jepa")) == 2
+    assert small_study.run(tmp_path, run, f"b={folder / 'ecgfounder'}", "--baseline", str(folder / "pretrained")) == 2
     assert "are not random" in capsys.readouterr().err
 
 
@@ -235,7 +235,7 @@ def read(folder: Path, name: str) -> study_runs.StudyRun:
 
 
 def test_without_true_labels_and_shared_labels_embeddings_are_compared(folder: Path, tmp_path: Path) -> None:
-    runs = [str(folder / "ecg-fm"), str(folder / "ecg-jepa")]
+    runs = [str(folder / "ecg-fm"), str(folder / "pretrained")]
     assert small_study.run(tmp_path / "out", *runs) == 0
     account = json.loads((tmp_path / "out/study.json").read_text())
     assert (account["evaluation"], account["agreement"], account["probe"]) == (None, [], None)
@@ -300,13 +300,12 @@ def test_the_disputed_statement_is_attributed_by_each_model_that_has_it(
 ) -> None:
     asked: list[tuple[str, str, str]] = []
 
-    def attribute_labels(
-        finished: Run, recording: show.Recording, names: list[str], *_: object
-    ) -> list[dict[str, Any]]:
+    def attribute_labels(finished: Run, record_id: str, names: list[str], *_: object) -> list[dict[str, Any]]:
         """As `show.attribute_labels`, which takes a network."""
-        asked.append((finished.outdir.name, recording.record_id, names[0]))
+        asked.append((finished.outdir.name, record_id, names[0]))
         return [{"label": names[0], "attribution": np.ones((2, 12, 2500)), "judged": ""}]
 
+    monkeypatch.setattr(show, "find_recording", lambda _, record_id: record_id)
     monkeypatch.setattr(show, "attribute_labels", attribute_labels)
     runs = [str(folder / model) for model in LABELS]
     assert small_study.run(tmp_path / "out", *runs, "--attributions", "3") == 0
@@ -319,3 +318,17 @@ def test_the_disputed_statement_is_attributed_by_each_model_that_has_it(
         if label.lower() == row["statement"].lower()
     ]
     assert asked == [one for one in expected if one != ("ecg-fm", "r/000", LABELS["ecg-fm"][0])]
+
+
+def test_a_run_whose_description_is_not_understood_is_compared_without_its_leads(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "later"
+    shutil.copytree(folder / "ecgfounder", run)
+    content = json.loads((run / "checkpoint/model.json").read_text())
+    (run / "checkpoint/model.json").write_text(json.dumps(content | {"architecture": {"blocks": 3}}))
+    assert small_study.run(tmp_path / "out", str(folder / "ecg-fm"), str(run)) == 0
+    assert "later: its recordings cannot be drawn" in capsys.readouterr().err
+    account = json.loads((tmp_path / "out/study.json").read_text())
+    assert account["models"]["later"]["width"] == 12
+    assert len(account["agreement"]) == 2
