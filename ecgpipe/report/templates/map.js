@@ -25,6 +25,7 @@ class AtlasMap {
     Object.assign(this, { root, points, columns, names, onPick, height, legend });
     this.type = type ?? (document.createElement("canvas").getContext("webgl") ? "scattergl" : "scatter");
     this.size = points.x.length < 500 ? 9 : points.x.length < 5000 ? 6 : points.x.length < 30000 ? 4 : 3;
+    if (height < 580) this.size = Math.max(3, this.size - 2);
     this.marked = [];
     this.tip = root.parentNode.querySelector(".tip");
     // Plotly's bar has a button that uploads a chart to plotly.com: never with a patient's data.
