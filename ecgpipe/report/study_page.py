@@ -355,6 +355,7 @@ def show_evaluation(
     """What the page says of the evaluation: its tables, and how it was made."""
     return {
         **evaluated._asdict(),
+        "one_class": [name for name in evaluated.statements if name not in {row.statement for row in evaluated.rows}],
         "scores": tabulate_scores(evaluated.rows, names, models),
         "differences": tabulate_differences(evaluated.rows, names, pairs),
     }

@@ -121,6 +121,8 @@ def test_each_models_own_attribution_can_be_chosen(page: Page) -> None:
     assert {"ecg-fm", "pretrained"} <= set(page.locator("#overlay option").all_inner_texts())
     page.select_option("#overlay", label="ecg-fm")
     colours = '#viewer [data-part="wash"] option'
+    assert page.locator("#viewer img, #viewer image[data-lead]").count() > 0
+    assert page.locator('#viewer [data-part="wash"]').input_value() == "0"  # it opens with the attribution
     assert f"attribution to {LABELS['ecg-fm'][0]}" in page.locator(colours).all_inner_texts()
     page.select_option("#overlay", label="pretrained")
     assert page.locator(colours).all_inner_texts() == ["nothing", "attention"]
@@ -172,7 +174,9 @@ def test_the_maps_are_coloured_by_each_models_own_probability(page: Page, table:
 def test_matrices_have_the_numbers_of_the_account(page: Page, account: dict[str, Any]) -> None:
     for place, key in enumerate(("cka_unbiased", "cka", "overlap")):
         cells = page.locator(f"[data-matrix='{place}'] tbody td").all_inner_texts()
-        assert cells == [f"{value:.2f}" for row in account["embeddings"][key] for value in row]
+        assert [cell.replace("\N{MINUS SIGN}", "-") for cell in cells] == [
+            f"{value:.2f}" for row in account["embeddings"][key] for value in row
+        ]
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ async function start() {
     const found = viewOf.get(row), own = found?.overlays[Number(overlay.value)];
     let note = found?.note ?? null;
     if (!found) note = `This page does not hold its leads.${rows.paths ? ` To see them: ecgpipe show RUN ${quoted(rows.names[row])}` : ""}`;
-    return { name: rows.names[row], why: [], probabilities: [], facts: [], neighbors: [], note,
+    return { name: rows.names[row], label: own?.attributions.at(-1)?.label, why: [], probabilities: [], facts: [], neighbors: [], note,
       view: found?.view ? { ...found.view, ...own } : null };
   };
 

@@ -332,3 +332,16 @@ def test_a_run_whose_description_is_not_understood_is_compared_without_its_leads
     account = json.loads((tmp_path / "out/study.json").read_text())
     assert account["models"]["later"]["width"] == 12
     assert len(account["agreement"]) == 2
+
+
+def test_a_statement_with_one_class_is_named_and_not_measured(folder: Path, tmp_path: Path) -> None:
+    truth = small_study.truth(N)
+    truth[SHARED[1]] = 0
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    runs = [str(folder / "ecg-fm"), str(folder / "ecgfounder")]
+    assert small_study.run(tmp_path / "out", *runs, "--truth", str(tmp_path / "truth.csv")) == 0
+    rows = json.loads((tmp_path / "out/study.json").read_text())["evaluation"]["rows"]
+    assert {row["statement"] for row in rows} == {SHARED[0]}
+    page = (tmp_path / "out/study.html").read_text()
+    assert f"all positive or all negative: {SHARED[1]}." in page
+    assert "no patient column is named" in page
