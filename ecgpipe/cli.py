@@ -39,6 +39,7 @@ GROUPS = {
     "analyse": {
         "neighbors": ("analysis.neighbors", "find the recordings that are most similar by embedding"),
         "compare": ("report.compare_page", "compare two runs: labels, embeddings, and what changed most"),
+        "study": ("report.study", "put runs of several models over the same recordings side by side"),
     },
     "check": {
         "doctor": ("workflow.doctor", "check whether a run can work here: PyTorch, GPU, checkpoint, disk, packages"),

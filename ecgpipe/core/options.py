@@ -58,6 +58,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "heads": {"type": Path, "nargs": "*", "default": [], "help": "head.safetensors files of `probe` (default: none)"},
     # Of the recordings that a command shows or compares.
     "against": {"type": Path, "metavar": "OUTDIR", "help": "results of another run"},
+    "baseline": {"type": Path, "help": "the folder of a run of `untrained` over the same recordings"},
     "recordings": {"type": int, "default": 20, "help": "how many recordings (default %(default)s)"},
     # Of true labels, and of columns of the inputs' tables.
     "truth": {"type": Path, "help": "CSV or Parquet table with a record_id and a column of 0 and 1 per label"},

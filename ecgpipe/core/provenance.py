@@ -39,6 +39,7 @@ MEANING = {
     "report": 1,
     "neighbors": 1,
     "compare": 1,
+    "study": 1,
     "probe": 1,
     "thresholds": 1,
     "calibrate": 1,

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from ecgpipe.core import parquet
 
@@ -30,6 +31,32 @@ def read_means(embeddings: Sequence[Path]) -> Iterator[tuple[pa.Array, np.ndarra
         held_ids, held = ids[starts[-1] :], vectors[starts[-1] :]
     if len(held_ids):
         yield held_ids[:1], held.mean(axis=0, keepdims=True)
+
+
+def read_means_of(embeddings: Sequence[Path], ids: pa.Array) -> np.ndarray:
+    """Read the embeddings of some recordings, each the mean over its segments, in one pass over the files.
+
+    Args:
+        embeddings: All `embeddings/part-*.parquet`.
+        ids: (recordings,) each once.
+
+    Returns:
+        (recordings, width) float32; NaN for a recording that the files do not have.
+    """
+    width = pq.read_schema(embeddings[0]).field("embedding").type.list_size
+    sums, counts = np.zeros((len(ids), width)), np.zeros(len(ids))
+    for batch in parquet.batches(embeddings):
+        place = pc.index_in(batch["record_id"], ids)
+        chosen = batch["embedding"].filter(place.is_valid())
+        rows = place.drop_null().to_numpy()
+        if len(rows):
+            starts = np.flatnonzero(np.diff(rows, prepend=-1))  # a recording's segments follow one another
+            vectors = chosen.flatten().to_numpy().reshape(len(rows), width)
+            np.add.at(sums, rows[starts], np.add.reduceat(vectors, starts, axis=0, dtype=np.float64))
+            np.add.at(counts, rows, 1)
+    with np.errstate(invalid="ignore"):
+        means: np.ndarray = (sums / counts[:, None]).astype(np.float32)
+    return means
 
 
 def iterate_ids(embeddings: Sequence[Path]) -> Iterator[pa.Array]:

@@ -135,6 +135,21 @@ COMPARED_LABELS = pa.schema(
     ]
 )
 
+# What several models say of the recordings of one dataset; a column for each probability follows, see `study_schema`.
+STUDY = pa.schema(
+    [
+        ("record_id", pa.string()),
+        ("n_models", pa.int32()),  # that have a prediction for it
+        (
+            "disagreement",
+            pa.float64(),
+        ),  # the highest minus the lowest probability, of the statement where it is largest
+        ("statement", pa.string()),  # that one; null without a statement of which two models have a probability
+        ("highest", pa.string()),  # the model with the highest probability of it
+        ("lowest", pa.string()),
+    ]
+)
+
 # The recordings of a fit of thresholds or a calibration: hashes of record ids, signals and patients, each once.
 FITTED = pa.schema([("what", pa.string()), ("hash", pa.uint64())])
 
@@ -230,6 +245,20 @@ def predictions_schema(labels: Sequence[str]) -> pa.Schema:
     return pa.schema(
         [("record_id", pa.string()), ("n_segments", pa.int32()), *((label, pa.float64()) for label in labels)]
     )
+
+
+def study_schema(columns: Sequence[tuple[str, str]]) -> pa.Schema:
+    """`STUDY` and one float64 probability for each model and statement; null where the model has none.
+
+    Args:
+        columns: Model and statement of each.
+    """
+    return pa.schema([*STUDY, *((study_column(*column), pa.float64()) for column in columns)])
+
+
+def study_column(model: str, statement: str) -> str:
+    """The name of the column of a model's probability of a statement: `ecg-fm: Atrial fibrillation`."""
+    return f"{model}: {statement}"
 
 
 def probed_schema(labels: Sequence[str]) -> pa.Schema:

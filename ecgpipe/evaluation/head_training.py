@@ -51,8 +51,22 @@ def train(embeddings: Sequence[Path], examples: Examples, facts: Mapping[str, ob
     Raises:
         EcgpipeError: A recording has no embedding.
     """
-    names, true, split = examples.names, examples.true, examples.split
     features = read_features(embeddings, examples.record_ids)  # (recordings, width) float32
+    return train_on(features, examples, {**facts, "space": heads.describe_space(pq.read_schema(embeddings[0]))})
+
+
+def train_on(features: np.ndarray, examples: Examples, facts: Mapping[str, object]) -> Trained:
+    """Train a head on features that are at hand; as `train` otherwise.
+
+    Args:
+        features: (recordings, width) float32, which are standardised in place.
+        examples: As for `train`.
+        facts: As for `train`.
+
+    Returns:
+        As `train`.
+    """
+    names, true, split = examples.names, examples.true, examples.split
     mean, scale = compute_moments(features[split == TRAIN])
     features -= mean
     features /= scale
@@ -69,7 +83,7 @@ def train(embeddings: Sequence[Path], examples: Examples, facts: Mapping[str, ob
         is_better = loss < best
         best[is_better], chosen[is_better] = loss[is_better], strength
         weight[:, is_better], bias[is_better] = linear.weight[:, is_better], linear.bias[is_better]
-    facts = {**facts, "space": heads.describe_space(pq.read_schema(embeddings[0])), "strength": chosen.tolist()}
+    facts = {**facts, "strength": chosen.tolist()}
     head = Head(tuple(names), mean, scale, weight.T.astype(np.float32), bias.astype(np.float32), facts)
     # From the weights as they are saved.
     probability = logistic_regression.probability(features, logistic_regression.Linear(head.weight.T, head.bias))

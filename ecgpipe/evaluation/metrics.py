@@ -5,7 +5,7 @@ patients is a weight for each recording: how many times its patient was drawn. S
 a resample costs is sums of weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ _Strata = list[tuple[csr_matrix, csr_matrix]]
 class _Prepared(NamedTuple):
     """What is the same in all resamples. Each is multiplied with weights (recordings, resamples)."""
 
-    ranked: list[_Strata]  # one for each label, and then one for all pairs
+    ranked: list[_Strata]  # one for each label, and then one for all pairs, if they are pooled
     called: csr_matrix  # (labels, recordings) the score is at the threshold or above, and the true label is known
     hit: csr_matrix  # (labels, recordings) of those the positive ones
     excess: csr_matrix  # (labels * BINS, recordings) score minus truth, in the score's bin
@@ -98,16 +98,58 @@ def measure(
 
     drawn = np.full((*values.shape, resamples), np.nan)  # (labels + 2, METRICS, resamples)
     if recordings and resamples:
-        units = np.arange(recordings) if groups is None else np.unique(groups, return_inverse=True)[1]
-        streams = np.random.SeedSequence(seed).spawn(resamples)
-
-        def fill(first: int) -> None:
-            weights = np.stack([_weights(units, stream) for stream in streams[first : first + BLOCK]], axis=1)
-            drawn[..., first : first + BLOCK] = _with_macro(_values(prepared, weights), counted)
-
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(fill, range(0, resamples, BLOCK)))
+        groups = np.arange(recordings) if groups is None else groups
+        _draw(drawn, groups, seed, lambda weights: _with_macro(_values(prepared, weights), counted))
     return _rows(values, drawn)
+
+
+def draw_columns(
+    true: np.ndarray,
+    score: np.ndarray,
+    thresholds: Sequence[float] | np.ndarray,
+    groups: np.ndarray | None,
+    resamples: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measure columns that are not pooled, and again in each resample of the bootstrap.
+
+    Resample r of the same recordings, groups and seed is the same in every call. So the difference of two columns in
+    each resample is that of the same patients, and its quantiles are a paired interval.
+
+    Args:
+        true: As for `measure`; a column for each score, e.g. one label for several models.
+        score: As for `measure`.
+        thresholds: As for `measure`.
+        groups: As for `measure`.
+        resamples: As for `measure`.
+        seed: As for `measure`.
+
+    Returns:
+        (columns, METRICS), and (columns, METRICS, resamples); NaN where not defined.
+    """
+    true, score = np.asarray(true), np.asarray(score, np.float64)
+    prepared = _prepare(true, score, np.asarray(thresholds, np.float64), is_pooled=False)
+    recordings = len(true)
+    values = _values(prepared, np.ones((recordings, 1)))[..., 0]  # (columns, METRICS)
+    drawn = np.full((*values.shape, resamples), np.nan)
+    if recordings and resamples:
+        groups = np.arange(recordings) if groups is None else groups
+        _draw(drawn, groups, seed, lambda weights: _values(prepared, weights))
+    return values, drawn
+
+
+def _draw(drawn: np.ndarray, groups: np.ndarray, seed: int, compute: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Fill (..., resamples) with what `compute` gives for the weights (recordings, BLOCK or less) of the resamples."""
+    resamples = drawn.shape[-1]
+    units = np.unique(groups, return_inverse=True)[1]
+    streams = np.random.SeedSequence(seed).spawn(resamples)
+
+    def fill(first: int) -> None:
+        weights = np.stack([_weights(units, stream) for stream in streams[first : first + BLOCK]], axis=1)
+        drawn[..., first : first + BLOCK] = compute(weights)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(fill, range(0, resamples, BLOCK)))
 
 
 def weighted(
@@ -176,7 +218,7 @@ def bins(score: np.ndarray) -> np.ndarray:
     return np.searchsorted(EDGES[1:-1], score)
 
 
-def _prepare(true: np.ndarray, score: np.ndarray, thresholds: np.ndarray) -> _Prepared:
+def _prepare(true: np.ndarray, score: np.ndarray, thresholds: np.ndarray, is_pooled: bool = True) -> _Prepared:
     is_known = ~np.isnan(true) & ~np.isnan(score)  # (recordings, labels)
     positive = is_known & (true == 1)
     called = is_known & (score >= thresholds)
@@ -186,7 +228,7 @@ def _prepare(true: np.ndarray, score: np.ndarray, thresholds: np.ndarray) -> _Pr
     row, column = np.nonzero(is_known)
     excess = score[is_known] - positive[is_known]  # (pairs,)
     return _Prepared(
-        ranked=[*ranked, _rank(*pairs)],
+        ranked=[*ranked, _rank(*pairs)] if is_pooled else ranked,
         called=csr_matrix(called.T, dtype=np.float64),
         hit=csr_matrix((called & positive).T, dtype=np.float64),
         excess=csr_matrix((excess, (column * BINS + bins(score[is_known]), row)), (labels * BINS, recordings)),
@@ -240,15 +282,16 @@ def _values(prepared: _Prepared, weights: np.ndarray) -> np.ndarray:
         weights: (recordings, resamples) how many times each recording counts.
 
     Returns:
-        (labels + 1, METRICS, resamples), the last row all pairs pooled; NaN where a metric is not defined.
+        (labels + 1, METRICS, resamples), the last row all pairs pooled, if they are; NaN where a metric is not defined.
     """
+    rows = len(prepared.ranked)
     areas = [_areas(ranked, weights) for ranked in prepared.ranked]
     auroc, auprc, positive, negative = np.stack(areas, axis=1)  # (labels + 1, resamples) each
-    called = _pooled(prepared.called @ weights)
-    hit = _pooled(prepared.hit @ weights)
-    squared = _pooled(prepared.squared @ weights)
+    called = _pooled(prepared.called @ weights)[:rows]
+    hit = _pooled(prepared.hit @ weights)[:rows]
+    squared = _pooled(prepared.squared @ weights)[:rows]
     excess = (prepared.excess @ weights).reshape(-1, BINS, weights.shape[1])  # (labels, BINS, resamples)
-    off = np.abs(np.concatenate([excess, excess.sum(axis=0, keepdims=True)])).sum(axis=1)  # (labels + 1, resamples)
+    off = np.abs(np.concatenate([excess, excess.sum(axis=0, keepdims=True)])[:rows]).sum(axis=1)  # (rows, resamples)
     total = positive + negative
     with np.errstate(invalid="ignore", divide="ignore"):
         by_metric = {
@@ -316,7 +359,7 @@ def _with_macro(each: np.ndarray, counted: np.ndarray) -> np.ndarray:
 
 def _rows(values: np.ndarray, drawn: np.ndarray) -> list[Measure]:
     """Values (labels + 2, METRICS), and what they are in resamples (labels + 2, METRICS, resamples), as rows."""
-    low, high, defined = _intervals(drawn)
+    low, high, defined = intervals(drawn)
     averages = [*((label, "label") for label in range(len(values) - 2)), (None, "macro"), (None, "micro")]
     return [
         Measure(
@@ -333,8 +376,15 @@ def _rows(values: np.ndarray, drawn: np.ndarray) -> list[Measure]:
     ]
 
 
-def _intervals(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Low and high ends over the last axis, and in how many resamples a number was defined."""
+def intervals(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The percentile interval of what resamples gave.
+
+    Args:
+        drawn: (..., resamples), NaN where not defined.
+
+    Returns:
+        Low, high and the number of resamples that define it, (...) each; low and high are NaN where most do not.
+    """
     defined = (~np.isnan(drawn)).sum(axis=-1)
     ends = np.full((2, *drawn.shape[:-1]), np.nan)
     enough = (defined > 0) & (2 * defined >= drawn.shape[-1])

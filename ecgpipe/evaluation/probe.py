@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_run(parser)
     truth_tables.add_arguments(parser, "the run's settings evaluation.truth and mapping, or the columns of records/")
     settings.add_options(parser, settings.Probe)
-    parser.add_argument("--baseline", type=Path, help="the folder of a run of `untrained` over the same recordings")
+    options.add(parser, "baseline")
     options.add(parser, "output", required=True, help="folder for head, metrics and predictions")
 
 

@@ -21,10 +21,11 @@ function categories(column, row) {
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 class AtlasMap {
-  constructor(root, points, columns, names, onPick, onSelect) {
-    Object.assign(this, { root, points, columns, names, onPick });
-    this.type = document.createElement("canvas").getContext("webgl") ? "scattergl" : "scatter";
+  constructor(root, points, columns, names, onPick, onSelect, { height = 580, legend = true, type } = {}) {
+    Object.assign(this, { root, points, columns, names, onPick, height, legend });
+    this.type = type ?? (document.createElement("canvas").getContext("webgl") ? "scattergl" : "scatter");
     this.size = points.x.length < 500 ? 9 : points.x.length < 5000 ? 6 : points.x.length < 30000 ? 4 : 3;
+    if (height < 580) this.size = Math.max(3, this.size - 2);
     this.marked = [];
     this.tip = root.parentNode.querySelector(".tip");
     // Plotly's bar has a button that uploads a chart to plotly.com: never with a patient's data.
@@ -71,7 +72,7 @@ class AtlasMap {
       const marker = { size: this.size, opacity: 0.8, color: group.values ?? group.colour };
       if (group.values) Object.assign(marker, { colorscale: "Viridis", colorbar: { thickness: 12, outlinewidth: 0, len: 0.9 } });
       data.push({ type: this.type, mode: "markers", name: plain(group.name), x: Float32Array.from(group.points, (i) => x[i]),
-        y: Float32Array.from(group.points, (i) => y[i]), marker, hoverinfo: "none", showlegend: this.groups.length > 1 });
+        y: Float32Array.from(group.points, (i) => y[i]), marker, hoverinfo: "none", showlegend: this.legend && this.groups.length > 1 });
     }
     this.rings = data.length;
     data.push({ type: this.type, mode: "markers", name: "found", x: Float32Array.from(this.marked, (i) => x[i]),
@@ -81,7 +82,7 @@ class AtlasMap {
     const colour = { font: { family: "system-ui, sans-serif", size: 12, color: css("--ink") }, paper_bgcolor: css("--card"),
       plot_bgcolor: css("--card"), modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: css("--accent") } };
     this.data = data;
-    Plotly.react(this.root, data, { height: 580, width: onPaper() ? PAPER_PX : undefined, margin: { l: 30, r: 8, t: 30, b: 30 }, hovermode: "closest", uirevision: "same",
+    Plotly.react(this.root, data, { height: this.height, width: onPaper() ? PAPER_PX : undefined, margin: { l: 30, r: 8, t: 30, b: 30 }, hovermode: "closest", uirevision: "same",
       dragmode: finger ? false : "pan", legend: { itemsizing: "constant" }, xaxis: { ...axis, title: { text: "UMAP 1" } },
       yaxis: { ...axis, title: { text: "UMAP 2" } }, ...colour }, this.config);
   }

@@ -1,0 +1,56 @@
+"""Attribute the statement on which models disagree to leads and times, by each of the models that has it."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.report import recording_view, show
+from ecgpipe.report.study_runs import StudyRun
+
+logger = logging.getLogger(__name__)
+
+# By record id, attributions as `recording_view.read_attributions` gives them.
+Attributions = dict[str, list[dict[str, Any]]]
+
+
+class Machine(NamedTuple):
+    """What the attributions are computed on."""
+
+    device: str
+    threads: int
+
+
+def attribute_disputed(
+    run: StudyRun,
+    disputed: Sequence[tuple[str, str]],
+    shared: Mapping[str, Mapping[str, str]],
+    machine: Machine,
+) -> Attributions:
+    """Attribute the disputed statement of some recordings, by one model.
+
+    What the run itself has attributed is not computed again. A recording that cannot be read again is left out with a
+    warning.
+
+    Args:
+        run: The model's run.
+        disputed: Record id and statement of each.
+        shared: By statement, by model its label.
+        machine: What to compute on.
+
+    Returns:
+        The attributions.
+    """
+    stored = recording_view.read_attributions(run.run.attribution_parquet, [record_id for record_id, _ in disputed])
+    has = set(run.ids.to_pylist())
+    found: Attributions = {}
+    for record_id, statement in disputed:
+        label = shared[statement].get(run.name)
+        if label is None or record_id not in has or label in [one["label"] for one in stored.get(record_id, [])]:
+            continue
+        try:
+            recording = show.find_recording(run.run, record_id)
+            found[record_id] = show.attribute_labels(run.run, recording, [label], machine.device, machine.threads)
+        except EcgpipeError as error:
+            logger.warning("%s: %s is not attributed: %s", run.name, record_id if run.paths else "a recording", error)
+    return found
