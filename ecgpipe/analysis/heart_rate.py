@@ -112,7 +112,7 @@ def _share_in_common(some: np.ndarray, others: np.ndarray, sample_rate: float) -
     if not len(some) or not len(others):
         return 0.0
     near = np.abs(some[:, None] - others) <= SAME_BEAT_S * sample_rate  # (some, others)
-    return 2 * min(near.any(axis=1).sum(), near.any(axis=0).sum()) / (len(some) + len(others))
+    return float(2 * min(near.any(axis=1).sum(), near.any(axis=0).sum()) / (len(some) + len(others)))
 
 
 def _measure_likeness(lead: np.ndarray, beats: np.ndarray, sample_rate: float) -> float:

@@ -72,8 +72,8 @@ def _normalise(hsic: np.ndarray, is_constant: Sequence[bool]) -> np.ndarray:
 class Overlap(NamedTuple):
     """How many of the nearest recordings two models have in common."""
 
-    share: np.ndarray  # (models, models) mean over the queries, of `count`
-    count: int  # of nearest recordings
+    share: np.ndarray  # (models, models) mean over the queries, of `nearest`
+    nearest: int  # recordings of each model
     queries: int  # recordings whose nearest were searched
     recordings: int  # among which they were searched
     chance: float  # the share that neighbours drawn at random have in common

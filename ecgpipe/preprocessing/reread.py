@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ecgpipe.core import parquet
-from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput
+from ecgpipe.core.model_input import ModelInput
 from ecgpipe.core.run import Run
 from ecgpipe.preprocessing import preprocess, quality
 from ecgpipe.preprocessing.segments import Prepared, Twelve, Windows, choose_leads, prepare
@@ -77,7 +77,7 @@ class Sources(NamedTuple):
 
 
 def find_sources(
-    run: Run, token_samples: tuple[int, int], model_input: ModelInput = DEFAULT_INPUT, has_tokens_by_lead: bool = False
+    run: Run, token_samples: tuple[int, int], model_input: ModelInput, has_tokens_by_lead: bool
 ) -> Sources:
     """Find where a finished run's recordings come from.
 

@@ -247,7 +247,7 @@ def _describe_embeddings(study: Study) -> dict[str, Any] | None:
         "cka": embedded.cka.plain.tolist(),
         "cka_unbiased": embedded.cka.unbiased.tolist(),
         "overlap": embedded.overlap.share.tolist(),
-        "neighbors": embedded.overlap.count,
+        "neighbors": embedded.overlap.nearest,
         "queries": embedded.overlap.queries,
         "chance": embedded.overlap.chance,
         "without_the_same_patient": study.has_patients,

@@ -211,7 +211,8 @@ def find_run_sources(run: StudyRun) -> Sources | None:
     """Where a run's recordings come from, with its attention and attributions; None where the run does not say it."""
     try:
         description = describe(run.run.model_json)
-        return find_sources(run.run, description.architecture.token_samples)
+        tokens = description.architecture.token_samples
+        return find_sources(run.run, tokens, description.model_input, description.has_tokens_by_lead)
     except EcgpipeError as error:
         logger.warning("%s: its recordings cannot be drawn: %s", run.name, error)
         return None
@@ -377,7 +378,7 @@ def show_spaces(spaces: Spaces, names: Mapping[str, str]) -> dict[str, Any]:
             for title, values in (
                 ("Linear CKA, unbiased", cka.unbiased),
                 ("Linear CKA", cka.plain),
-                (f"Nearest {overlap.count} in common", overlap.share),
+                (f"Nearest {overlap.nearest} in common", overlap.share),
             )
         ]
     if spaces.probed:

@@ -36,7 +36,8 @@ class Side(NamedTuple):
     @property
     def has(self) -> np.ndarray:
         """(models, statements) bool: whether the model has a label that means the statement."""
-        return ~np.isnan(self.thresholds)
+        has: np.ndarray = ~np.isnan(self.thresholds)
+        return has
 
 
 def collect_probabilities(

@@ -219,11 +219,10 @@ def count_parameters(weights: Path) -> int | None:
         with weights.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
-        return sum(
-            math.prod(tensor["shape"])
-            for name, tensor in header.items()
-            if name != "__metadata__" and not _COUNTED.search(name)
-        )
+        shapes = [
+            tensor["shape"] for name, tensor in header.items() if name != "__metadata__" and not _COUNTED.search(name)
+        ]
+        return sum(int(math.prod(shape)) for shape in shapes)
     except (OSError, ValueError, KeyError, struct.error):
         return None
 

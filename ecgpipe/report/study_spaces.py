@@ -130,7 +130,7 @@ def compare_spaces(
     ids, common = choose_common(runs, aligned, MOST_COMPARED, asked.seed)
     if not embedding or not len(ids):
         return Spaces(None, None, None)
-    is_common = (aligned.rows[embedding] >= 0).all(axis=0)
+    is_common = np.asarray((aligned.rows[embedding] >= 0).all(axis=0))
     chosen = study_truth.choose_examples(truth, is_common, asked) if truth else None
     examples = None if chosen is None or isinstance(chosen, str) else chosen[0]
     wanted = ids if examples is None else pa.concat_arrays([ids, examples.record_ids]).unique()

@@ -133,13 +133,13 @@ def evaluate(
     for number, run in enumerate(runs):
         refuse_leakage(run, scored, aligned.rows[number, rows] >= 0, labels, asked.patient)
     score = np.stack([np.asarray(side.probability[:, place][:, rows]) for place in places], axis=1)
-    has_label = side.has[:, places].any(axis=1)  # (models,) of those evaluated
+    has_label = np.asarray(side.has[:, places].any(axis=1))  # (models,) of those evaluated
     scores = Scores(
         statements,
         [name for name, has in zip(side.models, has_label, strict=True) if has],
         scored.true[:, columns],
         score[has_label],
-        side.thresholds[np.ix_(has_label, places)],
+        side.thresholds[has_label][:, places],
     )
     groups = ground_truth.number_patients(scored.columns[asked.patient]) if asked.patient else None
     resamples = model_scores.choose_resamples(len(rows), int(side.has[:, places].sum()), asked.resamples)

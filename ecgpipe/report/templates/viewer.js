@@ -12,7 +12,7 @@ const PAPER_PX = 720, onPaper = () => matchMedia("print").matches;
 
 const digits = (value, places) => value === null || Number.isNaN(value) ? "–" : value.toFixed(places);
 
-// Columns of a user's table that stand over a recording, as on a clinical printout, by what they are called there.
+// Columns of a user's table that stand over a recording, as on a printout of the machine, by what they are called there.
 const HEADER = { age: /^age(_years)?$/i, sex: /^(sex|gender)$/i, recorded: /^(recorded|acquired|ecg_time|recording_date|date)$/i,
   device: /^(device|machine)$/i };
 

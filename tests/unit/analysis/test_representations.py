@@ -82,7 +82,7 @@ def test_neighbours_in_common_are_scikit_learns() -> None:
         for other, second in enumerate(by_model):
             expected = np.mean([len(a & b) / 10 for a, b in zip(first, second, strict=True)])
             assert found.share[one, other] == pytest.approx(expected)
-    assert (found.queries, found.recordings, found.count) == (90, 90, 10)
+    assert (found.queries, found.recordings, found.nearest) == (90, 90, 10)
     assert found.chance == pytest.approx(10 / 89)
 
 

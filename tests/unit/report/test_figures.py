@@ -129,6 +129,7 @@ def view(seconds: float = 10.0, **given: object) -> dict[str, object]:
         "of_seconds": seconds,
         "millivolts": True,
         "made": ["aVF"],
+        "heart_rate": 72,
     }
     told |= {"borders": [5.0], "end": seconds, "stride_s": 0.008, "attention": None, "attributions": []}
     return told | {"leads": np.diff(steps, axis=1, prepend=np.int16(0)).ravel()} | given
