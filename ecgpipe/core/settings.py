@@ -319,9 +319,10 @@ def read_section(stage: str, model: type[Model], path: Path) -> Model:
         raise EcgpipeError(f"--settings: cannot read {path} as the settings of {stage}: {error}") from error
 
 
-def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None:
-    """Add the options for a stage's settings: a settings file, and one option per setting."""
-    parser.add_argument("--settings", type=Path, metavar="FILE", help="settings/STAGE.json of a run")
+def add_arguments(parser: argparse.ArgumentParser, model: type[Section], several: bool = False) -> None:
+    """Add the options for a stage's settings: a settings file, or several, and one option per setting."""
+    nargs = "+" if several else None
+    parser.add_argument("--settings", type=Path, nargs=nargs, metavar="FILE", help="settings/STAGE.json of a run")
     options.add(parser, "set", help="single settings, which take precedence over --settings and the defaults")
     add_options(parser, model)
 
@@ -370,7 +371,16 @@ def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace) ->
     Raises:
         EcgpipeError: A key is unknown, a value is out of range, or the file cannot be read.
     """
-    values: dict[str, Any] = read_section(stage, model, args.settings).model_dump() if args.settings else {}
+    return _parse(stage, model, args, args.settings)
+
+
+def parse_several_arguments(stage: str, model: type[Model], args: argparse.Namespace) -> list[Model]:
+    """Return a stage's settings for each file of --settings; as `parse_arguments` with one or none."""
+    return [_parse(stage, model, args, path) for path in args.settings or [None]]
+
+
+def _parse(stage: str, model: type[Model], args: argparse.Namespace, path: Path | None) -> Model:
+    values: dict[str, Any] = read_section(stage, model, path).model_dump() if path else {}
     pairs = list(_select_given(vars(args)).items())
     given = typed.parse_pairs(args.set, "--set", example=f"{next(iter(model.model_fields))}=3")
     pairs += [(one.key, one.value) for one in given]
@@ -385,18 +395,7 @@ def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace) ->
 
 
 def parse_options(model: type[Model], args: argparse.Namespace) -> Model:
-    """Return the settings of a command from the parsed options of `add_options`.
-
-    Args:
-        model: Model of the settings.
-        args: Parsed options.
-
-    Returns:
-        The settings.
-
-    Raises:
-        EcgpipeError: A value is out of range, or of the wrong type.
-    """
+    """Return the settings of a command from the parsed options of `add_options`; mistakes are an `EcgpipeError`."""
     return _validate(model, _select_given(vars(args)), "--")
 
 
