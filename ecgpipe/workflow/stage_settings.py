@@ -188,7 +188,9 @@ def _derive_page_stages(
     return {
         "summary": settings.Summary(
             config=settings.dump_identity(user_settings),
-            resolved=user_settings.model_dump(mode="json", exclude={"inference": {"fairseq_python"}}),
+            resolved=user_settings.model_dump(
+                mode="json", exclude={"inference": {"fairseq_python"}, "models": True, "study": True}
+            ),
             files=dict(files),
             attention=user_settings.inference.attention,
             compared=not certain,
