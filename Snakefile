@@ -36,18 +36,12 @@ include: "workflow/rules/verify.smk"
 # Every result is named, not the last ones alone: one that goes missing is made again.
 rule all:
     input:
-        all_records,
-        *(all_parts(kind) for kind in ["logits", "embeddings", *ATTENTION, "predictions"]),
-        *DRIFT,
-        OUT.file("umap"),
-        OUT.file("run"),
-        OUT.file("duplicates"),
-        OUT.file("examples"),
-        ATTRIBUTION,
-        *EVALUATION.values(),
-        *(OUT.file(f"figure_{name}_{suffix}") for name in FIGURES for suffix in ["png", "svg"]),
-        OUT.file("report"),
-        OUT.file("verdict"),
+        *(
+            all_of(run, name)
+            for run in RUN.runs
+            for name in ["records", "logits", "embeddings", *ATTENTION, "predictions"]
+        ),
+        *(run.paths.file(name) for run in RUN.runs for name in SINGLE_RESULTS),
     localrule: True
 
 

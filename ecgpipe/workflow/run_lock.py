@@ -26,13 +26,20 @@ OWNER = ".owner"
 _NAMED = 5
 
 
-def take(outdir: Path) -> FileLock | None:
+def name_run() -> str:
+    """A name for a run, which no other has."""
+    return secrets.token_hex(8)
+
+
+def take(outdir: Path, run: str | None = None) -> FileLock | None:
     """Lock a folder for this process until it ends: Snakemake's own locks outlive a run that is killed.
 
     Jobs of a killed run may live on, but they finish no file any more (`atomic.refuse_if_orphaned`).
 
     Args:
         outdir: The folder; it is created if missing.
+        run: The name of the run; None for a new one. A run that has several folders takes each by the same name, and
+            last of all the one by which its jobs tell whether it lives.
 
     Returns:
         The lock, which is held as long as the object exists; None if the file system has no locks.
@@ -59,7 +66,7 @@ def take(outdir: Path) -> FileLock | None:
         )
         locked = False
     try:
-        run = secrets.token_hex(8)
+        run = run or name_run()
         with (outdir / results.RUNS).open("a", encoding="utf-8") as file:
             file.write(f"{run}\n")
         atomic.begin_run(run, outdir.resolve() / OWNER)

@@ -26,7 +26,7 @@ rule report:
         records=OUT.folder("records"),
         shards=n_shards,
         predictions=OUT.folder("predictions"),
-        attention=["--attention", OUT.folder("attention")] if ATTENTION else [],
+        attention=attention_option,
         parts=n_parts,
         attribution=["--attribution", *ATTRIBUTION] if ATTRIBUTION else [],
         evaluation=["--evaluation", OUT.folder("metrics")] if EVALUATION else [],
