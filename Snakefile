@@ -31,6 +31,7 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/verdict.smk"
 include: "workflow/rules/verify.smk"
+include: "workflow/rules/study.smk"
 
 
 # Every result is named, not the last ones alone: one that goes missing is made again.
@@ -42,6 +43,7 @@ rule all:
             for name in ["records", "logits", "embeddings", *ATTENTION, "predictions"]
         ),
         *(run.paths.file(name) for run in RUN.runs for name in SINGLE_RESULTS),
+        *STUDY,
     localrule: True
 
 

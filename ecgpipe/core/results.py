@@ -72,6 +72,9 @@ FILES = {
     "verify": File("verify/fairseq_signals.json", "verify", is_result=False),
 }
 
+# What a study writes besides, into its own folder; that of each model has the files above.
+STUDY_FILES = {"study_page": "study.html", "study_table": "study.parquet", "study_numbers": "study.json"}
+
 _PLACE = re.compile(r"\{(shard|part)\}")
 
 

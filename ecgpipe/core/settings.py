@@ -237,7 +237,7 @@ _NO_OPTION = frozenset(
         *("source", "labels", "calibration", "heads", "truth", "mapping", "inputs", "keep_segments", "shards_per_part"),
         *("content", "label_names", "places", "aggregation", "chosen_on", "thresholds", "files", "config", "resolved"),
         *("labels_sha256", "calibration_sha256", "heads_sha256", "truth_sha256", "version", "compared", "certain"),
-        *("attention", "attribution", "evaluation", "family", "model_options", "model_input"),
+        *("attention", "attribution", "evaluation", "family", "model_options", "model_input", "crosswalk_sha256"),
     }
 )
 PREFIX = "settings."  # of these options' names among the parsed ones

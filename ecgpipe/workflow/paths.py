@@ -36,6 +36,14 @@ class Paths:
         """
         return f"{self._folder_of(results.FILES[name].stage)}/{results.path_of(name)}"
 
+    def study(self, name: str) -> str:
+        """The path of a file of a study.
+
+        Args:
+            name: A key of `results.STUDY_FILES`.
+        """
+        return f"{self.shared}/{results.STUDY_FILES[name]}"
+
     def files(self, name: str, numbers: Iterable[int]) -> list[str]:
         """The paths of some shards' or parts' files.
 

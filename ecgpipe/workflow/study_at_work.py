@@ -4,7 +4,10 @@ Each model's run lies in a folder of its name and is one in every respect (`run_
 the manifest, and the jobs that read recordings and prepare them for several models.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +21,7 @@ from ecgpipe.core import settings as settings_files
 from ecgpipe.core.atomic import read_json, write_json
 from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.workflow import last_words, reuse, run_lock, shards, slurm, validate
+from ecgpipe.workflow import last_words, reuse, run_lock, shards, slurm, stage_settings, validate
 from ecgpipe.workflow.paths import MODEL, Paths
 from ecgpipe.workflow.run_at_work import (
     Planner,
@@ -83,11 +86,14 @@ class StudyAtWork:
         }
         self.runs = list(self._by_model.values())
         self._lock: FileLock | None = None
+        self._preview: Path | None = None  # for dry runs: the folder of the settings that a study would write
         self._is_planned = False
         self._is_checked_for_foreign = False
         self._stages: dict[str, Section] = {}
         if planner.is_main_process:
-            self._stages = {"manifest": self.runs[0].stages["manifest"]}
+            with in_users_syntax(planner):
+                page = stage_settings.derive_study(self.settings)
+            self._stages = {"manifest": self.runs[0].stages["manifest"], "study": page}
             groups = self._group_by_need()
         else:
             groups = self._read_groups()
@@ -147,6 +153,10 @@ class StudyAtWork:
                     f"outdir: cannot write to {self._own.outdir}: {error.strerror}; free disk space, or give another "
                     "outdir"
                 ) from error
+        else:
+            self._preview = Path(tempfile.mkdtemp(prefix="ecgpipe-settings-"))
+            atexit.register(shutil.rmtree, self._preview, ignore_errors=True)
+            settings_files.write_sections(self._preview, self._stages)
         self._is_planned = True
 
     def _take_folder(self) -> None:
@@ -162,10 +172,13 @@ class StudyAtWork:
         atomic.write_json(Path(self._own.asked()), self._started)
 
     def settings_file(self, stage: str, wildcards: Mapping[str, str]) -> str:
-        """The settings file of a job of all models; in a dry run one of a model, which are the same."""
+        """The settings file of a job of all models; in a dry run a new file if a study would write another one."""
         self.plan()
         own = self._own.settings(stage)
-        return own if Path(own).exists() else self.runs[0].settings_file(stage, wildcards)
+        if self._preview is None:
+            return own
+        new = self._preview / f"{stage}.json"
+        return own if read_json(Path(own)) == read_json(new) else str(new)
 
     def asked(self) -> list[str]:
         """The file that every study rewrites, so that Snakemake scans the inputs again; none in a first dry run."""
@@ -229,7 +242,8 @@ class StudyAtWork:
         said = [last_words.closing_words(Path(run.paths.outdir)) for run in self.runs]
         told = zip(self._by_model, said, strict=True)
         named = [f"{name}: {line}" for name, words in told for line in words.splitlines()]
-        self._planner.say("\n".join(named), ended=True)
+        page = Path(self.paths.study("study_page"))
+        self._planner.say("\n".join([*named, *([f"Study: {page.resolve()}"] if page.exists() else [])]), ended=True)
 
     def fail(self, logs: Iterable[str]) -> None:
         """Say again what went wrong in jobs that failed.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ecgpipe.core import provenance
-from ecgpipe.core.results import FIGURES
+from ecgpipe.core.results import FIGURES, STUDY_FILES
 from ecgpipe.workflow import job_resources, last_words
 from ecgpipe.workflow import shards as cut
 from ecgpipe.workflow.snakemake_compat import errors_of_workflow
@@ -83,6 +83,11 @@ def settings_of(stage):
             return RUN.of(wildcards).settings_file(stage, wildcards)
 
     return path
+
+
+def settings_of_study(wildcards):
+    with errors_of_workflow():
+        return RUN.settings_file("study", wildcards)
 
 
 def settings_to_read(reading):
