@@ -42,7 +42,7 @@ rule all:
             for run in RUN.runs
             for name in ["records", "logits", "embeddings", *ATTENTION, "predictions"]
         ),
-        *(run.paths.file(name) for run in RUN.runs for name in SINGLE_RESULTS),
+        *(path for run in RUN.runs for path in single_results(run)),
         *STUDY,
     localrule: True
 

@@ -76,7 +76,8 @@ class StudyAtWork:
             loaded = validate.load_models(user_config, root)
         outdir = loaded.shared.outdir
         first = next(iter(loaded.by_model.values()))
-        self.settings = first.model_copy(update={"outdir": outdir, "study": loaded.shared.study})
+        shared = {name: getattr(loaded.shared, name) for name in ("outdir", "study", "evaluation")}
+        self.settings = first.model_copy(update=shared)
         self.paths = Paths(outdir, MODEL)
         self._own = Paths(outdir)  # of what all models share
         self._outdir = Path(self._own.outdir)
@@ -237,6 +238,10 @@ class StudyAtWork:
     def succeed(self) -> None:
         """Remove results beyond the last shard and part, and say what became of the recordings of each model."""
         slurm.forget(self._outdir)
+        if self._lock and self.n_recordings():
+            run_lock.remove_surplus(
+                self._outdir, self.n_shards(), shards.parts_of(self.n_shards(), self.shards_per_part)
+            )
         for run in self.runs:
             run.remove_surplus()
         said = [last_words.closing_words(Path(run.paths.outdir)) for run in self.runs]

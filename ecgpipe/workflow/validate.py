@@ -14,7 +14,7 @@ from ecgpipe.core import typed
 from ecgpipe.core.config import Config, Evaluation, OfModel, describe_mistake, index_csv
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models import calibration, labels
-from ecgpipe.workflow import model_choice
+from ecgpipe.workflow import model_choice, study_evaluation
 
 # The settings that are paths, besides two in sections: see `_expand_home`.
 _PATHS = ("input", "outdir", "checkpoint", "labels", "calibration", "heads")
@@ -126,18 +126,33 @@ def load_models(user_config: Mapping[str, Any], root: Path) -> ModelsConfig:
                 f"{key}: given for all models, and each has its own; give models: {{{first}: {{{key}: ...}}}}"
             )
     outdir = os.path.expanduser(shared.outdir).rstrip("/")  # noqa: PTH111
-    by_model = {}
-    for name, own in shared.models.items():
-        values = {key: value for key, value in expanded.items() if key not in ("models", "study")}
-        values |= {**own.model_dump(exclude_none=True), "outdir": f"{outdir}/{name}"}
-        try:
-            by_model[name] = load(values, root)
-        except EcgpipeError as error:
-            lines = str(error).splitlines()
-            is_own = [line.partition(": ")[0].partition(".")[0] in OfModel.model_fields for line in lines]
-            lines = [f"models.{name}.{line}" if own_key else line for line, own_key in zip(lines, is_own, strict=True)]
-            raise EcgpipeError("\n".join(lines)) from error
-    return ModelsConfig(shared.model_copy(update={"outdir": outdir}), by_model)
+    shared = shared.model_copy(update={"outdir": outdir, "evaluation": _expand_home(shared).evaluation})
+    common = {key: value for key, value in expanded.items() if key not in ("models", "study", "evaluation")}
+
+    def load_each(evaluations: Mapping[str, Evaluation]) -> dict[str, Config]:
+        by_model = {}
+        for name, own in shared.models.items():
+            given = {**own.model_dump(exclude_none=True), "outdir": f"{outdir}/{name}"}
+            given["evaluation"] = evaluations[name].model_dump() if name in evaluations else {}
+            try:
+                by_model[name] = load({**common, **given}, root)
+            except EcgpipeError as error:
+                raise EcgpipeError(_name_model(str(error), name)) from error
+        return by_model
+
+    # The labels of all models decide which true labels each is evaluated on.
+    by_model = load_each({})
+    if not shared.evaluation.asked:
+        _check_evaluation(shared.evaluation, None)
+        return ModelsConfig(shared, by_model)
+    return ModelsConfig(shared, load_each(study_evaluation.choose_evaluations(shared, by_model)))
+
+
+def _name_model(message: str, name: str) -> str:
+    """Name the model in errors about the settings that each has of its own."""
+    lines = message.splitlines()
+    is_own = [line.partition(": ")[0].partition(".")[0] in OfModel.model_fields for line in lines]
+    return "\n".join(f"models.{name}.{line}" if own else line for line, own in zip(lines, is_own, strict=True))
 
 
 def _suggest_path(paths: list[str]) -> str:

@@ -30,19 +30,9 @@ wildcard_constraints:
 # rule names it, and inference writes it beside the logits (`reuse.list_unnamed`).
 ATTENTION = {"attention": OUT.file("attention")} if SETTINGS.inference.attention and not RUN.models else {}
 ATTRIBUTION = [OUT.file("attribution")] if SETTINGS.attribution.recordings else []
-EVALUATION = {name: OUT.file(name) for name in ["metrics", "curves", "account"]} if SETTINGS.evaluation.asked else {}
+EVALUATION = ["metrics", "curves", "account"]
 CERTAIN = is_precision_certain(SETTINGS)
 DRIFT = [] if CERTAIN else [OUT.file("drift")]
-
-# The results of a run that are no shard's or part's, by name.
-SINGLE_RESULTS = [
-    *(["drift"] if DRIFT else []),
-    *["umap", "run", "duplicates", "examples"],
-    *(["attribution"] if ATTRIBUTION else []),
-    *EVALUATION,
-    *(f"figure_{name}_{suffix}" for name in FIGURES for suffix in ["png", "svg"]),
-    *["report", "verdict"],
-]
 
 # With `labels: index` the checkpoint's job writes the label CSV: it alone knows how many outputs there are. In a study,
 # as with attention.
@@ -154,6 +144,31 @@ def all_parts(name):
         return OUT.files(name, range(n_parts()))
 
     return paths
+
+
+def single_results(run):
+    """The results of a run that are no shard's or part's."""
+    names = [
+        *(["drift"] if DRIFT else []),
+        *["umap", "run", "duplicates", "examples"],
+        *(["attribution"] if ATTRIBUTION else []),
+        *(EVALUATION if run.settings.evaluation.asked else []),
+        *(f"figure_{name}_{suffix}" for name in FIGURES for suffix in ["png", "svg"]),
+        *["report", "verdict"],
+    ]
+    return [run.paths.file(name) for name in names]
+
+
+def evaluation(wildcards):
+    """The evaluation of a run, if it is evaluated: in a study, a model with none of the true labels is not."""
+    run = RUN.of(wildcards)
+    return [run.paths.file(name) for name in EVALUATION] if run.settings.evaluation.asked else []
+
+
+def evaluation_option(wildcards):
+    """The folder of the evaluation, as an option of a command."""
+    run = RUN.of(wildcards)
+    return ["--evaluation", run.paths.folder("metrics")] if run.settings.evaluation.asked else []
 
 
 def all_of(run, name):

@@ -9,7 +9,7 @@ rule report:
         examples=OUT.file("examples"),
         attribution=ATTRIBUTION,
         settings=settings_of("report"),
-        evaluation=EVALUATION.values(),
+        evaluation=evaluation,
     output:
         OUT.file("report"),
     log:
@@ -29,7 +29,7 @@ rule report:
         attention=attention_option,
         parts=n_parts,
         attribution=["--attribution", *ATTRIBUTION] if ATTRIBUTION else [],
-        evaluation=["--evaluation", OUT.folder("metrics")] if EVALUATION else [],
+        evaluation=evaluation_option,
         benchmarks=OUT.folder_of_benchmarks(),
     shell:
         "python3 -m ecgpipe report --run {input.run:q} --description {input.description:q} --settings {input.settings:q} "
