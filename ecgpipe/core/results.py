@@ -264,6 +264,7 @@ def is_name_of_ours(folder: str, name: str) -> bool:
     """
     return (
         name in FIXED.get(folder, ())
+        or (not folder and name in STUDY_FILES.values())
         or name in _HIDDEN.get(folder, ())
         or parse_number(folder, name) is not None
         or parse_run(name) is not None
