@@ -357,13 +357,14 @@ def _select_optional(model: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
             yield name, field
 
 
-def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace) -> Model:
+def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace, path: Path | None = None) -> Model:
     """Return the settings of a stage's command from its parsed options.
 
     Args:
         stage: Name of the stage.
         model: Model of its settings.
         args: Parsed options, those of `add_arguments` among them.
+        path: One of several files of --settings; None for the only one.
 
     Returns:
         The settings.
@@ -371,15 +372,7 @@ def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace) ->
     Raises:
         EcgpipeError: A key is unknown, a value is out of range, or the file cannot be read.
     """
-    return _parse(stage, model, args, args.settings)
-
-
-def parse_several_arguments(stage: str, model: type[Model], args: argparse.Namespace) -> list[Model]:
-    """Return a stage's settings for each file of --settings; as `parse_arguments` with one or none."""
-    return [_parse(stage, model, args, path) for path in args.settings or [None]]
-
-
-def _parse(stage: str, model: type[Model], args: argparse.Namespace, path: Path | None) -> Model:
+    path = path or args.settings
     values: dict[str, Any] = read_section(stage, model, path).model_dump() if path else {}
     pairs = list(_select_given(vars(args)).items())
     given = typed.parse_pairs(args.set, "--set", example=f"{next(iter(model.model_fields))}=3")

@@ -72,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Preprocess one shard, for one model or several."""
-    several = settings.parse_several_arguments("preprocess", settings.Preprocess, args)
+    several = [
+        settings.parse_arguments("preprocess", settings.Preprocess, args, path) for path in args.settings or [None]
+    ]
     if not len(several) == len(args.segments) == len(args.records):
         raise EcgpipeError(
             f"--settings: {len(several)}, --segments: {len(args.segments)}, --records: {len(args.records)}; give one "
