@@ -66,7 +66,7 @@ def planted(annotation: object, text: str) -> object:
         return text
     for option in options:
         if typing.get_origin(option) is dict:
-            return {text: {} if typing.get_args(option)[1] is config.OfModel else text}
+            return {text: {"labels": text} if typing.get_args(option)[1] is config.OfModel else text}
     return [text]
 
 
