@@ -162,7 +162,7 @@ class StudyAtWork:
 
     def _take_folder(self) -> None:
         # Last of all: by this folder jobs tell whether the study lives.
-        self._lock = run_lock.take(self._outdir, self._name)
+        self._lock = run_lock.take(self._outdir, self._name, results.STUDY_FILES.values())
         reuse.prepare(self._outdir, self._stages, attention=False)
         folder = self._outdir / settings_files.FOLDER
         groups = [[str(run.paths.model) for run in one.runs] for one in self.reading]
