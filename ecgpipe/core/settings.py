@@ -238,6 +238,7 @@ _NO_OPTION = frozenset(
         *("content", "label_names", "places", "aggregation", "chosen_on", "thresholds", "files", "config", "resolved"),
         *("labels_sha256", "calibration_sha256", "heads_sha256", "truth_sha256", "version", "compared", "certain"),
         *("attention", "attribution", "evaluation", "family", "model_options", "model_input", "crosswalk_sha256"),
+        "models",
     }
 )
 PREFIX = "settings."  # of these options' names among the parsed ones

@@ -10,6 +10,7 @@ from ecgpipe.core.config import APART, StudySettings
 class Study(StudySettings):
     """How a study puts its models side by side."""
 
+    models: list[str] = Field([], description="names of the models, in order")
     truth: Annotated[str | None, APART] = Field(None, description="table of true labels; null: as the runs' settings")
     mapping: dict[str, str] = Field({}, description="of columns of true labels")
     truth_sha256: str | None = None

@@ -64,11 +64,12 @@ def derive_stages(
     return {name: stage for name, stage in stages.items() if name not in switched_off}
 
 
-def derive_study(user_settings: Config) -> Study:
+def derive_study(user_settings: Config, models: Sequence[str]) -> Study:
     """Derive the settings of a study's page.
 
     Args:
         user_settings: Those that all models share; the files that they name are read.
+        models: Their names.
 
     Raises:
         EcgpipeError: A file cannot be read.
@@ -80,6 +81,7 @@ def derive_study(user_settings: Config) -> Study:
         given |= {"split": evaluation.split, "split_value": evaluation.split_value}
     return Study(
         **given,
+        models=list(models),
         truth=evaluation.truth,
         mapping=evaluation.mapping,
         truth_sha256=hash_file(Path(evaluation.truth)) if evaluation.truth else None,

@@ -93,7 +93,7 @@ class StudyAtWork:
         self._stages: dict[str, Section] = {}
         if planner.is_main_process:
             with in_users_syntax(planner):
-                page = stage_settings.derive_study(self.settings)
+                page = stage_settings.derive_study(self.settings, self.models)
             self._stages = {"manifest": self.runs[0].stages["manifest"], "study": page}
             groups = self._group_by_need()
         else:
