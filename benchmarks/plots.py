@@ -23,6 +23,9 @@ from benchmarks import gpu_page
 
 RESULTS = Path(__file__).parent / "results"
 
+# Files there that are of other shapes: what `make gpu` measured, and the models' speed in docs/models.md.
+APART = ("gpu-", "model-speed")
+
 # Of Okabe and Ito, told apart by colour-blind eyes and on paper by the markers besides.
 COLOURS = {"float32": "#0072B2", "bfloat16": "#D55E00", "float16": "#009E73"}
 MARKERS = ("o", "s", "^", "D", "v")
@@ -119,7 +122,7 @@ def main() -> None:
     parser.add_argument("--gpu", type=Path, default=RESULTS, help="folder of gpu-*.json (default: benchmarks/results)")
     parser.add_argument("--outdir", type=Path, default=Path(__file__).parents[1] / "docs")
     args = parser.parse_args()
-    paths = args.results or [path for path in sorted(RESULTS.glob("*.json")) if not path.name.startswith("gpu-")]
+    paths = args.results or [path for path in sorted(RESULTS.glob("*.json")) if not path.name.startswith(APART)]
     if not paths:
         parser.error(f"there is nothing in {RESULTS}; run python -m benchmarks.run first, or name a file")
     gpus = gpu_page.read(args.gpu)

@@ -37,7 +37,7 @@ from ecgpipe.models.description import Description, describe, refuse_foreign
 from ecgpipe.models.output import AnyNetwork
 from ecgpipe.preprocessing import preprocess, reread
 from ecgpipe.preprocessing.segments import Prepared, UnusableError
-from ecgpipe.readers import LEADS, UnreadableError
+from ecgpipe.readers import UnreadableError
 
 logger = logging.getLogger(__name__)
 
@@ -342,7 +342,7 @@ def make_deletion_masks(attribution: np.ndarray, samples: int, step: int, seed: 
         yield np.pad(kept, ((0, 0), (0, 0), (0, length - kept.shape[2])), constant_values=1)
 
 
-def sum_by_lead(record_id: str, label: str, attribution: np.ndarray, lead_names: Sequence[str] = LEADS) -> pa.Table:
+def sum_by_lead(record_id: str, label: str, attribution: np.ndarray, lead_names: Sequence[str]) -> pa.Table:
     """Sum up the attributions of a recording and a label lead by lead.
 
     Args:

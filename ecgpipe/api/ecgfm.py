@@ -56,6 +56,7 @@ class ECGFM:
         labels: What the outputs are, in the model's order, with aggregation and threshold; () for a model without a
             head.
         description: Of the checkpoint: the network's sizes, where it is from, its sha256.
+        family: The model family.
         device: Where it runs.
 
     Example:
@@ -76,8 +77,10 @@ class ECGFM:
         device: torch.device,
         batch_size: int | None,
         exact: finite.InFloat32 | None = None,
+        model: str | None = None,
     ) -> None:
         self.network = network
+        self.family = networks.find_family_of(description, model)
         self._exact = exact  # the same in float32, where `network` is in half precision
         self.description = description
         self.labels = tuple(model_labels)
@@ -146,7 +149,7 @@ class ECGFM:
         exact = None
         if dtype != torch.float32:
             exact = finite.InFloat32(lambda: networks.make_network(description, tensors, where, model=model), where)
-        return cls(network, description, named, where, batch_size, exact)
+        return cls(network, description, named, where, batch_size, exact, model)
 
     def predict(
         self,
@@ -300,20 +303,9 @@ class ECGFM:
         own = windows_of(self.description.model_input)
         if windows is None or not isinstance(windows, Windows):  # `prepare_arrays` refuses the latter
             return own if windows is None else windows
-        family = networks.find_family_of(self.description) if not self._is_own else None
-        if family is not None and family.takes_any_length:
-            return windows._replace(model_input=own.model_input)
-        if windows.segment_s not in (Windows().segment_s, own.segment_s):
-            raise EcgpipeError(
-                f"windows: segment_s is {windows.segment_s:g}, and {self.description.family} takes {own.segment_s:g} s"
-            )
-        if windows.short == "pad" and own.model_input.padding is None:
-            raise EcgpipeError(f"windows: short is 'pad', and {self.description.family} has no padding; give 'skip'")
-        return windows._replace(segment_s=own.segment_s, model_input=own.model_input)
-
-    @property
-    def _is_own(self) -> bool:
-        return self.description.family.startswith(registry.OWN)
+        spell = "windows.{}".format
+        window_s = self.family.choose_window_s(own.model_input, windows.segment_s, windows.short, spell)
+        return windows._replace(segment_s=window_s, model_input=own.model_input)
 
     def _run(
         self,

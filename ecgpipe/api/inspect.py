@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     if args.model:
         family = registry.find_family(args.model)
         declared = family.choose_input(options.read_pairs(args.model_options, "model-options"))
-        preprocess_settings = for_model(preprocess_settings, declared, family.name)
+        preprocess_settings = for_model(preprocess_settings, declared, family)
     windows, assumed = preprocess.reading_from_settings(preprocess_settings)
     scanned = scan_inputs(args.path, args.ptbxl)
     total = len(scanned.recordings)

@@ -3,8 +3,9 @@
 from ecgpipe.core import settings
 from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.model_input import ModelInput, dump_input
+from ecgpipe.core.model_input import ModelInput, dump_if_other
 from ecgpipe.models import registry
+from ecgpipe.models.registry import Family
 
 
 def default_checkpoint(model: str | None) -> str:
@@ -27,24 +28,21 @@ def default_checkpoint(model: str | None) -> str:
     return family.default_checkpoint
 
 
-def for_model(given: settings.Preprocess, model_input: ModelInput, name: str) -> settings.Preprocess:
+def for_model(given: settings.Preprocess, model_input: ModelInput, family: Family) -> settings.Preprocess:
     """The settings of the preprocessing with a model's input.
 
     Args:
         given: By the user.
         model_input: The model's.
-        name: The model's.
+        family: The model's.
 
     Returns:
-        The settings; for ECG-FM those given.
+        The settings.
 
     Raises:
         EcgpipeError: The model has no segments of the length given, or no padding.
     """
-    if name == registry.DEFAULT:
-        return given
-    if given.segment_s not in (settings.Preprocess().segment_s, model_input.window_s):
-        raise EcgpipeError(f"--segment-s: {name} has segments of {model_input.window_s:g} s; leave it out")
-    if given.short == "pad" and model_input.padding is None:
-        raise EcgpipeError(f"--short: {name} has no padding; give skip")
-    return given.model_copy(update={"segment_s": model_input.window_s, "model_input": dump_input(model_input)})
+    window_s = family.choose_window_s(
+        model_input, given.segment_s, given.short, lambda name: f"--{name.replace('_', '-')}"
+    )
+    return given.model_copy(update={"segment_s": window_s, "model_input": dump_if_other(model_input)})

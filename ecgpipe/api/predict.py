@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         model_options=chosen,
     )
     ecgfm.need_labels()
-    preprocess_settings = for_model(preprocess_settings, ecgfm.description.model_input, ecgfm.description.family)
+    preprocess_settings = for_model(preprocess_settings, ecgfm.description.model_input, ecgfm.family)
     parts = []
     with TemporaryDirectory(prefix="ecgpipe-predict-") as folder:
         for first in range(0, len(recordings), AT_A_TIME):

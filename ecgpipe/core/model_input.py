@@ -263,6 +263,11 @@ def dump_input(model_input: ModelInput) -> dict[str, Any]:
     return values | {"leads": list(model_input.leads), "steps": steps}
 
 
+def dump_if_other(declared: ModelInput) -> dict[str, Any] | None:
+    """As `dump_input`; None where it is the default, as the settings of the preprocessing have it."""
+    return None if declared == DEFAULT_INPUT else dump_input(declared)
+
+
 def load_input(values: Mapping[str, Any]) -> ModelInput:
     """Return the declaration that `dump_input` wrote.
 

@@ -41,9 +41,7 @@ class Opened(NamedTuple):
     source: "Source"
     family: Family
     architecture: Any  # the family's own sizes, which have what `Sizes` says
-    tensors: Mapping[
-        str, Tensor
-    ]  # those of the family's network; none for fairseq-signals, which reads the file itself
+    tensors: Mapping[str, Tensor]  # of the family's network; none for fairseq-signals, which reads the file itself
     random_weights: bool
     demo_model: bool = False  # as the demo's checkpoint says of itself
 
@@ -155,7 +153,8 @@ def open_source(
     from ecgpipe.models.hub import fetch  # here, because the hub's client takes a third of a second
 
     family = registry.find_family(model or registry.find_by_address(uri) or registry.DEFAULT)
-    family.choose_input(options) if model else None
+    if model:
+        family.choose_input(options)  # refuses options before anything is fetched
     if family.facts and "BY-NC" in family.facts.weights_licence:
         logger.warning("licence of these weights: %s", family.facts.weights_licence)
     source = fetch(uri, sha256, family if model or uri.startswith("hf://") else _guess_family(uri))
@@ -194,12 +193,7 @@ def _check_family(family: Family, model: str | None, content: Mapping[str, Any],
     if model is not None:
         registry.refuse_other_family(tensors, family.name, str(path), content)
         return family
-    try:
-        name = registry.recognise_file(tensors, str(path), content)
-    except EcgpipeError as error:
-        if str(error).startswith("model:"):
-            raise
-        return family
+    name = registry.tell_family(tensors, str(path), content) or family.name
     if name != family.name:
         family = registry.find_family(name)
         logger.info("%s is a checkpoint of %s, as its tensors tell", path, family.title)
@@ -210,15 +204,8 @@ def _check_leads(arch: Sizes, family: Family, path: Path) -> None:
     """Refuse a network that takes other leads than its family declares."""
     rows = family.declaration.INPUT.shape[0]
     if arch.in_leads != rows:
-        other = next(
-            (
-                name
-                for name in registry.list_families()
-                if getattr(registry.find_family(name).declaration, "REFINES", "").replace("_", "-") == family.name
-                or getattr(family.declaration, "REFINES", "").replace("_", "-") == name
-            ),
-            None,
-        )
+        families = map(registry.find_family, registry.list_families())
+        other = next((one.name for one in families if family.name == one.refines or one.name == family.refines), None)
         fix = f"use model={other}, or give" if other else "give"
         raise EcgpipeError(
             f"checkpoint: {path} takes {arch.in_leads} leads, and {family.name} has {rows}; {fix} another checkpoint"

@@ -22,7 +22,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,7 +32,7 @@ from typing import Any
 from ecgpipe import models
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.model_facts import Facts
-from ecgpipe.core.model_input import ModelInput
+from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput
 from ecgpipe.core.provenance import hash_file
 
 DEFAULT = "ecg-fm"
@@ -93,13 +93,18 @@ class Family:
     @property
     def files(self) -> tuple[str, ...]:
         """The files of a release: that of the weights, or a pattern of its name, then those that lie beside it."""
-        found: tuple[str, ...] = getattr(self.declaration, "FILES", ("*.pt", "*.pth", "*.safetensors")[:1])
+        found: tuple[str, ...] = getattr(self.declaration, "FILES", ("*.pt",))
         return found
 
     @property
     def other_files(self) -> tuple[str, ...]:
         """Files that match the pattern and are not the weights."""
         return tuple(getattr(self.declaration, "OTHER_FILES", ()))
+
+    @property
+    def refines(self) -> str:
+        """The family whose layout of files it shares; "" if none."""
+        return _name_of(getattr(self.declaration, "REFINES", ""))
 
     @property
     def default_checkpoint(self) -> str | None:
@@ -134,6 +139,33 @@ class Family:
             raise EcgpipeError(f"model_options.{self.option}: {value!r} is unknown to {self.name}; give one of {known}")
         return value
 
+    def choose_window_s(self, declared: ModelInput, segment_s: float, short: str, spell: Callable[[str], str]) -> float:
+        """The length of the windows, by the settings of the preprocessing.
+
+        Args:
+            declared: Of `choose_input`.
+            segment_s: The setting; its default stands for the model's own length.
+            short: The setting.
+            spell: Writes the name of a setting as the user types it.
+
+        Returns:
+            Seconds.
+
+        Raises:
+            EcgpipeError: The model's windows have another length, or it has no padding.
+        """
+        is_own_length = segment_s in (DEFAULT_INPUT.window_s, declared.window_s)
+        if not self.takes_any_length and not is_own_length:
+            raise EcgpipeError(
+                f"{spell('segment_s')}: {segment_s:g} is not possible with {self.name}, whose windows have "
+                f"{declared.window_s:g} s; leave it out"
+            )
+        if short == "pad" and declared.padding is None:
+            raise EcgpipeError(
+                f"{spell('short')}: pad is not possible with {self.name}, whose authors have no padding; give skip"
+            )
+        return segment_s if self.takes_any_length else declared.window_s
+
     def full_options(self, options: Mapping[str, str]) -> dict[str, str]:
         """The options with defaults for those that are not given; errors as of `choose_input`."""
         value = self.choose_variant(options)
@@ -155,10 +187,6 @@ class Family:
         folder = getattr(self.declaration, "FOLDER", None)
         here = Path(str(self.declaration.__file__)).parent
         return (here.with_name(folder) if folder else here) / name if name else None
-
-    def list_labels(self) -> list[Path]:
-        """All label CSVs of the family's folder."""
-        return sorted(Path(str(self.declaration.__file__)).parent.glob("*.csv"))
 
     def read_architecture(self, sizes: Mapping[str, Any]) -> Any:  # noqa: ANN401, each family has its own
         """The sizes of a network from their JSON values, whose lists were tuples."""
@@ -291,9 +319,9 @@ def _file_of(address: str) -> str:
     return "/".join(address.partition("://")[2].split("/")[2:])
 
 
-def recognise_file(
+def tell_family(
     tensors: Mapping[str, Any], where: str = "the checkpoint", content: Mapping[str, Any] | None = None
-) -> str:
+) -> str | None:
     """Tell the family of a checkpoint by its tensors.
 
     Where the files of one family have the layout of another's, and it recognises some of them (`REFINES` in its
@@ -305,24 +333,36 @@ def recognise_file(
         content: What else is in the file.
 
     Returns:
-        The family's name.
+        The family's name; None if no family recognises it.
 
     Raises:
-        EcgpipeError: No family, or more than one, recognises it.
+        EcgpipeError: More than one family recognises it.
     """
-    families = {name: import_part(name, "family") for name in list_families()}
-    recognised = [name for name, family in families.items() if family.recognise(tensors, content)]
-    refined = {_name_of(getattr(families[name], "REFINES", "")) for name in recognised}
-    names = [name for name in recognised if name not in refined]
-    if len(names) == 1:
-        return names[0]
-    known = ", ".join(families)
-    if names:
+    recognised = _list_recognising(tensors, content)
+    refined = {family.refines for family in recognised}
+    names = [family.name for family in recognised if family.name not in refined]
+    if len(names) > 1:
         raise EcgpipeError(f"model: {where} may be of {' or '.join(names)}; say which one it is by `model`")
-    raise EcgpipeError(
-        f"checkpoint: {where} is not a checkpoint of a model that ecgpipe knows ({known}): no family's tensors have "
-        "these names; give another file, or your own family's path as `model`"
-    )
+    return names[0] if names else None
+
+
+def recognise_file(
+    tensors: Mapping[str, Any], where: str = "the checkpoint", content: Mapping[str, Any] | None = None
+) -> str:
+    """As `tell_family`, and an error too if no family recognises the checkpoint."""
+    name = tell_family(tensors, where, content)
+    if name is None:
+        known = ", ".join(list_families())
+        raise EcgpipeError(
+            f"checkpoint: {where} is not a checkpoint of a model that ecgpipe knows ({known}): no family's tensors "
+            "have these names; give another file, or your own family's path as `model`"
+        )
+    return name
+
+
+def _list_recognising(tensors: Mapping[str, Any], content: Mapping[str, Any] | None) -> list[Family]:
+    families = map(find_family, list_families())
+    return [family for family in families if family.declaration.recognise(tensors, content)]
 
 
 def refuse_other_family(
@@ -343,15 +383,15 @@ def refuse_other_family(
         EcgpipeError: The named family does not recognise the tensors, and another one does. A file of a family with the
             same layout (`REFINES`) is not refused, because its tensors do not tell.
     """
-    own = import_part(name, "family")
-    refines = _name_of(getattr(own, "REFINES", ""))
-    if own.recognise(tensors, content):
+    recognised = {family.name: family for family in _list_recognising(tensors, content)}
+    if name in recognised:
         return
-    others = [other for other in list_families() if import_part(other, "family").recognise(tensors, content)]
-    others = [other for other in others if other not in (name, refines)]
-    if others:
-        title = read_facts(others[0]).title
-        raise EcgpipeError(f"checkpoint: {where} is a checkpoint of {title}, not of {name}; use model={others[0]}")
+    recognised.pop(find_family(name).refines, None)
+    if recognised:
+        other = next(iter(recognised.values()))
+        raise EcgpipeError(
+            f"checkpoint: {where} is a checkpoint of {other.title}, not of {name}; use model={other.name}"
+        )
 
 
 def import_part(name: str, part: str) -> Any:  # noqa: ANN401, a module of a family

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import logger
@@ -149,3 +149,16 @@ def check_tensors(
     problems = "; ".join(f"{fault}: {', '.join(sorted(names))}" for fault, names in faults if names)
     if problems:
         raise EcgpipeError(f"{problem}: {problems}; {fix}")
+
+
+def place_weights(network: nn.Module, tensors: Mapping[str, Tensor], device: torch.device | str) -> None:
+    """Give a network that is on the device "meta" its weights, for inference: evaluation mode, without gradients."""
+    network.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=True, assign=True)
+    network.eval().requires_grad_(False)
+
+
+def release_file(network: nn.Module, device: torch.device | str) -> None:
+    """Copy a CPU's parameters that were not laid out anew, so that nothing keeps the file of the weights mapped."""
+    if torch.device(device).type == "cpu":
+        for parameter in network.parameters():
+            parameter.data = parameter.data.clone()

@@ -13,7 +13,7 @@ from ecgpipe.core import parquet, schemas
 from ecgpipe.preprocessing import reread
 from ecgpipe.preprocessing.reread import Sources
 from ecgpipe.preprocessing.segments import UnusableError, locate_segments
-from ecgpipe.readers import LEADS, UnreadableError
+from ecgpipe.readers import UnreadableError
 from ecgpipe.report import deidentify, waveform
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def read_views(
 
 
 def read_attributions(
-    path: Path | None, record_ids: Sequence[str], leads: Sequence[str] = LEADS
+    path: Path | None, record_ids: Sequence[str], leads: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
     """Read the attributions of some recordings, and say how far they can be trusted.
 
@@ -114,9 +114,7 @@ def read_attributions(
     return attributions
 
 
-def describe_attribution(
-    attribution: np.ndarray, numbers: Mapping[str, np.ndarray], lead_names: Sequence[str] = LEADS
-) -> str:
+def describe_attribution(attribution: np.ndarray, numbers: Mapping[str, np.ndarray], lead_names: Sequence[str]) -> str:
     """Say how far an attribution can be trusted, and which leads it comes from.
 
     Args:

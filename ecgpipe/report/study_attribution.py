@@ -2,10 +2,13 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow.parquet as pq
+
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.report import recording_view, show
+from ecgpipe.report import show
 from ecgpipe.report.study_runs import StudyRun
 
 logger = logging.getLogger(__name__)
@@ -41,12 +44,12 @@ def attribute_disputed(
     Returns:
         The attributions.
     """
-    stored = recording_view.read_attributions(run.run.attribution_parquet, [record_id for record_id, _ in disputed])
+    stored = _list_stored(run.run.attribution_parquet)
     has = set(run.ids.to_pylist())
     found: Attributions = {}
     for record_id, statement in disputed:
         label = shared[statement].get(run.name)
-        if label is None or record_id not in has or label in [one["label"] for one in stored.get(record_id, [])]:
+        if label is None or record_id not in has or (record_id, label) in stored:
             continue
         try:
             recording = show.find_recording(run.run, record_id)
@@ -54,3 +57,11 @@ def attribute_disputed(
         except EcgpipeError as error:
             logger.warning("%s: %s is not attributed: %s", run.name, record_id if run.paths else "a recording", error)
     return found
+
+
+def _list_stored(path: Path | None) -> set[tuple[str, str]]:
+    """Record id and label of each attribution that a run has."""
+    if path is None:
+        return set()
+    table = pq.read_table(path, columns=["record_id", "label"])
+    return set(zip(table["record_id"].to_pylist(), table["label"].to_pylist(), strict=True))

@@ -41,18 +41,9 @@ def apply_model(settings: Config) -> Config:
         )
     declared = family.choose_input(settings.model_options)
     changed: dict[str, object] = {"model": str(family.path) if family.path else family.name}
-    if not family.takes_any_length:
-        given = settings.preprocess.segment_s
-        if given not in (_DEFAULTS.preprocess.segment_s, declared.window_s):
-            raise EcgpipeError(
-                f"preprocess.segment_s: {given:g} is not possible with {family.name}, whose windows have "
-                f"{declared.window_s:g} s; leave it out"
-            )
-        changed["preprocess"] = settings.preprocess.model_copy(update={"segment_s": declared.window_s})
-    if settings.preprocess.short == "pad" and declared.padding is None:
-        raise EcgpipeError(
-            f"preprocess.short: pad is not possible with {family.name}, whose authors have no padding; give skip"
-        )
+    reading = settings.preprocess
+    window_s = family.choose_window_s(declared, reading.segment_s, reading.short, "preprocess.{}".format)
+    changed["preprocess"] = reading.model_copy(update={"segment_s": window_s})
     if not family.has_attention:
         changed["inference"] = settings.inference.model_copy(update={"attention": False})
     if family.name != registry.DEFAULT:
@@ -120,12 +111,7 @@ def tell_family(checkpoint: str) -> str:
     tensors = peek.find_tensors(content)
     if not tensors:
         return registry.DEFAULT
-    try:
-        return registry.recognise_file(tensors, where, content)
-    except EcgpipeError as error:
-        if str(error).startswith("model:"):
-            raise
-        return registry.DEFAULT
+    return registry.tell_family(tensors, where, content) or registry.DEFAULT
 
 
 def _peek(checkpoint: str) -> tuple[Mapping[str, Any] | None, str]:

@@ -9,7 +9,7 @@ from ecgpipe.core import provenance, results, settings
 from ecgpipe.core.atomic import read_json, write_json
 from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput, dump_input
+from ecgpipe.core.model_input import dump_if_other
 from ecgpipe.core.provenance import hash_file
 from ecgpipe.core.study_settings import Study
 from ecgpipe.models import labels, registry
@@ -51,7 +51,7 @@ def derive_stages(
     files = _hash_files(user_settings)
     family = family or model_choice.find_family_of(user_settings)
     declared = family.choose_input(user_settings.model_options)
-    reading = settings.Preprocess(**user_settings.preprocess.model_dump(), model_input=_dump_if_other(declared))
+    reading = settings.Preprocess(**user_settings.preprocess.model_dump(), model_input=dump_if_other(declared))
     own = str(family.path) if family.path else None
     stages = {
         **_derive_input_stages(user_settings, rows, checkpoint_content, reading, family),
@@ -87,11 +87,6 @@ def derive_study(user_settings: Config, models: Sequence[str]) -> Study:
         truth_sha256=hash_file(Path(evaluation.truth)) if evaluation.truth else None,
         crosswalk_sha256=hash_file(labels.locate(given["crosswalk"])),
     )
-
-
-def _dump_if_other(declared: ModelInput) -> dict[str, Any] | None:
-    """A model's input for `settings.Preprocess`; None where it is the default."""
-    return None if declared == DEFAULT_INPUT else dump_input(declared)
 
 
 def _hash_files(user_settings: Config) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def test_it_opens_on_the_label_that_was_asked_for(
     opened: Open, shown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(shown) as page:
-        assert page.locator('#viewer [data-part="wash"] option:checked').inner_text() == "attention"
+        assert page.locator('#viewer [data-part="wash"] option:checked').inner_text() == "nothing"
     asked = [{"label": label, "attribution": np.ones((2, 12, 2500)), "judged": ""} for label in LABELS[:2]]
     monkeypatch.setattr(show, "attribute_labels", lambda *_: asked)  # which takes a network
     given = [str(shown.parent), "--output", str(tmp_path / "x.html"), "--label", *LABELS[:2]]

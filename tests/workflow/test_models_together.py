@@ -32,7 +32,7 @@ class Study(NamedTuple):
     """A finished study."""
 
     folder: Path
-    models: dict[str, dict[str, str]]
+    models: dict[str, dict[str, Any]]
     ran: Ran
 
     @property
@@ -52,7 +52,7 @@ def study(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     shutil.move(folder / "short" / "recording000.mat", folder / "in" / SHORT)
     founder = golden_models.make_checkpoint(reference, "ecgfounder", "tiny", folder)
     hubert = golden_models.make_checkpoint(reference, "hubert_ecg", "tiny_sft", folder)
-    models = {
+    models: dict[str, dict[str, Any]] = {
         "plain": {
             "model": "ecgfounder",
             "checkpoint": str(founder),

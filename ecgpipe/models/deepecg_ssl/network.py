@@ -37,7 +37,6 @@ from ecgpipe.models.description import Architecture
 from ecgpipe.models.ecg_fm import network as ecg_fm
 from ecgpipe.models.ecg_fm.network import Network as Network
 from ecgpipe.models.ecg_fm.network import from_tensors as from_tensors
-from ecgpipe.models.ecg_fm.network import load as load
 from ecgpipe.models.tensors import find_prefix
 
 

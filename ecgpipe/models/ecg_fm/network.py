@@ -29,6 +29,7 @@ from ecgpipe.models.ecg_fm.family import MARKERS as MARKERS
 from ecgpipe.models.ecg_fm.family import recognise as recognise
 from ecgpipe.models.ecg_fm.tuning import Tuning, for_device
 from ecgpipe.models.output import Output as Output
+from ecgpipe.models.tensors import place_weights, release_file
 
 # oneDNN's linear layer, which PyTorch has for what torch.compile makes of a network. PyTorch's usual way takes MKL for
 # float32, slower on AMD's processors, and makes a pass over memory of its own for the GELU.
@@ -324,8 +325,7 @@ def fill_network(
     tuning: Tuning | None = None,
 ) -> None:
     """Give a network that is on the device "meta" its weights, and make it ready for inference; see `load`."""
-    network.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=True, assign=True)
-    network.eval().requires_grad_(False)
+    place_weights(network, tensors, device)
     network.position.way = (tuning or for_device(device)).position
     rounded = [network.convolutions.layers[1:], network.feature_norm, network.project, network.norm, network.layers]
     for part in [*rounded, *([network.position] if network.position.way == "direct" else [])]:
@@ -333,9 +333,7 @@ def fill_network(
     for module in network.modules():
         if packed and isinstance(module, Linear):
             module.pack()
-    if torch.device(device).type == "cpu":
-        for parameter in network.parameters():  # the few that were not packed: nothing is to keep the file mapped
-            parameter.data = parameter.data.clone()
+    release_file(network, device)
 
 
 def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:

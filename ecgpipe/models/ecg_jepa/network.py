@@ -22,7 +22,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
@@ -38,7 +37,15 @@ from ecgpipe.models.ecg_jepa.family import POSITIONS as POSITIONS
 from ecgpipe.models.ecg_jepa.family import Architecture as Architecture
 from ecgpipe.models.ecg_jepa.family import recognise as recognise
 from ecgpipe.models.output import Output
-from ecgpipe.models.tensors import check_tensors, find_prefix, find_tensors, load_pickled, most_common_size
+from ecgpipe.models.tensors import (
+    check_tensors,
+    find_prefix,
+    find_tensors,
+    load_pickled,
+    most_common_size,
+    place_weights,
+    release_file,
+)
 
 MAX_BLOCKS = 256  # far above any real network, and far below what a number in a name can do harm with
 
@@ -257,18 +264,6 @@ def _strip_prefix(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
-def load(
-    arch: Architecture,
-    weights: Path,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    packed: bool = True,
-    leads: Sequence[str] = LEADS,
-) -> Network:
-    """The network with the weights of a `model.safetensors`, ready for inference; see `from_tensors`."""
-    return from_tensors(arch, safetensors.torch.load_file(weights, device=str(device)), device, dtype, packed, leads)
-
-
 def from_tensors(
     arch: Architecture,
     tensors: Mapping[str, Tensor],
@@ -293,15 +288,12 @@ def from_tensors(
     """
     with torch.device("meta"):
         network = Network(arch, leads)
-    network.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=True, assign=True)
-    network.eval().requires_grad_(False)
+    place_weights(network, tensors, device)
     for part in (network.blocks, network.norm):
         part.to(dtype)
     network.positions.data = network.positions.data.to(dtype)
     for module in network.modules():
         if packed and isinstance(module, Linear):
             module.pack()
-    if torch.device(device).type == "cpu":
-        for parameter in network.parameters():  # the few that were not packed: nothing is to keep the file mapped
-            parameter.data = parameter.data.clone()
+    release_file(network, device)
     return network

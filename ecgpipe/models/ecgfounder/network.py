@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch code uses
@@ -28,7 +27,15 @@ from ecgpipe.models.ecgfounder.family import MARKERS as MARKERS
 from ecgpipe.models.ecgfounder.family import Architecture as Architecture
 from ecgpipe.models.ecgfounder.family import recognise as recognise
 from ecgpipe.models.output import Output
-from ecgpipe.models.tensors import check_tensors, find_prefix, find_tensors, load_pickled, most_common_size
+from ecgpipe.models.tensors import (
+    check_tensors,
+    find_prefix,
+    find_tensors,
+    load_pickled,
+    most_common_size,
+    place_weights,
+    release_file,
+)
 
 STRIDE = 2  # of the first convolution and of each stage's first block: the only sizes that no shape tells
 
@@ -285,18 +292,18 @@ def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
     return read_architecture(tensors, str(path)), map_tensors(tensors, str(path))
 
 
-def load(
+def from_tensors(
     arch: Architecture,
-    weights: Path,
+    tensors: Mapping[str, Tensor],
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     packed: bool = True,
 ) -> Network:
-    """The network with the weights of a `model.safetensors`, ready for inference.
+    """The network with weights, ready for inference.
 
     Args:
         arch: What `model.json` says of it.
-        weights: The safetensors file, with the names of `Network`.
+        tensors: By the names of `Network`.
         device: Where the weights go.
         dtype: Of the arithmetic of the blocks' convolutions, nearly all there is. float32 in any case: the first
             convolution, whose inputs are far larger than what follows (15 standard deviations and more); the sums of
@@ -307,29 +314,15 @@ def load(
     Returns:
         The network in evaluation mode, its weights without gradients.
     """
-    return from_tensors(arch, safetensors.torch.load_file(weights, device=str(device)), device, dtype, packed)
-
-
-def from_tensors(
-    arch: Architecture,
-    tensors: Mapping[str, Tensor],
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    packed: bool = True,
-) -> Network:
-    """The same with weights in memory, by the names of `Network`."""
     with torch.device("meta"):
         network = Network(arch)  # no memory is filled with numbers that the weights replace
-    network.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=True, assign=True)
-    network.eval().requires_grad_(False)
-    on_cpu = torch.device(device).type == "cpu"
+    place_weights(network, tensors, device)
     for module in network.stages.modules():
         if isinstance(module, Convolution):
             module.to(dtype)
+    packs = packed and ONEDNN and torch.device(device).type == "cpu" and dtype == torch.float32
     for module in network.modules():
-        if packed and ONEDNN and on_cpu and dtype == torch.float32 and isinstance(module, Convolution):
+        if packs and isinstance(module, Convolution):
             module.pack()
-    if on_cpu:
-        for parameter in network.parameters():  # the few that were not packed: nothing is to keep the file mapped
-            parameter.data = parameter.data.clone()
+    release_file(network, device)
     return network

@@ -22,7 +22,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -322,23 +321,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def load(
-    arch: Architecture,
-    weights: Path,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    packed: bool = True,
-    tuning: Tuning | None = None,
-) -> Network:
-    """The network with the weights of a `model.safetensors` that has the names of `Network`, ready for inference.
-
-    The arguments, and what stays float32 whatever `dtype` is, are those of ECG-FM's `load`: the first convolution and
-    its norm (its variance is over all samples), the positions by spectra, the scores where attention is kept, the mean
-    over the tokens and the head.
-    """
-    return from_tensors(arch, safetensors.torch.load_file(weights, device=str(device)), device, dtype, packed, tuning)
-
-
 def from_tensors(
     arch: Architecture,
     tensors: Mapping[str, Tensor],
@@ -347,7 +329,12 @@ def from_tensors(
     packed: bool = True,
     tuning: Tuning | None = None,
 ) -> Network:
-    """The same with weights in memory, by the names of `Network`."""
+    """The network with weights, by the names of `Network`, ready for inference.
+
+    The arguments, and what stays float32 whatever `dtype` is, are those of ECG-FM's: the first convolution and its norm
+    (its variance is over all samples), the positions by spectra, the scores where attention is kept, the mean over the
+    tokens and the head.
+    """
     with torch.device("meta"):
         network = Network(arch)  # no memory is filled with numbers that the weights replace
     ecg_fm.fill_network(network, tensors, device, dtype, packed, tuning)

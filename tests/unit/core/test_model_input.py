@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from ecgpipe.core.config import Preprocess
 from ecgpipe.core.describe_input import describe_input
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.leads import LEADS
 from ecgpipe.core.model_input import (
+    DEFAULT_INPUT,
     STEPS,
     Butterworth,
     Center,
@@ -168,3 +170,7 @@ def test_a_declaration_is_the_same_after_a_way_through_another_process() -> None
     assert first.ends_standardized
     assert not declare([Linear(500), Cut(), Standardize("lead", epsilon=0)]).ends_standardized
     assert not declare([Standardize("lead"), Linear(500), Cut(), Pad()]).ends_standardized
+
+
+def test_the_default_length_of_a_segment_is_that_of_the_default_model() -> None:
+    assert Preprocess().segment_s == DEFAULT_INPUT.window_s

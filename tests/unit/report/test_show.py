@@ -14,6 +14,7 @@ from small_run import HOSTILE, LABELS
 
 from ecgpipe.cli import main
 from ecgpipe.core import parquet, schemas
+from ecgpipe.core.leads import LEADS
 from ecgpipe.report import recording_view
 from ecgpipe.report import show as show_stage
 from ecgpipe.report.waveform import interpolate_attention
@@ -175,7 +176,7 @@ def test_it_is_read_as_the_run_has_read_it(tmp_path: Path) -> None:
     row = dict.fromkeys(schemas.MANIFEST.names) | {"path": str(tmp_path / "recordings/0.npy"), "format": "numpy"}
     from ecgpipe.preprocessing import preprocess
     from ecgpipe.preprocessing.segments import Windows
-    from ecgpipe.readers import LEADS, Assumed
+    from ecgpipe.readers import Assumed
 
     windows, assumed = Windows(short="pad"), Assumed(500.0, LEADS, "mV")
     account, _ = preprocess.process_recording(row | {"record_id": "a/0"}, windows, assumed)
@@ -218,7 +219,7 @@ def test_an_attribution_is_found_by_recording_and_label_however_its_rows_are_gro
 ) -> None:
     small_run.write(tmp_path, IDS, attributed=[("a/1", LABELS[1]), ("a/0", LABELS[0]), ("a/1", LABELS[2])])
     path = tmp_path / "attribution/attribution.parquet"
-    expected = recording_view.read_attributions(path, ["a/1"])
+    expected = recording_view.read_attributions(path, ["a/1"], LEADS)
     table = pq.read_table(path)
     values = table["attribution"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
     values = values * (1 + np.arange(len(table))[:, None])  # each row is another one
@@ -226,10 +227,10 @@ def test_an_attribution_is_found_by_recording_and_label_however_its_rows_are_gro
     table = table.set_column(table.column_names.index("attribution"), "attribution", column)
     for rows in (1, 3, 100):  # a group for each row, two recordings in one, all in one
         pq.write_table(table, path, row_group_size=rows)
-        found = recording_view.read_attributions(path, ["a/1"])["a/1"]
+        found = recording_view.read_attributions(path, ["a/1"], LEADS)["a/1"]
         assert [one["label"] for one in found] == [one["label"] for one in expected["a/1"]] == [LABELS[1], LABELS[2]]
         for one, first in zip(found, (0, 4), strict=True):
             np.testing.assert_array_equal(
                 one["attribution"].reshape(2, -1), values[first : first + 2].astype(np.float32)
             )
-    assert recording_view.read_attributions(path, ["nobody"]) == {}
+    assert recording_view.read_attributions(path, ["nobody"], LEADS) == {}

@@ -21,6 +21,7 @@ from ecgpipe.core.run import Run
 from ecgpipe.evaluation.crosswalk import read_crosswalk
 from ecgpipe.models.labels import locate
 from ecgpipe.report import show, study_page, study_runs
+from ecgpipe.report.study_attribution import Machine, attribute_disputed
 
 N = 60
 
@@ -318,6 +319,23 @@ def test_the_disputed_statement_is_attributed_by_each_model_that_has_it(
         if label.lower() == row["statement"].lower()
     ]
     assert asked == [one for one in expected if one != ("ecg-fm", "r/000", LABELS["ecg-fm"][0])]
+
+
+def test_what_a_run_of_one_lead_has_attributed_is_not_computed_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, label = tmp_path / "ecgfounder-lead1", LABELS["ecgfounder"][0]
+    shutil.copytree(folder / "ecgfounder", run)
+    schema = schemas.attribution_schema(1, 5000)
+    row = dict.fromkeys(schema.names, 0.0) | {"record_id": "r/000", "segment": 0, "label": label}
+    row["attribution"] = [0.0] * 5000
+    parquet.write(run / "attribution/attribution.parquet", pa.Table.from_pylist([row], schema=schema))
+    monkeypatch.setattr(show, "find_recording", lambda _, record_id: record_id)
+    monkeypatch.setattr(show, "attribute_labels", lambda _, record_id, *__: [record_id])
+    disputed = [("r/000", "Atrial flutter"), ("r/001", "Atrial flutter")]
+    one = study_runs.read_run("lead1", Run(run))
+    found = attribute_disputed(one, disputed, {"Atrial flutter": {"lead1": label}}, Machine("cpu", 1))
+    assert list(found) == ["r/001"]
 
 
 def test_a_run_whose_description_is_not_understood_is_compared_without_its_leads(

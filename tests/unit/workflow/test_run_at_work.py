@@ -1,11 +1,11 @@
 """The run at work: when it locks, what it writes, and that a dry run and a job do neither."""
 
 import os
-from collections import Counter
 from pathlib import Path
 
 import checkpoints
 import pytest
+from planner import Planner
 from run_workflow import write_recordings
 
 from ecgpipe.core import atomic
@@ -14,29 +14,6 @@ from ecgpipe.workflow import run_lock
 from ecgpipe.workflow.run_at_work import load_run
 
 ROOT = Path(__file__).parents[3]
-
-
-class Planner:
-    """What Snakemake says of a command."""
-
-    def __init__(self, *, is_main_process: bool = True, runs_jobs: bool = True) -> None:
-        self.is_main_process, self.runs_jobs, self.ignores = is_main_process, runs_jobs, 0
-        self.shows_progress, self.cores, self.says = False, 2, list[str]()
-
-    def say(self, text: str, **facts: object) -> None:
-        self.says.append(text)
-
-    def count_jobs(self) -> Counter[str]:
-        return Counter()
-
-    def places(self) -> dict[str, str]:
-        return {}
-
-    def lost_settings(self) -> None:
-        return None
-
-    def ignore_checksums(self) -> None:
-        self.ignores += 1
 
 
 @pytest.fixture(autouse=True)

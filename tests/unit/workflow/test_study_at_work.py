@@ -8,8 +8,8 @@ from typing import Any
 import checkpoints
 import pyarrow as pa
 import pytest
+from planner import Planner
 from run_workflow import write_recordings
-from test_run_at_work import Planner
 
 from ecgpipe.core import atomic, parquet, provenance, schemas, settings
 from ecgpipe.core.errors import EcgpipeError
