@@ -138,7 +138,7 @@ def test_without_an_input_it_shows_how_to_give_one(nothing: object) -> None:
         ({"outdr": "x"}, "outdr: no such setting; did you mean 'outdir'?"),
         (
             {"zzz": 1},
-            "zzz: no such setting; known keys are input, outdir, checkpoint, model, model_options, sha256, labels, ",
+            "zzz: no such setting; known keys are input, outdir, checkpoint, model, model_options, models, sha256, ",
         ),
         ({"umap": {"neighbours": 5}}, "umap.neighbours: no such setting; did you mean 'neighbors'?"),
         ({"report": {"zzz": 5}}, "report.zzz: no such setting; known keys are title, recordings, map_points, columns"),
