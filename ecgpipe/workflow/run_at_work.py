@@ -340,11 +340,19 @@ class RunAtWork:
             return inputs
         return inputs[0] if len(inputs) == 1 else f"{inputs[0]} and {len(inputs) - 1} more"
 
-    def _describe_plan(self) -> str:
-        """The estimate, once the scan has told how many recordings there are."""
-        return estimate.describe(
-            estimate.estimate_run(self.settings, self.n_recordings(), self._planner.cores, estimate.has_gpu())
+    def estimate(self) -> estimate.Estimate:
+        """What the run takes, once the scan has told how many recordings there are."""
+        family = model_choice.find_family_of(self.settings)
+        return estimate.estimate_run(
+            self.settings,
+            self.n_recordings(),
+            self._planner.cores,
+            estimate.has_gpu(),
+            family.choose_input(self.settings.model_options),
         )
+
+    def _describe_plan(self) -> str:
+        return estimate.describe(self.estimate())
 
     def succeed(self) -> None:
         """Remove results beyond the last shard and part, and print the number of recordings by status."""

@@ -21,7 +21,7 @@ from ecgpipe.core import settings as settings_files
 from ecgpipe.core.atomic import read_json, write_json
 from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.workflow import last_words, reuse, run_lock, shards, slurm, stage_settings, validate
+from ecgpipe.workflow import estimate, last_words, reuse, run_lock, shards, slurm, stage_settings, validate
 from ecgpipe.workflow.paths import MODEL, Paths
 from ecgpipe.workflow.run_at_work import (
     Planner,
@@ -229,11 +229,15 @@ class StudyAtWork:
                 f"ecgpipe {__version__}: {inputs[0]}{more} -> {self._own.outdir}",
                 outdir=self._outdir,
                 count_jobs=self._planner.count_jobs,
+                plan=self._describe_plan,
             )
             self._planner.say(f"models: {', '.join(self.models)}")
         for name, run in self._by_model.items():
             for line in run.describe_model():
                 self._planner.say(f"{name}: {line}")
+
+    def _describe_plan(self) -> str:
+        return estimate.describe(estimate.add_estimates([run.estimate() for run in self.runs]))
 
     def succeed(self) -> None:
         """Remove results beyond the last shard and part, and say what became of the recordings of each model."""
