@@ -121,6 +121,18 @@ def test_nothing_is_left_to_do_and_a_model_that_is_added_is_the_only_one_compute
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert set(pq.read_table(study.out / "filtered" / "records").column("status").to_pylist()) == {"ok", "skipped"}
     # From now on all are read for together.
-    write_recordings(study.folder / "in", 6, 10)
-    grown = study.again("--dry-run", models=json.dumps({**study.models, "filtered": filtered}))
+    write_recordings(study.folder / "in", 5, 10)
+    models = {**study.models, "filtered": filtered}
+    grown = study.again(
+        *(f"out/{model}/predictions/part-{part:05d}.parquet" for model in models for part in (0, 1)),
+        models=json.dumps(models),
+    )
     assert grown.status == 0, grown.output
+    assert (grown.jobs["preprocess"], grown.jobs["preprocess_2"], grown.jobs["infer"]) == (1, 0, 3)
+    ids = {model: pq.read_table(study.out / model / "predictions").column("record_id").to_pylist() for model in models}
+    five = [f"recording{number:03d}" for number in range(5)]
+    assert {model: sorted(each) for model, each in ids.items()} == {
+        "plain": five,
+        "filtered": five,
+        "hubert-ecg": [*five, "short"],
+    }
