@@ -31,23 +31,19 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/verdict.smk"
 include: "workflow/rules/verify.smk"
+include: "workflow/rules/study.smk"
 
 
 # Every result is named, not the last ones alone: one that goes missing is made again.
 rule all:
     input:
-        all_records,
-        *(all_parts(kind) for kind in ["logits", "embeddings", *ATTENTION, "predictions"]),
-        *DRIFT,
-        OUT.file("umap"),
-        OUT.file("run"),
-        OUT.file("duplicates"),
-        OUT.file("examples"),
-        ATTRIBUTION,
-        *EVALUATION.values(),
-        *(OUT.file(f"figure_{name}_{suffix}") for name in FIGURES for suffix in ["png", "svg"]),
-        OUT.file("report"),
-        OUT.file("verdict"),
+        *(
+            all_of(run, name)
+            for run in RUN.runs
+            for name in ["records", "logits", "embeddings", *ATTENTION, "predictions"]
+        ),
+        *(path for run in RUN.runs for path in single_results(run)),
+        *STUDY,
     localrule: True
 
 

@@ -1,11 +1,13 @@
 """The settings that a user gives: the only source of their names, types, defaults and help."""
 
 import difflib
+import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ecgpipe.core.results import path_of
+from ecgpipe.core.results import FOLDERS, path_of
 
 MIMIC_IV_ECG = "config/labels/mimic_iv_ecg.csv"  # what ECG-FM's released classifier was trained on
 
@@ -194,6 +196,72 @@ class Report(Section):
     )
 
 
+class StudySettings(Section):
+    """How the runs of several models are put side by side; also the options of `ecgpipe study`."""
+
+    title: str = Field("Models side by side", description="title of the page")
+    crosswalk: Annotated[str, APART] = Field(
+        "config/labels/crosswalk.csv", description="CSV that says which labels mean the same statement"
+    )
+    patient: str | None = Field(
+        None,
+        description="column of the patient id: intervals resample patients, and the probe splits them (as the runs' "
+        "settings, without)",
+    )
+    split: str | None = Field(None, description="column that names the split of a recording, to evaluate one of them")
+    split_value: str | None = Field(None, description="the split to evaluate, e.g. test")
+    resamples: int = Field(1000, ge=0, description="of the bootstrap, for intervals; 0: none")
+    seed: int = Field(42, ge=0, description="of the intervals, the probe's split and all samples")
+    recordings: int = Field(40, ge=0, description="recordings that the page shows with their leads, at most")
+    attributions: int = Field(
+        0,
+        ge=0,
+        description="of these, in how many each model attributes the statement on which they disagree: needs "
+        "the runs' weights, and minutes without a GPU",
+    )
+    map_recordings: int = Field(3000, ge=0, description="recordings on each map, at most")
+
+
+class OfModel(Section):
+    """What each model of a study has of its own: settings of `Config` by the same names. All others are shared."""
+
+    model: str | None = Field(None, min_length=1, description="model family, or the path of your own .py file")
+    checkpoint: str | None = Field(None, min_length=1, description="null: the default weights of the model")
+    model_options: dict[str, str] | None = Field(None, description="variants of the model")
+    sha256: str | None = Field(None, description="expected SHA-256 of the checkpoint file")
+    labels: str | None = Field(None, min_length=1, description="a label CSV; null: the labels of the model")
+    calibration: str | None = Field(None, min_length=1, description="JSON file of `ecgpipe calibrate`")
+    heads: list[str] | None = Field(None, description="head.safetensors files that `probe` trained")
+
+
+# A model's name is that of its folder, and stands in keys with dots.
+_NAME_OF_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def _name_models(value: object) -> object:
+    """Name each model of a study, of a list or of a mapping by name; what is neither is left for pydantic to refuse."""
+    if value is None:
+        return {}
+    if isinstance(value, list):
+        names = [Path(one).stem if str(one).endswith(".py") else str(one) for one in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]} is there twice; name each, e.g. {{a: {{model: {twice[0]}}}, b: ...}}")
+        value = {name: {"model": str(one)} for name, one in zip(names, value, strict=True)}
+    if not isinstance(value, dict):
+        return value
+    for name in map(str, value):
+        if not _NAME_OF_MODEL.fullmatch(name) or name in FOLDERS or name == "study":
+            raise ValueError(
+                f"{name!r} cannot be a model's name, as its folder lies beside manifest/ and settings/; give one of "
+                "letters, digits, - and _, e.g. {my-model: {model: /path/my_family.py}}"
+            )
+    return {
+        str(name): {"model": str(name), **(own or {})} if isinstance(own, dict | None) else own
+        for name, own in value.items()
+    }
+
+
 class Config(Section):
     """Every setting of a run."""
 
@@ -216,6 +284,16 @@ class Config(Section):
     model_options: Annotated[dict[str, str], APART] = Field(
         {},
         description="variants of the model, e.g. {preprocessing: plain} of ecgfounder: see `ecgpipe models NAME`",
+    )
+    models: Annotated[
+        dict[str, OfModel],
+        APART,
+        BeforeValidator(_name_models, json_schema_input_type=list[str] | dict[str, OfModel | None] | None),
+    ] = Field(
+        {},
+        description="several models, each in its folder below outdir, and study.html: [ecg-fm, ecgfounder], or with "
+        "settings of their own {ecgfounder: {checkpoint: PATH}}: model, checkpoint, model_options, sha256, labels, "
+        "calibration, heads",
     )
     sha256: Annotated[str | None, APART] = Field(
         None,
@@ -254,6 +332,9 @@ class Config(Section):
         description="evaluation of predictions against true labels, if truth or mapping is given",
     )
     report: Report = Field(default_factory=Report, description="the page to open")
+    study: Annotated[StudySettings, APART] = Field(
+        default_factory=StudySettings, description="with `models`, the page that puts them side by side"
+    )
 
     @property
     def inputs(self) -> list[str]:
@@ -289,10 +370,13 @@ def describe_mistake(item: dict[str, Any], model: type[BaseModel] | None = None,
         close = difflib.get_close_matches(key, known, n=1)
         fix = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
         return f"{where}: no such setting; {fix}"
-    return f"{where}: {item['input']!r} is not valid: {item['msg'][0].lower()}{item['msg'][1:]}"
+    said = item["msg"].removeprefix("Value error, ")
+    return f"{where}: {item['input']!r} is not valid: {said[0].lower()}{said[1:]}"
 
 
 def _fields(sections: list[str], model: type[BaseModel]) -> list[str]:
+    if model is Config and sections[:1] == ["models"]:
+        return list(OfModel.model_fields)
     for section in sections:
         annotation = model.model_fields[section].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

@@ -72,6 +72,9 @@ FILES = {
     "verify": File("verify/fairseq_signals.json", "verify", is_result=False),
 }
 
+# What a study writes besides, into its own folder; that of each model has the files above.
+STUDY_FILES = {"study_page": "study.html", "study_table": "study.parquet", "study_numbers": "study.json"}
+
 _PLACE = re.compile(r"\{(shard|part)\}")
 
 
@@ -261,6 +264,7 @@ def is_name_of_ours(folder: str, name: str) -> bool:
     """
     return (
         name in FIXED.get(folder, ())
+        or (not folder and name in STUDY_FILES.values())
         or name in _HIDDEN.get(folder, ())
         or parse_number(folder, name) is not None
         or parse_run(name) is not None

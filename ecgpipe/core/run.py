@@ -199,7 +199,7 @@ class Run:
         """The files of a folder of numbered files, in order: as many as run.json counts.
 
         What an earlier run left beyond them, and a user's own files, do not belong to it. Without a run.json, or with
-        one of an older ecgpipe, all that are there.
+        one of an older ecgpipe, all that are there. The manifest of a run of a study lies beside the run's folder.
 
         Args:
             folder: Its name.
@@ -211,7 +211,12 @@ class Run:
         count = None
         if self.run_json.is_file():
             count = self.info.shards if kind == "shard" else self.info.parts
-        return parquet.numbered(self.outdir / folder, kind, count, suffix)
+        place = self.outdir / folder
+        if folder == "manifest" and not place.is_dir():
+            # Not by the name of the run's folder, as that may be "." or a link.
+            shared = self.outdir.resolve().parent / folder
+            place = shared if shared.is_dir() else place
+        return parquet.numbered(place, kind, count, suffix)
 
     @cached_property
     def info(self) -> RunInfo:

@@ -237,7 +237,8 @@ _NO_OPTION = frozenset(
         *("source", "labels", "calibration", "heads", "truth", "mapping", "inputs", "keep_segments", "shards_per_part"),
         *("content", "label_names", "places", "aggregation", "chosen_on", "thresholds", "files", "config", "resolved"),
         *("labels_sha256", "calibration_sha256", "heads_sha256", "truth_sha256", "version", "compared", "certain"),
-        *("attention", "attribution", "evaluation", "family", "model_options", "model_input"),
+        *("attention", "attribution", "evaluation", "family", "model_options", "model_input", "crosswalk_sha256"),
+        "models",
     }
 )
 PREFIX = "settings."  # of these options' names among the parsed ones
@@ -319,9 +320,10 @@ def read_section(stage: str, model: type[Model], path: Path) -> Model:
         raise EcgpipeError(f"--settings: cannot read {path} as the settings of {stage}: {error}") from error
 
 
-def add_arguments(parser: argparse.ArgumentParser, model: type[Section]) -> None:
-    """Add the options for a stage's settings: a settings file, and one option per setting."""
-    parser.add_argument("--settings", type=Path, metavar="FILE", help="settings/STAGE.json of a run")
+def add_arguments(parser: argparse.ArgumentParser, model: type[Section], several: bool = False) -> None:
+    """Add the options for a stage's settings: a settings file, or several, and one option per setting."""
+    nargs = "+" if several else None
+    parser.add_argument("--settings", type=Path, nargs=nargs, metavar="FILE", help="settings/STAGE.json of a run")
     options.add(parser, "set", help="single settings, which take precedence over --settings and the defaults")
     add_options(parser, model)
 
@@ -356,13 +358,14 @@ def _select_optional(model: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
             yield name, field
 
 
-def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace) -> Model:
+def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace, path: Path | None = None) -> Model:
     """Return the settings of a stage's command from its parsed options.
 
     Args:
         stage: Name of the stage.
         model: Model of its settings.
         args: Parsed options, those of `add_arguments` among them.
+        path: One of several files of --settings; None for the only one.
 
     Returns:
         The settings.
@@ -370,7 +373,8 @@ def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace) ->
     Raises:
         EcgpipeError: A key is unknown, a value is out of range, or the file cannot be read.
     """
-    values: dict[str, Any] = read_section(stage, model, args.settings).model_dump() if args.settings else {}
+    path = path or args.settings
+    values: dict[str, Any] = read_section(stage, model, path).model_dump() if path else {}
     pairs = list(_select_given(vars(args)).items())
     given = typed.parse_pairs(args.set, "--set", example=f"{next(iter(model.model_fields))}=3")
     pairs += [(one.key, one.value) for one in given]
@@ -385,18 +389,7 @@ def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace) ->
 
 
 def parse_options(model: type[Model], args: argparse.Namespace) -> Model:
-    """Return the settings of a command from the parsed options of `add_options`.
-
-    Args:
-        model: Model of the settings.
-        args: Parsed options.
-
-    Returns:
-        The settings.
-
-    Raises:
-        EcgpipeError: A value is out of range, or of the wrong type.
-    """
+    """Return the settings of a command from the parsed options of `add_options`; mistakes are an `EcgpipeError`."""
     return _validate(model, _select_given(vars(args)), "--")
 
 

@@ -1,33 +1,17 @@
-"""The settings of a study, `ecgpipe study`."""
+"""The settings of the job that puts the runs of a study side by side: `outdir/settings/study.json`."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from ecgpipe.core.config import APART, Section
+from ecgpipe.core.config import APART, StudySettings
 
 
-class StudySettings(Section):
-    """How several runs are put side by side. No run keeps these settings: the command takes them as options."""
+class Study(StudySettings):
+    """How a study puts its models side by side."""
 
-    title: str = Field("Models side by side", description="title of the page")
-    crosswalk: Annotated[str, APART] = Field(
-        "config/labels/crosswalk.csv", description="CSV that says which labels mean the same statement"
-    )
-    patient: str | None = Field(
-        None,
-        description="column of the patient id: intervals resample patients, and the probe splits them (as the runs' "
-        "settings, without)",
-    )
-    split: str | None = Field(None, description="column that names the split of a recording, to evaluate one of them")
-    split_value: str | None = Field(None, description="the split to evaluate, e.g. test")
-    resamples: int = Field(1000, ge=0, description="of the bootstrap, for intervals; 0: none")
-    seed: int = Field(42, ge=0, description="of the intervals, the probe's split and all samples")
-    recordings: int = Field(40, ge=0, description="recordings that the page shows with their leads, at most")
-    attributions: int = Field(
-        0,
-        ge=0,
-        description="of these, in how many each model attributes the statement on which they disagree: needs "
-        "the runs' weights, and minutes without a GPU",
-    )
-    map_recordings: int = Field(3000, ge=0, description="recordings on each map, at most")
+    models: list[str] = Field([], description="names of the models, in order")
+    truth: Annotated[str | None, APART] = Field(None, description="table of true labels; null: as the runs' settings")
+    mapping: dict[str, str] = Field({}, description="of columns of true labels")
+    truth_sha256: str | None = None
+    crosswalk_sha256: str | None = None

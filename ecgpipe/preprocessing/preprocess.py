@@ -1,12 +1,17 @@
-"""Stage `preprocess`: cut one shard of recordings into the model's segments, and write the status of each recording."""
+"""Stage `preprocess`: cut one shard of recordings into the model's segments, and write the status of each recording.
+
+In a study each recording is read once, and prepared for several models.
+"""
 
 import argparse
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -37,27 +42,45 @@ REPEATED_COLUMNS = ("record_id", "path", "row", "bytes", "modified", "format")
 # A segment and what is known of it: record id, number, start in s, samples that are signal, (leads, segment samples).
 Segment = tuple[str, int, float, int, np.ndarray]
 
+Result = TypeVar("Result")
 
-class Files(NamedTuple):
-    """The files of one shard."""
 
-    shard: Path  # manifest/shard-*.parquet
+class Task(NamedTuple):
+    """What a model takes of a shard."""
+
+    settings: settings.Preprocess  # how recordings are read and cut
     segments: Path  # the Arrow IPC file to write
     records: Path  # the Parquet file to write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `ecgpipe preprocess`."""
-    settings.add_arguments(parser, settings.Preprocess)
+    settings.add_arguments(parser, settings.Preprocess, several=True)
     parser.add_argument("--shard", type=Path, required=True, help="a manifest/shard-*.parquet")
-    options.add(parser, "segments", required=True, help="the Arrow IPC file to write the segments to")
-    options.add(parser, "records", required=True, help="the Parquet file to write each recording's status to")
+    several = "; of several models, one for each of --settings"
+    options.add(
+        parser, "segments", nargs="+", required=True, help=f"the Arrow IPC file to write the segments to{several}"
+    )
+    options.add(
+        parser,
+        "records",
+        nargs="+",
+        required=True,
+        help=f"the Parquet file to write each recording's status to{several}",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Preprocess one shard."""
-    preprocess_settings = settings.parse_arguments("preprocess", settings.Preprocess, args)
-    preprocess_shard(args.shard, args.segments, args.records, preprocess_settings)
+    """Preprocess one shard, for one model or several."""
+    several = [
+        settings.parse_arguments("preprocess", settings.Preprocess, args, path) for path in args.settings or [None]
+    ]
+    if not len(several) == len(args.segments) == len(args.records):
+        raise EcgpipeError(
+            f"--settings: {len(several)}, --segments: {len(args.segments)}, --records: {len(args.records)}; give one "
+            "of each for each model"
+        )
+    preprocess_for_models(args.shard, [Task(*task) for task in zip(several, args.segments, args.records, strict=True)])
 
 
 def reading_from_settings(
@@ -83,73 +106,106 @@ def reading_from_settings(
 
 
 def preprocess_shard(shard: Path, segments: Path, records: Path, preprocess_settings: settings.Preprocess) -> None:
-    """Preprocess one shard, in a process of its own that may crash.
+    """Preprocess one shard for one model; arguments and errors as of `Task` and `preprocess_for_models`."""
+    preprocess_for_models(shard, [Task(preprocess_settings, segments, records)])
+
+
+def preprocess_for_models(shard: Path, tasks: Sequence[Task]) -> None:
+    """Preprocess one shard, in a process of its own that may crash. Each recording is read once.
 
     Args:
         shard: A shard of the manifest.
-        segments: The Arrow IPC file to write.
-        records: The Parquet file to write.
-        preprocess_settings: How recordings are read and cut.
+        tasks: What each model takes of it. What is assumed of files that do not state it is the same for all.
 
     Raises:
-        EcgpipeError: Recordings cannot be read at the moment, the process was killed, or memory runs out.
+        EcgpipeError: Recordings cannot be read at the moment, the process was killed, memory runs out, or models differ
+            in what is assumed.
     """
-    files = Files(shard, segments, records)
-    with whole(segments) as temporary:  # here, because a process that crashes leaves behind what it began to write
+    if len({reading_from_settings(task.settings)[1] for task in tasks}) > 1:
+        raise EcgpipeError("--settings: assume_sample_rate, assume_leads and assume_unit differ; read each by itself")
+    with ExitStack() as stack:  # here, because a process that crashes leaves behind what it began to write
+        temporary = [stack.enter_context(whole(task.segments)) for task in tasks]
 
         def work(crashed: dict[int, str], begin: Callable[[int], None]) -> None:
-            _preprocess(files, temporary, preprocess_settings, crashed, begin)
+            _preprocess(shard, tasks, temporary, crashed, begin)
 
         isolation.crashes(work, called=lambda row: pq.read_table(shard, columns=["path"])["path"][row].as_py())
 
 
 def _preprocess(
-    files: Files,
-    temporary: Path,
-    preprocess_settings: settings.Preprocess,
+    shard_file: Path,
+    tasks: Sequence[Task],
+    temporary: Sequence[Path],
     crashed: dict[int, str],
     begin: Callable[[int], None],
 ) -> None:
     """Preprocess one shard without the rows that crashed; `begin` is called with the number of the row that is next.
 
-    The segments are written to `temporary`, which will be renamed to `files.segments`.
+    The segments are written to `temporary`, files which will be renamed to the tasks' `segments`.
     """
-    windows, assumed = reading_from_settings(preprocess_settings)
-    facts = settings.add_sha256("preprocess", preprocess_settings, {})
-    facts |= {"preprocess": _facts(windows, assumed), "inputs_sha256": hash_file(files.shard)}
-    shard = pq.read_table(files.shard)
-    schema = schemas.segments_schema(len(windows.model_input.leads), windows.segment_samples)
-    schema = provenance.add_file_name(provenance.add_origin(schema, "preprocess", **facts), files.segments)
-    records: list[dict[str, Any]] = []
+    readings = [reading_from_settings(task.settings) for task in tasks]
+    windows, assumed = [each for each, _ in readings], readings[0][1]
+    facts = [settings.add_sha256("preprocess", task.settings, {}) for task in tasks]
+    origin = hash_file(shard_file)
+    facts = [
+        {**own, "preprocess": _facts(*reading), "inputs_sha256": origin}
+        for own, reading in zip(facts, readings, strict=True)
+    ]
+    shard = pq.read_table(shard_file)
+    records: list[list[dict[str, Any]]] = [[] for _ in tasks]
     gone: list[str] = []
     unavailable: list[str] = []
-    progress = Progress(files.shard.stem, len(shard), "recordings")
-
-    def prepared() -> Iterator[Segment]:
+    progress = Progress(shard_file.stem, len(shard), "recordings")
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(SegmentWriter(path, _segments_schema(each, own, task.segments)))
+            for path, each, own, task in zip(temporary, windows, facts, tasks, strict=True)
+        ]
         for number, row in enumerate(shard.to_pylist()):
             begin(number)
             try:
-                record, segments = process_recording(row, windows, assumed, crashed.get(number))
+                prepared = process_for_models(row, windows, assumed, crashed.get(number))
             except UnavailableError as error:
                 logger.warning("%s", error)
                 unavailable.append(str(error))
                 if len(unavailable) >= MOST_UNAVAILABLE:
                     break
                 continue
-            yield from segments
-            records.append(record)
+            for writer, of_model, (record, segments) in zip(writers, records, prepared, strict=True):
+                writer.add(segments)
+                of_model.append(record)
             # A recording that the scan did not find either may fail: a table can list files that do not exist.
-            if record["status"] == "failed" and row["bytes"] is not None and has_gone(row["path"]):
+            has_failed = any(record["status"] == "failed" for record, _ in prepared)
+            if has_failed and row["bytes"] is not None and has_gone(row["path"]):
                 gone.append(row["path"])
             progress.add(1)
         begin(-1)
-
-    with pa.ipc.new_file(temporary, schema) as writer:
-        for batch in _batches(prepared(), schema):
-            writer.write_batch(batch)
     progress.say()
+    _refuse_lost(shard_file, unavailable, gone)
+    for task, of_model, own in zip(tasks, records, facts, strict=True):
+        parquet.write(task.records, _with_inputs_columns(of_model, shard, own))
+    _warn_of_unused(shard_file, tasks, records)
+
+
+def _segments_schema(windows: Windows, facts: Mapping[str, Any], path: Path) -> pa.Schema:
+    """The schema of a file of segments, with what it says of itself."""
+    schema = schemas.segments_schema(len(windows.model_input.leads), windows.segment_samples)
+    return provenance.add_file_name(provenance.add_origin(schema, "preprocess", **facts), path)
+
+
+def _refuse_lost(shard_file: Path, unavailable: Sequence[str], gone: Sequence[str]) -> None:
+    """Refuse to record anything of a shard with recordings that cannot be read at the moment.
+
+    Args:
+        shard_file: The shard of the manifest.
+        unavailable: Why some could not be read.
+        gone: The files that were not there.
+
+    Raises:
+        EcgpipeError: There are such recordings.
+    """
     if unavailable:
-        others = f", and {len(unavailable) - 1} more of {files.shard.stem}" if len(unavailable) > 1 else ""
+        others = f", and {len(unavailable) - 1} more of {shard_file.stem}" if len(unavailable) > 1 else ""
         raise EcgpipeError(
             f"input: {unavailable[0]}{others}; nothing is recorded of this shard. Give the same command again when the "
             "disk or file server answers, or leave out of `input` what it has lost"
@@ -157,11 +213,16 @@ def _preprocess(
     back = [path for path in gone if not has_gone(path)]
     if back:
         raise EcgpipeError(f"input: {back[0]} was not there for a while ({len(back)} files in all); run again")
-    parquet.write(files.records, _with_inputs_columns(records, shard, facts))
-    for status in ("skipped", "failed"):
-        count = sum(record["status"] == status for record in records)
-        if count:
-            logger.warning("%s: %d of %d recordings %s", files.shard.stem, count, len(records), status)
+
+
+def _warn_of_unused(shard_file: Path, tasks: Sequence[Task], records: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    """Say how many recordings each model skipped, and how many failed. A study's folders are called as its models."""
+    for task, of_model in zip(tasks, records, strict=True):
+        model = f"{task.records.absolute().parents[1].name}: " if len(tasks) > 1 else ""
+        for status in ("skipped", "failed"):
+            count = sum(record["status"] == status for record in of_model)
+            if count:
+                logger.warning("%s%s: %d of %d recordings %s", model, shard_file.stem, count, len(of_model), status)
 
 
 def _facts(windows: Windows, assumed: Assumed) -> dict[str, Any]:
@@ -222,16 +283,23 @@ def has_gone(path: str) -> bool:
 def process_recording(
     row: dict[str, Any], windows: Windows, assumed: Assumed, problem: str | None = None
 ) -> tuple[dict[str, Any], list[Segment]]:
-    """Read one recording and prepare its segments; a recording that cannot be used gets the reason.
+    """Read one recording and prepare its segments for one model; as `process_for_models`."""
+    return process_for_models(row, [windows], assumed, problem)[0]
+
+
+def process_for_models(
+    row: dict[str, Any], windows: Sequence[Windows], assumed: Assumed, problem: str | None = None
+) -> list[tuple[dict[str, Any], list[Segment]]]:
+    """Read one recording and prepare its segments for models; a recording that cannot be used gets the reason.
 
     Args:
         row: Its row of the manifest.
-        windows: How it is cut into segments, and what happens to missing leads.
+        windows: How it is cut into each model's segments, and what happens to missing leads.
         assumed: What is assumed of files that do not state it.
         problem: Why it is not read at all.
 
     Returns:
-        Its row of records/, and its segments.
+        For each model its row of records/, and its segments.
 
     Raises:
         EcgpipeError: There is less memory than a recording may take.
@@ -239,15 +307,40 @@ def process_recording(
     """
     record: dict[str, Any] = {name: row[name] for name in REPEATED_COLUMNS}
     record |= {"status": "ok", "n_segments": 0}
-    try:
+
+    def read() -> Recording:
         if problem:
             raise UnreadableError(problem)
         recording = read_recording(row, assumed)
-        record |= {"leads": recording.leads, "unit": recording.unit, "stripped_s": recording.stripped_s}
+        record.update(leads=recording.leads, unit=recording.unit, stripped_s=recording.stripped_s)
         record["sample_rate"] = recording.sample_rate
         if recording.sample_rate > 0 and math.isfinite(recording.sample_rate):
             record["duration_s"] = recording.signal.shape[1] / recording.sample_rate
-        segments, starts_s, samples, changes = prepare(recording, windows, record, overwrite=True)
+        return recording
+
+    recording = _try(read, record)
+    if recording is None:
+        return [(dict(record), []) for _ in windows]
+    processed = []
+    for number, each in enumerate(windows):
+        own = dict(record)
+        is_last = number == len(windows) - 1  # no model after it needs the signal
+        prepared = _try(partial(prepare, recording, each, own, overwrite=is_last), own)
+        segments: list[Segment] = []
+        if prepared is not None:
+            own |= prepared.changes
+            starts_s, samples = prepared.starts_s, prepared.samples
+            segments = [
+                (row["record_id"], i, starts_s[i], samples, segment) for i, segment in enumerate(prepared.segments)
+            ]
+        processed.append((own, segments))
+    return processed
+
+
+def _try(step: Callable[[], Result], record: dict[str, Any]) -> Result | None:
+    """Do a step with a recording; where it cannot be used, put the reason into `record` and return None."""
+    try:
+        return step()
     except UnavailableError:
         raise
     except UnreadableError as error:
@@ -256,16 +349,12 @@ def process_recording(
         record |= {"status": "skipped", "reason": str(error)}
     except MemoryError as error:
         if isolation.is_confined():
-            raise EcgpipeError(f"memory: {row['path']} {isolation.TOO_LITTLE}") from error
+            raise EcgpipeError(f"memory: {record['path']} {isolation.TOO_LITTLE}") from error
         record |= {"status": "failed", "reason": "takes more memory than one recording may"}
     except Exception as error:  # one file must not stop the run
-        logger.exception("%s could not be read", row["path"])
+        logger.exception("%s could not be read", record["path"])
         record |= {"status": "failed", "reason": f"an error of ecgpipe's own ({type(error).__name__}: {error})"}
-    else:
-        record |= changes
-        record_id = row["record_id"]
-        return record, [(record_id, i, starts_s[i], samples, segment) for i, segment in enumerate(segments)]
-    return record, []
+    return None
 
 
 def read_recording(row: dict[str, Any], assumed: Assumed) -> Recording:
@@ -310,21 +399,36 @@ def _with_inputs_columns(records: list[dict[str, Any]], shard: pa.Table, facts: 
     return table.cast(provenance.add_origin(table.schema, "preprocess", **facts))
 
 
-def _batches(segments: Iterator[Segment], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Gather segments into record batches of bounded size."""
-    keys: list[tuple[str, int, float, int]] = []
-    signals = np.empty((BATCH_SEGMENTS, schema.field("signal").type.list_size), np.float32)
+class SegmentWriter:
+    """Writes segments to an Arrow IPC file, in record batches of bounded size."""
 
-    def batch() -> pa.RecordBatch:
-        columns = [pa.array(values, field.type) for values, field in zip(zip(*keys, strict=True), schema, strict=False)]
-        signal = pa.FixedSizeListArray.from_arrays(pa.array(signals[: len(keys)].ravel()), signals.shape[1])
-        return pa.record_batch([*columns, signal], schema=schema)
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        """Create the file, which `close` makes whole."""
+        self._schema = schema
+        self._writer = pa.ipc.new_file(path, schema)
+        self._keys: list[tuple[str, int, float, int]] = []
+        self._signals = np.empty((BATCH_SEGMENTS, schema.field("signal").type.list_size), np.float32)
 
-    for record_id, number, start_s, samples, segment in segments:
-        signals[len(keys)] = segment.ravel()
-        keys.append((record_id, number, start_s, samples))
-        if len(keys) == BATCH_SEGMENTS:
-            yield batch()
-            keys = []
-    if keys:
-        yield batch()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._keys:
+            self._write()
+        self._writer.close()
+
+    def add(self, segments: Sequence[Segment]) -> None:
+        """Add segments, and write the batches that they fill."""
+        for record_id, number, start_s, samples, segment in segments:
+            self._signals[len(self._keys)] = segment.ravel()
+            self._keys.append((record_id, number, start_s, samples))
+            if len(self._keys) == BATCH_SEGMENTS:
+                self._write()
+
+    def _write(self) -> None:
+        columns = zip(zip(*self._keys, strict=True), self._schema, strict=False)
+        signals = self._signals[: len(self._keys)]  # (segments, leads * samples)
+        signal = pa.FixedSizeListArray.from_arrays(pa.array(signals.ravel()), signals.shape[1])
+        arrays = [*(pa.array(values, field.type) for values, field in columns), signal]
+        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        self._keys = []

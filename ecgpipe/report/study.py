@@ -18,12 +18,12 @@ import numpy as np
 
 from ecgpipe import __version__
 from ecgpipe.analysis.agreement import Disagreement
-from ecgpipe.core import aligned_recordings, options, settings
+from ecgpipe.core import aligned_recordings, options, settings, study_settings
 from ecgpipe.core.aligned_recordings import Aligned
 from ecgpipe.core.atomic import whole, write_json
+from ecgpipe.core.config import StudySettings
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.run import Run
-from ecgpipe.core.study_settings import StudySettings
 from ecgpipe.evaluation import crosswalk, ground_truth, truth_tables
 from ecgpipe.evaluation.ground_truth import Truth
 from ecgpipe.evaluation.truth_tables import Source
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     truth_tables.add_arguments(
         parser, "the settings evaluation.truth and mapping of the runs, or the columns of records/"
     )
-    settings.add_options(parser, StudySettings)
+    settings.add_arguments(parser, study_settings.Study)
     options.add(
         parser,
         "baseline",
@@ -88,8 +88,10 @@ def run(args: argparse.Namespace) -> None:
     """Put several runs side by side."""
     runs = study_runs.read_runs([study_runs.parse_run(text) for text in args.runs])
     baselines = [study_runs.read_run(path.name, Run(path)) for path in args.baseline]
-    asked = study_results.choose_settings(settings.parse_options(StudySettings, args), runs)
-    source = study_truth.choose_source(runs, args.truth, args.map)
+    given = settings.parse_arguments("study", study_settings.Study, args)
+    asked = study_results.choose_settings(given, runs)
+    table = args.truth or (Path(given.truth) if given.truth else None)
+    source = study_truth.choose_source(runs, table, args.map, given.mapping)
     machine = Machine(args.device, args.threads)
     write_study(runs, study_truth.find_baselines(runs, baselines), source, asked, machine, args.output)
 
@@ -226,7 +228,7 @@ def describe(study: Study, asked: StudySettings) -> dict[str, Any]:
         "agreement": study.agreement,
         "embeddings": _describe_embeddings(study),
         "probe": _describe_probe(study.spaces),
-        "settings": asked.model_dump(),
+        "settings": asked.model_dump(include=set(StudySettings.model_fields)),
     }
 
 

@@ -1,7 +1,7 @@
 """Evaluate the models of a study against true labels: the shared statements, and the same probe on each embedding."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from ecgpipe.core import parquet, provenance, settings
 from ecgpipe.core.aligned_recordings import Aligned
+from ecgpipe.core.config import StudySettings
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.study_settings import StudySettings
 from ecgpipe.evaluation import ground_truth, leakage, model_probes, model_scores, truth_tables
 from ecgpipe.evaluation.ground_truth import Truth
 from ecgpipe.evaluation.head_training import Examples
@@ -37,19 +37,22 @@ class Evaluated(NamedTuple):
     asked: int  # resamples that were asked for
 
 
-def choose_source(runs: Sequence[StudyRun], table: Path | None, pairs: Sequence[str]) -> Source | None:
+def choose_source(
+    runs: Sequence[StudyRun], table: Path | None, pairs: Sequence[str], mapped: Mapping[str, str] | None = None
+) -> Source | None:
     """Where the true labels come from: what the options say, or else what the runs' own settings say together.
 
     Args:
         runs: The runs.
         table: The option --truth.
         pairs: The option --map.
+        mapped: Statement or label by column, as the settings of a study have it.
 
     Returns:
         The source; None where neither says anything, and the columns of records/ may have true labels or not.
     """
-    if table or pairs:
-        return Source(table, truth_tables.parse_mapping(pairs))
+    if table or pairs or mapped:
+        return Source(table, {**(mapped or {}), **truth_tables.parse_mapping(pairs)})
     evaluations = [run.run.config.evaluation for run in runs if run.run.config.evaluation.asked]
     if not evaluations:
         return None

@@ -5,18 +5,20 @@ their own rate replaces that of the table.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 from ecgpipe.core.config import Config
+from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput
 from ecgpipe.core.results import path_of
 
 # A scan does not open recordings; this is what it assumes of each.
 RECORDING_S = 10.0
 
-# Bytes of one segment on the disk until it is inferred: 12 leads of 500 Hz in float32, per second.
-SEGMENT_BYTES_PER_S = 12 * 500 * 4
+# Bytes of a value of a segment on the disk until it is inferred: float32.
+VALUE_BYTES = 4
 
 # Bytes of the results of one recording of two segments, without attention and with it.
 RESULT_BYTES = {False: 5_500, True: 7_200}
@@ -27,6 +29,10 @@ PREPROCESS_S, JOB_S = 0.0015, 1.4
 # ECG-FM's segments of five seconds per second: on one core of a CPU in float32 and bfloat16, and on the GPU measured.
 CPU_RATE = {"float32": 5.1, "bfloat16": 21.0}
 GPU_RATE, GPU_NAME = 9_580.0, "an NVIDIA H200"
+
+# Windows per second of the other families' networks, each of its own length, relative to ECG-FM's segments of five
+# seconds: benchmarks/results/model-speed.json. One that is not here, such as a user's own, counts as ECG-FM's.
+RELATIVE_RATE = {"deepecg-ssl": 1.0, "ecg-jepa": 0.4, "ecgfounder": 7.8, "hubert-ecg": 1.5}
 
 # Seconds of what comes after inference, for a run of few segments: map, figures, report.
 REST_S = 45.0
@@ -48,7 +54,9 @@ class Estimate(NamedTuple):
     memory_gb: float
 
 
-def estimate_run(settings: Config, recordings: int, cores: int | None, has_gpu: bool) -> Estimate:
+def estimate_run(
+    settings: Config, recordings: int, cores: int | None, has_gpu: bool, declared: ModelInput = DEFAULT_INPUT
+) -> Estimate:
     """Estimate what a run over so many recordings of ten seconds takes.
 
     Args:
@@ -56,18 +64,21 @@ def estimate_run(settings: Config, recordings: int, cores: int | None, has_gpu: 
         recordings: Number of recordings.
         cores: Cores of the run; None on a cluster, where one node with 8 cores is assumed.
         has_gpu: Whether there is a GPU to infer on.
+        declared: The input of the run's model.
     """
     cores = cores or 8
     inference, segment_s = settings.inference, settings.preprocess.segment_s
     segments = recordings * max(1, int(RECORDING_S // segment_s))
     on_gpu = has_gpu and inference.device != "cpu"
     measured = _measure_rate(settings.outdir)
+    # ECG-FM takes segments of any length; the windows of the others have one.
+    relative = RELATIVE_RATE.get(settings.model or "", 5 / segment_s)
     if measured:
         rate, device = measured
     elif on_gpu:
-        rate, device = GPU_RATE * 5 / segment_s, GPU_NAME
+        rate, device = GPU_RATE * relative, GPU_NAME
     else:
-        rate = CPU_RATE.get(inference.precision, CPU_RATE["float32"]) * cores * 5 / segment_s
+        rate = CPU_RATE.get(inference.precision, CPU_RATE["float32"]) * cores * relative
         device = f"{cores} CPU core{'s' * (cores > 1)}"
     jobs = -(-recordings // settings.manifest.shard_size)
     preprocess_s = (recordings * PREPROCESS_S + jobs * JOB_S) / cores
@@ -83,9 +94,25 @@ def estimate_run(settings: Config, recordings: int, cores: int | None, has_gpu: 
         segments,
         work_s + rest_s,
         device,
-        int(waiting * max(1, RECORDING_S // segment_s) * segment_s * SEGMENT_BYTES_PER_S),
+        int(waiting * max(1, RECORDING_S // segment_s) * segment_s * len(declared.leads) * declared.rate * VALUE_BYTES),
         recordings * RESULT_BYTES[inference.attention],
         INFER_GB + PREPROCESS_GB * cores,
+    )
+
+
+def add_estimates(estimates: Sequence[Estimate]) -> Estimate:
+    """Estimate a study from what each of its models takes: one after the other, with the memory of the largest.
+
+    Args:
+        estimates: Of each model's run, at least one.
+    """
+    return Estimate(
+        sum(one.segments for one in estimates),
+        sum(one.seconds for one in estimates),
+        estimates[0].device,
+        sum(one.scratch_bytes for one in estimates),
+        sum(one.result_bytes for one in estimates),
+        max(one.memory_gb for one in estimates),
     )
 
 

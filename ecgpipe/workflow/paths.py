@@ -1,16 +1,32 @@
-"""Where the files of a run lie, as the rules name them: paths with Snakemake's wildcards `{shard}` and `{part}`."""
+"""Where the files of a run lie, as the rules name them: paths with the wildcards `{model}`, `{shard}` and `{part}`.
+
+In a study the files of each model lie in a folder of its name, and what all models share lies beside those folders.
+"""
 
 from collections.abc import Iterable
 
 from ecgpipe.core import results, settings
 
+# The wildcard for a model's name.
+MODEL = "{model}"
+
+# The rules of a study whose jobs are of all models, or of several.
+SHARED = ("manifest", "preprocess", "study")
+
 
 class Paths:
     """The files below one folder of results. What they are called is said by `core.results.FILES` alone."""
 
-    def __init__(self, outdir: str) -> None:
-        """Take the folder of results, as the user wrote it: Snakemake compares paths as texts."""
-        self.outdir = outdir.rstrip("/")
+    def __init__(self, outdir: str, model: str | None = None) -> None:
+        """Take the folder of results, as the user wrote it: Snakemake compares paths as texts.
+
+        Args:
+            outdir: The folder.
+            model: In a study, the name of a model, or `MODEL`; None for a run by itself.
+        """
+        self.shared = outdir.rstrip("/")
+        self.model = model
+        self.outdir = f"{self.shared}/{model}" if model else self.shared
 
     def file(self, name: str) -> str:
         """The path of a file, or with a wildcard the path of each shard's or part's.
@@ -18,7 +34,15 @@ class Paths:
         Args:
             name: A key of `results.FILES`.
         """
-        return f"{self.outdir}/{results.path_of(name)}"
+        return f"{self._folder_of(results.FILES[name].stage)}/{results.path_of(name)}"
+
+    def study(self, name: str) -> str:
+        """The path of a file of a study.
+
+        Args:
+            name: A key of `results.STUDY_FILES`.
+        """
+        return f"{self.shared}/{results.STUDY_FILES[name]}"
 
     def files(self, name: str, numbers: Iterable[int]) -> list[str]:
         """The paths of some shards' or parts' files.
@@ -27,7 +51,8 @@ class Paths:
             name: A key of `results.FILES`.
             numbers: Of the shards or parts.
         """
-        return [f"{self.outdir}/{results.path_of(name, number)}" for number in numbers]
+        folder = self._folder_of(results.FILES[name].stage)
+        return [f"{folder}/{results.path_of(name, number)}" for number in numbers]
 
     def folder(self, name: str) -> str:
         """The folder that a file lies in, for commands that take a range of numbered files."""
@@ -35,11 +60,11 @@ class Paths:
 
     def log(self, rule: str) -> str:
         """The log of a rule, with the wildcard of its output."""
-        return f"{self.outdir}/logs/{_per_job(rule)}.log"
+        return f"{self._folder_of_rule(rule)}/logs/{_per_job(rule)}.log"
 
     def benchmark(self, rule: str) -> str:
         """What Snakemake measures of a rule's jobs, with the wildcard of its output."""
-        return f"{self.outdir}/benchmarks/{_per_job(rule)}.tsv"
+        return f"{self._folder_of_rule(rule)}/benchmarks/{_per_job(rule)}.tsv"
 
     def folder_of_benchmarks(self) -> str:
         """The folder of all that Snakemake measures."""
@@ -51,9 +76,19 @@ class Paths:
 
     def asked(self) -> str:
         """The file that each run writes anew, so that it scans the inputs again."""
-        return f"{self.outdir}/{results.ASKED}"
+        return f"{self.shared}/{results.ASKED}"
+
+    def _folder_of(self, stage: str) -> str:
+        return self.shared if stage == "manifest" else self.outdir
+
+    def _folder_of_rule(self, rule: str) -> str:
+        return self.shared if _stage_of(rule) in SHARED else self.outdir
+
+
+def _stage_of(rule: str) -> str:
+    return rule.partition("_")[0]  # preprocess_2 reads recordings for other models than preprocess
 
 
 def _per_job(rule: str) -> str:
-    kind = results.kind_of(rule)
+    kind = results.kind_of(_stage_of(rule))
     return f"{rule}/{kind}-{{{kind}}}" if kind else rule

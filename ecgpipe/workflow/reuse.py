@@ -8,7 +8,7 @@ other settings becomes older than everything, and a settings file is never newer
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,13 +129,14 @@ def select_stale(present: Sequence[Result], stages: Mapping[str, Section]) -> li
     return [result for result in present if not result.is_of(hashes)]
 
 
-def prepare(outdir: Path, stages: Mapping[str, Section], attention: bool) -> list[str]:
+def prepare(outdir: Path, stages: Mapping[str, Section], attention: bool, scanned: Path | None = None) -> list[str]:
     """Write the settings of a run that has locked the folder, and set the times of results that do not belong to them.
 
     Args:
         outdir: The folder of the results.
         stages: By stage, as `stage_settings.derive_stages` returns them.
         attention: Whether the run writes attention.
+        scanned: The folder that has manifest/, if it is another one: that of the study.
 
     Returns:
         The stages whose results will be computed again.
@@ -145,18 +146,18 @@ def prepare(outdir: Path, stages: Mapping[str, Section], attention: bool) -> lis
     settings.write_sections(folder, stages)
     present = find_results(outdir, stages, attention)
     outdated = select_stale(present, stages)
-    outdated += [result for result in present if result not in outdated and _is_incomplete(result.path)]
-    if copied:
-        infer = stages["infer"]
-        assert isinstance(infer, settings.Infer)  # noqa: S101
+    outdated += select_incomplete(present, outdated, list_unnamed(stages, attention) if scanned else ())
+    infer = stages.get("infer")
+    if copied and isinstance(infer, settings.Infer):
         unchanged = [result for result in present if result not in outdated]
-        outdated += _select_of_other_inputs(outdir, unchanged, infer.shards_per_part)
+        outdated += _select_of_other_inputs(scanned or outdir, unchanged, infer.shards_per_part)
     kept = [result for result in present if result not in outdated]
     for result in outdated:
         os.utime(result.path, ns=(STALE_NS, STALE_NS))
     if copied:
         # With a single time for all, no file is newer than the results computed from it.
-        latest = max((path.stat().st_mtime_ns for path in _list_files(outdir)), default=0)
+        files = [*_list_files(outdir), *(_list_files(scanned) if scanned else ())]
+        latest = max((path.stat().st_mtime_ns for path in files), default=0)
         for path in [*(result.path for result in kept), *_list_benchmarks(outdir, stages)]:
             os.utime(path, ns=(latest, latest))
     _put_settings_before(folder, kept)
@@ -193,14 +194,42 @@ def remove_outdated_report(outdir: Path) -> bool:
     return True
 
 
-def _is_incomplete(path: Path) -> bool:
-    """Whether a second file is missing that the result's rule also writes and that Snakemake does not know."""
+def list_unnamed(stages: Mapping[str, Section], attention: bool) -> list[str]:
+    """List the files that a study's rules do not name, as some of its models have none; keys of `FILES`.
+
+    Args:
+        stages: Of a model, as `stage_settings.derive_stages` returns them.
+        attention: Whether the model's run writes attention.
+    """
+    checkpoint = stages["checkpoint"]
+    by_index = isinstance(checkpoint, settings.Checkpoint) and checkpoint.label_names == "index"
+    return ["attention"] * attention + ["index_labels"] * by_index
+
+
+def select_incomplete(
+    present: Sequence[Result], outdated: Sequence[Result], unnamed: Collection[str] = ()
+) -> list[Result]:
+    """Select the results without a second file that their rule also writes and that Snakemake does not know.
+
+    Args:
+        present: The results.
+        outdated: Those that are made again anyway.
+        unnamed: Such files of a study, by `list_unnamed`.
+    """
+    return [result for result in present if result not in outdated and _is_incomplete(result.path, unnamed)]
+
+
+def _is_incomplete(path: Path, unnamed: Collection[str]) -> bool:
+    if path.parent.name == "logits":
+        return "attention" in unnamed and not (path.parents[1] / "attention" / path.name).is_file()
     beside = {"manifest.json": "found.txt", "chosen.json": "choice.txt"}
+    if "index_labels" in unnamed:
+        beside |= {"model.json": "labels.csv"}
     return path.name in beside and not path.with_name(beside[path.name]).is_file()
 
 
 def _select_of_other_inputs(outdir: Path, kept: Sequence[Result], shards_per_part: int) -> list[Result]:
-    """Select the results of other recordings than those in the manifest. In a copy, times do not show this."""
+    """Select the results of other recordings than those in outdir/manifest. In a copy, times do not show this."""
     paths = [path for path in sorted(outdir.glob("manifest/shard-*.parquet")) if is_written_here(path)]
     shards = [provenance.hash_file(path) for path in paths]
     starts = range(0, len(shards), shards_per_part)

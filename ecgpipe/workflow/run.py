@@ -146,7 +146,8 @@ def check(
     if merged.get("input") in (None, "", []):
         raise EcgpipeError("INPUT: missing; name the recordings, e.g. ecgpipe run /data/ecgs")
     try:
-        validate.load(merged, root)
+        load = validate.load_models if validate.is_study(merged) else validate.load
+        load(merged, root)
     except EcgpipeError as error:
         raise EcgpipeError(config_option.name_places(str(error), places)) from error
 

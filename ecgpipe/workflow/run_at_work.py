@@ -1,5 +1,7 @@
 """A run in progress: compare and lock the folder of results before jobs are planned, and clean up at start and end.
 
+It is one model's: by itself, or one of those of a study (`study_at_work`).
+
 Snakemake parses the Snakefile in the process that plans the run, and again in each job on a cluster. Only the planning
 process locks the folder of results and writes to it; in a job this module only gives the settings and paths.
 """
@@ -10,10 +12,10 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from filelock import FileLock
 
@@ -72,37 +74,82 @@ class Planner(Protocol):
         """Count by rule the jobs that are still to be done."""
 
 
+class Reading(NamedTuple):
+    """A rule of jobs that read the recordings of a shard, each once, for one model or several."""
+
+    rule: str
+    runs: Sequence["RunAtWork"]
+
+
+@contextmanager
+def in_users_syntax(planner: Planner) -> Iterator[None]:
+    """Have errors about a setting name it in the syntax by which the user gave it."""
+    try:
+        yield
+    except EcgpipeError as error:
+        raise EcgpipeError(config_option.name_places(str(error), planner.places())) from error
+
+
+def refuse_lost_settings(planner: Planner) -> None:
+    """Refuse settings that Snakemake has ignored.
+
+    Raises:
+        EcgpipeError: There are such settings.
+    """
+    lost = planner.lost_settings() if planner.is_main_process else None
+    if lost:
+        raise EcgpipeError(lost)
+
+
+def load_run(user_config: Mapping[str, Any], root: Path, planner: Planner) -> "RunAtWork":
+    """A run by itself: validate the user's settings, and read the files that they name. Nothing is written yet.
+
+    Args:
+        user_config: Snakemake's config: config.yaml, further config files and --config merged.
+        root: The folder of the Snakefile.
+        planner: Snakemake.
+
+    Raises:
+        EcgpipeError: A setting is not valid, or this is a job of a killed run.
+    """
+    refuse_lost_settings(planner)
+    with in_users_syntax(planner):
+        settings = validate.load(user_config, root)
+    return RunAtWork(settings, Paths(settings.outdir), planner, bool(user_config.get("model")))
+
+
 class RunAtWork:
-    """One run, from the parsing of the Snakefile on.
+    """One model's run, from the parsing of the Snakefile on.
 
     Attributes:
         settings: The validated settings.
         paths: The paths of the run's files.
+        stages: By stage, the settings that its results depend on; none in a job.
     """
 
     settings: Config
     paths: Paths
+    stages: dict[str, Section]
 
-    def __init__(self, user_config: Mapping[str, Any], root: Path, planner: Planner) -> None:
-        """Validate the user's settings, and read the files that they name. Nothing is written yet.
+    def __init__(
+        self, settings: Config, paths: Paths, planner: Planner, is_model_named: bool, name: str | None = None
+    ) -> None:
+        """Read the files that the settings name. Nothing is written yet.
 
         Args:
-            user_config: Snakemake's config: config.yaml, further config files and --config merged.
-            root: The folder of the Snakefile.
+            settings: The validated settings.
+            paths: Where the run's files lie.
             planner: Snakemake.
+            is_model_named: Whether the user named the model.
+            name: Of a study's run, which its other models have too; None: by itself.
 
         Raises:
-            EcgpipeError: A setting is not valid, or this is a job of a killed run.
+            EcgpipeError: A file cannot be read, or this is a job of a killed run.
         """
-        lost = planner.lost_settings() if planner.is_main_process else None
-        if lost:
-            raise EcgpipeError(lost)
-        self._planner = planner
-        with self._in_users_syntax():
-            self.settings = validate.load(user_config, root)
-        self._is_model_named = bool(user_config.get("model"))
-        self.paths = Paths(self.settings.outdir)
+        self.settings, self.paths = settings, paths
+        self._planner, self._is_model_named, self._name = planner, is_model_named, name
         self._outdir = Path(self.paths.outdir)
+        self._scanned = Path(self.paths.shared) if self.paths.model else None
         self._started = time.time()
         self._is_planned = False
         self._is_checked_for_foreign = False
@@ -111,7 +158,7 @@ class RunAtWork:
         # results that it would compute again, as stages and as (stage, file name without extension).
         self._preview: Path | None = None
         self._stale: set[str | tuple[str, str]] = set()
-        self._stages: dict[str, Section] = {}
+        self.stages = {}
         if not planner.is_main_process:
             # A job that waited in a cluster's queue while its run was killed must not delete results of the next run.
             atomic.refuse_if_orphaned()
@@ -125,7 +172,26 @@ class RunAtWork:
             reuse.refuse_unmarked(self._outdir)
         self._checkpoint = stage_settings.identify_checkpoint(self.settings, self._outdir)
         certain = stage_settings.is_precision_certain(self.settings)
-        self._stages = stage_settings.derive_stages(self.settings, self._checkpoint, certain)
+        self.stages = stage_settings.derive_stages(self.settings, self._checkpoint, certain)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of a study's models; none, as this is a single run."""
+        return ()
+
+    @property
+    def runs(self) -> list["RunAtWork"]:
+        """The runs of all models: this one."""
+        return [self]
+
+    @property
+    def reading(self) -> list[Reading]:
+        """The rules that read recordings: one."""
+        return [Reading("preprocess", [self])]
+
+    def of(self, wildcards: Mapping[str, str]) -> "RunAtWork":
+        """The run that a job belongs to: this one."""
+        return self
 
     @property
     def shards_per_part(self) -> int:
@@ -157,28 +223,28 @@ class RunAtWork:
             self._look()
         self._is_planned = True
 
-    @contextmanager
-    def _in_users_syntax(self) -> Iterator[None]:
-        """Have errors about a setting name it in the syntax by which the user gave it."""
-        try:
-            yield
-        except EcgpipeError as error:
-            raise EcgpipeError(config_option.name_places(str(error), self._planner.places())) from error
+    def _in_users_syntax(self) -> AbstractContextManager[None]:
+        return in_users_syntax(self._planner)
 
     def _take_folder(self) -> None:
-        self._lock = run_lock.take(self._outdir)
-        reuse.prepare(self._outdir, self._stages, self.settings.inference.attention)
-        self._remove_outdated_report()
+        self._lock = run_lock.take(self._outdir, self._name)
+        reuse.prepare(self._outdir, self.stages, self.settings.inference.attention, self._scanned)
+        self.remove_outdated_report()
         stage_settings.remember_checkpoint(self.settings, self._outdir, self._checkpoint)
-        atomic.write_json(Path(self.paths.asked()), self._started)
+        if self._scanned is None:  # in a study, it scans
+            atomic.write_json(Path(self.paths.asked()), self._started)
 
     def _look(self) -> None:
         """For a dry run: find the results that a run would compute again. Nothing is written to outdir."""
         self._preview = Path(tempfile.mkdtemp(prefix="ecgpipe-settings-"))
         atexit.register(shutil.rmtree, self._preview, ignore_errors=True)
-        settings_files.write_sections(self._preview, self._stages)
-        present = reuse.find_results(self._outdir, self._stages, self.settings.inference.attention)
-        for result in reuse.select_stale(present, self._stages):
+        settings_files.write_sections(self._preview, self.stages)
+        present = reuse.find_results(self._outdir, self.stages, self.settings.inference.attention)
+        outdated = reuse.select_stale(present, self.stages)
+        if self._scanned:
+            unnamed = reuse.list_unnamed(self.stages, self.settings.inference.attention)
+            outdated += reuse.select_incomplete(present, outdated, unnamed)
+        for result in outdated:
             self._stale |= {result.stage, (result.stage, result.path.stem)}
         if reuse.is_copy(self._outdir):
             self._planner.say(
@@ -245,11 +311,9 @@ class RunAtWork:
         if not self._lock:
             return
         cancelled = slurm.cancel_left_jobs(self._outdir, [Path(log) for log in logs])
-        left = run_lock.clear_up(self._outdir)
         if cancelled:
             self._planner.say(f"cancelled {cancelled} jobs of a killed run")
-        if left:
-            self._planner.say(f"removed {left} unfinished files of a killed run")
+        self.clear_up()
         if self._planner.shows_progress:
             self._planner.say(
                 f"ecgpipe {__version__}: {self._describe_inputs()} -> {self.paths.outdir}",
@@ -257,10 +321,17 @@ class RunAtWork:
                 count_jobs=self._planner.count_jobs,
                 plan=self._describe_plan,
             )
-        for line in self._describe_model():
+        for line in self.describe_model():
             self._planner.say(line)
 
-    def _describe_model(self) -> list[str]:
+    def clear_up(self) -> None:
+        """Remove the unfinished files of a killed run."""
+        left = run_lock.clear_up(self._outdir)
+        if left:
+            self._planner.say(f"removed {left} unfinished files of a killed run")
+
+    def describe_model(self) -> list[str]:
+        """What the run says of its model."""
         return model_choice.describe_model(self.settings, self._is_model_named)
 
     def _describe_inputs(self) -> str:
@@ -269,15 +340,28 @@ class RunAtWork:
             return inputs
         return inputs[0] if len(inputs) == 1 else f"{inputs[0]} and {len(inputs) - 1} more"
 
-    def _describe_plan(self) -> str:
-        """The estimate, once the scan has told how many recordings there are."""
-        return estimate.describe(
-            estimate.estimate_run(self.settings, self.n_recordings(), self._planner.cores, estimate.has_gpu())
+    def estimate(self) -> estimate.Estimate:
+        """What the run takes, once the scan has told how many recordings there are."""
+        family = model_choice.find_family_of(self.settings)
+        return estimate.estimate_run(
+            self.settings,
+            self.n_recordings(),
+            self._planner.cores,
+            estimate.has_gpu(),
+            family.choose_input(self.settings.model_options),
         )
+
+    def _describe_plan(self) -> str:
+        return estimate.describe(self.estimate())
 
     def succeed(self) -> None:
         """Remove results beyond the last shard and part, and print the number of recordings by status."""
         slurm.forget(self._outdir)
+        self.remove_surplus()
+        self._planner.say(last_words.closing_words(self._outdir), ended=True)
+
+    def remove_surplus(self) -> None:
+        """Remove results beyond the last shard and part."""
         count = self._manifest().get("n_shards")
         if self._lock and count:
             surplus = run_lock.remove_surplus(self._outdir, count, shards.parts_of(count, self.shards_per_part))
@@ -285,7 +369,6 @@ class RunAtWork:
                 self._planner.say(
                     f"removed {surplus} results of an earlier run beyond the last shard or part of this one"
                 )
-        self._planner.say(last_words.closing_words(self._outdir), ended=True)
 
     def fail(self, logs: Iterable[str]) -> None:
         """Remove a report that is outdated now, and say again what went wrong in jobs that failed.
@@ -294,14 +377,14 @@ class RunAtWork:
             logs: Snakemake's logs of this run.
         """
         slurm.forget(self._outdir)
-        self._remove_outdated_report()
+        self.remove_outdated_report()
         if self._planner.shows_progress:  # it has shown the errors of jobs
             paths = ", ".join(str(Path(log).resolve()) for log in logs)
             self._planner.say(f"all that Snakemake said: {paths}; the same command resumes the run", ended=True)
         else:
             self._planner.say(last_words.mistakes(self._outdir, self._started))
 
-    def _remove_outdated_report(self) -> None:
+    def remove_outdated_report(self) -> None:
         """Remove a report that shows an earlier evaluation, which could be mistaken for the failed one."""
         if self._lock and reuse.remove_outdated_report(self._outdir):
             page = self.paths.file("report")

@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -26,13 +26,21 @@ OWNER = ".owner"
 _NAMED = 5
 
 
-def take(outdir: Path) -> FileLock | None:
+def name_run() -> str:
+    """A name for a run, which no other has."""
+    return secrets.token_hex(8)
+
+
+def take(outdir: Path, run: str | None = None, also: Iterable[str] = ()) -> FileLock | None:
     """Lock a folder for this process until it ends: Snakemake's own locks outlive a run that is killed.
 
     Jobs of a killed run may live on, but they finish no file any more (`atomic.refuse_if_orphaned`).
 
     Args:
         outdir: The folder; it is created if missing.
+        run: The name of the run; None for a new one. A run that has several folders takes each by the same name, and
+            last of all the one by which its jobs tell whether it lives.
+        also: Files that will be written besides those of a run.
 
     Returns:
         The lock, which is held as long as the object exists; None if the file system has no locks.
@@ -41,7 +49,7 @@ def take(outdir: Path) -> FileLock | None:
         EcgpipeError: Another run holds the lock, the folder is not writable, or a user's files would be overwritten.
     """
     outdir.mkdir(parents=True, exist_ok=True)
-    _refuse_users_files(outdir)
+    _refuse_users_files(outdir, also)
     lock = FileLock(outdir / LOCK, mode=0o664)
     locked = True
     try:
@@ -59,7 +67,7 @@ def take(outdir: Path) -> FileLock | None:
         )
         locked = False
     try:
-        run = secrets.token_hex(8)
+        run = run or name_run()
         with (outdir / results.RUNS).open("a", encoding="utf-8") as file:
             file.write(f"{run}\n")
         atomic.begin_run(run, outdir.resolve() / OWNER)
@@ -70,7 +78,7 @@ def take(outdir: Path) -> FileLock | None:
     return lock if locked else None
 
 
-def _refuse_users_files(outdir: Path) -> None:
+def _refuse_users_files(outdir: Path, also: Iterable[str]) -> None:
     """Refuse a folder in which the first run would overwrite a user's files; see also `refuse_foreign`.
 
     Raises:
@@ -82,7 +90,7 @@ def _refuse_users_files(outdir: Path) -> None:
     taken = [owner] if os.path.lexists(owner) else []
     taken += [lock] if os.path.lexists(lock) and (not lock.is_file() or lock.stat().st_size) else []
     fixed = [outdir / folder / name for folder, names in results.FIXED.items() for name in names]
-    taken += [path for path in fixed if os.path.lexists(path)]
+    taken += [path for path in [*fixed, *(outdir / name for name in also)] if os.path.lexists(path)]
     if taken:
         raise EcgpipeError(
             f"outdir: {outdir} has {_list_names(outdir, taken)}, which ecgpipe did not write and a run would "

@@ -33,6 +33,7 @@ FIRST_GUESS_S: Mapping[str, float] = {
         "figures": 10,
         "report": 6,
         "verdict": 1,
+        "study": 20,
     },
 }
 
@@ -191,7 +192,7 @@ class RunOutput:
 
     def take_stats(self, stats: Mapping[str, int]) -> None:
         """Take the number of jobs by rule."""
-        self.progress.total = Counter({rule: n for rule, n in stats.items() if rule not in ("total", "all")})
+        self.progress.total = count_by_rule({rule: n for rule, n in stats.items() if rule != "total"})
 
     def show_dry_run(self) -> None:
         """Say which jobs would run, a line for each rule, and why the first of them would."""
@@ -206,14 +207,16 @@ class RunOutput:
     def begin(self, record: logging.LogRecord) -> None:
         """A job begins."""
         told: dict[str, Any] = record.__dict__
-        rule = told["rule_name"]
+        rule = name_rule(told["rule_name"])
         if rule == "all":
             return
         if self.is_dry_run:
             self.reasons.setdefault(rule, shorten_reason(str(told.get("reason") or "")))
             return
         self.recount()
-        wildcards = " ".join(f"{name} {int(value)}" for name, value in told["wildcards"].items() if value.isdigit())
+        given = told["wildcards"]
+        numbers = (f"{name} {int(value)}" for name, value in given.items() if value.isdigit() and name != "model")
+        wildcards = " ".join([*([given["model"]] if "model" in given else []), *numbers])
         self.jobs[told["jobid"]] = Job(rule, f"{rule} {wildcards}".strip(), list(told["log"]), self.clock())
         at_work = Counter(job.rule for job in self.jobs.values())
         self.progress.at_once[rule] = max(self.progress.at_once[rule], at_work[rule])
@@ -227,7 +230,8 @@ class RunOutput:
             except RuntimeError:  # Snakemake, in its own thread, changes the jobs right now: at the next one again
                 return
             self.is_recount_due = False
-            self.progress.total = self.progress.done + Counter({rule: n for rule, n in still.items() if rule != "all"})
+            still = count_by_rule(still)
+            self.progress.total = self.progress.done + still
             if self.plan and (still["preprocess"] or still["infer"]):
                 self.say(self.plan())
                 self.plan = None
@@ -325,6 +329,20 @@ class RunOutput:
             self.stream.write("\r\x1b[K")
             self.stream.flush()
             self.drawn = ""
+
+
+def name_rule(name: str) -> str:
+    """What a rule is called: in a study, `preprocess_2` reads recordings for other models than `preprocess`."""
+    return name.partition("_")[0] if name.startswith("preprocess_") else name
+
+
+def count_by_rule(counts: Mapping[str, int]) -> Counter[str]:
+    """The number of jobs by what their rules are called, without the one that asks for all results."""
+    total: Counter[str] = Counter()
+    for rule, n in counts.items():
+        total[name_rule(rule)] += n
+    total.pop("all", None)
+    return total
 
 
 def fraction_done(logs: list[str]) -> float:

@@ -11,6 +11,7 @@ from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.model_input import dump_if_other
 from ecgpipe.core.provenance import hash_file
+from ecgpipe.core.study_settings import Study
 from ecgpipe.models import labels, registry
 from ecgpipe.models.labels import Label
 from ecgpipe.models.registry import Family
@@ -61,6 +62,31 @@ def derive_stages(
     switched_off = {"attribute"} if not user_settings.attribution.recordings else set()
     switched_off |= {"evaluate"} if not user_settings.evaluation.asked else set()
     return {name: stage for name, stage in stages.items() if name not in switched_off}
+
+
+def derive_study(user_settings: Config, models: Sequence[str]) -> Study:
+    """Derive the settings of a study's page.
+
+    Args:
+        user_settings: Those that all models share; the files that they name are read.
+        models: Their names.
+
+    Raises:
+        EcgpipeError: A file cannot be read.
+    """
+    evaluation, given = user_settings.evaluation, user_settings.study.model_dump()
+    # What is not given for the study is as for the evaluation of each run.
+    given["patient"] = given["patient"] or evaluation.patient
+    if given["split"] is None and given["split_value"] is None:
+        given |= {"split": evaluation.split, "split_value": evaluation.split_value}
+    return Study(
+        **given,
+        models=list(models),
+        truth=evaluation.truth,
+        mapping=evaluation.mapping,
+        truth_sha256=hash_file(Path(evaluation.truth)) if evaluation.truth else None,
+        crosswalk_sha256=hash_file(labels.locate(given["crosswalk"])),
+    )
 
 
 def _hash_files(user_settings: Config) -> dict[str, Any]:
@@ -183,7 +209,9 @@ def _derive_page_stages(
     return {
         "summary": settings.Summary(
             config=settings.dump_identity(user_settings),
-            resolved=user_settings.model_dump(mode="json", exclude={"inference": {"fairseq_python"}}),
+            resolved=user_settings.model_dump(
+                mode="json", exclude={"inference": {"fairseq_python"}, "models": True, "study": True}
+            ),
             files=dict(files),
             attention=user_settings.inference.attention,
             compared=not certain,

@@ -6,15 +6,15 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from ecgpipe.core import typed
-from ecgpipe.core.config import Config, Evaluation, describe_mistake, index_csv
+from ecgpipe.core.config import Config, Evaluation, OfModel, describe_mistake, index_csv
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.models import calibration, labels
-from ecgpipe.workflow import model_choice
+from ecgpipe.workflow import model_choice, study_evaluation
 
 # The settings that are paths, besides two in sections: see `_expand_home`.
 _PATHS = ("input", "outdir", "checkpoint", "labels", "calibration", "heads")
@@ -35,13 +35,7 @@ def load(user_config: Mapping[str, Any], root: Path) -> Config:
     Raises:
         EcgpipeError: A key is unknown, a value is of the wrong type or out of range, or a path does not exist.
     """
-    if user_config.get("input") in (None, "", []):
-        raise EcgpipeError("input: missing; name the recordings, e.g. snakemake --cores 8 --config input=/data/ecgs")
-    try:
-        settings = Config.model_validate(typed.expand_dots(user_config, _DEFAULTS))
-    except ValidationError as error:
-        raise EcgpipeError("\n".join(describe_mistake(dict(item)) for item in error.errors())) from error
-    settings = _expand_home(settings)
+    settings = _expand_home(_validate(typed.expand_dots(user_config, _DEFAULTS)))
     # os.path, not pathlib, which raises an error for a text that is not a valid path, e.g. one that is too long.
     for path in settings.inputs:
         if not any(character in path for character in "*?[") and not os.path.exists(path):  # noqa: PTH110
@@ -86,6 +80,79 @@ def load(user_config: Mapping[str, Any], root: Path) -> Config:
     for key, path in [*((key, path) for key, paths in path_lists.items() for path in paths), *paths.items()]:
         _check_path(key, path)
     return settings.model_copy(update={"labels": label_csv})
+
+
+def _validate(user_config: Mapping[str, Any]) -> Config:
+    """Validate names, types and ranges of settings, those with dots in their sections."""
+    if user_config.get("input") in (None, "", []):
+        raise EcgpipeError("input: missing; name the recordings, e.g. snakemake --cores 8 --config input=/data/ecgs")
+    try:
+        return Config.model_validate(user_config)
+    except ValidationError as error:
+        raise EcgpipeError("\n".join(describe_mistake(dict(item)) for item in error.errors())) from error
+
+
+class ModelsConfig(NamedTuple):
+    """The settings of a study."""
+
+    shared: Config  # as the user gave them; `models` names each model
+    by_model: dict[str, Config]  # those of each model's run, by its name
+
+
+def is_study(user_config: Mapping[str, Any]) -> bool:
+    """Whether the user's settings name several models (`models`)."""
+    return any(value and str(key).partition(".")[0] == "models" for key, value in user_config.items())
+
+
+def load_models(user_config: Mapping[str, Any], root: Path) -> ModelsConfig:
+    """Validate the user's settings of a study: as `load` with those of each model.
+
+    Args:
+        user_config: As of `load`.
+        root: As of `load`.
+
+    Returns:
+        The settings, where each model's `outdir` is a folder of its name.
+
+    Raises:
+        EcgpipeError: As of `load`, or a setting that each model has of its own is given for all.
+    """
+    expanded = typed.expand_dots(user_config, _DEFAULTS)
+    shared = _validate(expanded)
+    first = next(iter(shared.models))
+    for key in OfModel.model_fields:
+        if getattr(shared, key) != _DEFAULTS[key]:
+            raise EcgpipeError(
+                f"{key}: given for all models, and each has its own; give models: {{{first}: {{{key}: ...}}}}"
+            )
+    outdir = os.path.expanduser(shared.outdir).rstrip("/")  # noqa: PTH111
+    shared = shared.model_copy(update={"outdir": outdir, "evaluation": _expand_home(shared).evaluation})
+    common = {key: value for key, value in expanded.items() if key not in ("models", "study", "evaluation")}
+
+    def load_each(evaluations: Mapping[str, Evaluation]) -> dict[str, Config]:
+        by_model = {}
+        for name, own in shared.models.items():
+            given = {**own.model_dump(exclude_none=True), "outdir": f"{outdir}/{name}"}
+            given["evaluation"] = evaluations[name].model_dump() if name in evaluations else {}
+            try:
+                by_model[name] = load({**common, **given}, root)
+            except EcgpipeError as error:
+                raise EcgpipeError(_name_model(str(error), name)) from error
+        return by_model
+
+    # The labels of all models decide which true labels each is evaluated on.
+    by_model = load_each({})
+    if not shared.evaluation.asked:
+        _check_evaluation(shared.evaluation, None)
+        return ModelsConfig(shared, by_model)
+    return ModelsConfig(shared, load_each(study_evaluation.choose_evaluations(shared, by_model)))
+
+
+def _name_model(message: str, name: str) -> str:
+    """Name the model in errors about the settings that each has of its own."""
+    lines = message.splitlines()
+    is_own = [line.partition(": ")[0].partition(".")[0] in OfModel.model_fields for line in lines]
+    return "\n".join(f"models.{name}.{line}" if own else line for line, own in zip(lines, is_own, strict=True))
 
 
 def _suggest_path(paths: list[str]) -> str:

@@ -24,6 +24,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "outdir": ("elsewhere", set()),  # results that moved there are the same
     "checkpoint": ("y.pt", {"checkpoint"}),
     "model": ("deepecg-ssl", {"checkpoint", *READ}),
+    "models": (["ecg-fm"], set()),  # what each model's run has of its own are other settings
     "model_options": ({"preprocessing": "plain"}, {"checkpoint", *READ}),
     "sha256": (hashlib.sha256(CHECKPOINT).hexdigest(), set()),  # what the file has anyway
     "labels": ("names.csv", {"checkpoint", "aggregate", "examples", "evaluate", "summary", *SHOWN}),
@@ -69,6 +70,17 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "report.map_points": (100, {"report", "summary"}),
     "report.columns": (["sex"], {"report", "summary"}),
     "report.paths": (False, {"summary", *SHOWN}),
+    # Of the page that puts several models side by side, on which no run depends.
+    "study.title": ("Other", set()),
+    "study.crosswalk": ("other.csv", set()),
+    "study.patient": ("patient", set()),
+    "study.split": ("fold", set()),
+    "study.split_value": ("9", set()),
+    "study.resamples": (10, set()),
+    "study.seed": (7, set()),
+    "study.recordings": (3, set()),
+    "study.attributions": (1, set()),
+    "study.map_recordings": (10, set()),
 }
 
 # What goes with a setting to make it one that is taken.

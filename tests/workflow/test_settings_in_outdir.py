@@ -146,7 +146,7 @@ def groups() -> Iterator[tuple[frozenset[str], list[str]]]:
     """Settings that change the same stages; test_settings.py of the unit tests sees to it that each does."""
     found: dict[frozenset[str], list[str]] = {}
     for key, (_, stages) in every_setting.CHANGES.items():
-        if key != "outdir":
+        if key not in ("outdir", "models"):  # with models it is not this run any more
             found.setdefault(frozenset(stages), []).append(key)
     yield from found.items()
 

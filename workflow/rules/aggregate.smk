@@ -1,7 +1,7 @@
 rule aggregate:
     input:
         logits=OUT.file("logits"),
-        embeddings=OUT.file("embeddings") if SETTINGS.heads else [],
+        embeddings=embeddings_of_part,
         settings=settings_of("aggregate"),
     output:
         OUT.file("predictions"),

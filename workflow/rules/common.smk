@@ -3,15 +3,16 @@
 from pathlib import Path
 
 from ecgpipe.core import provenance
-from ecgpipe.core.results import FIGURES
+from ecgpipe.core.results import FIGURES, STUDY_FILES
 from ecgpipe.workflow import job_resources, last_words
 from ecgpipe.workflow import shards as cut
-from ecgpipe.workflow.run_at_work import RunAtWork
 from ecgpipe.workflow.snakemake_compat import errors_of_workflow
 from ecgpipe.workflow.stage_settings import is_precision_certain
+from ecgpipe.workflow.study_at_work import begin
 
+# One model's run, or a study: then paths of a model have the wildcard {model}, and settings are those that all share.
 with errors_of_workflow():
-    RUN = RunAtWork(config, ROOT, ENGINE)
+    RUN = begin(config, ROOT, ENGINE)
 
 SETTINGS, OUT = RUN.settings, RUN.paths
 
@@ -22,17 +23,20 @@ ENGINE.prepare_shell(ROOT)
 wildcard_constraints:
     shard=r"\d+",
     part=r"\d+",
+    model="|".join(RUN.models) or "-",
 
 
-# Results that a setting switches on or off, by their names in rules.
-ATTENTION = {"attention": OUT.file("attention")} if SETTINGS.inference.attention else {}
+# Results that a setting switches on or off, by their names in rules. Some models of a study have no attention: there no
+# rule names it, and inference writes it beside the logits (`reuse.list_unnamed`).
+ATTENTION = {"attention": OUT.file("attention")} if SETTINGS.inference.attention and not RUN.models else {}
 ATTRIBUTION = [OUT.file("attribution")] if SETTINGS.attribution.recordings else []
-EVALUATION = {name: OUT.file(name) for name in ["metrics", "curves", "account"]} if SETTINGS.evaluation.asked else {}
+EVALUATION = ["metrics", "curves", "account"]
 CERTAIN = is_precision_certain(SETTINGS)
 DRIFT = [] if CERTAIN else [OUT.file("drift")]
 
-# With `labels: index` the checkpoint's job writes the label CSV: it alone knows how many outputs there are.
-INDEX_LABELS = {"labels": SETTINGS.labels} if SETTINGS.labels_by_index else {}
+# With `labels: index` the checkpoint's job writes the label CSV: it alone knows how many outputs there are. In a study,
+# as with attention.
+INDEX_LABELS = {"labels": SETTINGS.labels} if SETTINGS.labels_by_index and not RUN.models else {}
 
 # The cores of a job on a GPU: what it computes with, and what Snakemake counts.
 CORES_PER_GPU = job_resources.cores_per_gpu(ENGINE.cores, ENGINE.limit("gpu"))
@@ -66,9 +70,25 @@ def settings_of(stage):
 
     def path(wildcards):
         with errors_of_workflow():
-            return RUN.settings_file(stage, wildcards)
+            return RUN.of(wildcards).settings_file(stage, wildcards)
 
     return path
+
+
+def settings_of_study(wildcards):
+    with errors_of_workflow():
+        return RUN.settings_file("study", wildcards)
+
+
+def settings_to_read(reading):
+    """The settings files of jobs that read recordings, of one model or several."""
+
+    def paths(wildcards):
+        with errors_of_workflow():
+            RUN.plan()
+            return [run.settings_file("preprocess", wildcards) for run in reading.runs]
+
+    return paths
 
 
 def asked(wildcards):
@@ -126,6 +146,44 @@ def all_parts(name):
     return paths
 
 
+def single_results(run):
+    """The results of a run that are no shard's or part's."""
+    names = [
+        *(["drift"] if DRIFT else []),
+        *["umap", "run", "duplicates", "examples"],
+        *(["attribution"] if ATTRIBUTION else []),
+        *(EVALUATION if run.settings.evaluation.asked else []),
+        *(f"figure_{name}_{suffix}" for name in FIGURES for suffix in ["png", "svg"]),
+        *["report", "verdict"],
+    ]
+    return [run.paths.file(name) for name in names]
+
+
+def evaluation(wildcards):
+    """The evaluation of a run, if it is evaluated: in a study, a model with none of the true labels is not."""
+    run = RUN.of(wildcards)
+    return [run.paths.file(name) for name in EVALUATION] if run.settings.evaluation.asked else []
+
+
+def evaluation_option(wildcards):
+    """The folder of the evaluation, as an option of a command."""
+    run = RUN.of(wildcards)
+    return ["--evaluation", run.paths.folder("metrics")] if run.settings.evaluation.asked else []
+
+
+def all_of(run, name):
+    """All shards' or parts' files of one run, for a rule without wildcards."""
+
+    def paths(wildcards):
+        numbers = range(n_shards())
+        if name != "records":
+            choice_of(run)
+            numbers = range(n_parts())
+        return run.paths.files(name, numbers)
+
+    return paths
+
+
 def shard_of_manifest(wildcards):
     manifest()
     return OUT.file("shard")
@@ -146,11 +204,34 @@ def segments_to_compare(wildcards):
     return OUT.file("sample_segments")
 
 
-def choice(wildcards):
+def choice_of(run):
     """The file that says in which precision to infer, and changes only when another one is chosen.
 
     After the manifest, as Snakemake resolves one checkpoint by one.
     """
     manifest()
-    checkpoints.precision.get()
-    return OUT.file("choice")
+    checkpoints.precision.get(**({"model": run.paths.model} if run.paths.model else {}))
+    return run.paths.file("choice")
+
+
+def choice(wildcards):
+    """The same of the run that a job belongs to."""
+    return choice_of(RUN.of(wildcards))
+
+
+def embeddings_of_part(wildcards):
+    """The embeddings of a part, which heads take."""
+    return OUT.file("embeddings") if RUN.of(wildcards).settings.heads else []
+
+
+def attention_of_part(wildcards):
+    """The attention of a part as an option of a command; none where the run has no attention."""
+    run = RUN.of(wildcards)
+    path = run.paths.file("attention").replace("{part}", wildcards.part)
+    return ["--attention", path] if run.settings.inference.attention else []
+
+
+def attention_option(wildcards):
+    """The folder of the attention, as an option of a command."""
+    run = RUN.of(wildcards)
+    return ["--attention", run.paths.folder("attention")] if run.settings.inference.attention else []

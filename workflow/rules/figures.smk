@@ -35,7 +35,7 @@ rule figures:
         records=OUT.folder("records"),
         shards=n_shards,
         predictions=OUT.folder("predictions"),
-        attention=["--attention", OUT.folder("attention")] if ATTENTION else [],
+        attention=attention_option,
         parts=n_parts,
         attribution=["--attribution", *ATTRIBUTION] if ATTRIBUTION else [],
         folder=lambda wildcards, output: str(Path(output[0]).parent),

@@ -24,7 +24,7 @@ rule infer:
         mem_mb=growing(8000),
         runtime=growing(30 + RECORDINGS_PER_PART // 600),  # 0.1 s per recording
     params:
-        attention=lambda wildcards, output: (["--attention", output.attention] if ATTENTION else []),
+        attention=attention_of_part,
         segments=OUT.folder("segments"),
         shards=first_and_last_shard,
     shell:

@@ -9,7 +9,7 @@ rule report:
         examples=OUT.file("examples"),
         attribution=ATTRIBUTION,
         settings=settings_of("report"),
-        evaluation=EVALUATION.values(),
+        evaluation=evaluation,
     output:
         OUT.file("report"),
     log:
@@ -26,10 +26,10 @@ rule report:
         records=OUT.folder("records"),
         shards=n_shards,
         predictions=OUT.folder("predictions"),
-        attention=["--attention", OUT.folder("attention")] if ATTENTION else [],
+        attention=attention_option,
         parts=n_parts,
         attribution=["--attribution", *ATTRIBUTION] if ATTRIBUTION else [],
-        evaluation=["--evaluation", OUT.folder("metrics")] if EVALUATION else [],
+        evaluation=evaluation_option,
         benchmarks=OUT.folder_of_benchmarks(),
     shell:
         "python3 -m ecgpipe report --run {input.run:q} --description {input.description:q} --settings {input.settings:q} "

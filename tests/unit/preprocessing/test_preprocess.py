@@ -19,10 +19,13 @@ from ecg_transform.t.common import HandleConstantLeads, LinearResample, ReorderL
 from ecg_transform.t.cut import SegmentNonoverlapping
 from ecg_transform.t.scale import Standardize
 
+from ecgpipe import readers
 from ecgpipe.cli import main
-from ecgpipe.core import parquet, provenance, schemas, settings
+from ecgpipe.core import model_input, parquet, provenance, schemas, settings
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.models.registry import find_family
 from ecgpipe.preprocessing import preprocess
-from ecgpipe.readers import LEADS
+from ecgpipe.readers import LEADS, Recording
 
 RATES = (100, 250, 257, 360, 400, 500, 1000)
 MIMIC_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -382,7 +385,63 @@ def test_the_stage_function_writes_what_the_command_writes(tmp_path: Path) -> No
     path = write(tmp_path / "x.npz", noise(2600, seed=1), 250)
     command = Preprocessed(tmp_path, [path], "--segment-s", "2.5", "--tail", "overlap", "--assume-unit", "uV")
     reading = settings.Preprocess(segment_s=2.5, tail="overlap", assume_unit="uV")
-    files = preprocess.Files(*(tmp_path / name for name in ("shard-00000.parquet", "x.arrow", "x.parquet")))
-    preprocess.preprocess_shard(*files, reading)
-    assert files.segments.read_bytes() == (tmp_path / "out" / "x.arrow").read_bytes()
-    assert pq.read_table(files.records).equals(command.records, check_metadata=True)
+    shard, segments, records = (tmp_path / name for name in ("shard-00000.parquet", "x.arrow", "x.parquet"))
+    preprocess.preprocess_shard(shard, segments, records, reading)
+    assert segments.read_bytes() == (tmp_path / "out" / "x.arrow").read_bytes()
+    assert pq.read_table(records).equals(command.records, check_metadata=True)
+
+
+def test_several_models_get_what_each_gets_by_itself_of_one_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [write(tmp_path / f"{samples}.npz", noise(samples)) for samples in (6000, 3500)]
+    (tmp_path / "damaged.npz").write_bytes(b"PK")
+    Preprocessed(tmp_path, [*files, tmp_path / "damaged.npz"])
+    shard = tmp_path / "shard-00000.parquet"
+    inputs = [
+        None,
+        *(model_input.dump_input(find_family(name).choose_input({})) for name in ("ecgfounder", "ecg-jepa")),
+    ]
+    windows_s = (5, 10, 10)
+    several = [
+        settings.Preprocess(segment_s=window_s, model_input=each, assume_unit="mV")
+        for window_s, each in zip(windows_s, inputs, strict=True)
+    ]
+
+    def task(folder: str, number: int) -> preprocess.Task:
+        return preprocess.Task(
+            several[number], *(tmp_path / folder / str(number) / name for name in ("x.arrow", "x.pq"))
+        )
+
+    for number in range(3):
+        preprocess.preprocess_for_models(shard, [task("alone", number)])
+    read = readers.read
+    times = tmp_path / "times"
+
+    def counted(path: Path, *more: object) -> Recording:
+        with times.open("a") as file:  # the reading goes on in another process
+            file.write(f"{path}\n")
+        return read(path, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(readers, "read", counted)
+    together = [task("together", number) for number in range(3)]
+    preprocess.preprocess_for_models(shard, together)
+    named = times.read_text().splitlines()
+    assert len(named) == len(set(named)) >= len(files)
+    for number, (_, segments, records) in enumerate(together):
+        alone = task("alone", number)
+        assert segments.read_bytes() == alone.segments.read_bytes()
+        assert pq.read_table(records).equals(pq.read_table(alone.records), check_metadata=True)
+    statuses = [pq.read_table(one.records)["status"].to_pylist() for one in together]
+    # Seven seconds are too short for the models with windows of ten, and for those alone.
+    assert statuses[0] == ["ok", "ok", "failed"]
+    assert statuses[1] == statuses[2] == ["ok", "skipped", "failed"]
+
+
+def test_models_that_differ_in_what_is_assumed_of_files_are_refused(tmp_path: Path) -> None:
+    tasks = [
+        preprocess.Task(settings.Preprocess(assume_unit=unit), tmp_path / "x.arrow", tmp_path / "x.parquet")
+        for unit in ("mV", "uV")
+    ]
+    with pytest.raises(EcgpipeError, match="differ"):
+        preprocess.preprocess_for_models(tmp_path / "shard-00000.parquet", tasks)

@@ -64,8 +64,9 @@ def planted(annotation: object, text: str) -> object:
     options = typing.get_args(annotation) if is_union else [annotation]
     if str in options:
         return text
-    if any(typing.get_origin(option) is dict for option in options):
-        return {text: text}
+    for option in options:
+        if typing.get_origin(option) is dict:
+            return {text: {"labels": text} if typing.get_args(option)[1] is config.OfModel else text}
     return [text]
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from ecgpipe.core.config import Config
+from ecgpipe.models import registry
 from ecgpipe.workflow import estimate
+
+ROOT = Path(__file__).parents[3]
 
 
 def estimated(recordings: int, outdir: Path, has_gpu: bool = False, **settings: object) -> estimate.Estimate:
@@ -43,6 +46,27 @@ def test_the_rate_of_parts_that_are_there_replaces_that_of_the_table(tmp_path: P
     found = estimated(100_000, tmp_path, attribution={"recordings": 0})
     assert found.device == "CPU (some)"
     assert 2000 < found.seconds < 2400  # 200,000 segments at 100 a second
+
+
+def test_another_family_has_its_own_rate_and_segments(tmp_path: Path) -> None:
+    measured = json.loads((ROOT / "benchmarks/results/model-speed.json").read_text())["relative_to_ecg_fm"]
+    assert {name: round(measured[name]["windows"], 1) for name in estimate.RELATIVE_RATE} == estimate.RELATIVE_RATE
+    config = Config.model_validate({"input": "x", "outdir": str(tmp_path), "preprocess": {"segment_s": 10}})
+    founder = estimate.estimate_run(config.model_copy(update={"model": "ecgfounder"}), 100_000, 2, False)
+    assert founder.segments == 100_000
+    of_ecg_fm = estimated(100_000, tmp_path, attribution={"recordings": 0})
+    assert founder.seconds < of_ecg_fm.seconds / 8
+    jepa = registry.find_family("ecg-jepa").choose_input({})
+    waiting = estimate.estimate_run(config, 1_000_000, 2, False, jepa).scratch_bytes
+    assert waiting == 40_000 * 10 * 8 * 250 * 4
+
+
+def test_a_study_takes_what_its_models_take_one_after_the_other(tmp_path: Path) -> None:
+    one, two = estimated(1_000, tmp_path), estimated(1_000, tmp_path, preprocess={"segment_s": 10})
+    both = estimate.add_estimates([one, two])
+    assert both.seconds == one.seconds + two.seconds
+    assert both.result_bytes == one.result_bytes + two.result_bytes
+    assert both.memory_gb == one.memory_gb == two.memory_gb
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from ecgpipe.core import results
-from ecgpipe.workflow.paths import Paths
+from ecgpipe.workflow.paths import MODEL, Paths
 
 OUT = Paths("/data/out/")
 
@@ -41,3 +41,16 @@ def test_what_the_rules_write_is_known_to_be_of_ecgpipe(name: str) -> None:
     [path] = Paths("").files(name, [7])
     folder, _, file = path.removeprefix("/").rpartition("/")
     assert results.is_name_of_ours(folder, file)
+
+
+def test_in_a_study_each_model_has_a_folder_beside_what_all_share() -> None:
+    pattern, one = Paths("/data/out/", MODEL), Paths("/data/out/", "ecg-fm")
+    assert pattern.file("logits") == "/data/out/{model}/logits/part-{part}.parquet"
+    assert pattern.file("shard") == "/data/out/manifest/shard-{shard}.parquet"
+    assert one.files("records", [3]) == ["/data/out/ecg-fm/records/shard-00003.parquet"]
+    assert one.files("shard", [3]) == ["/data/out/manifest/shard-00003.parquet"]
+    assert one.folder("shard") == "/data/out/manifest"
+    assert one.settings("infer") == "/data/out/ecg-fm/settings/infer.json"
+    assert pattern.log("infer") == "/data/out/{model}/logs/infer/part-{part}.log"
+    assert pattern.log("preprocess") == "/data/out/logs/preprocess/shard-{shard}.log"  # of several models
+    assert one.asked() == pattern.asked() == "/data/out/manifest/.asked"

@@ -1,42 +1,19 @@
 """The run at work: when it locks, what it writes, and that a dry run and a job do neither."""
 
 import os
-from collections import Counter
 from pathlib import Path
 
 import checkpoints
 import pytest
+from planner import Planner
 from run_workflow import write_recordings
 
 from ecgpipe.core import atomic
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.workflow import run_lock
-from ecgpipe.workflow.run_at_work import RunAtWork
+from ecgpipe.workflow.run_at_work import load_run
 
 ROOT = Path(__file__).parents[3]
-
-
-class Planner:
-    """What Snakemake says of a command."""
-
-    def __init__(self, *, is_main_process: bool = True, runs_jobs: bool = True) -> None:
-        self.is_main_process, self.runs_jobs, self.ignores = is_main_process, runs_jobs, 0
-        self.shows_progress, self.cores, self.says = False, 2, list[str]()
-
-    def say(self, text: str, **facts: object) -> None:
-        self.says.append(text)
-
-    def count_jobs(self) -> Counter[str]:
-        return Counter()
-
-    def places(self) -> dict[str, str]:
-        return {}
-
-    def lost_settings(self) -> None:
-        return None
-
-    def ignore_checksums(self) -> None:
-        self.ignores += 1
 
 
 @pytest.fixture(autouse=True)
@@ -57,19 +34,19 @@ def given(tmp_path: Path) -> dict[str, object]:
 
 def test_a_run_locks_and_writes_its_settings_when_the_first_job_is_planned(given: dict[str, object]) -> None:
     planner, out = Planner(), Path(str(given["outdir"]))
-    run = RunAtWork(given, ROOT, planner)
+    run = load_run(given, ROOT, planner)
     assert not out.exists()
     assert run.settings_file("infer", {"part": "00000"}) == f"{out}/settings/infer.json"
     assert (out / "settings" / "infer.json").is_file()
     assert run.asked() == [f"{out}/manifest/.asked"]
     assert planner.ignores == 1
     with pytest.raises(EcgpipeError, match="another run is at work"):
-        RunAtWork(given, ROOT, Planner()).plan()
+        load_run(given, ROOT, Planner()).plan()
 
 
 def test_a_dry_run_writes_elsewhere_and_takes_the_settings_of_results_that_stay(given: dict[str, object]) -> None:
     out = Path(str(given["outdir"]))
-    run = RunAtWork(given, ROOT, Planner(runs_jobs=False))
+    run = load_run(given, ROOT, Planner(runs_jobs=False))
     path = Path(run.settings_file("infer", {"part": "00000"}))
     assert path.is_file()
     assert not out.exists()
@@ -78,7 +55,7 @@ def test_a_dry_run_writes_elsewhere_and_takes_the_settings_of_results_that_stay(
 
 def test_a_job_neither_locks_nor_writes(given: dict[str, object]) -> None:
     planner, out = Planner(is_main_process=False), Path(str(given["outdir"]))
-    run = RunAtWork(given, ROOT, planner)
+    run = load_run(given, ROOT, planner)
     assert run.settings_file("umap", {}) == f"{out}/settings/umap.json"
     assert not out.exists()
     assert planner.ignores == 0
@@ -87,14 +64,14 @@ def test_a_job_neither_locks_nor_writes(given: dict[str, object]) -> None:
 def test_a_job_of_a_run_that_was_killed_stops(given: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(atomic.RUN, f"{'0' * 16} {2**22 + 1} {atomic._machine()} /nowhere")
     with pytest.raises(EcgpipeError, match="belongs to a run that was killed"):
-        RunAtWork(given, ROOT, Planner(is_main_process=False))
+        load_run(given, ROOT, Planner(is_main_process=False))
 
 
 def test_a_users_file_that_would_be_overwritten_stops_the_run_once_the_shards_are_known(
     given: dict[str, object],
 ) -> None:
     out = Path(str(given["outdir"]))
-    run = RunAtWork(given, ROOT, Planner())
+    run = load_run(given, ROOT, Planner())
     run.plan()
     (out / "manifest" / "manifest.json").write_text('{"n_shards": 1, "n_recordings": 1, "settings": {}}')
     assert (run.n_shards(), run.n_recordings()) == (1, 1)
@@ -102,7 +79,7 @@ def test_a_users_file_that_would_be_overwritten_stops_the_run_once_the_shards_ar
     (out / "logits").mkdir()
     (out / "logits" / "part-00000.parquet").write_text("mine")
     run.refuse_foreign()  # looked already
-    other = RunAtWork(given, ROOT, Planner())
+    other = load_run(given, ROOT, Planner())
     with pytest.raises(EcgpipeError, match=r"logits/part-00000\.parquet"):
         other.refuse_foreign()
 
@@ -119,13 +96,13 @@ def test_results_beyond_the_last_shard_go_only_for_a_run_that_has_the_folder(
     monkeypatch.setattr(run_lock, "remove_surplus", remove_surplus)
     out = Path(str(given["outdir"]))
     planner = Planner()
-    run = RunAtWork(given, ROOT, planner)
+    run = load_run(given, ROOT, planner)
     run.plan()
     (out / "manifest" / "manifest.json").write_text('{"n_shards": 21, "settings": {}}')
     run.succeed()
     assert seen == [(21, 2)]
     assert planner.says[0].startswith("removed 3 results")
-    RunAtWork(given, ROOT, Planner(runs_jobs=False)).succeed()
+    load_run(given, ROOT, Planner(runs_jobs=False)).succeed()
     assert len(seen) == 1
 
 
@@ -135,4 +112,4 @@ def test_a_folder_that_cannot_be_written_to_is_named(given: dict[str, object], t
     else:
         tmp_path.chmod(0o555)
     with pytest.raises(EcgpipeError, match="outdir: cannot write to"):
-        RunAtWork(given, ROOT, Planner()).plan()
+        load_run(given, ROOT, Planner()).plan()

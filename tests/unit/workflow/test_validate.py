@@ -55,7 +55,8 @@ def test_config_yaml_holds_the_defaults_and_they_load() -> None:
 def test_every_key_is_documented_once() -> None:
     table = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
     schema = json.loads((ROOT / "config" / "config.schema.json").read_text(encoding="utf-8"))
-    sections = {name.lower(): fields["properties"] for name, fields in schema["$defs"].items()}
+    models = {key: field["$ref"].rpartition("/")[2] for key, field in schema["properties"].items() if "$ref" in field}
+    sections = {key: schema["$defs"][model]["properties"] for key, model in models.items()}
     keys = [key for key in schema["properties"] if key not in sections]
     keys += [f"{section}.{key}" for section, fields in sections.items() for key in fields]
     assert [table.count(f"| `{key}` |") for key in keys] == [1] * len(keys)
@@ -137,7 +138,7 @@ def test_without_an_input_it_shows_how_to_give_one(nothing: object) -> None:
         ({"outdr": "x"}, "outdr: no such setting; did you mean 'outdir'?"),
         (
             {"zzz": 1},
-            "zzz: no such setting; known keys are input, outdir, checkpoint, model, model_options, sha256, labels, ",
+            "zzz: no such setting; known keys are input, outdir, checkpoint, model, model_options, models, sha256, ",
         ),
         ({"umap": {"neighbours": 5}}, "umap.neighbours: no such setting; did you mean 'neighbors'?"),
         ({"report": {"zzz": 5}}, "report.zzz: no such setting; known keys are title, recordings, map_points, columns"),

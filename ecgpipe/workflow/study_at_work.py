@@ -1,0 +1,310 @@
+"""A study in progress: the runs of several models over the same recordings, which are scanned once and read once.
+
+Each model's run lies in a folder of its name and is one in every respect (`run_at_work`). What they share lies beside:
+the manifest, and the jobs that read recordings and prepare them for several models.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ecgpipe import __version__
+from ecgpipe.core import atomic, results
+from ecgpipe.core import settings as settings_files
+from ecgpipe.core.atomic import read_json, write_json
+from ecgpipe.core.config import Config, Section
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.workflow import estimate, last_words, reuse, run_lock, shards, slurm, stage_settings, validate
+from ecgpipe.workflow.paths import MODEL, Paths
+from ecgpipe.workflow.run_at_work import (
+    Planner,
+    Reading,
+    RunAtWork,
+    in_users_syntax,
+    load_run,
+    refuse_lost_settings,
+)
+
+# Which models the same jobs prepare recordings for, as the process that plans the study has it: jobs on a cluster parse
+# the Snakefile again, when results have changed.
+READING = "reading.json"
+
+
+def begin(user_config: Mapping[str, Any], root: Path, planner: Planner) -> "RunAtWork | StudyAtWork":
+    """Begin a run, or a study if the settings name several models (`models`). Nothing is written yet.
+
+    Args:
+        user_config: Snakemake's config: config.yaml, further config files and --config merged.
+        root: The folder of the Snakefile.
+        planner: Snakemake.
+
+    Raises:
+        EcgpipeError: A setting is not valid, or this is a job of a killed run.
+    """
+    if validate.is_study(user_config):
+        return StudyAtWork(user_config, root, planner)
+    return load_run(user_config, root, planner)
+
+
+class StudyAtWork:
+    """A study, from the parsing of the Snakefile on. It has what the rules ask of a `RunAtWork`.
+
+    Attributes:
+        settings: The settings that all models share.
+        paths: The paths of the files, those of a model with the wildcard `{model}`.
+        runs: The run of each model.
+        reading: The rules that read recordings.
+    """
+
+    settings: Config
+    paths: Paths
+    runs: list[RunAtWork]
+    reading: list[Reading]
+
+    def __init__(self, user_config: Mapping[str, Any], root: Path, planner: Planner) -> None:
+        """Validate the user's settings, and read the files that they name. Nothing is written yet."""
+        refuse_lost_settings(planner)
+        self._planner, self._started, self._name = planner, time.time(), run_lock.name_run()
+        with in_users_syntax(planner):
+            loaded = validate.load_models(user_config, root)
+        outdir = loaded.shared.outdir
+        first = next(iter(loaded.by_model.values()))
+        shared = {name: getattr(loaded.shared, name) for name in ("outdir", "study", "evaluation")}
+        self.settings = first.model_copy(update=shared)
+        self.paths = Paths(outdir, MODEL)
+        self._own = Paths(outdir)  # of what all models share
+        self._outdir = Path(self._own.outdir)
+        self._by_model = {
+            name: RunAtWork(settings, Paths(outdir, name), planner, True, self._name)
+            for name, settings in loaded.by_model.items()
+        }
+        self.runs = list(self._by_model.values())
+        self._lock: FileLock | None = None
+        self._preview: Path | None = None  # for dry runs: the folder of the settings that a study would write
+        self._is_planned = False
+        self._is_checked_for_foreign = False
+        self._stages: dict[str, Section] = {}
+        if planner.is_main_process:
+            with in_users_syntax(planner):
+                page = stage_settings.derive_study(self.settings, self.models)
+            self._stages = {"manifest": self.runs[0].stages["manifest"], "study": page}
+            groups = self._group_by_need()
+        else:
+            groups = self._read_groups()
+        self.reading = [
+            Reading(f"preprocess_{number}" if number > 1 else "preprocess", [self._by_model[name] for name in group])
+            for number, group in enumerate(groups, 1)
+        ]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models."""
+        return tuple(self._by_model)
+
+    @property
+    def shards_per_part(self) -> int:
+        """Number of shards in a part; the last part may have fewer."""
+        return self.settings.inference.shards_per_part
+
+    def of(self, wildcards: Mapping[str, str]) -> "RunAtWork | StudyAtWork":
+        """The model's run that a job belongs to; the study for jobs of all models."""
+        name = wildcards.get("model")
+        return self._by_model[name] if name else self
+
+    def _group_by_need(self) -> list[list[str]]:
+        """Put models together that need the same shards, so that no job makes what one of its models has.
+
+        A job that makes more would infer again for that model. Models of a new study are all together.
+        """
+        groups: dict[frozenset[int] | None, list[str]] = {}
+        for name, run in self._by_model.items():
+            groups.setdefault(find_needed_shards(run), []).append(name)
+        return list(groups.values())
+
+    def _read_groups(self) -> list[list[str]]:
+        """As the process that planned the study grouped the models."""
+        groups: list[list[str]] = read_json(self._outdir / settings_files.FOLDER / READING) or []
+        named = [name for group in groups for name in group]
+        return groups if sorted(named) == sorted(self._by_model) else [list(self._by_model)]
+
+    def plan(self) -> None:
+        """Compare the results with the settings. A study that will run jobs locks its folders, and writes settings.
+
+        Raises:
+            EcgpipeError: Another run has locked a folder, or it is not writable.
+        """
+        if self._is_planned or not self._planner.is_main_process:
+            return
+        for run in self.runs:
+            run.plan()
+        self._planner.ignore_checksums()
+        if self._planner.runs_jobs:
+            try:
+                with in_users_syntax(self._planner):
+                    self._take_folder()
+            except OSError as error:
+                raise EcgpipeError(
+                    f"outdir: cannot write to {self._own.outdir}: {error.strerror}; free disk space, or give another "
+                    "outdir"
+                ) from error
+        else:
+            self._preview = Path(tempfile.mkdtemp(prefix="ecgpipe-settings-"))
+            atexit.register(shutil.rmtree, self._preview, ignore_errors=True)
+            settings_files.write_sections(self._preview, self._stages)
+        self._is_planned = True
+
+    def _take_folder(self) -> None:
+        # Last of all: by this folder jobs tell whether the study lives.
+        self._lock = run_lock.take(self._outdir, self._name, results.STUDY_FILES.values())
+        reuse.prepare(self._outdir, self._stages, attention=False)
+        folder = self._outdir / settings_files.FOLDER
+        groups = [[str(run.paths.model) for run in one.runs] for one in self.reading]
+        if read_json(folder / READING) != groups:
+            write_json(folder / READING, groups)
+        for one in self.reading:
+            put_settings_before_all(one)
+        atomic.write_json(Path(self._own.asked()), self._started)
+
+    def settings_file(self, stage: str, wildcards: Mapping[str, str]) -> str:
+        """The settings file of a job of all models; in a dry run a new file if a study would write another one."""
+        self.plan()
+        own = self._own.settings(stage)
+        if self._preview is None:
+            return own
+        new = self._preview / f"{stage}.json"
+        return own if read_json(Path(own)) == read_json(new) else str(new)
+
+    def asked(self) -> list[str]:
+        """The file that every study rewrites, so that Snakemake scans the inputs again; none in a first dry run."""
+        self.plan()
+        return self.runs[0].asked()
+
+    def n_shards(self) -> int:
+        """Number of shards in the manifest, which must exist."""
+        return self.runs[0].n_shards()
+
+    def n_recordings(self) -> int:
+        """Number of recordings in the last scan of the inputs; 0 before the first."""
+        return self.runs[0].n_recordings()
+
+    def refuse_foreign(self) -> None:
+        """Refuse to overwrite a user's file; as `RunAtWork.refuse_foreign`."""
+        if self._planner.is_main_process and not self._is_checked_for_foreign:
+            count = self.n_shards()
+            run_lock.refuse_foreign(self._outdir, count, shards.parts_of(count, self.shards_per_part))
+            for run in self.runs:
+                run.refuse_foreign()
+            self._is_checked_for_foreign = True
+
+    def start(self, logs: Iterable[str]) -> None:
+        """Cancel the jobs that a killed study left in a cluster's queue, and remove unfinished files.
+
+        Args:
+            logs: Snakemake's logs of this study.
+
+        Raises:
+            EcgpipeError: The jobs cannot be cancelled.
+        """
+        if not self._lock:
+            return
+        cancelled = slurm.cancel_left_jobs(self._outdir, [Path(log) for log in logs])
+        if cancelled:
+            self._planner.say(f"cancelled {cancelled} jobs of a killed run")
+        left = run_lock.clear_up(self._outdir)
+        if left:
+            self._planner.say(f"removed {left} unfinished files of a killed run")
+        for run in self.runs:
+            run.clear_up()
+        if self._planner.shows_progress:
+            inputs = self.settings.inputs
+            more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+            self._planner.say(
+                f"ecgpipe {__version__}: {inputs[0]}{more} -> {self._own.outdir}",
+                outdir=self._outdir,
+                count_jobs=self._planner.count_jobs,
+                plan=self._describe_plan,
+            )
+            self._planner.say(f"models: {', '.join(self.models)}")
+        for name, run in self._by_model.items():
+            for line in run.describe_model():
+                self._planner.say(f"{name}: {line}")
+
+    def _describe_plan(self) -> str:
+        return estimate.describe(estimate.add_estimates([run.estimate() for run in self.runs]))
+
+    def succeed(self) -> None:
+        """Remove results beyond the last shard and part, and say what became of the recordings of each model."""
+        slurm.forget(self._outdir)
+        if self._lock and self.n_recordings():
+            run_lock.remove_surplus(
+                self._outdir, self.n_shards(), shards.parts_of(self.n_shards(), self.shards_per_part)
+            )
+        for run in self.runs:
+            run.remove_surplus()
+        said = [last_words.closing_words(Path(run.paths.outdir)) for run in self.runs]
+        told = zip(self._by_model, said, strict=True)
+        named = [f"{name}: {line}" for name, words in told for line in words.splitlines()]
+        page = Path(self.paths.study("study_page"))
+        self._planner.say("\n".join([*named, *([f"Study: {page.resolve()}"] if page.exists() else [])]), ended=True)
+
+    def fail(self, logs: Iterable[str]) -> None:
+        """Say again what went wrong in jobs that failed.
+
+        Args:
+            logs: Snakemake's logs of this study.
+        """
+        slurm.forget(self._outdir)
+        for run in self.runs:
+            run.remove_outdated_report()
+        if self._planner.shows_progress:  # it has shown the errors of jobs
+            paths = ", ".join(str(Path(log).resolve()) for log in logs)
+            self._planner.say(f"all that Snakemake said: {paths}; the same command resumes the run", ended=True)
+        else:
+            folders = [self._outdir, *(Path(run.paths.outdir) for run in self.runs)]
+            said = [last_words.mistakes(folder, self._started) for folder in folders]
+            self._planner.say("\n".join(filter(None, said)))
+
+
+def find_needed_shards(run: RunAtWork) -> frozenset[int] | None:
+    """Find the shards whose segments a model's run has to make: those without records, and of parts not inferred.
+
+    Args:
+        run: In the process that plans it.
+
+    Returns:
+        Their numbers; None for all, where there is no manifest yet.
+    """
+    if not run.n_recordings():
+        return None
+    attention, n_shards = run.settings.inference.attention, run.n_shards()
+    stages = {name: run.stages[name] for name in ("preprocess", "infer")}
+    present = reuse.find_results(Path(run.paths.outdir), stages, attention)
+    hashes = {name: settings_files.hash_section(name, section) for name, section in run.stages.items()}
+    fresh = {result.path.relative_to(run.paths.outdir).as_posix() for result in present if result.is_of(hashes)}
+    inferred = ["logits", "embeddings", "timing", *(["attention"] if attention else [])]
+    needed = {number for number in range(n_shards) if results.path_of("records", number) not in fresh}
+    for part in range(shards.parts_of(n_shards, run.shards_per_part)):
+        if not all(results.path_of(name, part) in fresh for name in inferred):
+            needed.update(shards.shards_of(part, run.shards_per_part, n_shards))
+    return frozenset(needed)
+
+
+def put_settings_before_all(reading: Reading) -> None:
+    """Make the settings that jobs of several models take at most as new as the records of each that stay.
+
+    Otherwise a model that was added later would have its jobs' other models made again.
+    """
+    records = [path for run in reading.runs for path in Path(run.paths.outdir).glob("records/shard-*.parquet")]
+    times = [time_ns for path in records if (time_ns := path.stat().st_mtime_ns) > reuse.STALE_NS]
+    for run in reading.runs if times else ():
+        path = Path(run.paths.settings("preprocess"))
+        oldest = min(times)
+        if path.stat().st_mtime_ns > oldest:
+            os.utime(path, ns=(oldest, oldest))

@@ -1,0 +1,74 @@
+"""The settings of a study: which models, what each has of its own, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ecgpipe.core import settings
+from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.workflow import stage_settings, validate
+
+ROOT = Path(__file__).parents[3]
+
+
+def load(tmp_path: Path, **given: object) -> validate.ModelsConfig:
+    defaults: dict[str, Any] = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    return validate.load_models({**defaults, "input": str(tmp_path), "outdir": str(tmp_path / "out"), **given}, ROOT)
+
+
+def test_each_model_has_the_settings_of_its_run_by_itself(tmp_path: Path) -> None:
+    found = load(tmp_path, models=["ecg-fm", "ecgfounder"], umap={"neighbors": 5})
+    assert list(found.by_model) == ["ecg-fm", "ecgfounder"]
+    for name, own in found.by_model.items():
+        alone = {"input": str(tmp_path), "model": name, "outdir": str(tmp_path / "out" / name), "umap.neighbors": 5}
+        assert own == validate.load(alone, ROOT)
+    assert [own.preprocess.segment_s for own in found.by_model.values()] == [5, 10]
+    assert found.shared.outdir == str(tmp_path / "out")
+
+
+def test_a_model_has_the_same_settings_hashes_as_by_itself(tmp_path: Path) -> None:
+    """So a finished run can be one of a study, and a study's folder is a run in every respect."""
+    (tmp_path / "x.pt").write_bytes(b"a checkpoint")
+    checkpoint = str(tmp_path / "x.pt")
+    (study,) = load(tmp_path, models={"ecg-fm": {"checkpoint": checkpoint}}).by_model.values()
+    alone = validate.load({"input": str(tmp_path), "outdir": str(tmp_path / "x"), "checkpoint": checkpoint}, ROOT)
+    hashes = [
+        {name: settings.hash_section(name, each) for name, each in stage_settings.derive_stages(one, "x", True).items()}
+        for one in (study, alone)
+    ]
+    assert hashes[0] == hashes[1]
+
+
+def test_a_model_is_named_freely_and_has_settings_of_its_own(tmp_path: Path) -> None:
+    plain = {"model": "ecgfounder", "model_options": {"preprocessing": "plain"}}
+    found = load(tmp_path, models={"plain": plain, "ecgfounder": None}).by_model
+    assert [own.model for own in found.values()] == ["ecgfounder", "ecgfounder"]
+    assert [own.model_options for own in found.values()] == [{"preprocessing": "plain"}, {}]
+    assert found["plain"].outdir == str(tmp_path / "out" / "plain")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"models": ["ecg-fm", "ecg-fm"]}, "ecg-fm is there twice"),
+        ({"models": {"manifest": None}}, "cannot be a model's name"),
+        ({"models": {"a/b": None}}, "cannot be a model's name"),
+        ({"models": 3}, "models: 3 is not valid"),
+        ({"models": ["ecg-fn"]}, "models.ecg-fn.model: "),
+        ({"models": {"ecg-fm": {"chekpoint": "x"}}}, "models.ecg-fm.chekpoint: no such setting; did you mean"),
+        ({"models.ecg-fm.checkpoint": "/nowhere.pt"}, "models.ecg-fm.checkpoint: '/nowhere.pt' is not a file"),
+        ({"models": ["ecg-fm"], "checkpoint": "/x.pt"}, "checkpoint: given for all models"),
+        ({"models": ["ecg-fm", "ecgfounder"], "preprocess": {"segment_s": 3}}, "preprocess.segment_s: 3 is not"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(EcgpipeError, match=f"^{said}|{said}"):
+        load(tmp_path, **given)
+
+
+def test_a_study_is_told_from_a_run() -> None:
+    assert validate.is_study({"models": ["ecg-fm"]})
+    assert validate.is_study({"models.ecg-fm.checkpoint": "x.pt"})
+    assert not validate.is_study({"models": {}, "model": "ecg-fm"})
