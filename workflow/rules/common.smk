@@ -224,8 +224,11 @@ def embeddings_of_part(wildcards):
     return OUT.file("embeddings") if RUN.of(wildcards).settings.heads else []
 
 
-def attention_of_part(wildcards):
-    """The attention of a part as an option of a command; none where the run has no attention."""
+def attention_of_part(wildcards, output):
+    """The attention of a part as an option of a command; none where the run has no attention.
+
+    It takes `output`, of which Snakemake remembers no value: without attention nothing is inferred again.
+    """
     run = RUN.of(wildcards)
     path = run.paths.file("attention").replace("{part}", wildcards.part)
     return ["--attention", path] if run.settings.inference.attention else []
