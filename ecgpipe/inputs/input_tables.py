@@ -13,7 +13,7 @@ from ecgpipe import readers
 from ecgpipe.core import identity, schemas
 from ecgpipe.core.separators import separator_of
 from ecgpipe.readers import detect
-from ecgpipe.readers.moment import patiently
+from ecgpipe.readers.temporary_errors import patiently
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 

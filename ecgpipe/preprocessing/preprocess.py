@@ -21,7 +21,7 @@ from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput, dump_input
 from ecgpipe.core.provenance import hash_file
 from ecgpipe.preprocessing.segments import UnusableError, Windows, prepare
 from ecgpipe.readers import LEADS, Assumed, Recording, UnavailableError, UnreadableError, isolation, spell_leads
-from ecgpipe.readers.moment import momentary
+from ecgpipe.readers.temporary_errors import momentary
 
 logger = logging.getLogger(__name__)
 

@@ -30,12 +30,11 @@ from ecgpipe.readers import (
     UnavailableError,
     UnreadableError,
     isolation,
-    moment,
     reading_process,
     wfdb,
 )
 from ecgpipe.readers.detect import SUFFIXES
-from ecgpipe.readers.moment import momentary, patiently
+from ecgpipe.readers.temporary_errors import momentary, patiently
 
 ENDINGS = {name: suffix for suffix, name in SUFFIXES.items()} | {"csv": ".csv", "parquet": ".parquet"}
 
