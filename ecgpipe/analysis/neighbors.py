@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ecgpipe.analysis import cosine_similarity
 from ecgpipe.analysis.neighbor_search import LEAST, Block, Search, Side, read_side, search_approximately, search_exactly
-from ecgpipe.core import identity, options, parquet, provenance, schemas
+from ecgpipe.core import normalized_text, options, parquet, provenance, schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress, visible
 from ecgpipe.core.run import Run
@@ -260,7 +260,7 @@ def _read_column(side: Side, name: str) -> pa.Array:
     pieces = [pq.read_table(path, columns=["record_id", name]) for path in paths if name in pq.read_schema(path).names]
     table = pa.concat_tables([piece.replace_schema_metadata(None) for piece in pieces], promote_options="permissive")
     places = pc.index_in(side.ids, table["record_id"].combine_chunks())
-    return identity.as_ids(table[name], name).take(places)
+    return normalized_text.as_ids(table[name], name).take(places)
 
 
 def _find_close(record_id: str, ids: pa.Array) -> list[str]:
