@@ -31,6 +31,7 @@ from ecgpipe.readers import (
     UnreadableError,
     isolation,
     reading_process,
+    temporary_errors,
     wfdb,
 )
 from ecgpipe.readers.detect import SUFFIXES
@@ -45,7 +46,7 @@ linux = pytest.mark.skipif(not BROKEN.exists(), reason=f"there is no {BROKEN}")
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moment, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(temporary_errors, "PAUSES_S", (0.0, 0.0))
 
 
 def cause_of(error: Exception, why: Exception) -> Exception:
