@@ -378,15 +378,15 @@ def _load_file(
     source: str, label_csv: str | None, model: str | None, options: Mapping[str, str]
 ) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
     """Load a checkpoint as its authors released it, and convert it in memory."""
-    from ecgpipe.core import config
+    from ecgpipe.core import user_settings
     from ecgpipe.models import checkpoint
 
     opened = checkpoint.open_source(source, model=model, options=options)
     family, outputs = opened.family, opened.architecture.labels
     if label_csv is None and family.name == registry.DEFAULT:
-        default = labels.locate(config.MIMIC_IV_ECG)
+        default = labels.locate(user_settings.MIMIC_IV_ECG)
         fits = default.is_file() and len(labels.read(default)) == outputs
-        label_csv = config.MIMIC_IV_ECG if fits else labels.BY_INDEX
+        label_csv = user_settings.MIMIC_IV_ECG if fits else labels.BY_INDEX
     elif label_csv is None:
         label_csv = str(family.find_labels(outputs, source) or labels.BY_INDEX)
     named = checkpoint.name_outputs(_locate(label_csv), opened.architecture, family)

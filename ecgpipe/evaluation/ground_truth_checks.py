@@ -22,7 +22,7 @@ from ecgpipe.evaluation.truth_tables import Source
 from ecgpipe.models import labels
 
 if TYPE_CHECKING:
-    from ecgpipe.core.config import Config, Evaluation
+    from ecgpipe.core.user_settings import Config, Evaluation
 
 logger = logging.getLogger(__name__)
 

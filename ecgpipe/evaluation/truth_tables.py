@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecgpipe.core import normalized_text, options, schemas
-from ecgpipe.core.config import Evaluation
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Evaluation
 from ecgpipe.inputs import input_tables
 
 logger = logging.getLogger(__name__)

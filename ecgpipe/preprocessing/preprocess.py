@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgpipe import readers
-from ecgpipe.core import config, options, parquet, provenance, schemas, settings
+from ecgpipe.core import options, parquet, provenance, schemas, settings, user_settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def reading_from_settings(
-    preprocess_settings: config.Preprocess, model_input: ModelInput | None = None
+    preprocess_settings: user_settings.Preprocess, model_input: ModelInput | None = None
 ) -> tuple[Windows, Assumed]:
     """How recordings are cut into segments, and what is assumed of files that do not state it.
 

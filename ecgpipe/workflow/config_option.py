@@ -12,8 +12,8 @@ import yaml
 from pydantic import BaseModel
 
 from ecgpipe.core import typed
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config
 
 EXAMPLE = "--config input=/data/ecgs umap='{neighbors: 30}'"
 

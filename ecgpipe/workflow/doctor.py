@@ -19,8 +19,8 @@ from typing import Literal, NamedTuple
 
 from ecgpipe import __version__
 from ecgpipe.core import options
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config
 from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.models import hub
 from ecgpipe.readers import FORMATS, missing_package

@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config
 from ecgpipe.models import labels, peek, registry
 from ecgpipe.models.registry import Family
 

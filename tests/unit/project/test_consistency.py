@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from run_workflow import ROOT
 
 import ecgpipe
-from ecgpipe.core.config import Config
+from ecgpipe.core.user_settings import Config
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]

@@ -16,7 +16,7 @@ from hub_server import Hub, hub_of_client
 from huggingface_hub import constants
 
 from ecgpipe.cli import main
-from ecgpipe.core.config import Config
+from ecgpipe.core.user_settings import Config
 from ecgpipe.inference import devices
 from ecgpipe.readers import LEADS, packages
 from ecgpipe.workflow import doctor, estimate

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgpipe.core.config import Config
+from ecgpipe.core.user_settings import Config
 from ecgpipe.workflow import estimate
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from golden_models import make_checkpoint
 
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config
 from ecgpipe.models import labels, registry
 from ecgpipe.workflow import model_choice
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgpipe.cli import main
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.provenance import hash_file
+from ecgpipe.core.user_settings import Config
 from ecgpipe.workflow import settings_docs, validate
 
 ROOT = Path(__file__).parents[3]
