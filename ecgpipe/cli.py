@@ -49,7 +49,7 @@ GROUPS = {
     },
     "stages, which `run` calls": {
         "checkpoint": ("models.checkpoint", "fetch a checkpoint and convert it to safetensors and JSON"),
-        "manifest": ("workflow.scan", "find the recordings under the inputs and cut them into shards"),
+        "manifest": ("workflow.manifest_command", "find the recordings under the inputs and cut them into shards"),
         "preprocess": ("preprocessing.preprocess", "read one shard of recordings and write segments for the model"),
         "precision": ("inference.precision", "choose the precision of inference, and measure what it changes"),
         "infer": ("inference.infer", "run the model over one part, and write logits, embeddings and attention"),
