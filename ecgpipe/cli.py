@@ -212,4 +212,4 @@ def _fix_for(error: OSError) -> str:
     path = error.filename or (named[1] if named else None)
     if error.errno == errno.EACCES and path and not os.access(path, os.R_OK) and os.path.lexists(path):
         return "it is there, but this user may not read it: see its permissions (`ls -l`), or leave it out"
-    return "make room, or choose another outdir"
+    return "free disk space, or give another outdir"

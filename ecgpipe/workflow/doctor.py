@@ -221,9 +221,9 @@ def check_disk(outdir: Path, recordings: int | None) -> Finding:
         f"{results / 1e9:,.2f} GB, and up to {scratch / 1e9:,.1f} GB until they are inferred"
     )
     if free < results:
-        return Finding("problem", what, "make room, or give another --outdir")
+        return Finding("problem", what, "free disk space, or give another --outdir")
     if free < results + scratch:
-        return Finding("warning", what, "make room, or give another --outdir")
+        return Finding("warning", what, "free disk space, or give another --outdir")
     return Finding("ok", what)
 
 

@@ -132,7 +132,7 @@ def test_an_input_that_this_user_may_not_read_is_no_reason_to_make_room(what: st
 
 def test_a_folder_that_this_user_may_not_write_to_asks_for_another_one(open_folder: Path) -> None:
     said = as_another_user(open_folder, IMPORTS, MAIN.format(what=f"open({str(open_folder / 'new')!r}, 'wb')"))
-    assert said.rstrip().endswith("make room, or choose another outdir")
+    assert said.rstrip().endswith("free disk space, or give another outdir")
 
 
 def test_a_checkpoint_that_this_user_may_not_read_is_refused_before_any_job(open_folder: Path) -> None:

@@ -231,7 +231,7 @@ def test_a_full_disk_ends_the_command_and_leaves_nothing(
     finally:
         subprocess.run([umount, "--lazy", str(out)], check=True)
     assert "No space left on device" in said
-    assert "make room, or choose another outdir" in said
+    assert "free disk space, or give another outdir" in said
     assert not left
     assert not threads
 
