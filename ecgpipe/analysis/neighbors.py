@@ -48,10 +48,10 @@ def run(args: argparse.Namespace) -> None:
     mine = read_side(Run(outdir))
     theirs = read_side(Run(args.against)) if args.against else mine
     search = prepare_search(mine, theirs, record_ids, args.count, args.patient)
-    blocks, account = find_neighbors(search, args.method, args.random_state)
-    account |= {"patient": args.patient, "against": args.against and str(args.against)}
+    blocks, search_facts = find_neighbors(search, args.method, args.random_state)
+    search_facts |= {"patient": args.patient, "against": args.against and str(args.against)}
     facts = provenance.inherit_facts([pq.read_schema(path) for path in mine.embeddings])
-    schema = provenance.add_origin(schemas.NEIGHBORS, "neighbors", neighbors=account, **facts)
+    schema = provenance.add_origin(schemas.NEIGHBORS, "neighbors", neighbors=search_facts, **facts)
     if record_ids:
         table = pa.concat_tables([make_table(mine, theirs, *block).cast(schema) for block in blocks])
         print("\n".join(format_lines(table, mine.ids.take(pa.array(search.queries)).to_pylist())))
@@ -98,12 +98,14 @@ def find_neighbors(search: Search, method: str, random_state: int) -> tuple[Iter
         The neighbours, block by block; and how they were found.
     """
     is_exact = method == "exact" or len(search.theirs.ids) < LEAST or (method == "auto" and search.is_small)
-    account: dict[str, Any] = {"method": "exact" if is_exact else "approximate", "count": search.wanted}
-    logger.info("%s search for %d recordings among %d", account["method"], len(search.queries), len(search.theirs.ids))
+    search_facts: dict[str, Any] = {"method": "exact" if is_exact else "approximate", "count": search.wanted}
+    logger.info(
+        "%s search for %d recordings among %d", search_facts["method"], len(search.queries), len(search.theirs.ids)
+    )
     if is_exact:
-        return search_exactly(search), account
+        return search_exactly(search), search_facts
     blocks, measured = search_approximately(search, random_state)
-    return blocks, account | measured
+    return blocks, search_facts | measured
 
 
 def write_neighbors(search: Search, blocks: Iterator[Block], schema: pa.Schema, output: Path) -> None:

@@ -99,7 +99,7 @@ def evaluate(asked: settings.Evaluate, inputs: Inputs, outputs: Outputs) -> None
     groups += subgroups.split_columns(truth.columns, asked.subgroups)
 
     measured = measure(matched, patients, groups, asked.resamples, asked.seed)
-    account = {
+    summary = {
         "recordings": count_recordings(matched.everything, truth, inputs.records),
         "split": {"column": asked.split, "value": asked.split_value} if asked.split else None,
         "intervals": describe_intervals(asked, truth),
@@ -114,12 +114,12 @@ def evaluate(asked: settings.Evaluate, inputs: Inputs, outputs: Outputs) -> None
         "mapping": source.mapping,
     }
     facts = settings.add_sha256("evaluate", asked, provenance.inherit_facts([pq.read_schema(inputs.predictions[0])]))
-    facts |= {"split": account["split"], "intervals": account["intervals"]}
+    facts |= {"split": summary["split"], "intervals": summary["intervals"]}
     parquet.write(outputs.metrics, measured.cast(provenance.add_origin(schemas.METRICS, "evaluate", **facts)))
     curve_table = draw_curves(truth)
     parquet.write(outputs.curves, curve_table.cast(provenance.add_origin(schemas.CURVES, "evaluate", **facts)))
-    write_json(outputs.account, {**account, settings.KEY: facts[settings.KEY]})
-    for line in notes.format_summary(measured, account):
+    write_json(outputs.account, {**summary, settings.KEY: facts[settings.KEY]})
+    for line in notes.format_summary(measured, summary):
         logger.info("%s", line)
 
 
