@@ -24,7 +24,7 @@ from ecgpipe.core.atomic import read_json, write_json
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput, load_input
 from ecgpipe.core.provenance import MEANING
-from ecgpipe.core.user_settings import APART, LATER, Section, describe_mistake
+from ecgpipe.core.user_settings import APART, LATER, Evaluation, Section, describe_mistake
 
 # Below the folder of the results.
 FOLDER = "settings"
@@ -54,9 +54,7 @@ class Manifest(user_settings.Manifest):
     inputs: Annotated[list[str], APART] = Field([], description="folders, files, globs or tables of recordings")
     places: str | None = Field(None, description="SHA-256 of the inputs' absolute paths")
     # Checked against the recordings right after the scan; the manifest does not depend on it.
-    evaluation: Annotated[user_settings.Evaluation, APART] = Field(
-        user_settings.Evaluation(), description="what will be evaluated"
-    )
+    evaluation: Annotated[Evaluation, APART] = Field(Evaluation(), description="what will be evaluated")
     labels: Annotated[str | None, APART] = Field(None, description="the label CSV of the evaluation")
 
 
@@ -144,7 +142,7 @@ class Attribute(user_settings.Attribution):
     reading: Preprocess = Field(Preprocess(), description="how recordings are read again")
 
 
-class Evaluate(user_settings.Evaluation):
+class Evaluate(Evaluation):
     """How predictions are evaluated against true labels."""
 
     labels: Annotated[str | None, APART] = Field(None, description="the label CSV")
