@@ -372,8 +372,8 @@ def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace) ->
     """
     values: dict[str, Any] = read_section(stage, model, args.settings).model_dump() if args.settings else {}
     pairs = list(_select_given(vars(args)).items())
-    given = typed.parse_pairs(args.set, "--set", example=f"{next(iter(model.model_fields))}=3")
-    pairs += [(one.key, one.value) for one in given]
+    overrides = typed.parse_pairs(args.set, "--set", example=f"{next(iter(model.model_fields))}=3")
+    pairs += [(one.key, one.value) for one in overrides]
     for key, value in pairs:
         *sections, last = key.split(".")
         inside = values

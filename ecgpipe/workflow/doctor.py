@@ -163,8 +163,8 @@ def check_checkpoint(checkpoint: str) -> Finding:
     except EcgpipeError as error:
         what, _, fix = str(error).partition("; ")
         return Finding("problem", what, fix or None)
-    told = "size not stated" if size is None else f"{size / 1e6:,.0f} MB"
-    return Finding("ok", f"checkpoint {checkpoint} can be fetched from the hub ({told})")
+    size_text = "size not stated" if size is None else f"{size / 1e6:,.0f} MB"
+    return Finding("ok", f"checkpoint {checkpoint} can be fetched from the hub ({size_text})")
 
 
 def check_inputs(inputs: Sequence[str]) -> tuple[list[Finding], int]:
