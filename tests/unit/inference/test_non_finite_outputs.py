@@ -182,7 +182,7 @@ def test_from_python_broken_weights_are_an_error(tmp_path: Path) -> None:
         ecgfm.predict(np.random.default_rng(0).standard_normal((12, 2500)), 500, LEADS)
 
 
-def test_predict_says_which_file_broken_weights_failed_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_states_which_file_broken_weights_failed_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.pt").write_bytes(checkpoints.saved(broken()))
     np.savez(
         tmp_path / "ecg.npz", signal=np.random.default_rng(0).standard_normal((12, 2500)), sample_rate=500, leads=LEADS
