@@ -30,11 +30,11 @@ LABELS = (1, 3)
 
 def segments(count: int) -> Prepared:
     """The first segment of each of some simulated recordings."""
-    made = []
+    first_segments = []
     for number in range(count):
         signal = simulate(RHYTHMS["sinus"], 500, np.random.default_rng(number))
-        made.append(prepare(Recording(signal, 500.0, LEADS, "mV"), Windows(), {}).segments[:1])
-    return Prepared(np.concatenate(made), np.zeros(count, np.float32), 2500, {})
+        first_segments.append(prepare(Recording(signal, 500.0, LEADS, "mV"), Windows(), {}).segments[:1])
+    return Prepared(np.concatenate(first_segments), np.zeros(count, np.float32), 2500, {})
 
 
 def main() -> None:

@@ -22,13 +22,13 @@ from ecgpipe.evaluation import metrics
 def by_scikit_learn(true: np.ndarray, score: np.ndarray, weights: np.ndarray) -> None:
     """One resample the usual way."""
     for label in range(true.shape[1]):
-        given = {"sample_weight": weights}
+        arguments = {"sample_weight": weights}
         called = score[:, label] >= 0.5
-        sklearn_metrics.roc_auc_score(true[:, label], score[:, label], **given)
-        sklearn_metrics.average_precision_score(true[:, label], score[:, label], **given)
-        sklearn_metrics.brier_score_loss(true[:, label], score[:, label], **given)
+        sklearn_metrics.roc_auc_score(true[:, label], score[:, label], **arguments)
+        sklearn_metrics.average_precision_score(true[:, label], score[:, label], **arguments)
+        sklearn_metrics.brier_score_loss(true[:, label], score[:, label], **arguments)
         sklearn_metrics.precision_recall_fscore_support(
-            true[:, label], called, average="binary", zero_division=np.nan, **given
+            true[:, label], called, average="binary", zero_division=np.nan, **arguments
         )
 
 

@@ -153,8 +153,8 @@ def main() -> int:
         setup = Setup(Path(folder), args.device, args.tiny, reference, 1 if args.tiny else CORES, ends_at)
         content = run(setup, path, args.steps, lambda said: print(said, flush=True))
     counts = [step["status"] for step in content["steps"].values()]
-    told = ", ".join(f"{counts.count(status)} {status}" for status in dict.fromkeys(counts))
-    print(f"{content['seconds']:7.1f} s  {told}; written to {path}")
+    counted = ", ".join(f"{counts.count(status)} {status}" for status in dict.fromkeys(counts))
+    print(f"{content['seconds']:7.1f} s  {counted}; written to {path}")
     return 1 if {"failed", "cut"} & set(counts) else 0
 
 

@@ -216,14 +216,14 @@ def make(folder: Path, python: str, reference: Path) -> None:
         shutil.rmtree(folder / stale, ignore_errors=True)
     for name in SCRIPTS:
         (folder / name).unlink(missing_ok=True)
-    wanted = requirements()
+    required = requirements()
     leave = (*ASSUMED, *LEFT_OUT)
     versions = pinned()
-    names = sorted(tree(wanted, python, leave))
+    names = sorted(tree(required, python, leave))
     if unpinned := [name for name in names if name not in versions]:
         raise EcgpipeError(f"constraints.txt has no version of {', '.join(unpinned)}")
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"python": python, "commit": _commit(), "requirements": wanted, "left_out": LEFT_OUT}
+    content = {"python": python, "commit": _commit(), "requirements": required, "left_out": LEFT_OUT}
     note.write_text(json.dumps(content, indent=2) + "\n")
     fetch({name: versions[name] for name in names}, python, wheels)
     for part in CODE:

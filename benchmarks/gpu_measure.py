@@ -239,8 +239,14 @@ def start_infer(
     for source in ("model.safetensors", "model.json"):
         folder.mkdir(exist_ok=True)
         (folder / source).symlink_to(model_folder(setup) / source)
-    given = StageSetup(folder, setup.device, setup.cores, 1, 1.0)
-    command = [sys.executable, "-m", "ecgpipe", *map(str, stage.arguments(given, precision_name, shards)), *options]
+    stage_setup = StageSetup(folder, setup.device, setup.cores, 1, 1.0)
+    command = [
+        sys.executable,
+        "-m",
+        "ecgpipe",
+        *map(str, stage.arguments(stage_setup, precision_name, shards)),
+        *options,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 

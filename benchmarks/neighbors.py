@@ -67,8 +67,8 @@ def recall(path: Path) -> tuple[float, int]:
 
     from ecgpipe.core import provenance
 
-    account = provenance.read_origin(pq.read_schema(path))["neighbors"]
-    return account["recall"], account["recall_queries"]
+    facts = provenance.read_origin(pq.read_schema(path))["neighbors"]
+    return facts["recall"], facts["recall_queries"]
 
 
 def main() -> None:

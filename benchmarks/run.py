@@ -102,8 +102,10 @@ def main() -> None:
         missing.append(f"cuda is missing: PyTorch {machine['torch']} sees no GPU that it can use, or it was left out")
 
     rows += against_the_tutorial(rows)
-    told = machine["cpu"] + "".join(f", {gpu['name']}" for gpu in machine["gpus"])
-    print(f"\n{told}, {args.threads} threads ({', '.join(machine['instructions'])}), PyTorch {machine['torch']}\n")
+    machine_name = machine["cpu"] + "".join(f", {gpu['name']}" for gpu in machine["gpus"])
+    print(
+        f"\n{machine_name}, {args.threads} threads ({', '.join(machine['instructions'])}), PyTorch {machine['torch']}\n"
+    )
     show(rows)
     print("", *missing, sep="\n")
     path = args.json or RESULTS / f"{call('benchmarks.machine', 'name', known=machine)}.json"

@@ -64,15 +64,15 @@ def measure(name: str, make: Callable[[Path, int], None], files: int, scratch: P
         inputs, out = Path(made, "in"), Path(made, "out")
         inputs.mkdir()
         make(inputs, files)
-        given = inputs / "table.csv" if make is table else inputs
+        source = inputs / "table.csv" if make is table else inputs
         started = time.monotonic()
         if make is table:
-            pyarrow.csv.read_csv(given)
+            pyarrow.csv.read_csv(source)
         else:
             sum(len(names) for _, _, names in os.walk(inputs))
         bare_s = time.monotonic() - started
         started = time.monotonic()
-        command = [sys.executable, "-c", CHILD, "manifest", "--input", str(given), "--outdir", str(out)]
+        command = [sys.executable, "-c", CHILD, "manifest", "--input", str(source), "--outdir", str(out)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         scan_s = time.monotonic() - started
         status, peak_kb = json.loads(done.stdout)

@@ -78,9 +78,9 @@ def arguments(setup: Setup, precision: str, shards: Sequence[Path]) -> list[str 
 
 def device_peak_mb(folder: Path, argv: Sequence[str | Path]) -> float:
     """What the stage's tensors take on the GPU at most, in a run of its own."""
-    told = folder / "device_peak_mb"
-    run([sys.executable, "-c", ON_GPU, told, *argv])
-    return float(told.read_text())
+    peak_file = folder / "device_peak_mb"
+    run([sys.executable, "-c", ON_GPU, peak_file, *argv])
+    return float(peak_file.read_text())
 
 
 def measure(setup: Setup, precision: str, batch: int, sizes: Sequence[int]) -> list[Row]:

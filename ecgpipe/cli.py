@@ -49,7 +49,7 @@ GROUPS = {
     },
     "stages, which `run` calls": {
         "checkpoint": ("models.checkpoint", "fetch a checkpoint and convert it to safetensors and JSON"),
-        "manifest": ("workflow.scan", "find the recordings under the inputs and cut them into shards"),
+        "manifest": ("workflow.manifest_command", "find the recordings under the inputs and cut them into shards"),
         "preprocess": ("preprocessing.preprocess", "read one shard of recordings and write segments for the model"),
         "precision": ("inference.precision", "choose the precision of inference, and measure what it changes"),
         "infer": ("inference.infer", "run the model over one part, and write logits, embeddings and attention"),
@@ -212,4 +212,4 @@ def _fix_for(error: OSError) -> str:
     path = error.filename or (named[1] if named else None)
     if error.errno == errno.EACCES and path and not os.access(path, os.R_OK) and os.path.lexists(path):
         return "it is there, but this user may not read it: see its permissions (`ls -l`), or leave it out"
-    return "make room, or choose another outdir"
+    return "free disk space, or give another outdir"

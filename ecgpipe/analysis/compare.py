@@ -227,8 +227,8 @@ def compare_embeddings(
     sides = both[0].side, both[1].side
     shas = [run.origin.get("checkpoint_sha256") for run in both]
     is_same_space = shas[0] is not None and shas[0] == shas[1] and sides[0].width == sides[1].width
-    account: dict[str, Any] = {"same_space": is_same_space, "widths": [side.width for side in sides]}
-    account |= dict.fromkeys(("frechet", "frechet_halves", "cka", "cka_unbiased", "cka_recordings"))
+    spaces: dict[str, Any] = {"same_space": is_same_space, "widths": [side.width for side in sides]}
+    spaces |= dict.fromkeys(("frechet", "frechet_halves", "cka", "cka_unbiased", "cka_recordings"))
     halves = [distribution_shift.compute_moments(np.empty((0, sides[0].width))) for _ in range(2)]
     other = distribution_shift.compute_moments(np.empty((0, sides[1].width)))
     distances = np.full(len(joined.ids), np.nan) if is_same_space else None
@@ -268,12 +268,12 @@ def compare_embeddings(
         aligned[0] = np.concatenate(picked)
         del held
     if is_same_space and min(other.n, halves[1].n) > 1:
-        account["frechet"] = distribution_shift.compute_frechet(distribution_shift.merge_moments(*halves), other)
-        account["frechet_halves"] = distribution_shift.compute_frechet(*halves)
+        spaces["frechet"] = distribution_shift.compute_frechet(distribution_shift.merge_moments(*halves), other)
+        spaces["frechet_halves"] = distribution_shift.compute_frechet(*halves)
     if size > 1:
-        account["cka"], account["cka_unbiased"] = distribution_shift.compute_linear_cka(*aligned)
-        account["cka_recordings"] = size
-    return account, None if distances is None else np.clip(distances, 0, 2)
+        spaces["cka"], spaces["cka_unbiased"] = distribution_shift.compute_linear_cka(*aligned)
+        spaces["cka_recordings"] = size
+    return spaces, None if distances is None else np.clip(distances, 0, 2)
 
 
 def compare_signals(both: tuple[ComparedRun, ComparedRun], joined: Joined) -> pa.Array:
@@ -339,24 +339,24 @@ def find_only_in(here: ComparedRun, there: ComparedRun, name: str, rows: np.ndar
     return pa.table(columns, schema=schemas.COMPARED_ONLY)
 
 
-def list_warnings(both: tuple[ComparedRun, ComparedRun], account: Mapping[str, Any]) -> list[str]:
+def list_warnings(both: tuple[ComparedRun, ComparedRun], comparison: Mapping[str, Any]) -> list[str]:
     """List what a reader of the comparison must know.
 
     Args:
         both: Two runs.
-        account: What was found.
+        comparison: The content of compare.json, so far.
 
     Returns:
         A sentence each.
     """
     messages = []
-    counts = account["recordings"]
+    counts = comparison["recordings"]
     for letter, run in zip("AB", both, strict=True):
         if run.info.checkpoint.random_weights:
             messages.append(f"{letter} has random weights: its predictions mean nothing")
         if run.info.checkpoint.demo_model:
             messages.append(f"{letter}: {DEMO_MODEL}")
-    if not account["embeddings"]["same_space"]:
+    if not comparison["embeddings"]["same_space"]:
         has_checkpoints = None not in [run.origin.get("checkpoint_sha256") for run in both]
         messages.append(
             ("the checkpoints differ" if has_checkpoints else "a run does not say which checkpoint made it")
@@ -370,9 +370,9 @@ def list_warnings(both: tuple[ComparedRun, ComparedRun], account: Mapping[str, A
         )
     if not counts["both"]:
         messages.append("no recording is in both runs: only distributions are compared")
-    if not account["labels"]["both"]:
+    if not comparison["labels"]["both"]:
         messages.append("no label is in both runs: only embeddings are compared")
-    differing = [name for name in account["labels"]["both"] if both[0].thresholds[name] != both[1].thresholds[name]]
+    differing = [name for name in comparison["labels"]["both"] if both[0].thresholds[name] != both[1].thresholds[name]]
     if differing:
         messages.append(
             f"thresholds differ for {', '.join(differing)}: each run is counted by its own; --labels sets both"

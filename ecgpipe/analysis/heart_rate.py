@@ -3,8 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
-from scipy.signal import butter, find_peaks, sosfiltfilt
 
 # Hz. Most of the energy of a QRS complex; P and T waves, wander and the mains lie outside (Pan and Tompkins, "A
 # real-time QRS detection algorithm", IEEE Trans Biomed Eng 1985, 32:230-236, take 5 to 15).
@@ -86,6 +84,9 @@ def measure_heart_rate(signal: np.ndarray, sample_rate: float) -> HeartRate | No
 
 def _measure_slopes(signal: np.ndarray, sample_rate: float) -> np.ndarray:
     """How steep each lead is, on average over the length of a complex: (leads, samples)."""
+    from scipy.ndimage import uniform_filter1d
+    from scipy.signal import butter, sosfiltfilt  # takes a second, which `show --help` would wait for
+
     sos = butter(2, BAND_HZ, "bandpass", fs=sample_rate, output="sos")
     slopes = np.abs(np.gradient(sosfiltfilt(sos, signal, axis=1), axis=1))  # (leads, samples)
     smooth: np.ndarray = uniform_filter1d(slopes, max(round(COMPLEX_S * sample_rate), 1), axis=1)
@@ -102,6 +103,8 @@ def _find_usual_heights(slopes: np.ndarray, sample_rate: float) -> np.ndarray:
 
 def _find_beats(slope: np.ndarray, sample_rate: float) -> np.ndarray:
     """The samples at which a slope, as a share of the usual beat's, has its beats: (beats,)."""
+    from scipy.signal import find_peaks
+
     distance = max(round(REFRACTORY_S * sample_rate), 1)
     peaks: np.ndarray = find_peaks(slope, height=LEAST_HEIGHT, prominence=LEAST_HEIGHT, distance=distance)[0]
     return peaks

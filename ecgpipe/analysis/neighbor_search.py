@@ -168,8 +168,8 @@ def search_approximately(search: Search, random_state: int) -> tuple[Iterator[Bl
     if recall < LOW_RECALL:
         logger.warning("%.0f %% of the nearest are missing; --method exact finds all", 100 * (1 - recall))
     blocks = (np.arange(start, min(start + QUERIES, len(queries))) for start in range(0, len(queries), QUERIES))
-    account = {"recall": recall, "recall_queries": len(sample), "random_state": random_state, "graph": wanted}
-    return ((queries[places], find(places)) for places in blocks), account
+    search_facts = {"recall": recall, "recall_queries": len(sample), "random_state": random_state, "graph": wanted}
+    return ((queries[places], find(places)) for places in blocks), search_facts
 
 
 def find_nearest(embeddings: Sequence[Path], record_ids: Sequence[str], count: int) -> list[list[Neighbor]]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ecgpipe.analysis import cosine_similarity
 from ecgpipe.analysis.neighbor_search import LEAST, Block, Search, Side, read_side, search_approximately, search_exactly
-from ecgpipe.core import identity, options, parquet, provenance, schemas
+from ecgpipe.core import normalized_text, options, parquet, provenance, schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress, visible
 from ecgpipe.core.run import Run
@@ -48,10 +48,10 @@ def run(args: argparse.Namespace) -> None:
     mine = read_side(Run(outdir))
     theirs = read_side(Run(args.against)) if args.against else mine
     search = prepare_search(mine, theirs, record_ids, args.count, args.patient)
-    blocks, account = find_neighbors(search, args.method, args.random_state)
-    account |= {"patient": args.patient, "against": args.against and str(args.against)}
+    blocks, search_facts = find_neighbors(search, args.method, args.random_state)
+    search_facts |= {"patient": args.patient, "against": args.against and str(args.against)}
     facts = provenance.inherit_facts([pq.read_schema(path) for path in mine.embeddings])
-    schema = provenance.add_origin(schemas.NEIGHBORS, "neighbors", neighbors=account, **facts)
+    schema = provenance.add_origin(schemas.NEIGHBORS, "neighbors", neighbors=search_facts, **facts)
     if record_ids:
         table = pa.concat_tables([make_table(mine, theirs, *block).cast(schema) for block in blocks])
         print("\n".join(format_lines(table, mine.ids.take(pa.array(search.queries)).to_pylist())))
@@ -98,12 +98,14 @@ def find_neighbors(search: Search, method: str, random_state: int) -> tuple[Iter
         The neighbours, block by block; and how they were found.
     """
     is_exact = method == "exact" or len(search.theirs.ids) < LEAST or (method == "auto" and search.is_small)
-    account: dict[str, Any] = {"method": "exact" if is_exact else "approximate", "count": search.wanted}
-    logger.info("%s search for %d recordings among %d", account["method"], len(search.queries), len(search.theirs.ids))
+    search_facts: dict[str, Any] = {"method": "exact" if is_exact else "approximate", "count": search.wanted}
+    logger.info(
+        "%s search for %d recordings among %d", search_facts["method"], len(search.queries), len(search.theirs.ids)
+    )
     if is_exact:
-        return search_exactly(search), account
+        return search_exactly(search), search_facts
     blocks, measured = search_approximately(search, random_state)
-    return blocks, account | measured
+    return blocks, search_facts | measured
 
 
 def write_neighbors(search: Search, blocks: Iterator[Block], schema: pa.Schema, output: Path) -> None:
@@ -260,7 +262,7 @@ def _read_column(side: Side, name: str) -> pa.Array:
     pieces = [pq.read_table(path, columns=["record_id", name]) for path in paths if name in pq.read_schema(path).names]
     table = pa.concat_tables([piece.replace_schema_metadata(None) for piece in pieces], promote_options="permissive")
     places = pc.index_in(side.ids, table["record_id"].combine_chunks())
-    return identity.as_ids(table[name], name).take(places)
+    return normalized_text.as_ids(table[name], name).take(places)
 
 
 def _find_close(record_id: str, ids: pa.Array) -> list[str]:

@@ -106,10 +106,10 @@ def _check_windows(windows: Windows) -> None:
         )
     from pydantic import ValidationError  # here, because pydantic takes a fifth of a second of `import ECGFM`
 
-    from ecgpipe.core import config
+    from ecgpipe.core import user_settings
 
     try:
-        config.Preprocess(**{name: value for name, value in windows._asdict().items() if name != "model_input"})
+        user_settings.Preprocess(**{name: value for name, value in windows._asdict().items() if name != "model_input"})
     except ValidationError as error:
         first = error.errors()[0]
         raise EcgpipeError(f"windows: {first['loc'][0]} is {first['input']!r}; {first['msg']}") from error

@@ -22,7 +22,7 @@ from ecgpipe.api import arrays
 from ecgpipe.api.arrays import Signal
 from ecgpipe.core import schemas
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.inference import devices, engine, finite
+from ecgpipe.inference import devices, engine, non_finite_outputs
 from ecgpipe.inference.segment_files import Contents
 from ecgpipe.models import labels, networks, registry
 from ecgpipe.models.description import DEMO_MODEL, Description, describe
@@ -76,7 +76,7 @@ class ECGFM:
         model_labels: Sequence[Label],
         device: torch.device,
         batch_size: int | None,
-        exact: finite.InFloat32 | None = None,
+        exact: non_finite_outputs.InFloat32 | None = None,
         model: str | None = None,
     ) -> None:
         self.network = network
@@ -148,7 +148,9 @@ class ECGFM:
             network = networks.make_network(description, tensors, where, dtype, model=model)
         exact = None
         if dtype != torch.float32:
-            exact = finite.InFloat32(lambda: networks.make_network(description, tensors, where, model=model), where)
+            exact = non_finite_outputs.InFloat32(
+                lambda: networks.make_network(description, tensors, where, model=model), where
+            )
         return cls(network, description, named, where, batch_size, exact, model)
 
     def predict(
@@ -344,7 +346,9 @@ class ECGFM:
         def name(row: int) -> str:
             return f"segment {index[row][1]} of recording {index[row][0]}"
 
-        return index, finite.ensure_finite(results, recompute if exact else None, name, self.description.uri)
+        return index, non_finite_outputs.ensure_finite(
+            results, recompute if exact else None, name, self.description.uri
+        )
 
 
 def build_logits_table(
@@ -374,15 +378,15 @@ def _load_file(
     source: str, label_csv: str | None, model: str | None, options: Mapping[str, str]
 ) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
     """Load a checkpoint as its authors released it, and convert it in memory."""
-    from ecgpipe.core import config
+    from ecgpipe.core import user_settings
     from ecgpipe.models import checkpoint
 
     opened = checkpoint.open_source(source, model=model, options=options)
     family, outputs = opened.family, opened.architecture.labels
     if label_csv is None and family.name == registry.DEFAULT:
-        default = labels.locate(config.MIMIC_IV_ECG)
+        default = labels.locate(user_settings.MIMIC_IV_ECG)
         fits = default.is_file() and len(labels.read(default)) == outputs
-        label_csv = config.MIMIC_IV_ECG if fits else labels.BY_INDEX
+        label_csv = user_settings.MIMIC_IV_ECG if fits else labels.BY_INDEX
     elif label_csv is None:
         label_csv = str(family.find_labels(outputs, source) or labels.BY_INDEX)
     named = checkpoint.name_outputs(_locate(label_csv), opened.architecture, family)

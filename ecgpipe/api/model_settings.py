@@ -1,9 +1,9 @@
 """What a command that takes `--model` does as a run with this model would. Nothing here loads PyTorch."""
 
 from ecgpipe.core import settings
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.model_input import ModelInput, dump_if_other
+from ecgpipe.core.user_settings import Config
 from ecgpipe.models import registry
 from ecgpipe.models.registry import Family
 

@@ -27,7 +27,7 @@ from ecgpipe.api.model_settings import default_checkpoint, for_model
 from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.inference import aggregate, engine, finite, segment_files
+from ecgpipe.inference import aggregate, engine, non_finite_outputs, segment_files
 from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.preprocessing import preprocess
 
@@ -184,7 +184,7 @@ def _infer(ecgfm: ECGFM, segments: Path, own_ids: Sequence[str]) -> pd.DataFrame
     batches = []
     for keys, results in engine.run(ecgfm.network, [segments], contents, ecgfm.device, size, with_attention=False):
         names = [f"segment {n} of {own_ids[int(i)]!r}" for i, n in zip(keys.record_ids, keys.numbers, strict=True)]
-        finite.ensure_finite(results, None, names.__getitem__, ecgfm.description.uri)
+        non_finite_outputs.ensure_finite(results, None, names.__getitem__, ecgfm.description.uri)
         batches.append((keys, results))
     names = [label.name for label in ecgfm.labels]
     table = schemas.logits_schema(names).empty_table()

@@ -9,8 +9,6 @@ import time
 import unicodedata
 from pathlib import Path
 
-from tqdm import tqdm
-
 logger = logging.getLogger("ecgpipe")
 
 # Environment variable of the jobs of a run that shows their progress itself: they write to their log files alone.
@@ -108,5 +106,7 @@ class Progress:
     def say(self) -> None:
         """Log the line now: done, total, rate, time left."""
         self.next_line = time.monotonic() + self.every_s
+        from tqdm import tqdm  # not for Snakemake and its jobs on a cluster, which load this module
+
         meter = tqdm.format_meter(self.done, self.total or 0, self.elapsed_s, unit=f" {self.unit}", ncols=0)
         logger.info("%s: %s", self.what, meter.strip())

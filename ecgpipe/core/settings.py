@@ -19,12 +19,12 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from ecgpipe import __version__
-from ecgpipe.core import config, options, typed
+from ecgpipe.core import options, typed, user_settings
 from ecgpipe.core.atomic import read_json, write_json
-from ecgpipe.core.config import APART, LATER, Section, describe_mistake
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput, load_input
 from ecgpipe.core.provenance import MEANING
+from ecgpipe.core.user_settings import APART, LATER, Evaluation, Section, describe_mistake
 
 # Below the folder of the results.
 FOLDER = "settings"
@@ -48,17 +48,17 @@ class Checkpoint(Section):
     model_options: Annotated[dict[str, str], LATER] = Field({}, description="variants of the model")
 
 
-class Manifest(config.Manifest):
+class Manifest(user_settings.Manifest):
     """Which recordings there are, and how they are cut into shards."""
 
     inputs: Annotated[list[str], APART] = Field([], description="folders, files, globs or tables of recordings")
     places: str | None = Field(None, description="SHA-256 of the inputs' absolute paths")
     # Checked against the recordings right after the scan; the manifest does not depend on it.
-    evaluation: Annotated[config.Evaluation, APART] = Field(config.Evaluation(), description="what will be evaluated")
+    evaluation: Annotated[Evaluation, APART] = Field(Evaluation(), description="what will be evaluated")
     labels: Annotated[str | None, APART] = Field(None, description="the label CSV of the evaluation")
 
 
-class Preprocess(config.Preprocess):
+class Preprocess(user_settings.Preprocess):
     """How recordings are read and cut."""
 
     model_input: Annotated[dict[str, Any] | None, LATER] = Field(
@@ -114,7 +114,7 @@ class Aggregate(Section):
     heads_sha256: list[str] = Field([])
 
 
-class Umap(config.Umap):
+class Umap(user_settings.Umap):
     """The map of the embeddings."""
 
 
@@ -131,7 +131,7 @@ class Examples(Labelled):
     recordings: int = Field(80, ge=0, description="to choose")
 
 
-class Attribute(config.Attribution):
+class Attribute(user_settings.Attribution):
     """Which recordings and labels are attributed, and how."""
 
     device: Annotated[str, APART] = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -142,7 +142,7 @@ class Attribute(config.Attribution):
     reading: Preprocess = Field(Preprocess(), description="how recordings are read again")
 
 
-class Evaluate(config.Evaluation):
+class Evaluate(Evaluation):
     """How predictions are evaluated against true labels."""
 
     labels: Annotated[str | None, APART] = Field(None, description="the label CSV")
@@ -376,8 +376,8 @@ def parse_arguments(stage: str, model: type[Model], args: argparse.Namespace, pa
     path = path or args.settings
     values: dict[str, Any] = read_section(stage, model, path).model_dump() if path else {}
     pairs = list(_select_given(vars(args)).items())
-    given = typed.parse_pairs(args.set, "--set", example=f"{next(iter(model.model_fields))}=3")
-    pairs += [(one.key, one.value) for one in given]
+    overrides = typed.parse_pairs(args.set, "--set", example=f"{next(iter(model.model_fields))}=3")
+    pairs += [(one.key, one.value) for one in overrides]
     for key, value in pairs:
         *sections, last = key.split(".")
         inside = values

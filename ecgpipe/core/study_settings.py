@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ecgpipe.core.config import APART, StudySettings
+from ecgpipe.core.user_settings import APART, StudySettings
 
 
 class Study(StudySettings):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.core import identity, options, parquet, provenance, schemas, settings
+from ecgpipe.core import normalized_text, options, parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import write_json
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.evaluation import curves, ground_truth, leakage, metrics, notes, subgroups, truth_tables
@@ -99,7 +99,7 @@ def evaluate(asked: settings.Evaluate, inputs: Inputs, outputs: Outputs) -> None
     groups += subgroups.split_columns(truth.columns, asked.subgroups)
 
     measured = measure(matched, patients, groups, asked.resamples, asked.seed)
-    account = {
+    summary = {
         "recordings": count_recordings(matched.everything, truth, inputs.records),
         "split": {"column": asked.split, "value": asked.split_value} if asked.split else None,
         "intervals": describe_intervals(asked, truth),
@@ -114,12 +114,12 @@ def evaluate(asked: settings.Evaluate, inputs: Inputs, outputs: Outputs) -> None
         "mapping": source.mapping,
     }
     facts = settings.add_sha256("evaluate", asked, provenance.inherit_facts([pq.read_schema(inputs.predictions[0])]))
-    facts |= {"split": account["split"], "intervals": account["intervals"]}
+    facts |= {"split": summary["split"], "intervals": summary["intervals"]}
     parquet.write(outputs.metrics, measured.cast(provenance.add_origin(schemas.METRICS, "evaluate", **facts)))
     curve_table = draw_curves(truth)
     parquet.write(outputs.curves, curve_table.cast(provenance.add_origin(schemas.CURVES, "evaluate", **facts)))
-    write_json(outputs.account, {**account, settings.KEY: facts[settings.KEY]})
-    for line in notes.format_summary(measured, account):
+    write_json(outputs.account, {**summary, settings.KEY: facts[settings.KEY]})
+    for line in notes.format_summary(measured, summary):
         logger.info("%s", line)
 
 
@@ -248,7 +248,7 @@ def count_recordings(everything: Truth, truth: Truth, records: Sequence[Path]) -
     table = pa.concat_tables(
         pq.read_table(path, columns=["record_id", "status"]).replace_schema_metadata(None) for path in records
     ).combine_chunks()
-    place = pc.index_in(everything.unpredicted, identity.as_text(table["record_id"]))
+    place = pc.index_in(everything.unpredicted, normalized_text.as_text(table["record_id"]))
     status = pc.fill_null(table["status"].combine_chunks().take(place), "not_in_the_run")
     with_truth = everything.counts["with_truth"]
     return {
@@ -273,7 +273,7 @@ def describe_intervals(asked: settings.Evaluate, truth: Truth) -> dict[str, Any]
         "unit": "patient",
         "patient_column": asked.patient,
         "patients": len(np.unique(ground_truth.number_patients(patients))),
-        "without_patient": identity.as_ids(patients).null_count,
+        "without_patient": normalized_text.as_ids(patients).null_count,
     }
 
 

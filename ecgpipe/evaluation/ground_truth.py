@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.core import identity, provenance
+from ecgpipe.core import normalized_text, provenance
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.evaluation import truth_tables
 from ecgpipe.evaluation.truth_tables import Source
@@ -127,7 +127,7 @@ def match(
     """
     table = truth_tables.read_table(source.table) if source.table else own
     where = str(source.table) if source.table else inputs
-    ids_as_text = identity.as_text(record_ids)  # as `table` writes them
+    ids_as_text = normalized_text.as_text(record_ids)  # as `table` writes them
     repeated = truth_tables.find_repeated(ids_as_text)
     if repeated is not None:
         raise EcgpipeError(
@@ -199,8 +199,8 @@ def find_value(values: pa.Array, value: str) -> np.ndarray:
     Raises:
         EcgpipeError: No recording has it.
     """
-    texts = identity.as_text(values)
-    is_equal = pc.fill_null(pc.equal(texts, identity.as_text(pa.array([value]))[0]), False)
+    texts = normalized_text.as_text(values)
+    is_equal = pc.fill_null(pc.equal(texts, normalized_text.as_text(pa.array([value]))[0]), False)
     rows = is_equal.to_numpy(zero_copy_only=False)
     if not rows.any():
         values_there = sorted(filter(None, texts.unique().to_pylist()))[:10]
@@ -257,7 +257,7 @@ def number_patients(patients: pa.Array) -> np.ndarray:
     Returns:
         (recordings,) int64, the same for the same patient.
     """
-    codes = identity.as_ids(patients).dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    codes = normalized_text.as_ids(patients).dictionary_encode().indices.to_numpy(zero_copy_only=False)
     is_unknown = np.isnan(codes.astype(np.float64))
     own_numbers = np.arange(len(codes)) + len(codes)
     return np.where(is_unknown, own_numbers, np.nan_to_num(codes)).astype(np.int64)
@@ -279,7 +279,7 @@ def read_column(name: str, record_ids: pa.Array, records: Sequence[Path], table_
     table = truth_tables.read_table(table_path) if table_path else own
     if name not in table.column_names and name not in own.column_names:
         return None
-    row = pc.index_in(identity.as_text(record_ids), table["record_id"].combine_chunks(), skip_nulls=True)
+    row = pc.index_in(normalized_text.as_text(record_ids), table["record_id"].combine_chunks(), skip_nulls=True)
     return _match_column(name, record_ids, table, own, row, "")
 
 
@@ -288,9 +288,9 @@ def _match_column(
 ) -> pa.Array:
     """A column of the table, of which `row` has the row of each recording, or else of the records."""
     if name in table.column_names:
-        return identity.as_text(table[name], name).take(row)
+        return normalized_text.as_text(table[name], name).take(row)
     if name in own.column_names:
-        return identity.as_text(own[name], name).take(pc.index_in(record_ids, own["record_id"].combine_chunks()))
+        return normalized_text.as_text(own[name], name).take(pc.index_in(record_ids, own["record_id"].combine_chunks()))
     names = [*table.column_names[1:], *own.column_names[1:]]
     raise EcgpipeError(f"{name!r} is no column of {where.rstrip(',')}; {truth_tables.suggest_name(name, names)}")
 

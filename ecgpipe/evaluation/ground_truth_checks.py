@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.core import identity, schemas
+from ecgpipe.core import normalized_text, schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.typed import write_setting
 from ecgpipe.evaluation import ground_truth, subgroups, truth_tables
@@ -22,7 +22,7 @@ from ecgpipe.evaluation.truth_tables import Source
 from ecgpipe.models import labels
 
 if TYPE_CHECKING:
-    from ecgpipe.core.config import Config, Evaluation
+    from ecgpipe.core.user_settings import Config, Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def check_after_scan(asked: "Evaluation", label_csv: str | None, recordings: pa.
 def _check_subgroups(asked: Sequence[str], table: pa.Table) -> None:
     """Split the columns that are in the table, as the evaluation will."""
     names = [subgroups.parse(text)[0] for text in asked]
-    columns = {name: identity.as_text(table[name], name) for name in names if name in table.column_names}
+    columns = {name: normalized_text.as_text(table[name], name) for name in names if name in table.column_names}
     subgroups.split_columns(columns, asked)
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.core import identity, options, parquet, provenance, schemas
+from ecgpipe.core import normalized_text, options, parquet, provenance, schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.run import Run
 from ecgpipe.core.typed import write_setting
@@ -384,7 +384,7 @@ def _find_patients(fit: Fit, run: Recordings | None) -> np.ndarray:
 def _is_among(kind: str, values: pa.Array, hashes: np.ndarray) -> np.ndarray:
     """(recordings,) bool: which of the values were fitted on."""
     is_among = np.zeros(len(values), bool)
-    values = identity.as_ids(values)
+    values = normalized_text.as_ids(values)
     is_among[values.is_valid().to_numpy(zero_copy_only=False)] = np.isin(_hash_values(kind, values), hashes)
     return is_among
 
@@ -394,6 +394,6 @@ def _hash_values(kind: str, values: pa.Array | None) -> np.ndarray:
 
     A value is recognised by its hash, and cannot be read from it; who guesses an id can see that the guess is right.
     """
-    texts = [] if values is None else identity.as_ids(values).drop_null().to_pylist()
+    texts = [] if values is None else normalized_text.as_ids(values).drop_null().to_pylist()
     content = b"".join(hashlib.sha256(f"{kind} {text}".encode()).digest()[:8] for text in texts)
     return np.frombuffer(content, ">u8").astype(np.uint64)

@@ -14,17 +14,17 @@ SHOWN = ("auroc", "auprc", "sensitivity", "specificity", "brier", "ece")
 NO_OVERLAP = "None of the recordings evaluated here was among those."
 
 
-def format_summary(metrics: pa.Table, account: Mapping[str, Any]) -> list[str]:
+def format_summary(metrics: pa.Table, summary: Mapping[str, Any]) -> list[str]:
     """Format what a person wants to know at the end: the metrics of each label, and what was not counted.
 
     Args:
         metrics: A table of `schemas.METRICS`.
-        account: `account.json`.
+        summary: The content of `account.json`.
 
     Returns:
         Lines of text.
     """
-    names = [*account["labels"], "macro", "micro"]
+    names = [*summary["labels"], "macro", "micro"]
     rows: dict[str, dict[str, Any]] = {name: {} for name in names}
     for row in metrics.to_pylist():
         if not row["subgroup"]:
@@ -37,19 +37,19 @@ def format_summary(metrics: pa.Table, account: Mapping[str, Any]) -> list[str]:
         others = "".join(f"{format_number(by_metric[metric]['value']):>12}" for metric in SHOWN[1:])
         counts = f"{auroc['n']:>8,} {auroc['n_positive']:>8,}"
         lines.append(f"{name:<{width}}  {counts}  {format_with_interval(auroc):<21}{others}")
-    return lines + describe(account)
+    return lines + describe(summary)
 
 
-def describe(account: Mapping[str, Any]) -> list[str]:
+def describe(summary: Mapping[str, Any]) -> list[str]:
     """Say in sentences what was not counted, and how the metrics came about.
 
     Args:
-        account: `account.json`, or what a page without names may show of it.
+        summary: The content of `account.json`, or what a page without names may show of it.
     """
-    sentences = [_describe_recordings(account), *_describe_labels(account)]
-    if account["fitted"]:
-        sentences.append(" ".join(account["fitted"]))
-    intervals = account["intervals"]
+    sentences = [_describe_recordings(summary), *_describe_labels(summary)]
+    if summary["fitted"]:
+        sentences.append(" ".join(summary["fitted"]))
+    intervals = summary["intervals"]
     if intervals["unit"] == "patient":
         without = intervals["without_patient"]
         alone = f"; {without:,} recordings without a patient count as one each" if without else ""
@@ -57,7 +57,7 @@ def describe(account: Mapping[str, Any]) -> list[str]:
         sentences.append(f"Intervals by patient{column}: {intervals['patients']:,}{alone}.")
     else:
         sentences.append("Intervals by recording: no patient column is set.")
-    for column, counts in account["subgroups"].items():
+    for column, counts in summary["subgroups"].items():
         if counts["unknown"]:
             sentences.append(f"In no subgroup of {column}, because it has no value: {counts['unknown']:,} recordings.")
     return sentences
@@ -74,8 +74,8 @@ def format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _describe_recordings(account: Mapping[str, Any]) -> str:
-    counts, split = account["recordings"], account["split"]
+def _describe_recordings(summary: Mapping[str, Any]) -> str:
+    counts, split = summary["recordings"], summary["split"]
     unpredicted = counts["truth_without_prediction"]
     return (
         f"{counts['evaluated']:,} recordings evaluated"
@@ -91,10 +91,10 @@ def _describe_split(split: Mapping[str, Any]) -> str:
     return f"with {split['column']} = {split['value']}" if split["column"] else "of the split"
 
 
-def _describe_labels(account: Mapping[str, Any]) -> list[str]:
+def _describe_labels(summary: Mapping[str, Any]) -> list[str]:
     """Sentences on labels that were not counted for all recordings, or not in all metrics."""
     sentences = []
-    by_label = account["labels"]
+    by_label = summary["labels"]
     unknown = [f"{name} {counts['unknown']:,}" for name, counts in by_label.items() if counts["unknown"]]
     if unknown:
         sentences.append(f"Recordings whose true label is unknown, which do not count for it: {', '.join(unknown)}.")
@@ -106,11 +106,11 @@ def _describe_labels(account: Mapping[str, Any]) -> list[str]:
             "Recordings whose prediction is not a finite number, which do not count for it: "
             f"{', '.join(not_predicted)}."
         )
-    if account["labels_without_truth"]:
-        sentences.append(f"Without true labels: {', '.join(account['labels_without_truth'])}.")
-    if account["labels_with_one_class"]:
+    if summary["labels_without_truth"]:
+        sentences.append(f"Without true labels: {', '.join(summary['labels_without_truth'])}.")
+    if summary["labels_with_one_class"]:
         sentences.append(
-            f"One class only, so no AUROC, and not in the macro average: {', '.join(account['labels_with_one_class'])}."
+            f"One class only, so no AUROC, and not in the macro average: {', '.join(summary['labels_with_one_class'])}."
         )
     default = [name for name, counts in by_label.items() if counts["threshold_from"] == "the default"]
     if default:

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from ecgpipe import __version__
 from ecgpipe.core import options, parquet, provenance, recording_embeddings, schemas, settings
-from ecgpipe.core.config import Evaluation
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.run import Run
+from ecgpipe.core.user_settings import Evaluation
 from ecgpipe.evaluation import ground_truth, head_training, leakage, metrics, splits, truth_tables
 from ecgpipe.evaluation.ground_truth import Truth
 from ecgpipe.evaluation.head_training import Examples, Trained

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from ecgpipe.core import identity
+from ecgpipe.core import normalized_text
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.evaluation import ground_truth
 
@@ -51,7 +51,7 @@ def by_patient(patients: pa.Array, seed: int) -> np.ndarray:
     Returns:
         As `by_column`.
     """
-    coded = identity.as_ids(patients).dictionary_encode()
+    coded = normalized_text.as_ids(patients).dictionary_encode()
     texts = coded.dictionary.to_pylist()
     drawn = np.array([xxhash.xxh64_intdigest(f"{seed}:{text}".encode()) / 2**64 for text in texts])
     split_of = np.searchsorted(np.cumsum(SHARES)[:-1], drawn, side="right")  # (patients,)
@@ -63,7 +63,7 @@ def refuse_shared(split: np.ndarray, patients: pa.Array | None) -> None:
     """Raise an error if a patient has recordings in two splits."""
     if patients is None:
         return
-    coded = identity.as_ids(patients).dictionary_encode()
+    coded = normalized_text.as_ids(patients).dictionary_encode()
     is_in = np.zeros((len(coded.dictionary), len(SPLITS)), bool)
     has_both = coded.indices.is_valid().to_numpy(zero_copy_only=False) & (split != NONE)
     is_in[coded.indices.fill_null(0).to_numpy()[has_both], split[has_both]] = True

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgpipe.core import identity
+from ecgpipe.core import normalized_text
 from ecgpipe.core.errors import EcgpipeError
 
 # A column without edges has at most so many values, each of which is a subgroup.
@@ -56,7 +56,7 @@ def split_column(column: str, values: pa.Array, edges: Sequence[float] | None) -
     Raises:
         EcgpipeError: A column with edges has a value that is not a number, or one without edges has too many values.
     """
-    texts = identity.as_text(values)
+    texts = normalized_text.as_text(values)
     if edges is None:
         names = sorted(filter(None, texts.unique().to_pylist()))
         if len(names) > MOST_VALUES:

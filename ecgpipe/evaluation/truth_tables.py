@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.core import identity, options, schemas
-from ecgpipe.core.config import Evaluation
+from ecgpipe.core import normalized_text, options, schemas
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Evaluation
 from ecgpipe.inputs import input_tables
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def read_table(path: Path) -> pa.Table:
             f"truth: {path} has no column record_id, but {', '.join(table.column_names)}; rename the one that has "
             "the ids of records/"
         )
-    record_ids = identity.as_ids(table["record_id"], "record_id")
+    record_ids = normalized_text.as_ids(table["record_id"], "record_id")
     if record_ids.null_count:
         logger.warning("truth: %s: %s rows without a record_id are ignored", path, f"{record_ids.null_count:,}")
     table = table.set_column(table.column_names.index("record_id"), "record_id", record_ids)
@@ -218,7 +218,7 @@ def _read_source(table: pa.Table, source: str, where: str) -> np.ndarray:
         pattern = rf"(?:^|[^\w.\-]){re.escape(code)}(?:[^\w.\-]|$)"
         has_code = pc.match_substring_regex(_lists_as_text(values), pattern)
         return np.asarray(pc.cast(has_code, pa.float64()).to_numpy(zero_copy_only=False), float)
-    texts = pc.utf8_lower(pc.utf8_trim_whitespace(identity.as_text(values, name)))
+    texts = pc.utf8_lower(pc.utf8_trim_whitespace(normalized_text.as_text(values, name)))
     is_positive = pc.is_in(texts, pa.array(POSITIVE)).to_numpy(zero_copy_only=False)
     is_negative = pc.is_in(texts, pa.array(NEGATIVE)).to_numpy(zero_copy_only=False)
     is_empty = pc.fill_null(pc.equal(texts, ""), True).to_numpy(zero_copy_only=False)
@@ -236,4 +236,4 @@ def _lists_as_text(values: pa.Array) -> pa.Array:
     """Lists of codes as text."""
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         return pc.binary_join(pc.cast(values, pa.list_(pa.string())), " ")
-    return identity.as_text(values)
+    return normalized_text.as_text(values)

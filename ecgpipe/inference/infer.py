@@ -17,7 +17,7 @@ from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress
-from ecgpipe.inference import background, devices, engine, fairseq_backend, finite, segment_files
+from ecgpipe.inference import background, devices, engine, fairseq_backend, non_finite_outputs, segment_files
 from ecgpipe.inference.engine import Results
 from ecgpipe.inference.segment_files import Keys
 from ecgpipe.models import networks
@@ -114,10 +114,10 @@ def infer_part(files: Files, infer_settings: settings.Infer, precision: str, thr
         batch_size = infer_settings.batch_size or engine.default_batch_size(device, contents.samples)
         exact = None
         if precision != "float32":
-            exact = finite.InFloat32(
+            exact = non_finite_outputs.InFloat32(
                 lambda: networks.load_network(description, files.weights, device, model=infer_settings.model), device
             )
-        results = finite.check_stream(
+        results = non_finite_outputs.check_stream(
             _compute(files, infer_settings, description, contents, device, precision, batch_size, threads),
             description.uri,
             lambda rows: segment_files.read_signals(files.segments, rows),

@@ -15,7 +15,7 @@ from ecgpipe.core import logs, results, schemas
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inputs import datasets, input_tables
 from ecgpipe.readers import detect, wfdb
-from ecgpipe.readers.moment import MOMENTARY, UnavailableError, patiently
+from ecgpipe.readers.temporary_errors import MOMENTARY, UnavailableError, patiently
 
 logger = logging.getLogger(__name__)
 

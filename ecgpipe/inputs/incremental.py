@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecgpipe.core import provenance, results, schemas
-from ecgpipe.readers.moment import patiently
+from ecgpipe.readers.temporary_errors import patiently
 
 # Asking a file server about a file is waiting for the most part.
 _THREADS = 16

@@ -10,10 +10,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ecgpipe import readers
-from ecgpipe.core import identity, schemas
+from ecgpipe.core import normalized_text, schemas
 from ecgpipe.core.separators import separator_of
 from ecgpipe.readers import detect
-from ecgpipe.readers.moment import patiently
+from ecgpipe.readers.temporary_errors import patiently
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 
@@ -184,7 +184,7 @@ def list_recordings(path: Path, table: pa.Table) -> pa.Table:
     if "record_id" in table.column_names:
         own = table["record_id"]
         numbers = pa.types.is_floating(own.type) or pa.types.is_dictionary(own.type)
-        ids.insert(0, identity.as_ids(own, "record_id") if numbers else _read_texts(table, "record_id"))
+        ids.insert(0, normalized_text.as_ids(own, "record_id") if numbers else _read_texts(table, "record_id"))
     columns = {
         "record_id": pc.coalesce(*ids),
         "path": pc.if_else(has_nul, None, absolute),

@@ -39,9 +39,9 @@ class Wrapped(nn.Module):
 
         `samples` and `with_attention` reach the user's network if its `forward` has parameters of these names.
         """
-        given = {"samples": samples, "with_attention": with_attention}
+        arguments = {"samples": samples, "with_attention": with_attention}
         dtype = next((parameter.dtype for parameter in self.network.parameters()), signal.dtype)
-        output = as_output(self.network(signal.to(dtype), **{name: given[name] for name in self.passes}))
+        output = as_output(self.network(signal.to(dtype), **{name: arguments[name] for name in self.passes}))
         attention = output.attention if with_attention else None
         logits = None if output.logits is None else output.logits.float()
         return Output(logits, output.embedding.float(), None if attention is None else attention.float())

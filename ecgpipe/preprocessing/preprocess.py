@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgpipe import readers
-from ecgpipe.core import config, options, parquet, provenance, schemas, settings
+from ecgpipe.core import options, parquet, provenance, schemas, settings, user_settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress
@@ -26,7 +26,7 @@ from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput, dump_input
 from ecgpipe.core.provenance import hash_file
 from ecgpipe.preprocessing.segments import UnusableError, Windows, prepare
 from ecgpipe.readers import LEADS, Assumed, Recording, UnavailableError, UnreadableError, isolation, spell_leads
-from ecgpipe.readers.moment import momentary
+from ecgpipe.readers.temporary_errors import momentary
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def reading_from_settings(
-    preprocess_settings: config.Preprocess, model_input: ModelInput | None = None
+    preprocess_settings: user_settings.Preprocess, model_input: ModelInput | None = None
 ) -> tuple[Windows, Assumed]:
     """How recordings are cut into segments, and what is assumed of files that do not state it.
 

@@ -139,20 +139,20 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
         raise UnusableError("no signal, every lead is constant")
     rows = declared.lead_rows
     chosen = signal if rows == tuple(range(len(LEADS))) else signal[list(rows)]  # (leads, samples)
-    made = transform(chosen, rate, declared, is_centred=begins_centred, overwrite=True)
-    segments = made.windows.reshape(len(made.windows), len(declared.leads), -1)
+    transformed = transform(chosen, rate, declared, is_centred=begins_centred, overwrite=True)
+    segments = transformed.windows.reshape(len(transformed.windows), len(declared.leads), -1)
     changes = {
         "resampled_from": rate if rate != declared.rate else None,
         "leads_reordered": twelve.reordered,
         "derived_leads": [lead for lead in twelve.derived if lead in declared.leads],
         "missing_leads": [lead for lead in twelve.missing if lead in declared.leads],
-        "padded_s": made.padded_s,
-        "overlap_s": made.overlap_s,
-        "discarded_s": made.discarded_s,
+        "padded_s": transformed.padded_s,
+        "overlap_s": transformed.overlap_s,
+        "discarded_s": transformed.discarded_s,
         "n_segments": len(segments),
     }
     is_masked = declared.padding is not None and declared.padding.masked
-    return Prepared(segments, made.starts_s, made.samples if is_masked else segments.shape[2], changes)
+    return Prepared(segments, transformed.starts_s, transformed.samples if is_masked else segments.shape[2], changes)
 
 
 def _refuse_not_finite(signal: np.ndarray, declared: ModelInput) -> None:

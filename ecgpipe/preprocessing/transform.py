@@ -7,6 +7,7 @@ leads fits the processor's cache, several do not.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from typing import NamedTuple
 
@@ -185,6 +186,7 @@ def refuse_unit(unit: str | None, model_input: ModelInput) -> None:
         raise UnusableError(f"{known}, and the model needs {model_input.unit}{fix}")
 
 
+@lru_cache(maxsize=32)  # most recordings of a dataset are equally long
 def place_windows(samples: int, rate: float, model_input: ModelInput) -> Places:
     """Find where the consecutive windows of a recording lie.
 
@@ -207,8 +209,11 @@ def place_windows(samples: int, rate: float, model_input: ModelInput) -> Places:
     count = int((samples - length) / span + ROUNDING) + 1
     starts = np.rint(np.arange(count) * span).astype(int)  # (windows,)
     rest = samples - length - int(starts[-1])
-    if rest and model_input.tail == "overlap":
-        return Places(np.append(starts, samples - length), length, 0, length - rest, 0)
+    overlaps = rest > 0 and model_input.tail == "overlap"
+    starts = np.append(starts, samples - length) if overlaps else starts
+    starts.flags.writeable = False  # the next recording gets the same array
+    if overlaps:
+        return Places(starts, length, 0, length - rest, 0)
     return Places(starts, length, 0, 0, rest)
 
 

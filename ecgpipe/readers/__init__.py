@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.filling import without_filling
-from ecgpipe.readers.moment import UnavailableError, patiently
 from ecgpipe.readers.packages import is_installed, missing
 from ecgpipe.readers.recording import MIXED, MOST_VALUES, Assumed, Content, Recording, UnreadableError
+from ecgpipe.readers.temporary_errors import UnavailableError, patiently
 
 __all__ = [
     "FORMATS",

@@ -21,8 +21,8 @@ from ecgpipe.readers import reading_process
 from ecgpipe.readers.arrays import LEAD_COUNTS, RATE_NAMES, from_array, recording_axes
 from ecgpipe.readers.files import brief
 from ecgpipe.readers.hdf5_file import MOST_RECORDINGS, Source, close_kept, open_kept, open_source
-from ecgpipe.readers.moment import momentary
 from ecgpipe.readers.recording import MIXED, Assumed, Content, Recording, UnreadableError, check_size
+from ecgpipe.readers.temporary_errors import momentary
 
 # "The third dimension to the 12 different leads of the ECG exams in the following order [...] sampled at 400 Hz":
 # the description of Zenodo 4916206. It states no unit.

@@ -14,8 +14,8 @@ import numpy as np
 
 from ecgpipe.readers.arrays import check_matrix, from_array, rate_of, recording_axes
 from ecgpipe.readers.files import brief, read_bytes
-from ecgpipe.readers.moment import momentary
 from ecgpipe.readers.recording import Assumed, Content, Recording, UnreadableError
+from ecgpipe.readers.temporary_errors import momentary
 
 _NPZ = b"PK\x03\x04"
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.files import brief, read_bytes, size_of
-from ecgpipe.readers.moment import UnavailableError, patiently
 from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, UnreadableError, assumed_leads, check_size, in_mv
+from ecgpipe.readers.temporary_errors import UnavailableError, patiently
 
 # A master header has one line per segment: this is room for 40,000 of them.
 _MOST_HEADER_BYTES = 1_000_000

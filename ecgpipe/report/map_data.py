@@ -44,7 +44,7 @@ QUALITY = (
 
 
 class Atlas(NamedTuple):
-    """Rows and points, for `payload.pack`."""
+    """Rows and points, for `page_data.pack`."""
 
     rows: dict[str, Any]  # names, columns, labels, probabilities
     points: dict[str, Any]  # row, segment, x, y, density

@@ -23,7 +23,7 @@ from ecgpipe.evaluation import notes
 from ecgpipe.models import calibration, labels
 from ecgpipe.models.description import DEMO_MODEL
 from ecgpipe.report import deidentify, evaluation_section, map_data, recording_view, rule_times, run_results
-from ecgpipe.report.payload import pack
+from ecgpipe.report.page_data import pack
 from ecgpipe.report.run_results import ResultFiles, Results
 
 logger = logging.getLogger(__name__)

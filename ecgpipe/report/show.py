@@ -29,7 +29,7 @@ from ecgpipe.preprocessing.segments import UnusableError
 from ecgpipe.readers import UnreadableError
 from ecgpipe.report import deidentify, ecg_paper, recording_view
 from ecgpipe.report.map_data import ACCOUNT, QUALITY
-from ecgpipe.report.payload import pack
+from ecgpipe.report.page_data import pack
 from ecgpipe.report.report import make_environment
 
 logger = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from ecgpipe.analysis.agreement import Disagreement
 from ecgpipe.core import aligned_recordings, options, settings, study_settings
 from ecgpipe.core.aligned_recordings import Aligned
 from ecgpipe.core.atomic import whole, write_json
-from ecgpipe.core.config import StudySettings
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.run import Run
+from ecgpipe.core.user_settings import StudySettings
 from ecgpipe.evaluation import crosswalk, ground_truth, truth_tables
 from ecgpipe.evaluation.ground_truth import Truth
 from ecgpipe.evaluation.truth_tables import Source

@@ -18,7 +18,7 @@ from ecgpipe.models.description import describe
 from ecgpipe.preprocessing.reread import Sources, find_sources
 from ecgpipe.report import recording_view, study_results, study_runs
 from ecgpipe.report.map_data import NO_PROBABILITY, PROBABILITY_STEP
-from ecgpipe.report.payload import pack
+from ecgpipe.report.page_data import pack
 from ecgpipe.report.report import MOST_LEADS_BYTES, make_environment
 from ecgpipe.report.study_attribution import Attributions
 from ecgpipe.report.study_results import Chosen, Places, Side

@@ -13,7 +13,7 @@ from ecgpipe.analysis import agreement
 from ecgpipe.analysis.agreement import Disagreement
 from ecgpipe.core import parquet, provenance, schemas
 from ecgpipe.core.aligned_recordings import Aligned
-from ecgpipe.core.config import StudySettings
+from ecgpipe.core.user_settings import StudySettings
 from ecgpipe.report.study_runs import StudyRun
 
 logger = logging.getLogger(__name__)

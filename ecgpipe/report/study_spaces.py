@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from ecgpipe.analysis import representations
 from ecgpipe.core import recording_embeddings
 from ecgpipe.core.aligned_recordings import Aligned
-from ecgpipe.core.config import StudySettings
 from ecgpipe.core.run import Run
+from ecgpipe.core.user_settings import StudySettings
 from ecgpipe.evaluation import model_probes
 from ecgpipe.evaluation.ground_truth import Truth
 from ecgpipe.evaluation.model_probes import Probed

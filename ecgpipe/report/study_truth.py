@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from ecgpipe.core import parquet, provenance, settings
 from ecgpipe.core.aligned_recordings import Aligned
-from ecgpipe.core.config import StudySettings
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import StudySettings
 from ecgpipe.evaluation import ground_truth, leakage, model_probes, model_scores, truth_tables
 from ecgpipe.evaluation.ground_truth import Truth
 from ecgpipe.evaluation.head_training import Examples

@@ -181,7 +181,7 @@ def encode(
     token_samples: tuple[int, int],
     layout: Layout = Layout(),  # noqa: B008, nothing can change it
 ) -> dict[str, Any]:
-    """Encode everything that the page draws of a recording, for `payload.pack`.
+    """Encode everything that the page draws of a recording, for `page_data.pack`.
 
     Args:
         twelve: As it was read, the leads by name.

@@ -92,9 +92,9 @@ def _check_input(signal: np.ndarray, declared: ModelInput) -> list[str]:
     choices: tuple[Literal["skip", "pad"], ...] = ("skip", "pad") if declared.padding else ("skip",)
     for choice in choices:
         try:
-            made = transform(short, RATE, replace(declared, short=choice))
-            what = f"{len(made.windows)} window{'s' * (len(made.windows) > 1)}"
-            what += f", {made.padded_s:g} s of it zeros" if made.padded_s else ""
+            transformed = transform(short, RATE, replace(declared, short=choice))
+            what = f"{len(transformed.windows)} window{'s' * (len(transformed.windows) > 1)}"
+            what += f", {transformed.padded_s:g} s of it zeros" if transformed.padded_s else ""
         except UnusableError as error:
             what = f"skipped: {error}"
         lines.append(f"a recording of {SHORT_S:g} s, preprocess.short={choice}: {what}")

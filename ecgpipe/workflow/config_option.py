@@ -12,8 +12,8 @@ import yaml
 from pydantic import BaseModel
 
 from ecgpipe.core import typed
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config
 
 EXAMPLE = "--config input=/data/ecgs umap='{neighbors: 30}'"
 
@@ -56,9 +56,9 @@ def explain(words: Sequence[str]) -> str:
     Args:
         words: The command line without the program's name.
     """
-    given = [word for group in split_groups(words) for word in group]
-    wrong = next((word for word in given if not re.match(r"[A-Za-z_][\w-]*\w=", word)), " ".join(given))
-    whole = _write_words(given)
+    pieces = [word for group in split_groups(words) for word in group]
+    wrong = next((word for word in pieces if not re.match(r"[A-Za-z_][\w-]*\w=", word)), " ".join(pieces))
+    whole = _write_words(pieces)
     fix = f"give {whole}" if whole else f"give e.g. {EXAMPLE}"
     if "=" not in wrong:
         return f"--config: {wrong!r} is not KEY=VALUE; {fix}"
@@ -74,12 +74,12 @@ def _write_words(words: Sequence[str]) -> str | None:
         else:
             pairs.append(word)
     try:
-        given = typed.parse_pairs(pairs, "--config")
-        nested = typed.merge(given)
+        pieces = typed.parse_pairs(pairs, "--config")
+        nested = typed.merge(pieces)
     except EcgpipeError:
         return None
     # What is in no section stays as it was typed.
-    text = {one.key: one.typed.partition("=")[2] for one in given}
+    text = {one.key: one.typed.partition("=")[2] for one in pieces}
     shown = [
         shlex.quote(f"{key}={_write_mapping(value) if isinstance(value, Mapping) else text[key]}")
         for key, value in nested.items()

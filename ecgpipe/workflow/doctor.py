@@ -19,8 +19,8 @@ from typing import Literal, NamedTuple
 
 from ecgpipe import __version__
 from ecgpipe.core import options
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config
 from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.models import hub
 from ecgpipe.readers import FORMATS, missing_package
@@ -163,8 +163,8 @@ def check_checkpoint(checkpoint: str) -> Finding:
     except EcgpipeError as error:
         what, _, fix = str(error).partition("; ")
         return Finding("problem", what, fix or None)
-    told = "size not stated" if size is None else f"{size / 1e6:,.0f} MB"
-    return Finding("ok", f"checkpoint {checkpoint} can be fetched from the hub ({told})")
+    size_text = "size not stated" if size is None else f"{size / 1e6:,.0f} MB"
+    return Finding("ok", f"checkpoint {checkpoint} can be fetched from the hub ({size_text})")
 
 
 def check_inputs(inputs: Sequence[str]) -> tuple[list[Finding], int]:
@@ -221,9 +221,9 @@ def check_disk(outdir: Path, recordings: int | None) -> Finding:
         f"{results / 1e9:,.2f} GB, and up to {scratch / 1e9:,.1f} GB until they are inferred"
     )
     if free < results:
-        return Finding("problem", what, "make room, or give another --outdir")
+        return Finding("problem", what, "free disk space, or give another --outdir")
     if free < results + scratch:
-        return Finding("warning", what, "make room, or give another --outdir")
+        return Finding("warning", what, "free disk space, or give another --outdir")
     return Finding("ok", what)
 
 

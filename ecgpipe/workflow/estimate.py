@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from ecgpipe.core.config import Config
 from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput
 from ecgpipe.core.results import path_of
+from ecgpipe.core.user_settings import Config
 
 # A scan does not open recordings; this is what it assumes of each.
 RECORDING_S = 10.0

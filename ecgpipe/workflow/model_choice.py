@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config
 from ecgpipe.models import labels, peek, registry
 from ecgpipe.models.registry import Family
 
@@ -197,8 +197,8 @@ def describe_model(settings: Config, is_named: bool) -> list[str]:
     if family.name == registry.DEFAULT and (is_named or settings.checkpoint.startswith("hf://")):
         return []
     options = ", ".join(f"{key}: {value}" for key, value in family.full_options(settings.model_options).items())
-    told = "" if is_named else ", as its checkpoint tells; setting `model` names another"
-    lines = [f"model: {family.title}{f' ({options})' if options else ''}{told}"]
+    origin = "" if is_named else ", as its checkpoint tells; setting `model` names another"
+    lines = [f"model: {family.title}{f' ({options})' if options else ''}{origin}"]
     if family.facts and "BY-NC" in family.facts.weights_licence:
         lines.append(f"licence of these weights: {family.facts.weights_licence}")
     return lines

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from ecgpipe.core import provenance, settings
 from ecgpipe.core.atomic import whole, write_json
-from ecgpipe.core.config import Section
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.results import (
     FILES,
@@ -26,6 +25,7 @@ from ecgpipe.core.results import (
     path_of,
     patterns_of,
 )
+from ecgpipe.core.user_settings import Section
 
 # The time of a result that has to be computed again, one second into 1970: Snakemake reads 0 as no time.
 STALE_NS = 1_000_000_000

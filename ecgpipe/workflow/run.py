@@ -55,10 +55,10 @@ def run(args: argparse.Namespace) -> int:
     if importlib.util.find_spec("snakemake") is None:
         raise ModuleNotFoundError("No module named 'snakemake'", name="snakemake")
     refuse_config(args.passed_on)
-    given = collect_settings(
+    entries = collect_settings(
         args.input, {"outdir": args.outdir, "checkpoint": args.checkpoint, "model": args.model}, args.set
     )
-    settings = typed.merge(given)
+    settings = typed.merge(entries)
     command = [
         *build_command(settings, args.config, args.profile, args.cores),
         *(["--dry-run"] if args.dry_run else []),
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         *args.passed_on,
     ]
     files = [(str(path), read_settings(path)) for path in args.config]
-    places = config_option.places_of_files(files) | {one.key: one.place for one in given}
+    places = config_option.places_of_files(files) | {one.key: one.place for one in entries}
     check(settings, files, places)
     return execute(command, {typed.PLACES: json.dumps(places)})
 
@@ -95,13 +95,13 @@ def collect_settings(
     Raises:
         EcgpipeError: A word is not KEY=VALUE, or its value is not valid YAML.
     """
-    given = [
+    entries = [
         typed.Given(key, value, f"--{key} {value}", f"--{key}") for key, value in options.items() if value is not None
     ]
     if inputs:
         value = list(inputs) if len(inputs) > 1 else inputs[0]
-        given.append(typed.Given("input", value, f"INPUT {' '.join(inputs)}", "INPUT"))
-    return given + typed.parse_pairs(words, "--set")
+        entries.append(typed.Given("input", value, f"INPUT {' '.join(inputs)}", "INPUT"))
+    return entries + typed.parse_pairs(words, "--set")
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from filelock import FileLock
 from ecgpipe import __version__
 from ecgpipe.core import atomic
 from ecgpipe.core import settings as settings_files
-from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config, Section
 from ecgpipe.workflow import (
     config_option,
     estimate,

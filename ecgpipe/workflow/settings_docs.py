@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ecgpipe.core.atomic import whole
-from ecgpipe.core.config import Config
 from ecgpipe.core.logs import logger
+from ecgpipe.core.user_settings import Config
 from ecgpipe.workflow import model_docs
 
 
@@ -56,7 +56,7 @@ def _yaml() -> str:
         "# Every setting with its default. Override on the command line, e.g.",
         "#     snakemake --cores 8 --config input=/data/ptbxl outdir=/scratch/out umap='{neighbors: 30}'",
         "# or copy what you change to a file of your own and add --configfile mine.yaml.",
-        "# Written by `make docs` from ecgpipe/core/config.py, where the settings are defined.",
+        "# Written by `make docs` from ecgpipe/core/user_settings.py, where the settings are defined.",
     ]
     for key, field, section in _keys():
         indent, name = "  " * key.count("."), key.rpartition(".")[2]
@@ -78,7 +78,7 @@ def _markdown() -> str:
         "",
         "A file has sections (`umap: {neighbors: 30}`) or dots (`umap.neighbors: 30`). Unknown keys are refused.",
         "",
-        "Written by `make docs` from `ecgpipe/core/config.py`.",
+        "Written by `make docs` from `ecgpipe/core/user_settings.py`.",
         "",
         "| key | default | meaning |",
         "| --- | --- | --- |",

@@ -7,11 +7,11 @@ from typing import Any
 
 from ecgpipe.core import provenance, results, settings
 from ecgpipe.core.atomic import read_json, write_json
-from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.model_input import dump_if_other
 from ecgpipe.core.provenance import hash_file
 from ecgpipe.core.study_settings import Study
+from ecgpipe.core.user_settings import Config, Section
 from ecgpipe.models import labels, registry
 from ecgpipe.models.labels import Label
 from ecgpipe.models.registry import Family

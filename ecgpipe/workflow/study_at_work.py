@@ -19,8 +19,8 @@ from ecgpipe import __version__
 from ecgpipe.core import atomic, results
 from ecgpipe.core import settings as settings_files
 from ecgpipe.core.atomic import read_json, write_json
-from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config, Section
 from ecgpipe.workflow import estimate, last_words, reuse, run_lock, shards, slurm, stage_settings, validate
 from ecgpipe.workflow.paths import MODEL, Paths
 from ecgpipe.workflow.run_at_work import (

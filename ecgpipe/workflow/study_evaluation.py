@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from ecgpipe.core.config import Config, Evaluation
+from ecgpipe.core.user_settings import Config, Evaluation
 from ecgpipe.evaluation import crosswalk
 from ecgpipe.models import labels, registry
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from ecgpipe.core import typed
-from ecgpipe.core.config import Config, Evaluation, OfModel, describe_mistake, index_csv
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config, Evaluation, OfModel, describe_mistake, index_csv
 from ecgpipe.models import calibration, labels
 from ecgpipe.workflow import model_choice, study_evaluation
 

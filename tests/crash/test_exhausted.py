@@ -188,7 +188,7 @@ def test_the_disk_is_full(
     assert f"Error in rule {stage}:" in run.output
     [*_, said] = [line for line in run.output.splitlines() if line.startswith(f"[{stage}] error: ")]
     assert "No space left on device" in said
-    assert said.endswith("; make room, or choose another outdir")
+    assert said.endswith("; free disk space, or give another outdir")
     assert_no_file_is_torn(folder / "out")
 
     full = start(*RESULTS)  # as somebody does who has not read that

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from ecgpipe.core.config import Config
+from ecgpipe.core.user_settings import Config
 from ecgpipe.models import heads
 
 LABELS = "name,aggregation,threshold\nFirst,max,0.5\nSecond,mean,\nThird,mean,\n"

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def unpacked(text: str) -> Any:  # noqa: ANN401, JSON
-    """What `payload.pack` packed: `templates/unpack.js` once more, in Python."""
+    """What `page_data.pack` packed: `templates/unpack.js` once more, in Python."""
     block = gzip.decompress(base64.b64decode(text))
     length = int.from_bytes(block[:8], "little")
     start = 8 + length + -length % 8

@@ -55,9 +55,7 @@ def test_help_of_what_needs_no_network_does_not_load_torch_or_umap(stage: str) -
 @pytest.mark.parametrize(
     "argv", [[], ["frobnicate"], ["manifest"], ["manifest", "--inptu", "x"], ["--verbose", "manifest"]]
 )
-def test_a_command_that_cannot_be_meant_says_how_it_is_used(
-    argv: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_that_is_not_valid_states_how_it_is_used(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(argv)
     assert left.value.code == 2
@@ -74,7 +72,7 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
     assert "there is no command 'inspekt'; did you mean 'inspect'?" in capsys.readouterr().err
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--version"])
     assert left.value.code == 0
@@ -132,7 +130,7 @@ def test_an_input_that_this_user_may_not_read_is_no_reason_to_make_room(what: st
 
 def test_a_folder_that_this_user_may_not_write_to_asks_for_another_one(open_folder: Path) -> None:
     said = as_another_user(open_folder, IMPORTS, MAIN.format(what=f"open({str(open_folder / 'new')!r}, 'wb')"))
-    assert said.rstrip().endswith("make room, or choose another outdir")
+    assert said.rstrip().endswith("free disk space, or give another outdir")
 
 
 def test_a_checkpoint_that_this_user_may_not_read_is_refused_before_any_job(open_folder: Path) -> None:
@@ -149,7 +147,7 @@ def test_a_bug_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_the_log_file_holds_what_is_said_and_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_file_holds_what_is_said_and_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "logs" / "manifest" / "x.log"
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "心电图.npz").touch()
@@ -161,7 +159,7 @@ def test_the_log_file_holds_what_is_said_and_is_made_anew(tmp_path: Path, capsys
     assert file.read_text(encoding="utf-8").startswith("[manifest] 1 recordings in 1 shards\n")
 
 
-def test_progress_says_done_total_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_states_done_total_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "ecgpipe"):
         progress = logs.Progress("part-00003", 200, "segments", every_s=0)
         progress.add(20)

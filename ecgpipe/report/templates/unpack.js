@@ -1,5 +1,5 @@
 "use strict";
-// Reads what report/payload.py wrote: gzipped JSON with arrays, as base64 in an element.
+// Reads what report/page_data.py wrote: gzipped JSON with arrays, as base64 in an element.
 
 const ARRAYS = { int8: Int8Array, uint8: Uint8Array, int16: Int16Array, uint16: Uint16Array, int32: Int32Array,
   uint32: Uint32Array, float32: Float32Array, float64: Float64Array };

@@ -340,7 +340,7 @@ def test_a_model_without_a_head_gives_files_without_rows(finished: Path) -> None
     assert table.schema.equals(schemas.attribution_schema(12, 2500))
 
 
-def test_an_attribution_that_is_not_finite_is_left_out_and_said(
+def test_an_attribution_that_is_not_finite_is_left_out_and_reported(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     integrated = attribute._integrate
@@ -358,7 +358,9 @@ def test_an_attribution_that_is_not_finite_is_left_out_and_said(
     assert "recording001 is left out: its attribution to 'Sinus rhythm' has numbers that are not finite" in said
 
 
-def test_a_recording_that_is_gone_is_left_out_and_said(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recording_that_is_missing_is_left_out_and_reported(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (finished / "input/recording001.mat").unlink()
     table, leads = attributed(finished, "--record-ids", "recording001", "recording002", "--label", "Sinus rhythm")
     assert set(table["record_id"].to_pylist()) == set(leads["record_id"].to_pylist()) == {"recording002"}

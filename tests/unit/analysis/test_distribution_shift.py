@@ -14,13 +14,13 @@ probabilities = st.lists(
 
 
 @given(probabilities, probabilities)
-def test_distributions_are_as_far_apart_as_scipy_says(first: list[float], second: list[float]) -> None:
+def test_distributions_are_as_far_apart_as_scipy_computes(first: list[float], second: list[float]) -> None:
     ks, wasserstein = distribution_shift.compare_distributions(np.array(first), np.array(second))
     assert ks == pytest.approx(stats.ks_2samp(first, second, method="asymp").statistic, abs=1e-12)
     assert wasserstein == pytest.approx(stats.wasserstein_distance(first, second), abs=1e-12)
 
 
-def test_pairs_differ_as_scipy_says() -> None:
+def test_pairs_differ_as_scipy_computes() -> None:
     random = np.random.default_rng(2)
     first = np.round(random.random(200), 1)  # with many ties
     second = np.clip(first**2 + 0.1 * random.standard_normal(200), 0, 1)

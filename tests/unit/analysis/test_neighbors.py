@@ -82,7 +82,7 @@ def test_a_small_run_has_fewer_and_an_unknown_recording_none(tmp_path: Path) -> 
     assert neighbor_search.find_nearest(paths, ["nobody"], 5) == [[]]
 
 
-def test_embeddings_of_zeros_have_no_direction_and_are_like_nothing(tmp_path: Path) -> None:
+def test_embeddings_of_zeros_have_no_direction_and_are_similar_to_nothing(tmp_path: Path) -> None:
     paths = write(tmp_path, {"a": np.zeros((1, 3)), "b": np.ones((1, 3))})
     [[found]] = neighbor_search.find_nearest(paths, ["a"], 5)
     assert found == ("b", 0.0)
@@ -183,7 +183,7 @@ def test_in_another_run_the_same_record_id_is_a_neighbour_and_is_marked(
     assert said.count("(the same record_id)") == 2
 
 
-def test_recordings_of_the_same_patient_are_left_out_and_those_of_nobody_are_not(
+def test_recordings_of_the_same_patient_are_left_out_and_those_without_a_patient_are_not(
     segments: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     patients = {record_id: None if i % 5 == 0 else i % 4 for i, record_id in enumerate(segments)}
@@ -298,7 +298,7 @@ def test_recall_is_the_share_of_the_nearest_that_were_found_and_equals_count() -
 
 
 @pytest.mark.slow
-def test_an_approximate_search_says_how_much_of_the_exact_one_it_finds(
+def test_an_approximate_search_states_how_much_of_the_exact_one_it_finds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(neighbor_search, "SAMPLE", 400)

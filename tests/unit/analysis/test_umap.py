@@ -196,7 +196,7 @@ def test_more_neighbours_than_segments_are_as_many_as_there_are(tmp_path: Path) 
         pytest.param(100, [], 15, marks=pytest.mark.slow),
     ],
 )
-def test_the_file_says_what_it_was_made_of_and_how(
+def test_the_file_states_what_it_was_made_of_and_how(
     count: int, options: list[str], neighbors: int, tmp_path: Path
 ) -> None:
     mapped(tmp_path, write(tmp_path, vectors(count)), *options)

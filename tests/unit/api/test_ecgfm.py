@@ -180,7 +180,7 @@ def test_every_shape_that_holds_the_same_gives_the_same(ecgfm: ECGFM) -> None:
     pd.testing.assert_frame_equal(ecgfm.predict(same[-1], 500.0, LEADS), expected, rtol=0, atol=1e-6)
 
 
-def test_leads_are_told_by_name_and_those_of_the_limbs_derived(ecgfm: ECGFM) -> None:
+def test_leads_are_recognised_by_name_and_those_of_the_limbs_derived(ecgfm: ECGFM) -> None:
     signal = noise(10)
     signal[2] = signal[1] - signal[0]
     signal[3], signal[4], signal[5] = -(signal[0] + signal[1]) / 2, signal[0] - signal[1] / 2, signal[1] - signal[0] / 2
@@ -251,7 +251,7 @@ def saved(path: Path, content: object) -> Path:
     return path
 
 
-def test_a_model_of_other_outputs_has_them_named_by_number_and_says_so(
+def test_a_model_of_other_outputs_has_them_named_by_number_and_reports_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = saved(tmp_path / "x.pt", checkpoints.classifier())
@@ -261,7 +261,7 @@ def test_a_model_of_other_outputs_has_them_named_by_number_and_says_so(
     assert list(ecgfm.predict(noise(10), 500, LEADS).columns) == ["output_00", "output_01", "output_02"]
 
 
-def test_a_label_file_names_them_and_says_how_they_are_put_together(tmp_path: Path) -> None:
+def test_a_label_file_names_them_and_states_how_they_are_put_together(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("name,aggregation,threshold\nWorst,max,0.3\nUsual,mean,\nOther,mean,\n")
     source = saved(tmp_path / "x.pt", checkpoints.classifier())
     ecgfm = ECGFM.from_checkpoint(source, tmp_path / "mine.csv", device="cpu")
@@ -353,7 +353,7 @@ def test_a_pretrained_model_has_embeddings_and_no_labels(tmp_path: Path) -> None
         (1e200 * noise(10), "signal: samples too large to be meant (I II III"),
     ],
 )  # fmt: skip
-def test_a_signal_that_cannot_be_meant_is_refused_with_the_mend(signal: npt.ArrayLike, says: str, ecgfm: ECGFM) -> None:
+def test_a_signal_that_is_not_valid_is_refused_with_the_fix(signal: npt.ArrayLike, says: str, ecgfm: ECGFM) -> None:
     with pytest.raises(EcgpipeError, match="^" + re.escape(says)) as raised:
         ecgfm.predict(signal, 500, LEADS)
     assert "; " in str(raised.value)
@@ -361,7 +361,7 @@ def test_a_signal_that_cannot_be_meant_is_refused_with_the_mend(signal: npt.Arra
 
 
 @pytest.mark.parametrize("rate", [0, -500, 5, 1e6, np.nan, np.inf, None, "500", True, [500], 500j])
-def test_a_sample_rate_that_cannot_be_meant_is_refused(rate: Any, ecgfm: ECGFM) -> None:  # noqa: ANN401, anything
+def test_a_sample_rate_that_is_not_valid_is_refused(rate: Any, ecgfm: ECGFM) -> None:  # noqa: ANN401, anything
     says = f"sample_rate: {rate!r} is out of range; give a number of Hz from 20 to 50000"
     with pytest.raises(EcgpipeError, match=re.escape(says)):
         ecgfm.predict(noise(10), rate, LEADS)
@@ -378,12 +378,12 @@ def test_a_sample_rate_that_cannot_be_meant_is_refused(rate: Any, ecgfm: ECGFM) 
         ([*LEADS[:-1], "V5"], "signal: a lead is there twice (V5); give each lead once"),
     ],
 )
-def test_leads_that_cannot_be_meant_are_refused(leads: Any, says: str, ecgfm: ECGFM) -> None:  # noqa: ANN401, anything
+def test_invalid_leads_are_refused(leads: Any, says: str, ecgfm: ECGFM) -> None:  # noqa: ANN401, anything
     with pytest.raises(EcgpipeError, match="^" + re.escape(says)):
         ecgfm.predict(noise(10), 500, leads)
 
 
-def test_leads_that_are_missing_are_refused_with_the_mend(ecgfm: ECGFM) -> None:
+def test_leads_that_are_missing_are_refused_with_the_fix(ecgfm: ECGFM) -> None:
     says = "signal: leads missing (V2 V3 V4 V5 V6); Windows(missing_leads='zero') takes zeros for them"
     with pytest.raises(EcgpipeError, match=re.escape(says)):
         ecgfm.predict(noise(10)[:7], 500, LEADS[:7])
@@ -452,7 +452,7 @@ def test_the_examples_of_the_docstrings_run(
     assert done.failed == 0
 
 
-def test_the_code_of_docs_python_runs_and_says_what_the_page_says(
+def test_the_code_of_docs_python_runs_and_states_what_the_page_says(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)

@@ -64,7 +64,7 @@ def test_a_folder_is_counted_and_some_of_it_tried(tmp_path: Path, capfd: pytest.
     assert sorted(os.listdir(tmp_path))[-3:] == ["notes.txt", "wave.dat", "wave.hea"]  # noqa: PTH208
 
 
-def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_used_gives_the_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.npy").write_bytes(b"garbage")
     assert "x: failed, not a readable NumPy file" in said(capfd, tmp_path / "x.npy")
     np.savez(tmp_path / "one.npz", signal=signal()[:1], sample_rate=400, leads=["I"])

@@ -111,7 +111,7 @@ def test_if_nothing_can_be_used_the_status_is_2(given: list[str], capfd: pytest.
 
 
 @pytest.mark.usefixtures("folder")
-def test_folders_and_globs_are_taken_and_files_of_one_name_told_apart(capfd: pytest.CaptureFixture[str]) -> None:
+def test_folders_and_globs_are_taken_and_files_of_one_name_distinguished(capfd: pytest.CaptureFixture[str]) -> None:
     assert command("a", "b", "*.mat") == 0
     said = capfd.readouterr()
     names = [line.split("  ")[0].strip() for line in said.out.splitlines()]

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from ecgpipe.core.config import Preprocess
 from ecgpipe.core.describe_input import describe_input
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.leads import LEADS
@@ -39,6 +38,7 @@ from ecgpipe.core.model_input import (
     dump_input,
     load_input,
 )
+from ecgpipe.core.user_settings import Preprocess
 
 FAMILIES = ("ecg_fm", "ecgfounder", "hubert_ecg", "deepecg_ssl", "ecg_jepa")
 EVERY_STEP: tuple[Step, ...] = (

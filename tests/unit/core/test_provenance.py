@@ -53,7 +53,7 @@ def test_each_stage_with_a_meaning_is_a_stage(stage: str) -> None:
     assert importlib.util.find_spec(f"ecgpipe.{cli.COMMANDS[stage][0]}")
 
 
-def test_what_is_made_of_files_says_what_all_of_them_say() -> None:
+def test_the_origin_of_a_result_states_what_all_its_files_state() -> None:
     schemas = [
         provenance.add_origin(pa.schema([]), "infer", {"preprocess": 3}, checkpoint="x.pt", inputs_sha256=one * 64)
         for one in "ab"

@@ -34,7 +34,7 @@ from ecgpipe.readers import detect
         ("path,comment;free\na;b;c", ","),
     ],
 )
-def test_the_separator_is_what_cuts_all_rows_alike(text: str, separator: str) -> None:
+def test_the_separator_cuts_all_rows_into_equally_many_cells(text: str, separator: str) -> None:
     assert separator_of(text) == separator
 
 

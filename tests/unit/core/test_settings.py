@@ -10,8 +10,8 @@ import every_setting
 import pytest
 
 from ecgpipe.core import settings
-from ecgpipe.core.config import Config, Section
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config, Section
 from ecgpipe.workflow import stage_settings, validate
 
 

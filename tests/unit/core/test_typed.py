@@ -87,7 +87,7 @@ def test_a_key_with_dots_is_put_into_its_section_and_takes_the_place_of_a_defaul
         ({"umap": 5, "umap.neighbors": 30}, "umap.neighbors: umap is also given, as 5; give one of them"),
     ],
 )
-def test_a_section_that_says_otherwise_is_named_with_the_key(given: dict[str, Any], says: str) -> None:
+def test_a_section_that_states_otherwise_is_named_with_the_key(given: dict[str, Any], says: str) -> None:
     with pytest.raises(EcgpipeError) as raised:
         typed.expand_dots(given, DEFAULTS)
     assert str(raised.value).startswith(says)

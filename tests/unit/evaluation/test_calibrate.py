@@ -49,7 +49,7 @@ def test_platt_as_scikit_learn_fits_it(seed: int) -> None:
     assert (slope, intercept) == pytest.approx((regression.coef_[0, 0], regression.intercept_[0]), abs=1e-5)
 
 
-def test_platt_stays_finite_where_the_score_divides_without_an_error_or_says_nothing() -> None:
+def test_platt_stays_finite_if_the_score_separates_the_classes_or_is_constant() -> None:
     true = np.repeat([0.0, 1.0], 50)
     slope, intercept = calibrate.platt(true, np.where(true == 1, 36.0, -36.0))
     assert expit([36 * slope + intercept, -36 * slope + intercept]) == pytest.approx([51 / 52, 1 / 52])
@@ -223,7 +223,7 @@ def test_the_command_fits_on_its_split_and_binds_by_name(tmp_path: Path, capsys:
     }
 
 
-def test_pos_weight_needs_no_labels_and_says_that_it_is_an_assumption(
+def test_pos_weight_needs_no_labels_and_states_that_it_is_an_assumption(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labelled.write(tmp_path)

@@ -114,7 +114,7 @@ def test_codes_are_those_of_the_challenge_where_it_has_the_label(shipped: tuple[
         (26, "Sinus rhythm", "Sinus rhythm"),
     ],
 )
-def test_what_is_named_alike_and_means_something_else_is_not_the_same(
+def test_the_same_name_with_another_meaning_is_not_the_same(
     outputs: int, label: str, statement: str, shipped: tuple[Mapped, ...]
 ) -> None:
     relations = [m.relation for m in shipped if (m.outputs, m.label, m.statement) == (outputs, label, statement)]

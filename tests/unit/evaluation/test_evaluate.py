@@ -118,7 +118,7 @@ def test_what_was_not_counted_is_counted(folder: Path) -> None:
     assert account["intervals"]["unit"] == "recording"
 
 
-def test_a_label_of_one_class_has_no_auroc_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_label_of_one_class_has_no_auroc_and_reports_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, _ = evaluated(folder)
     assert np.isnan(value(table, "auroc", PACED).value)
     assert value(table, "specificity", PACED).value > 0
@@ -244,7 +244,7 @@ def test_subgroups_are_measured_by_value_and_by_band(folder: Path) -> None:
         (["--map", f"AFib={AF}"], "'AFib' is no column of"),
     ],
 )
-def test_mistakes_are_told_with_their_mend(
+def test_mistakes_are_reported_with_their_fix(
     options: list[str], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluated(folder, *options, status=2)

@@ -69,7 +69,7 @@ def test_what_the_table_cannot_give_is_refused_by_the_name_of_the_setting(
         ("record_id,af,af\na,1,0\n", "two columns 'af'"),
     ],
 )
-def test_a_table_that_is_none_is_refused(given: dict[str, Any], content: str, message: str, tmp_path: Path) -> None:
+def test_an_invalid_table_is_refused(given: dict[str, Any], content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "truth.csv").write_text(content)
     with pytest.raises(EcgpipeError, match=message):
         checked(given)

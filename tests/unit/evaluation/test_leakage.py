@@ -177,7 +177,7 @@ def test_without_the_column_of_the_fit_an_evaluation_asks_for_one(
     assert evaluated(halved, "--split", "half", "--on", "b", "--patient", "subject") == 2
 
 
-def test_a_head_says_which_column_its_patients_were_of(tmp_path: Path, made: dict[str, Any]) -> None:
+def test_a_head_states_which_column_its_patients_were_of(tmp_path: Path, made: dict[str, Any]) -> None:
     ids = pa.array(made["ids"])
     recordings = Recordings(ids, ids, pa.array(made["patient"]))
     sha256 = leakage.write_hashes(tmp_path / "x", "probe", recordings, {"patient": "patient"})
@@ -196,7 +196,7 @@ def test_a_patient_is_the_same_whether_written_with_a_point_or_without() -> None
     assert leakage._hash_values("signal", pa.array(["17"])).tolist() != texts[0].tolist()
 
 
-def test_nobody_may_score_when_the_list_is_gone_or_another_one(tmp_path: Path, made: dict[str, Any]) -> None:
+def test_scoring_is_refused_when_the_list_is_missing_or_another_one(tmp_path: Path, made: dict[str, Any]) -> None:
     beside = tmp_path / "chosen.csv.fitted.parquet"
     table = pq.read_table(beside)
     pq.write_table(table[:1], beside)

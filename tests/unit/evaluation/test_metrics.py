@@ -163,7 +163,7 @@ def test_nothing_known_is_nothing_defined() -> None:
         assert np.isnan([one.value for one in measures]).all()
 
 
-def test_an_interval_says_in_how_many_resamples_its_number_is_defined() -> None:
+def test_an_interval_states_in_how_many_resamples_its_number_is_defined() -> None:
     true = np.zeros((200, 1))
     true[0] = 1  # the one positive is drawn in 63 % of the resamples
     score = np.random.default_rng(0).random((200, 1))

@@ -94,7 +94,7 @@ def test_the_mean_is_over_the_statements_that_every_model_has() -> None:
     assert None not in {row.statement for row in only_one}
 
 
-def test_statements_beyond_one_block_are_drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statements_beyond_one_block_are_drawn_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, groups = made(), np.arange(240) // 2
     expected = model_scores.compare_scores(scores, groups, 30, 2)
     monkeypatch.setattr(model_scores, "STATEMENTS", 1)

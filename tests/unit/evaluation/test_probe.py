@@ -198,7 +198,7 @@ def test_a_patient_in_two_splits_is_refused(outdir: Path, tmp_path: Path, capsys
     assert "7 patients have recordings in more than one split" in capsys.readouterr().err
 
 
-def test_a_label_that_cannot_be_learned_is_left_out_and_said(
+def test_a_label_that_cannot_be_learned_is_left_out_and_reported(
     outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, _, truth = data()
@@ -239,7 +239,7 @@ def test_a_run_is_no_gain_over_itself(outdir: Path, tmp_path: Path) -> None:
         ([*FOLDS, "--resamples", "-1"], "--resamples: '-1' is not valid: input should be greater than or equal to 0"),
     ],
 )
-def test_mistakes_are_told_in_a_line(
+def test_mistakes_are_reported_in_a_line(
     outdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     given = [str(outdir), "--truth", str(tmp_path / "truth.csv"), "--output", str(tmp_path / "probe")]
@@ -272,7 +272,7 @@ def test_real_recordings_with_noise_can_be_separated(reference: Path, tmp_path: 
     assert found["low"] < 0.5 < found["high"]
 
 
-def test_a_head_that_is_none_is_told(tmp_path: Path) -> None:
+def test_an_invalid_head_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"not a head")
     with pytest.raises(EcgpipeError, match="is not a head"):
         heads.load_head(tmp_path / "x")

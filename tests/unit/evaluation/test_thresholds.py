@@ -139,7 +139,7 @@ def test_the_command_chooses_on_its_split_and_binds_by_name(
         assert line.removeprefix(name).split() == [f"{expected.threshold:.4g}", *numbers, str(expected.positives), "40"]
 
 
-def test_the_label_file_keeps_its_columns_and_says_where_its_thresholds_come_from(
+def test_the_label_file_keeps_its_columns_and_states_where_its_thresholds_come_from(
     tmp_path: Path, made: dict[str, Any]
 ) -> None:
     truth = tmp_path / "truth.csv"

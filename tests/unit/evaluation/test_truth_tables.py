@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ecgpipe.core.config import Evaluation
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Evaluation
 from ecgpipe.evaluation import truth_tables
 from ecgpipe.evaluation.truth_tables import Source
 

@@ -55,7 +55,7 @@ def command(folder: Path, table: pa.Table, csv: str = CSV) -> int:
     return main(["aggregate", "--logits", str(folder / "logits.parquet"), *files])
 
 
-def test_each_label_is_aggregated_as_its_row_says_by_name(tmp_path: Path) -> None:
+def test_each_label_is_aggregated_as_its_row_states_by_name(tmp_path: Path) -> None:
     table = logits([1, 2, 5, 3, 1, 1, 7, 2, 2, 1, 4])
     assert command(tmp_path, table) == 0
     made = pq.read_table(tmp_path / "predictions.parquet")
@@ -132,7 +132,7 @@ def test_a_label_that_the_csv_lacks_is_named(tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "predictions.parquet").exists()
 
 
-def test_the_file_says_what_it_was_made_of_and_how(tmp_path: Path) -> None:
+def test_the_file_states_what_it_was_made_of_and_how(tmp_path: Path) -> None:
     assert command(tmp_path, logits([1])) == 0
     origin = provenance.read_origin(pq.read_schema(tmp_path / "predictions.parquet"))
     assert {key: origin[key] for key in FACTS} == FACTS

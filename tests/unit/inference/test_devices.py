@@ -229,7 +229,7 @@ def test_a_gpu_that_is_known_to_be_full_is_not_started(pretend: Pretend, monkeyp
         assert device == CPU
 
 
-def test_without_a_gpu_auto_says_why_and_cuda_is_refused(
+def test_without_a_gpu_auto_gives_the_reason_and_cuda_is_refused(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(devices, "list_gpus", list)
@@ -258,7 +258,7 @@ def test_a_gpu_that_is_not_there_is_refused(pretend: Pretend) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:-1", "mps", "CPU", ""])
-def test_a_device_that_is_none_is_refused(name: str) -> None:
+def test_an_invalid_device_is_refused(name: str) -> None:
     with pytest.raises(EcgpipeError) as caught:
         claim(name, GB).__enter__()
     assert str(caught.value) == f"inference.device: {name!r} is not valid; give auto, cpu, cuda or cuda:N"

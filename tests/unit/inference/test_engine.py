@@ -136,7 +136,7 @@ def test_where_memory_runs_out_fewer_segments_run_at_a_time(with_little_memory: 
 
 
 @pytest.mark.slow
-def test_a_deterministic_run_that_is_out_of_memory_says_what_batch_size_to_give(
+def test_a_deterministic_run_that_is_out_of_memory_states_what_batch_size_to_give(
     with_little_memory: dict[str, Died],
 ) -> None:
     ran = with_little_memory["deterministic"]
@@ -231,7 +231,7 @@ def test_a_full_disk_ends_the_command_and_leaves_nothing(
     finally:
         subprocess.run([umount, "--lazy", str(out)], check=True)
     assert "No space left on device" in said
-    assert "make room, or choose another outdir" in said
+    assert "free disk space, or give another outdir" in said
     assert not left
     assert not threads
 
@@ -291,7 +291,7 @@ def test_a_device_computes_in_what_it_can(precision: str, device: str, used: str
     assert engine.usable(precision, torch.device(device)) == used
 
 
-def test_a_cpu_without_bfloat16_computes_in_float32_and_the_log_says_so(
+def test_a_cpu_without_bfloat16_computes_in_float32_and_the_log_reports_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for able, used in ((True, "bfloat16"), (False, "float32")):
@@ -300,7 +300,7 @@ def test_a_cpu_without_bfloat16_computes_in_float32_and_the_log_says_so(
         assert ("inference.precision: bfloat16 becomes float32: this CPU has no" in caplog.text) == (not able)
 
 
-def test_a_gpu_older_than_bfloat16_computes_in_float32_and_the_log_says_so(
+def test_a_gpu_older_than_bfloat16_computes_in_float32_and_the_log_reports_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for able, used in ((True, "bfloat16"), (False, "float32")):

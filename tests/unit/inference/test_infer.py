@@ -211,7 +211,7 @@ def test_every_file_names_its_checkpoint_and_preprocessing_and_the_time_it_took(
     assert timing["versions"] == provenance.list_versions()
 
 
-def test_float16_on_a_cpu_becomes_float32_and_everything_says_so(
+def test_float16_on_a_cpu_becomes_float32_and_everything_reports_it(
     converted: Path, shards: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(converted, shards) == 0
@@ -297,9 +297,7 @@ def test_a_shard_of_an_older_ecgpipe_is_refused(
     assert f"{shards[0]} is of an older ecgpipe, without the column samples; delete it" in capsys.readouterr().err
 
 
-def test_a_device_that_is_none_is_refused(
-    converted: Path, shards: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_device_is_refused(converted: Path, shards: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert command(converted, shards, "--device", "mps") == 2
     assert "inference.device: 'mps' is not valid; give auto, cpu, cuda or cuda:N" in capsys.readouterr().err
     assert not results(converted)

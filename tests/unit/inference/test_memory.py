@@ -11,11 +11,11 @@ from ecgpipe.inference import memory
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("memory")])
-def test_an_error_of_another_kind_is_not_taken_for_one_of_memory(error: Exception) -> None:
+def test_an_error_of_another_kind_is_not_mistaken_for_one_of_memory(error: Exception) -> None:
     assert not memory.is_out_of_memory(error)
 
 
-def test_what_pytorch_says_on_a_cpu_when_memory_runs_out_is_known() -> None:
+def test_the_message_of_pytorch_on_a_cpu_without_memory_is_known() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**58)
     assert memory.is_out_of_memory(caught.value)

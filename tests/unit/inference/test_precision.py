@@ -172,7 +172,7 @@ WITHIN, BEYOND, ODD, NOTHING = found(), found(largest=0.02), found(largest=None)
         (NOTHING, "bfloat16", "float16", "WARNING", "unknown, as there are no segments to compare"),
     ],
 )  # fmt: skip
-def test_what_is_used_and_what_the_log_says_of_it(
+def test_what_is_used_is_logged(
     what: dict[str, Any], asked: str, used: str, level: str, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -283,7 +283,7 @@ def test_where_auto_would_take_half_precision_it_falls_back_to_float32_beyond_th
 
 @needs_bfloat16
 @pytest.mark.parametrize(("asked", "used"), [("bfloat16", "bfloat16"), ("auto", "float32")])
-def test_a_run_without_segments_says_that_nothing_could_be_compared(
+def test_a_run_without_segments_states_that_nothing_could_be_compared(
     asked: str, used: str, converted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(engine, "usable", lambda precision, device: "bfloat16")

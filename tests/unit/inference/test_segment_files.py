@@ -163,7 +163,7 @@ def test_a_shard_that_goes_while_the_one_before_is_read_is_named(tmp_path: Path)
 
 
 @pytest.mark.parametrize("content", [b"", b"ARROW1\0\0", b"no Arrow at all" * 100])
-def test_a_file_that_is_none_of_segments_is_named(content: bytes, tmp_path: Path) -> None:
+def test_an_invalid_file_of_segments_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "shard.arrow"
     path.write_bytes(content)
     with pytest.raises(EcgpipeError, match=f"{path} is not a whole file of segments"):

@@ -119,7 +119,7 @@ def test_recordings_that_the_table_does_not_list_have_no_metadata(ptbxl: Path) -
     assert rows(scan(ptbxl), "record_id", "patient_id")[2] == ("records500/00000/00009_hr", None)
 
 
-def test_the_command_says_what_it_recognised(ptbxl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_states_what_it_recognised(ptbxl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     options = ["--outdir", str(out), "--shard-size", "1", "--ptbxl", "records100"]
     assert main(["manifest", "--input", str(ptbxl), *options]) == 0

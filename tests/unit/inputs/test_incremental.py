@@ -216,7 +216,7 @@ def test_a_users_file_that_is_called_as_a_shard_to_be_written_is_not_replaced(
     assert f"outdir: {mine} was not written by ecgpipe" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_gone_leaves_the_manifest_as_it_was(tmp_path: Path) -> None:
+def test_a_folder_that_is_missing_leaves_the_manifest_as_it_was(tmp_path: Path) -> None:
     touch(tmp_path / "in" / "a.mat")
     scan(tmp_path)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}

@@ -98,7 +98,7 @@ def write(outdir: Path, *inputs: Path | str, shard_size: int = 1000) -> int:
 # A folder
 
 
-def test_ids_are_paths_below_the_input_folder_without_ending(tmp_path: Path) -> None:
+def test_ids_are_paths_below_the_input_folder_without_extension(tmp_path: Path) -> None:
     touch(tmp_path, "p1000/p10001725/s41420867/41420867.hea", "p1000/a.mat", "top.npz", "x.y.mat")
     assert ids(tmp_path) == ["p1000/a", "p1000/p10001725/s41420867/41420867", "top", "x.y"]
     assert ids(tmp_path / "p1000") == ["a", "p10001725/s41420867/41420867"]
@@ -114,7 +114,7 @@ def test_a_recording_has_an_absolute_path_and_its_format(tmp_path: Path, monkeyp
     assert all(row["row"] is row["problem"] is row["stated_leads"] is None for row in found)
 
 
-def test_the_content_says_what_a_file_is_before_its_ending_does(tmp_path: Path) -> None:
+def test_the_content_states_what_a_file_is_before_its_extension_does(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(NPY)
     (tmp_path / "b.xml").write_text("<?xml version='1.0'?><!-- x --><RestingECG><Waveform/></RestingECG>")
     (tmp_path / "c.xml").write_text("<html/>")
@@ -183,7 +183,7 @@ def test_the_order_is_that_of_the_names_whatever_the_disk_says(tmp_path: Path) -
     assert ids(tmp_path) == ["B", "a b", "a", "b/10", "b/2", "c", "é"]
 
 
-def test_hidden_files_and_folders_are_left_out_and_said_to_be(tmp_path: Path) -> None:
+def test_hidden_files_and_folders_are_left_out_and_reported_to_be(tmp_path: Path) -> None:
     touch(tmp_path, ".a.mat", "._a.mat", ".cache/b.mat", "c.mat", ".mat")
     assert ids(tmp_path) == ["c"]
     assert ignored(tmp_path) == dict.fromkeys([".a.mat", "._a.mat", ".cache/", ".mat"], "hidden")
@@ -238,7 +238,7 @@ def test_each_recording_of_a_file_of_many_has_a_row(tmp_path: Path) -> None:
     }
 
 
-def test_recordings_that_their_file_calls_alike_are_named_by_their_rows(tmp_path: Path) -> None:
+def test_recordings_with_one_name_in_their_file_are_named_by_their_rows(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "part.hdf5", "w") as file:
         file["tracings"] = np.ones((2, 4096, 12), np.float32)
         file["exam_id"] = np.array([7, 7])
@@ -396,7 +396,7 @@ def test_what_has_no_permission_is_a_row_with_the_problem(tmp_path: Path) -> Non
         assert f"input: cannot read the folder '{root}/in/locked': Permission denied; check" in done.stderr
 
 
-def test_a_name_that_is_not_utf_8_is_a_row_that_says_to_rename_it(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_a_row_that_advises_to_rename_it(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"K\xf6ln")).mkdir()
     (tmp_path / os.fsdecode(b"K\xf6ln/a.npy")).write_bytes(NPY)
     (tmp_path / os.fsdecode(b"M\xfcnchen.mat")).touch()
@@ -424,7 +424,7 @@ def test_a_container_that_cannot_be_opened_is_a_row_with_the_reason(tmp_path: Pa
         (["a.pdf", "b.pdf", "README"], "3 other files (3 empty file); ecgpipe reads .bdf"),
     ],
 )
-def test_a_folder_without_recordings_says_what_is_there(
+def test_a_folder_without_recordings_states_what_is_there(
     names: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -465,7 +465,7 @@ def test_every_file_of_a_messy_folder_is_there_once(tmp_path: Path) -> None:
     assert content["ignored"]["not a regular file"] == 1
 
 
-def test_a_file_of_several_inputs_is_accounted_for_once(tmp_path: Path) -> None:
+def test_a_file_of_several_inputs_is_counted_once(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.mat")
     (tmp_path / "in" / "t.csv").write_text("path,record_id\na.mat,again\n")
     assert ids(tmp_path / "in", tmp_path / "in" / "t.csv") == ["a", "again"]
@@ -636,7 +636,7 @@ def test_a_row_with_a_problem_is_kept_with_it(tmp_path: Path) -> None:
     }
 
 
-def test_a_path_without_a_known_ending_is_looked_at_or_the_name_of_a_wfdb_record(tmp_path: Path) -> None:
+def test_a_path_without_a_known_extension_is_looked_at_or_the_name_of_a_wfdb_record(tmp_path: Path) -> None:
     touch(tmp_path, "sub/b.1.hea")
     (tmp_path / "1.2.840").write_bytes(b"\0" * 128 + b"DICM")
     (tmp_path / "t.csv").write_text("path\np1/s1/40689238\nsub/b.1\n1.2.840\n")
@@ -698,14 +698,14 @@ def test_columns_of_several_inputs_are_put_under_one_another(tmp_path: Path) -> 
         (b"path,age\na.mat\n", "cannot be read as a table"),
     ],
 )
-def test_a_table_that_is_none_is_a_mistake(content: bytes, says: str, tmp_path: Path) -> None:
+def test_an_invalid_table_is_a_mistake(content: bytes, says: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     said = mistake(tmp_path / "t.csv")
     assert said.startswith(f"input: {tmp_path}/t.csv")
     assert says in said
 
 
-def test_a_parquet_table_that_is_none_or_has_no_texts(tmp_path: Path) -> None:
+def test_an_invalid_parquet_table_or_one_without_texts(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and nothing more")
     assert str(problems(tmp_path / "t.parquet")["t"]).startswith("not a readable Parquet file (")
     pd.DataFrame({"path": [["a.mat"]]}).to_parquet(tmp_path / "t.parquet")
@@ -733,7 +733,7 @@ def test_a_parquet_table_that_is_none_or_has_no_texts(tmp_path: Path) -> None:
         ("t.bin", bytes(99), "it is of another kind (no known format, .bin)"),
     ],
 )
-def test_a_file_that_is_neither_recording_nor_table_says_what_it_looks_like(
+def test_a_file_that_is_neither_recording_nor_table_states_what_it_looks_like(
     name: str, content: bytes, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / name
@@ -746,7 +746,9 @@ def test_a_file_that_is_neither_recording_nor_table_says_what_it_looks_like(
     assert "table of recordings by its column `path`" in said
 
 
-def test_a_parquet_file_of_something_else_says_its_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_parquet_file_of_something_else_states_its_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pd.DataFrame({f"c{number}": [1.0] for number in range(12)}).to_parquet(tmp_path / "t.parquet")
     assert write(tmp_path / "out", tmp_path / "t.parquet") == 2
     assert (
@@ -846,9 +848,7 @@ NAMES = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size
 @example(below="-", name="--input", suffix=".npz")
 @example(below=" ", name=" .", suffix=".npy")
 @settings(deadline=None, max_examples=100)
-def test_any_name_is_accounted_for_once(
-    below: str, name: str, suffix: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_any_name_is_counted_once(below: str, name: str, suffix: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.mktemp("names")
     touch(root, f"{below}/{name}{suffix}")
     accounted = files(root)

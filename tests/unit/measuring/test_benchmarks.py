@@ -42,7 +42,7 @@ def test_a_segment_of_ecg_fm_takes_29_gflop() -> None:
     assert round(ecg_fm.flops(ecg_fm.ECG_FM, ecg_fm.SAMPLES) / 1e9, 1) == 29.2
 
 
-def test_a_command_that_fails_says_why() -> None:
+def test_a_command_that_fails_gives_the_reason() -> None:
     with pytest.raises(RuntimeError, match="no such thing"):
         sides.run([sys.executable, "-c", "raise SystemExit('no such thing')"])
 
@@ -69,7 +69,7 @@ def test_the_plots_are_small_and_the_same_for_the_same_figures(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_the_stage_without_its_network_is_told_with_its_parts() -> None:
+def test_the_stage_without_its_network_is_reported_with_its_parts() -> None:
     command = [sys.executable, "-m", "benchmarks.ceiling", "--tiny", "--repeats", "1", "--batch-sizes", "16"]
     said = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
     head, *lines = said.splitlines()
@@ -80,7 +80,7 @@ def test_the_stage_without_its_network_is_told_with_its_parts() -> None:
 
 
 @pytest.mark.slow
-def test_everything_runs_and_is_told_in_one_table_and_as_json(tmp_path: Path) -> None:
+def test_everything_runs_and_is_reported_in_one_table_and_as_json(tmp_path: Path) -> None:
     path = tmp_path / "results" / "this.json"
     sizes = ["--batch-sizes", "1", "4", "--segments", "4", "8", "--recordings", "2", "--files", "2"]
     short = ["--tiny", "--repeats", "1", "--round-s", "0.02", "--precisions", "float32", "--devices", "cpu"]

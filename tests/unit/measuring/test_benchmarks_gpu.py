@@ -94,7 +94,7 @@ def test_a_process_that_dies_in_a_step_leaves_what_it_had_measured(setup: Setup,
     assert len(found) == 1
 
 
-def test_a_step_that_takes_too_long_is_given_up(setup: Setup, tmp_path: Path) -> None:
+def test_a_step_that_takes_too_long_is_abandoned(setup: Setup, tmp_path: Path) -> None:
     worker = Worker(tmp_path / "said")
     try:
         assert run_step(worker, "model", setup, 0.01, lambda key, value: None) == ("cut", "not done after 0 s")
@@ -116,7 +116,7 @@ def test_each_step_has_a_bound_and_each_bound_a_step() -> None:
     assert json.loads(done.stdout) == list(gpu.STEPS)
 
 
-def test_the_page_says_what_was_measured_and_names_what_was_not() -> None:
+def test_the_page_states_what_was_measured_and_names_what_was_not() -> None:
     failed = {**step("failed"), "why": "Traceback\nValueError: a | b"}
     page = f"before\n{gpu_page.BEGIN}\nold\n{gpu_page.END}\nafter"
     made = gpu_page.insert(page, [content(loop=failed)])
@@ -134,7 +134,7 @@ def test_the_page_says_what_was_measured_and_names_what_was_not() -> None:
     assert gpu_page.insert(made, [content(loop=failed)]) == made
 
 
-def test_without_a_measurement_the_page_says_so() -> None:
+def test_without_a_measurement_the_page_reports_it() -> None:
     page = f"{gpu_page.BEGIN}{gpu_page.END}"
     assert "**Not measured.**" in gpu_page.insert(page, [])
 

@@ -147,7 +147,7 @@ def test_wheels_are_installed_once_and_again_where_that_was_interrupted_or_other
     ("python", "says"),
     [("3.99", f"for Python 3.99, and {sys.executable} is Python {HERE}"), (HERE, "has no PyTorch")],
 )
-def test_on_a_machine_that_cannot_run_it_the_script_says_why(python: str, says: str, tmp_path: Path) -> None:
+def test_on_a_machine_that_cannot_run_it_the_script_gives_the_reason(python: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "install.py").write_text(Path(install.__file__).read_text())
     (tmp_path / "bundle.json").write_text(json.dumps({"python": python}))
     command = [sys.executable, "-I", "-S", str(tmp_path / "install.py")]  # without any installed package

@@ -73,7 +73,7 @@ def test_outputs_are_those_of_fairseq_signals(
         np.testing.assert_allclose(getattr(output, key), golden[key], rtol=0, atol=tolerance)
 
 
-def test_the_description_says_what_the_weights_are_and_where_they_came_from(
+def test_the_description_states_what_the_weights_are_and_where_they_came_from(
     tmp_path: Path, save: Callable[..., Path], run: Callable[..., Description]
 ) -> None:
     path = save(checkpoints.classifier())
@@ -255,7 +255,7 @@ def test_numbers_of_numpy_and_options_of_argparse_are_harmless(
     assert fairseq_checkpoint.read_checkpoint(older)["extra_state"] == state
 
 
-def test_every_fault_of_the_tensors_is_told_at_once(
+def test_every_fault_of_the_tensors_is_reported_at_once(
     tmp_path: Path, save: Callable[..., Path], run: Callable[..., Description]
 ) -> None:
     content = checkpoints.classifier()
@@ -304,7 +304,7 @@ def test_outputs_that_nobody_has_named_are_called_by_number_and_a_label_file_is_
     assert labels.explain_numbers(outputs) in caplog.text
 
 
-def test_a_label_file_is_written_for_nobody_else(
+def test_a_label_file_is_written_only_with_labels_index(
     tmp_path: Path, save: Callable[..., Path], run: Callable[..., Description]
 ) -> None:
     run(save(checkpoints.classifier()))
@@ -320,7 +320,7 @@ def test_another_json_is_not_a_description(content: str, tmp_path: Path) -> None
         describe(tmp_path / "model.json")
 
 
-def test_a_missing_description_says_to_run_the_stage(tmp_path: Path) -> None:
+def test_a_missing_description_advises_to_run_the_stage(tmp_path: Path) -> None:
     with pytest.raises(EcgpipeError, match="run the checkpoint stage first"):
         describe(tmp_path / "model.json")
 

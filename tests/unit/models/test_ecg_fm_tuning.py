@@ -63,7 +63,9 @@ def test_direct_positions_change_no_result_beyond_rounding(counts: list[int], we
     assert_same(said(weights, counts, None), said(weights, counts, replace(for_device("cpu"), position="direct")), 1e-5)
 
 
-def test_without_a_gpu_there_are_no_graphs_and_the_log_says_so(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_gpu_there_are_no_graphs_and_the_log_reports_it(
+    weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     made = said(weights, FULL, replace(for_device("cpu"), graphs=True))
     assert_same(said(weights, FULL, None), made, 0)
     assert caplog.text.count("going on without CUDA graphs: a cpu has none") == 1

@@ -191,7 +191,7 @@ def test_the_settings_know_the_labels_of_heads(tmp_path: Path) -> None:
         validate.load({**given, "heads": ["nowhere"]}, tmp_path)
 
 
-def test_a_file_that_is_no_head_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_head_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     embeddings(tmp_path)
     given = ["--embeddings", str(tmp_path / "embeddings.parquet"), "--heads"]
     (tmp_path / "x").write_bytes(b"not a head")

@@ -173,7 +173,7 @@ def test_a_download_that_is_reset_starts_again(hub: Hub, run: Callable[..., Desc
     assert [request.byte_range for request in hub.downloads] == [None, None]  # not what the client itself resumes
 
 
-def test_a_hub_that_always_breaks_off_is_given_up(tmp_path: Path, hub: Hub, run: Callable[..., Description]) -> None:
+def test_a_hub_that_always_breaks_off_is_abandoned(tmp_path: Path, hub: Hub, run: Callable[..., Description]) -> None:
     hub.publish(REPO, FILE, checkpoints.saved(checkpoints.classifier()))
     hub.cuts = itertools.repeat(1000)
     with pytest.raises(
@@ -185,7 +185,7 @@ def test_a_hub_that_always_breaks_off_is_given_up(tmp_path: Path, hub: Hub, run:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_hub_out_of_reach_is_told(hub: Hub, run: Callable[..., Description]) -> None:
+def test_a_hub_out_of_reach_is_reported(hub: Hub, run: Callable[..., Description]) -> None:
     hub.__exit__(None, None, None)
     with pytest.raises(EcgpipeError, match=r"from 127\.0\.0\.1: .*[Cc]onnection refused; check the connection"):
         run(URI)
@@ -216,7 +216,7 @@ def test_what_the_hub_lacks_is_named(uri: str, says: str, hub: Hub, run: Callabl
         (TOKEN, True, f"the hub refused access to {REPO} (403): it is gated; ask for access on its page"),
     ],
 )
-def test_a_refusal_says_to_set_the_token(
+def test_a_refusal_advises_to_set_the_token(
     token: str | None,
     gated: bool,
     says: str,
@@ -288,7 +288,7 @@ def test_a_store_shared_by_repositories_is_understood(
     assert not shared.exists()
 
 
-def test_offline_without_a_cache_is_told_at_once(
+def test_offline_without_a_cache_is_reported_at_once(
     hub: Hub, run: Callable[..., Description], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -176,7 +176,7 @@ def test_a_single_output_of_deepecg_ssl_is_called_as_its_address_says(part: str)
         ("name,aggregation,threshold_from\nA,max,{}\n", "row 1: threshold_from is '{}', not what"),
     ],
 )
-def test_a_mistake_names_the_file_the_row_the_value_and_the_mend(text: str, says: str, tmp_path: Path) -> None:
+def test_a_mistake_names_the_file_the_row_the_value_and_the_fix(text: str, says: str, tmp_path: Path) -> None:
     path = written(tmp_path, text)
     with pytest.raises(EcgpipeError) as caught:
         labels.read(path)

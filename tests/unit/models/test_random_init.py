@@ -22,7 +22,7 @@ def converted(folder: Path, source: Path) -> Description:
 
 
 @pytest.mark.parametrize("content", [checkpoints.classifier, checkpoints.pretrained])
-def test_it_has_the_architecture_of_the_other_and_says_that_it_is_random(tmp_path: Path, content: object) -> None:
+def test_it_has_the_architecture_of_the_other_and_states_that_it_is_random(tmp_path: Path, content: object) -> None:
     like, made = tmp_path / "like.pt", tmp_path / "random.pt"
     like.write_bytes(checkpoints.saved(content()))  # type: ignore[operator]
     assert main(["untrained", "--like", str(like), "--output", str(made)]) == 0
@@ -43,7 +43,7 @@ def test_the_seed_alone_decides_on_the_weights(tmp_path: Path) -> None:
     assert written[0] == written[1] != written[2]
 
 
-def test_a_seed_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_seed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--like", str(tmp_path), "--seed", "-1", "--output", str(tmp_path / "x.pt")]
     assert main(["untrained", *options]) == 2
     assert "--seed is -1" in capsys.readouterr().err

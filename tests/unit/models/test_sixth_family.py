@@ -12,8 +12,8 @@ import stages
 import torch
 
 from ecgpipe import ECGFM, models
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config
 from ecgpipe.models import list_models, networks, registry
 from ecgpipe.preprocessing.transform import transform
 from ecgpipe.selftest.verify_model import verify_model

@@ -184,7 +184,7 @@ def test_a_recording_gets_the_same_whatever_its_neighbours(tmp_path: Path) -> No
 # The account
 
 
-def test_the_account_says_what_became_of_each_recording(tmp_path: Path) -> None:
+def test_the_status_list_states_what_became_of_each_recording(tmp_path: Path) -> None:
     signal = noise(5600)
     flat, holes = signal.copy(), signal.copy()
     flat[[0, 7]] = 3
@@ -240,7 +240,7 @@ def test_the_account_says_what_became_of_each_recording(tmp_path: Path) -> None:
     assert all(row["n_segments"] == 0 for row in made.records.to_pylist() if row["status"] != "ok")
 
 
-def test_the_account_says_what_was_changed(tmp_path: Path) -> None:
+def test_the_records_state_what_was_changed(tmp_path: Path) -> None:
     order = [LEADS.index(lead) for lead in ("V1", "II", "V2", "I")]
     leads = [LEADS[i] for i in order]
     path = write(tmp_path / "x.npz", noise(1000)[order], 250, leads)
@@ -256,7 +256,7 @@ def test_the_account_says_what_was_changed(tmp_path: Path) -> None:
     assert made["amplitude_mv_III"] is None
 
 
-def test_a_padded_segment_says_how_much_of_it_is_signal(tmp_path: Path) -> None:
+def test_a_padded_segment_states_how_much_of_it_is_signal(tmp_path: Path) -> None:
     made = Preprocessed(tmp_path, [write(tmp_path / "x.npz", noise(1000), 250)], "--short", "pad")
     assert made.segments["samples"].to_pylist() == [2000]
     np.testing.assert_allclose(made.signals[..., :2000], tutorial(noise(1000), 250, length=2000), rtol=0, atol=1e-6)
@@ -295,7 +295,7 @@ def test_a_file_that_contradicts_its_table_is_not_taken(tmp_path: Path) -> None:
     assert Preprocessed(tmp_path, [path], **same).record("x")["status"] == "ok"
 
 
-def test_a_tables_leads_take_the_place_of_names_that_say_nothing(tmp_path: Path) -> None:
+def test_a_tables_leads_take_the_place_of_names_that_are_ignored(tmp_path: Path) -> None:
     order = [LEADS.index(lead) for lead in MIMIC_LEADS]
     path = write(tmp_path / "x.npz", noise(2500)[order], leads=[f"ch{i}" for i in range(12)])
     assert Preprocessed(tmp_path, [path]).record("x")["reason"].startswith("none of its leads is known by name (ch0 ")
@@ -371,7 +371,7 @@ def test_segments_come_in_batches_of_bounded_size(tmp_path: Path, monkeypatch: p
     )
 
 
-def test_both_files_say_how_they_were_made(tmp_path: Path) -> None:
+def test_both_files_state_how_they_were_made(tmp_path: Path) -> None:
     made = Preprocessed(tmp_path, [write(tmp_path / "x.npz", noise(2500))])
     assert made.records.schema.remove_metadata() == schemas.RECORDS
     for schema in (made.segments.schema, made.records.schema):

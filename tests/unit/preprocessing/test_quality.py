@@ -133,7 +133,7 @@ def test_real_recordings_have_no_flat_stretch(real: dict[str, np.ndarray]) -> No
         assert (facts["flat_leads"], facts["flat_s"]) == ([], 0), name
 
 
-def test_the_longest_flat_stretch_is_told() -> None:
+def test_the_longest_flat_stretch_is_reported() -> None:
     signal = heart()
     signal[2, 50:290] = 0.25
     signal[2, 300:310] = 0.25
@@ -164,7 +164,7 @@ def test_any_stretch_of_half_a_second_is_found(rate: float, seconds: float, star
 # Amplitudes
 
 
-def test_amplitudes_are_told_where_the_unit_is_known() -> None:
+def test_amplitudes_are_reported_where_the_unit_is_known() -> None:
     facts = look_at(heart(), "mV")
     for i, lead in enumerate(LEADS):
         assert facts[f"amplitude_mv_{lead}"] == pytest.approx(np.ptp(heart()[i]))

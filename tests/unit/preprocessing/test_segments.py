@@ -81,7 +81,7 @@ def test_leads_are_known_in_many_spellings_and_others_are_left_out() -> None:
     ("leads", "reordered"),
     [(LEADS, False), (EIGHT, False), (LEADS[::-1], True), (("II", "I", *CHEST), True), (("X", *EIGHT), True)],
 )
-def test_a_recording_says_whether_its_leads_were_put_in_order(leads: tuple[str, ...], reordered: bool) -> None:
+def test_a_recording_states_whether_its_leads_were_put_in_order(leads: tuple[str, ...], reordered: bool) -> None:
     assert made_of(recorded(noise(2500)[: len(leads)], leads)).changes["leads_reordered"] is reordered
 
 
@@ -185,7 +185,7 @@ def test_a_recording_without_samples_is_refused() -> None:
 
 
 @pytest.mark.parametrize("rate", [0, -500, 3, 1e6, float("nan"), float("inf")])
-def test_a_rate_that_cannot_be_meant_is_refused(rate: float) -> None:
+def test_a_rate_that_is_not_valid_is_refused(rate: float) -> None:
     assert refusal(recorded(noise(2500), rate=rate)) == f"the sampling rate is out of range ({rate:g} Hz)"
 
 
@@ -363,7 +363,7 @@ windows_of_all_kinds = st.builds(
 @given(samples=st.one_of(st.integers(1, 20_000), st.sampled_from([499, 500, 2499, 2500, 2501, 5000])),
        windows=windows_of_all_kinds)  # fmt: skip
 @settings(deadline=None, max_examples=200)
-def test_every_sample_is_accounted_for(samples: int, windows: Windows) -> None:
+def test_every_sample_is_counted(samples: int, windows: Windows) -> None:
     length = windows.segment_samples
     try:
         cut = place_segments(samples, windows)

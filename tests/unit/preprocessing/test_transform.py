@@ -183,7 +183,7 @@ def test_standardisation_and_range_are_over_each_lead_or_over_all(over: Literal[
     np.testing.assert_allclose(made, 5 * (signal - lowest) / (highest - lowest + 0.1), rtol=0, atol=1e-6)
 
 
-def test_the_place_of_the_cut_says_whether_the_recording_or_the_window_is_scaled() -> None:
+def test_the_place_of_the_cut_states_whether_the_recording_or_the_window_is_scaled() -> None:
     signal = noise(2000, 2)
     signal[:, 1000:] *= 10
     first, second = transform(signal, 500, declare([Linear(500), Cut(), Standardize()])).windows

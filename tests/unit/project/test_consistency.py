@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from run_workflow import ROOT
 
 import ecgpipe
-from ecgpipe.core.config import Config
+from ecgpipe.core.user_settings import Config
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
@@ -134,7 +134,7 @@ def test_pre_commit_runs_the_commands_of_make_check_from_the_same_environment() 
     assert all(hook["entry"].startswith(".venv/bin/") for hook in hooks)
 
 
-def test_the_workflow_catalog_is_told_a_setting_that_there_is() -> None:
+def test_the_workflow_catalog_names_a_setting_that_exists() -> None:
     usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
     assert usage.keys() == {"mandatory-flags", "software-stack-deployment", "report"}
     assert usage["mandatory-flags"].keys() == {"desc", "flags"}

@@ -38,7 +38,7 @@ from ecgpipe.workflow import validate
         ({"umap": {"min_dist": "0; touch pwned"}}, "umap.min_dist: '0; touch pwned' is not valid"),
     ],
 )
-def test_a_setting_that_would_be_taken_for_something_else_is_refused(
+def test_a_setting_that_would_be_mistaken_for_something_else_is_refused(
     settings: dict[str, object], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -94,7 +94,7 @@ def test_a_traceback_keeps_its_lines_and_no_more() -> None:
     assert said.endswith("ValueError: \\x1b[2J")
 
 
-def test_an_ending_that_does_not_print_is_none(tmp_path: Path) -> None:
+def test_an_extension_that_does_not_print_is_none(tmp_path: Path) -> None:
     assert detect.what_else(PurePath("x.\x1b[31m"), b"x\0") == "no known format, without file extension"
     assert detect.what_else(PurePath("x.JPG"), b"x\0") == "no known format, .jpg"
 

@@ -91,7 +91,7 @@ def test_predict_and_inspect_work_with_the_base_dependencies_alone(folder: Path)
     assert "1 numpy" in inspected[1]
 
 
-def test_every_command_has_help_or_says_in_one_line_what_to_install(folder: Path) -> None:
+def test_every_command_has_help_or_states_in_one_line_what_to_install(folder: Path) -> None:
     for command, (status, out, err) in zip(
         COMMANDS, run_without(WORKFLOW, [[command, "--help"] for command in COMMANDS], folder), strict=True
     ):

@@ -98,7 +98,7 @@ def wait_for_a_pipe() -> None:
 
 
 @pytest.mark.parametrize("bad", [wait_for_a_pipe, hang_in_compiled_code])
-def test_a_row_that_waits_for_ever_is_an_error_of_the_moment(bad: Callable[[], None], tmp_path: Path) -> None:
+def test_a_row_that_waits_for_ever_is_a_temporary_error(bad: Callable[[], None], tmp_path: Path) -> None:
     def work(crashed: dict[int, str], begin: Begin) -> None:
         with (tmp_path / "times").open("a") as file:
             file.write("x")

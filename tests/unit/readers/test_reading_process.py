@@ -12,7 +12,7 @@ from never_ending import compute, wait
 
 from ecgpipe import readers
 from ecgpipe.readers import LEADS, Assumed, Recording, UnavailableError, UnreadableError, reading_process
-from ecgpipe.readers.moment import patiently
+from ecgpipe.readers.temporary_errors import patiently
 
 ASSUMED = Assumed(500.0, LEADS)
 SIGNALS = np.random.default_rng(0).standard_normal((4, 300, 12))  # (recordings, samples, leads)

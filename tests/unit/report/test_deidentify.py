@@ -21,7 +21,7 @@ from planted import leaked
 
 import ecgpipe
 from ecgpipe.cli import main
-from ecgpipe.core import config, parquet, schemas
+from ecgpipe.core import parquet, schemas, user_settings
 from ecgpipe.report import deidentify
 from ecgpipe.workflow import settings_docs
 
@@ -66,7 +66,7 @@ def planted(annotation: object, text: str) -> object:
         return text
     for option in options:
         if typing.get_origin(option) is dict:
-            return {text: {"labels": text} if typing.get_args(option)[1] is config.OfModel else text}
+            return {text: {"labels": text} if typing.get_args(option)[1] is user_settings.OfModel else text}
     return [text]
 
 
@@ -87,12 +87,12 @@ def test_every_setting_that_is_shown_is_a_setting() -> None:
 
 
 def test_a_new_setting_is_hidden_until_somebody_lists_it() -> None:
-    class New(config.Umap):
+    class New(user_settings.Umap):
         partner: str = "Jane Doe"
 
     given = {"umap": New().model_dump(), "clinic": "Jane Doe"}
     shown = deidentify.keep_only(given, deidentify.SETTINGS)
-    assert shown == {"umap": config.Umap().model_dump()}
+    assert shown == {"umap": user_settings.Umap().model_dump()}
 
 
 @pytest.mark.parametrize("content", ["text", ["text"], [["text"]], 1, {"a": "text"}])
@@ -233,7 +233,7 @@ def write(folder: Path, mark: str = "") -> set[str]:
     words |= {"PLANTEDmethod", "PLANTEDsplitoffit"}
 
     run = json.loads((folder / "run.json").read_text())
-    settings = config.Config(input="x").model_dump()
+    settings = user_settings.Config(input="x").model_dump()
     annotations = {key: field.annotation for key, field, _ in settings_docs._keys()}
     for key in text_settings():
         *sections, name = key.split(".")

@@ -174,7 +174,7 @@ def test_the_marker_lists_exactly_what_is_there(demo: Path) -> None:
     assert sorted([*listed, "demo.json"]) == sorted(digests(demo))
 
 
-def test_checkpoint_loads_as_plain_data_and_says_what_it_is(demo: Path) -> None:
+def test_checkpoint_loads_as_plain_data_and_states_what_it_is(demo: Path) -> None:
     content = torch.load(demo / "checkpoint.pt", weights_only=True)
     assert content["ecgpipe"] == {"demo_model": True}
     assert content["args"] is None
@@ -214,7 +214,7 @@ def test_other_settings_or_a_missing_file_make_it_anew_and_spare_what_is_the_use
     assert left == {*json.loads((outdir / "demo.json").read_text())["files"], "demo.json", "recordings/real/mine.txt"}
 
 
-def test_a_run_that_was_cut_off_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_cut_off_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outdir = tmp_path / "demo"
 
     def cut_off() -> None:

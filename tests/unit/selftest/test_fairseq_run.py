@@ -199,7 +199,7 @@ def script(path: Path, *lines: str) -> Path:
 MEND = "make the environment of workflow/envs/fairseq-signals.yaml"
 
 
-def test_without_an_interpreter_it_says_how_to_make_one(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_an_interpreter_it_states_how_to_make_one(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verified(finished) == 2
     assert f"--python: not given, so that there is no fairseq-signals to ask; {MEND}" in capsys.readouterr().err
 
@@ -228,7 +228,7 @@ def test_an_interpreter_without_torch_is_named(
     assert MEND in said
 
 
-def test_a_process_that_dies_is_told_with_what_it_said_last(
+def test_a_process_that_dies_is_reported_with_what_it_said_last(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert asked(finished, script(tmp_path / "python", "echo out of luck >&2", "printf abc", "exit 7")) == 2

@@ -56,7 +56,7 @@ def test_half_precision_is_held_to_wider_bounds(capsys: pytest.CaptureFixture[st
     assert "bfloat16" in said or "becomes float32" in said or ", float32, " in said
 
 
-def test_what_the_reference_numbers_were_computed_by_is_told_with_them() -> None:
+def test_what_the_reference_numbers_were_computed_by_is_reported_with_them() -> None:
     with np.load(OUTPUTS) as known:
         assert {"fairseq_signals", "torch", "python", "ecg_transform"} <= set(json.loads(str(known["about"])))
         assert list(known["labels"]) == list(synthetic_checkpoint.LABELS) != sorted(synthetic_checkpoint.LABELS)

@@ -64,7 +64,7 @@ def test_a_network_that_does_not_work_is_refused_with_the_reason(old: str, new: 
         verify_model(str(path), None, {})
 
 
-def test_a_unit_that_decides_and_is_not_declared_is_told(tmp_path: Path) -> None:
+def test_a_unit_that_decides_and_is_not_declared_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(OWN.read_text().replace('Standardize("lead"), ', ""))
     assert any('give unit="mV" if that is wrong' in line for line in verify_model(str(path), None, {}))

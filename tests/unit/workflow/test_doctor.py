@@ -16,7 +16,7 @@ from hub_server import Hub, hub_of_client
 from huggingface_hub import constants
 
 from ecgpipe.cli import main
-from ecgpipe.core.config import Config
+from ecgpipe.core.user_settings import Config
 from ecgpipe.inference import devices
 from ecgpipe.readers import LEADS, packages
 from ecgpipe.workflow import doctor, estimate
@@ -132,7 +132,7 @@ def test_a_cached_checkpoint_needs_no_hub(hub: Hub, monkeypatch: pytest.MonkeyPa
     assert len(hub.requests) == asked
 
 
-def test_a_uri_that_is_none_is_a_problem() -> None:
+def test_an_invalid_uri_is_a_problem() -> None:
     assert doctor.check_checkpoint("hf://wanglab").level == "problem"
 
 
@@ -158,7 +158,7 @@ def test_a_format_whose_package_is_not_installed_names_the_extra(
     assert (problem.what, problem.fix) == expected
 
 
-def test_a_file_that_cannot_be_read_is_a_warning_that_says_why(recordings: Path) -> None:
+def test_a_file_that_cannot_be_read_is_a_warning_that_gives_the_reason(recordings: Path) -> None:
     (recordings / "d.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     findings, count = doctor.check_inputs([str(recordings)])
     assert count == 4

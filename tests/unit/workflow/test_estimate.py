@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgpipe.core.config import Config
+from ecgpipe.core.user_settings import Config
 from ecgpipe.models import registry
 from ecgpipe.workflow import estimate
 
@@ -30,7 +30,7 @@ def test_no_more_segments_wait_on_the_disk_than_those_of_two_parts_unless_they_a
     assert estimated(1_000_000, tmp_path, preprocess={"keep_segments": True}).scratch_bytes == 25 * million
 
 
-def test_a_gpu_is_told_from_a_cpu_and_a_cpu_may_be_asked_for(tmp_path: Path) -> None:
+def test_a_gpu_is_distinguished_from_a_cpu_and_a_cpu_may_be_asked_for(tmp_path: Path) -> None:
     gpu, cpu = estimated(100_000, tmp_path, has_gpu=True), estimated(100_000, tmp_path)
     assert gpu.seconds < cpu.seconds / 50
     assert (gpu.device, cpu.device) == ("an NVIDIA H200", "2 CPU cores")
@@ -72,7 +72,7 @@ def test_a_study_takes_what_its_models_take_one_after_the_other(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(1, "5 s"), (62, "60 s"), (100, "2 min"), (3000, "50 min"), (9000, "2.5 h")]
 )
-def test_a_time_is_told_as_exactly_as_it_is_known(seconds: float, words: str) -> None:
+def test_a_time_is_reported_as_exactly_as_it_is_known(seconds: float, words: str) -> None:
     assert estimate.describe_duration(seconds) == words
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from golden_models import make_checkpoint
 
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config
 from ecgpipe.models import labels, registry
 from ecgpipe.workflow import model_choice
 
@@ -72,7 +72,7 @@ def test_a_checkpoint_tells_its_family_and_that_the_rest(
 
 
 @pytest.mark.parametrize("model", [name for name in registry.list_families() if name != "ecg-fm"])
-def test_a_model_without_a_checkpoint_takes_its_default_weights_or_says_where_they_are(model: str) -> None:
+def test_a_model_without_a_checkpoint_takes_its_default_weights_or_states_where_they_are(model: str) -> None:
     family = registry.find_family(model)
     if family.default_checkpoint is None:
         with pytest.raises(EcgpipeError, match=f"checkpoint: missing; download the weights of {model} and give their"):

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from ecgpipe.core import parquet, provenance, schemas, settings
-from ecgpipe.core.config import Section
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Section
 from ecgpipe.workflow import reuse, run_lock
 
 SHARDS = 2

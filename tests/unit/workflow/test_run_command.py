@@ -70,7 +70,7 @@ def test_a_mistake_is_named_in_the_syntax_in_which_it_was_typed(tmp_path: Path) 
     assert refuse(tmp_path) == "INPUT: missing; name the recordings, e.g. ecgpipe run /data/ecgs"
 
 
-def test_an_input_that_is_none_is_named_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_input_is_named_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert refuse(tmp_path, inputs=["~/nowhere"]) == f"INPUT: '{tmp_path}/nowhere' does not exist; check the path"
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from ecgpipe.cli import main
 from ecgpipe.core import atomic, parquet, provenance, results
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config
 from ecgpipe.workflow import reuse, run_lock, slurm, stage_settings
 
 

@@ -73,7 +73,7 @@ def test_snakemakes_own_words_are_left_out_but_for_warnings_and_errors() -> None
     assert said.lines == ["a warning", "WorkflowError: input: nowhere is not there"]
 
 
-def test_a_run_with_nothing_to_do_says_so() -> None:
+def test_a_run_with_nothing_to_do_reports_it() -> None:
     said = Said()
     said.message("Nothing to be done (all requested files are present and up to date).")
     assert said.lines == ["Nothing to be done: all results are there, and of these inputs and settings."]
@@ -115,7 +115,7 @@ def test_the_jobs_that_the_scan_makes_known_are_counted_then(tmp_path: Path) -> 
     assert said.output.progress.total == {"manifest": 1, "preprocess": 3, "infer": 1}
 
 
-def test_the_time_left_is_told_once_inference_says_how_fast_it_is(tmp_path: Path) -> None:
+def test_the_time_left_is_reported_once_the_speed_of_inference_is_known(tmp_path: Path) -> None:
     said = Said(is_terminal=True)
     said.message(**stats(preprocess=2, infer=2))
     said.run("preprocess", 10)
@@ -128,7 +128,7 @@ def test_the_time_left_is_told_once_inference_says_how_fast_it_is(tmp_path: Path
     assert said.output.drawn.endswith("about 2 min left")  # 1.9 jobs of a minute, as was guessed
 
 
-def test_what_a_failed_job_says_is_shown_with_its_log(tmp_path: Path) -> None:
+def test_the_message_of_a_failed_job_is_shown_with_its_log(tmp_path: Path) -> None:
     said = Said()
     log = tmp_path / "infer.log"
     log.write_text("[infer] begun\n[infer] error: inference.batch_size: 7 is too much; give less\n")

@@ -57,7 +57,7 @@ def said(folder: Path, text: str, *options: str) -> list[Any]:
     return [json.loads(line.removeprefix("SAYS ")) for line in output.splitlines() if line.startswith("SAYS ")]
 
 
-def test_the_main_process_is_told_from_that_of_a_job(tmp_path: Path) -> None:
+def test_the_main_process_is_distinguished_from_that_of_a_job(tmp_path: Path) -> None:
     rule = "say(ENGINE.is_main_process)\nrule all:\n    output:\n        'x'\n    run:\n        Path('x').touch()\n"
     assert said(tmp_path, rule) == [True, False]  # a `run:` block is a process that parses the Snakefile again
 
@@ -65,7 +65,7 @@ def test_the_main_process_is_told_from_that_of_a_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "runs"), [([], True), (["--dry-run"], False), (["--touch"], False), (["--summary"], False)]
 )
-def test_a_run_is_told_from_what_only_looks(tmp_path: Path, options: list[str], runs: bool) -> None:
+def test_a_run_is_distinguished_from_what_only_looks(tmp_path: Path, options: list[str], runs: bool) -> None:
     assert set(said(tmp_path, PLANNED.format(what="ENGINE.runs_jobs"), *options)) == {runs}
 
 
@@ -154,7 +154,7 @@ def test_an_error_of_ecgpipe_is_shown_without_a_traceback(tmp_path: Path) -> Non
     assert "Traceback" not in output
 
 
-def test_what_ecgpipe_says_comes_in_order_with_what_the_logger_plugins_are_to_know(tmp_path: Path) -> None:
+def test_lines_of_ecgpipe_come_in_order_with_the_facts_for_logger_plugins(tmp_path: Path) -> None:
     rule = "rule all:\n    output:\n        'x'\n    shell:\n        'touch x'\n"
     text = rule + "onstart:\n    ENGINE.say('two\\nlines', a=1)\n"
     status, output = snakemake(tmp_path, HEAD + text)

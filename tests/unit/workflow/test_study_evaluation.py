@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgpipe.core.config import Config, Evaluation, StudySettings
+from ecgpipe.core.user_settings import Config, Evaluation, StudySettings
 from ecgpipe.workflow.study_evaluation import choose_evaluations
 
 ROWS = (

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgpipe.cli import main
-from ecgpipe.core.config import Config
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.provenance import hash_file
+from ecgpipe.core.user_settings import Config
 from ecgpipe.workflow import settings_docs, validate
 
 ROOT = Path(__file__).parents[3]
@@ -209,7 +209,7 @@ def test_without_an_input_it_shows_how_to_give_one(nothing: object) -> None:
         ({3: "x"}, "3: 3 is not valid: keys should be strings"),
     ],
 )
-def test_a_mistake_names_the_key_the_value_and_the_mend(given: dict[Any, object], says: str) -> None:
+def test_a_mistake_names_the_key_the_value_and_the_fix(given: dict[Any, object], says: str) -> None:
     with pytest.raises(EcgpipeError) as caught:
         load({"input": "."} | given)
     assert says in str(caught.value)
@@ -234,7 +234,7 @@ def test_a_calibration_and_thresholds_that_do_not_belong_together_are_refused_be
     assert "unknown labels (Flutter, rare); the labels are Poor data quality, " in mistake(calibration=json_file)
 
 
-def test_every_mistake_is_told_at_once_on_a_line_of_its_own() -> None:
+def test_every_mistake_is_reported_at_once_on_a_line_of_its_own() -> None:
     said = mistake(outdr="x", umap={"neighbors": 0}, manifest={"shard_size": -1}).splitlines()
     assert [line.partition(":")[0] for line in said] == ["manifest.shard_size", "umap.neighbors", "outdr"]
 
@@ -252,7 +252,7 @@ SECTION = st.dictionaries(st.sampled_from(INNER) | st.text(max_size=5), VALUES, 
 
 @given(st.dictionaries(KEYS, VALUES | SECTION, max_size=5), st.booleans())
 @settings(deadline=None, max_examples=300)
-def test_whatever_is_given_loads_or_is_a_mistake_that_is_told(given: dict[Any, Any], with_input: bool) -> None:
+def test_whatever_is_given_loads_or_is_a_mistake_that_is_reported(given: dict[Any, Any], with_input: bool) -> None:
     try:
         loaded = load({**given, "input": "."} if with_input else given)
     except EcgpipeError:

@@ -17,7 +17,7 @@ from ecgpipe import ECGFM
 from ecgpipe.cli import main
 from ecgpipe.core import schemas
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.inference import aggregate, engine, finite, segment_files
+from ecgpipe.inference import aggregate, engine, non_finite_outputs, segment_files
 from ecgpipe.inference.engine import Results
 from ecgpipe.models import labels
 from ecgpipe.models.description import Description, describe
@@ -135,7 +135,7 @@ def test_the_segment_that_the_message_names_is_the_one(tmp_path: Path) -> None:
             yield keys, Results(logits, np.zeros((2, 8), np.float32), None)
 
     with pytest.raises(EcgpipeError, match=r"x\.pt gives numbers that are not finite for segment 5 of 'r3'"):
-        list(finite.check_stream(stream(), "x.pt", lambda rows: SIGNALS[rows], None, 2))
+        list(non_finite_outputs.check_stream(stream(), "x.pt", lambda rows: SIGNALS[rows], None, 2))
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2])
@@ -143,7 +143,7 @@ def test_each_output_is_looked_at(kind: int) -> None:
     arrays = [np.zeros((3, width), np.float32) for width in (3, 8, 5)]
     arrays[kind][2, 1] = np.nan
     with pytest.raises(EcgpipeError, match="finite for row 2"):
-        finite.ensure_finite(Results(*arrays), None, "row {}".format, "x.pt")
+        non_finite_outputs.ensure_finite(Results(*arrays), None, "row {}".format, "x.pt")
 
 
 @pytest.mark.usefixtures("in_half")
@@ -182,7 +182,7 @@ def test_from_python_broken_weights_are_an_error(tmp_path: Path) -> None:
         ecgfm.predict(np.random.default_rng(0).standard_normal((12, 2500)), 500, LEADS)
 
 
-def test_predict_says_which_file_broken_weights_failed_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_states_which_file_broken_weights_failed_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.pt").write_bytes(checkpoints.saved(broken()))
     np.savez(
         tmp_path / "ecg.npz", signal=np.random.default_rng(0).standard_normal((12, 2500)), sample_rate=500, leads=LEADS

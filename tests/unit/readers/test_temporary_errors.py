@@ -30,12 +30,12 @@ from ecgpipe.readers import (
     UnavailableError,
     UnreadableError,
     isolation,
-    moment,
     reading_process,
+    temporary_errors,
     wfdb,
 )
 from ecgpipe.readers.detect import SUFFIXES
-from ecgpipe.readers.moment import momentary, patiently
+from ecgpipe.readers.temporary_errors import momentary, patiently
 
 ENDINGS = {name: suffix for suffix, name in SUFFIXES.items()} | {"csv": ".csv", "parquet": ".parquet"}
 
@@ -46,7 +46,7 @@ linux = pytest.mark.skipif(not BROKEN.exists(), reason=f"there is no {BROKEN}")
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moment, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(temporary_errors, "PAUSES_S", (0.0, 0.0))
 
 
 def cause_of(error: Exception, why: Exception) -> Exception:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgpipe.core import identity
+from ecgpipe.core import normalized_text
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.evaluation import ground_truth, leakage, splits
 from ecgpipe.inputs import input_tables
@@ -52,10 +52,10 @@ BIG = 2**53 + 1
     ],
 )
 def test_a_value_is_the_same_text_whatever_its_type(values: pa.Array, texts: list[str | None]) -> None:
-    found = identity.as_text(values)
+    found = normalized_text.as_text(values)
     assert found.to_pylist() == texts
     assert found.type == pa.string()
-    assert identity.as_text(found).to_pylist() == texts  # once is enough, twice does no harm
+    assert normalized_text.as_text(found).to_pylist() == texts  # once is enough, twice does no harm
 
 
 @pytest.mark.parametrize(
@@ -68,19 +68,19 @@ def test_a_value_is_the_same_text_whatever_its_type(values: pa.Array, texts: lis
 )
 def test_numbers_whose_last_digits_are_lost_are_refused(values: pa.Array, number: str) -> None:
     with pytest.raises(EcgpipeError, match=f"the column 'mrn' has numbers as large as {number} with a floating point"):
-        identity.as_text(values, "mrn")
+        normalized_text.as_text(values, "mrn")
 
 
 @pytest.mark.parametrize("values", [pa.array([[1]]), pa.array([{"a": 1}])])
 def test_what_is_no_single_value_is_refused(values: pa.Array) -> None:
     with pytest.raises(EcgpipeError, match=r"the column 'mrn' holds .* write one value in each row"):
-        identity.as_text(values, "mrn")
+        normalized_text.as_text(values, "mrn")
 
 
 def test_none_may_be_a_category_but_is_no_patient() -> None:
     texts = pa.array(["None", "null", "Nobody", "12"])
-    assert identity.as_text(texts).to_pylist() == ["None", "null", "Nobody", "12"]
-    assert identity.as_ids(texts).to_pylist() == [None, None, "Nobody", "12"]
+    assert normalized_text.as_text(texts).to_pylist() == ["None", "null", "Nobody", "12"]
+    assert normalized_text.as_ids(texts).to_pylist() == [None, None, "Nobody", "12"]
 
 
 PATIENTS = [12, 7, None, 12, None, BIG - 2]
@@ -108,14 +108,14 @@ def written(folder: Path) -> dict[str, pa.Array]:
 
 def test_all_that_asks_who_a_patient_is_gets_one_answer_for_every_kind_of_file(tmp_path: Path) -> None:
     for name, values in written(tmp_path).items():
-        assert identity.as_ids(values).to_pylist() == [None if p is None else str(p) for p in PATIENTS], name
+        assert normalized_text.as_ids(values).to_pylist() == [None if p is None else str(p) for p in PATIENTS], name
         units = ground_truth.number_patients(values)
         assert units[0] == units[3], name
         assert len(set(units)) == 5, name  # two of nobody are two
         split = splits.by_patient(values, 0)
         assert (split[[2, 4]] == splits.NONE).all(), name
         assert (split[[0, 1, 3, 5]] != splits.NONE).all(), name
-        np.testing.assert_array_equal(split, splits.by_patient(identity.as_ids(values), 0))
+        np.testing.assert_array_equal(split, splits.by_patient(normalized_text.as_ids(values), 0))
         splits.refuse_shared(np.array([0, 1, 0, 0, 1, 2]), values)  # nobody is in two splits
         with pytest.raises(EcgpipeError, match="'12'"):
             splits.refuse_shared(np.array([0, 1, 0, 1, 1, 2]), values)
@@ -131,4 +131,4 @@ def test_a_number_is_one_text_as_integer_as_float_and_as_text(numbers: list[int]
         pa.array(map(float, numbers), pa.float64()),
         pa.array(texts, pa.string()),
     ):
-        assert identity.as_text(values).to_pylist() == texts
+        assert normalized_text.as_text(values).to_pylist() == texts

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from report_page import unpacked
 
-from ecgpipe.report.payload import DTYPES, pack
+from ecgpipe.report.page_data import DTYPES, pack
 
 texts = st.text(st.characters(codec="utf-8"))
 values = st.recursive(
