@@ -5,7 +5,6 @@ the manifest, and the jobs that read recordings and prepare them for several mod
 """
 
 import atexit
-import os
 import shutil
 import tempfile
 import time
@@ -168,8 +167,6 @@ class StudyAtWork:
         groups = [[str(run.paths.model) for run in one.runs] for one in self.reading]
         if read_json(folder / READING) != groups:
             write_json(folder / READING, groups)
-        for one in self.reading:
-            put_settings_before_all(one)
         atomic.write_json(Path(self._own.asked()), self._started)
 
     def settings_file(self, stage: str, wildcards: Mapping[str, str]) -> str:
@@ -294,17 +291,3 @@ def find_needed_shards(run: RunAtWork) -> frozenset[int] | None:
         if not all(results.path_of(name, part) in fresh for name in inferred):
             needed.update(shards.shards_of(part, run.shards_per_part, n_shards))
     return frozenset(needed)
-
-
-def put_settings_before_all(reading: Reading) -> None:
-    """Make the settings that jobs of several models take at most as new as the records of each that stay.
-
-    Otherwise a model that was added later would have its jobs' other models made again.
-    """
-    records = [path for run in reading.runs for path in Path(run.paths.outdir).glob("records/shard-*.parquet")]
-    times = [time_ns for path in records if (time_ns := path.stat().st_mtime_ns) > reuse.STALE_NS]
-    for run in reading.runs if times else ():
-        path = Path(run.paths.settings("preprocess"))
-        oldest = min(times)
-        if path.stat().st_mtime_ns > oldest:
-            os.utime(path, ns=(oldest, oldest))

@@ -139,16 +139,16 @@ def test_every_file_and_stage_that_a_rule_names_is_known() -> None:
 
 
 def rules() -> list[tuple[str, dict[str, ast.Call], str]]:
-    """Of each rule that has a shell line its name, its sections and that line."""
+    """Of each rule that has a shell line its name, its sections and that line, or each of two."""
     found = []
     for node in ast.walk(tree()):
         if isinstance(node, ast.FunctionDef) and node.name.startswith("__rule_"):
             calls = [call for call in node.decorator_list if isinstance(call, ast.Call)]
             sections = {call.func.attr: call for call in calls if isinstance(call.func, ast.Attribute)}
             if "shellcmd" in sections:
-                found.append(
-                    (node.name.removeprefix("__rule_"), sections, ast.literal_eval(sections["shellcmd"].args[0]))
-                )
+                line = sections["shellcmd"].args[0]
+                lines = [line.body, line.orelse] if isinstance(line, ast.IfExp) else [line]
+                found += [(node.name.removeprefix("__rule_"), sections, ast.literal_eval(one)) for one in lines]
     return found
 
 

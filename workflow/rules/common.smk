@@ -81,12 +81,34 @@ def settings_of_study(wildcards):
 
 
 def settings_to_read(reading):
-    """The settings files of jobs that read recordings, of one model or several."""
+    """The settings files that jobs which read recordings have as inputs: that of a single run.
+
+    Which models are read for together changes, and Snakemake would make everything again where inputs are others than
+    the last time. So a study's jobs have none: before they are planned, results of other settings are marked as older
+    than everything (`reuse.prepare`). Only a dry run, which marks nothing, names those that are new.
+    """
 
     def paths(wildcards):
         with errors_of_workflow():
             RUN.plan()
-            return [run.settings_file("preprocess", wildcards) for run in reading.runs]
+            settings = [run.settings_file("preprocess", wildcards) for run in reading.runs]
+            own = [run.paths.settings("preprocess") for run in reading.runs]
+        return [path for path in settings if not RUN.models or path not in own]
+
+    return paths
+
+
+def segments_of(reading):
+    """The segments that a job writes, of one model or several."""
+    paths = [run.paths.file("segments") for run in reading.runs]
+    return paths if SETTINGS.preprocess.keep_segments else temp(paths)
+
+
+def settings_of_reading(reading):
+    """The settings files of jobs that read recordings, as an option of a command."""
+
+    def paths(wildcards, output):  # with `output`, Snakemake remembers no value
+        return [run.paths.settings("preprocess") for run in reading.runs]
 
     return paths
 
@@ -238,3 +260,9 @@ def attention_option(wildcards):
     """The folder of the attention, as an option of a command."""
     run = RUN.of(wildcards)
     return ["--attention", run.paths.folder("attention")] if run.settings.inference.attention else []
+
+
+def results_to_compare(wildcards):
+    """What a study reads of all runs, besides their run.json."""
+    kinds = ["records", "predictions", "embeddings"]
+    return [path for run in RUN.runs for name in kinds for path in all_of(run, name)(wildcards)]

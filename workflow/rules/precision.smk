@@ -32,6 +32,8 @@ else:
         benchmark:
             OUT.benchmark("sample")
         priority: URGENT
+        params:
+            settings=lambda wildcards, output: RUN.of(wildcards).paths.settings("preprocess"),
 
     checkpoint precision:
         input:

@@ -1,9 +1,3 @@
-def segments_of(reading):
-    """The segments that a job writes, of one model or several."""
-    paths = [run.paths.file("segments") for run in reading.runs]
-    return paths if SETTINGS.preprocess.keep_segments else temp(paths)
-
-
 # One rule, `preprocess`, but for models of a study that need other shards than the others.
 for READING in RUN.reading:
 
@@ -27,6 +21,14 @@ for READING in RUN.reading:
             mem_mb=growing(1500 + 500 * len(READING.runs)),
             # 0.25 s per recording and model
             runtime=growing(10 + SETTINGS.manifest.shard_size * len(READING.runs) // 240),
+        params:
+            settings=settings_of_reading(READING),
         shell:
-            "python3 -m ecgpipe preprocess --settings {input.settings:q} --shard {input.shard:q} --segments {output.segments:q} --records {output.records:q} "
-            "--log {log:q}"
+            # Snakemake remembers a rule's command, so that a single run keeps the one that it always had.
+            (
+                "python3 -m ecgpipe preprocess --settings {params.settings:q} --shard {input.shard:q} --segments {output.segments:q} --records {output.records:q} "
+                "--log {log:q}"
+                if RUN.models
+                else "python3 -m ecgpipe preprocess --settings {input.settings:q} --shard {input.shard:q} --segments {output.segments:q} --records {output.records:q} "
+                "--log {log:q}"
+            )

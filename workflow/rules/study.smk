@@ -1,13 +1,6 @@
 # The runs of a study side by side.
 STUDY = [OUT.study(name) for name in STUDY_FILES] if len(RUN.models) > 1 else []
 
-
-def results_to_compare(wildcards):
-    """What a study reads of all runs, besides their run.json."""
-    kinds = ["records", "predictions", "embeddings"]
-    return [path for run in RUN.runs for name in kinds for path in all_of(run, name)(wildcards)]
-
-
 if STUDY:
 
     rule study:
