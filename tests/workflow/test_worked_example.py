@@ -1,31 +1,20 @@
 """docs/ptbxl.md from its first line to its last, on a small folder of PTB-XL's layout."""
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import ptbxl
 import pytest
 import torch
+from docs_page import indented_blocks, run_script
 from run_workflow import ROOT
 
 from ecgpipe.selftest import synthetic_checkpoint
 
-PAGE = ROOT / "docs/ptbxl.md"
-
-
-def blocks() -> list[str]:
-    """The page's indented blocks, in order."""
-    found = re.findall(r"(?:^    .*\n|^\n(?=    ))+", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    return ["\n".join(line[4:] for line in block.strip("\n").splitlines()) for block in found]
-
 
 @pytest.mark.slow
 def test_each_line_of_the_worked_example_runs(tmp_path: Path) -> None:
-    settings, *commands = blocks()
+    settings, *commands = indented_blocks((ROOT / "docs/ptbxl.md").read_text(encoding="utf-8"))
     assert settings.startswith("# ptbxl.yaml")
     ptbxl.write(tmp_path / "ptb-xl", 80)
     torch.save(synthetic_checkpoint.demo(3), tmp_path / "model.pt")
@@ -35,12 +24,7 @@ def test_each_line_of_the_worked_example_runs(tmp_path: Path) -> None:
     (tmp_path / "ptbxl.yaml").write_text(settings, encoding="utf-8")
     script = "set -e\n" + "\n".join(commands).replace("hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt", "model.pt")
     script = script.replace("snakemake --cores 8", f"snakemake --snakefile {ROOT / 'Snakefile'} --cores 2")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        ["bash", "-c", script],  # noqa: S607
-        cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-5000:]
+    run_script(script, tmp_path)
 
     table = pd.read_csv(tmp_path / "auroc.csv").set_index("label")
     database = pd.read_csv(tmp_path / "ptb-xl" / "ptbxl_database.csv").query("strat_fold == 10")
