@@ -8,12 +8,14 @@
 # make gpu-bundle  a folder to carry to such a machine where it has no network
 # make fuzz    coverage-guided fuzzing of the readers, a minute each
 # make docs    write the files that are generated from the settings' definition
+# make site    the website of docs/ in site/, with search, to be opened without a server
+# make screenshots  the demo, and the pictures of README.md and docs/ from its report
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-weights test test-fast coverage check bench gpu gpu-bundle fuzz docs clean
+.PHONY: demo demo-weights test test-fast coverage check bench gpu gpu-bundle fuzz docs site screenshots clean
 
 # The demo's model, trained anew: ecgpipe/selftest/demo_weights, minutes on two cores. The same machine gives the same bytes.
 demo-weights: .venv/dev
@@ -69,6 +71,13 @@ fuzz: .venv/dev
 docs: .venv/dev
 	$(BIN)/python -m ecgpipe config
 
+site: .venv/dev
+	$(BIN)/python -m benchmarks.build_site
+
+# Needs Chromium (apt-get install chromium). docs/images/NAME.png, a few seconds after the demo.
+screenshots: demo .venv/dev
+	$(BIN)/python -m benchmarks.screenshots
+
 # Each stamp is newer than what it installed from.
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -84,4 +93,4 @@ docs: .venv/dev
 	touch $@ .venv/demo
 
 clean:
-	rm -rf .venv demo .snakemake
+	rm -rf .venv demo site .snakemake

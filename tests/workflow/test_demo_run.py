@@ -1,16 +1,19 @@
-"""`make demo`: the demo's recordings through the whole workflow, and a report that shows what ecgpipe can do."""
+"""The demo, as docs/tutorial.md has it, and a report that shows what ecgpipe can do.
+
+The other half of that page is run by test_worked_example.py.
+"""
 
 import json
 from pathlib import Path
 
+import docs_page
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from report_page import Page
-from run_workflow import ROOT, snakemake, table
+from run_workflow import ROOT, table
 
-from ecgpipe.cli import main
 from ecgpipe.selftest.simulator import LABELS
 
 pytest.importorskip("pydicom", reason="the demo's extra is not installed")
@@ -19,14 +22,19 @@ pytestmark = pytest.mark.slow  # a minute
 RECORDINGS = 110
 
 
+PAGE = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8").partition("## 3. Your own recordings\n")[0]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the demo lies and ran, smaller than that of `make demo`."""
+    """Where the demo lies and ran, smaller than that of the tutorial and of `make demo`."""
     folder = tmp_path_factory.mktemp("demo")
-    assert main(["demo", "--outdir", str(folder / "demo"), "--recordings", str(RECORDINGS)]) == 0
-    done = snakemake(folder, "--configfile", str(ROOT / "config" / "demo.yaml"), outdir="demo/results")
-    assert done.status == 0, done.output
-    assert "Demo model, trained on simulated hearts. Not ECG-FM." in done.output
+    (folder / "config").symlink_to(ROOT / "config")  # the tutorial runs in the clone
+    script = docs_page.commands(PAGE)
+    assert "\necgpipe demo --outdir demo\n" in script
+    written = f"ecgpipe demo --outdir demo --recordings {RECORDINGS}\n"
+    printed = docs_page.run_script(script.replace("ecgpipe demo --outdir demo\n", written), folder)
+    assert "Demo model, trained on simulated hearts. Not ECG-FM." in printed
     return folder / "demo"
 
 
@@ -73,3 +81,14 @@ def test_the_report_shows_it(folder: Path) -> None:
     assert all(label in page.text for label in LABELS)
     attributed = pd.read_parquet(folder / "results" / "attribution" / "attribution.parquet")
     assert set(attributed["label"]) == set(LABELS)
+
+
+def test_the_tutorial_reads_the_results(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert Path("p001_001.png").stat().st_size > 10_000
+    exec(compile(docs_page.python(PAGE), "docs/tutorial.md", "exec"), {})  # noqa: S102, our own page
+    printed = capsys.readouterr().out
+    assert "Atrial fibrillation" in printed
+    assert "leads missing" in printed
