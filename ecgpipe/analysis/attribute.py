@@ -182,8 +182,7 @@ def write_attributions(
                 logger.warning("%s is left out: %s", record_id, error)
                 continue
             target = description.labels.index(label)
-            seed = xxhash.xxh32_intdigest(record_id.encode())
-            explained = explain(network, prepared, target, attribute_settings.steps, size, seed)
+            explained = explain(network, prepared, target, attribute_settings.steps, size, choose_seed(record_id))
             if not all(np.isfinite(values).all() for values in explained):
                 logger.warning(
                     "%s is left out: its attribution to %r has numbers that are not finite", record_id, label
@@ -228,6 +227,11 @@ def choose_strongest(predictions: Sequence[Path], names: Sequence[str]) -> list[
     label_columns = [name for name in pq.read_schema(predictions[0]).names if name in names]
     highest, _ = examples.rank_by_probability(predictions, dict.fromkeys(label_columns, labels.DEFAULT_THRESHOLD))
     return [(record_id, str(why.what)) for record_id, why in highest if why.rank == 1]
+
+
+def choose_seed(record_id: str) -> int:
+    """The seed of a recording's random deletions."""
+    return xxhash.xxh32_intdigest(record_id.encode())
 
 
 def keep_drawn(prepared: Prepared) -> Prepared:
@@ -288,7 +292,7 @@ def _logits(network: AnyNetwork, signal: Tensor, samples: Tensor) -> Tensor:
 def _compute_logits(network: AnyNetwork, signal: Tensor, samples: Tensor, target: int) -> np.ndarray:
     with torch.inference_mode():
         logits = _logits(network, signal, samples)
-    values: np.ndarray = logits[:, target].double().cpu().numpy()  # (segments,)
+    values: np.ndarray = logits[:, target].cpu().double().numpy()  # (segments,), as MPS has no float64
     return values
 
 
