@@ -17,7 +17,6 @@ from ecgpipe.api import arrays, compute, loading, tables
 from ecgpipe.api.compute import Given
 from ecgpipe.api.sources import Entry, Signal
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.run import Run
 from ecgpipe.inference import engine, finite
 from ecgpipe.models import labels, networks
 from ecgpipe.models.description import DEMO_MODEL, Description, describe
@@ -172,6 +171,8 @@ class ECGFM:
             EcgpipeError: It is no finished run, its checkpoint is gone or not that of its results, or its calibration
                 has changed.
         """
+        from ecgpipe.core.run import Run  # here, because pydantic takes a fifth of a second of `import ECGFM`
+
         finished = Run(os.path.expanduser(outdir))  # noqa: PTH111
         own_model = None if model is None else os.path.expanduser(model)  # noqa: PTH111
         _check_options(precision, batch_size, threads)

@@ -4,6 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -116,7 +117,8 @@ def prepare_files(rows: pa.Table, windows: Windows, assumed: Assumed) -> Iterato
             # Files of several folders may have one name, but the stage tells recordings apart by their ids.
             numbers = pa.array([str(number) for number in range(len(piece))], pa.string())
             parquet.write(shard, piece.set_column(0, "record_id", numbers))
-            preprocess.preprocess_shard(shard, segments, records, preprocess_settings)
+            with _silence(preprocess.logger):  # whoever asked is told once, of all
+                preprocess.preprocess_shard(shard, segments, records, preprocess_settings)
             described = pq.read_table(records, columns=["status", "reason", "n_segments"]).to_pylist()
             each = _iterate_segments(segments, len(windows.model_input.leads))
             for record in described:
@@ -125,6 +127,17 @@ def prepare_files(rows: pa.Table, windows: Windows, assumed: Assumed) -> Iterato
                     starts_s, samples, signals = zip(*(next(each) for _ in range(record["n_segments"])), strict=True)
                     prepared = Prepared(np.stack(signals), np.array(starts_s, np.float32), samples[0], {})
                 yield Read(prepared, record["status"], record["reason"])
+
+
+@contextmanager
+def _silence(stage: logging.Logger) -> Iterator[None]:
+    """Keep back what a stage says of how many recordings it skipped."""
+    level = stage.level
+    stage.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        stage.setLevel(level)
 
 
 def _iterate_segments(path: Path, leads: int) -> Iterator[tuple[float, int, np.ndarray]]:

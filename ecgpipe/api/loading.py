@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow.parquet as pq
 import safetensors.torch
@@ -17,15 +17,16 @@ from torch import Tensor
 from ecgpipe.core import provenance
 from ecgpipe.core.atomic import read_json
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.run import Run
 from ecgpipe.inference import devices
 from ecgpipe.models import calibration, labels, registry
 from ecgpipe.models.calibration import Calibration
 from ecgpipe.models.description import Description, describe
 from ecgpipe.models.labels import Label
-from ecgpipe.preprocessing import preprocess
 from ecgpipe.preprocessing.segments import Windows
 from ecgpipe.readers import Assumed
+
+if TYPE_CHECKING:
+    from ecgpipe.core.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def open_checkpoint(source: str, label_csv: str | None, model: str | None, optio
     return load_file(source, label_csv, model, options)
 
 
-def read_run(finished: Run) -> OfRun:
+def read_run(finished: "Run") -> OfRun:
     """Read how a finished run made its predictions, and check that its checkpoint is still there.
 
     Args:
@@ -87,6 +88,8 @@ def read_run(finished: Run) -> OfRun:
     Raises:
         EcgpipeError: The checkpoint is gone or another one, or the calibration is gone or has changed.
     """
+    from ecgpipe.preprocessing import preprocess  # here, because its settings bring pydantic
+
     description = describe_of_run(finished)
     predictions = finished.files("predictions")
     origin = provenance.read_origin(pq.read_schema(predictions[0])) if predictions else {}
@@ -100,7 +103,7 @@ def read_run(finished: Run) -> OfRun:
     return OfRun(named, windows, assumed, _read_fit(finished, origin.get("calibration")))
 
 
-def describe_of_run(finished: Run) -> Description:
+def describe_of_run(finished: "Run") -> Description:
     """Read the description of a run's checkpoint, if it and the weights beside it are those of its results.
 
     Raises:
@@ -138,7 +141,7 @@ def refuse_foreign_run(description: Description) -> None:
         )
 
 
-def _read_fit(finished: Run, facts: Mapping[str, object] | None) -> Calibration | None:
+def _read_fit(finished: "Run", facts: Mapping[str, object] | None) -> Calibration | None:
     """The calibration of a run's predictions, unchanged."""
     if not facts:
         return None

@@ -94,7 +94,7 @@ def test_long_recordings_leads_that_are_missing_and_no_unit_are_told(recording: 
         ({"layout": "3x4"}, "layout: '3x4' is not"),
     ):
         with pytest.raises(EcgpipeError, match=re.escape(says)):
-            recording.plot(**options)  # type: ignore[arg-type]
+            recording.plot(**options)
 
 
 def test_a_notebook_shows_the_drawing_and_loads_nothing(recording: Recording) -> None:
