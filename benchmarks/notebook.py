@@ -56,12 +56,11 @@ def list_outputs(notebook: dict[str, Any]) -> list[str]:
 def _run_cell(source: str, namespace: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """Run one cell; its outputs in the form of nbformat 4."""
     tree = ast.parse(source)
-    last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    tree.body = tree.body[:-1] if last else tree.body
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     printed, value = io.StringIO(), None
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, f"cell {count}", "exec"), namespace)  # noqa: S102, our own notebook
-        if last is not None:
+        if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), f"cell {count}", "eval"), namespace)  # noqa: S307
     outputs: list[dict[str, Any]] = []
     if printed.getvalue():

@@ -388,6 +388,8 @@ class ECGFM:
         unknown = [name for name in wanted if name not in names]
         if unknown or not wanted:
             raise EcgpipeError(f"label: {', '.join(map(repr, unknown)) or 'none'} is no label; give {', '.join(names)}")
+        if steps is not None and steps < 1:
+            raise EcgpipeError(f"steps: {steps} is out of range; give 1 or more")
         if self._with_gradients is None:
             assert self._load_for_gradients is not None  # noqa: S101
             self._with_gradients = self._load_for_gradients()

@@ -55,6 +55,18 @@ class Recording:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse what is no recording.
+
+        Raises:
+            EcgpipeError: The signal is not (leads, samples), or the sampling rate is not positive.
+        """
+        shape = np.shape(self.signal)
+        if len(shape) != 2 or shape[0] != len(self.leads):
+            raise EcgpipeError(f"signal: its shape is {shape}, with {len(self.leads)} leads; give (leads, samples)")
+        if not self.sample_rate > 0:
+            raise EcgpipeError(f"sample_rate: {self.sample_rate!r} is out of range; give a number of Hz")
+
     @property
     def seconds(self) -> float:
         """Its length."""

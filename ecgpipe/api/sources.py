@@ -106,8 +106,8 @@ def open_source(
 
 
 def _is_self_described(item: object) -> bool:
-    """Whether an item names its own leads: a `Recording` or a DataFrame."""
-    return isinstance(item, Recording) or (hasattr(item, "columns") and hasattr(item, "to_numpy"))
+    """Whether an item names its own leads: a `Recording` or a pandas DataFrame."""
+    return isinstance(item, Recording) or (hasattr(item, "columns") and hasattr(item, "iloc"))
 
 
 def _open_described(

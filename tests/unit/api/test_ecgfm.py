@@ -377,7 +377,7 @@ def test_a_sample_rate_that_cannot_be_meant_is_refused(rate: Any, ecgfm: ECGFM) 
         ([*LEADS[:-1], "V7"], "leads: 'V7' not known, and V6 missing; give the names of the rows in their"),
         ([str(i) for i in range(12)], "leads: '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11' not known"),
         ("I II III aVR aVL aVF V1 V2 V3 V4 V5 V6", "leads: 'I II III aVR aVL aVF V1 V2 V3 V4 V5 V6' is not a list"),
-        (None, "leads: None is not a list of lead names; give one"),
+        (None, "leads: missing; give the names of the arrays' rows"),
         (range(12), "leads: range(0, 12) is not a list of lead names; give one"),
         ([*LEADS[:-1], "V5"], "signal: a lead is there twice (V5); give each lead once"),
     ],

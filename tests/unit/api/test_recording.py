@@ -116,6 +116,10 @@ def test_what_cannot_be_drawn_is_told_in_the_notebook_too() -> None:
     assert "none of its leads is known by name (MLII X)" in odd._repr_html_()
     with pytest.raises(EcgpipeError, match="it has no samples"):
         Recording(np.empty((12, 0)), 500.0, LEADS).plot()
+    with pytest.raises(EcgpipeError, match=re.escape("signal: its shape is (5000, 12), with 12 leads; give (leads,")):
+        Recording(heart().T, 500.0, LEADS)
+    with pytest.raises(EcgpipeError, match=r"sample_rate: 0\.0 is out of range"):
+        Recording(heart(), 0.0, LEADS)
 
 
 def test_without_matplotlib_the_line_that_installs_it_is_named(

@@ -339,3 +339,5 @@ def test_an_attribution_is_of_every_sample_of_every_lead_and_adds_up(folder: Pat
     np.testing.assert_allclose(checks["logit"].xs(names[0], level="label"), logits[names[0]], atol=1e-4)
     with pytest.raises(EcgpipeError, match=r"label: 'Ectopy' is no label; give Poor data quality, Sinus rhythm"):
         ecgfm.attribute(heart("sinus"), 500, LEADS, label="Ectopy")
+    with pytest.raises(EcgpipeError, match="steps: 0 is out of range; give 1 or more"):
+        ecgfm.attribute(heart("sinus"), 500, LEADS, label="Sinus rhythm", steps=0)
