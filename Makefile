@@ -7,15 +7,16 @@
 # make gpu     eight minutes on a machine with a GPU: parity, rates, tests; JSON in benchmarks/results
 # make gpu-bundle  a folder to carry to such a machine where it has no network
 # make fuzz    coverage-guided fuzzing of the readers, a minute each
+# make notebook  run docs/notebook.ipynb and store what its cells show; Jupyter is not needed
 # make docs    write the files that are generated from the settings' definition
-# make site    the website of docs/ in site/, with search, to be opened without a server
+# make site    the website of docs/ in site/, with search
 # make screenshots  the demo, and the pictures of README.md and docs/ from its report
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-weights test test-fast coverage check bench gpu gpu-bundle fuzz docs site screenshots clean
+.PHONY: demo demo-weights test test-fast coverage check bench gpu gpu-bundle fuzz docs notebook site screenshots clean
 
 # The demo's model, trained anew: ecgpipe/selftest/demo_weights, minutes on two cores. The same machine gives the same bytes.
 demo-weights: .venv/dev
@@ -77,6 +78,9 @@ site: .venv/dev
 # Needs Chromium (apt-get install chromium). docs/images/NAME.png, a few seconds after the demo.
 screenshots: demo .venv/dev
 	$(BIN)/python -m benchmarks.screenshots
+
+notebook: .venv/dev
+	$(BIN)/python -m benchmarks.notebook
 
 # Each stamp is newer than what it installed from.
 .venv/bin/python:

@@ -1,4 +1,4 @@
-"""ECG-FM over whole datasets: Snakemake for a dataset, `ecgpipe COMMAND` by hand, ECGFM and Run in Python.
+"""ECG-FM over whole datasets: Snakemake for a dataset, `ecgpipe COMMAND` by hand, ECGFM, read and Run in Python.
 
 docs/architecture.md says what is where.
 """
@@ -9,6 +9,8 @@ from ecgpipe.core.errors import EcgpipeError as EcgpipeError
 
 if TYPE_CHECKING:
     from ecgpipe.api.ecgfm import ECGFM as ECGFM
+    from ecgpipe.api.recording import Recording as Recording
+    from ecgpipe.api.recording import read as read
     from ecgpipe.core.run import Run as Run
 
 __version__ = "0.1.0"
@@ -24,4 +26,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401, what a module's __getattr__ 
         from ecgpipe.core.run import Run
 
         return Run
+    if name in ("Recording", "read"):  # bring NumPy
+        from ecgpipe.api import recording
+
+        return getattr(recording, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

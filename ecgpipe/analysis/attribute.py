@@ -13,7 +13,7 @@ from 0 to x with step k of n at (k/n)^8 of it, and the integrated gradients of z
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,7 +163,8 @@ def write_attributions(
     facts = _describe_making(records, description, attribute_settings)
     schema = schemas.attribution_schema(len(description.leads), windows.segment_samples)
     schema = provenance.add_origin(schema, "attribute", **facts)
-    progress = Progress("attribute", len(pairs), "recordings and labels")
+    steps = attribute_settings.steps
+    progress = Progress("attribute", len(pairs) * steps, f"steps of {len(pairs)} recordings and labels")
     leads: list[pa.Table] = []
     with (
         parquet.parquet_writer(output, schema) as writer,
@@ -180,10 +181,10 @@ def write_attributions(
                 )
             except (UnreadableError, UnusableError) as error:
                 logger.warning("%s is left out: %s", record_id, error)
+                progress.add(steps)
                 continue
             target = description.labels.index(label)
-            seed = xxhash.xxh32_intdigest(record_id.encode())
-            explained = explain(network, prepared, target, attribute_settings.steps, size, seed)
+            explained = explain(network, prepared, target, steps, size, choose_seed(record_id), progress.add)
             if not all(np.isfinite(values).all() for values in explained):
                 logger.warning(
                     "%s is left out: its attribution to %r has numbers that are not finite", record_id, label
@@ -191,7 +192,6 @@ def write_attributions(
                 continue
             writer.write_table(_make_rows(record_id, label, prepared, explained).cast(schema))
             leads.append(sum_by_lead(record_id, label, explained.attribution, description.leads))
-            progress.add(1)
     progress.say()
     schema = provenance.add_origin(schemas.ATTRIBUTION_LEADS, "attribute", **facts)
     parquet.write(leads_output, pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in leads)]))
@@ -230,6 +230,11 @@ def choose_strongest(predictions: Sequence[Path], names: Sequence[str]) -> list[
     return [(record_id, str(why.what)) for record_id, why in highest if why.rank == 1]
 
 
+def choose_seed(record_id: str) -> int:
+    """The seed of a recording's random deletions."""
+    return xxhash.xxh32_intdigest(record_id.encode())
+
+
 def keep_drawn(prepared: Prepared) -> Prepared:
     """Keep the segments that begin in the part of a recording that is drawn."""
     is_drawn = prepared.starts_s < DRAWN_S
@@ -237,7 +242,13 @@ def keep_drawn(prepared: Prepared) -> Prepared:
 
 
 def explain(
-    network: AnyNetwork, prepared: Prepared, target: int, steps: int, batch_size: int, seed: int = 0
+    network: AnyNetwork,
+    prepared: Prepared,
+    target: int,
+    steps: int,
+    batch_size: int,
+    seed: int = 0,
+    count: Callable[[int], None] | None = None,
 ) -> Explained:
     """Attribute one label of some segments by integrated gradients, and check that by deletion.
 
@@ -248,6 +259,7 @@ def explain(
         steps: Of the integral.
         batch_size: Steps of segments at a time; halved where memory runs out.
         seed: Of the random deletions.
+        count: Called with a number of steps when they are done, and with a negative one if they begin again.
 
     Returns:
         The attributions, from a flat line, with the numbers to judge them by.
@@ -258,14 +270,23 @@ def explain(
     device = next(network.parameters()).device
     signal = torch.from_numpy(prepared.segments).to(device)  # (segments, 12, samples)
     samples = torch.full((len(signal),), prepared.samples)
+    done = 0
+
+    def add(more: int) -> None:
+        nonlocal done
+        done += more
+        if count is not None:
+            count(more)
+
     while True:
         try:
-            attribution = _integrate(network, signal, samples, target, steps, batch_size)
+            attribution = _integrate(network, signal, samples, target, steps, batch_size, add)
             break
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or batch_size == 1:
                 raise
         batch_size //= 2
+        add(-done)
         logger.warning("out of memory; going on with %d steps at a time", batch_size)
     masks = make_deletion_masks(attribution, prepared.samples, network.arch.token_samples[0], seed)
     logit, baseline, without, *without_random = (
@@ -288,18 +309,26 @@ def _logits(network: AnyNetwork, signal: Tensor, samples: Tensor) -> Tensor:
 def _compute_logits(network: AnyNetwork, signal: Tensor, samples: Tensor, target: int) -> np.ndarray:
     with torch.inference_mode():
         logits = _logits(network, signal, samples)
-    values: np.ndarray = logits[:, target].double().cpu().numpy()  # (segments,)
+    values: np.ndarray = logits[:, target].cpu().double().numpy()  # (segments,), as MPS has no float64
     return values
 
 
 def _integrate(
-    network: AnyNetwork, signal: Tensor, samples: Tensor, target: int, steps: int, batch_size: int
+    network: AnyNetwork,
+    signal: Tensor,
+    samples: Tensor,
+    target: int,
+    steps: int,
+    batch_size: int,
+    count: Callable[[int], None],
 ) -> np.ndarray:
     """(segments, 12, samples) float32, as `explain` explains it."""
 
     def logits(z: Tensor, samples: Tensor) -> Tensor:
         x = z.sign() * z.abs().pow(POWER)
-        return _logits(network, x, samples)
+        values = _logits(network, x, samples)
+        count(len(z) // len(signal))
+        return values
 
     z = signal.sign() * signal.abs().pow(1 / POWER)
     attribution = IntegratedGradients(logits).attribute(

@@ -1,4 +1,4 @@
-"""ECG-FM and the other models from Python, without Snakemake: numpy arrays in, pandas tables out.
+"""ECG-FM and the other models from Python, without Snakemake: recordings in, pandas tables out.
 
 `from ecgpipe import ECGFM`. The results are those of the workflow: the same functions prepare the recordings, run the
 network and aggregate the segments.
@@ -6,25 +6,19 @@ network and aggregate the segments.
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import safetensors.torch
 import torch
-from torch import Tensor
 
-from ecgpipe.api import arrays
-from ecgpipe.api.arrays import Signal
-from ecgpipe.core import schemas
+from ecgpipe.api import arrays, compute, loading, tables
+from ecgpipe.api.compute import Given
+from ecgpipe.api.sources import Entry, Signal
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.inference import devices, engine, non_finite_outputs
-from ecgpipe.inference.segment_files import Contents
-from ecgpipe.models import labels, networks, registry
+from ecgpipe.inference import engine, non_finite_outputs
+from ecgpipe.models import labels, networks
 from ecgpipe.models.description import DEMO_MODEL, Description, describe
 from ecgpipe.models.labels import Label
 from ecgpipe.models.output import AnyNetwork
@@ -39,18 +33,24 @@ logger = logging.getLogger(__name__)
 class ECGFM:
     """A model of any family, ready to run.
 
-    Make one with `from_checkpoint`. Every method takes the same three things:
+    Make one with `from_checkpoint` or `from_run`. `predict`, `logits`, `embed`, `attention` and `attribute` take the
+    same recordings, and the results of a recording do not depend on the recordings beside it:
 
-    - `signal`: one recording, (leads, samples); several of one length, (recordings, leads, samples); or a list of
-      recordings of any lengths. Any real numbers, in any unit that the leads share: most models see no unit. Those that
-      need millivolts (`description.model_input.unit`) ask for `unit`.
-    - `sample_rate`: in Hz, of all of them; they are resampled as the model needs it.
-    - `leads`: the names of the rows, in any order and in the spellings that files have ("aVR", "AVR",
-      "MDC_ECG_LEAD_V1"). Rows are told by name alone. Two of I, II and III give the other limb leads.
-
-    and `windows`, an `ecgpipe.preprocessing.segments.Windows`, which says of segments and leads what the settings
-    `preprocess` say (None: their defaults), and `unit`, that of the signal: "mV", "uV", "V" or "nV".
-    The results of a recording do not depend on the recordings beside it.
+    - `signal`: a path (a file of any format, a folder, a glob, a table of recordings) or a list of paths; a `Recording`
+      as `ecgpipe.read` gives it; a DataFrame with a column per lead and a row per sample; an array, (leads, samples) or
+      (recordings, leads, samples); or a list of recordings of one of these kinds and of any lengths. Any real numbers.
+    - `sample_rate`: in Hz, of arrays and DataFrames: one number, or one for each recording of a list. They are
+      resampled as the model needs it. Of files: what is assumed where a file does not state it.
+    - `leads`: the names of an array's rows, in any order and in the spellings that files have ("aVR", "AVR",
+      "MDC_ECG_LEAD_V1"). Leads are told by name alone. Two of I, II and III give the other limb leads.
+    - `windows`: an `ecgpipe.preprocessing.segments.Windows`, which says of segments and leads what the settings
+      `preprocess` say. None: as the model's authors do, or as the run did.
+    - `unit`: of the signal: "mV", "uV", "V" or "nV". Most models see no unit, and the leads need only share one; those
+      that need millivolts (`description.model_input.unit`) ask for it.
+    - `ids`: names of the recordings in the results. None: numbers from 0; the ids of files.
+    - `errors`: "raise" stops at the first recording that cannot be used; "skip" leaves such recordings out, and
+      `skipped` says why.
+    - `progress`: whether to show a progress bar. None: in a terminal or a notebook, when it takes longer than a second.
 
     Attributes:
         labels: What the outputs are, in the model's order, with aggregation and threshold; () for a model without a
@@ -58,6 +58,8 @@ class ECGFM:
         description: Of the checkpoint: the network's sizes, where it is from, its sha256.
         family: The model family.
         device: Where it runs.
+        skipped: The recordings that the last call left out: a DataFrame with a row for each, and `path`, `status`
+            ("skipped": it cannot be used; "failed": it cannot be read) and `reason`.
 
     Example:
         >>> from ecgpipe import ECGFM
@@ -78,14 +80,20 @@ class ECGFM:
         batch_size: int | None,
         exact: non_finite_outputs.InFloat32 | None = None,
         model: str | None = None,
+        load_for_gradients: Callable[[], AnyNetwork] | None = None,
+        of_run: loading.OfRun | None = None,
     ) -> None:
         self.network = network
         self.family = networks.find_family_of(description, model)
         self._exact = exact  # the same in float32, where `network` is in half precision
+        self._load_for_gradients = load_for_gradients
+        self._with_gradients: AnyNetwork | None = None
+        self._of_run = of_run or loading.OfRun()
         self.description = description
         self.labels = tuple(model_labels)
         self.device = device
         self.batch_size = batch_size
+        self._skipped: list[Entry] = []
 
     @classmethod
     def from_checkpoint(
@@ -107,7 +115,7 @@ class ECGFM:
             labels: A label CSV, its path looked for here and then in ecgpipe's clone; or "index". None: what a run's
                 folder says; else the model's own, for ECG-FM the 17 of MIMIC-IV-ECG if it has 17 outputs; else "index",
                 which calls the outputs output_00, output_01, ..., with a warning.
-            device: "auto" (a GPU if PyTorch finds one), "cpu", "cuda" or "cuda:N".
+            device: "auto" (an NVIDIA GPU if PyTorch finds one), "cpu", "cuda", "cuda:N" or "mps", Apple's GPU.
             precision: "float32", or "float16" or "bfloat16" if the device supports it.
             batch_size: Segments at a time. None: 16 on a CPU, 256 on a GPU, as the workflow. Fewer segments are filled
                 up to so many, since a batch of another size rounds otherwise; for single recordings 2 is quicker.
@@ -123,27 +131,79 @@ class ECGFM:
             EcgpipeError: The checkpoint is not available or not valid, the labels do not fit it, or the device does
                 not exist.
         """
-        if precision not in engine.DTYPES:
-            raise EcgpipeError(f"precision: {precision!r} is not valid; give {', '.join(engine.DTYPES)}")
-        if threads is not None:
-            torch.set_num_threads(threads)
-        if batch_size is not None and batch_size < 1:
-            raise EcgpipeError(f"batch_size: {batch_size} is out of range; give 1 or more")
-        source = os.path.expanduser(source)  # noqa: PTH111, a Path would make one slash of two in hf://
-        labels = None if labels is None else os.path.expanduser(labels)  # noqa: PTH111
-        model = None if model is None else os.path.expanduser(model)  # noqa: PTH111
-        is_release = model is not None or (Path(source) / "config.json").is_file()
-        if Path(source).is_dir() and ((Path(source) / "model.json").is_file() or not is_release):
-            description, named, tensors = _load_run(source, labels)
-        else:
-            description, named, tensors = _load_file(source, labels, model, model_options)
+        address = os.path.expanduser(source)  # noqa: PTH111, a Path would make one slash of two in hf://
+        label_csv = None if labels is None else os.path.expanduser(labels)  # noqa: PTH111
+        own_model = None if model is None else os.path.expanduser(model)  # noqa: PTH111
+        _check_options(precision, batch_size, threads)
+
+        def open_it() -> loading.Opened:
+            return loading.open_checkpoint(address, label_csv, own_model, model_options)
+
+        return cls._load(open_it, address, device, precision, batch_size, own_model)
+
+    @classmethod
+    def from_run(
+        cls,
+        outdir: str | Path,
+        device: str = "auto",
+        precision: str = "float32",
+        batch_size: int | None = None,
+        threads: int | None = None,
+        model: str | Path | None = None,
+    ) -> "ECGFM":
+        """Load the checkpoint of a finished run, and do with recordings what the run did.
+
+        That is: its labels with their aggregation and thresholds, how it cut recordings, what it assumed of files, and
+        the calibration of its probabilities. Labels of heads that `probe` trained are left out, with a warning.
+
+        Args:
+            outdir: The folder of its results.
+            device: As for `from_checkpoint`, as the others.
+            precision: The run's own is in `Run(outdir).info.precision`.
+            batch_size: Segments at a time.
+            threads: Of the CPU.
+            model: The path of your own .py file, if the run is of one.
+
+        Returns:
+            The model.
+
+        Raises:
+            EcgpipeError: It is no finished run, its checkpoint is gone or not that of its results, or its calibration
+                has changed.
+        """
+        from ecgpipe.core.run import Run  # here, because pydantic takes a fifth of a second of `import ECGFM`
+
+        finished = Run(os.path.expanduser(outdir))  # noqa: PTH111
+        own_model = None if model is None else os.path.expanduser(model)  # noqa: PTH111
+        _check_options(precision, batch_size, threads)
+        run = loading.read_run(finished)
+
+        def open_it() -> loading.Opened:
+            return describe(finished.model_json), run.labels, loading.load_weights(finished.weights)
+
+        ecgfm = cls._load(open_it, str(outdir), device, precision, batch_size, own_model)
+        ecgfm._of_run = run
+        return ecgfm
+
+    @classmethod
+    def _load(
+        cls,
+        open_it: Callable[[], loading.Opened],
+        source: str,
+        device: str,
+        precision: str,
+        batch_size: int | None,
+        model: str | None,
+    ) -> "ECGFM":
+        """Put a checkpoint on a device."""
+        description, named, tensors = open_it()
         if description.random_weights:
             logger.warning("%s has random weights: its predictions mean nothing", source)
         if description.demo_model:
             logger.warning("%s: %s", source, DEMO_MODEL)
         least = 2 * sum(tensor.nbytes for tensor in tensors.values())
         # Without holding its lock: a notebook keeps its model for hours, and others may use the GPU meanwhile.
-        with devices.claim(device, least) as where:
+        with loading.claim_device(device, least) as where:
             dtype = engine.DTYPES[engine.usable(precision, where)]
             network = networks.make_network(description, tensors, where, dtype, model=model)
         exact = None
@@ -151,27 +211,53 @@ class ECGFM:
             exact = non_finite_outputs.InFloat32(
                 lambda: networks.make_network(description, tensors, where, model=model), where
             )
-        return cls(network, description, named, where, batch_size, exact, model)
+
+        def load_for_gradients() -> AnyNetwork:  # from the file again, rather than in memory twice for all the others
+            return networks.make_network(description, open_it()[2], where, packed=False, model=model)
+
+        return cls(network, description, named, where, batch_size, exact, model, load_for_gradients)
+
+    def __repr__(self) -> str:
+        description, model_input = self.description, self.description.model_input
+        size = self.batch_size or engine.default_batch_size(self.device, model_input.window_samples)
+        lines = [
+            f"ECGFM: {self.family.title}, {len(self.labels) or 'no'} labels",
+            f"checkpoint: {description.uri}, sha256 {description.sha256[:12]}",
+            f"input: {len(model_input.leads)} leads, {model_input.window_s:g} s at {model_input.rate:g} Hz",
+            f"device: {self.device}, {'half precision' if self._exact else 'float32'}, {size} segments at a time",
+        ]
+        lines += ["random weights: its predictions mean nothing"] if description.random_weights else []
+        lines += [DEMO_MODEL] if description.demo_model else []
+        return "\n  ".join(lines)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The decision threshold of each label; 0.5 where none was chosen."""
+        return labels.thresholds_by_name(self.labels)
+
+    @property
+    def skipped(self) -> "pd.DataFrame":
+        """The recordings that the last call left out; see the class."""
+        return tables.list_skipped(self._skipped)
 
     def predict(
         self,
         signal: Signal,
-        sample_rate: float,
-        leads: Sequence[str],
+        sample_rate: float | Sequence[float] | None = None,
+        leads: Sequence[str] | None = None,
         windows: Windows | None = None,
         unit: str | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        errors: Literal["raise", "skip"] = "raise",
+        progress: bool | None = None,
     ) -> "pd.DataFrame":
         """The probability of each label for each recording, put together from its segments as the label CSV says.
 
-        Args:
-            signal: (leads, samples), (recordings, leads, samples), or a list of the former.
-            sample_rate: In Hz.
-            leads: Names of the rows.
-            windows: How recordings are cut; None: as the model's authors do.
-            unit: Of the signal; models that need millivolts ask for it.
+        The class describes the arguments.
 
         Returns:
-            One row per recording, numbered from 0, one float64 column per label in the model's order.
+            One row per recording, by its number or id; one float64 column per label in the model's order.
 
         Raises:
             EcgpipeError: The checkpoint has no head, or a recording cannot be used; it says which, and why.
@@ -183,32 +269,22 @@ class ECGFM:
             >>> bool(probabilities.loc[0].between(0, 1).all())
             True
         """
-        import pandas as pd  # here, because pandas takes half a second
-
-        from ecgpipe.inference import aggregate
-
-        logits = self.logits(signal, sample_rate, leads, windows, unit)
-        recording, segment, start_s = (logits.index.get_level_values(level) for level in range(3))
-        table = build_logits_table(recording.astype(str), segment, start_s, logits.to_numpy(), self.labels)
-        frame: pd.DataFrame = aggregate.predict(table, self.labels).drop(["record_id", "n_segments"]).to_pandas()
-        return frame.set_axis(pd.RangeIndex(len(frame), name="recording"))
+        logits = self.logits(signal, sample_rate, leads, windows, unit, ids=ids, errors=errors, progress=progress)
+        return tables.aggregate_logits(logits, self.labels, self._of_run.fit)
 
     def logits(
         self,
         signal: Signal,
-        sample_rate: float,
-        leads: Sequence[str],
+        sample_rate: float | Sequence[float] | None = None,
+        leads: Sequence[str] | None = None,
         windows: Windows | None = None,
         unit: str | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        errors: Literal["raise", "skip"] = "raise",
+        progress: bool | None = None,
     ) -> "pd.DataFrame":
-        """The network's outputs for each segment, before any sigmoid.
-
-        Args:
-            signal: (leads, samples), (recordings, leads, samples), or a list of the former.
-            sample_rate: In Hz.
-            leads: Names of the rows.
-            windows: How recordings are cut; None: as the model's authors do.
-            unit: Of the signal; models that need millivolts ask for it.
+        """The network's outputs for each segment, before any sigmoid. The class describes the arguments.
 
         Returns:
             One row per segment, indexed by recording, segment and its start in seconds; one float32 column per label.
@@ -216,28 +292,23 @@ class ECGFM:
         Raises:
             EcgpipeError: The checkpoint has no head, or a recording cannot be used; it says which, and why.
         """
-        import pandas as pd  # here, because pandas takes half a second
-
         self.need_labels()
-        index, results = self._run(signal, sample_rate, leads, windows, unit)
-        return pd.DataFrame(results.logits, index, [label.name for label in self.labels])
+        index, results = self._run(Given(signal, sample_rate, leads, windows, unit, ids, errors, progress))
+        return tables.make_frame(results.logits, index, [label.name for label in self.labels])
 
     def embed(
         self,
         signal: Signal,
-        sample_rate: float,
-        leads: Sequence[str],
+        sample_rate: float | Sequence[float] | None = None,
+        leads: Sequence[str] | None = None,
         windows: Windows | None = None,
         unit: str | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        errors: Literal["raise", "skip"] = "raise",
+        progress: bool | None = None,
     ) -> "pd.DataFrame":
-        """The embedding of each segment: the mean over its tokens.
-
-        Args:
-            signal: (leads, samples), (recordings, leads, samples), or a list of the former.
-            sample_rate: In Hz.
-            leads: Names of the rows.
-            windows: How recordings are cut; None: as the model's authors do.
-            unit: Of the signal; models that need millivolts ask for it.
+        """The embedding of each segment: the mean over its tokens. The class describes the arguments.
 
         Returns:
             One row per segment, indexed by recording, segment and its start in seconds; one float32 column per
@@ -252,27 +323,24 @@ class ECGFM:
             >>> per_recording.shape == (1, ecgfm.description.architecture.width)
             True
         """
-        import pandas as pd  # here, because pandas takes half a second
-
-        index, results = self._run(signal, sample_rate, leads, windows, unit)
-        return pd.DataFrame(results.embedding, index)
+        index, results = self._run(Given(signal, sample_rate, leads, windows, unit, ids, errors, progress))
+        return tables.make_frame(results.embedding, index)
 
     def attention(
         self,
         signal: Signal,
-        sample_rate: float,
-        leads: Sequence[str],
+        sample_rate: float | Sequence[float] | None = None,
+        leads: Sequence[str] | None = None,
         windows: Windows | None = None,
         unit: str | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        errors: Literal["raise", "skip"] = "raise",
+        progress: bool | None = None,
     ) -> "pd.DataFrame":
         """The last layer's attention of each segment, mean over heads, max over keys; it is the same for all labels.
 
-        Args:
-            signal: (leads, samples), (recordings, leads, samples), or a list of the former.
-            sample_rate: In Hz.
-            leads: Names of the rows.
-            windows: How recordings are cut; None: as the model's authors do.
-            unit: Of the signal; models that need millivolts ask for it.
+        The class describes the arguments.
 
         Returns:
             One row per segment, indexed by recording, segment and its start in seconds; one float32 column per token
@@ -281,12 +349,59 @@ class ECGFM:
         Raises:
             EcgpipeError: The model has no attention, or a recording cannot be used; it says which, and why.
         """
-        import pandas as pd  # here, because pandas takes half a second
-
         if not self.description.tokens(self.description.model_input.window_samples):
             raise EcgpipeError(f"checkpoint: {self.description.uri} is of {self.description.family}: no attention")
-        index, results = self._run(signal, sample_rate, leads, windows, unit, with_attention=True)
-        return pd.DataFrame(results.attention, index)
+        given = Given(signal, sample_rate, leads, windows, unit, ids, errors, progress)
+        index, results = self._run(given, with_attention=True)
+        assert results.attention is not None  # noqa: S101
+        return tables.make_frame(results.attention, index)
+
+    def attribute(
+        self,
+        signal: Signal,
+        sample_rate: float | Sequence[float] | None = None,
+        leads: Sequence[str] | None = None,
+        windows: Windows | None = None,
+        unit: str | None = None,
+        *,
+        label: str | Sequence[str],
+        steps: int | None = None,
+        ids: Sequence[str] | None = None,
+        errors: Literal["raise", "skip"] = "raise",
+        progress: bool | None = None,
+    ) -> tables.Attributions:
+        """Attribute labels to leads and times, by integrated gradients from a flat line.
+
+        It takes as long as several hundred predictions. `label` is a label's name, or several. `steps` are those of the
+        integral (None: as the setting `attribution.steps`); more are more exact. The class describes the others.
+
+        Returns:
+            `samples`: a row per segment, label and lead, a column per sample of the model's input, what each adds to
+            the label's logit. `checks`: a row per segment and label, by which to judge it: `logit`, `baseline_logit`
+            of the flat line, `error` (by how much the sum misses their difference), `drop` (of the logit without the
+            tenth of largest attribution) and `random_change` (without a random tenth).
+
+        Raises:
+            EcgpipeError: A label is unknown, a recording cannot be used, or Captum is not installed.
+        """
+        self.need_labels()
+        wanted = [label] if isinstance(label, str) else list(label)
+        names = [each.name for each in self.labels]
+        unknown = [name for name in wanted if name not in names]
+        if unknown or not wanted:
+            raise EcgpipeError(f"label: {', '.join(map(repr, unknown)) or 'none'} is no label; give {', '.join(names)}")
+        if steps is not None and steps < 1:
+            raise EcgpipeError(f"steps: {steps} is out of range; give 1 or more")
+        if self._with_gradients is None:
+            assert self._load_for_gradients is not None  # noqa: S101
+            self._with_gradients = self._load_for_gradients()
+        given = Given(signal, sample_rate, leads, windows, unit, ids, errors, progress)
+        targets = {name: names.index(name) for name in wanted}
+        self._skipped = []
+        chosen = self._choose_windows(windows)
+        entries = compute.iterate_usable(given, chosen, self._of_run.assumed, self._skipped)
+        size = self.batch_size if self.device.type == "cpu" else None
+        return tables.attribute_entries(self._with_gradients, entries, targets, self.description.leads, steps, size)
 
     def need_labels(self) -> None:
         """Refuse a model without labels.
@@ -301,132 +416,30 @@ class ECGFM:
             )
 
     def _choose_windows(self, windows: Windows | None) -> Windows:
-        """The windows of the model, with what the user chose of tails, short recordings and missing leads."""
-        own = windows_of(self.description.model_input)
-        if windows is None or not isinstance(windows, Windows):  # `prepare_arrays` refuses the latter
-            return own if windows is None else windows
+        """The windows of the run or the model, with what the user chose of tails, short recordings, missing leads."""
+        own = self._of_run.windows or windows_of(self.description.model_input)
+        if windows is None:
+            return own
+        arrays.check_windows(windows)
         spell = "windows.{}".format
         window_s = self.family.choose_window_s(own.model_input, windows.segment_s, windows.short, spell)
         return windows._replace(segment_s=window_s, model_input=own.model_input)
 
-    def _run(
-        self,
-        signal: Signal,
-        sample_rate: float,
-        leads: Sequence[str],
-        windows: Windows | None,
-        unit: str | None,
-        with_attention: bool = False,
-    ) -> "tuple[pd.MultiIndex, engine.Results]":
+    def _run(self, given: Given, with_attention: bool = False) -> "tuple[pd.MultiIndex, engine.Results]":
         """Prepare the recordings and run the network over their segments."""
-        import pandas as pd  # here, because pandas takes half a second
-
-        windows = self._choose_windows(windows)
-        prepared = arrays.prepare_arrays(signal, sample_rate, leads, windows, unit)
-        counts = [len(each.segments) for each in prepared]
-        index = pd.MultiIndex.from_arrays(
-            [
-                np.repeat(np.arange(len(prepared)), counts),
-                np.concatenate([np.arange(count) for count in counts]),
-                np.concatenate([each.starts_s for each in prepared]),
-            ],
-            names=["recording", "segment", "start_s"],
-        )
-        segments = np.concatenate([one.segments for one in prepared])  # (segments, leads, samples)
-        samples = np.repeat(np.array([each.samples for each in prepared], np.int32), counts)  # (segments,)
-        engine.check(self.description, Contents({}, segments.shape[1], windows.segment_samples, len(segments), {}))
+        windows = self._choose_windows(given.windows)
+        self._skipped = []
+        entries = compute.iterate_usable(given, windows, self._of_run.assumed, self._skipped)
         size = self.batch_size or engine.default_batch_size(self.device, windows.segment_samples)
-        results = engine.forward(self.network, segments, samples, self.device, size, with_attention)
-        exact = self._exact
-
-        def recompute(rows: np.ndarray) -> engine.Results:
-            assert exact is not None  # noqa: S101
-            return exact(segments[rows], samples[rows], size, with_attention)
-
-        def name(row: int) -> str:
-            return f"segment {index[row][1]} of recording {index[row][0]}"
-
-        return index, non_finite_outputs.ensure_finite(
-            results, recompute if exact else None, name, self.description.uri
-        )
+        runner = compute.Runner(self.network, self._exact, self.description, self.device, size, with_attention)
+        return compute.run_network(runner, entries, windows)
 
 
-def build_logits_table(
-    record_ids: npt.ArrayLike,
-    segments: npt.ArrayLike,
-    starts_s: npt.ArrayLike,
-    logits: np.ndarray,
-    model_labels: Sequence[Label],
-) -> pa.Table:
-    """Build the table of logits that `aggregate.predict` takes.
-
-    Args:
-        record_ids: (segments,) of the recording that each is of, those of one after another.
-        segments: (segments,) its number.
-        starts_s: (segments,) where it starts.
-        logits: (segments, labels) float32.
-        model_labels: The labels.
-
-    Returns:
-        A table of `schemas.logits_schema`.
-    """
-    columns = [np.asarray(record_ids, object), np.asarray(segments, np.int32), np.asarray(starts_s, np.float32)]
-    return pa.table([*columns, *logits.T], schema=schemas.logits_schema([label.name for label in model_labels]))
-
-
-def _load_file(
-    source: str, label_csv: str | None, model: str | None, options: Mapping[str, str]
-) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
-    """Load a checkpoint as its authors released it, and convert it in memory."""
-    from ecgpipe.core import user_settings
-    from ecgpipe.models import checkpoint
-
-    opened = checkpoint.open_source(source, model=model, options=options)
-    family, outputs = opened.family, opened.architecture.labels
-    if label_csv is None and family.name == registry.DEFAULT:
-        default = labels.locate(user_settings.MIMIC_IV_ECG)
-        fits = default.is_file() and len(labels.read(default)) == outputs
-        label_csv = user_settings.MIMIC_IV_ECG if fits else labels.BY_INDEX
-    elif label_csv is None:
-        label_csv = str(family.find_labels(outputs, source) or labels.BY_INDEX)
-    named = checkpoint.name_outputs(_locate(label_csv), opened.architecture, family)
-    description = checkpoint.describe_opened(opened, [label.name for label in named], options)
-    return description, named, dict(opened.tensors)
-
-
-def _load_run(folder: str, label_csv: str | None) -> tuple[Description, tuple[Label, ...], dict[str, Tensor]]:
-    """Load the files of the checkpoint stage. They name the labels; a label CSV, joined by name, has the rest."""
-    from ecgpipe.models import checkpoint
-
-    description = describe(Path(folder, "model.json"))
-    weights = Path(folder, "model.safetensors")
-    if not weights.is_file():
-        raise EcgpipeError(f"checkpoint: {weights} is missing; give the folder checkpoint/ of a finished run")
-    if label_csv is None:
-        named = _find_labels(description.labels)
-    elif label_csv == labels.BY_INDEX or labels.are_numbered(description.labels):  # no names to join by
-        named = checkpoint.name_outputs(_locate(label_csv), description.architecture)
-    else:
-        named = tuple(labels.read_named(labels.locate(label_csv), description.labels, weights.with_name("model.json")))
-    return description, named, safetensors.torch.load_file(weights)
-
-
-def _locate(label_csv: str) -> str:
-    """Locate a label CSV in this folder or ecgpipe's clone; "index" is returned unchanged."""
-    return label_csv if label_csv == labels.BY_INDEX else str(labels.locate(label_csv))
-
-
-def _find_labels(names: Sequence[str]) -> tuple[Label, ...]:
-    """Find labels by their names: from ecgpipe's label CSV with exactly these names, else with the mean for each."""
-    for path in labels.list_shipped():
-        brought = labels.read(path)
-        if [label.name for label in brought] == list(names):
-            return brought
-    if labels.are_numbered(names):
-        logger.warning("%s", labels.explain_numbers(len(names)))
-    elif names:
-        logger.warning(
-            "labels: none of ecgpipe's label CSVs has the names of this run, so the mean over the segments is used "
-            "for each label; give the run's own label CSV as labels="
-        )
-    return tuple(Label(name, "mean", None) for name in names)
+def _check_options(precision: str, batch_size: int | None, threads: int | None) -> None:
+    """Refuse options that are not valid, and set the number of threads."""
+    if precision not in engine.DTYPES:
+        raise EcgpipeError(f"precision: {precision!r} is not valid; give {', '.join(engine.DTYPES)}")
+    if batch_size is not None and batch_size < 1:
+        raise EcgpipeError(f"batch_size: {batch_size} is out of range; give 1 or more")
+    if threads is not None:
+        torch.set_num_threads(threads)

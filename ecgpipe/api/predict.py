@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,17 +17,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.api.ecgfm import ECGFM, build_logits_table
+from ecgpipe.api.ecgfm import ECGFM
+from ecgpipe.api.files import find_recordings
 from ecgpipe.api.inspect import printable
 from ecgpipe.api.model_settings import default_checkpoint, for_model
+from ecgpipe.api.tables import build_logits_table
 from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import aggregate, engine, non_finite_outputs, segment_files
-from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.preprocessing import preprocess
 
 logger = logging.getLogger(__name__)
@@ -38,9 +37,6 @@ AT_A_TIME = 1000
 
 # The columns of every recording, before those of the labels.
 STATUS_COLUMNS = ["record_id", "path", "status", "reason", "n_segments"]
-
-# Signal files of a WFDB record, which a shell's * lists beside its header.
-WFDB_SIGNALS = (".dat", ".mat")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Predict, and print or write it."""
     preprocess_settings = settings.parse_arguments("preprocess", settings.Preprocess, args)
-    recordings = find(args.path)
+    recordings, unusable = find_recordings(args.path)
+    for reason in unusable.values():
+        logger.warning("%s", reason)
     if not len(recordings):
         raise EcgpipeError(f"input: there is no recording in {', '.join(map(repr, args.path))}; give others")
     chosen = options.read_pairs(args.model_options, "model-options")
@@ -115,38 +113,6 @@ def _print(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python writes the rest
-
-
-def find(inputs: Sequence[str]) -> pa.Table:
-    """Find the recordings of the inputs, each once; a line in the log for each input that has none.
-
-    Args:
-        inputs: Files, folders, globs and tables.
-
-    Returns:
-        Rows of `schemas.MANIFEST`, in the order of the inputs.
-    """
-    parts = [schemas.MANIFEST.empty_table()]
-    headers = {path.removesuffix(".hea") for path in inputs if path.endswith(".hea")}
-    for text in inputs:
-        stem, ending = os.path.splitext(text)  # noqa: PTH122, of a text that may be no path
-        if ending in WFDB_SIGNALS and stem in headers:
-            continue
-        try:
-            scanned = scan_inputs([text])
-        except EcgpipeError as error:
-            logger.warning("%s", error)
-            continue
-        parts.append(scanned.recordings.select(schemas.MANIFEST.names))
-        ignored = scanned.files.filter(pc.equal(scanned.files["role"], "ignored"))["reason"].to_pylist()
-        if ignored and not len(scanned.recordings):
-            logger.warning("%s: %s", text, "; ".join(dict.fromkeys(ignored[:5])))
-        elif ignored:
-            kinds = Counter(map(schemas.strip_particulars, ignored)).most_common()
-            logger.info("%s: ignored %s", text, ", ".join(f"{count} {kind}" for kind, count in kinds))
-    recordings = pa.concat_tables(parts)
-    keys = pd.DataFrame({name: recordings[name].to_pandas() for name in ("path", "row")})
-    return recordings.filter(pa.array(~keys.duplicated().to_numpy()))
 
 
 def predict_recordings(

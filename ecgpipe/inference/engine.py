@@ -150,7 +150,7 @@ def run(
     batches = _checked(read_ahead(segment_files.read_batches(paths, buffers)), network.arch.token_samples[1])
     compute = BatchRunner(network, batch_size, with_attention, deterministic, tuning or for_device(device))
     with closing(batches):  # and what reads ahead with it, also where an error is kept and holds on to all this
-        yield from _on_gpu(compute, batches, device) if on_gpu else _on_cpu(compute, batches)
+        yield from _on_gpu(compute, batches, device) if on_gpu else _in_turn(compute, batches, device)
 
 
 def forward(
@@ -185,9 +185,11 @@ def forward(
     return _results([np.concatenate(arrays) for arrays in zip(*batches, strict=True)])
 
 
-def _on_cpu(compute: BatchRunner, batches: Iterator[tuple[Keys, Tensor]]) -> Stream:
+def _in_turn(compute: BatchRunner, batches: Iterator[tuple[Keys, Tensor]], device: torch.device) -> Stream:
+    """On the CPU, or on a device that is waited for."""
     for keys, signals in batches:
-        yield keys, _results([tensor.numpy() for tensor in compute(signals, keys.samples)])
+        tensors = compute(signals.to(device), keys.samples)
+        yield keys, _results([tensor.cpu().numpy() for tensor in tensors])
 
 
 def _on_gpu(compute: BatchRunner, batches: Iterator[tuple[Keys, Tensor]], device: torch.device) -> Stream:

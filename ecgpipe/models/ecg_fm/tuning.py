@@ -27,6 +27,8 @@ BY_DEVICE = {
     # Measured on an H200 (docs/performance.md): 64 at a time reach 0.95 of the rate of 256, twice as many no more; the
     # direct convolution takes twice the time; graphs gain 1 %, torch.compile 13 % and takes 21 s in every job.
     "cuda": Tuning(batch_size=256, position="fourier", graphs=False, compiled=False),
+    # Apple's GPUs, which ECGFM alone runs on: not measured, and so what needs the fewest kinds of operations.
+    "mps": Tuning(batch_size=16, position="direct", graphs=False, compiled=False),
 }
 
 

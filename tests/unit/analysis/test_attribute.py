@@ -169,7 +169,9 @@ def test_neither_the_batch_nor_the_other_segments_change_what_a_segment_gets(
     prepared = odd_ones[0]._replace(segments=odd_ones[0].segments[:3])
     whole = explain(detector, prepared, 0, steps=8, batch_size=64)
     for size in (1, 5):
-        again = explain(detector, prepared, 0, steps=8, batch_size=size)
+        counted: list[int] = []
+        again = explain(detector, prepared, 0, steps=8, batch_size=size, count=counted.append)
+        assert (sum(counted), len(counted)) == (8, 8)  # fewer than two steps of three segments fit into a batch
         scale = np.abs(whole.attribution).max()
         np.testing.assert_allclose(again.attribution, whole.attribution, atol=1e-4 * scale)
         np.testing.assert_allclose(again.random_drop, whole.random_drop, atol=1e-4)
@@ -182,7 +184,7 @@ def test_where_memory_runs_out_fewer_steps_are_taken_at_a_time(
     whole = attribute._integrate
 
     def little(*args: object) -> np.ndarray:
-        sizes.append(args[-1])  # type: ignore[arg-type]
+        sizes.append(args[5])  # type: ignore[arg-type]
         if sizes[-1] > 5:
             raise torch.OutOfMemoryError
         return whole(*args)  # type: ignore[arg-type]
