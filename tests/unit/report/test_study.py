@@ -231,6 +231,22 @@ def test_two_runs_of_one_model_are_compared_on_all_labels(folder: Path, tmp_path
     assert mapped.shared["Tachycardia (ecg-fm)"] == {"a": "Tachycardia", "b": "Tachycardia"}
 
 
+def test_a_misspelt_label_of_a_users_crosswalk_is_refused_and_an_unknown_family_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.csv"
+    rows = ["Afib,ecg-fm,4,Atrial fibrillation,same", "Afib,ecgfounde,3,x,same", "Afib,ecgfounder,3,ATRIAL FIB,same"]
+    path.write_text("\n".join(["statement,family,outputs,label,relation", *rows]))
+    runs = [str(folder / model) for model in ("ecg-fm", "ecgfounder")]
+    assert small_study.run(tmp_path / "out", *runs, "--crosswalk", str(path)) == 2
+    said = capsys.readouterr().err
+    assert "row 3: the classifier of ecgfounder with 3 outputs has no label 'ATRIAL FIB'; did you mean" in said
+    path.write_text(path.read_text().replace("ATRIAL FIB,", "ATRIAL FIBRILLATION,"))
+    assert small_study.run(tmp_path / "out", *runs, "--crosswalk", str(path)) == 0
+    assert "'ecgfounde' is no model family and no model here" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "out/study.json").read_text())["labels"]["shared"]) == ["Afib"]
+
+
 def read(folder: Path, name: str) -> study_runs.StudyRun:
     return study_runs.read_run(name, Run(folder))
 
