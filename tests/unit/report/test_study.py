@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small_study
+from report_page import Page
 from safetensors.numpy import save_file
 from sklearn.metrics import roc_auc_score
 from small_study import LABELS, MISSING, SHARED
@@ -20,7 +22,8 @@ from ecgpipe.core import parquet, schemas
 from ecgpipe.core.run import Run
 from ecgpipe.evaluation.crosswalk import read_crosswalk
 from ecgpipe.models.labels import locate
-from ecgpipe.report import show, study_page, study_runs
+from ecgpipe.preprocessing import preprocess
+from ecgpipe.report import show, study_page, study_runs, waveform
 from ecgpipe.report.study_attribution import Machine, attribute_disputed
 
 N = 60
@@ -366,6 +369,29 @@ def test_a_run_whose_description_is_not_understood_is_compared_without_its_leads
     account = json.loads((tmp_path / "out/study.json").read_text())
     assert account["models"]["later"]["width"] == 12
     assert len(account["agreement"]) == 2
+
+
+def test_a_recording_is_read_once_for_all_models_of_one_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *others = small_study.write(tmp_path / "in", 8)
+    for other in others:
+        shutil.copytree(first / "manifest", other / "manifest", dirs_exist_ok=True)
+    counted = {"read": 0, "rate": 0}
+
+    def count(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*args: object) -> Any:  # noqa: ANN401, as the function
+            counted[name] += 1
+            return function(*args)
+
+        return counting
+
+    monkeypatch.setattr(preprocess, "read_recording", count("read", preprocess.read_recording))
+    monkeypatch.setattr(waveform, "measure_heart_rate", count("rate", waveform.measure_heart_rate))
+    assert small_study.run(tmp_path / "out", *map(str, (first, *others))) == 0
+    views = Page(tmp_path / "out/study.html").get("data-views")
+    assert counted == {"read": len(views), "rate": len(views)}
+    assert all(view["view"] for view in views)
+    drawn = [view for view in views if all(view["overlays"])]
+    assert len(drawn) == 8 - len(MISSING)  # of each model its own segments
 
 
 def test_a_statement_with_one_class_is_named_and_not_measured(folder: Path, tmp_path: Path) -> None:

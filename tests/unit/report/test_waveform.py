@@ -38,9 +38,8 @@ def code(
     cut = locate_segments(shown, windows)
     twelve = choose_leads(shown, windows)
     samples = windows.segment_samples
-    return waveform.encode(
-        twelve, shown.sample_rate, shown.unit, cut, samples, attention, attributions or [], (STEP, SPAN)
-    )
+    own = waveform.encode_leads(twelve, shown.sample_rate, shown.unit)
+    return own | waveform.encode_model(own["seconds"], cut, samples, attention, attributions or [], (STEP, SPAN))
 
 
 def leads(view: dict[str, Any]) -> np.ndarray:
