@@ -127,6 +127,10 @@ def test_each_models_own_attribution_can_be_chosen(page: Page) -> None:
     assert f"attribution to {LABELS['ecg-fm'][0]}" in page.locator(colours).all_inner_texts()
     page.select_option("#overlay", label="pretrained")
     assert page.locator(colours).all_inner_texts() == ["nothing", "attention"]
+    page.locator("#disagreements button", has_text="r/001").click()
+    assert page.locator("#overlay option:checked").inner_text() == "pretrained"  # what the reader picked stays
+    page.locator("#disagreements button", has_text="r/000").click()
+    page.select_option("#overlay", label="ecg-fm")
 
 
 def test_a_recording_is_ringed_on_every_map_that_has_it(page: Page, folder: Path) -> None:
@@ -169,7 +173,18 @@ def test_the_maps_are_coloured_by_each_models_own_probability(page: Page, table:
     colours = page.evaluate("[...document.querySelector('#plot-1').data[0].marker.color]")
     np.testing.assert_allclose(colours, table.loc[rows.record_id, f"ecgfounder: {SHARED[0]}"], atol=6e-5)
     assert page.evaluate("document.querySelector('#plot-2').data[0].marker.color") == "#999"
+    scales = [
+        page.evaluate(f"(({{cmin, cmax}}) => [cmin, cmax])(document.querySelector('#plot-{n}').data[0].marker)")
+        for n in (0, 1)
+    ]
+    assert scales[0] == scales[1]  # one colour is one value on all maps
+    assert scales[0] == pytest.approx(_extent(table, SHARED[0]), abs=6e-5)
     page.select_option("#colour", label="disagreement")
+
+
+def _extent(table: pd.DataFrame, statement: str) -> list[float]:
+    values = table[[f"ecg-fm: {statement}", f"ecgfounder: {statement}"]].to_numpy()
+    return [float(np.nanmin(values)), float(np.nanmax(values))]
 
 
 def test_matrices_have_the_numbers_of_the_account(page: Page, account: dict[str, Any]) -> None:
@@ -187,6 +202,15 @@ def test_nothing_stands_in_the_way_of_a_reader(scheme: str, width: int, opened: 
     with opened(folder / "study.html", color_scheme=scheme, viewport={"width": width, "height": 850}) as page:
         assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        # What a row is of stays in sight of a table that is moved sideways, and is as wide as a word.
+        page.evaluate("document.querySelector('#differences').scrollLeft = 1000")
+        place, name = (
+            page.locator(where).bounding_box() for where in ("#differences", "#differences tbody th >> nth=0")
+        )
+        assert place is not None
+        assert name is not None
+        assert name["x"] == pytest.approx(place["x"], abs=1)
+        assert name["width"] >= 100
 
 
 def test_hostile_names_of_recordings_labels_statements_and_models_stay_texts(
