@@ -143,7 +143,12 @@ def main() -> None:
         for name in args.models:
             families[name] = measure(args.reference, name, args.small, args.recordings, Path(folder))
             print(name, json.dumps(families[name]), flush=True)
-    machine = {"cpu": find_cpu_name(), "torch": str(torch.__version__), "small": args.small}
+    machine = {
+        "cpu": find_cpu_name(),
+        "torch": str(torch.__version__),
+        "small": args.small,
+        "recordings": args.recordings,
+    }
     args.output.write_text(json.dumps({**machine, "families": families}, indent=2) + "\n", encoding="utf-8")
     print(tabulate(families))
 
