@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from sklearn.metrics import roc_auc_score
 from small_study import LABELS, MISSING, SHARED
 
+from ecgpipe.analysis.heart_rate import measure_heart_rate
 from ecgpipe.core import parquet, schemas
 from ecgpipe.core.run import Run
 from ecgpipe.evaluation.crosswalk import read_crosswalk
@@ -385,7 +386,7 @@ def test_a_recording_is_read_once_for_all_models_of_one_input(tmp_path: Path, mo
         return counting
 
     monkeypatch.setattr(preprocess, "read_recording", count("read", preprocess.read_recording))
-    monkeypatch.setattr(waveform, "measure_heart_rate", count("rate", waveform.measure_heart_rate))
+    monkeypatch.setattr(waveform, "measure_heart_rate", count("rate", measure_heart_rate))
     assert small_study.run(tmp_path / "out", *map(str, (first, *others))) == 0
     views = Page(tmp_path / "out/study.html").get("data-views")
     assert counted == {"read": len(views), "rate": len(views)}
