@@ -24,7 +24,7 @@ from benchmarks import gpu_page
 RESULTS = Path(__file__).parent / "results"
 
 # Files there that are of other shapes: what `make gpu` measured, and the models' speed in docs/models.md.
-APART = ("gpu-", "model-speed")
+APART = ("gpu-", "model-speed", "model-drift")
 
 # Of Okabe and Ito, told apart by colour-blind eyes and on paper by the markers besides.
 COLOURS = {"float32": "#0072B2", "bfloat16": "#D55E00", "float16": "#009E73"}

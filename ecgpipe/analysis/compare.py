@@ -66,7 +66,7 @@ def read_run(run: Run, label_csv: Path | None) -> ComparedRun:
             "run the workflow to its end"
         )
     names = pq.read_schema(predictions[0]).names
-    path = label_csv or Path(run.config.labels)
+    path = label_csv or labels.locate_of_run(run)
     if label_csv or path.exists():
         thresholds = labels.thresholds_by_name(labels.read_for(path, names, predictions[0]))
     else:

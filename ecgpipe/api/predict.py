@@ -22,12 +22,13 @@ import pyarrow.parquet as pq
 from ecgpipe.api.ecgfm import ECGFM
 from ecgpipe.api.files import find_recordings
 from ecgpipe.api.inspect import printable
-from ecgpipe.api.model_settings import default_checkpoint, for_model
+from ecgpipe.api.model_settings import for_model
 from ecgpipe.api.tables import build_logits_table
 from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import aggregate, engine, non_finite_outputs, segment_files
+from ecgpipe.models import registry
 from ecgpipe.preprocessing import preprocess
 
 logger = logging.getLogger(__name__)
@@ -81,8 +82,9 @@ def run(args: argparse.Namespace) -> None:
     if not len(recordings):
         raise EcgpipeError(f"input: there is no recording in {', '.join(map(repr, args.path))}; give others")
     chosen = options.read_pairs(args.model_options, "model-options")
+    family = registry.find_family(args.model or registry.DEFAULT)
     ecgfm = ECGFM.from_checkpoint(
-        args.checkpoint or default_checkpoint(args.model),
+        args.checkpoint or family.require_checkpoint("--checkpoint"),
         args.labels,
         args.device,
         threads=args.threads,

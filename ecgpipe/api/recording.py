@@ -122,7 +122,8 @@ class Recording:
         layout = waveform.Layout()
         whole = Cut(np.zeros(1, int), 0, 0, 0)  # the whole recording as one segment: no borders are drawn
         samples = int(np.ceil(self.seconds * layout.rate))
-        return waveform.encode(twelve, self.sample_rate, self.unit, whole, samples, None, [], (1, 1), layout)
+        leads = waveform.encode_leads(twelve, self.sample_rate, self.unit)
+        return leads | waveform.encode_model(leads["seconds"], whole, samples, None, [], (1, 1), layout)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the paper, and one line of facts; the facts alone where it cannot be drawn."""

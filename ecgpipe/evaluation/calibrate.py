@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     """Calibrate."""
     finished = Run(options.choose_run("calibrate", args.run, args.outdir)[0])
     if args.method == "pos-weight":
-        correct_pos_weight(finished, args.labels or Path(finished.config.labels), args.output)
+        correct_pos_weight(finished, args.labels or labels.locate_of_run(finished), args.output)
     else:
         source = truth_tables.choose_source(args.truth, args.map, finished.config.evaluation)
         sample = leakage.read_sample(finished, source, Selection(args.split, args.on, args.patient))

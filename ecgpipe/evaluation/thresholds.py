@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     finished = Run(options.choose_run("thresholds", args.run, args.outdir)[0])
     source = truth_tables.choose_source(args.truth, args.map, finished.config.evaluation)
     sample = leakage.read_sample(finished, source, Selection(args.split, args.on, args.patient))
-    label_csv = args.labels or Path(finished.config.labels)
+    label_csv = args.labels or labels.locate_of_run(finished)
     by_name = read_labels(label_csv, sample)
     choices = choose_all(sample, method)
     write(args.output, label_csv, sample, by_name, choices, args.method)

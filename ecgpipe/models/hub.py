@@ -15,9 +15,11 @@ from huggingface_hub import (
     HfApi,
     constants,
     get_hf_file_metadata,
+    get_token,
     hf_hub_download,
     hf_hub_url,
     parse_hf_uri,
+    snapshot_download,
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
@@ -130,6 +132,28 @@ def fetch(source: str, expected: str | None = None, family: Family | None = None
 def is_cached(where: HubFile) -> bool:
     """Whether a file of the hub is in the cache of this machine."""
     return isinstance(try_to_load_from_cache(where.repo, where.file, revision=where.revision), str)
+
+
+def has_cached(address: str, family: Family) -> bool:
+    """Whether a family's checkpoint on the hub is in the cache of this machine.
+
+    Args:
+        address: Where its facts say that it is.
+        family: Which says the file that is meant where the address names none.
+    """
+    where = parse_uri(address, family.files[0])
+    if "*" not in where.file:
+        return is_cached(where)
+    try:
+        folder = snapshot_download(where.repo, revision=where.revision, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return False
+    return family.has_weights(Path(folder))
+
+
+def has_token() -> bool:
+    """Whether this machine has a token for the hub: in HF_TOKEN, or as `hf auth login` stores it."""
+    return get_token() is not None
 
 
 def look_up(where: HubFile) -> int | None:

@@ -7,11 +7,14 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from ecgpipe.core import installation, provenance
+from ecgpipe.core import installation, provenance, results
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.separators import separator_of
+
+if TYPE_CHECKING:
+    from ecgpipe.core.run import Run  # which needs pyarrow
 
 Aggregation = Literal["mean", "max"]
 
@@ -157,6 +160,20 @@ def locate(path: str, root: Path | None = None) -> Path:
     candidates = [Path(path), (root or installation.root()) / path]
     # os.path, not pathlib: a text that the system takes for no path at all is not there either.
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), candidates[0])  # noqa: PTH113
+
+
+def locate_of_run(run: "Run") -> Path:
+    """Find the label CSV of a finished run, from any folder, also if its results were moved.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The CSV that its checkpoint stage wrote if its outputs are named by number; else as of `locate`.
+    """
+    if run.config.labels_by_index:
+        return run.outdir / results.path_of("index_labels")
+    return locate(run.config.labels)
 
 
 def list_shipped() -> list[Path]:

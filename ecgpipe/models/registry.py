@@ -112,6 +112,20 @@ class Family:
         address = self.facts.weights[0].address if self.facts else ""
         return address if address.startswith("hf://") else None
 
+    def require_checkpoint(self, setting: str) -> str:
+        """The address of its default weights, where the user gave none.
+
+        Args:
+            setting: The name of the setting, as the user types it.
+
+        Raises:
+            EcgpipeError: They are not on the hub.
+        """
+        if self.default_checkpoint:
+            return self.default_checkpoint
+        where = f" ({self.facts.weights[0].address})" if self.facts else ""
+        raise EcgpipeError(f"{setting}: missing; download the weights of {self.name} and give their path{where}")
+
     def choose_input(self, options: Mapping[str, str]) -> ModelInput:
         """The input that the user's options choose.
 

@@ -25,10 +25,29 @@ def read_rows(paths: Sequence[Path], record_ids: Sequence[str]) -> dict[str, dic
     return {row["record_id"]: row for table in parquet.rows_of(paths, record_ids) for row in table.to_pylist()}
 
 
-def read_leads(
-    row: Mapping[str, Any], record: Mapping[str, Any], windows: Windows, assumed: Assumed
-) -> tuple[Recording, Twelve]:
-    """Read a recording and its twelve leads.
+def choose_same_leads(recording: Recording, record: Mapping[str, Any], windows: Windows) -> Twelve:
+    """Find the twelve leads of a recording that was read again.
+
+    Args:
+        recording: As it was read.
+        record: Its row of the records.
+        windows: How the run cut recordings.
+
+    Returns:
+        The leads by name, neither resampled nor standardised.
+
+    Raises:
+        UnreadableError: The signal is not the run's.
+        UnusableError: It lacks leads now.
+    """
+    twelve = choose_leads(recording, windows)
+    single = quality.in_single_precision(twelve.signal)
+    _check_signal(quality.fingerprint(single, twelve.unrecorded), record)
+    return twelve
+
+
+def read_segments(row: Mapping[str, Any], record: Mapping[str, Any], windows: Windows, assumed: Assumed) -> Prepared:
+    """Read a recording's segments as the model takes them.
 
     Args:
         row: Its row of the manifest.
@@ -37,21 +56,12 @@ def read_leads(
         assumed: What the run assumed of files that do not state it.
 
     Returns:
-        The recording, and its leads in the model's order, neither resampled nor standardised.
+        The segments.
 
     Raises:
         UnreadableError: It cannot be read any more, or its signal is not the run's.
         UnusableError: It lacks leads now.
     """
-    recording = preprocess.read_recording(dict(row), assumed)
-    twelve = choose_leads(recording, windows)
-    single = quality.in_single_precision(twelve.signal)
-    _check_signal(quality.fingerprint(single, twelve.unrecorded), record)
-    return recording, twelve
-
-
-def read_segments(row: Mapping[str, Any], record: Mapping[str, Any], windows: Windows, assumed: Assumed) -> Prepared:
-    """Read a recording's segments as the model takes them; arguments and errors as of `read_leads`."""
     facts: dict[str, Any] = {}
     prepared = prepare(preprocess.read_recording(dict(row), assumed), windows, facts)
     _check_signal(facts["signal_hash"], record)

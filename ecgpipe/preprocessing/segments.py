@@ -15,7 +15,7 @@ from ecgpipe.preprocessing import quality
 from ecgpipe.preprocessing.resampling import count_samples
 from ecgpipe.preprocessing.resampling import resample_linearly as resample_linearly
 from ecgpipe.preprocessing.transform import SHORTEST_PADDED_S as SHORTEST_PADDED_S
-from ecgpipe.preprocessing.transform import find_windows, place_windows, refuse_unit, transform
+from ecgpipe.preprocessing.transform import find_windows, refuse_unit, transform
 from ecgpipe.preprocessing.unusable import UnusableError as UnusableError
 from ecgpipe.readers import LEADS, MIXED, MOST_VALUES, Recording, spell_leads
 
@@ -190,7 +190,18 @@ def count_resampled(recording: Recording, windows: Windows) -> int:
 
 
 def locate_segments(recording: Recording, windows: Windows) -> Cut:
-    """Find where the segments of a recording lie, without preparing them; errors as of `place_segments`."""
+    """Find where the segments of a recording lie, without preparing them.
+
+    Args:
+        recording: As it was read.
+        windows: What happens to the tail and to short recordings.
+
+    Returns:
+        The segments' places, at the model's sampling rate.
+
+    Raises:
+        UnusableError: It is too short.
+    """
     declared = windows.declared
     places, rate, lacking_s = find_windows(recording.signal.shape[1], recording.sample_rate, declared)
     starts = np.rint(places.starts / rate * declared.rate).astype(int)
@@ -263,23 +274,6 @@ def _limbs(recording: Recording, place: dict[str, int]) -> dict[str, np.ndarray]
         first = recorded["I"] if "I" in recorded else recorded["II"] - recorded["III"]
         second = recorded["II"] if "II" in recorded else first + recorded["III"]
         return {"I": first, "II": second} | {lead: a * first + b * second for lead, (a, b) in DERIVED.items()}
-
-
-def place_segments(samples: int, windows: Windows) -> Cut:
-    """Find where the segments of a recording lie that has the model's sampling rate.
-
-    Args:
-        samples: Of the recording.
-        windows: What happens to the tail and to short recordings.
-
-    Returns:
-        The segments' places.
-
-    Raises:
-        UnusableError: It is too short.
-    """
-    places = place_windows(samples, windows.model_input.rate, windows.declared)
-    return Cut(places.starts, places.lacking, places.overlap, places.discarded)
 
 
 def _means(signal: np.ndarray) -> np.ndarray:

@@ -86,7 +86,7 @@ def draw(
     """Draw ten seconds of a recording.
 
     Args:
-        view: As `waveform.encode` gives it.
+        view: As `recording_view.view_recording` gives it.
         title: Over it.
         layout: Of LAYOUTS.
         colour: What lies behind the traces: "attention", a label that is attributed, or "none".

@@ -58,12 +58,12 @@ def write_figures(files: ResultFiles, figures_settings: settings.Figures, folder
         EcgpipeError: A file is missing, or not valid.
     """
     results = run_results.read_results(files, figures_settings)
-    summaries = select_labels(results.summaries)
+    summaries, note = select_labels(results.summaries)
     figures: dict[str, Callable[[], Figure]] = {
         "account": lambda: draw_counts(results.info),
-        "labels": lambda: draw_positives(summaries, results.references, results.n_predictions),
-        "probabilities": lambda: draw_probabilities(summaries),
-        "together": lambda: draw_together(summaries),
+        "labels": lambda: draw_positives(summaries, results.references, results.n_predictions, note),
+        "probabilities": lambda: draw_probabilities(summaries, note),
+        "together": lambda: draw_together(summaries, note),
         "map": lambda: draw_map(files.umap, results.predictions, results.widest),
         "recording": lambda: draw_recording(files.examples, results.sources, figures_settings.paths),
     }
@@ -81,17 +81,23 @@ def write_figures(files: ResultFiles, figures_settings: settings.Figures, folder
     logger.info("%d figures in %s", len(figures), folder)
 
 
-def select_labels(summaries: Sequence[Summary]) -> Sequence[Summary]:
-    """The labels that figures show, in the model's order: all, or of more than MOST_LABELS the most frequent ones.
+def select_labels(summaries: Sequence[Summary]) -> tuple[Sequence[Summary], str]:
+    """Select the labels that figures show: all, or of more than MOST_LABELS the most frequent ones.
 
-    A figure of 164 histograms would be 1.6 m high, and matplotlib takes ten minutes to lay it out. The report has all.
+    The figures are for papers and slides: with 164 labels they would be 1.1 to 1.6 m high. The report has all.
+
+    Args:
+        summaries: Of all labels.
+
+    Returns:
+        Those shown, in the model's order, and a note for the figures that says which they are; "" for all.
     """
     if len(summaries) <= MOST_LABELS:
-        return summaries
+        return summaries, ""
     order = sorted(range(len(summaries)), key=lambda i: (-summaries[i].positive, -summaries[i].mean, i))
-    logger.info("the figures show the %d most frequent of %d labels", MOST_LABELS, len(summaries))
     places = sorted(order[:MOST_LABELS])
-    return [summaries[i]._replace(together=[summaries[i].together[j] for j in places]) for i in places]
+    note = f"the {MOST_LABELS} most frequent of {len(summaries)} labels; the report has all"
+    return [summaries[i]._replace(together=[summaries[i].together[j] for j in places]) for i in places], note
 
 
 def draw_counts(info: RunInfo) -> Figure:
@@ -122,13 +128,14 @@ def draw_counts(info: RunInfo) -> Figure:
     return figure
 
 
-def draw_positives(summaries: Sequence[Summary], references: Mapping[str, float], total: int) -> Figure:
+def draw_positives(summaries: Sequence[Summary], references: Mapping[str, float], total: int, note: str = "") -> Figure:
     """Draw the share of recordings that are positive for each label, beside the reference.
 
     Args:
         summaries: Of the labels.
         references: Shares by label, if the label CSV has one.
         total: Number of recordings.
+        note: Which labels they are, if not all.
 
     Returns:
         A figure of bars, with a mark for each reference.
@@ -156,28 +163,39 @@ def draw_positives(summaries: Sequence[Summary], references: Mapping[str, float]
         axes.legend(frameon=False, loc="lower right")
     axes.invert_yaxis()
     axes.set_xlim(0, 108)
+    axes.set_title(note, loc="left", fontsize=9)
     axes.set_xlabel("positive at the threshold, % of recordings")
     return figure
 
 
-def draw_probabilities(summaries: Sequence[Summary]) -> Figure:
-    """Draw a histogram of the probabilities of each label, with its decision threshold."""
+def draw_probabilities(summaries: Sequence[Summary], note: str = "") -> Figure:
+    """Draw a histogram of the probabilities of each label, with its decision threshold.
+
+    All are in one coordinate system, a row for each: the time that matplotlib takes to lay out several grows with the
+    cube of their number.
+    """
     if not summaries:
         return _draw_nothing("a model without a head: no labels")
-    figure = Figure(figsize=(7, 0.8 + 0.38 * len(summaries)), layout="constrained")
-    axes = figure.subplots(len(summaries), 1, sharex=True, squeeze=False)[:, 0]
+    rows = len(summaries)
+    figure = Figure(figsize=(7, 0.8 + 0.38 * rows), layout="constrained")
+    axes = figure.subplots()
     edges = np.linspace(0, 1, label_statistics.BARS + 1)
-    for axis, summary in zip(axes, summaries, strict=True):
-        axis.stairs(summary.histogram, edges, fill=True, color=USED)
-        axis.axvline(summary.threshold, color="#1a2530", linewidth=0.8, linestyle="--")
-        axis.set(yticks=[], xlim=(0, 1))
-        axis.spines["left"].set_visible(False)
-        axis.set_ylabel(summary.name, rotation=0, ha="right", va="center")
-    axes[-1].set_xlabel("probability; dashed: threshold")
+    for row, summary in enumerate(summaries):
+        counts = np.array(summary.histogram, float)
+        axes.stairs(row + 1 - 0.9 * counts / (counts.max() or 1), edges, baseline=row + 1, fill=True, color=USED)
+    axes.hlines(np.arange(1, rows + 1), 0, 1, color="#1a2530", linewidth=0.8)
+    places = np.arange(rows)
+    limits = [summary.threshold for summary in summaries]
+    axes.vlines(limits, places + 0.05, places + 1, color="#1a2530", linewidth=0.8, linestyle="--")
+    axes.set_yticks(places + 0.5, [summary.name for summary in summaries])
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set(xlim=(0, 1), ylim=(rows, 0), xlabel="probability; dashed: threshold")
+    axes.set_title(note, loc="left", fontsize=9)
     return figure
 
 
-def draw_together(summaries: Sequence[Summary]) -> Figure:
+def draw_together(summaries: Sequence[Summary], note: str = "") -> Figure:
     """Draw how often labels occur together: the share of the row's positives that is positive for the column too."""
     if not summaries:
         return _draw_nothing("a model without a head: no labels")
@@ -189,6 +207,7 @@ def draw_together(summaries: Sequence[Summary]) -> Figure:
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="GnBu", vmin=0, vmax=100)
     names = [summary.name for summary in summaries]
+    axes.set_title(note, loc="left", fontsize=9)
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
     axes.spines[:].set_visible(False)

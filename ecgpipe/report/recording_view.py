@@ -4,16 +4,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from ecgpipe.core import parquet, schemas
-from ecgpipe.preprocessing import reread
+from ecgpipe.preprocessing import preprocess, reread
 from ecgpipe.preprocessing.reread import Sources
 from ecgpipe.preprocessing.segments import UnusableError, locate_segments
-from ecgpipe.readers import UnreadableError
+from ecgpipe.readers import Assumed, Recording, UnreadableError
 from ecgpipe.report import deidentify, waveform
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,25 @@ logger = logging.getLogger(__name__)
 MOST_LEADS = 3
 
 ORDINALS = {1: "", 2: "second ", 3: "third "}
+
+
+class Stored(NamedTuple):
+    """What a run says of some recordings, by record id."""
+
+    sources: Sources
+    rows: dict[str, dict[str, Any]]  # of the manifest
+    records: dict[str, dict[str, Any]]
+    attention: dict[str, np.ndarray]  # (segments, tokens)
+    attributions: dict[str, list[dict[str, Any]]]
+
+
+class Drawn(NamedTuple):
+    """A recording as it was read, and what is drawn of it whatever the model."""
+
+    row: dict[str, Any]  # of the manifest, by which it was read
+    assumed: Assumed
+    recording: Recording
+    leads: dict[str, Any]  # of `waveform.encode_leads`
 
 
 def read_views(
@@ -39,48 +58,80 @@ def read_views(
         added_attributions: By record id, attributions that are in no file, as `read_attributions` gives them.
 
     Returns:
-        By record id `view`, as `waveform.encode` gives it, and `note`; one of them is None. Ids without a record in the
-        run are left out.
+        By record id `view` and `note`, as of `view_recording`. Ids without a record in the run are left out.
     """
-    manifest_rows = reread.read_rows(sources.manifest, record_ids)
-    record_rows = reread.read_rows(sources.records, record_ids)
+    stored = read_stored(record_ids, sources, added_attributions)
+    return {name: view_recording(name, stored, paths)[0] for name in record_ids if name in stored.records}
+
+
+def read_stored(
+    record_ids: Sequence[str], sources: Sources, added_attributions: Mapping[str, list[dict[str, Any]]]
+) -> Stored:
+    """Read what a run says of some recordings; arguments as of `read_views`."""
     attention: dict[str, list[np.ndarray]] = {}
     for table in parquet.rows_of(sources.attention, record_ids):
         rows = table["attention"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         for record_id, row in zip(table["record_id"].to_pylist(), rows, strict=True):
             attention.setdefault(record_id, []).append(row)  # in the order of the segments
     attributions = read_attributions(sources.attribution, record_ids, sources.windows.model_input.leads)
-    shown: dict[str, dict[str, Any]] = {}
-    for record_id in record_ids:
-        if record_id not in record_rows:
-            continue
-        record, view, note = record_rows[record_id], None, None
-        try:
-            if record_id not in manifest_rows:
-                raise UnreadableError("the manifest does not have it any more")
-            recording, twelve = reread.read_leads(manifest_rows[record_id], record, sources.windows, sources.assumed)
-            view = waveform.encode(
-                twelve,
-                recording.sample_rate,
-                recording.unit,
-                locate_segments(recording, sources.windows),
-                sources.windows.segment_samples,
-                np.stack(attention[record_id]) if record_id in attention else None,
-                [*attributions.get(record_id, []), *added_attributions.get(record_id, [])],
-                sources.token_samples,
-                waveform.Layout(
-                    sources.windows.model_input.rate, sources.windows.model_input.leads, sources.has_tokens_by_lead
-                ),
-            )
-        except (UnreadableError, UnusableError) as error:
-            note = str(error)
-        except Exception as error:  # one odd file must not stop the report
-            logger.exception("%s could not be drawn", record["path"])
-            note = f"an error of ecgpipe's own ({type(error).__name__}: {error})"
-        if note:
-            note = f"No leads: the file could not be read again: {note if paths else deidentify.generalise(note)}."
-        shown[record_id] = {"view": view, "note": note}
-    return shown
+    return Stored(
+        sources,
+        reread.read_rows(sources.manifest, record_ids),
+        reread.read_rows(sources.records, record_ids),
+        {name: np.stack(rows) for name, rows in attention.items()},
+        {name: [*attributions.get(name, []), *added_attributions.get(name, [])] for name in record_ids},
+    )
+
+
+def view_recording(
+    record_id: str, stored: Stored, paths: bool, drawn: Drawn | None = None
+) -> tuple[dict[str, Any], Drawn | None]:
+    """Encode what is drawn of a recording: its leads, and what the run's model makes of it.
+
+    Args:
+        record_id: A recording of the run.
+        stored: What the run says of it.
+        paths: Whether a note may have particulars.
+        drawn: The recording as another run has it, if it was read already.
+
+    Returns:
+        `view`, as `waveform.encode_leads` and `waveform.encode_model` give it, and `note`, of which one is None; and
+        the recording as it was read, None if it could not be.
+    """
+    record, sources, view, note = stored.records[record_id], stored.sources, None, None
+    try:
+        drawn = _read_again(stored.rows.get(record_id), sources.assumed, drawn)
+        twelve = reread.choose_same_leads(drawn.recording, record, sources.windows)
+        if not drawn.leads:
+            leads = waveform.encode_leads(twelve, drawn.recording.sample_rate, drawn.recording.unit)
+            drawn = drawn._replace(leads=leads)
+        model_input = sources.windows.model_input
+        view = drawn.leads | waveform.encode_model(
+            drawn.leads["seconds"],
+            locate_segments(drawn.recording, sources.windows),
+            sources.windows.segment_samples,
+            stored.attention.get(record_id),
+            stored.attributions[record_id],
+            sources.token_samples,
+            waveform.Layout(model_input.rate, model_input.leads, sources.has_tokens_by_lead),
+        )
+    except (UnreadableError, UnusableError) as error:
+        note = str(error)
+    except Exception as error:  # one odd file must not stop the report
+        logger.exception("%s could not be drawn", record["path"])
+        note = f"an error of ecgpipe's own ({type(error).__name__}: {error})"
+    if note:
+        note = f"No leads: the file could not be read again: {note if paths else deidentify.generalise(note)}."
+    return {"view": view, "note": note}, drawn
+
+
+def _read_again(row: dict[str, Any] | None, assumed: Assumed, drawn: Drawn | None) -> Drawn:
+    """Read a recording, unless it was read in the same way already; its leads are not encoded yet."""
+    if row is None:
+        raise UnreadableError("the manifest does not have it any more")
+    if drawn and (drawn.row, drawn.assumed) == (row, assumed):
+        return drawn
+    return Drawn(row, assumed, preprocess.read_recording(row, assumed), {})
 
 
 def read_attributions(

@@ -282,7 +282,7 @@ def describe_recording(finished: Run, recording: Recording) -> dict[str, Any]:
     record, record_id, config = recording.record, recording.record_id, finished.config
     predictions = finished.files("predictions")
     row = reread.read_rows(predictions, [record_id]).get(record_id, {})
-    label_csv = Path(config.labels)
+    label_csv = labels.locate_of_run(finished)
     has_thresholds = recording.description.labels and label_csv.exists()
     thresholds = labels.thresholds_by_name(labels.read(label_csv)) if has_thresholds else {}
     probabilities = [

@@ -24,10 +24,9 @@ from ecgpipe.core.atomic import whole, write_json
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.run import Run
 from ecgpipe.core.user_settings import StudySettings
-from ecgpipe.evaluation import crosswalk, ground_truth, truth_tables
+from ecgpipe.evaluation import ground_truth, truth_tables
 from ecgpipe.evaluation.ground_truth import Truth
 from ecgpipe.evaluation.truth_tables import Source
-from ecgpipe.models import labels
 from ecgpipe.report import study_attribution, study_page, study_results, study_runs, study_spaces, study_truth
 from ecgpipe.report.study_attribution import Machine
 from ecgpipe.report.study_results import Chosen, Side
@@ -117,7 +116,7 @@ def write_study(
     Raises:
         EcgpipeError: A file cannot be read, or something was fitted on recordings to evaluate.
     """
-    mapped = study_runs.map_labels(runs, crosswalk.read_crosswalk(labels.locate(asked.crosswalk)))
+    mapped = study_runs.map_labels(runs, study_runs.read_crosswalk(asked.crosswalk, runs))
     aligned = aligned_recordings.align([one.ids for one in runs])
     logger.info(
         "%s recordings, %s of them in all %d runs; %d statements of two models or more",

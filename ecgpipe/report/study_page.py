@@ -239,16 +239,21 @@ def read_views(
         would become too large, and `overlays`, of each model what is its own.
     """
     row_of = {record_id: number for number, record_id in enumerate(rows.ids.to_pylist())}
-    by_model = []
+    stored = []
     for run, of_run in zip(runs, added, strict=True):
         sources = find_run_sources(run) if ids else None
-        by_model.append(recording_view.read_views(ids, sources, paths, of_run) if sources else {})
+        stored.append(recording_view.read_stored(ids, sources, of_run) if sources else None)
     size = 0
     for record_id in ids:
-        shown = [views[record_id]["view"] if record_id in views else None for views in by_model]
+        by_model, drawn = [], None
+        for of_model in stored:
+            found: dict[str, Any] = {"view": None, "note": None}
+            if of_model is not None and record_id in of_model.records:
+                found, drawn = recording_view.view_recording(record_id, of_model, paths, drawn)
+            by_model.append(found)
+        shown = [found["view"] for found in by_model]
         view = next((one for one in shown if one is not None), None)
-        notes = [views[record_id]["note"] for views in by_model if record_id in views]
-        note = None if view else next(filter(None, notes), "No run has it any more.")
+        note = None if view else next((one["note"] for one in by_model if one["note"]), "No run has it any more.")
         overlays = [one and {key: one[key] for key in OVERLAY} for one in shown]
         if view is not None:
             base = {key: value for key, value in view.items() if key not in OVERLAY}

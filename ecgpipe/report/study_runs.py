@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.core import parquet, schemas
+from ecgpipe.core import installation, parquet, schemas
 from ecgpipe.core.aligned_recordings import Aligned
 from ecgpipe.core.describe_input import describe_input
 from ecgpipe.core.errors import EcgpipeError
@@ -124,15 +124,10 @@ def read_run(name: str, run: Run) -> StudyRun:
 def _read_thresholds(run: Run, columns: Sequence[str], predictions: Path) -> dict[str, float]:
     """The decision threshold of each label; 0.5 where the run's label CSV is not there any more."""
     try:
-        return labels.thresholds_by_name(labels.read_for(find_label_csv(run), columns, predictions))
+        return labels.thresholds_by_name(labels.read_for(labels.locate_of_run(run), columns, predictions))
     except EcgpipeError as error:
         logger.warning("%s: thresholds are 0.5, because its label CSV cannot be read: %s", run.outdir, error)
         return dict.fromkeys(labels.label_columns(columns), labels.DEFAULT_THRESHOLD)
-
-
-def find_label_csv(run: Run) -> Path:
-    """The label CSV of a run, which may have moved."""
-    return labels.locate(run.config.labels)
 
 
 def name_in_page(run: StudyRun, number: int, paths: bool) -> str:
@@ -225,6 +220,38 @@ def count_parameters(weights: Path) -> int | None:
         return sum(int(math.prod(shape)) for shape in shapes)
     except (OSError, ValueError, KeyError, struct.error):
         return None
+
+
+def read_crosswalk(path: str, runs: Sequence[StudyRun]) -> tuple[Mapped, ...]:
+    """Read the crosswalk of a study. A user's own must fit the labels of the runs; ecgpipe's is for all classifiers.
+
+    Args:
+        path: The setting `crosswalk`.
+        runs: The runs.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        EcgpipeError: As of `crosswalk.read_crosswalk` and `crosswalk.refuse_unknown_labels`.
+    """
+    file = labels.locate(path)
+    mapped = crosswalk.read_crosswalk(file)
+    if file.resolve() == (installation.root() / crosswalk.SHIPPED).resolve():
+        return mapped
+    known: dict[tuple[str, int], set[str]] = {}
+    for run in runs:
+        heads = labels.read_head_labels(run.predictions[0])
+        own = [label for label in run.labels if label not in heads]
+        for family, outputs in {row.classifier for row in mapped}:
+            if run.family in family.split() and outputs == len(own):
+                known.setdefault((family, outputs), set()).update(own)
+    crosswalk.refuse_unknown_labels(mapped, known, file)
+    families = {*registry.list_families(), *(run.family for run in runs)}
+    for name in dict.fromkeys(name for row in mapped for name in row.family.split()):
+        if name not in families:
+            logger.warning("crosswalk: %s: %r is no model family and no model here: its rows map nothing", file, name)
+    return mapped
 
 
 class Labels(NamedTuple):

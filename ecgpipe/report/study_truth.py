@@ -18,8 +18,9 @@ from ecgpipe.evaluation.ground_truth import Truth
 from ecgpipe.evaluation.head_training import Examples
 from ecgpipe.evaluation.model_scores import Row, Scores
 from ecgpipe.evaluation.truth_tables import Source
+from ecgpipe.models.labels import locate_of_run
 from ecgpipe.report.study_results import Side
-from ecgpipe.report.study_runs import Labels, StudyRun, find_label_csv
+from ecgpipe.report.study_runs import Labels, StudyRun
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ def refuse_leakage(run: StudyRun, scored: Truth, is_there: np.ndarray, labels: L
     if not names:
         return
     config, origin = run.run.config, provenance.read_origin(pq.read_schema(run.predictions[0]))
-    label_csv = find_label_csv(run.run)
+    label_csv = locate_of_run(run.run)
     calibrated_by = Path(config.calibration) if config.calibration else None
     fits = leakage.read_fits(label_csv, calibrated_by, origin.get("calibration")) if label_csv.is_file() else []
     heads = [Path(path) for path in config.heads]

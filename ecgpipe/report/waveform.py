@@ -170,39 +170,19 @@ def thin(signal: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
     return np.take_along_axis(stretches, places, axis=2).reshape(len(signal), -1), 2 * rate / width
 
 
-def encode(
-    twelve: Twelve,
-    sample_rate: float,
-    unit: str | None,
-    cut: Cut,
-    segment_samples: int,
-    attention: np.ndarray | None,
-    attributions: Sequence[Mapping[str, Any]],
-    token_samples: tuple[int, int],
-    layout: Layout = Layout(),  # noqa: B008, nothing can change it
-) -> dict[str, Any]:
-    """Encode everything that the page draws of a recording, for `page_data.pack`.
+def encode_leads(twelve: Twelve, sample_rate: float, unit: str | None) -> dict[str, Any]:
+    """Encode what the page draws of a recording, whatever the model.
 
     Args:
         twelve: As it was read, the leads by name.
         sample_rate: Of it, in Hz.
         unit: "mV", `MIXED` or None.
-        cut: Where its segments lie, at the model's sampling rate.
-        segment_samples: Of each of them.
-        attention: (segments, tokens), or None.
-        attributions: One for each label: `label`, `attribution` as of `sum_attribution`, and its
-            description, which is passed on.
-        token_samples: (step, span) of the tokens.
-        layout: What the samples of attention and attributions are.
 
     Returns:
-        Times in seconds. `leads` is (12, samples) of differences from sample to sample, which gzip packs better.
+        For `page_data.pack`. `leads` is (12, samples) of differences from sample to sample, which gzip packs better.
     """
     shown = make_trace(twelve, sample_rate, unit)
-    rate, stride = layout.rate, layout.stride
-    most = math.ceil(shown.seconds * rate)
-    seen = segment_samples - cut.padded
-    view: dict[str, Any] = {
+    return {
         "lead_names": list(LEADS),
         "leads": np.diff(shown.steps, axis=1, prepend=np.int16(0)).ravel(),
         "step": shown.step,
@@ -212,6 +192,37 @@ def encode(
         "millivolts": unit == "mV",
         "heart_rate": measure_rate(twelve, sample_rate),
         "made": twelve.unrecorded,
+    }
+
+
+def encode_model(
+    seconds: float,
+    cut: Cut,
+    segment_samples: int,
+    attention: np.ndarray | None,
+    attributions: Sequence[Mapping[str, Any]],
+    token_samples: tuple[int, int],
+    layout: Layout = Layout(),  # noqa: B008, nothing can change it
+) -> dict[str, Any]:
+    """Encode what the page draws of a model over a recording, for `page_data.pack`.
+
+    Args:
+        seconds: Of the recording that are drawn.
+        cut: Where its segments lie, at the model's sampling rate.
+        segment_samples: Of each of them.
+        attention: (segments, tokens), or None.
+        attributions: One for each label: `label`, `attribution` as of `sum_attribution`, and its
+            description, which is passed on.
+        token_samples: (step, span) of the tokens.
+        layout: What the samples of attention and attributions are.
+
+    Returns:
+        Times in seconds.
+    """
+    rate, stride = layout.rate, layout.stride
+    most = math.ceil(seconds * rate)
+    seen = segment_samples - cut.padded
+    shown: dict[str, Any] = {
         "borders": (cut.starts[1:] / rate).tolist(),
         "end": (int(cut.starts[-1]) + seen) / rate,
         "stride_s": stride / rate,
@@ -225,7 +236,7 @@ def encode(
         values = interpolate_attention(attention, cut.starts, seen, *tokens, most)
         # A value stands for the stretch that begins with its sample: the mean of that.
         values = np.pad(values, (0, -len(values) % stride), mode="edge").reshape(-1, stride).mean(axis=1)
-        view["attention"] = np.round(255 * values).astype(np.uint8)
+        shown["attention"] = np.round(255 * values).astype(np.uint8)
     for attribution in attributions:
         sums = sum_attribution(attribution["attribution"], cut.starts, seen, most, stride)  # (leads, stretches)
         # The network sees a token at a time: nothing finer than that means anything.
@@ -236,5 +247,5 @@ def encode(
             values, chosen = np.zeros((len(LEADS), values.shape[1]), np.int8), values
             values[[LEADS.index(lead) for lead in layout.leads]] = chosen
         description = {key: value for key, value in attribution.items() if key != "attribution"}
-        view["attributions"].append({**description, "values": values.ravel()})
-    return view
+        shown["attributions"].append({**description, "values": values.ravel()})
+    return shown

@@ -1,4 +1,4 @@
-"""Check whether a run can work here: Python, PyTorch and GPU, checkpoint, disk, packages for the formats, SLURM.
+"""Check whether a run can work here: Python, PyTorch and GPU, checkpoint, models, disk, formats' packages, SLURM.
 
 Each line says ok, warning (it works, but slowly or not for all files) or problem (it does not work), with the fix. The
 exit status is 1 if there is a problem.
@@ -22,7 +22,7 @@ from ecgpipe.core import options
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.user_settings import Config
 from ecgpipe.inputs.scan import scan_inputs
-from ecgpipe.models import hub
+from ecgpipe.models import hub, registry
 from ecgpipe.readers import FORMATS, missing_package
 from ecgpipe.workflow import estimate
 
@@ -80,6 +80,7 @@ def check(inputs: Sequence[str], outdir: Path, checkpoint: str) -> Iterator[Find
     yield from check_packages()
     yield from check_torch()
     yield check_checkpoint(checkpoint)
+    yield from check_models()
     recordings = None
     if inputs:
         findings, recordings = check_inputs(inputs)
@@ -165,6 +166,24 @@ def check_checkpoint(checkpoint: str) -> Finding:
         return Finding("problem", what, fix or None)
     size_text = "size not stated" if size is None else f"{size / 1e6:,.0f} MB"
     return Finding("ok", f"checkpoint {checkpoint} can be fetched from the hub ({size_text})")
+
+
+def check_models() -> Iterator[Finding]:
+    """Which families' checkpoints are in the cache, what those that are not need, and their licence."""
+    for name in registry.list_families():
+        family, facts = registry.find_family(name), registry.read_facts(name)
+        on_hub = [weights for weights in facts.weights if weights.address.startswith("hf://")]
+        cached = [weights.address for weights in on_hub if hub.has_cached(weights.address, family)]
+        if cached:
+            said = f"in the cache: {', '.join(cached)}"
+        elif not on_hub:
+            said = f"to be downloaded by you ({facts.weights[0].address}), and given as checkpoint"
+        elif on_hub[0].gated:
+            token = "a token is set" if hub.has_token() else "set HF_TOKEN to a token of that account"
+            said = f"not in the cache, and gated: ask for access on the page of {on_hub[0].address}; {token}"
+        else:
+            said = f"not in the cache; a run fetches {on_hub[0].address}"
+        yield Finding("ok", f"model {name}: {said}; licence of the weights: {facts.weights_licence}")
 
 
 def check_inputs(inputs: Sequence[str]) -> tuple[list[Finding], int]:

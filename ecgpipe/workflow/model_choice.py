@@ -31,7 +31,9 @@ def apply_model(settings: Config) -> Config:
         EcgpipeError: The model or its options are unknown, the checkpoint is another family's, or a setting does not
             go with the family.
     """
-    settings = settings.model_copy(update={"checkpoint": _choose_checkpoint(settings)})
+    if settings.checkpoint == _DEFAULTS.checkpoint and settings.model is not None:
+        checkpoint = registry.find_family(settings.model).require_checkpoint("checkpoint")
+        settings = settings.model_copy(update={"checkpoint": checkpoint})
     _refuse_missing(settings.checkpoint)
     family = _choose_family(settings)
     if Path(settings.checkpoint).is_dir() and not family.has_weights(Path(settings.checkpoint)):
@@ -55,17 +57,6 @@ def apply_model(settings: Config) -> Config:
         if settings.report.title == _DEFAULTS.report.title:
             changed["report"] = settings.report.model_copy(update={"title": f"{family.title} results"})
     return settings.model_copy(update=changed)
-
-
-def _choose_checkpoint(settings: Config) -> str:
-    """The checkpoint that the user gave, or the default weights of the model."""
-    if settings.checkpoint != _DEFAULTS.checkpoint or settings.model is None:
-        return settings.checkpoint
-    family = registry.find_family(settings.model)
-    if family.default_checkpoint:
-        return family.default_checkpoint
-    where = family.facts.weights[0].address if family.facts else "that of your network"
-    raise EcgpipeError(f"checkpoint: missing; download the weights of {family.name} and give their path ({where})")
 
 
 def _refuse_missing(checkpoint: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 import small_study
 from browsing import Open, violations
 from playwright.sync_api import Page
+from small_run import HOSTILE
 from small_study import LABELS, MISSING, SHARED
 
 N = 40
@@ -126,6 +127,10 @@ def test_each_models_own_attribution_can_be_chosen(page: Page) -> None:
     assert f"attribution to {LABELS['ecg-fm'][0]}" in page.locator(colours).all_inner_texts()
     page.select_option("#overlay", label="pretrained")
     assert page.locator(colours).all_inner_texts() == ["nothing", "attention"]
+    page.locator("#disagreements button", has_text="r/001").click()
+    assert page.locator("#overlay option:checked").inner_text() == "pretrained"  # what the reader picked stays
+    page.locator("#disagreements button", has_text="r/000").click()
+    page.select_option("#overlay", label="ecg-fm")
 
 
 def test_a_recording_is_ringed_on_every_map_that_has_it(page: Page, folder: Path) -> None:
@@ -168,10 +173,22 @@ def test_the_maps_are_coloured_by_each_models_own_probability(page: Page, table:
     colours = page.evaluate("[...document.querySelector('#plot-1').data[0].marker.color]")
     np.testing.assert_allclose(colours, table.loc[rows.record_id, f"ecgfounder: {SHARED[0]}"], atol=6e-5)
     assert page.evaluate("document.querySelector('#plot-2').data[0].marker.color") == "#999"
+    scales = [
+        page.evaluate(f"(({{cmin, cmax}}) => [cmin, cmax])(document.querySelector('#plot-{n}').data[0].marker)")
+        for n in (0, 1)
+    ]
+    assert scales[0] == scales[1]  # one colour is one value on all maps
+    assert scales[0] == pytest.approx(_extent(table, SHARED[0]), abs=6e-5)
     page.select_option("#colour", label="disagreement")
 
 
+def _extent(table: pd.DataFrame, statement: str) -> list[float]:
+    values = table[[f"ecg-fm: {statement}", f"ecgfounder: {statement}"]].to_numpy()
+    return [float(np.nanmin(values)), float(np.nanmax(values))]
+
+
 def test_matrices_have_the_numbers_of_the_account(page: Page, account: dict[str, Any]) -> None:
+    assert f"The nearest {account['embeddings']['neighbors']} are by cosine" in page.locator("#compared").inner_text()
     for place, key in enumerate(("cka_unbiased", "cka", "overlap")):
         cells = page.locator(f"[data-matrix='{place}'] tbody td").all_inner_texts()
         assert [cell.replace("\N{MINUS SIGN}", "-") for cell in cells] == [
@@ -185,6 +202,50 @@ def test_nothing_stands_in_the_way_of_a_reader(scheme: str, width: int, opened: 
     with opened(folder / "study.html", color_scheme=scheme, viewport={"width": width, "height": 850}) as page:
         assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        # What a row is of stays in sight of a table that is moved sideways, and is as wide as a word.
+        page.evaluate("document.querySelector('#differences').scrollLeft = 1000")
+        place, name = (
+            page.locator(where).bounding_box() for where in ("#differences", "#differences tbody th >> nth=0")
+        )
+        assert place is not None
+        assert name is not None
+        assert name["x"] == pytest.approx(place["x"], abs=1)
+        assert name["width"] >= 100
+
+
+def test_hostile_names_of_recordings_labels_statements_and_models_stay_texts(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label, statement = (f"{HOSTILE}<img src=x onerror=alert(1)> {what}" for what in ("label", "statement"))
+    monkeypatch.setitem(LABELS, "ecg-fm", (label, SHARED[1]))
+    monkeypatch.setitem(LABELS, "ecgfounder", (SHARED[1].upper(), label))
+    monkeypatch.setattr(small_study, "SHARED", (label, SHARED[1]))
+    monkeypatch.setattr(small_study, "ids", lambda n: [f"{HOSTILE}{number:03}" for number in range(n)])
+    first, second = small_study.write(tmp_path, 12, ("ecg-fm", "ecgfounder"))
+    crosswalk = pd.DataFrame(
+        {"statement": statement, "family": ["ecg-fm", "ecgfounder"], "outputs": 2, "label": label, "relation": "same"}
+    )
+    crosswalk.assign(note=HOSTILE).to_csv(tmp_path / "crosswalk.csv", index=False)
+    model = "<b>mine"
+    options = ["--crosswalk", str(tmp_path / "crosswalk.csv"), "--truth", str(tmp_path / "truth.csv")]
+    options += ["--patient", "patient", "--title", HOSTILE]
+    assert small_study.run(tmp_path / "out", f"{model}={first}", str(second), *options) == 0
+    source = (tmp_path / "out/study.html").read_text(encoding="utf-8")
+    assert not [text for text in (HOSTILE, "<img src=x", model) if text in source]
+    with opened(tmp_path / "out/study.html") as page:
+        assert page.locator("h1").inner_text() == HOSTILE
+        assert page.locator("#crosswalk tbody th").all_inner_texts() == [statement]
+        page.locator("#disagreements button").first.click()
+        assert shown_name(page).startswith(HOSTILE)
+        assert page.locator("#by-model thead th").all_inner_texts() == ["Statement", model, "ecgfounder"]
+        assert page.locator("#by-model tbody th").all_inner_texts() == [statement]
+        assert page.locator(".map h3").all_inner_texts() == [model, "ecgfounder"]
+        for select in ("#only", "#colour"):
+            page.select_option(select, label=statement)
+        page.select_option("#overlay", index=0)
+        page.evaluate("""document.querySelector("#plot-0").emit("plotly_selected", { points: [{ curveNumber:
+          document.querySelector("#plot-0").data.findIndex((trace) => trace.x.length), pointNumber: 0 }] })""")
+        assert model in page.locator("#selected").inner_text()
 
 
 def test_two_models_without_statements_and_maps_have_a_page(opened: Open, tmp_path: Path) -> None:

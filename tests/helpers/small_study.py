@@ -63,8 +63,8 @@ def write(folder: Path, recordings: int = 60, models: Sequence[str] = tuple(LABE
     runs = []
     for number, model in enumerate(models):
         run = folder / model
-        attributed = [("r/000", LABELS[model][0])] if model == "ecg-fm" else []
         names = ids(recordings)
+        attributed = [(names[0], LABELS[model][0])] if model == "ecg-fm" else []
         small_run.write(run, names, LABELS[model], ("", "0.6", "", ""), [""] * 4, n_signals=1, attributed=attributed)
         _set_family(run, model, paths)
         kept = [name for place, name in enumerate(names) if model != "ecgfounder" or place not in MISSING]
@@ -111,7 +111,7 @@ def _write_results(run: Path, kept: Sequence[str], labelled: pd.DataFrame, model
     random = np.random.default_rng(seed)
     true = labelled.loc[list(kept), list(SHARED)].to_numpy(float)  # (recordings, 2)
     width, n = WIDTHS[model], len(kept)
-    base = np.random.default_rng(11).standard_normal((1000, 2))[[int(name[2:]) for name in kept]]
+    base = np.random.default_rng(11).standard_normal((1000, 2))[[int(name[-3:]) for name in kept]]
     mixed = np.concatenate([true, base], axis=1) @ random.standard_normal((4, width))
     vectors = (mixed + 0.3 * random.standard_normal((n, width))).astype(np.float32)
     probability = random.random((n, len(LABELS[model])))

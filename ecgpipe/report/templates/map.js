@@ -70,7 +70,7 @@ class AtlasMap {
     this.first = data.length;
     for (const group of this.groups) {
       const marker = { size: this.size, opacity: 0.8, color: group.values ?? group.colour };
-      if (group.values) Object.assign(marker, { colorscale: "Viridis", colorbar: { thickness: 12, outlinewidth: 0, len: 0.9 } });
+      if (group.values) Object.assign(marker, { colorscale: "Viridis", colorbar: { thickness: 12, outlinewidth: 0, len: 0.9 } }, this.column.range);
       data.push({ type: this.type, mode: "markers", name: plain(group.name), x: Float32Array.from(group.points, (i) => x[i]),
         y: Float32Array.from(group.points, (i) => y[i]), marker, hoverinfo: "none", showlegend: this.legend && this.groups.length > 1 });
     }

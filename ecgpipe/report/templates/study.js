@@ -55,7 +55,7 @@ async function start() {
   const [rows, maps, views] = await Promise.all(["rows", "maps", "views"].map((id) => unpack(byId(`data-${id}`))));
   const probability = probabilitiesOf(rows), viewOf = new Map(views.map((view) => [view.row, view]));
   const viewer = new Viewer(byId("viewer"), null), overlay = byId("overlay"), atlas = [];
-  let opened = null;
+  let opened = null, picked = null; // the row, and the model that the reader chose to see over it
 
   // The view of a recording as one model sees it.
   const recordingOf = (row) => {
@@ -67,10 +67,11 @@ async function start() {
   };
 
   function open(row, scroll = false) {
-    const models = rows.models.map((name, number) => [name, number]).filter(([, number]) => viewOf.get(row)?.overlays[number]);
-    const before = overlay.value;
+    const overlays = viewOf.get(row)?.overlays ?? [];
+    const models = rows.models.map((name, number) => [name, number]).filter(([, number]) => overlays[number]);
     overlay.replaceChildren(...models.map(([name, value]) => made("option", { value, textContent: name })));
-    if (models.some(([, number]) => String(number) === before)) overlay.value = before;
+    const shown = models.find(([, number]) => String(number) === picked) ?? models.find(([, number]) => overlays[number].attributions.length);
+    if (shown) overlay.value = shown[1];
     byId("overlays").hidden = !models.length;
     byId("opened").hidden = false;
     opened = row;
@@ -81,7 +82,10 @@ async function start() {
     if (scroll) byId("viewer").scrollIntoView();
   }
 
-  overlay.addEventListener("change", () => viewer.show(recordingOf(opened)));
+  overlay.addEventListener("change", () => {
+    picked = overlay.value;
+    viewer.show(recordingOf(opened));
+  });
   const lines = [...document.querySelectorAll("#disagreements tbody tr")];
   for (const line of lines) line.querySelector("button").addEventListener("click", () => open(Number(line.dataset.row), true));
   byId("only")?.addEventListener("change", (event) => {
@@ -95,6 +99,18 @@ async function start() {
   document.documentElement.dataset.ready = "yes"; // for who waits for it
 }
 
+// The least and the largest of some numbers, as Plotly takes them.
+function rangeOf(columns) {
+  let cmin = Infinity, cmax = -Infinity;
+  for (const column of columns) {
+    for (const value of column ?? []) {
+      if (value < cmin) cmin = value;
+      if (value > cmax) cmax = value;
+    }
+  }
+  return cmin < cmax ? { cmin, cmax } : {};
+}
+
 // One map for each model, coloured by its own probability of one statement.
 async function startMaps(rows, maps, probability, atlas, open) {
   const script = made("script"), colour = byId("colour");
@@ -103,8 +119,11 @@ async function startMaps(rows, maps, probability, atlas, open) {
   const none = new Float64Array(rows.names.length).fill(NaN);
   const names = ["disagreement", ...rows.statements];
   colour.replaceChildren(...names.map((textContent, value) => made("option", { value, textContent })));
+  // One colour is one value on all maps.
+  const ranges = names.map((_, i) => rangeOf(i ? probability.map((columns) => columns[i - 1]) : [rows.disagreement]));
   maps.forEach(({ number, points }, place) => {
-    const columns = names.map((name, i) => ({ name, group: "predictions", numbers: i ? probability[number][i - 1] ?? none : rows.disagreement }));
+    const columns = names.map((name, i) => ({ name, group: "predictions", range: ranges[i],
+      numbers: i ? probability[number][i - 1] ?? none : rows.disagreement }));
     columns.shown = columns[0];
     const select = (selected) => {
       const chosen = selected ? new Set(selected.map((point) => points.row[point])) : [];

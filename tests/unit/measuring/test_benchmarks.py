@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from benchmarks import ecg_fm, sides, stand_in
+from benchmarks import ecg_fm, model_drift, sides, stand_in
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 
 ROOT = Path(__file__).parents[3]
@@ -36,6 +36,13 @@ def test_a_stand_in_that_computes_something_else_is_noticed(tmp_path: Path) -> N
     weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
     other = stand_in.StandIn(ecg_fm.TINY, {**weights, "layers.0.qkv.weight": 1.5 * weights["layers.0.qkv.weight"]})
     assert stand_in.apart(ecg_fm_network.load(ecg_fm.TINY, tmp_path / "model.safetensors"), other) > stand_in.AGREE
+
+
+def test_half_precision_is_compared_with_float32_on_real_recordings(reference: Path, tmp_path: Path) -> None:
+    found = model_drift.measure(reference, "ecgfounder", small=True, most=1, folder=tmp_path)
+    assert (found["windows"], found["labels"]) == (1, 7)
+    for key in ("probability", "embedding"):  # bfloat16 has three bits less
+        assert 0 < found["float16"][key] < found["bfloat16"][key] < 0.01
 
 
 def test_a_segment_of_ecg_fm_takes_29_gflop() -> None:

@@ -1,14 +1,17 @@
 """The label sets: what a CSV may say, and which row is to be mended where it may not."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import small_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgpipe import models
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.run import Run
 from ecgpipe.models import labels
 from ecgpipe.models.deepecg_ssl.network import name_single_output
 from ecgpipe.models.labels import Label
@@ -182,6 +185,19 @@ def test_a_mistake_names_the_file_the_row_the_value_and_the_fix(text: str, says:
         labels.read(path)
     assert str(caught.value).startswith(f"labels: {path}")
     assert says in str(caught.value)
+
+
+def test_a_runs_own_labels_are_found_from_any_folder_and_where_its_results_moved_to(tmp_path: Path) -> None:
+    """If outputs are named by number, their CSV is among the results; run.json has the path as it was at the run."""
+    small_run.write(tmp_path / "out", ["a"])
+    path = tmp_path / "out/run.json"
+    info = json.loads(path.read_text())
+    info["config"] |= {"outdir": "elsewhere/out", "labels": "elsewhere/out/checkpoint/labels.csv"}
+    path.write_text(json.dumps(info))
+    assert labels.locate_of_run(Run(tmp_path / "out")) == tmp_path / "out/checkpoint/labels.csv"
+    info["config"]["labels"] = "config/labels/mimic_iv_ecg.csv"
+    path.write_text(json.dumps(info))
+    assert labels.locate_of_run(Run(tmp_path / "out")).is_file()
 
 
 @pytest.mark.parametrize("name", ["none.csv", "", "a\0b", "x" * 5000])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from html import unescape
 from pathlib import Path
 
@@ -105,6 +106,34 @@ def test_bars_and_marks_stand_at_their_labels(summaries: list[Summary]) -> None:
     assert widths(axes) == [75, 25]
     [marks] = axes.collections
     assert marks.get_offsets().tolist() == [[40, 1]]  # type: ignore[union-attr]
+
+
+def test_each_histogram_is_as_high_as_its_row_and_has_its_threshold(summaries: list[Summary]) -> None:
+    [axes] = figures.draw_probabilities(
+        [summary._replace(threshold=0.2 + i) for i, summary in enumerate(summaries)]
+    ).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["B", "A"]
+    for row, (patch, summary) in enumerate(zip(axes.patches, summaries, strict=True)):
+        values, edges, baseline = patch.get_data()  # type: ignore[attr-defined]
+        assert (baseline, len(edges)) == (row + 1, len(summary.histogram) + 1)
+        np.testing.assert_allclose(baseline - values, 0.9 * np.array(summary.histogram) / max(summary.histogram))
+    assert [line[0, 0] for line in axes.collections[1].get_segments()] == pytest.approx([0.2, 1.2])  # type: ignore[attr-defined]
+
+
+def test_of_many_labels_the_most_frequent_are_shown_and_the_figures_say_so(summaries: list[Summary]) -> None:
+    n = figures.MOST_LABELS + 3
+    many = [summaries[0]._replace(name=f"L{i}", positive=i, together=list(range(n))) for i in range(n)]
+    shown, note = figures.select_labels(many)
+    assert [summary.name for summary in shown] == [f"L{i}" for i in range(3, n)]
+    assert shown[0].together == list(range(3, n))
+    for draw in (
+        figures.draw_probabilities,
+        figures.draw_together,
+        partial(figures.draw_positives, references={}, total=9),
+    ):
+        assert draw(shown, note=note).axes[0].get_title(loc="left") == note
+    assert note == "the 40 most frequent of 43 labels; the report has all"
+    assert figures.select_labels(summaries) == (summaries, "")
 
 
 def test_shares_of_what_occurs_together_are_of_the_rows_positives(summaries: list[Summary]) -> None:

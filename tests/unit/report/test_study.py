@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small_study
+from report_page import Page
 from safetensors.numpy import save_file
 from sklearn.metrics import roc_auc_score
 from small_study import LABELS, MISSING, SHARED
 
+from ecgpipe.analysis.heart_rate import measure_heart_rate
 from ecgpipe.core import parquet, schemas
 from ecgpipe.core.run import Run
 from ecgpipe.evaluation.crosswalk import read_crosswalk
 from ecgpipe.models.labels import locate
-from ecgpipe.report import show, study_page, study_runs
+from ecgpipe.preprocessing import preprocess
+from ecgpipe.report import show, study_page, study_runs, waveform
 from ecgpipe.report.study_attribution import Machine, attribute_disputed
 
 N = 60
@@ -231,6 +235,22 @@ def test_two_runs_of_one_model_are_compared_on_all_labels(folder: Path, tmp_path
     assert mapped.shared["Tachycardia (ecg-fm)"] == {"a": "Tachycardia", "b": "Tachycardia"}
 
 
+def test_a_misspelt_label_of_a_users_crosswalk_is_refused_and_an_unknown_family_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.csv"
+    rows = ["Afib,ecg-fm,4,Atrial fibrillation,same", "Afib,ecgfounde,3,x,same", "Afib,ecgfounder,3,ATRIAL FIB,same"]
+    path.write_text("\n".join(["statement,family,outputs,label,relation", *rows]))
+    runs = [str(folder / model) for model in ("ecg-fm", "ecgfounder")]
+    assert small_study.run(tmp_path / "out", *runs, "--crosswalk", str(path)) == 2
+    said = capsys.readouterr().err
+    assert "row 3: the classifier of ecgfounder with 3 outputs has no label 'ATRIAL FIB'; did you mean" in said
+    path.write_text(path.read_text().replace("ATRIAL FIB,", "ATRIAL FIBRILLATION,"))
+    assert small_study.run(tmp_path / "out", *runs, "--crosswalk", str(path)) == 0
+    assert "'ecgfounde' is no model family and no model here" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "out/study.json").read_text())["labels"]["shared"]) == ["Afib"]
+
+
 def read(folder: Path, name: str) -> study_runs.StudyRun:
     return study_runs.read_run(name, Run(folder))
 
@@ -350,6 +370,29 @@ def test_a_run_whose_description_is_not_understood_is_compared_without_its_leads
     account = json.loads((tmp_path / "out/study.json").read_text())
     assert account["models"]["later"]["width"] == 12
     assert len(account["agreement"]) == 2
+
+
+def test_a_recording_is_read_once_for_all_models_of_one_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *others = small_study.write(tmp_path / "in", 8)
+    for other in others:
+        shutil.copytree(first / "manifest", other / "manifest", dirs_exist_ok=True)
+    counted = {"read": 0, "rate": 0}
+
+    def count(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*args: object) -> Any:  # noqa: ANN401, as the function
+            counted[name] += 1
+            return function(*args)
+
+        return counting
+
+    monkeypatch.setattr(preprocess, "read_recording", count("read", preprocess.read_recording))
+    monkeypatch.setattr(waveform, "measure_heart_rate", count("rate", measure_heart_rate))
+    assert small_study.run(tmp_path / "out", *map(str, (first, *others))) == 0
+    views = Page(tmp_path / "out/study.html").get("data-views")
+    assert counted == {"read": len(views), "rate": len(views)}
+    assert all(view["view"] for view in views)
+    drawn = [view for view in views if all(view["overlays"])]
+    assert len(drawn) == 8 - len(MISSING)  # of each model its own segments
 
 
 def test_a_statement_with_one_class_is_named_and_not_measured(folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ecgpipe.core import settings
-from ecgpipe.preprocessing.segments import Windows, choose_leads, place_segments
+from ecgpipe.preprocessing.segments import Windows, choose_leads, locate_segments
 from ecgpipe.readers import LEADS, Recording
 from ecgpipe.report import waveform
 from ecgpipe.report.waveform import Layout
@@ -35,12 +35,11 @@ def code(
     attributions: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """What the page draws of a recording that was cut as the settings say."""
-    cut = place_segments(round(shown.signal.shape[1] * 500 / shown.sample_rate), windows)
+    cut = locate_segments(shown, windows)
     twelve = choose_leads(shown, windows)
     samples = windows.segment_samples
-    return waveform.encode(
-        twelve, shown.sample_rate, shown.unit, cut, samples, attention, attributions or [], (STEP, SPAN)
-    )
+    own = waveform.encode_leads(twelve, shown.sample_rate, shown.unit)
+    return own | waveform.encode_model(own["seconds"], cut, samples, attention, attributions or [], (STEP, SPAN))
 
 
 def leads(view: dict[str, Any]) -> np.ndarray:

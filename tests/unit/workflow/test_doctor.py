@@ -18,6 +18,7 @@ from huggingface_hub import constants
 from ecgpipe.cli import main
 from ecgpipe.core.user_settings import Config
 from ecgpipe.inference import devices
+from ecgpipe.models import registry
 from ecgpipe.readers import LEADS, packages
 from ecgpipe.workflow import doctor, estimate
 from ecgpipe.workflow.doctor import Finding
@@ -134,6 +135,49 @@ def test_a_cached_checkpoint_needs_no_hub(hub: Hub, monkeypatch: pytest.MonkeyPa
 
 def test_an_invalid_uri_is_a_problem() -> None:
     assert doctor.check_checkpoint("hf://wanglab").level == "problem"
+
+
+# The models
+
+
+def find_model(name: str) -> str:
+    [found] = [found for found in doctor.check_models() if found.what.startswith(f"model {name}: ")]
+    assert found.level == "ok"
+    return found.what
+
+
+def test_of_each_family_it_says_where_its_weights_are_and_their_licence(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [found.what.split(":")[0].removeprefix("model ") for found in doctor.check_models()] == [
+        *registry.list_families()
+    ]
+    assert "not in the cache; a run fetches hf://Edoardo-BS/" in find_model("hubert-ecg")
+    assert find_model("hubert-ecg").endswith("licence of the weights: CC BY-NC 4.0 (no commercial use)")
+    assert "to be downloaded by you (https://drive.google.com" in find_model("ecg-jepa")
+    assert "gated: ask for access on the page of hf://heartwise/WCR_77_Classes; set HF_TOKEN" in find_model(
+        "deepecg-ssl"
+    )
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert find_model("deepecg-ssl").split(";")[1] == " a token is set"
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "repo", "file"),
+    [
+        ("hubert-ecg", "Edoardo-BS/hubert-ecg-small", "model.safetensors"),
+        ("deepecg-ssl", "heartwise/WCR_77_Classes", "any.pt"),
+    ],
+)
+def test_a_familys_checkpoint_in_the_cache_is_found(name: str, repo: str, file: str, hub: Hub) -> None:
+    from huggingface_hub import hf_hub_download
+
+    hub.publish(repo, file, bytes(10))
+    hf_hub_download(repo, file)
+    asked = len(hub.requests)
+    assert f"in the cache: hf://{repo};" in find_model(name)
+    assert len(hub.requests) == asked
 
 
 # The inputs

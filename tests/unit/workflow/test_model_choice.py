@@ -77,6 +77,8 @@ def test_a_model_without_a_checkpoint_takes_its_default_weights_or_states_where_
     if family.default_checkpoint is None:
         with pytest.raises(EcgpipeError, match=f"checkpoint: missing; download the weights of {model} and give their"):
             choose(model=model)
+        with pytest.raises(EcgpipeError, match="--checkpoint: missing"):
+            family.require_checkpoint("--checkpoint")
         return
     settings = choose(model=model)
     assert settings.checkpoint == family.default_checkpoint
