@@ -43,6 +43,12 @@ FILES = pa.schema(
 
 _names = pa.list_(pa.string())
 
+# What a recording's device measured: rate per minute, intervals in ms, axes of the frontal plane in degrees.
+DEVICE = (
+    *("device_heart_rate", "device_pr_ms", "device_qrs_ms", "device_qt_ms", "device_qtc_ms"),
+    *("device_p_axis", "device_qrs_axis", "device_t_axis"),
+)
+
 # The inputs' own columns follow these. docs/outputs.md explains each.
 RECORDS = pa.schema(
     [
@@ -80,6 +86,9 @@ RECORDS = pa.schema(
         ("lead_suspicion", pa.string()),
         ("signal_hash", pa.string()),
         *((f"amplitude_mv_{lead}", pa.float64()) for lead in LEADS),
+        # What the device measured and said: null where the file does not say it.
+        *((name, pa.float64()) for name in DEVICE),
+        ("device_statements", _names),
     ]
 )
 

@@ -244,6 +244,9 @@ def process_recording(
             raise UnreadableError(problem)
         recording = read_recording(row, assumed)
         record |= {"leads": recording.leads, "unit": recording.unit, "stripped_s": recording.stripped_s}
+        record |= {
+            f"device_{name}": None if value == () else value for name, value in recording.device._asdict().items()
+        }
         record["sample_rate"] = recording.sample_rate
         if recording.sample_rate > 0 and math.isfinite(recording.sample_rate):
             record["duration_s"] = recording.signal.shape[1] / recording.sample_rate
