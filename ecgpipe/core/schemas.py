@@ -199,6 +199,9 @@ METRICS = pa.schema(
     ]
 )
 
+# The true labels of the recordings that have a prediction; a column of each label follows, see `true_labels_schema`.
+TRUE_LABELS = pa.schema([("record_id", pa.string()), ("is_evaluated", pa.bool_())])
+
 CURVES = pa.schema(
     [
         ("label", pa.string()),
@@ -254,6 +257,11 @@ def predictions_schema(labels: Sequence[str]) -> pa.Schema:
     return pa.schema(
         [("record_id", pa.string()), ("n_segments", pa.int32()), *((label, pa.float64()) for label in labels)]
     )
+
+
+def true_labels_schema(labels: Sequence[str]) -> pa.Schema:
+    """`TRUE_LABELS` and for each label whether the recording has it; null where that is unknown."""
+    return pa.schema([*TRUE_LABELS, *((label, pa.bool_()) for label in labels)])
 
 
 def study_schema(columns: Sequence[tuple[str, str]]) -> pa.Schema:

@@ -107,10 +107,11 @@ def _describe_labels(account: Mapping[str, Any]) -> list[str]:
             f"{', '.join(not_predicted)}."
         )
     if account["labels_without_truth"]:
-        sentences.append(f"Without true labels: {', '.join(account['labels_without_truth'])}.")
+        sentences.append(f"Without true labels: {labels.name_some(account['labels_without_truth'])}.")
     if account["labels_with_one_class"]:
         sentences.append(
-            f"One class only, so no AUROC, and not in the macro average: {', '.join(account['labels_with_one_class'])}."
+            "One class only, so no AUROC, and not in the macro average: "
+            f"{labels.name_some(account['labels_with_one_class'])}."
         )
     default = [name for name, counts in by_label.items() if counts["threshold_from"] == "the default"]
     if default:

@@ -39,8 +39,8 @@ def read_views(
         added_attributions: By record id, attributions that are in no file, as `read_attributions` gives them.
 
     Returns:
-        By record id `view`, as `waveform.encode` gives it, and `note`; one of them is None. Ids without a record in the
-        run are left out.
+        By record id `view`, as `waveform.encode` gives it, and `note`; one of them is None; and the device's
+        `statements`, none without `paths`: a text may name somebody. Ids without a record in the run are left out.
     """
     manifest_rows = reread.read_rows(sources.manifest, record_ids)
     record_rows = reread.read_rows(sources.records, record_ids)
@@ -79,7 +79,8 @@ def read_views(
             note = f"an error of ecgpipe's own ({type(error).__name__}: {error})"
         if note:
             note = f"No leads: the file could not be read again: {note if paths else deidentify.generalise(note)}."
-        shown[record_id] = {"view": view, "note": note}
+        statements = (record.get("device_statements") or []) if paths else []
+        shown[record_id] = {"view": view, "note": note, "statements": statements}
     return shown
 
 
@@ -144,6 +145,8 @@ def describe_reason(why: Mapping[str, Any]) -> str:
     words = {
         "strongest": f"{ORDINALS.get(why['rank'], '')}highest probability of {why['what']}",
         "borderline": f"near the threshold of {why['what']}",
+        "false_positive": f"false positive of {why['what']}",
+        "false_negative": f"false negative of {why['what']}",
         "outlier": "UMAP outlier",
         "quality": f"low signal quality ({(why['what'] or '').replace('_', ' ')})",
         "random": "at random",
@@ -163,6 +166,8 @@ def group_by_reason(chosen: Sequence[tuple[int, str, Sequence[Mapping[str, Any]]
     heads = {
         "strongest": "Highest probability",
         "borderline": "Near the threshold",
+        "false_positive": "False positive",
+        "false_negative": "False negative",
         "quality": "Low signal quality",
         "outlier": "UMAP outliers",
         "random": "At random",

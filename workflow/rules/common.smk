@@ -27,7 +27,8 @@ wildcard_constraints:
 # Results that a setting switches on or off, by their names in rules.
 ATTENTION = {"attention": OUT.file("attention")} if SETTINGS.inference.attention else {}
 ATTRIBUTION = [OUT.file("attribution")] if SETTINGS.attribution.recordings else []
-EVALUATION = {name: OUT.file(name) for name in ["metrics", "curves", "account"]} if SETTINGS.evaluation.asked else {}
+EVALUATED = ["metrics", "curves", "account", "true_labels"]
+EVALUATION = {name: OUT.file(name) for name in EVALUATED} if SETTINGS.evaluation.asked else {}
 CERTAIN = is_precision_certain(SETTINGS)
 DRIFT = [] if CERTAIN else [OUT.file("drift")]
 
