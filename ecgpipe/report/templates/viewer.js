@@ -21,7 +21,7 @@ const DEVICE = [["device_heart_rate", "rate", "/min"], ["device_pr_ms", "PR", " 
   ["device_qtc_ms", "QTc", " ms"], ["device_p_axis", "P axis", "°"], ["device_qrs_axis", "QRS axis", "°"], ["device_t_axis", "T axis", "°"]];
 
 // Lines of a list that are shown at first; a button shows the others.
-const MOST_LINES = 14;
+const MOST_LINES = 24;
 
 // Shows a recording in #viewer; `recording` is what ecgpipe/show.py and ecgpipe/report.py call so.
 class Viewer {
