@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(parser, "predictions", "embeddings", required=True)
     options.add(parser, "parts")
     options.add(parser, "umap", required=True)
-    parser.add_argument("--true-labels", type=Path, help="evaluation/true_labels.parquet, if the run was evaluated")
+    options.add(parser, "true-labels", help="evaluation/true_labels.parquet, if the run was evaluated")
     options.add(parser, "output", required=True, help="Parquet file to write")
 
 

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--curves", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--account", type=Path, required=True, help="JSON file to write: what was counted, and how")
-    parser.add_argument("--true-labels", type=Path, help="Parquet file to write: the true labels of each recording")
+    options.add(parser, "true-labels", help="Parquet file to write: the true labels of each recording")
 
 
 def run(args: argparse.Namespace) -> None:

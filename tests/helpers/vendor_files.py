@@ -328,14 +328,14 @@ def scp_ecg(
         6: data(residual),
         **sections,
     }
-    pointers, sections, at = [], [], 7 + 16 + 10 * 12
+    pointers, pieces, at = [], [], 7 + 16 + 10 * 12
     pointers.append(struct.pack("<HII", 0, 16 + 10 * 12, 7))
     for number in range(1, 12):
         section = _scp_section(number, bodies[number]) if bodies.get(number) else b""
         pointers.append(struct.pack("<HII", number, len(section), at if section else 0))
-        sections.append(section)
+        pieces.append(section)
         at += len(section)
-    rest = _scp_section(0, b"".join(pointers)) + b"".join(sections)
+    rest = _scp_section(0, b"".join(pointers)) + b"".join(pieces)
     rest = struct.pack("<I", 6 + len(rest)) + rest
     path.write_bytes(struct.pack("<H", binascii.crc_hqx(rest, 0xFFFF)) + rest)
     return counts * 1e-3
