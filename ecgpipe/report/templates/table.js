@@ -86,9 +86,9 @@ class Table {
 
   shown() {
     const group = this.at("group").value;
-    // A column that filters stays in view, whichever others are shown.
-    const filtering = [...this.filters.keys()].filter((column) => column !== this.name && column.group !== group);
-    return [this.name, ...filtering, ...this.columns.filter((column) => column.group === group)];
+    // Columns that filter come first, and stay in view whichever others are shown.
+    const filtering = [...this.filters.keys()].filter((column) => column !== this.name);
+    return [this.name, ...filtering, ...this.columns.filter((column) => column.group === group && !this.filters.has(column))];
   }
 
   head() {
