@@ -321,7 +321,8 @@ def test_what_the_device_measured_stands_over_the_recording_apart_from_what_was_
 
 def test_labels_are_sorted_by_what_is_chosen(page: Page, truth: dict[str, dict[str, Any]]) -> None:
     def names() -> list[str]:
-        return page.locator("table.labels tbody tr").evaluate_all("all => all.map((row) => row.dataset.label)")
+        rows = page.locator("table.labels tbody tr").all()
+        return [row.get_attribute("data-label") or "" for row in rows]
 
     medians = {label: sorted(row[label] for row in truth.values())[len(truth) // 2 - 1] for label in LABELS}
     page.select_option("#label-order", "name")

@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom.data import get_testdata_file
-from test_reader_dicom import group, item
-from test_reader_dicom import write as write_dicom
 from vendor_files import EIGHT, FORMATS, random_recording, scp_ecg
 
 from ecgpipe import readers
@@ -64,14 +61,10 @@ def aecg(author: str = "", **changed: str) -> str:
     return f"<subjectOf><annotationSet>{author}{stated}</annotationSet></subjectOf>"
 
 
-def cardiosoft(**changed: object) -> str:
-    values = {
-        "PQInterval": ("ms", 162),
-        "QRSDuration": ("ms", 98),
-        "QTInterval": ("ms", 432),
-        "QTCInterval": ("ms", 409),
-    }
-    values |= {"PAxis": ("deg", 45), "RAxis": ("deg", -38), "TAxis": ("deg", 61)} | changed  # type: ignore[assignment]
+def cardiosoft(**changed: tuple[str, object]) -> str:
+    values: dict[str, tuple[str, object]] = {"PQInterval": ("ms", 162), "QRSDuration": ("ms", 98)}
+    values |= {"QTInterval": ("ms", 432), "QTCInterval": ("ms", 409)}
+    values |= {"PAxis": ("deg", 45), "RAxis": ("deg", -38), "TAxis": ("deg", 61)} | changed
     return "".join(f"<{name} units='{unit}'>{value}</{name}>" for name, (unit, value) in values.items())
 
 
@@ -152,37 +145,6 @@ def test_scp_gives_the_intervals_between_its_boundaries(tmp_path: Path) -> None:
     assert of_scp(tmp_path, {8: scp_8(*LINES, kind=1)}) == ABSENT  # confirmed by a physician
     damaged = of_scp(tmp_path, {7: scp_7(*boundaries), 8: scp_8(*LINES)}, damage=struct.pack("<2H", 262, 360))
     assert damaged == DeviceReport(statements=LINES)  # a checksum says that section 7 was changed
-
-
-def test_dicom_gives_the_annotations_of_a_real_device() -> None:
-    path = get_testdata_file("waveform_ecg.dcm", download=False)
-    assert readers.read(Path(str(path)), "dicom", Assumed()).device == DeviceReport(
-        None, 161, 75, 368, 370, 74, 52, 57, ("RITMO SINUSALE", "ECG NORMALE")
-    )
-
-
-def measured(value: str, meaning: str, number: str, unit: str, channels: list[int] | None = None) -> object:
-    concept = item(CodeValue=value, CodingSchemeDesignator="MDC", CodeMeaning=meaning)
-    units = item(CodeValue=unit, CodingSchemeDesignator="UCUM", CodeMeaning=unit)
-    return item(
-        ConceptNameCodeSequence=[concept], MeasurementUnitsCodeSequence=[units], NumericValue=number,
-        ReferencedWaveformChannels=channels or [1, 0],
-    )  # fmt: skip
-
-
-def test_dicom_takes_global_measurements_in_known_units_that_agree(tmp_path: Path) -> None:
-    def of_dicom(*annotations: object) -> DeviceReport:
-        path = write_dicom(tmp_path, group(), WaveformAnnotationSequence=list(annotations))
-        return readers.read(path, "dicom", Assumed()).device
-
-    pr = measured("2:15872", "PR interval global", "162", "ms")
-    assert of_dicom(pr) == DeviceReport(pr_ms=162)
-    assert of_dicom(pr, measured("2:15872", "PR interval global", "170", "ms")) == ABSENT
-    assert of_dicom(measured("2:15872", "PR interval global", "162", "mm")) == ABSENT
-    assert of_dicom(measured("2:15872", "PR interval global", "162", "ms", [1, 3])) == ABSENT  # of one lead
-    assert of_dicom(measured("2:16128", "QRS axis", "10", "deg")) == ABSENT  # the code is that of the P axis
-    signed = [item(UnformattedTextValue=text) for text in ("Sinus rhythm", "Confirmed by: Dr. X")]
-    assert of_dicom(*signed) == ABSENT
 
 
 def test_wfdb_gives_comments_that_state_their_unit(tmp_path: Path) -> None:
