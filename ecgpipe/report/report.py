@@ -236,7 +236,7 @@ def list_together(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     """
     listed = []
     for summary in summaries:
-        shares = [
+        shares: list[dict[str, Any]] = [
             {"name": other.name, "share": 100 * n / summary.positive}
             for other, n in zip(summaries, summary.together, strict=True)
             if n and other is not summary
