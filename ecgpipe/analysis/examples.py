@@ -1,7 +1,8 @@
 """Choose the recordings that the report shows with their leads, and find the most similar recordings of each.
 
 A page cannot hold every trace of a dataset. It states the rules by which it chooses: the highest probabilities of each
-label, those nearest to the decision threshold, UMAP outliers, recordings of low signal quality, and some at random.
+label, those nearest to the decision threshold, the most wrong ones where true labels are known, UMAP outliers,
+recordings of low signal quality, and some at random.
 """
 
 import argparse
@@ -47,7 +48,7 @@ NEIGHBORS = 6
 class Why(NamedTuple):
     """Why a recording was chosen."""
 
-    kind: str  # strongest, borderline, outlier, quality or random
+    kind: str  # strongest, borderline, false_positive, false_negative, outlier, quality or random
     what: str | None  # the label, or the column of the records
     rank: int  # among those of this kind, from 1
 
@@ -65,6 +66,7 @@ class Files(NamedTuple):
     embeddings: Path  # the folder
     parts: int | None
     umap: Path  # umap/umap.parquet
+    true_labels: Path | None = None  # evaluation/true_labels.parquet, if the run was evaluated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(parser, "predictions", "embeddings", required=True)
     options.add(parser, "parts")
     options.add(parser, "umap", required=True)
+    options.add(parser, "true-labels", help="evaluation/true_labels.parquet, if the run was evaluated")
     options.add(parser, "output", required=True, help="Parquet file to write")
 
 
@@ -102,10 +105,12 @@ def write_examples(files: Files, examples_settings: settings.Examples, output: P
     label_csv = files.labels or settings.require_path("labels", examples_settings.labels)
     run_labels = labels.read_for(label_csv, pq.read_schema(predictions[0]).names, predictions[0])
     wanted = examples_settings.recordings
-    strongest, borderline = rank_by_probability(predictions, labels.thresholds_by_name(run_labels))
+    thresholds = labels.thresholds_by_name(run_labels)
+    strongest, borderline = rank_by_probability(predictions, thresholds)
     candidates = {
         "strongest": strongest,
         "borderline": borderline,
+        **(rank_wrong(predictions, files.true_labels, thresholds) if files.true_labels else {}),
         **rank_records(records, wanted),
         "outlier": find_outliers(files.umap, wanted),
     }
@@ -149,6 +154,39 @@ def rank_by_probability(
     is_near = {name: nearest[name].values <= BORDERLINE for name in names}
     doubtful = {name: _Least(*(column[is_near[name]] for column in nearest[name])) for name in names}
     return _interleave("strongest", {name: highest[name] for name in names}), _interleave("borderline", doubtful)
+
+
+def rank_wrong(
+    predictions: Sequence[Path], true_labels: Path, thresholds: Mapping[str, float]
+) -> dict[str, list[Candidate]]:
+    """Rank for each label the evaluated recordings whose prediction is most wrong.
+
+    Args:
+        predictions: All `predictions/part-*.parquet`, in order.
+        true_labels: `evaluation/true_labels.parquet`.
+        thresholds: By label, in the model's order.
+
+    Returns:
+        `false_positive`, the highest probabilities without the label, and `false_negative`, the lowest with it: lists
+        of record ids and why, of the first rank of all labels first.
+    """
+    truth = pq.read_table(true_labels)
+    truth = truth.filter(truth["is_evaluated"]).combine_chunks()
+    names = [name for name in thresholds if name in truth.column_names]
+    wrong = {kind: dict.fromkeys(names, _NONE) for kind in ("false_positive", "false_negative")}
+    for batch in parquet.batches(predictions, ["record_id", *names]):
+        place = pc.index_in(batch["record_id"], truth["record_id"].combine_chunks())
+        for name in names:
+            has_label = truth[name].combine_chunks().take(place).to_numpy(zero_copy_only=False)  # None: unknown
+            values = batch[name].to_numpy()
+            is_positive = values >= thresholds[name]
+            for kind, rows, order in (
+                ("false_positive", (has_label == False) & is_positive, -values),  # noqa: E712, of objects
+                ("false_negative", (has_label == True) & ~is_positive, values),  # noqa: E712
+            ):
+                ids = batch["record_id"].filter(pa.array(rows.astype(bool)))
+                wrong[kind][name] = _keep_least(wrong[kind][name], ids, order[rows.astype(bool)], RANKS)
+    return {kind: _interleave(kind, of_labels) for kind, of_labels in wrong.items()}
 
 
 def rank_records(records: Sequence[Path], wanted: int) -> dict[str, list[Candidate]]:
@@ -218,7 +256,9 @@ def choose(candidates: Mapping[str, Sequence[Candidate]], wanted: int) -> dict[s
     reserved_ids = dict.fromkeys(
         record_id for kind_candidates in reserved.values() for record_id, _ in kind_candidates[:share]
     )
-    label_candidates = sorted([*candidates["strongest"], *candidates["borderline"]], key=lambda pair: pair[1].rank)
+    kinds = ("strongest", "borderline", "false_positive", "false_negative")
+    of_labels = chain(*(candidates.get(kind, ()) for kind in kinds))
+    label_candidates = sorted(of_labels, key=lambda pair: pair[1].rank)
     rest = chain(label_candidates, *reserved.values())
     chosen = dict.fromkeys(
         [*dict.fromkeys(record_id for record_id, _ in label_candidates)][: wanted - len(reserved_ids)]

@@ -62,6 +62,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "recordings": {"type": int, "default": 20, "help": "how many recordings (default %(default)s)"},
     # Of true labels, and of columns of the inputs' tables.
     "truth": {"type": Path, "help": "CSV or Parquet table with a record_id and a column of 0 and 1 per label"},
+    "true-labels": {"type": Path, "help": "evaluation/true_labels.parquet"},
     "map": {
         "nargs": "+",
         "default": [],

@@ -58,6 +58,7 @@ FILES = {
     "metrics": File("evaluation/metrics.parquet", "evaluate"),
     "curves": File("evaluation/curves.parquet", "evaluate"),
     "account": File("evaluation/account.json", "evaluate"),
+    "true_labels": File("evaluation/true_labels.parquet", "evaluate"),
     "run": File("run.json", "summary"),
     "duplicates": File("duplicates.parquet", "summary"),
     **{

@@ -43,6 +43,12 @@ FILES = pa.schema(
 
 _names = pa.list_(pa.string())
 
+# What a recording's device measured: rate per minute, intervals in ms, axes of the frontal plane in degrees.
+DEVICE = (
+    *("device_heart_rate", "device_pr_ms", "device_qrs_ms", "device_qt_ms", "device_qtc_ms"),
+    *("device_p_axis", "device_qrs_axis", "device_t_axis"),
+)
+
 # The inputs' own columns follow these. docs/outputs.md explains each.
 RECORDS = pa.schema(
     [
@@ -80,6 +86,9 @@ RECORDS = pa.schema(
         ("lead_suspicion", pa.string()),
         ("signal_hash", pa.string()),
         *((f"amplitude_mv_{lead}", pa.float64()) for lead in LEADS),
+        # What the device measured and said: null where the file does not say it.
+        *((name, pa.float64()) for name in DEVICE),
+        ("device_statements", _names),
     ]
 )
 
@@ -190,6 +199,9 @@ METRICS = pa.schema(
     ]
 )
 
+# The true labels of the recordings that have a prediction; a column of each label follows, see `true_labels_schema`.
+TRUE_LABELS = pa.schema([("record_id", pa.string()), ("is_evaluated", pa.bool_())])
+
 CURVES = pa.schema(
     [
         ("label", pa.string()),
@@ -245,6 +257,11 @@ def predictions_schema(labels: Sequence[str]) -> pa.Schema:
     return pa.schema(
         [("record_id", pa.string()), ("n_segments", pa.int32()), *((label, pa.float64()) for label in labels)]
     )
+
+
+def true_labels_schema(labels: Sequence[str]) -> pa.Schema:
+    """`TRUE_LABELS` and for each label whether the recording has it; null where that is unknown."""
+    return pa.schema([*TRUE_LABELS, *((label, pa.bool_()) for label in labels)])
 
 
 def study_schema(columns: Sequence[tuple[str, str]]) -> pa.Schema:

@@ -41,6 +41,7 @@ class Outputs(NamedTuple):
     metrics: Path
     curves: Path
     account: Path
+    true_labels: Path | None = None
 
 
 class Matched(NamedTuple):
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--curves", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--account", type=Path, required=True, help="JSON file to write: what was counted, and how")
+    options.add(parser, "true-labels", help="Parquet file to write: the true labels of each recording")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
         calibration=args.calibration or (Path(asked.calibration) if asked.calibration else None),
         heads=args.heads or [Path(path) for path in asked.heads],
     )
-    evaluate(asked, inputs, Outputs(args.metrics, args.curves, args.account))
+    evaluate(asked, inputs, Outputs(args.metrics, args.curves, args.account, args.true_labels))
 
 
 def evaluate(asked: settings.Evaluate, inputs: Inputs, outputs: Outputs) -> None:
@@ -118,6 +120,9 @@ def evaluate(asked: settings.Evaluate, inputs: Inputs, outputs: Outputs) -> None
     parquet.write(outputs.metrics, measured.cast(provenance.add_origin(schemas.METRICS, "evaluate", **facts)))
     curve_table = draw_curves(truth)
     parquet.write(outputs.curves, curve_table.cast(provenance.add_origin(schemas.CURVES, "evaluate", **facts)))
+    if outputs.true_labels:
+        listed = list_true_labels(matched)
+        parquet.write(outputs.true_labels, listed.cast(provenance.add_origin(listed.schema, "evaluate", **facts)))
     write_json(outputs.account, {**summary, settings.KEY: facts[settings.KEY]})
     for line in notes.format_summary(measured, summary):
         logger.info("%s", line)
@@ -224,6 +229,17 @@ def measure(
                 }
             )
     return pa.Table.from_pylist(rows, schema=schemas.METRICS)
+
+
+def list_true_labels(matched: Matched) -> pa.Table:
+    """List the true labels of all recordings with a prediction, and which were evaluated: `true_labels_schema`."""
+    everything = matched.everything
+    columns = [
+        everything.record_ids,
+        pc.is_in(everything.record_ids, value_set=matched.truth.record_ids),
+        *(pa.array(true == 1, pa.bool_(), mask=np.isnan(true)) for true in everything.true.T),
+    ]
+    return pa.table(columns, schema=schemas.true_labels_schema(everything.names))
 
 
 def draw_curves(truth: Truth) -> pa.Table:

@@ -107,10 +107,11 @@ def _describe_labels(summary: Mapping[str, Any]) -> list[str]:
             f"{', '.join(not_predicted)}."
         )
     if summary["labels_without_truth"]:
-        sentences.append(f"Without true labels: {', '.join(summary['labels_without_truth'])}.")
+        sentences.append(f"Without true labels: {labels.name_some(summary['labels_without_truth'])}.")
     if summary["labels_with_one_class"]:
         sentences.append(
-            f"One class only, so no AUROC, and not in the macro average: {', '.join(summary['labels_with_one_class'])}."
+            "One class only, so no AUROC, and not in the macro average: "
+            f"{labels.name_some(summary['labels_with_one_class'])}."
         )
     default = [name for name, counts in by_label.items() if counts["threshold_from"] == "the default"]
     if default:

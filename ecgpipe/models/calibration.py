@@ -10,7 +10,7 @@ import numpy as np
 
 from ecgpipe.core import provenance
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.models.labels import Label
+from ecgpipe.models.labels import Label, name_some
 
 # By method, the parameters of each label in the file.
 PARAMETERS = {
@@ -179,4 +179,4 @@ def describe_facts(facts: Mapping[str, Any]) -> str:
             "Probabilities are corrected for the weight of positives in the training, log(pos_weight). This is an "
             "assumption about the training and the prevalences in its data, not fitted to any label."
         )
-    return text + (f" Left as they were: {', '.join(facts['left'])}." if facts["left"] else "")
+    return text + (f" Left as they were: {name_some(facts['left'])}." if facts["left"] else "")

@@ -37,6 +37,9 @@ _HEAD_CHARACTERS = 4096
 # The decision threshold where the CSV gives none.
 DEFAULT_THRESHOLD = 0.5
 
+# Labels that a sentence names, at most but for one.
+MOST_NAMED = 5
+
 
 class Label(NamedTuple):
     """One output of the model."""
@@ -247,6 +250,13 @@ def describe_choices(model_labels: Sequence[Label]) -> list[str]:
         + (f" ({on})." if on else ".")
         for (method, recordings, on), n in counted.items()
     ]
+
+
+def name_some(names: Sequence[str], most: int = MOST_NAMED) -> str:
+    """Name the first of some labels, and say how many more there are: none of a page's sentences lists a hundred."""
+    if len(names) <= most + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most} more"
 
 
 def refuse_foreign(path: Path, model_labels: Sequence[Label], scores: Mapping[str, Any]) -> None:

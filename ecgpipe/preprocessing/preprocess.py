@@ -313,6 +313,8 @@ def process_for_models(
             raise UnreadableError(problem)
         recording = read_recording(row, assumed)
         record.update(leads=recording.leads, unit=recording.unit, stripped_s=recording.stripped_s)
+        device = recording.device._asdict()
+        record.update({f"device_{name}": None if value == () else value for name, value in device.items()})
         record["sample_rate"] = recording.sample_rate
         if recording.sample_rate > 0 and math.isfinite(recording.sample_rate):
             record["duration_s"] = recording.signal.shape[1] / recording.sample_rate

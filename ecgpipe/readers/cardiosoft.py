@@ -13,6 +13,7 @@ import numpy as np
 
 from ecgpipe.readers.files import size_of
 from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv
+from ecgpipe.readers.vendor_reports import cardiosoft_report
 from ecgpipe.readers.vendor_xml import parse_xml
 
 _NAME = "CardioSoft XML"
@@ -37,7 +38,8 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise UnreadableError(f"too large for its format (over {_MOST_BYTES} bytes of {_NAME})")
-    strip = _strip(parse_xml(data, _NAME))
+    root = parse_xml(data, _NAME)
+    strip = _strip(root)
     waveforms = strip.findall("WaveformData")
     names = [(waveform.get("lead") or "").strip() for waveform in waveforms]
     if not all(names):
@@ -57,7 +59,7 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         raise UnreadableError(f"the resolution is in a unit that is not read ({per_count})")
     signal = np.array(rows, np.float64) * resolution  # (leads, samples)
     signal, signal_unit = in_mv(signal, [_UNITS.get(per_count) or assumed.unit] * len(rows))
-    return Recording(signal, rate, tuple(names), signal_unit)
+    return Recording(signal, rate, tuple(names), signal_unit, device=cardiosoft_report(root))
 
 
 def _strip(root: Element) -> Element:

@@ -19,6 +19,8 @@ from pydicom.filereader import read_partial
 from pydicom.waveforms.numpy_handler import WAVEFORM_DTYPES, multiplex_array
 
 from ecgpipe.core.leads import LEADS, spell_leads
+from ecgpipe.readers.device_report import DeviceReport
+from ecgpipe.readers.dicom_report import read_annotations
 from ecgpipe.readers.files import brief, size_of
 from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, UnreadableError, check_size, in_mv
 
@@ -70,7 +72,7 @@ def _dataset(path: Path) -> Dataset:
             raise UnreadableError(f"too long to read at once ({size} bytes)")
         file.seek(0)
         content = file.read(size)
-    tags = ["SOPClassUID", "WaveformSequence", "SpecificCharacterSet"]
+    tags = ["SOPClassUID", "WaveformSequence", "WaveformAnnotationSequence", "SpecificCharacterSet"]
     dataset = pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=tags)
     kind = dataset.get("SOPClassUID")
     _refuse_class(kind)
@@ -127,7 +129,16 @@ def _recording(dataset: Dataset, assumed: Assumed) -> Recording:
     kept = _leads_alone(names, units)
     names, units = [names[n] for n in kept], [units[n] for n in kept]
     signal, unit = in_mv(signal[kept], units)
-    return Recording(signal, rate, tuple(names), unit, limits=in_mv(limits[kept], units)[0])
+    limits = in_mv(limits[kept], units)[0]
+    return Recording(signal, rate, tuple(names), unit, limits=limits, device=_report(dataset))
+
+
+def _report(dataset: Dataset) -> DeviceReport:
+    """What the device reports; nothing where it is broken, since the signal is read all the same."""
+    try:
+        return read_annotations(dataset)
+    except Exception:  # pydicom raises many kinds
+        return DeviceReport()
 
 
 def _leads_alone(names: list[str], units: list[str | None]) -> list[int]:

@@ -33,6 +33,15 @@ from ecgpipe.readers.detect import HEAD_BYTES, format_of
 from ecgpipe.readers.files import brief, size_of, unreadable
 from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv
 from ecgpipe.readers.vendor_rates import aecg_rate, eli_rate, muse_rate, rate_of_record, sierra_rate
+from ecgpipe.readers.vendor_reports import (
+    aecg_values,
+    kardia_values,
+    mortara_values,
+    muse_values,
+    read_report,
+    scp_values,
+    sierra_values,
+)
 from ecgpipe.readers.vendor_xml import in_utf_8, parse_root
 
 # No real ECG has more; each of them is checked before its samples.
@@ -83,6 +92,8 @@ class _Format(NamedTuple):
     # A file of this size is read within some seconds and a gigabyte, whatever it holds. 10 s take 0.03 MB to 0.5 MB.
     most_bytes: int
     exact_rate: Callable[[Element], float | None] | None  # of XML, of which ecgdatakit keeps whole numbers
+    # What its device measured, of the root of XML, else of what ecgdatakit has read.
+    measured: Callable[..., dict[str, float | None]] | None = None
 
 
 def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
@@ -93,20 +104,21 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
         vendor_format = _FORMATS.get(format_of(path, head) or "")
         if vendor_format is None:
             raise UnreadableError("no vendor's file of a known format")
-        name, parser, most_bytes, exact_rate = vendor_format
+        name, parser, most_bytes, exact_rate, measured = vendor_format
         data = head + file.read(most_bytes)
     if len(data) > most_bytes:
         raise UnreadableError(f"too large for its format (over {most_bytes} bytes of {name})")
-    rate = None
+    rate, root = None, None
     with contextlib.ExitStack() as stack:
         source = path
         if exact_rate:
             content, is_as_declared = in_utf_8(data, name)
-            rate = exact_rate(parse_root(content, name))
+            root = parse_root(content, name)
+            rate = exact_rate(root)
             if not is_as_declared:
                 source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ecgpipe-xml-")), path.name)
                 source.write_bytes(content)
-        record = _record(source, name, parser())
+        record, damaged = _record(source, name, parser())
     keys = [
         (lead.sampling_rate, len(lead.samples), int(lead.annotations.get("start_sample", 1))) for lead in record.leads
     ]
@@ -123,11 +135,18 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     samples = signal.shape[1]
     if unit == "mV":
         signal = _remove_mark(signal, labels, rate)
-    return Recording(signal, rate, tuple(labels), unit, (samples - signal.shape[1]) / rate)
+    values = measured(record if root is None else root) if measured else {}
+    device = read_report(record, values, damaged)
+    return Recording(signal, rate, tuple(labels), unit, (samples - signal.shape[1]) / rate, device=device)
 
 
-def _record(path: Path, name: str, parser: Parser) -> ECGRecord:
-    """Read the file by ecgdatakit, and refuse it if a warning or a value tells that the signal is not whole."""
+def _record(path: Path, name: str, parser: Parser) -> tuple[ECGRecord, str]:
+    """Read the file by ecgdatakit, and refuse it if a warning or a value tells that the signal is not whole.
+
+    Returns:
+        What it has read, and which parts besides the signal have checksums that do not fit.
+    """
+    damaged = ""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -146,6 +165,7 @@ def _record(path: Path, name: str, parser: Parser) -> ECGRecord:
         # The signal is in sections 2 to 6, by the pointers in section 0. Others hold texts and measurements, which
         # de-identification programs change.
         if "CRC mismatch in:" in message and not re.search(r"Section [02-6]\b", message):
+            damaged += message
             continue
         if "CRC" in message:
             raise UnreadableError(f"a checksum does not fit: the file is damaged ({brief(message, path)})")
@@ -160,7 +180,7 @@ def _record(path: Path, name: str, parser: Parser) -> ECGRecord:
             raise UnreadableError(f"the leads do not begin at the same time ({lead.label}: {late})")
         if not (lead.resolution > 0 and math.isfinite(lead.resolution) and math.isfinite(lead.offset)):
             raise UnreadableError(f"a lead's scale is no positive number ({lead.label}: {lead.resolution})")
-    return record
+    return record, damaged
 
 
 def _labels(leads: list[Lead]) -> list[str]:
@@ -206,14 +226,14 @@ def _remove_mark(signal: np.ndarray, labels: list[str], rate: float) -> np.ndarr
 
 
 _FORMATS: dict[str, _Format] = {
-    "muse-xml": _Format("GE MUSE XML", GEMuseXMLParser, 24_000_000, muse_rate),
-    "sierra-xml": _Format("Philips Sierra XML", _Sierra, 6_000_000, sierra_rate),
-    "hl7-aecg": _Format("HL7 aECG", HL7aECGParser, 24_000_000, aecg_rate),
+    "muse-xml": _Format("GE MUSE XML", GEMuseXMLParser, 24_000_000, muse_rate, muse_values),
+    "sierra-xml": _Format("Philips Sierra XML", _Sierra, 6_000_000, sierra_rate, sierra_values),
+    "hl7-aecg": _Format("HL7 aECG", HL7aECGParser, 24_000_000, aecg_rate, aecg_values),
     # A lead's bytes are counted in 16 bits, so that twelve never take more than 0.8 MB; it is decoded bit by bit.
-    "scp-ecg": _Format("SCP-ECG", SCPECGParser, 1_000_000, None),
-    "mortara-xml": _Format("Mortara ELI XML", MortaraEL250Parser, 24_000_000, eli_rate),
+    "scp-ecg": _Format("SCP-ECG", SCPECGParser, 1_000_000, None, scp_values),
+    "mortara-xml": _Format("Mortara ELI XML", MortaraEL250Parser, 24_000_000, eli_rate, mortara_values),
     # Ten seconds of twelve leads take 0.12 MB.
     "mfer": _Format("MFER", _Mfer, 24_000_000, None),
     # Thirty seconds of six leads, twice (raw and filtered), take 0.6 MB.
-    "kardia-json": _Format("Kardia JSON", AliveCorKardiaParser, 24_000_000, None),
+    "kardia-json": _Format("Kardia JSON", AliveCorKardiaParser, 24_000_000, None, kardia_values),
 }

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ecgpipe.readers.device_report import DeviceReport
+
 # Recordings with more values are not read: 200 MB as float64, over an hour of twelve leads at 500 Hz. A header can
 # declare any number.
 MOST_VALUES = 25_000_000
@@ -32,6 +34,7 @@ class Recording(NamedTuple):
     # (leads, 2) the lowest and highest value that the file's numbers can represent, in the signal's unit; None if the
     # format has no such limits. Samples at these limits in all leads are not signal: see `readers.filling`.
     limits: np.ndarray | None = None
+    device: DeviceReport = DeviceReport()  # what the device measured and said, as far as the file has it
 
 
 class Content(NamedTuple):

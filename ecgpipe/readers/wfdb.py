@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ecgpipe.core.leads import LEADS, spell_leads
+from ecgpipe.readers.device_report import DeviceReport, agree, convert, make_report
 from ecgpipe.readers.files import brief, read_bytes, size_of
 from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, UnreadableError, assumed_leads, check_size, in_mv
 from ecgpipe.readers.temporary_errors import UnavailableError, patiently
@@ -53,6 +54,18 @@ _CHANGING = re.compile(r"[-+]?\d{1,18} [-+]?\d{1,18}", re.ASCII)
 _SEGMENT_LINE = re.compile(r"(\S+) +(\d{1,15})", re.ASCII)
 _COMMENT = re.compile(r"#\s*([^:]{1,80}?)\s*:\s*(.*)")
 
+# Comments that state what a device measured: the quantity, and the unit if it stands there.
+_MEASURED = {
+    **dict.fromkeys(("heart rate", "ventricular rate", "vent rate"), "heart_rate"),
+    **dict.fromkeys(("pr", "pr interval"), "pr_ms"),
+    **dict.fromkeys(("qrs", "qrs duration"), "qrs_ms"),
+    **dict.fromkeys(("qt", "qt interval"), "qt_ms"),
+    **dict.fromkeys(("qtc", "qtc interval"), "qtc_ms"),
+    **{f"{wave} axis": f"{wave}_axis" for wave in ("p", "qrs", "t")},
+}
+_MEASURED_KEY = re.compile(r"([a-z ]+?)(?: *[( ](ms|msec|bpm|/min|deg|degrees)\)?)?", re.IGNORECASE)
+_STATEMENTS = re.compile(r"(?:machine|device|automatic|computer)[ _](?:statements?|interpretation)", re.IGNORECASE)
+
 
 class _Signal(NamedTuple):
     file: str
@@ -80,14 +93,15 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     A lead whose gain is missing or 0 is uncalibrated: its values are those that wfdb computes, its unit is unknown.
     Checksums are ignored: PhysioNet has files whose headers state 0.
     """
-    header = _header(path)
+    lines = _lines(path)
+    header = _parse_header(lines)
     if header.segments:
         signals, values = _joined(path.parent, header)
     else:
         chosen = _of_one_rate(header.signals)
         signals, values = [header.signals[number] for number in chosen], _values(path, header, chosen)
     values, unit = in_mv(values, [signal.unit for signal in signals])
-    return Recording(values, header.rate * signals[0].frame, _names(signals, assumed), unit)
+    return Recording(values, header.rate * signals[0].frame, _names(signals, assumed), unit, device=_report(lines))
 
 
 def parts(header: Path) -> list[str]:
@@ -122,8 +136,31 @@ def comments(header: Path) -> dict[str, str]:
     return values
 
 
+def _report(lines: list[str]) -> DeviceReport:
+    """What comments such as `# PR interval: 162 ms` or `# QRS_ms: 98` state, each with its unit."""
+    values: dict[str, list[float | None]] = {}
+    statements: list[str] = []
+    for match in filter(None, map(_COMMENT.fullmatch, lines)):
+        if _STATEMENTS.fullmatch(match[1]):
+            statements += match[2].split(";")
+        key = _MEASURED_KEY.fullmatch(match[1].replace("_", " "))
+        name = _MEASURED.get(key[1].lower()) if key else None
+        if key is None or name is None:
+            continue
+        number, _, unit = match[2].strip().partition(" ")
+        if not key[2]:
+            values.setdefault(name, []).append(convert(name, number, unit))
+        elif not unit or unit.lower() == key[2].lower():
+            values.setdefault(name, []).append(convert(name, number, key[2]))
+    return make_report({name: agree(stated) for name, stated in values.items()}, statements)
+
+
 def _header(path: Path) -> _Header:
-    lines = [line.replace("\t", " ") for line in _lines(path) if not line.startswith("#")]
+    return _parse_header(_lines(path))
+
+
+def _parse_header(lines: list[str]) -> _Header:
+    lines = [line.replace("\t", " ") for line in lines if not line.startswith("#")]
     if not lines:
         raise UnreadableError("the WFDB header is empty")
     match = _RECORD_LINE.fullmatch(lines[0])

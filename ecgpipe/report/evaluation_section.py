@@ -1,7 +1,7 @@
 """An evaluation as the report shows it."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ def read_evaluation(folder: Path, columns: Collection[str] | None = None) -> dic
     Returns:
         `account` as the stage wrote it, less what it may not name, `hidden`, how many columns of subgroups are left out
         therefore, `notes` on it in sentences, `rows` (of each label and average `name`, `average` and by metric its row
-        of `metrics.parquet`), `bins` of the calibration error, and by column `subgroups`: their `values` and `rows` of
-        the same form, but by value and of AUROC alone.
+        of `metrics.parquet`), `bins` of the calibration error, `confusion` (of `count_confusion`), whether recordings
+        have their true labels in the page (`listed`), and by column `subgroups`: their `values` and `rows` of the same
+        form, but by value and of AUROC alone.
     """
     account = json.loads((folder / "account.json").read_text(encoding="utf-8"))
     n_columns = len(account["subgroups"])
@@ -46,8 +47,34 @@ def read_evaluation(folder: Path, columns: Collection[str] | None = None) -> dic
         "notes": notes.describe(account),
         "rows": _name_rows(rows),
         "bins": metrics.BINS,
+        "confusion": count_confusion(rows, account["labels"]),
+        "listed": (folder / "true_labels.parquet").is_file(),
         "subgroups": {column: {**inside, "rows": _name_rows(inside["rows"])} for column, inside in subgroups.items()},
     }
+
+
+def count_confusion(
+    rows: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]], of_labels: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Count for each label how many evaluated recordings are right and wrong at its threshold.
+
+    Args:
+        rows: By label and average, by metric a row of `metrics.parquet`.
+        of_labels: By label its `threshold`, of the account.
+
+    Returns:
+        `name`, `threshold`, and the numbers `tp`, `fp`, `fn` and `tn`, of each label.
+    """
+    counted = []
+    for name, label in of_labels.items():
+        measured = rows[name, "label"]
+        n, positive = measured["auroc"]["n"], measured["auroc"]["n_positive"]
+        # Shares of whole numbers of recordings: null where there are none.
+        tp = round((measured["sensitivity"]["value"] or 0) * positive)
+        tn = round((measured["specificity"]["value"] or 0) * (n - positive))
+        wrong = {"fp": n - positive - tn, "fn": positive - tp}
+        counted.append({"name": name, "threshold": label["threshold"], "tp": tp, "tn": tn, **wrong})
+    return counted
 
 
 def read_curves(folder: Path) -> list[dict[str, Any]]:

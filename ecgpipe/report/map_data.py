@@ -18,6 +18,7 @@ from ecgpipe.core import parquet, schemas
 from ecgpipe.core.parquet import sample
 from ecgpipe.readers import LEADS
 from ecgpipe.report import deidentify
+from ecgpipe.report.column_titles import TITLES
 
 # Skipped and failed recordings that have a row in the page, at most.
 MOST_UNUSED = 5_000
@@ -34,6 +35,10 @@ MOST_COLUMNS = 40
 
 # Squares of the density along each axis.
 SQUARES = 256
+
+# The columns of true labels, by label, and whether a recording was evaluated.
+TRUE_PREFIX = "true: "
+EVALUATED = "evaluated"
 
 # Columns of the records in the page, if they have values, by the group that the table shows.
 ACCOUNT = ("status", "reason", "format", "sample_rate", "duration_s", "n_segments", "discarded_s")
@@ -61,6 +66,7 @@ def collect(
     most: int,
     paths: bool,
     columns: Sequence[str] | None = None,
+    true_labels: Path | None = None,
 ) -> Atlas:
     """Collect the rows and points of the page.
 
@@ -73,6 +79,7 @@ def collect(
         most: Points at most.
         paths: Whether recordings are called by their ids.
         columns: Of the inputs' tables, which to take along; None for all that are numbers or categories.
+        true_labels: `evaluation/true_labels.parquet`, if there is one.
 
     Returns:
         Rows in the order of the records, points in the order of the map.
@@ -83,13 +90,14 @@ def collect(
     ids = table["record_id"].combine_chunks()
     table_columns = [name for name in table.column_names if name not in schemas.RECORDS.names]
     taken = table_columns[:MOST_COLUMNS] if columns is None else [name for name in table_columns if name in columns]
-    groups = {"account": ACCOUNT, "quality": QUALITY, "metadata": taken}
+    groups = {"account": ACCOUNT, "quality": QUALITY, "device": schemas.DEVICE, "metadata": taken}
     columns_of_page = [
         encode_column(table, name, group)
         for group, names_of_group in groups.items()
         for name in names_of_group
         if name in table.column_names
     ]
+    columns_of_page += encode_true_labels(true_labels, ids, labels) if true_labels else []
     row = pc.index_in(points["record_id"], ids).to_numpy().astype(np.uint32)  # (points,)
     return Atlas(
         rows={
@@ -171,6 +179,33 @@ def read_probabilities(predictions: Sequence[Path], ids: pa.Array, labels: Seque
     yield from steps
 
 
+def encode_true_labels(true_labels: Path, ids: pa.Array, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Encode the true labels of some recordings, and whether each was evaluated, as columns of yes and no.
+
+    Args:
+        true_labels: `evaluation/true_labels.parquet`.
+        ids: Record ids, each once.
+        labels: Of the model.
+
+    Returns:
+        Of each label that has a column in the file, and of the evaluation, what `encode_column` gives, in the group
+        `truth`.
+    """
+    known = [name for name in labels if name in pq.read_schema(true_labels).names]
+    kept = [
+        batch.filter(pc.is_in(batch["record_id"], value_set=ids))
+        for batch in parquet.batches([true_labels], ["record_id", "is_evaluated", *known])
+    ]
+    table = pa.Table.from_batches(kept).combine_chunks()
+    place = pc.index_in(ids, table["record_id"].combine_chunks())
+    encoded = []
+    for name, title in {"is_evaluated": EVALUATED, **{name: f"{TRUE_PREFIX}{name}" for name in known}}.items():
+        has_label = pc.cast(table[name].combine_chunks().take(place), pa.uint8())  # (recordings,) null: unknown
+        codes = pc.fill_null(pc.add(has_label, pa.scalar(1, pa.uint8())), 0).to_numpy()
+        encoded.append({"name": title, "group": "truth", "codes": codes.astype(np.uint8), "values": ["no", "yes"]})
+    return encoded
+
+
 def encode_column(table: pa.Table, name: str, group: str) -> dict[str, Any] | None:
     """Encode a column for the page: numbers as float32 or float64, anything else as a code for each of its values.
 
@@ -180,14 +215,14 @@ def encode_column(table: pa.Table, name: str, group: str) -> dict[str, Any] | No
         group: Of the page's table, in which it is shown.
 
     Returns:
-        `name`, `group` and either `numbers`, NaN if there is none, or `codes` with `values`, where code 0 is
-        none. None for a column without a value, or with texts that are no categories.
+        `name`, `group`, `title` if it has one, and either `numbers`, NaN if there is none, or `codes` with `values`,
+        where code 0 is none. None for a column without a value, or with texts that are no categories.
     """
     values = table[name].combine_chunks()
     kind = values.type
     if values.null_count == len(values):
         return None
-    head = {"name": name, "group": group}
+    head = {"name": name, "group": group, **({"title": TITLES[name]} if name in TITLES else {})}
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         numbers = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
         return {**head, "numbers": numbers.astype(np.float64 if _is_large(values) else np.float32)}

@@ -58,7 +58,8 @@ def read_views(
         added_attributions: By record id, attributions that are in no file, as `read_attributions` gives them.
 
     Returns:
-        By record id `view` and `note`, as of `view_recording`. Ids without a record in the run are left out.
+        By record id `view`, `note` and `statements`, as of `view_recording`. Ids without a record in the run are left
+        out.
     """
     stored = read_stored(record_ids, sources, added_attributions)
     return {name: view_recording(name, stored, paths)[0] for name in record_ids if name in stored.records}
@@ -95,8 +96,9 @@ def view_recording(
         drawn: The recording as another run has it, if it was read already.
 
     Returns:
-        `view`, as `waveform.encode_leads` and `waveform.encode_model` give it, and `note`, of which one is None; and
-        the recording as it was read, None if it could not be.
+        `view`, as `waveform.encode_leads` and `waveform.encode_model` give it, and `note`, of which one is None, and
+        the device's `statements`, none without `paths`: a text may name somebody; and the recording as it was read,
+        None if it could not be.
     """
     record, sources, view, note = stored.records[record_id], stored.sources, None, None
     try:
@@ -122,7 +124,8 @@ def view_recording(
         note = f"an error of ecgpipe's own ({type(error).__name__}: {error})"
     if note:
         note = f"No leads: the file could not be read again: {note if paths else deidentify.generalise(note)}."
-    return {"view": view, "note": note}, drawn
+    statements = (record.get("device_statements") or []) if paths else []
+    return {"view": view, "note": note, "statements": statements}, drawn
 
 
 def _read_again(row: dict[str, Any] | None, assumed: Assumed, drawn: Drawn | None) -> Drawn:
@@ -195,6 +198,8 @@ def describe_reason(why: Mapping[str, Any]) -> str:
     words = {
         "strongest": f"{ORDINALS.get(why['rank'], '')}highest probability of {why['what']}",
         "borderline": f"near the threshold of {why['what']}",
+        "false_positive": f"false positive of {why['what']}",
+        "false_negative": f"false negative of {why['what']}",
         "outlier": "UMAP outlier",
         "quality": f"low signal quality ({(why['what'] or '').replace('_', ' ')})",
         "random": "at random",
@@ -214,6 +219,8 @@ def group_by_reason(chosen: Sequence[tuple[int, str, Sequence[Mapping[str, Any]]
     heads = {
         "strongest": "Highest probability",
         "borderline": "Near the threshold",
+        "false_positive": "False positive",
+        "false_negative": "False negative",
         "quality": "Low signal quality",
         "outlier": "UMAP outliers",
         "random": "At random",

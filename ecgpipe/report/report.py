@@ -23,12 +23,16 @@ from ecgpipe.evaluation import notes
 from ecgpipe.models import calibration, labels
 from ecgpipe.models.description import DEMO_MODEL
 from ecgpipe.report import deidentify, evaluation_section, map_data, recording_view, rule_times, run_results
+from ecgpipe.report.label_statistics import Summary
 from ecgpipe.report.page_data import pack
 from ecgpipe.report.run_results import ResultFiles, Results
 
 logger = logging.getLogger(__name__)
 
 MOST_SCANS = 10  # scans of the inputs that are listed, the last ones
+
+# Labels that are named as occurring with a label, on a narrow screen.
+MOST_TOGETHER = 3
 
 # Of the leads in the page, gzipped: with all else below 25 MB as base64.
 MOST_LEADS_BYTES = 10_000_000
@@ -44,30 +48,32 @@ SNIPPETS = {
     "pandas": """import pandas as pd
 
 records = pd.read_parquet("records")
-predictions = pd.read_parquet("predictions")
+predictions = pd.read_parquet(
+    "predictions"
+).drop(columns="n_segments")
 table = records.merge(
-    predictions.drop(columns="n_segments"),
-    on="record_id",
+    predictions, on="record_id"
 )
 """,
     "Polars": """import polars as pl
 
-records = pl.read_parquet("records/*.parquet")
+records = pl.read_parquet(
+    "records/*.parquet"
+)
 predictions = pl.read_parquet(
     "predictions/*.parquet"
-)
+).drop("n_segments")
 table = records.join(
-    predictions.drop("n_segments"),
-    on="record_id",
+    predictions, on="record_id"
 )
 """,
     "DuckDB": """import duckdb
 
 table = duckdb.sql(\"\"\"
-    SELECT * FROM 'records/*.parquet'
-    JOIN (SELECT * EXCLUDE n_segments
-          FROM 'predictions/*.parquet')
-    USING (record_id)
+  SELECT * FROM 'records/*.parquet'
+  JOIN (SELECT * EXCLUDE n_segments
+    FROM 'predictions/*.parquet')
+  USING (record_id)
 \"\"\")
 """,
 }
@@ -122,7 +128,8 @@ def make_page(files: ResultFiles, sections: Sections, report_settings: settings.
     views = recording_view.read_views(ids, results.sources, paths)
     columns = report_settings.columns if report_settings.columns is not None or paths else []
     rows = map_data.collect(
-        files.umap, results.predictions, records, names, ids, report_settings.map_points, paths, columns
+        *(files.umap, results.predictions, records, names, ids, report_settings.map_points, paths, columns),
+        true_labels=find_true_labels(sections.evaluation),
     )
 
     # What is computed.
@@ -171,6 +178,12 @@ def make_page(files: ResultFiles, sections: Sections, report_settings: settings.
     return make_environment().get_template("report.html.j2").render(context)
 
 
+def find_true_labels(evaluation: Path | None) -> Path | None:
+    """Find the true labels of each recording; an evaluation of an older version has none."""
+    path = evaluation / "true_labels.parquet" if evaluation else None
+    return path if path and path.is_file() else None
+
+
 def _mark_settings(files: ResultFiles, sections: Sections, report_settings: settings.Report) -> str:
     """What the page says of the settings that made it and its results."""
     facts = provenance.inherit_facts([pq.read_schema(files.umap)])
@@ -202,6 +215,7 @@ def _describe_labels(results: Results, paths: bool) -> dict[str, Any]:
     """What the page's context says of the labels."""
     return {
         "total": results.n_predictions,
+        "together": list_together(results.summaries),
         "summaries": results.summaries,
         "references": results.references,
         "choices": labels.describe_choices(
@@ -209,6 +223,27 @@ def _describe_labels(results: Results, paths: bool) -> dict[str, Any]:
         ),
         "with_threshold": [label.name for label in results.labels if label.threshold is not None],
     }
+
+
+def list_together(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    """List for each label the others that most often occur with it, for screens that are too narrow for a matrix.
+
+    Args:
+        summaries: Of the labels.
+
+    Returns:
+        For each `name`, `positive` and `others`: `name` and `share` in per cent, at most MOST_TOGETHER.
+    """
+    listed = []
+    for summary in summaries:
+        shares: list[dict[str, Any]] = [
+            {"name": other.name, "share": 100 * n / summary.positive}
+            for other, n in zip(summaries, summary.together, strict=True)
+            if n and other is not summary
+        ]
+        others = sorted(shares, key=lambda other: -other["share"])[:MOST_TOGETHER]
+        listed.append({"name": summary.name, "positive": summary.positive, "others": others})
+    return listed
 
 
 def _describe_map(rows: map_data.Atlas) -> dict[str, Any]:

@@ -4,9 +4,11 @@ If the run has `report.paths: false`, the page and the pictures call recordings 
 """
 
 import argparse
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +19,10 @@ import pyarrow.parquet as pq
 
 from ecgpipe.analysis import neighbor_search
 from ecgpipe.analysis.examples import NEIGHBORS
-from ecgpipe.core import options, schemas
+from ecgpipe.core import options, parquet, schemas
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.results import path_of
 from ecgpipe.core.run import Run
 from ecgpipe.models import labels
 from ecgpipe.models.description import Description, describe, refuse_foreign
@@ -28,6 +31,7 @@ from ecgpipe.preprocessing.reread import find_sources
 from ecgpipe.preprocessing.segments import UnusableError
 from ecgpipe.readers import UnreadableError
 from ecgpipe.report import deidentify, ecg_paper, recording_view
+from ecgpipe.report.column_titles import AMPLITUDE, TITLES, format_number
 from ecgpipe.report.map_data import ACCOUNT, QUALITY
 from ecgpipe.report.page_data import pack
 from ecgpipe.report.report import make_environment
@@ -188,11 +192,24 @@ def write_page(finished: Run, recording: Recording, view: Mapping[str, Any], lab
             name=recording.name,
             random=recording.description.random_weights,
             demo=recording.description.demo_model,
+            **describe_run(finished),
             data=pack({"name": recording.name, "why": [], **facts, **view, "label": label}),
         )
     )
     with whole(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def describe_run(finished: Run) -> dict[str, Any]:
+    """What the page says of the run: its `checkpoint`, `version`, `finished` and `settings`, as JSON."""
+    info = finished.info if finished.config.report.paths else deidentify.deidentify_run(finished.info)
+    revision = f", revision {info.checkpoint.revision}" if info.checkpoint.revision else ""
+    return {
+        "checkpoint": f"{info.checkpoint.uri}{revision}, sha256 {info.checkpoint.sha256[:12]}",
+        "version": info.ecgpipe,
+        "finished": f"{datetime.fromisoformat(info.finished):%d %B %Y, %H:%M %Z}".lstrip("0"),
+        "settings": json.dumps(info.config, indent=2, ensure_ascii=False),
+    }
 
 
 def draw_picture(recording: Recording, view: Mapping[str, Any], picture: Picture, output: Path) -> None:
@@ -285,8 +302,12 @@ def describe_recording(finished: Run, recording: Recording) -> dict[str, Any]:
     label_csv = labels.locate_of_run(finished)
     has_thresholds = recording.description.labels and label_csv.exists()
     thresholds = labels.thresholds_by_name(labels.read(label_csv)) if has_thresholds else {}
+    truth = read_true_labels(finished, record_id)
     probabilities = [
-        {"name": name, "probability": row[name], "threshold": thresholds.get(name, labels.DEFAULT_THRESHOLD)}
+        {
+            **{"name": name, "probability": row[name], "truth": truth.get(name, "")},
+            "threshold": thresholds.get(name, labels.DEFAULT_THRESHOLD),
+        }
         for name in labels.label_columns(pq.read_schema(predictions[0]).names)
         if row
     ]
@@ -298,18 +319,32 @@ def describe_recording(finished: Run, recording: Recording) -> dict[str, Any]:
         ids = pa.array([neighbor.record_id for neighbor in nearest], pa.string())
         names = deidentify.number_recordings(recording.sources.records, ids)
         nearest = [neighbor._replace(record_id=name) for name, neighbor in zip(names, nearest, strict=True)]
-    facts = [(name, format_fact(record[name])) for name in (*ACCOUNT, "path", *QUALITY, *columns)]
+    told = [*ACCOUNT, "path", *(name for name in QUALITY if not name.startswith(AMPLITUDE)), *schemas.DEVICE, *columns]
+    facts = [(TITLES.get(name, name), format_fact(record.get(name), name in QUALITY), name) for name in told]
+    amplitudes = [(name.removeprefix(AMPLITUDE), record[name]) for name in QUALITY if name.startswith(AMPLITUDE)]
+    known = [f"{lead} {format_number(value)}" for lead, value in amplitudes if value is not None]
+    facts.append(("amplitude (mV)", ", ".join(known), AMPLITUDE))
     return {
         "probabilities": sorted(probabilities, key=lambda label: -label["probability"]),
-        "facts": [pair for pair in facts if pair[1]],
+        "facts": [fact for fact in facts if fact[1]],
         "neighbors": [{"name": name, "row": None, "similarity": similarity} for name, similarity in nearest],
     }
 
 
-def format_fact(value: object) -> str:
-    """Write a value of the records as a text, empty if there is none."""
+def read_true_labels(finished: Run, record_id: str) -> dict[str, str]:
+    """Read the true labels of a recording, yes or no; those that are known, if the run was evaluated."""
+    path = finished.outdir / path_of("true_labels")
+    asked = finished.config.evaluation.asked and path.is_file()
+    rows = [row for table in parquet.rows_of([path] if asked else [], [record_id]) for row in table.to_pylist()]
+    return {name: "yes" if value else "no" for row in rows for name, value in row.items() if isinstance(value, bool)}
+
+
+def format_fact(value: object, is_measured: bool = False) -> str:
+    """Write a value of the records as a text, empty if there is none; what was measured with three digits."""
     if isinstance(value, list):
         return " ".join(map(str, value))
     if isinstance(value, float):
-        return f"{value:.6g}" if np.isfinite(value) else ""
+        if not np.isfinite(value):
+            return ""
+        return format_number(value) if is_measured else f"{value:.6g}"
     return "" if value is None else str(value)

@@ -58,6 +58,94 @@ def test_the_table_has_each_labels_own_numbers(page: Page, measured: pd.DataFram
     assert "Intervals by patient (patient): 30." in told
 
 
+def confusion(folder: Path, label: str) -> dict[str, list[str]]:
+    """The evaluated recordings by whether they are right at 0.5 (AF: no threshold in the label file, ODD: 0.7)."""
+    scores = pd.read_parquet(folder / "predictions").set_index("record_id").loc[list(IDS), label]
+    truth = pd.read_csv(folder / "truth.csv").set_index("record_id").loc[list(IDS), label]
+    called = scores.round(4) >= {AF: 0.5, ODD: 0.7, RARE: 0.5}[label]
+    order = scores.sort_values(ascending=False).index
+    kinds = {"tp": called & (truth == 1), "fp": called & (truth == 0), "fn": ~called & (truth == 1)}
+    kinds["tn"] = ~called & (truth == 0)
+    return {kind: [name for name in order if rows[name]] for kind, rows in kinds.items()}
+
+
+def listed(page: Page) -> list[str]:
+    return page.locator("#table tbody th").all_inner_texts()
+
+
+def test_each_count_at_the_threshold_lists_its_recordings_the_most_wrong_first(page: Page, folder: Path) -> None:
+    rows = page.locator("#confusion tbody tr")
+    for place, label in enumerate((AF, ODD, RARE)):
+        expected = confusion(folder, label)
+        counts = rows.nth(place).locator("td.number").all_inner_texts()[1:5]
+        assert counts == [str(len(expected[kind])) for kind in ("tp", "fp", "fn", "tn")]
+    for place, label in enumerate((AF, ODD)):
+        expected = confusion(folder, label)
+        for number, kind in ((2, "fp"), (3, "fn")):
+            rows.nth(place).locator("td").nth(number).locator("button").click()
+            most_wrong = expected[kind] if kind == "fp" else expected[kind][::-1]
+            assert listed(page) == most_wrong
+            assert page.locator('#viewer [data-part="name"]').inner_text() == most_wrong[0]
+            [said] = page.locator("#viewer .truth.wrong").filter(has_text="false").all_inner_texts()[:1]
+            assert ("false positive" if kind == "fp" else "false negative") in said
+    assert page.locator("#confusion tbody tr").nth(2).locator("button").count() == 3  # no recording has it
+
+
+def test_the_least_certain_are_those_nearest_to_the_threshold(page: Page, folder: Path) -> None:
+    page.locator("#confusion tbody tr").first.locator("button", has_text="least certain").click()
+    scores = pd.read_parquet(folder / "predictions").set_index("record_id")[AF].round(4)
+    known = pd.read_csv(folder / "truth.csv").set_index("record_id")
+    distance = (scores - 0.5).abs().loc[list(IDS)]
+    near = distance[(distance <= 0.1) & known.loc[list(IDS), [AF, ODD, RARE]].notna().any(axis=1)]
+    assert [distance[name] for name in listed(page)] == pytest.approx(sorted(near))
+
+
+def test_a_column_that_filters_stays_in_view_when_others_are_chosen(page: Page) -> None:
+    page.locator("#confusion tbody tr").first.locator("td").nth(2).locator("button").click()
+    some = listed(page)
+    page.select_option('#table [data-part="group"]', "account")
+    heads = page.locator("#table thead th").all_inner_texts()
+    assert heads[0] == "recording"
+    assert set(heads[1:4]) == {AF, f"true: {AF}", "evaluated"}
+    assert heads[4] == "status"
+    assert listed(page) == some
+    page.get_by_label(f"Filter true: {AF}").fill("")
+    assert len(listed(page)) > len(some)
+    page.locator('#table [data-part="clear"]').click()
+    assert page.locator("#table thead th").all_inner_texts()[:2] == ["recording", "status"]
+
+
+def test_the_true_label_stands_beside_each_probability(page: Page, folder: Path) -> None:
+    truth = pd.read_csv(folder / "truth.csv").set_index("record_id")[[AF, ODD, RARE]].astype(float).T.to_dict()
+    clear = page.locator('#table [data-part="clear"]')
+    if clear.is_enabled():  # of the tests before
+        clear.click()
+    for name in ("r/0", "r/7"):
+        page.locator("#table tbody th button", has_text=name).first.click()
+        for bar in page.locator("#viewer .probability").all():
+            known = truth[name][bar.locator(".label").inner_text()]
+            said = bar.locator(".truth").all_inner_texts()
+            assert [text.partition(",")[0] for text in said] == (
+                [] if np.isnan(known) else [f"true: {'yes' if known else 'no'}"]
+            )
+
+
+def test_the_heads_of_the_metrics_sort_them(page: Page) -> None:
+    def names() -> list[str]:
+        return page.locator("#measured tbody th").all_inner_texts()
+
+    known = page.locator("#measured thead button", has_text="Known")
+    known.click()
+    assert names() == [ODD, RARE, AF, "macro", "micro"]
+    known.click()
+    assert names() == [AF, ODD, RARE, "macro", "micro"]
+    assert page.locator('#measured th[aria-sort="ascending"]').inner_text() == "Known"
+    page.locator("#measured thead button", has_text="AUROC").click()
+    assert names()[2] == RARE  # not defined
+    page.locator("#measured thead button", has_text="Label").click()
+    assert names() == [ODD, AF, RARE, "macro", "micro"]
+
+
 def test_subgroups_have_a_table(page: Page, measured: pd.DataFrame) -> None:
     table = page.locator('table.subgroups[data-column="device"]')
     assert table.locator("thead th").all_inner_texts() == ["Label", "d<0>\n30 recordings", "d<1>\n30 recordings"]

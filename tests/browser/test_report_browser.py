@@ -57,6 +57,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "warnings": ["1 recording with a clipped lead (clipped_leads)"],
     }
     (folder / "run.json").write_text(json.dumps(run | facts))
+    records = folder / "records/shard-00000.parquet"
+    table = pq.read_table(records)
+    device = {
+        "device_heart_rate": 54.0,
+        "device_qt_ms": 432.0,
+        "device_qrs_axis": 0.0,
+        "device_statements": [HOSTILE, "b"],
+    }
+    rows = [row | device if row["record_id"] == "a/0" else row for row in table.to_pylist()]
+    parquet.write(records, pa.Table.from_pylist(rows, schema=table.schema))
     return folder
 
 
@@ -100,7 +110,7 @@ def places(page: Page) -> list[list[float]]:
 
 def test_the_map_has_every_segment_and_takes_the_colour_of_any_column(page: Page) -> None:
     colours = page.locator("#colour option").all_inner_texts()
-    assert {*LABELS, "age", "sex", "status", "duration_s"} <= set(colours)
+    assert {*LABELS, "age", "sex", "status", "duration (s)"} <= set(colours)
     seen = set()
     for name in (*LABELS, "age"):
         page.select_option("#colour", label=name)
@@ -293,6 +303,34 @@ def test_attribution_stands_in_its_lead_at_its_time_and_says_how_far_it_can_be_t
     page.select_option('#viewer [data-part="wash"]', "none")
     assert page.locator("#viewer .wash image").count() == 0
     page.select_option('#viewer [data-part="layout"]', "standard")
+
+
+def test_what_the_device_measured_stands_over_the_recording_apart_from_what_was_measured_here(page: Page) -> None:
+    pick(page, "a/0")
+    device = page.locator('#viewer [data-part="device"]')
+    assert device.locator("span").all_inner_texts() == [
+        "From the device:", "rate 54/min", "QT 432 ms", "QRS axis 0°", f"statements {HOSTILE}; b"
+    ]  # fmt: skip
+    assert "heart rate, measured here" in page.locator('#viewer [data-part="header"]').inner_text()
+    facts = page.locator('#viewer [data-part="facts"]').inner_text()
+    assert "device" not in facts
+    assert "Einthoven residual" in facts
+    pick(page, "a/1")
+    assert not device.is_visible()
+
+
+def test_labels_are_sorted_by_what_is_chosen(page: Page, truth: dict[str, dict[str, Any]]) -> None:
+    def names() -> list[str]:
+        rows = page.locator("table.labels tbody tr").all()
+        return [row.get_attribute("data-label") or "" for row in rows]
+
+    medians = {label: sorted(row[label] for row in truth.values())[len(truth) // 2 - 1] for label in LABELS}
+    page.select_option("#label-order", "name")
+    assert names() == sorted(LABELS)
+    page.select_option("#label-order", "median")
+    assert names() == sorted(LABELS, key=lambda label: -medians[label])
+    page.select_option("#label-order", "order")
+    assert names() == list(LABELS)
 
 
 def test_neighbours_are_those_of_the_run_and_a_click_shows_one(
@@ -564,14 +602,18 @@ def test_the_printed_scale_is_what_it_says(paper: str, style: str, says: str, op
 
 
 @pytest.mark.slow
-def test_on_a_phone_the_scale_is_what_it_says(opened: Open, report: Path) -> None:
+def test_a_phone_says_what_a_square_is_and_what_occurs_together_as_a_list(opened: Open, report: Path) -> None:
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     with opened(report, **phone) as page:
         pick(page, "a/1")
-        wide = page.evaluate("document.querySelector('#viewer svg.paper').getBoundingClientRect().width")
-        speed = 25 * wide / (265 / 25.4 * 96)  # CSS has 96 pixels to the inch
-        assert speed < 20
-        assert said_scale(page) == f"{speed:.1f} mm/s, {speed / 2.5:.1f} mm/mV"
+        assert said_scale(page) == "a large square: 0.2 s, 0.5 mV"  # its millimetres are none
+        bold = page.evaluate("document.querySelector('#paper-bold').width.baseVal.value")
+        assert bold == 5  # at 25 mm/s and 10 mm/mV
+        assert not page.locator("table.together").is_visible()
+        assert page.locator("#together-most li").count() == len(LABELS)
+        matrix = page.locator("table.together tbody tr").first.locator("td").all_text_contents()
+        others = page.locator("#together-most li").first.inner_text().partition(": ")[2]
+        assert {text.split()[-2] for text in others.split(", ")} <= set(matrix)
 
 
 # Large runs

@@ -60,6 +60,35 @@ def test_it_prints_on_one_page_at_the_scale_that_it_says(paper: str, layout: str
         assert (found.pages, found.said) == (1, "25 mm/s, 10 mm/mV")
 
 
+def test_complexes_that_would_run_into_the_next_row_are_drawn_smaller_and_it_says_so(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = np.arange(5000) / 500
+    signs = np.array([1, -1] * 6)[:, None]  # each lead down where the one below it goes up
+    monkeypatch.setattr(small_run, "signal", lambda _: 2.4 * signs * (np.sin(2 * np.pi * time) > 0.99))
+    names = [f"Label {i}" for i in range(40)]
+    small_run.write(tmp_path, "abcdefgh", labels=names, thresholds=[""] * 40)
+    page_path = tmp_path / "page.html"
+    assert main(["show", str(tmp_path), "--output", str(page_path), "a"]) == 0
+    with opened(page_path) as page:
+        for layout, gain in (("standard", "5"), ("long", "2.5")):
+            page.select_option('#viewer [data-part="layout"]', layout)
+            said = page.evaluate("getComputedStyle(document.querySelector('#viewer .scale'), '::after').content")
+            assert said == f'"25 mm/s, {gain} mm/mV"'
+            assert f"v-{gain}h5v{gain}" in (page.locator("#viewer .pulse").first.get_attribute("d") or "")
+            caption = page.locator('#viewer [data-part="caption"]').inner_text()
+            assert f"Drawn at {gain} mm/mV: at 10 its complexes would run into the next row." in caption
+        page.select_option('#viewer [data-part="layout"]', "standard")
+        found = printed(page.pdf(format="A4", print_background=True))
+        assert found.said == "25 mm/s, 5 mm/mV"
+        assert found.mm_per_s == pytest.approx(25, abs=0.1)
+        # A long list ends with a button that shows the rest.
+        assert page.locator("#viewer .probability").count() == 24
+        page.locator("#viewer .more", has_text="Show all 40 labels").click()
+        assert page.locator("#viewer .probability").count() == 40
+        assert page.locator("#viewer .more").count() == 0
+
+
 def test_it_opens_on_the_label_that_was_asked_for(
     opened: Open, shown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

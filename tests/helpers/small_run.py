@@ -152,7 +152,9 @@ def examples(folder: Path, *options: str) -> Path:
     names = {"labels": "labels.csv", "umap": "umap/umap.parquet"}
     names |= {kind: kind for kind in ("records", "predictions", "embeddings")}
     paths = [text for option, name in names.items() for text in (f"--{option}", str(folder / name))]
-    assert main(["examples", *paths, "--output", str(output), *options]) == 0
+    true_labels = folder / "evaluation/true_labels.parquet"
+    known = ["--true-labels", str(true_labels)] if true_labels.is_file() else []
+    assert main(["examples", *paths, *known, "--output", str(output), *options]) == 0
     return output
 
 
@@ -161,6 +163,7 @@ def evaluate(folder: Path, *options: str) -> Path:
     given = ["--predictions", "predictions", "--records", "records", "--labels", "labels.csv", "--truth", "truth.csv"]
     paths = [text if text.startswith("--") else str(folder / text) for text in given]
     outputs = {"metrics": "metrics.parquet", "curves": "curves.parquet", "account": "account.json"}
+    outputs["true-labels"] = "true_labels.parquet"
     paths += [text for key, name in outputs.items() for text in (f"--{key}", str(folder / "evaluation" / name))]
     assert main(["evaluate", *paths, "--resamples", "50", *options]) == 0
     return folder / "evaluation"

@@ -12,9 +12,10 @@ import binascii
 import json
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -284,6 +285,7 @@ def scp_ecg(
     *,
     compressed: bool = True,
     beats: Sequence[int] = (),
+    sections: Mapping[int, bytes] = MappingProxyType({}),
 ) -> np.ndarray:
     """SCP-ECG 2.0 at 1 uV a count.
 
@@ -294,6 +296,7 @@ def scp_ecg(
         leads: Their names, keys of `SCP_LEADS`.
         compressed: As second differences in the default Huffman code; otherwise plain 16-bit numbers.
         beats: Samples of R peaks, around which the first beat is subtracted as the reference beat.
+        sections: Further ones, such as 7 with measurements, by their numbers.
     """
     counts = quantised(signal_mv, 1.0)
     interval = round(1e6 / sample_rate)
@@ -323,15 +326,16 @@ def scp_ecg(
         4: struct.pack("<HHH", length_ms, before + 1, len(zones)) + b"".join(location) + bytes(8 * len(zones)),
         5: data(beat),
         6: data(residual),
+        **sections,
     }
-    pointers, sections, at = [], [], 7 + 16 + 10 * 12
+    pointers, pieces, at = [], [], 7 + 16 + 10 * 12
     pointers.append(struct.pack("<HII", 0, 16 + 10 * 12, 7))
     for number in range(1, 12):
         section = _scp_section(number, bodies[number]) if bodies.get(number) else b""
         pointers.append(struct.pack("<HII", number, len(section), at if section else 0))
-        sections.append(section)
+        pieces.append(section)
         at += len(section)
-    rest = _scp_section(0, b"".join(pointers)) + b"".join(sections)
+    rest = _scp_section(0, b"".join(pointers)) + b"".join(pieces)
     rest = struct.pack("<I", 6 + len(rest)) + rest
     path.write_bytes(struct.pack("<H", binascii.crc_hqx(rest, 0xFFFF)) + rest)
     return counts * 1e-3

@@ -102,6 +102,17 @@ def test_the_report_has_the_numbers_and_the_curves(finished: Path) -> None:
     assert re.search(r'<a href="evaluation">', page.source)
 
 
+def test_the_true_labels_reach_the_page_and_the_choice_of_examples(finished: Path) -> None:
+    frame = truth_beside_predictions(finished).set_index("record_id")
+    true = pq.read_table(finished / "out/evaluation/true_labels.parquet").to_pandas().set_index("record_id")
+    known = true[true.is_evaluated]
+    assert known[AF].astype(bool).to_dict() == frame.AF.astype(bool).to_dict()
+    assert Page(finished / "out/report.html").source.count("least certain</button>") == 2
+    chosen = pq.read_table(finished / "out/examples.parquet").to_pylist()
+    wrong = [(row["record_id"], why) for row in chosen for why in row["why"] if why["kind"].startswith("false_")]
+    assert all(bool(known[why["what"]][name]) == (why["kind"] == "false_negative") for name, why in wrong)
+
+
 def test_a_table_of_ones_own_evaluates_anew_and_infers_nothing(finished: Path) -> None:
     predicted = table(finished / "out/predictions")
     own = pd.DataFrame({"record_id": predicted.record_id[::-1], OTHER: np.arange(len(predicted)) % 2})

@@ -30,7 +30,7 @@ wildcard_constraints:
 # rule names it, and inference writes it beside the logits (`reuse.list_unnamed`).
 ATTENTION = {"attention": OUT.file("attention")} if SETTINGS.inference.attention and not RUN.models else {}
 ATTRIBUTION = [OUT.file("attribution")] if SETTINGS.attribution.recordings else []
-EVALUATION = ["metrics", "curves", "account"]
+EVALUATION = ["metrics", "curves", "account", "true_labels"]
 CERTAIN = is_precision_certain(SETTINGS)
 DRIFT = [] if CERTAIN else [OUT.file("drift")]
 
@@ -191,6 +191,17 @@ def evaluation_option(wildcards):
     """The folder of the evaluation, as an option of a command."""
     run = RUN.of(wildcards)
     return ["--evaluation", run.paths.folder("metrics")] if run.settings.evaluation.asked else []
+
+
+def true_labels(wildcards):
+    """The true labels of a run that is evaluated, by recording."""
+    run = RUN.of(wildcards)
+    return [run.paths.file("true_labels")] if run.settings.evaluation.asked else []
+
+
+def true_labels_option(wildcards):
+    """The file of the true labels, as an option of a command."""
+    return ["--true-labels", *true_labels(wildcards)] if true_labels(wildcards) else []
 
 
 def all_of(run, name):

@@ -7,6 +7,7 @@ rule evaluate:
         metrics=OUT.file("metrics"),
         curves=OUT.file("curves"),
         account=OUT.file("account"),
+        true_labels=OUT.file("true_labels"),
     log:
         OUT.log("evaluate"),
     benchmark:
@@ -25,4 +26,4 @@ rule evaluate:
     shell:
         "python3 -m ecgpipe evaluate --settings {input.settings:q} --predictions {params.predictions:q} --parts {params.parts} --records {params.records:q} "
         "--shards {params.shards} "
-        "--metrics {output.metrics:q} --curves {output.curves:q} --account {output.account:q} --log {log:q}"
+        "--metrics {output.metrics:q} --curves {output.curves:q} --account {output.account:q} --true-labels {output.true_labels:q} --log {log:q}"

@@ -4,6 +4,7 @@ rule examples:
         predictions=all_parts("predictions"),
         embeddings=all_parts("embeddings"),
         umap=OUT.file("umap"),
+        true_labels=true_labels,
         settings=settings_of("examples"),
     output:
         OUT.file("examples"),
@@ -22,7 +23,8 @@ rule examples:
         predictions=OUT.folder("predictions"),
         embeddings=OUT.folder("embeddings"),
         parts=n_parts,
+        true_labels=true_labels_option,
     shell:
         "python3 -m ecgpipe examples --settings {input.settings:q} --records {params.records:q} --shards {params.shards} "
         "--predictions {params.predictions:q} --embeddings {params.embeddings:q} --parts {params.parts} --umap {input.umap:q} "
-        "--output {output:q} --log {log:q}"
+        "{params.true_labels:q} --output {output:q} --log {log:q}"

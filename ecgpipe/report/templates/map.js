@@ -53,7 +53,7 @@ class AtlasMap {
       const [with_, without] = [[], []];
       value.forEach((number, point) => (Number.isNaN(number) ? without : with_).push(point));
       this.groups = [{ name: "(none)", colour: "#999", points: without },
-        { name: column.name, points: with_, values: Float32Array.from(with_, (point) => value[point]) }]
+        { name: titleOf(column), points: with_, values: Float32Array.from(with_, (point) => value[point]) }]
         .filter((group) => group.points.length);
     } else {
       this.groups = categories(column, this.points.row);
@@ -100,7 +100,7 @@ class AtlasMap {
     if (point === undefined) return;
     const row = this.points.row[point], value = this.column ? text(this.column, row) || "none" : "";
     this.tip.replaceChildren(made("strong", { textContent: this.names[row] }), made("br"),
-      `segment ${this.points.segment[point]}`, ...(this.column ? [made("br"), `${this.column.name}: ${value}`] : []));
+      `segment ${this.points.segment[point]}`, ...(this.column ? [made("br"), `${titleOf(this.column)}: ${value}`] : []));
     const box = this.root.getBoundingClientRect(), { clientX, clientY } = event.event;
     this.tip.style.left = `${Math.min(clientX - box.left + 14, box.width - 240)}px`;
     this.tip.style.top = `${clientY - box.top + 14}px`;

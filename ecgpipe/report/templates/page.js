@@ -3,6 +3,7 @@
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const byId = (id) => document.getElementById(id);
+const AMPLITUDE = "amplitude_mv_", TRUE = "true: "; // how columns begin that belong together
 const finger = matchMedia("(pointer: coarse)").matches; // dragging must scroll the page there
 
 async function start() {
@@ -11,20 +12,26 @@ async function start() {
   columns.shown = columns.find((column) => column.name === facts.colour && column.group === "predictions");
   const viewOf = new Map(views.map((view) => [view.row, view]));
   const choice = byId("recording");
+  const truth = new Map(columns.filter(({ group, name }) => group === "truth" && name.startsWith(TRUE))
+    .map((column) => [column.name.slice(TRUE.length), column]));
 
   const recordingOf = (row) => {
     const chosen = viewOf.get(row), labels = columns.filter((column) => column.group === "predictions");
-    const probabilities = labels.map(({ name, numbers, threshold }) => ({ name, probability: numbers[row], threshold }))
+    const truthOf = (name) => truth.has(name) ? text(truth.get(name), row) : "";
+    const probabilities = labels.map(({ name, numbers, threshold }) => ({ name, probability: numbers[row], threshold, truth: truthOf(name) }))
       .filter(({ probability }) => !Number.isNaN(probability)).sort((a, b) => b.probability - a.probability);
-    const told = columns.filter((column) => column.group !== "predictions").map((column) => [column.name, text(column, row)])
-      .filter(([, value]) => value !== "");
+    const told = columns.filter(({ group, name }) => !["predictions", "truth"].includes(group) && !name.startsWith(AMPLITUDE))
+      .map((column) => [titleOf(column), text(column, row), column.name]).filter(([, value]) => value !== "");
+    const amplitudes = columns.filter(({ name, group }) => group === "quality" && name.startsWith(AMPLITUDE)).map((column) =>
+      [column.name.slice(AMPLITUDE.length), text(column, row)]).filter(([, value]) => value !== "");
+    if (amplitudes.length) told.push(["amplitude (mV)", amplitudes.map((pair) => pair.join(" ")).join(", ")]);
     let note = chosen?.note ?? null;
     if (!chosen?.view && !note) {
       note = "This page does not hold its leads."
         + (facts.paths ? ` To see them: ecgpipe show RUN ${quoted(rows.names[row])}` : "");
     }
     return { name: rows.names[row], why: chosen?.why ?? [], probabilities, facts: told, note, view: chosen?.view ?? null,
-      neighbors: chosen?.neighbors ?? [] };
+      neighbors: chosen?.neighbors ?? [], statements: chosen?.statements ?? [] };
   };
 
   const viewer = new Viewer(byId("viewer"), (row) => open(row));
@@ -57,10 +64,18 @@ async function start() {
   });
   for (const link of document.querySelectorAll("[data-filter]")) {
     link.addEventListener("click", () => {
-      table.ask({ filters: JSON.parse(link.dataset.filter), group: link.dataset.group, sort: link.dataset.sort, down: true });
+      const { filter, group, sort, up, near } = link.dataset;
+      table.ask({ filters: JSON.parse(filter), group, sort, down: up === undefined && near === undefined,
+        near: near === undefined ? undefined : Number(near) });
       if (link.dataset.open !== undefined && table.found.length) open(table.found[0], true);
     });
   }
+  const order = byId("label-order");
+  if (order) {
+    [...document.querySelector("table.labels tbody").rows].forEach((row, place) => { row.dataset.place = place; });
+    order.addEventListener("change", () => sortLabels(order.value));
+  }
+  document.querySelectorAll("#measured, #confusion, table.subgroups").forEach(makeSortable);
   if (views.length) open((views.find((view) => view.row === facts.first) ?? views[0]).row);
 
   // The map last: Plotly takes longest, and nothing else waits for it.
@@ -68,10 +83,10 @@ async function start() {
   script.textContent = await unpack(byId("plotly"));
   document.head.append(script);
   const colour = byId("colour");
-  const groups = ["predictions", "quality", "metadata", "account"];
+  const groups = ["predictions", "truth", "quality", "device", "metadata", "account"];
   colour.replaceChildren(...groups.map((group) => {
     const some = columns.map((column, i) => [column, i]).filter(([column]) => column.group === group);
-    const options = some.map(([column, i]) => made("option", { value: i, textContent: column.name, selected: column === columns.shown }));
+    const options = some.map(([column, i]) => made("option", { value: i, textContent: titleOf(column), selected: column === columns.shown }));
     return some.length ? made("optgroup", { label: group }, ...options) : "";
   }));
   map = new AtlasMap(byId("plot"), points, columns, rows.names, (row) => open(row, true), (selected) => {
@@ -110,6 +125,34 @@ async function start() {
     if (first !== undefined) open(first, true);
   });
   document.documentElement.dataset.ready = "yes"; // for who waits for it
+}
+
+// The rows of the labels' table in another order; equal ones stay in the model's.
+function sortLabels(order) {
+  const body = document.querySelector("table.labels tbody"), rows = [...body.rows].sort((a, b) => a.dataset.place - b.dataset.place);
+  if (order === "name") rows.sort((a, b) => collator.compare(a.dataset.label, b.dataset.label));
+  else if (order !== "order") rows.sort((a, b) => b.dataset[order] - a.dataset[order]);
+  body.append(...rows);
+}
+
+// The heads of a table of numbers sort it: the largest first, then the least; names from A. Averages stay last.
+function makeSortable(table) {
+  for (const [at, head] of [...table.tHead.rows[0].cells].entries()) {
+    if (head.tagName !== "TH") continue;
+    const button = made("button", { type: "button", className: "plain" }, ...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const was = head.getAttribute("aria-sort"), up = at === 0 ? was !== "ascending" : was === "descending";
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const body = table.tBodies[0], rows = [...body.rows].filter((row) => !row.classList.contains("all"));
+      // The number alone, not its interval; what is not defined comes last.
+      const key = (row) => row.cells[at].firstChild.textContent.replace(/,/g, ""), sign = up ? 1 : -1;
+      const number = (row) => Number.isNaN(parseFloat(key(row))) ? sign * Infinity : parseFloat(key(row));
+      rows.sort((a, b) => sign * (at === 0 ? collator.compare(key(a), key(b)) : number(a) - number(b)) || 0);
+      body.prepend(...rows);
+    });
+  }
 }
 
 const counted = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;

@@ -48,9 +48,39 @@ function strips(view, layout, from) {
   })));
 }
 
-// One millimetre of paper height per so many steps: 10 mm/mV, or what makes an unknown unit fill half a row.
+// Millimetres of paper to the millivolt, as a printout has it: 10, or half or a quarter of it where complexes would run into
+// the next row. The same for all of a recording.
+const GAINS = [MM_PER_MV, MM_PER_MV / 2, MM_PER_MV / 4];
+
+function gainOf(view, layout) {
+  if (!view.millivolts) return MM_PER_MV;
+  view.gains ??= {};
+  return view.gains[layout.name] ??= GAINS.find((gain) => gain === GAINS.at(-1) || !collides(view, layout, gain * view.step));
+}
+
+// Whether somewhere a trace comes down to where the one below it goes up, at the same time within a millimetre.
+function collides(view, layout, scale) {
+  const signals = traces(view), bin = Math.max(1, Math.round(view.rate / MM_PER_S));
+  return layout.rows.slice(1).some((below, row) => below.some((lead, column) => {
+    const above = layout.rows[row];
+    const over = below.length === above.length ? [above[column]] : above; // a rhythm strip lies below several leads
+    const under = signals.get(lead);
+    return over.some((name) => {
+      const values = signals.get(name);
+      for (let start = 0; start < values.length; start += bin) {
+        const end = Math.min(start + 2 * bin, values.length); // each with the next, as a peak may lie on the border
+        let least = Infinity, most = -Infinity;
+        for (let i = start; i < end; i++) { least = Math.min(least, values[i]); most = Math.max(most, under[i]); }
+        if ((most - least) * scale > layout.row_mm) return true;
+      }
+      return false;
+    });
+  }));
+}
+
+// One millimetre of paper height per so many steps: of the gain, or what makes an unknown unit fill half a row.
 function millimetres(view, layout) {
-  if (view.millivolts) return MM_PER_MV * view.step;
+  if (view.millivolts) return gainOf(view, layout) * view.step;
   let largest = 1;
   for (const values of traces(view).values()) for (const value of values) largest = Math.max(largest, Math.abs(value));
   return 0.5 * layout.row_mm / largest;
@@ -102,24 +132,27 @@ function grid(svg, width, height) {
 
 // What the scale is wherever the paper is narrower than its true width, `width` in mm: on a phone, in print. The browser
 // chooses by the width that it gives the paper; no script could, for none sees the width in print.
-function scales(width, millivolts) {
+function scales(width, millivolts, gain) {
   const said = (mm) => {
-    const speed = `${mm === MM_PER_S ? MM_PER_S : mm.toFixed(1)} mm/s`, height = MM_PER_MV * mm / MM_PER_S;
+    const speed = `${mm === MM_PER_S ? MM_PER_S : mm.toFixed(1)} mm/s`, height = gain * mm / MM_PER_S;
     if (!millivolts) return `${speed}, arbitrary amplitude, no unit in the file`;
-    return `${speed}, ${height === MM_PER_MV ? MM_PER_MV : height.toFixed(1)} mm/mV`;
+    return `${speed}, ${mm === MM_PER_S ? gain : height.toFixed(1)} mm/mV`;
   };
   const rules = [`.sheet .scale::after { content: "${said(MM_PER_S)}"; }`];
   for (let tenths = 10 * MM_PER_S - 1; tenths >= 10; tenths--) {
     const most = (width * (tenths + 0.5) / (10 * MM_PER_S)).toFixed(2);
     rules.push(`@container sheet (max-width: ${most}mm) { .sheet .scale::after { content: "${said(tenths / 10)}"; } }`);
   }
+  // A phone's millimetres are none: what a square of the grid means is true at any size.
+  const square = `a large square: 0.2 s${millivolts ? `, ${5 / gain} mV` : ", arbitrary amplitude"}`;
+  rules.push(`@media screen and (max-width: 640px), screen and (pointer: coarse) { .sheet .scale::after { content: "${square}" !important; } }`);
   return rules.join("\n");
 }
 
 /** Draw ten seconds of a recording into an element.
  *
  * view: as report/waveform.py codes it. options: `layout` of LAYOUTS, `wash` ("none", "attention" or the number of an
- * attribution), `from` in seconds, `name` for who hears the page. Returns the svg.
+ * attribution), `from` in seconds, `name` for who hears the page. Returns the millimetres to the millivolt.
  */
 function paper(parent, view, options) {
   const layout = LAYOUTS[options.layout], from = options.from ?? 0, style = getComputedStyle(document.documentElement);
@@ -129,6 +162,7 @@ function paper(parent, view, options) {
     "aria-label": `12-lead ECG of ${options.name}, from ${from.toFixed(1)} to ${(from + span).toFixed(1)} seconds` });
   grid(svg, width, height);
   const wash = washes(view, options.wash), scale = millimetres(view, layout), signals = traces(view);
+  const gain = gainOf(view, layout);
   const colours = (options.wash === "attention" ? ["--attention", "--attention"] : ["--favour", "--against"])
     .map((name) => style.getPropertyValue(name).split(",").map(Number));
   const washed = element("g", { class: "wash" }, svg), drawn = element("g", { class: "traces" }, svg);
@@ -161,25 +195,25 @@ function paper(parent, view, options) {
     element("text", { x: strip.x + 1, y: top + 4.5 }, words, strip.lead + made);
     if (strip.first && view.millivolts) {
       const pulse = PULSE_S * MM_PER_S, y = strip.y;
-      element("path", { d: `M3 ${y}h1v${-MM_PER_MV}h${pulse}v${MM_PER_MV}h1`, class: "trace pulse" }, drawn);
+      element("path", { d: `M3 ${y}h1v${-gain}h${pulse}v${gain}h1`, class: "trace pulse" }, drawn);
     }
   }
   for (let second = Math.ceil(from); second <= from + span + 1e-6; second++) {
     element("text", { x: LEFT + (second - from) * MM_PER_S, y: height - 7, class: "time" }, words, `${second} s`);
   }
-  caliper(svg, view.millivolts);
+  caliper(svg, view.millivolts && gain);
   const sheet = document.createElement("div"), says = document.createElement("div"), rules = document.createElement("style");
   sheet.className = "sheet";
   for (const [name, value] of Object.entries({ width, height })) sheet.style.setProperty(`--${name}`, value);
   says.className = "scale";
-  rules.textContent = scales(width, view.millivolts);
+  rules.textContent = scales(width, view.millivolts, gain);
   sheet.append(rules, svg, says);
   parent.replaceChildren(sheet);
-  return svg;
+  return gain;
 }
 
 // Measure by dragging: milliseconds, the rate that this would be as an RR interval, millivolts.
-function caliper(svg, millivolts) {
+function caliper(svg, gain) {
   const group = element("g", { class: "caliper", visibility: "hidden" }, svg);
   const box = element("rect", {}, group), text = element("text", {}, group);
   let begin = null;
@@ -198,7 +232,7 @@ function caliper(svg, millivolts) {
     for (const [key, value] of Object.entries({ x, y, width: wide, height: high })) box.setAttribute(key, value);
     const ms = wide / MM_PER_S * 1000;
     text.textContent = `${ms.toFixed(0)} ms` + (ms >= 200 ? `, ${(60000 / ms).toFixed(0)}/min` : "")
-      + (millivolts ? `, ${(high / MM_PER_MV).toFixed(2)} mV` : "");
+      + (gain ? `, ${(high / gain).toFixed(2)} mV` : "");
     text.setAttribute("x", x);
     text.setAttribute("y", y > 6 ? y - 1.5 : y + high + 4.5);
     group.setAttribute("visibility", "visible");

@@ -3,6 +3,10 @@
 
 const NONE = 65535; // a probability that there is not
 const PROBABILITY_STEP = 1e-4;
+const SMALLEST = 0.0005; // of a residual; below it is rounding
+
+// What a column is called: in words, or as in the inputs.
+const titleOf = (column) => column.title ?? column.name;
 
 function columnsOf(rows, thresholds) {
   const columns = [...rows.columns];
@@ -19,6 +23,7 @@ function text(column, row) {
     const value = column.numbers[row];
     if (Number.isNaN(value)) return "";
     if (column.group === "predictions") return value.toFixed(4);
+    if (column.group === "quality") return value && Math.abs(value) < SMALLEST ? "< 0.001" : String(Number(value.toPrecision(3)));
     return String(Number.isInteger(value) ? value : Number(value.toPrecision(6)));
   }
   return column.codes[row] ? column.values[column.codes[row] - 1] : "";
@@ -63,12 +68,13 @@ class Table {
   }
 
   // Show the rows that a person, or another part of the page, asks for; `filters` is {column name: text}.
-  ask({ filters = {}, group, sort, down = false, only = null }) {
+  ask({ filters = {}, group, sort, down = false, near, only = null }) {
     // A column of the inputs may have a label's name.
     const named = (name) => this.all().filter((column) => column.name === name);
-    const find = (name) => named(name).find((column) => column.group === group) ?? named(name)[0];
+    const find = (name) => named(name).find((column) => column.group === group)
+      ?? named(name).find((column) => column.group === "truth") ?? named(name)[0];
     this.filters = new Map(Object.entries(filters).map(([name, asked]) => [find(name), asked]).filter(([column]) => column));
-    this.sorted = { column: sort ? find(sort) : null, down };
+    this.sorted = { column: sort ? find(sort) : null, down, near };
     this.only = only && new Set(only);
     if (group) this.at("group").value = group;
     this.head();
@@ -80,12 +86,14 @@ class Table {
 
   shown() {
     const group = this.at("group").value;
-    return [this.name, ...this.columns.filter((column) => column.group === group)];
+    // Columns that filter come first, and stay in view whichever others are shown.
+    const filtering = [...this.filters.keys()].filter((column) => column !== this.name);
+    return [this.name, ...filtering, ...this.columns.filter((column) => column.group === group && !this.filters.has(column))];
   }
 
   head() {
     const heads = this.shown().map((column) => {
-      const button = made("button", { type: "button", textContent: column.name });
+      const button = made("button", { type: "button", textContent: titleOf(column), title: column.name });
       button.addEventListener("click", () => {
         this.sorted = { column, down: this.sorted.column === column ? !this.sorted.down : Boolean(column.numbers) };
         this.head();
@@ -98,7 +106,7 @@ class Table {
     const inputs = this.shown().map((column) => {
       const input = made("input", { type: "search", size: 8, value: this.filters.get(column) ?? "",
         placeholder: column.numbers ? "> 0.5, 1..2" : "contains" });
-      input.setAttribute("aria-label", `Filter ${column.name}`);
+      input.setAttribute("aria-label", `Filter ${titleOf(column)}`);
       input.addEventListener("input", () => {
         if (input.value.trim()) this.filters.set(column, input.value);
         else this.filters.delete(column);
@@ -116,10 +124,10 @@ class Table {
     for (let row = 0; row < this.n; row++) {
       if ((!this.only || this.only.has(row)) && tests.every((test) => test(row))) found.push(row);
     }
-    const { column, down } = this.sorted;
+    const { column, down, near } = this.sorted;
     if (column) {
       const sign = down ? -1 : 1, { numbers, codes } = column;
-      let key = (row) => numbers?.[row];
+      let key = near === undefined ? (row) => numbers?.[row] : (row) => Math.abs(numbers[row] - near);
       if (codes) {
         // Values are sorted once, as people read them; what has none comes last.
         const order = column.values.map((value, i) => [value, i + 1]).sort(([a], [b]) => collator.compare(a, b));

@@ -16,6 +16,13 @@ const digits = (value, places) => value === null || Number.isNaN(value) ? "–" 
 const HEADER = { age: /^age(_years)?$/i, sex: /^(sex|gender)$/i, recorded: /^(recorded|acquired|ecg_time|recording_date|date)$/i,
   device: /^(device|machine)$/i };
 
+// What the device measured: the column, what it is called, and its unit.
+const DEVICE = [["device_heart_rate", "rate", "/min"], ["device_pr_ms", "PR", " ms"], ["device_qrs_ms", "QRS", " ms"], ["device_qt_ms", "QT", " ms"],
+  ["device_qtc_ms", "QTc", " ms"], ["device_p_axis", "P axis", "°"], ["device_qrs_axis", "QRS axis", "°"], ["device_t_axis", "T axis", "°"]];
+
+// Lines of a list that are shown at first; a button shows the others.
+const MOST_LINES = 24;
+
 // Shows a recording in #viewer; `recording` is what ecgpipe/show.py and ecgpipe/report.py call so.
 class Viewer {
   constructor(root, onNeighbor) {
@@ -43,10 +50,13 @@ class Viewer {
     this.at("name").textContent = recording.name;
     this.at("header").replaceChildren(...this.header(recording));
     this.at("why").textContent = recording.why.join("; ");
-    this.at("probabilities").replaceChildren(...recording.probabilities.map(bar));
-    this.at("probabilities").hidden = !recording.probabilities.length;
-    this.at("facts").replaceChildren(...recording.facts.flatMap(([name, value]) =>
-      [made("dt", { textContent: name }), made("dd", { textContent: value })]));
+    const device = this.device(recording);
+    this.at("device").replaceChildren(...device);
+    this.at("device").hidden = !device.length;
+    fill(this.at("probabilities"), recording.probabilities.map((label) => [bar(label)]), "labels");
+    this.at("probabilities").hidden = this.at("bars").hidden = !recording.probabilities.length;
+    const told = recording.facts.filter(([, value, column]) => value !== "" && !column?.startsWith("device_"));
+    fill(this.at("facts"), told.map(([name, value]) => [made("dt", { textContent: name }), made("dd", { textContent: value })]), "facts");
     this.at("neighbors-head").hidden = !recording.neighbors.length;
     this.at("neighbors").replaceChildren(...recording.neighbors.map((neighbor) => {
       // A sample has no row for some of them.
@@ -72,9 +82,17 @@ class Viewer {
   // Heart rate, age, sex, date and device, as far as they are known.
   header({ view, facts }) {
     const known = Object.entries(HEADER).map(([name, pattern]) => [name, facts.find(([column]) => pattern.test(column))?.[1]]);
-    if (view) known.unshift(["heart rate", view.heart_rate === null ? "not measurable" : `${view.heart_rate}/min`]);
+    if (view) known.unshift(["heart rate, measured here", view.heart_rate === null ? "not measurable" : `${view.heart_rate}/min`]);
     return known.filter(([, value]) => value).map(([name, value]) =>
       made("span", {}, `${name} `, made("strong", { textContent: value })));
+  }
+
+  // What the machine that recorded it measured and said, as far as its file has it.
+  device({ facts, statements = [] }) {
+    const said = DEVICE.map(([column, name, unit]) => [name, facts.find(([, , of]) => of === column)?.[1], unit]).filter(([, value]) => value)
+      .map(([name, value, unit]) => made("span", {}, `${name} `, made("strong", { textContent: value + unit })));
+    if (statements.length) said.push(made("span", {}, "statements ", made("strong", { textContent: statements.join("; ") })));
+    return said.length ? [made("span", { className: "muted", textContent: "From the device:" }), ...said] : [];
   }
 
   draw() {
@@ -82,16 +100,16 @@ class Viewer {
     if (!view) return;
     this.at("layout").value = this.layout;
     this.at("wash").value = this.wash;
-    paper(this.at("paper"), view, { layout: this.layout, wash: this.wash, from: this.from, name });
+    const gain = paper(this.at("paper"), view, { layout: this.layout, wash: this.wash, from: this.from, name });
     const several = view.seconds > PAGE_S + 0.01, until = Math.min(this.from + PAGE_S, view.seconds);
     this.at("pages").hidden = !several;
     this.at("page").textContent = `${this.from} to ${until.toFixed(1)} s`;
     this.at("earlier").disabled = this.from <= 0;
     this.at("later").disabled = until >= view.seconds - 0.01;
-    this.at("caption").replaceChildren(...this.caption(view));
+    this.at("caption").replaceChildren(...this.caption(view, gain));
   }
 
-  caption(view) {
+  caption(view, gain) {
     const said = [], attribution = view.attributions[Number(this.wash)];
     if (this.wash === "attention") {
       said.push("Attention: ", made("span", { className: "key scale" }), " from its least to its most in the recording, in the "
@@ -107,15 +125,27 @@ class Viewer {
       said.push(` The first ${digits(view.seconds, 0)} of ${digits(view.of_seconds, 1)} s are drawn.`);
     }
     if (view.borders.length) said.push(" Dotted lines: where a segment begins.");
-    if (view.end < view.seconds - 0.01) said.push(" Grey: fills no segment, the model did not see it.");
+    if (view.end < view.seconds - 0.01) said.push(" ", made("span", { className: "key unseen" }), "fills no segment, the model did not see it.");
+    if (gain < MM_PER_MV) said.push(` Drawn at ${gain} mm/mV: at ${MM_PER_MV} its complexes would run into the next row.`);
     if (view.made.length) said.push(` * not recorded, but derived or zero: ${view.made.join(", ")}.`);
     said.push(" Each lead around its median.", made("span", { className: "mouse", textContent: " Drag with the mouse to measure." }));
     return said;
   }
 }
 
-// A label's probability as a bar; `threshold` is where positive begins.
-function bar({ name, probability, threshold }) {
+// Fill a list with its first lines, each of some nodes, and a button that shows the others.
+function fill(list, lines, what) {
+  const shown = lines.length > MOST_LINES + 2 ? MOST_LINES : lines.length;
+  list.replaceChildren(...lines.slice(0, shown).flat());
+  list.parentNode.querySelector(".more")?.remove();
+  if (shown === lines.length) return;
+  const more = made("button", { type: "button", className: "plain small more", textContent: `Show all ${lines.length} ${what}` });
+  more.addEventListener("click", () => { list.append(...lines.slice(shown).flat()); more.remove(); });
+  list.after(more);
+}
+
+// A label's probability as a bar; `threshold` is where positive begins, `truth` its true label if that is known.
+function bar({ name, probability, threshold, truth }) {
   const positive = probability >= threshold, share = `${(100 * probability).toFixed(2)}%`;
   const mark = made("i");
   mark.style.left = `${100 * threshold}%`;
@@ -123,6 +153,13 @@ function bar({ name, probability, threshold }) {
   fill.style.width = share;
   const value = made("span", { textContent: digits(probability, 4) });
   return made("div", { className: `probability${positive ? "" : " below"}` },
-    made("div", {}, made("span", { className: "label", textContent: name }), value),
+    made("div", {}, made("span", { className: "label", textContent: name }), ...(truth ? [truthMark(truth, positive)] : []), value),
     made("div", { className: "bar" }, fill, mark));
+}
+
+// The true label beside a probability, and whether the threshold agrees with it.
+function truthMark(truth, positive) {
+  const is = truth === "yes", right = is === positive;
+  return made("span", { className: `truth ${right ? "right" : "wrong"}`,
+    textContent: right ? `true: ${truth}` : `true: ${truth}, ${positive ? "false positive" : "false negative"}` });
 }

@@ -111,6 +111,26 @@ def test_what_lies_apart_on_the_map_is_found(tmp_path: Path) -> None:
     assert found == [("r38", Why("outlier", None, 1)), ("r60", Why("outlier", None, 2))]
 
 
+def test_the_most_wrong_of_each_label_are_chosen_among_those_that_were_evaluated(folder: Path, tmp_path: Path) -> None:
+    values = predictions(folder)
+    label, threshold = LABELS[1], 0.7
+    has_label = {name: [True, False, None][i % 3] for i, name in enumerate(IDS)}
+    evaluated = {name: i % 5 > 0 for i, name in enumerate(IDS)}
+    rows = [{"record_id": i, "is_evaluated": evaluated[i], label: has_label[i]} for i in reversed(IDS)]
+    schema = schemas.true_labels_schema([label])
+    parquet.write(tmp_path / "true.parquet", pa.Table.from_pylist(rows, schema=schema))
+    found = examples.rank_wrong(sorted(folder.glob("predictions/*")), tmp_path / "true.parquet", THRESHOLDS)
+    known = [name for name in IDS if evaluated[name] and has_label[name] is not None]
+    value = {name: values[name][label] for name in known}
+    false_positive = sorted((n for n in known if not has_label[n] and value[n] >= threshold), key=lambda n: -value[n])
+    false_negative = sorted((n for n in known if has_label[n] and value[n] < threshold), key=lambda n: value[n])
+    for kind, expected in (("false_positive", false_positive), ("false_negative", false_negative)):
+        assert len(expected) >= 3
+        assert found[kind] == [(name, Why(kind, label, rank)) for rank, name in enumerate(expected[:3], 1)]
+    chosen_ids = [row["record_id"] for row in chosen(folder, "--true-labels", str(tmp_path / "true.parquet"))]
+    assert {false_positive[0], false_negative[0]} <= set(chosen_ids)
+
+
 def candidates(**ids: list[str]) -> dict[str, list[tuple[str, Why]]]:
     kinds = ("strongest", "borderline", "quality", "random", "outlier")
     return {

@@ -58,6 +58,7 @@ def evaluated(folder: Path, *options: str, truth: bool = True, status: int = 0) 
     """Run the stage, and return its metrics, one row each, and its account."""
     paths = {"predictions": "predictions", "records": "records", "labels": "labels.csv"}
     paths |= {"metrics": "out/metrics.parquet", "curves": "out/curves.parquet", "account": "out/account.json"}
+    paths["true-labels"] = "out/true_labels.parquet"
     paths |= {"truth": "truth.csv"} if truth else {}
     given = [text for option, path in paths.items() for text in (f"--{option}", str(folder / path))]
     assert main(["evaluate", *given, "--resamples", "40", *options]) == status
@@ -128,6 +129,19 @@ def test_a_label_of_one_class_has_no_auroc_and_reports_it(folder: Path, capsys: 
     assert "230 recordings evaluated; 10 predicted without a true label" in told
     assert f"which do not count for it: {AF} 20.\n" in told
     assert set(pq.read_table(folder / "out/curves.parquet")["label"].to_pylist()) == {AF, LBBB}
+
+
+def test_the_true_labels_of_each_recording_and_whether_it_was_evaluated(folder: Path) -> None:
+    evaluated(folder, "--split", "fold", "--split-value", "3")
+    table = pq.read_table(folder / "out/true_labels.parquet").to_pandas().set_index("record_id")
+    assert list(table.columns) == ["is_evaluated", PACED, AF, LBBB]
+    predicted = pd.read_parquet(folder / "predictions")["record_id"]
+    assert list(table.index) == list(predicted)
+    truth = pd.read_csv(folder / "truth.csv").set_index("record_id").reindex(table.index)
+    for label in (PACED, AF, LBBB):
+        assert [None if v is None else float(v) for v in table[label]] == truth[label].replace({np.nan: None}).tolist()
+    known = truth[[PACED, AF, LBBB]].notna().any(axis=1)
+    assert table["is_evaluated"].tolist() == ((truth["fold"] == 3) & known).tolist()
 
 
 def test_a_label_without_a_column_is_named(folder: Path) -> None:

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 from ecgpipe import readers
 from ecgpipe.readers import LEADS, Assumed, Recording, UnreadableError, spell_leads
+from ecgpipe.readers.device_report import DeviceReport
 
 SAMPLES = np.random.default_rng(0).integers(-2000, 2000, (12, 500)).astype("<i2")
 CODES = ("1", "2", "61", "62", "63", "64", "3", "4", "5", "6", "7", "8")  # in the order of LEADS
@@ -313,3 +314,31 @@ def test_a_damaged_file_is_a_recording_or_a_reason(
     except UnreadableError:
         return
     assert recording.signal.shape[0] == len(recording.leads)
+
+
+def test_what_a_real_device_measured_is_read() -> None:
+    assert read(real()).device == DeviceReport(None, 161, 75, 368, 370, 74, 52, 57, ("RITMO SINUSALE", "ECG NORMALE"))
+
+
+def measured(value: str, meaning: str, number: str, unit: str, channels: list[int] | None = None) -> Dataset:
+    concept = item(CodeValue=value, CodingSchemeDesignator="MDC", CodeMeaning=meaning)
+    units = item(CodeValue=unit, CodingSchemeDesignator="UCUM", CodeMeaning=unit)
+    return item(
+        ConceptNameCodeSequence=[concept], MeasurementUnitsCodeSequence=[units], NumericValue=number,
+        ReferencedWaveformChannels=channels or [1, 0],
+    )  # fmt: skip
+
+
+def test_it_takes_measurements_of_all_leads_in_known_units_that_agree(tmp_path: Path) -> None:
+    def of_dicom(*annotations: Dataset) -> DeviceReport:
+        path = write(tmp_path, group(), WaveformAnnotationSequence=list(annotations))
+        return read(path).device
+
+    pr = measured("2:15872", "PR interval global", "162", "ms")
+    assert of_dicom(pr) == DeviceReport(pr_ms=162)
+    assert of_dicom(pr, measured("2:15872", "PR interval global", "170", "ms")) == DeviceReport()
+    assert of_dicom(measured("2:15872", "PR interval global", "162", "mm")) == DeviceReport()
+    assert of_dicom(measured("2:15872", "PR interval global", "162", "ms", [1, 3])) == DeviceReport()  # of one lead
+    assert of_dicom(measured("2:16128", "QRS axis", "10", "deg")) == DeviceReport()  # the code is that of the P axis
+    signed = [item(UnformattedTextValue=text) for text in ("Sinus rhythm", "Confirmed by: Dr. X")]
+    assert of_dicom(*signed) == DeviceReport()

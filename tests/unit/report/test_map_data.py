@@ -9,8 +9,9 @@ import pytest
 import small_run
 from small_run import LABELS
 
-from ecgpipe.core import parquet
+from ecgpipe.core import parquet, schemas
 from ecgpipe.report import map_data
+from ecgpipe.report.column_titles import TITLES, format_number
 
 IDS = tuple(f"a/{i}" for i in range(30))
 
@@ -47,6 +48,30 @@ def test_each_row_has_the_probabilities_of_its_recording(folder: Path) -> None:
             else:
                 assert step == map_data.NO_PROBABILITY
     assert found.row_of == {name: row for row, name in enumerate(found.rows["names"])}
+
+
+def test_true_labels_are_those_of_their_recordings(folder: Path, tmp_path: Path) -> None:
+    has_label = {name: [True, False, None][i % 3] for i, name in enumerate(IDS)}
+    rows = [{"record_id": i, "is_evaluated": i != IDS[0], LABELS[1]: has_label[i]} for i in reversed(IDS)]
+    schema = schemas.true_labels_schema([LABELS[1]])
+    parquet.write(tmp_path / "true.parquet", pa.Table.from_pylist(rows, schema=schema))
+    names = collect(folder).rows["names"]
+    evaluated, label = map_data.encode_true_labels(tmp_path / "true.parquet", pa.array(names), LABELS)
+    words = ("", *label["values"])
+    assert label["name"] == f"true: {LABELS[1]}"
+    expected = {True: "yes", False: "no", None: ""}
+    assert [words[code] for code in label["codes"]] == [expected[has_label.get(name)] for name in names]
+    assert [words[code] for code in evaluated["codes"]] == ["no", *["yes"] * 29, *[""] * 4]
+
+
+def test_columns_are_called_by_words_with_units(folder: Path) -> None:
+    titles = {column["name"]: column.get("title") for column in collect(folder).rows["columns"]}
+    assert titles["duration_s"] == "duration (s)"
+    assert (titles["einthoven_residual"], titles["age"]) == ("Einthoven residual", None)
+    assert format_number(1.80471e-16) == "< 0.001"
+    assert [format_number(value) for value in (0.0, 0.80249, 2500.0)] == ["0", "0.802", "2500"]
+    known = {*schemas.RECORDS.names}
+    assert set(TITLES) <= known
 
 
 def test_each_point_has_its_place_and_the_row_of_its_recording(folder: Path) -> None:

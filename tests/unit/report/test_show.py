@@ -57,8 +57,46 @@ def test_the_page_has_the_recordings_own_leads_and_numbers(record_id: str, folde
     np.testing.assert_allclose(view["attention"], 255 * expected.reshape(-1, 4).mean(axis=1), atol=0.51)
     assert len(shown["neighbors"]) == len(IDS) - 1
     assert record_id not in [neighbor["name"] for neighbor in shown["neighbors"]]
-    facts = dict(shown["facts"])
+    facts = {column: value for _, value, column in shown["facts"]}
     assert (facts["duration_s"], facts["age"]) == ("10", str(20 + number))
+
+
+def test_it_names_the_checkpoint_the_version_the_date_and_the_settings(folder: Path, tmp_path: Path) -> None:
+    show(folder, "a/1", tmp_path / "x.html")
+    page = Page(tmp_path / "x.html")
+    told = "22 November 2026, 12:38 UTC · checkpoint hf://wanglab/ecg-fm/tiny.pt, revision abc, sha256 0123456789ab"
+    assert f"{told} · ecgpipe 0.1.0" in page.words
+    assert '"input": "recordings"' in page.words
+
+
+def test_it_has_the_true_labels_and_what_the_device_measured(tmp_path: Path) -> None:
+    small_run.write(tmp_path, IDS)
+    (tmp_path / "truth.csv").write_text(f"record_id,{LABELS[0]},{LABELS[1]}\na/0,1,\na/1,0,1\n")
+    small_run.evaluate(tmp_path)
+    records = pq.read_table(tmp_path / "records/shard-00000.parquet").to_pylist()
+    device = {"device_qt_ms": 402.0, "device_t_axis": 0.0, "device_statements": ["Sinus rhythm", "Dr. Who was here"]}
+    schema = pq.read_schema(tmp_path / "records/shard-00000.parquet")
+    rows = [row | device if row["record_id"] == "a/0" else row for row in records]
+    parquet.write(tmp_path / "records/shard-00000.parquet", pa.Table.from_pylist(rows, schema=schema))
+    run = json.loads((tmp_path / "run.json").read_text())
+    for paths in (True, False):
+        run["config"] |= {"evaluation": {"truth": "truth.csv"}, "report": {"paths": paths}}
+        (tmp_path / "run.json").write_text(json.dumps(run))
+        show(tmp_path, "a/0", tmp_path / "x.html")
+        shown = Page(tmp_path / "x.html").get("shown")
+        assert {label["name"]: label["truth"] for label in shown["probabilities"]} == dict(
+            zip(LABELS, ("yes", "", ""), strict=True)
+        )
+        facts = {column: value for _, value, column in shown["facts"]}
+        assert (facts["device_qt_ms"], facts["device_t_axis"]) == ("402", "0")
+        assert shown["statements"] == (device["device_statements"] if paths else [])
+    # Records that an older version wrote.
+    old = pq.read_table(tmp_path / "records/shard-00000.parquet")
+    parquet.write(
+        tmp_path / "records/shard-00000.parquet",
+        old.drop_columns([name for name in old.column_names if name.startswith("device_")]),
+    )
+    assert show(tmp_path, "a/0", tmp_path / "x.html") == 0
 
 
 def test_hostile_texts_stay_texts(folder: Path, tmp_path: Path) -> None:
