@@ -163,7 +163,7 @@ def become(request: Request, path: Sequence[str], stand_in: str) -> None:
         stand_in: What stands for `python`.
     """
     import numpy as np
-    import threadpoolctl
+    import threadpoolctl  # type: ignore[import-untyped]
     import torch
 
     for number, descriptor in enumerate(request.descriptors):
@@ -190,20 +190,20 @@ def become(request: Request, path: Sequence[str], stand_in: str) -> None:
 
 def end(work: Callable[[], object]) -> NoReturn:
     """Do the work and end as Python does, but for taking everything down that it has loaded, which takes a second."""
-    status: object = 1
+    status = 1
     try:
         work()
         status = 0
     except SystemExit as error:
-        status = error.code or 0
-        if not isinstance(status, int):
-            print(status, file=sys.stderr)
-            status = 1
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        else:
+            status = error.code or 0
     except KeyboardInterrupt:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         status = -signal.SIGINT
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -227,4 +227,4 @@ if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as server:
         request = serve(server, int(sys.argv[2]), started_with)
     become(request, path, sys.argv[3])
-    end(lambda: runpy._run_module_as_main(request.arguments[1]))
+    end(lambda: runpy._run_module_as_main(request.arguments[1]))  # type: ignore[attr-defined]

@@ -104,7 +104,7 @@ def test_it_computes_the_same_bits(threads: str, folder: Path) -> None:
 
 
 def test_signals_are_passed_on_and_it_does_not_outlive_what_stands_for_it(folder: Path) -> None:
-    command = [forked_python.program(), "-m", "ecgpipe", "wait"]
+    command = [str(forked_python.program()), "-m", "ecgpipe", "wait"]
     for number, status in ((signal.SIGTERM, 7), (signal.SIGINT, -signal.SIGINT), (signal.SIGKILL, -signal.SIGKILL)):
         client = subprocess.Popen(
             command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -121,7 +121,7 @@ def test_signals_are_passed_on_and_it_does_not_outlive_what_stands_for_it(folder
 
 @pytest.mark.parametrize("more", [{"PYTHONUTF8": "0"}, {"LC_ALL": "C"}, {"OMP_WAIT_POLICY": "active"}])
 def test_where_python_would_start_in_another_way_it_is_started(more: dict[str, str], folder: Path) -> None:
-    command = [forked_python.program(), "-m", "ecgpipe", "wait"]
+    command = [str(forked_python.program()), "-m", "ecgpipe", "wait"]
     with subprocess.Popen(command, cwd=folder, env=os.environ | more, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert int(process.stdout.readline()) == process.pid
