@@ -20,10 +20,27 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
+# The files that take longest, minutes each, the longest first: most of their processes are real ones.
+LONGEST = (
+    "test_slurm.py",
+    "test_killed.py",
+    "test_exhausted.py",
+    "test_gpu_bundle.py",
+    "test_lost.py",
+    "test_installed.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: where several processes share the files, none of them then ends long after."""
+    """Files that take long come first: where several processes share the files, none of them then ends long after."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+
+    def turn(item: pytest.Item) -> int:
+        if item.path.name in LONGEST and item.path in slow:
+            return LONGEST.index(item.path.name)
+        return len(LONGEST) + (item.path not in slow)
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import forked_snakemake
+import forked_python
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -37,7 +37,7 @@ def snakemake_of(root: Path, folder: Path, *options: str, **settings: object) ->
     arguments = ["--snakefile", str(root / "Snakefile"), "--cores", "2"]
     arguments += ["--logger-ecgpipe-all", *options]  # Snakemake's own words for each job, which `Ran.jobs` counts
     arguments += ["--config", *(f"{key}={value}" for key, value in settings.items())]
-    return Ran(*forked_snakemake.run(arguments, folder, timeout_s=1800))
+    return Ran(*forked_python.run(["-m", "snakemake", *arguments], folder, timeout_s=1800))
 
 
 def table(folder: Path) -> pd.DataFrame:
