@@ -31,6 +31,8 @@ def ask(arguments: list[str]) -> int | None:
     Returns:
         Its exit status, less than 0 for a signal; None if the server does not do it.
     """
+    # One that comes before it is known whom to pass it on to waits.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(f"{os.path.dirname(__file__)}/server")  # noqa: PTH120, quicker
     umask = os.umask(0o77)
@@ -43,11 +45,12 @@ def ask(arguments: list[str]) -> int | None:
     connection.sendall(content)
     replies = connection.makefile("r")
     process = int(replies.readline())
-    if not process:
-        return None
-    for number in SIGNALS:
+    for number in SIGNALS if process else ():
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: os.kill(process, number))
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    if not process:
+        return None
     return int(replies.readline())
 
 

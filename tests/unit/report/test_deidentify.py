@@ -121,6 +121,12 @@ def outside_brackets(error: ast.Call) -> list[str]:
 
 # By file, what is put into a reason outside of brackets, and is of ecgpipe's own words, a format's name or a setting.
 OWN_WORDS = {
+    # Of arrays and files that a caller gives in Python: what is said of them reaches no page.
+    "api/arrays.py": {
+        *("' and '.join(map(repr, those))", "', '.join(map(repr, unknown[:20]))", "twice", "' '.join(LEADS)"),
+        *("error", "array.dtype", "len(leads)", "array.shape"),
+    },
+    "api/recording.py": {"UnreadableError(crashed[0])", "UnreadableError(problem)"},
     # Of the model's declaration.
     "preprocessing/filters.py": {"_name(step)", "edge", "name"},
     "preprocessing/segments.py": {"what"},

@@ -40,7 +40,7 @@ def test_numbers_are_those_of_the_tables(tmp_path: Path) -> None:
     page = Page(small_run.report(tmp_path))
     table = predictions(tmp_path)
     for label, threshold in zip(LABELS, (0.5, 0.7, 0.5), strict=True):
-        row = re.search(rf'<tr data-label="{label}">.*?</tr>', page.source, re.DOTALL)
+        row = re.search(rf'<tr data-label="{label}".*?</tr>', page.source, re.DOTALL)
         assert row
         values = table[label].to_numpy()
         assert f'<strong class="positive">{(values >= threshold).sum()}</strong>' in row[0]
@@ -66,7 +66,7 @@ def test_numbers_are_those_of_the_tables(tmp_path: Path) -> None:
 def test_a_label_stands_beside_its_share_in_the_reference_data(tmp_path: Path) -> None:
     small_run.write(tmp_path, IDS, references=("0.81163", "", "0.00091"))
     page = Page(small_run.report(tmp_path))
-    rows = {label: re.search(rf'<tr data-label="{label}">.*?</tr>', page.source, re.DOTALL) for label in LABELS}
+    rows = {label: re.search(rf'<tr data-label="{label}".*?</tr>', page.source, re.DOTALL) for label in LABELS}
     for label, share, mark in zip(LABELS, ("81%", "\N{EN DASH}", "0.1%"), ("81.16", None, "0.09"), strict=True):
         row = rows[label]
         assert row
@@ -168,7 +168,7 @@ def test_a_calibration_and_chosen_thresholds_are_told(tmp_path: Path) -> None:
     assert "fold" not in page.source  # a column of the inputs' tables
     assert page.get("facts")["thresholds"] == [0.25] * 3
     for label in LABELS:
-        row = re.search(rf'<tr data-label="{label}">.*?</tr>', page.source, re.DOTALL)
+        row = re.search(rf'<tr data-label="{label}".*?</tr>', page.source, re.DOTALL)
         assert row
         assert f'<strong class="positive">{(predictions(tmp_path)[label].to_numpy() >= 0.25).sum()}</strong>' in row[0]
 
