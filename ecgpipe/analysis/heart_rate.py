@@ -1,5 +1,6 @@
 """Measure the heart rate of a recording from the R peaks of several leads."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,14 @@ LEADS_AGREE = 0.5
 # noise have no common shape.
 ALIKE, BEAT_S = 0.7, 0.15
 
+# A wide complex, as of a premature ventricular beat, is less steep than a usual beat. It is looked for in the pauses,
+# intervals of so many usual ones: within WIDE_S seconds the leads together reach so many times the height of the
+# heart's own T waves, and TALL of the usual complex. Nearer than APART_S seconds to a beat is that beat.
+WIDE_S, WIDE_BAND_HZ, ABOVE_T, TALL, PAUSE, APART_S = 0.28, (1.0, 20.0), 1.25, 0.4, 1.3, 0.25
+
+# Where most intervals have something as tall as the usual complex, it may be a tall T wave or every second beat.
+DOUBTFUL = 1.0
+
 # A rate is that of this many intervals at least, and lies in this range of beats a minute.
 LEAST_INTERVALS = 3
 LIMITS = (20.0, 300.0)
@@ -54,8 +63,8 @@ def measure_heart_rate(signal: np.ndarray, sample_rate: float) -> HeartRate | No
         sample_rate: In Hz, 100 or more.
 
     Returns:
-        The rate and the peaks; None where it cannot be told: fewer than four beats, noise, or leads of which less than
-        half have the beats that all of them have together.
+        The rate and the peaks; None where it cannot be told: fewer than four beats, noise, leads of which less than
+        half have the beats that all of them have together, or something as tall as a beat in most intervals.
     """
     signal = signal[np.ptp(signal, axis=1) > 0].astype(np.float64)  # (leads, samples)
     if not len(signal) or sample_rate < 100 or signal.shape[1] < 2 * sample_rate:
@@ -76,6 +85,10 @@ def measure_heart_rate(signal: np.ndarray, sample_rate: float) -> HeartRate | No
         and _measure_likeness(lead, beats, sample_rate) >= ALIKE
         for lead, slope in zip(signal, slopes, strict=True)
     ]
+    wide = _find_wide_beats(signal, beats, sample_rate)
+    if wide is None:
+        return None
+    beats = np.sort(np.concatenate([beats, wide]))
     per_minute = 60 * sample_rate * (len(beats) - 1) / (beats[-1] - beats[0])
     if np.mean(agreeing) < LEADS_AGREE or not LIMITS[0] <= per_minute <= LIMITS[1]:
         return None
@@ -108,6 +121,31 @@ def _find_beats(slope: np.ndarray, sample_rate: float) -> np.ndarray:
     distance = max(round(REFRACTORY_S * sample_rate), 1)
     peaks: np.ndarray = find_peaks(slope, height=LEAST_HEIGHT, prominence=LEAST_HEIGHT, distance=distance)[0]
     return peaks
+
+
+def _find_wide_beats(signal: np.ndarray, beats: np.ndarray, sample_rate: float) -> np.ndarray | None:
+    """The samples of wide beats in pauses; None where most intervals may have one."""
+    from scipy.ndimage import maximum_filter1d, minimum_filter1d
+    from scipy.signal import butter, sosfiltfilt
+
+    sos = butter(2, WIDE_BAND_HZ, "bandpass", fs=sample_rate, output="sos")
+    filtered, width = sosfiltfilt(sos, signal, axis=1), round(WIDE_S * sample_rate)
+    heights = maximum_filter1d(filtered, width, axis=1) - minimum_filter1d(filtered, width, axis=1)  # (leads, samples)
+    height = np.linalg.norm(heights, axis=0)  # (samples,)
+    height /= max(float(np.median(height[beats])), np.finfo(float).tiny)
+    apart = round(APART_S * sample_rate)
+    between = [(start + apart, end - apart) for start, end in pairwise(beats)]
+    between = [(start, end) for start, end in between if end > start]  # (intervals,)
+    if not between:
+        return np.array([], int)
+    tallest = np.array([height[start:end].max() for start, end in between])
+    if np.median(tallest) >= DOUBTFUL:
+        return None
+    lengths = np.array([end - start + 2 * apart for start, end in between])
+    is_pause = lengths >= PAUSE * np.quantile(np.diff(beats), 0.25)  # there may be as many pauses as other intervals
+    usual = np.median(tallest[~is_pause]) if not is_pause.all() else np.inf
+    found = np.flatnonzero(is_pause & (tallest >= max(TALL, ABOVE_T * usual)))
+    return np.array([between[number][0] + int(height[slice(*between[number])].argmax()) for number in found], int)
 
 
 def _share_in_common(some: np.ndarray, others: np.ndarray, sample_rate: float) -> float:

@@ -1,5 +1,6 @@
 """The heart rate is that of the beats which the leads have together, and none where they have none."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import scipy.io
 from wfdb.processing import xqrs_detect
 
 from ecgpipe.analysis.heart_rate import measure_heart_rate
+from ecgpipe.selftest import dipole, simulator
 
 
 def read(path: Path) -> tuple[np.ndarray, float]:
@@ -98,3 +100,29 @@ def test_flat_leads_are_left_out() -> None:
     measured = measure_heart_rate(signal, 500)
     assert measured
     assert measured.per_minute == pytest.approx(75, rel=0.01)
+
+
+@pytest.mark.parametrize("name", simulator.RHYTHMS)
+def test_it_is_that_of_the_ventricles_whatever_the_rhythm(name: str) -> None:
+    for seed in range(8):
+        rng = np.random.default_rng([7, seed])
+        heart = simulator.record(simulator.RHYTHMS[name], dipole.draw_body(rng), 500, rng)
+        measured = measure_heart_rate(heart.signal, 500)
+        if measured is None:  # a wide complex may be doubtful; another rhythm is not
+            assert name == "paced"
+            continue
+        assert measured.per_minute == pytest.approx(60 / np.diff(heart.beats.times_s).mean(), rel=0.05)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.5])
+def test_premature_wide_beats_are_beats(share: float) -> None:
+    rhythm = replace(simulator.RHYTHMS["premature"], ectopics=(share, share))
+    told = 0
+    for seed in range(10):
+        rng = np.random.default_rng([9, seed])
+        heart = simulator.record(rhythm, dipole.draw_body(rng), 250, rng)
+        measured = measure_heart_rate(heart.signal, 250)
+        if measured:
+            told += 1
+            assert measured.per_minute == pytest.approx(60 / np.diff(heart.beats.times_s).mean(), rel=0.05)
+    assert told >= 8
