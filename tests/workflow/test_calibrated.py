@@ -107,7 +107,7 @@ def test_a_run_with_a_calibration_and_thresholds(finished: Path) -> None:
         second = truth[truth["fold"] == 2]
         assert brier[name] == pytest.approx(((calibrated.loc[second.index, name] - second[column]) ** 2).mean())
         assert positive[truth.index[(truth["fold"] == 1) & (truth[column] == 1)]].all()
-        row = re.search(rf'<tr data-label="{name}">.*?</tr>', page.source, re.DOTALL)
+        row = re.search(rf'<tr data-label="{name}".*?</tr>', page.source, re.DOTALL)
         assert row
         assert f'<strong class="positive">{positive.sum()}</strong>' in row[0]
 

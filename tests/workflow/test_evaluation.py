@@ -119,7 +119,7 @@ def test_a_table_of_ones_own_evaluates_anew_and_infers_nothing(finished: Path) -
     own.to_csv(finished / "own.csv", index=False)
     ran = run(finished, evaluation="{truth: own.csv, resamples: 10}")
     assert ran.status == 0, ran.output
-    assert ran.jobs.keys() - {"manifest", "all"} == {"evaluate", "summary", "report", "figures", "verdict"}
+    assert ran.jobs.keys() - {"manifest", "all"} == {"evaluate", "examples", "summary", "report", "figures", "verdict"}
     found = pq.read_table(finished / "out/evaluation/metrics.parquet").to_pandas()
     joined = own.merge(predicted, on="record_id", suffixes=("", "_p"))
     expected = roc_auc_score(joined[OTHER], joined[f"{OTHER}_p"])

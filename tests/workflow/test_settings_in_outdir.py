@@ -36,7 +36,7 @@ FOLLOWS = {
     "umap": {"umap", "examples", "summary", *SHOWN},
     "examples": {"examples", *SHOWN},
     "attribute": {"attribute", *SHOWN},
-    "evaluate": {"evaluate", "report", "verdict"},
+    "evaluate": {"evaluate", "examples", *SHOWN},  # among the examples are wrong predictions
     "summary": {"summary", *SHOWN},
     "figures": {"figures"},
     "report": {"report", "verdict"},
@@ -224,7 +224,7 @@ def test_a_truth_that_cannot_be_evaluated_leaves_report_evaluation_and_run_of_on
     account = json.loads((finished / "out/evaluation/account.json").read_text())
     assert (reuse.read_made_by(page) or {})["evaluate"] == account["settings"]["evaluate"]
     assert str(wrong) not in (finished / "out/run.json").read_text()
-    assert done(finished / "a", given).keys() == {*SCAN, "evaluate", "summary", "figures", "report"}
+    assert done(finished / "a", given).keys() == {*SCAN, "evaluate", "examples", "summary", "figures", "report"}
     assert page.exists()
 
 
