@@ -6,7 +6,7 @@ network and aggregate the segments.
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -397,9 +397,7 @@ class ECGFM:
             self._with_gradients = self._load_for_gradients()
         given = Given(signal, sample_rate, leads, windows, unit, ids, errors, progress)
         targets = {name: names.index(name) for name in wanted}
-        self._skipped = []
-        chosen = self._choose_windows(windows)
-        entries = compute.iterate_usable(given, chosen, self._of_run.assumed, self._skipped)
+        entries = self._iterate(given, self._choose_windows(windows))
         size = self.batch_size if self.device.type == "cpu" else None
         return tables.attribute_entries(self._with_gradients, entries, targets, self.description.leads, steps, size)
 
@@ -425,11 +423,15 @@ class ECGFM:
         window_s = self.family.choose_window_s(own.model_input, windows.segment_s, windows.short, spell)
         return windows._replace(segment_s=window_s, model_input=own.model_input)
 
+    def _iterate(self, given: Given, windows: Windows) -> Iterator[Entry]:
+        """The recordings that can be used; the others of this call are `skipped`."""
+        self._skipped = []
+        return compute.iterate_usable(given, windows, self._of_run.assumed, self._skipped)
+
     def _run(self, given: Given, with_attention: bool = False) -> "tuple[pd.MultiIndex, engine.Results]":
         """Prepare the recordings and run the network over their segments."""
         windows = self._choose_windows(given.windows)
-        self._skipped = []
-        entries = compute.iterate_usable(given, windows, self._of_run.assumed, self._skipped)
+        entries = self._iterate(given, windows)
         size = self.batch_size or engine.default_batch_size(self.device, windows.segment_samples)
         runner = compute.Runner(self.network, self._exact, self.description, self.device, size, with_attention)
         return compute.run_network(runner, entries, windows)

@@ -4,7 +4,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.core import parquet, schemas, settings
+from ecgpipe.core import logs, parquet, schemas, settings
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.model_input import dump_if_other
 from ecgpipe.inputs.scan import scan_inputs
@@ -88,6 +87,28 @@ def name_recordings(rows: pa.Table) -> list[str]:
     return [i if counts[i] == 1 else path if row is None else f"{path}[{row}]" for i, path, row in rows_of_file]
 
 
+def preprocess_rows(rows: pa.Table, folder: Path, preprocess_settings: settings.Preprocess) -> tuple[Path, Path]:
+    """Preprocess recordings by the workflow's stage.
+
+    Args:
+        rows: Of `schemas.MANIFEST`.
+        folder: For the files, which replace those of the call before.
+        preprocess_settings: How recordings are read and cut.
+
+    Returns:
+        The files of the segments and of the records. There a recording's id is its number among the rows: files of
+        several folders may have one name, but the stage tells recordings apart by their ids.
+
+    Raises:
+        EcgpipeError: Recordings cannot be read at the moment, or memory runs out.
+    """
+    shard, segments, records = (folder / name for name in ("shard.parquet", "segments.arrow", "records.parquet"))
+    numbers = pa.array([str(number) for number in range(len(rows))], pa.string())
+    parquet.write(shard, rows.set_column(0, "record_id", numbers))
+    preprocess.preprocess_shard(shard, segments, records, preprocess_settings)
+    return segments, records
+
+
 def prepare_files(rows: pa.Table, windows: Windows, assumed: Assumed) -> Iterator[Read]:
     """Read recordings and prepare their segments, in a process of its own that may crash.
 
@@ -111,14 +132,9 @@ def prepare_files(rows: pa.Table, windows: Windows, assumed: Assumed) -> Iterato
         assume_unit=assumed.unit,
     )
     with TemporaryDirectory(prefix="ecgpipe-") as folder:
-        shard, segments, records = (Path(folder, name) for name in ("recordings.parquet", "s.arrow", "r.parquet"))
         for first in range(0, len(rows), AT_A_TIME):
-            piece = rows.slice(first, AT_A_TIME)
-            # Files of several folders may have one name, but the stage tells recordings apart by their ids.
-            numbers = pa.array([str(number) for number in range(len(piece))], pa.string())
-            parquet.write(shard, piece.set_column(0, "record_id", numbers))
-            with _silence(preprocess.logger):  # whoever asked is told once, of all
-                preprocess.preprocess_shard(shard, segments, records, preprocess_settings)
+            with logs.limit(preprocess.logger, logging.ERROR):  # whoever asked is told once, of all
+                segments, records = preprocess_rows(rows.slice(first, AT_A_TIME), Path(folder), preprocess_settings)
             described = pq.read_table(records, columns=["status", "reason", "n_segments"]).to_pylist()
             each = _iterate_segments(segments, len(windows.model_input.leads))
             for record in described:
@@ -127,17 +143,6 @@ def prepare_files(rows: pa.Table, windows: Windows, assumed: Assumed) -> Iterato
                     starts_s, samples, signals = zip(*(next(each) for _ in range(record["n_segments"])), strict=True)
                     prepared = Prepared(np.stack(signals), np.array(starts_s, np.float32), samples[0], {})
                 yield Read(prepared, record["status"], record["reason"])
-
-
-@contextmanager
-def _silence(stage: logging.Logger) -> Iterator[None]:
-    """Keep back what a stage says of how many recordings it skipped."""
-    level = stage.level
-    stage.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        stage.setLevel(level)
 
 
 def _iterate_segments(path: Path, leads: int) -> Iterator[tuple[float, int, np.ndarray]]:

@@ -20,16 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgpipe.api.ecgfm import ECGFM
-from ecgpipe.api.files import find_recordings
+from ecgpipe.api.files import find_recordings, preprocess_rows
 from ecgpipe.api.inspect import printable
 from ecgpipe.api.model_settings import for_model
 from ecgpipe.api.tables import build_logits_table
-from ecgpipe.core import options, parquet, provenance, schemas, settings
+from ecgpipe.core import options, provenance, schemas, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import aggregate, engine, non_finite_outputs, segment_files
 from ecgpipe.models import registry
-from ecgpipe.preprocessing import preprocess
 
 logger = logging.getLogger(__name__)
 
@@ -131,12 +130,8 @@ def predict_recordings(
     Returns:
         A row for each, in order: `STATUS_COLUMNS`, then a probability per label, NaN for recordings that were not used.
     """
-    shard, segments, records = (folder / name for name in ("shard.parquet", "segments.arrow", "records.parquet"))
-    # Files of several folders may have one name, but the stages tell recordings apart by their ids.
     own_ids = rows["record_id"]
-    numbers = pa.array([str(number) for number in range(len(rows))], pa.string())
-    parquet.write(shard, rows.set_column(0, "record_id", numbers))
-    preprocess.preprocess_shard(shard, segments, records, preprocess_settings)
+    segments, records = preprocess_rows(rows, folder, preprocess_settings)
     status: pd.DataFrame = pq.read_table(records, columns=STATUS_COLUMNS).to_pandas()
     probabilities = _infer(ecgfm, segments, own_ids.to_pylist()).set_index("record_id").drop(columns="n_segments")
     frame: pd.DataFrame = status.join(probabilities, on="record_id")

@@ -7,6 +7,8 @@ import re
 import sys
 import time
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 logger = logging.getLogger("ecgpipe")
@@ -37,6 +39,17 @@ def start(stage: str, log_file: Path | None) -> None:
     # The transport underneath the hub client says one line per request at INFO.
     for chatty in ("httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@contextmanager
+def limit(sayer: logging.Logger, level: int) -> Iterator[None]:
+    """Keep back what a logger says below a level."""
+    before = sayer.level
+    sayer.setLevel(level)
+    try:
+        yield
+    finally:
+        sayer.setLevel(before)
 
 
 def _redirect(path: Path) -> None:

@@ -15,8 +15,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ import torch
 from scipy.special import expit
 
 from ecgpipe import __version__
-from ecgpipe.core import atomic, options, settings
+from ecgpipe.core import atomic, logs, options, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.provenance import hash_source
@@ -283,7 +282,7 @@ def compute(folder: Path, device: str, precision: str, threads: int) -> tuple[di
         timing=folder / "timing.json",
     )
     checkpoint_settings = settings.Checkpoint(source=str(folder / "reference.pt"), labels=str(labels))
-    with _quiet():
+    with logs.limit(logging.getLogger("ecgpipe"), logging.WARNING):
         manifest.write([str(recordings)], settings.Manifest(), folder / "manifest")
         shard, records = folder / "manifest/shard-00000.parquet", folder / "records.parquet"
         preprocess.preprocess_shard(shard, files.segments[0], records, settings.Preprocess())
@@ -368,15 +367,3 @@ def refuse(checks: Sequence[Check], fix: str) -> None:
     differing = [f"{c.what} by {c.largest:.2g} (allowed: {c.allowed:g})" for c in checks if not c.ok]
     if differing:
         raise EcgpipeError(f"verify: the numbers are not fairseq-signals': {', '.join(differing)}; {fix}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Log only warnings of the stages."""
-    package_logger = logging.getLogger("ecgpipe")
-    level = package_logger.level
-    package_logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        package_logger.setLevel(level)

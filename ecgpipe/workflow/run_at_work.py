@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -88,6 +88,72 @@ def in_users_syntax(planner: Planner) -> Iterator[None]:
         yield
     except EcgpipeError as error:
         raise EcgpipeError(config_option.name_places(str(error), planner.places())) from error
+
+
+@contextmanager
+def taking_folder(planner: Planner, outdir: str) -> Iterator[None]:
+    """Have errors while a folder of results is locked and settings are written say what to do.
+
+    Raises:
+        EcgpipeError: The folder is not writable.
+    """
+    try:
+        with in_users_syntax(planner):
+            yield
+    except OSError as error:
+        raise EcgpipeError(
+            f"outdir: cannot write to {outdir}: {error.strerror}; free disk space, or give another outdir"
+        ) from error
+
+
+def write_preview(stages: Mapping[str, Section]) -> Path:
+    """Write the settings of stages for a dry run, into a folder that is removed when this process ends.
+
+    Args:
+        stages: By name, their settings.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ecgpipe-settings-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    settings_files.write_sections(folder, stages)
+    return folder
+
+
+def cancel_left_jobs(planner: Planner, outdir: Path, logs: Iterable[str]) -> None:
+    """Cancel the jobs that a killed run left in a cluster's queue.
+
+    Args:
+        planner: Snakemake.
+        outdir: The folder that the run has locked.
+        logs: Snakemake's logs of this run.
+
+    Raises:
+        EcgpipeError: The jobs cannot be cancelled.
+    """
+    cancelled = slurm.cancel_left_jobs(outdir, [Path(log) for log in logs])
+    if cancelled:
+        planner.say(f"cancelled {cancelled} jobs of a killed run")
+
+
+def clear_up(planner: Planner, outdir: Path) -> None:
+    """Remove the unfinished files of a killed run from its folder."""
+    left = run_lock.clear_up(outdir)
+    if left:
+        planner.say(f"removed {left} unfinished files of a killed run")
+
+
+def describe_inputs(settings: Config) -> str:
+    """Name the inputs in a few words."""
+    inputs = settings.inputs
+    return inputs[0] if len(inputs) == 1 else f"{inputs[0]} and {len(inputs) - 1} more"
+
+
+def say_where_logs_are(planner: Planner, logs: Iterable[str]) -> None:
+    """Say where Snakemake's words about a failed run are, and how it goes on."""
+    paths = ", ".join(str(Path(log).resolve()) for log in logs)
+    planner.say(f"all that Snakemake said: {paths}; the same command resumes the run", ended=True)
 
 
 def refuse_lost_settings(planner: Planner) -> None:
@@ -166,9 +232,9 @@ class RunAtWork:
         if self.settings.evaluation.truth:
             from ecgpipe.evaluation import ground_truth_checks  # here, because it takes a second, which no job needs
 
-            with self._in_users_syntax():
+            with in_users_syntax(planner):
                 ground_truth_checks.check_before_run(self.settings)
-        with self._in_users_syntax():
+        with in_users_syntax(planner):
             reuse.refuse_unmarked(self._outdir)
         self._checkpoint = stage_settings.identify_checkpoint(self.settings, self._outdir)
         certain = stage_settings.is_precision_certain(self.settings)
@@ -211,20 +277,11 @@ class RunAtWork:
             return
         self._planner.ignore_checksums()
         if self._planner.runs_jobs:
-            try:
-                with self._in_users_syntax():
-                    self._take_folder()
-            except OSError as error:
-                raise EcgpipeError(
-                    f"outdir: cannot write to {self.paths.outdir}: {error.strerror}; free disk space, or give another "
-                    "outdir"
-                ) from error
+            with taking_folder(self._planner, self.paths.outdir):
+                self._take_folder()
         else:
             self._look()
         self._is_planned = True
-
-    def _in_users_syntax(self) -> AbstractContextManager[None]:
-        return in_users_syntax(self._planner)
 
     def _take_folder(self) -> None:
         self._lock = run_lock.take(self._outdir, self._name)
@@ -236,9 +293,7 @@ class RunAtWork:
 
     def _look(self) -> None:
         """For a dry run: find the results that a run would compute again. Nothing is written to outdir."""
-        self._preview = Path(tempfile.mkdtemp(prefix="ecgpipe-settings-"))
-        atexit.register(shutil.rmtree, self._preview, ignore_errors=True)
-        settings_files.write_sections(self._preview, self.stages)
+        self._preview = write_preview(self.stages)
         present = reuse.find_results(self._outdir, self.stages, self.settings.inference.attention)
         outdated = reuse.select_stale(present, self.stages)
         if self._scanned:
@@ -310,13 +365,11 @@ class RunAtWork:
         """
         if not self._lock:
             return
-        cancelled = slurm.cancel_left_jobs(self._outdir, [Path(log) for log in logs])
-        if cancelled:
-            self._planner.say(f"cancelled {cancelled} jobs of a killed run")
-        self.clear_up()
+        cancel_left_jobs(self._planner, self._outdir, logs)
+        clear_up(self._planner, self._outdir)
         if self._planner.shows_progress:
             self._planner.say(
-                f"ecgpipe {__version__}: {self._describe_inputs()} -> {self.paths.outdir}",
+                f"ecgpipe {__version__}: {describe_inputs(self.settings)} -> {self.paths.outdir}",
                 outdir=self._outdir,
                 count_jobs=self._planner.count_jobs,
                 plan=self._describe_plan,
@@ -324,21 +377,9 @@ class RunAtWork:
         for line in self.describe_model():
             self._planner.say(line)
 
-    def clear_up(self) -> None:
-        """Remove the unfinished files of a killed run."""
-        left = run_lock.clear_up(self._outdir)
-        if left:
-            self._planner.say(f"removed {left} unfinished files of a killed run")
-
     def describe_model(self) -> list[str]:
         """What the run says of its model."""
         return model_choice.describe_model(self.settings, self._is_model_named)
-
-    def _describe_inputs(self) -> str:
-        inputs = self.settings.input
-        if isinstance(inputs, str):
-            return inputs
-        return inputs[0] if len(inputs) == 1 else f"{inputs[0]} and {len(inputs) - 1} more"
 
     def estimate(self) -> estimate.Estimate:
         """What the run takes, once the scan has told how many recordings there are."""
@@ -379,8 +420,7 @@ class RunAtWork:
         slurm.forget(self._outdir)
         self.remove_outdated_report()
         if self._planner.shows_progress:  # it has shown the errors of jobs
-            paths = ", ".join(str(Path(log).resolve()) for log in logs)
-            self._planner.say(f"all that Snakemake said: {paths}; the same command resumes the run", ended=True)
+            say_where_logs_are(self._planner, logs)
         else:
             self._planner.say(last_words.mistakes(self._outdir, self._started))
 

@@ -4,9 +4,6 @@ Each model's run lies in a folder of its name and is one in every respect (`run_
 the manifest, and the jobs that read recordings and prepare them for several models.
 """
 
-import atexit
-import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +15,6 @@ from ecgpipe import __version__
 from ecgpipe.core import atomic, results
 from ecgpipe.core import settings as settings_files
 from ecgpipe.core.atomic import read_json, write_json
-from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.user_settings import Config, Section
 from ecgpipe.workflow import estimate, last_words, reuse, run_lock, shards, slurm, stage_settings, validate
 from ecgpipe.workflow.paths import MODEL, Paths
@@ -26,9 +22,15 @@ from ecgpipe.workflow.run_at_work import (
     Planner,
     Reading,
     RunAtWork,
+    cancel_left_jobs,
+    clear_up,
+    describe_inputs,
     in_users_syntax,
     load_run,
     refuse_lost_settings,
+    say_where_logs_are,
+    taking_folder,
+    write_preview,
 )
 
 # Which models the same jobs prepare recordings for, as the process that plans the study has it: jobs on a cluster parse
@@ -145,18 +147,10 @@ class StudyAtWork:
             run.plan()
         self._planner.ignore_checksums()
         if self._planner.runs_jobs:
-            try:
-                with in_users_syntax(self._planner):
-                    self._take_folder()
-            except OSError as error:
-                raise EcgpipeError(
-                    f"outdir: cannot write to {self._own.outdir}: {error.strerror}; free disk space, or give another "
-                    "outdir"
-                ) from error
+            with taking_folder(self._planner, self._own.outdir):
+                self._take_folder()
         else:
-            self._preview = Path(tempfile.mkdtemp(prefix="ecgpipe-settings-"))
-            atexit.register(shutil.rmtree, self._preview, ignore_errors=True)
-            settings_files.write_sections(self._preview, self._stages)
+            self._preview = write_preview(self._stages)
         self._is_planned = True
 
     def _take_folder(self) -> None:
@@ -211,19 +205,12 @@ class StudyAtWork:
         """
         if not self._lock:
             return
-        cancelled = slurm.cancel_left_jobs(self._outdir, [Path(log) for log in logs])
-        if cancelled:
-            self._planner.say(f"cancelled {cancelled} jobs of a killed run")
-        left = run_lock.clear_up(self._outdir)
-        if left:
-            self._planner.say(f"removed {left} unfinished files of a killed run")
-        for run in self.runs:
-            run.clear_up()
+        cancel_left_jobs(self._planner, self._outdir, logs)
+        for folder in (self._outdir, *(Path(run.paths.outdir) for run in self.runs)):
+            clear_up(self._planner, folder)
         if self._planner.shows_progress:
-            inputs = self.settings.inputs
-            more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
             self._planner.say(
-                f"ecgpipe {__version__}: {inputs[0]}{more} -> {self._own.outdir}",
+                f"ecgpipe {__version__}: {describe_inputs(self.settings)} -> {self._own.outdir}",
                 outdir=self._outdir,
                 count_jobs=self._planner.count_jobs,
                 plan=self._describe_plan,
@@ -261,8 +248,7 @@ class StudyAtWork:
         for run in self.runs:
             run.remove_outdated_report()
         if self._planner.shows_progress:  # it has shown the errors of jobs
-            paths = ", ".join(str(Path(log).resolve()) for log in logs)
-            self._planner.say(f"all that Snakemake said: {paths}; the same command resumes the run", ended=True)
+            say_where_logs_are(self._planner, logs)
         else:
             folders = [self._outdir, *(Path(run.paths.outdir) for run in self.runs)]
             said = [last_words.mistakes(folder, self._started) for folder in folders]

@@ -2,6 +2,10 @@
 
 from collections import Counter
 
+import pytest
+
+from ecgpipe.core import atomic
+
 
 class Planner:
     """What Snakemake says: the main process or a job's, and whether jobs run."""
@@ -24,3 +28,9 @@ class Planner:
 
     def ignore_checksums(self) -> None:
         self.ignores += 1
+
+
+@pytest.fixture
+def of_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment variable that a run sets for its jobs is taken away after a test."""
+    monkeypatch.setenv(atomic.RUN, "")

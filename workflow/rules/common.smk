@@ -201,7 +201,8 @@ def true_labels(wildcards):
 
 def true_labels_option(wildcards):
     """The file of the true labels, as an option of a command."""
-    return ["--true-labels", *true_labels(wildcards)] if true_labels(wildcards) else []
+    paths = true_labels(wildcards)
+    return ["--true-labels", *paths] if paths else []
 
 
 def all_of(run, name):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import checkpoints
 import pytest
-from planner import Planner
+from planner import Planner, of_no_run  # noqa: F401, a fixture
 from run_workflow import write_recordings
 
 from ecgpipe.core import atomic
@@ -15,11 +15,7 @@ from ecgpipe.workflow.run_at_work import load_run
 
 ROOT = Path(__file__).parents[3]
 
-
-@pytest.fixture(autouse=True)
-def of_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment variable that a run sets for its jobs is taken away after a test."""
-    monkeypatch.setenv(atomic.RUN, "")
+pytestmark = pytest.mark.usefixtures("of_no_run")
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from typing import Any
 import checkpoints
 import pyarrow as pa
 import pytest
-from planner import Planner
+from planner import Planner, of_no_run  # noqa: F401, a fixture
 from run_workflow import write_recordings
 
-from ecgpipe.core import atomic, parquet, provenance, schemas, settings
+from ecgpipe.core import parquet, provenance, schemas, settings
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.workflow import reuse
 from ecgpipe.workflow.run_at_work import RunAtWork
@@ -19,11 +19,7 @@ from ecgpipe.workflow.study_at_work import StudyAtWork, begin
 
 ROOT = Path(__file__).parents[3]
 
-
-@pytest.fixture(autouse=True)
-def of_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment variable that a study sets for its jobs is taken away after a test."""
-    monkeypatch.setenv(atomic.RUN, "")
+pytestmark = pytest.mark.usefixtures("of_no_run")
 
 
 @pytest.fixture
