@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ecgpipe.core import parquet, results
+from ecgpipe.core import results
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.user_settings import Config
 
@@ -216,6 +216,8 @@ class Run:
             # Not by the name of the run's folder, as that may be "." or a link.
             shared = self.outdir.resolve().parent / folder
             place = shared if shared.is_dir() else place
+        from ecgpipe.core import parquet  # here, because Arrow takes as long to load as all the rest together
+
         return parquet.numbered(place, kind, count, suffix)
 
     @cached_property
