@@ -74,6 +74,12 @@ class Preprocess(Section):
     keep_segments: Annotated[bool, APART] = Field(
         False, description="keep segments/ after inference, 0.12 MB per segment"
     )
+    parts_ahead: Annotated[int | None, APART] = Field(
+        None,
+        ge=1,
+        description="how many parts' segments may wait for inference on the disk, unless they are kept; null: two more "
+        "than GPUs on one machine, 20 on a cluster",
+    )
 
 
 class Inference(Section):

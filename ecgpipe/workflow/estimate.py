@@ -39,6 +39,8 @@ REST_S = 45.0
 UMAP_S = 0.0006  # of a core, for each segment
 STEP = 3  # what a step of attribution, forward and backward, takes, in forward passes
 
+PARTS_AHEAD = 3  # on one machine with one GPU or none, see `job_resources.parts_ahead`
+
 # Memory of the largest job of one kind, in GB; several jobs run at once.
 INFER_GB, PREPROCESS_GB = 1.0, 0.3
 
@@ -55,7 +57,12 @@ class Estimate(NamedTuple):
 
 
 def estimate_run(
-    settings: Config, recordings: int, cores: int | None, has_gpu: bool, declared: ModelInput = DEFAULT_INPUT
+    settings: Config,
+    recordings: int,
+    cores: int | None,
+    has_gpu: bool,
+    declared: ModelInput = DEFAULT_INPUT,
+    parts_ahead: int = PARTS_AHEAD,
 ) -> Estimate:
     """Estimate what a run over so many recordings of ten seconds takes.
 
@@ -65,6 +72,7 @@ def estimate_run(
         cores: Cores of the run; None on a cluster, where one node with 8 cores is assumed.
         has_gpu: Whether there is a GPU to infer on.
         declared: The input of the run's model.
+        parts_ahead: How many parts' segments wait for inference at most.
     """
     cores = cores or 8
     inference, segment_s = settings.inference, settings.preprocess.segment_s
@@ -87,7 +95,7 @@ def estimate_run(
     work_s = max(infer_s, preprocess_s) if on_gpu else infer_s + preprocess_s
     attributed = min(settings.attribution.recordings, recordings) * segments / max(recordings, 1)
     rest_s = REST_S + segments * UMAP_S + attributed * settings.attribution.steps * STEP / rate
-    waiting = min(recordings, 2 * settings.manifest.shard_size * inference.shards_per_part)
+    waiting = min(recordings, parts_ahead * settings.manifest.shard_size * inference.shards_per_part)
     if settings.preprocess.keep_segments:
         waiting = recordings
     return Estimate(

@@ -5,6 +5,9 @@ from collections.abc import Callable
 # On a cluster no option says how many cores a job has: as many as in profiles/slurm.
 _CORES_ON_A_CLUSTER = 8
 
+# Parts whose segments may wait on a cluster, where nothing says how many GPUs there are: 120 GB.
+_PARTS_ON_A_CLUSTER = 20
+
 
 def growing(amount: int, per_million: int, recordings: Callable[[], int]) -> Callable[..., int]:
     """Megabytes or minutes of a job on a cluster: twice as much for each further attempt.
@@ -34,6 +37,21 @@ def cores_per_gpu(cores: int | None, gpus: int | None) -> int:
         gpus: Of the run (`--resources gpu=4`); None where there is no limit.
     """
     return max(1, (cores or _CORES_ON_A_CLUSTER) // (gpus or 1))
+
+
+def parts_ahead(setting: int | None, cores: int | None, gpus: int | None) -> int:
+    """How many parts may wait on the disk at a time.
+
+    Args:
+        setting: `preprocess.parts_ahead`; None: as many as keep every GPU busy.
+        cores: Of the run (`--cores`); None on a cluster.
+        gpus: Of the run (`--resources gpu=4`); None where there is no limit.
+    """
+    if setting is not None:
+        return setting
+    if cores is None:
+        return _PARTS_ON_A_CLUSTER
+    return (gpus or 1) + 2
 
 
 def counted_cores(cores: int | None, gpus: int | None) -> int:

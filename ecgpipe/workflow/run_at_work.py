@@ -27,6 +27,7 @@ from ecgpipe.core.user_settings import Config, Section
 from ecgpipe.workflow import (
     config_option,
     estimate,
+    job_resources,
     last_words,
     model_choice,
     reuse,
@@ -57,6 +58,9 @@ class Planner(Protocol):
     @property
     def cores(self) -> int | None:
         """Number of cores of the run; None on a cluster."""
+
+    def limit(self, resource: str) -> int | None:
+        """How much of a resource all jobs together may use; None where there is no limit."""
 
     def places(self) -> dict[str, str]:
         """How each setting was given, by its key."""
@@ -264,6 +268,28 @@ class RunAtWork:
         """Number of shards in a part; the last part may have fewer."""
         return self.settings.inference.shards_per_part
 
+    @property
+    def parts_ahead(self) -> int:
+        """How many parts' segments may wait for inference on the disk at a time."""
+        planner = self._planner
+        return job_resources.parts_ahead(self.settings.preprocess.parts_ahead, planner.cores, planner.limit("gpu"))
+
+    def inferred_before(self, shard: int) -> list[str]:
+        """The result of inference that there has to be before a shard is prepared, unless segments are kept.
+
+        Args:
+            shard: The shard's number.
+
+        Returns:
+            The logits of an earlier part, or nothing.
+        """
+        part = shards.part_before(shard, self.shards_per_part, self.parts_ahead)
+        if part is None or self.settings.preprocess.keep_segments or not self._planner.is_main_process:
+            return []
+        logits, records = Path(self.paths.files("logits", [part])[0]), Path(self.paths.files("records", [shard])[0])
+        # A part that is to be inferred again is no reason to prepare a shard again that has been.
+        return [str(logits)] if logits.exists() or not records.exists() else []
+
     def plan(self) -> None:
         """Compare the results with the settings. A run that will run jobs locks the folder, and writes its settings.
 
@@ -390,6 +416,7 @@ class RunAtWork:
             self._planner.cores,
             estimate.has_gpu(),
             family.choose_input(self.settings.model_options),
+            self.parts_ahead,
         )
 
     def _describe_plan(self) -> str:

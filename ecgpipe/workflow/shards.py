@@ -18,6 +18,21 @@ def shards_of(part: int, shards_per_part: int, shards: int) -> range:
     return range(first, min(first + shards_per_part, shards))
 
 
+def part_before(shard: int, shards_per_part: int, parts_ahead: int) -> int | None:
+    """The part that is inferred before a shard is prepared, so that few parts wait on the disk at a time.
+
+    Args:
+        shard: The shard's number.
+        shards_per_part: The setting `inference.shards_per_part`.
+        parts_ahead: How many parts may wait, the one that is being inferred among them.
+
+    Returns:
+        The part's number; None for shards of the first parts, which wait for none.
+    """
+    part = shard // shards_per_part - parts_ahead
+    return part if part >= 0 else None
+
+
 def priority_of(shard: int, shards_per_part: int) -> int:
     """The priority of a shard's job: the earlier its part the higher, so that parts become ready one after the other.
 

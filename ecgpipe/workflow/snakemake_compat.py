@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,6 +49,9 @@ def end_plainly() -> None:
 
 # The attribute of what ecgpipe itself says as a log record of Snakemake; its value is what the run's output needs.
 FACTS = "ecgpipe"
+
+# The flag of inputs that count for the order of jobs alone.
+ONLY_BEFORE = "ecgpipe_only_before"
 
 
 @contextmanager
@@ -110,6 +114,30 @@ class Engine:
         has seen its content before, although a run from another folder may have used another content in between.
         """
         self._workflow.dag.max_checksum_file_size = 0
+
+    def only_before(self, paths: Sequence[str]) -> list[Any]:
+        """Inputs whose jobs have to be done before, but that are no reason to run a job again.
+
+        `ancient` alone is not enough: Snakemake remembers the names of all inputs, and runs a job again where they are
+        others than the last time.
+
+        Args:
+            paths: The files. The function that returns them to a rule is called when jobs are planned.
+        """
+        from snakemake.io import ancient, flag, is_flagged
+
+        persistence = self._workflow.persistence
+        if not hasattr(persistence, ONLY_BEFORE):
+            remembered = persistence._input
+
+            @lru_cache
+            def remember(job: Any) -> list[str]:  # noqa: ANN401
+                before = {str(path) for path in job.input if is_flagged(path, ONLY_BEFORE)}
+                return [path for path in remembered(job) if str(path) not in before]
+
+            persistence._input = remember
+            setattr(persistence, ONLY_BEFORE, True)
+        return [flag(ancient(path), ONLY_BEFORE) for path in paths]
 
     @property
     def shows_progress(self) -> bool:

@@ -42,6 +42,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "preprocess.missing_leads": ("zero", READ),
     "preprocess.min_leads": (3, READ),
     "preprocess.keep_segments": (True, set()),
+    "preprocess.parts_ahead": (7, set()),
     "inference.shards_per_part": (3, {"infer", "summary"}),
     "inference.attention": (False, {"summary", *SHOWN}),
     "inference.device": ("auto", {"precision", "summary"}),  # float32 is no longer certain

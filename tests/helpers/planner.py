@@ -23,6 +23,9 @@ class Planner:
     def places(self) -> dict[str, str]:
         return {}
 
+    def limit(self, resource: str) -> int | None:
+        return {"gpu": 1}.get(resource)
+
     def lost_settings(self) -> None:
         return None
 

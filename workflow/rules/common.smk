@@ -98,6 +98,16 @@ def settings_to_read(reading):
     return paths
 
 
+def inferred_before(reading):
+    """What is inferred before a shard is prepared, so that the segments of few parts wait on the disk at a time."""
+
+    def paths(wildcards):
+        shard = int(wildcards.shard)
+        return ENGINE.only_before([path for run in reading.runs for path in run.inferred_before(shard)])
+
+    return paths
+
+
 def segments_of(reading):
     """The segments that a job writes, of one model or several."""
     paths = [run.paths.file("segments") for run in reading.runs]

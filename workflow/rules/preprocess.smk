@@ -7,6 +7,7 @@ for READING in RUN.reading:
         input:
             shard=shard_of_manifest,
             settings=settings_to_read(READING),
+            before=inferred_before(READING),
         output:
             segments=segments_of(READING),
             records=[run.paths.file("records") for run in READING.runs],

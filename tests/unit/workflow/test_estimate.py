@@ -24,10 +24,13 @@ def test_twice_as_many_recordings_take_twice_the_results_and_nearly_twice_the_ti
     assert 1.9 < two.seconds / one.seconds < 2
 
 
-def test_no_more_segments_wait_on_the_disk_than_those_of_two_parts_unless_they_are_kept(tmp_path: Path) -> None:
+def test_no_more_segments_wait_on_the_disk_than_those_of_three_parts_unless_they_are_kept(tmp_path: Path) -> None:
     million = estimated(1_000_000, tmp_path).scratch_bytes
-    assert million == estimated(100_000, tmp_path).scratch_bytes == 40_000 * 10 * 12 * 500 * 4
-    assert estimated(1_000_000, tmp_path, preprocess={"keep_segments": True}).scratch_bytes == 25 * million
+    assert million == estimated(100_000, tmp_path).scratch_bytes == 60_000 * 10 * 12 * 500 * 4
+    assert (
+        estimated(1_000_000, tmp_path, preprocess={"keep_segments": True}).scratch_bytes
+        == 1_000_000 * 10 * 12 * 500 * 4
+    )
 
 
 def test_a_gpu_is_distinguished_from_a_cpu_and_a_cpu_may_be_asked_for(tmp_path: Path) -> None:
@@ -58,7 +61,7 @@ def test_another_family_has_its_own_rate_and_segments(tmp_path: Path) -> None:
     assert founder.seconds < of_ecg_fm.seconds / 8
     jepa = registry.find_family("ecg-jepa").choose_input({})
     waiting = estimate.estimate_run(config, 1_000_000, 2, False, jepa).scratch_bytes
-    assert waiting == 40_000 * 10 * 8 * 250 * 4
+    assert waiting == 60_000 * 10 * 8 * 250 * 4
 
 
 def test_a_study_takes_what_its_models_take_one_after_the_other(tmp_path: Path) -> None:

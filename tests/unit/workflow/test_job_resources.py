@@ -29,3 +29,13 @@ def test_jobs_on_gpus_share_the_cores(cores: int | None, gpus: int | None, share
 def test_set_threads_comes_before_the_share() -> None:
     assert job_resources.computing_threads(False, 4)(None, threads=1) == 4
     assert job_resources.computing_threads(True, 4)(None, threads=3) == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "cores", "gpus", "parts"),
+    [(None, 8, 1, 3), (None, 8, 4, 6), (None, 8, None, 3), (None, None, None, 20), (1, 8, 4, 1), (50, None, None, 50)],
+)
+def test_so_many_parts_wait_that_each_gpu_has_one_and_two_are_ready(
+    setting: int | None, cores: int | None, gpus: int | None, parts: int
+) -> None:
+    assert job_resources.parts_ahead(setting, cores, gpus) == parts

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgpipe.workflow.shards import parts_of, priority_of, shards_of
+from ecgpipe.workflow.shards import part_before, parts_of, priority_of, shards_of
 
 COUNTS = st.integers(1, 200)
 
@@ -23,3 +23,11 @@ def test_more_shards_leave_the_parts_that_were_full_alone(shards: int, more: int
 
 def test_earlier_parts_go_first_and_all_of_them_below_other_jobs() -> None:
     assert [priority_of(shard, 2) for shard in range(5)] == [0, 0, -1, -1, -2]
+
+
+@given(COUNTS, st.integers(1, 50), st.integers(1, 20))
+def test_so_many_parts_wait_at_most(shards: int, per_part: int, ahead: int) -> None:
+    before = [part_before(shard, per_part, ahead) for shard in range(shards)]
+    assert before[: ahead * per_part] == [None] * min(shards, ahead * per_part)
+    for shard, part in enumerate(before[ahead * per_part :], ahead * per_part):
+        assert part == shard // per_part - ahead

@@ -97,6 +97,36 @@ def test_conda_is_known(tmp_path: Path) -> None:
     assert said(tmp_path, text, "--dry-run") == [False]
 
 
+BEFORE = """
+rule all:
+    input:
+        lambda wildcards: {before}
+    output:
+        "all.txt"
+    shell:
+        "cat first.txt > {{output}} || echo nothing > {{output}}"
+
+rule first:
+    output:
+        "first.txt"
+    shell:
+        "echo first > {{output}}"
+"""
+
+
+def test_an_input_that_is_only_made_before_is_no_reason_to_run_a_job_again(tmp_path: Path) -> None:
+    waits, does_not = BEFORE.format(before="ENGINE.only_before(['first.txt'])"), BEFORE.format(before="[]")
+    assert snakemake(tmp_path, HEAD + waits)[0] == 0
+    assert (tmp_path / "all.txt").read_text() == "first\n"  # it was made before
+    for text in (waits, does_not, waits):
+        (tmp_path / "first.txt").write_text("a newer one")
+        assert "Nothing to be done" in snakemake(tmp_path, HEAD + text, "--dry-run")[1]
+    assert snakemake(tmp_path, HEAD + does_not, "--force")[0] == 0
+    assert "Nothing to be done" in snakemake(tmp_path, HEAD + waits, "--dry-run")[1]
+    named = BEFORE.format(before="'first.txt'")
+    assert "Set of input files has changed" in snakemake(tmp_path, HEAD + named, "--dry-run")[1]
+
+
 def test_the_folder_is_that_of_the_snakefile_also_in_a_module(tmp_path: Path) -> None:
     inner = HEAD + "say(str(ENGINE.folder()))\nrule all:\n    output:\n        'x'\n"
     (tmp_path / "inner").mkdir()
