@@ -268,28 +268,6 @@ class RunAtWork:
         """Number of shards in a part; the last part may have fewer."""
         return self.settings.inference.shards_per_part
 
-    @property
-    def parts_ahead(self) -> int:
-        """How many parts' segments may wait for inference on the disk at a time."""
-        planner = self._planner
-        return job_resources.parts_ahead(self.settings.preprocess.parts_ahead, planner.cores, planner.limit("gpu"))
-
-    def inferred_before(self, shard: int) -> list[str]:
-        """The result of inference that there has to be before a shard is prepared, unless segments are kept.
-
-        Args:
-            shard: The shard's number.
-
-        Returns:
-            The logits of an earlier part, or nothing.
-        """
-        part = shards.part_before(shard, self.shards_per_part, self.parts_ahead)
-        if part is None or self.settings.preprocess.keep_segments or not self._planner.is_main_process:
-            return []
-        logits, records = Path(self.paths.files("logits", [part])[0]), Path(self.paths.files("records", [shard])[0])
-        # A part that is to be inferred again is no reason to prepare a shard again that has been.
-        return [str(logits)] if logits.exists() or not records.exists() else []
-
     def plan(self) -> None:
         """Compare the results with the settings. A run that will run jobs locks the folder, and writes its settings.
 
@@ -410,13 +388,14 @@ class RunAtWork:
     def estimate(self) -> estimate.Estimate:
         """What the run takes, once the scan has told how many recordings there are."""
         family = model_choice.find_family_of(self.settings)
+        planner, ahead = self._planner, self.settings.preprocess.parts_ahead
         return estimate.estimate_run(
             self.settings,
             self.n_recordings(),
-            self._planner.cores,
+            planner.cores,
             estimate.has_gpu(),
             family.choose_input(self.settings.model_options),
-            self.parts_ahead,
+            job_resources.parts_ahead(ahead, planner.cores, planner.limit("gpu")),
         )
 
     def _describe_plan(self) -> str:

@@ -1,4 +1,9 @@
-"""Which shards make a part, and which of them is processed first."""
+"""Which shards make a part, which of them is processed first, and what each waits for."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ecgpipe.workflow.paths import Paths
 
 
 def parts_of(shards: int, shards_per_part: int) -> int:
@@ -31,6 +36,21 @@ def part_before(shard: int, shards_per_part: int, parts_ahead: int) -> int | Non
     """
     part = shard // shards_per_part - parts_ahead
     return part if part >= 0 else None
+
+
+def inferred_before(runs: Iterable[Paths], shard: int, part: int) -> list[str]:
+    """What has to be inferred before a shard is prepared.
+
+    Args:
+        runs: The paths of the runs that it is prepared for.
+        shard: The shard's number.
+        part: The part's, by `part_before`.
+
+    Returns:
+        The part's logits. That they are to be made again is no reason to prepare a shard again that has been.
+    """
+    pairs = [(paths.files("logits", [part])[0], paths.files("records", [shard])[0]) for paths in runs]
+    return [logits for logits, records in pairs if Path(logits).exists() or not Path(records).exists()]
 
 
 def priority_of(shard: int, shards_per_part: int) -> int:

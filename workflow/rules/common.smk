@@ -42,6 +42,9 @@ INDEX_LABELS = {"labels": SETTINGS.labels} if SETTINGS.labels_by_index and not R
 CORES_PER_GPU = job_resources.cores_per_gpu(ENGINE.cores, ENGINE.limit("gpu"))
 COUNTED_CORES = job_resources.counted_cores(ENGINE.cores, ENGINE.limit("gpu"))
 
+# Parts whose segments wait for inference at most.
+PARTS_AHEAD = job_resources.parts_ahead(SETTINGS.preprocess.parts_ahead, ENGINE.cores, ENGINE.limit("gpu"))
+
 # Which of the jobs that are ready goes first, the highest: what segments and GPUs wait for, then what takes segments
 # away again, then shards in the order of their parts (`part_by_part`).
 URGENT, DOWNSTREAM = 2, 1
@@ -103,7 +106,10 @@ def inferred_before(reading):
 
     def paths(wildcards):
         shard = int(wildcards.shard)
-        return ENGINE.only_before([path for run in reading.runs for path in run.inferred_before(shard)])
+        part = cut.part_before(shard, RUN.shards_per_part, PARTS_AHEAD)
+        if part is None or SETTINGS.preprocess.keep_segments or not ENGINE.is_main_process:
+            return []
+        return ENGINE.only_before(cut.inferred_before([run.paths for run in reading.runs], shard, part))
 
     return paths
 
