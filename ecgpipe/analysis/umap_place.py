@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     part = results.parse_number("embeddings", args.embeddings.name)
     if part is None:
         raise EcgpipeError(
-            f"--embeddings: {args.embeddings} has no number; give a part by its name, e.g. embeddings/part-00000.parquet"
+            f"--embeddings: {args.embeddings} has no number; give a part by its name, such as part-00000.parquet"
         )
     write_part(read_fit(args.fit), args.embeddings, part, umap_settings, args.output)
 
@@ -88,8 +88,8 @@ class Placer(NamedTuple):
     fitted: Fit
     neighbors: int  # of each segment
     candidates: int  # of which they are taken
-    # (directions + 1, groups x GROUP) float32: the sample in its main directions, and the squared length; filled up with
-    # what is infinitely far. Number i is member i // groups of the group i % groups.
+    # (directions + 1, groups x GROUP) float32: the sample in its main directions, and the squared length; filled up
+    # with what is infinitely far. Number i is member i // groups of the group i % groups.
     reduced: np.ndarray
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecgpipe.analysis import umap, umap_fit, umap_place
+from ecgpipe.analysis import umap_fit
 from ecgpipe.cli import main
 from ecgpipe.core import parquet, provenance, schemas
 
