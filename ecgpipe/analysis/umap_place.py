@@ -29,11 +29,14 @@ GROUP = 16
 # Candidates of this many segments are compared at a time, so that they stay in the processor's cache: 0.8 MB.
 COMPARED = 8
 
-# Steps towards the neighbours, and the length of the first: a fourth of that of UMAP's fit, as in UMAP's transform.
-STEPS, FIRST_STEP = 10, 0.25
+# Steps towards the neighbours.
+STEPS = 10
 
-# UMAP's bounds: of a step's force, of the search for a segment's scale, and of that scale in mean distances.
-_MOST_FORCE, _TOLERANCE, _ROUNDS, _LEAST_SCALE = 4.0, 1e-5, 64, 1e-3
+# UMAP's bounds of the search for a segment's scale, and of that scale in mean distances.
+_TOLERANCE, _ROUNDS, _LEAST_SCALE = 1e-5, 64, 1e-3
+
+# Squared distance on the map below which a neighbour attracts no more.
+_NEAREST = 1e-6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +160,7 @@ def _refuse_other_segments(fitted: Fit, own: np.ndarray, rows: pa.RecordBatch, p
 
 
 def place(placer: Placer, vectors: np.ndarray) -> np.ndarray:
-    """Place segments by their neighbours in the sample, as UMAP's transform begins, and a few steps towards them.
+    """Place segments by their neighbours in the sample: as UMAP's transform begins, and then a few steps.
 
     Args:
         placer: The fitted map.
@@ -244,8 +247,8 @@ def weigh(distances: np.ndarray) -> np.ndarray:
 def place_between(around: np.ndarray, distances: np.ndarray, curve: np.ndarray) -> np.ndarray:
     """Place segments between their neighbours: at the weighted mean, then towards where most of the weight lies.
 
-    The steps are those of UMAP's optimisation, with all neighbours at each and without random repulsion: a segment
-    whose neighbours lie in two clusters goes to one of them, rather than in between.
+    Each step goes to where the neighbours' attraction in UMAP's optimisation would be in balance, were it as strong as
+    here. Without the steps a segment whose neighbours lie in two clusters would lie in between.
 
     Args:
         around: (n, neighbors, 2) float64, where the neighbours lie on the map.
@@ -255,14 +258,13 @@ def place_between(around: np.ndarray, distances: np.ndarray, curve: np.ndarray) 
     Returns:
         (n, 2) float64; of a segment that equals its nearest neighbour, where that lies.
     """
-    weights = weigh(distances)[..., None]
-    places = (weights * around).sum(axis=1) / weights.sum(axis=1)
     a, b = curve
-    for step in range(STEPS):
-        apart = places[:, None] - around
-        squared = np.maximum((apart**2).sum(axis=2, keepdims=True), 1e-12)
-        power = squared ** (b - 1)
-        force = -2 * a * b * power / (1 + a * power * squared) * apart
-        moved = (weights * np.clip(force, -_MOST_FORCE, _MOST_FORCE)).sum(axis=1)
-        places = places + FIRST_STEP * (1 - step / STEPS) * moved
+    weights = weigh(distances)[..., None]
+    pull = weights
+    for step in range(STEPS + 1):
+        places = (pull * around).sum(axis=1) / pull.sum(axis=1)
+        if step < STEPS:
+            squared = np.maximum(((places[:, None] - around) ** 2).sum(axis=2, keepdims=True), _NEAREST)
+            power = squared ** (b - 1)
+            pull = weights * power / (1 + a * power * squared)
     return np.where(distances[:, :1] == 0, around[:, 0], places)
