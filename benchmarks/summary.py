@@ -12,6 +12,7 @@ import multiprocessing
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.memory import peak_mb
 
@@ -23,7 +24,7 @@ def write(folder: Path, recordings: int, shard_size: int) -> None:
     from ecgpipe import __version__
     from ecgpipe.core import parquet, provenance, schemas
 
-    facts = {"checkpoint": "made up", "checkpoint_sha256": "0" * 64}
+    facts: dict[str, Any] = {"checkpoint": "made up", "checkpoint_sha256": "0" * 64}
     for shard, start in enumerate(range(0, recordings, shard_size)):
         numbers = range(start, min(start + shard_size, recordings))
         rows = [
@@ -50,9 +51,9 @@ def write(folder: Path, recordings: int, shard_size: int) -> None:
     manifest = {"files": roles, "ignored": {}, "layouts": [], "scans": scans}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     source = {"uri": "made up", "revision": None, "sha256": "0" * 64}
-    sizes = {"width": 8, "layers": 1, "heads": 1, "hidden": 8, "position_kernel": 4, "position_groups": 1}
+    sizes: dict[str, Any] = {"width": 8, "layers": 1, "heads": 1, "hidden": 8, "position_kernel": 4, "position_groups": 1}
     sizes |= {"in_leads": 12, "conv_layers": [[8, 2, 2]], "conv_bias": False, "layer_norm_first": False, "labels": 1}
-    model = {"ecgpipe": __version__, "meaning": 1, "source": source, "labels": ["A"], "random_weights": False}
+    model: dict[str, Any] = {"ecgpipe": __version__, "meaning": 1, "source": source, "labels": ["A"], "random_weights": False}
     model["architecture"] = sizes
     (folder / "model.json").write_text(json.dumps(model))
 
