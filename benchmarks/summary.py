@@ -51,9 +51,11 @@ def write(folder: Path, recordings: int, shard_size: int) -> None:
     manifest = {"files": roles, "ignored": {}, "layouts": [], "scans": scans}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     source = {"uri": "made up", "revision": None, "sha256": "0" * 64}
-    sizes: dict[str, Any] = {"width": 8, "layers": 1, "heads": 1, "hidden": 8, "position_kernel": 4, "position_groups": 1}
+    sizes: dict[str, Any] = {"width": 8, "layers": 1, "heads": 1, "hidden": 8, "position_kernel": 4}
+    sizes["position_groups"] = 1
     sizes |= {"in_leads": 12, "conv_layers": [[8, 2, 2]], "conv_bias": False, "layer_norm_first": False, "labels": 1}
-    model: dict[str, Any] = {"ecgpipe": __version__, "meaning": 1, "source": source, "labels": ["A"], "random_weights": False}
+    model: dict[str, Any] = {"ecgpipe": __version__, "meaning": 1, "source": source, "labels": ["A"]}
+    model["random_weights"] = False
     model["architecture"] = sizes
     (folder / "model.json").write_text(json.dumps(model))
 
