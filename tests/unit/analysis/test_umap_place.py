@@ -66,7 +66,7 @@ def nearest(vectors: np.ndarray, sample: np.ndarray, count: int) -> tuple[np.nda
     [(1000, 768, 15), (500, 768, 60), (777, 30, 15), (40, 100, 15), (20, 3, 30), (5, 8, 3)],
 )
 def test_neighbours_are_those_of_a_search_through_all_of_the_sample(sample: int, width: int, neighbors: int) -> None:
-    vectors, others = bent(sample, width), bent(umap_place.BLOCK, width, seed=1)
+    vectors, others = bent(sample, width), bent(200, width, seed=1)
     placer = umap_place.prepare(fitted(vectors, np.zeros((sample, 2)), neighbors))
     found, distances = umap_place.find_neighbors(placer, others)
     expected, exact = nearest(others, vectors, min(neighbors, sample - 1))
@@ -77,9 +77,7 @@ def test_neighbours_are_those_of_a_search_through_all_of_the_sample(sample: int,
 def test_of_what_varies_in_all_directions_nearly_all_neighbours_are_found() -> None:
     random = np.random.default_rng(0)
     scale = 1 / np.sqrt(1 + np.arange(768))
-    vectors, others = (
-        (random.standard_normal((count, 768)) * scale).astype(np.float32) for count in (1000, umap_place.BLOCK)
-    )
+    vectors, others = ((random.standard_normal((count, 768)) * scale).astype(np.float32) for count in (1000, 200))
     found, _ = umap_place.find_neighbors(umap_place.prepare(fitted(vectors, np.zeros((1000, 2)))), others)
     expected, _ = nearest(others, vectors, 15)
     recall = np.mean([len(set(a) & set(b)) / 15 for a, b in zip(found, expected, strict=True)])
@@ -116,15 +114,15 @@ def test_before_any_step_a_place_is_the_one_that_umaps_transform_begins_with(
 
 
 def test_a_place_does_not_depend_on_the_segments_beside_it(placer: umap_place.Placer) -> None:
-    vectors = bent(300, 768, seed=1)
+    vectors = bent(1100, 768, seed=1)
     whole = umap_place.place(placer, vectors)
-    assert len(np.unique(whole, axis=0)) == 300
-    for size in (77, 255, 256):
-        pieces = [umap_place.place(placer, vectors[start : start + size]) for start in range(0, 300, size)]
+    assert len(np.unique(whole, axis=0)) == 1100
+    for size in (300, 1023):
+        pieces = [umap_place.place(placer, vectors[start : start + size]) for start in range(0, 1100, size)]
         np.testing.assert_array_equal(np.concatenate(pieces), whole)
-    for number in (0, 130, 255, 299):
+    for number in (130, 1099):
         np.testing.assert_array_equal(umap_place.place(placer, vectors[[number]]), whole[[number]])
-    order = np.random.default_rng(2).permutation(300)
+    order = np.random.default_rng(2).permutation(1100)
     np.testing.assert_array_equal(umap_place.place(placer, vectors[order]), whole[order])
 
 
