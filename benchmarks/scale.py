@@ -79,6 +79,8 @@ outputs = {{
     "infer": ["--logits", "--embeddings", "--attention", "--timing"],
     "aggregate": ["--predictions"],
     "summary": ["--duplicates"],
+    "umap_fit": ["--output"],
+    "umap_place": ["--output"],
     "umap": ["--output"],
     "examples": ["--output"],
     "attribute": ["--output", "--leads"],
@@ -93,7 +95,7 @@ if stage == "manifest" or os.environ["SCALE_REAL"]:
         status = error.code
 else:
     time.sleep(seconds.get(stage, 0))
-    write = empty(stage, named["--settings"])
+    write = empty(stage.partition("_")[0], named["--settings"])
     for name in outputs.get(stage, ()):
         if name in named:
             write(Path(named[name]))

@@ -11,7 +11,7 @@ if sys.version_info < (3, 11):  # noqa: UP036, this runs before pip has had a sa
 
 # The stages that hand no table to pandas.
 WITHOUT_PANDAS = {
-    *("preprocess", "infer", "aggregate", "umap", "examples", "attribute"),
+    *("preprocess", "infer", "aggregate", "umap", "umap_fit", "umap_place", "examples", "attribute"),
     *("evaluate", "summary", "figures", "report", "verdict"),
 }
 

@@ -51,6 +51,8 @@ FILES = {
     "attention": File("attention/part-{part}.parquet", "infer"),
     "timing": File("timing/part-{part}.json", "infer"),
     "predictions": File("predictions/part-{part}.parquet", "aggregate"),
+    "fit": File("places/fit.safetensors", "umap"),  # until all parts are placed
+    "places": File("places/part-{part}.parquet", "umap"),  # until they are joined
     "umap": File("umap/umap.parquet", "umap"),
     "examples": File("examples.parquet", "examples"),
     "attribution": File("attribution/attribution.parquet", "attribute"),
@@ -125,9 +127,10 @@ def patterns_of(stage: str) -> list[str]:
 
 
 def kind_of(stage: str) -> str | None:
-    """The unit of a stage's jobs: "shard", "part", or None for a stage with a single job."""
+    """The unit of a stage's jobs: "shard", "part", or None for a stage with a single job, or one that ends with one."""
     places = [_PLACE.search(file.path) for file in FILES.values() if file.stage == stage and file.is_result]
-    return next((place[1] for place in places if place), None)
+    kinds = {place[1] if place else None for place in places}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 # Every run rewrites this file, so that Snakemake scans the inputs again.

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 # The folders of numbered files, `results.NUMBERED`.
-Folder = Literal["manifest", "segments", "records", "logits", "embeddings", "attention", "timing", "predictions"]
+Folder = Literal[
+    "manifest", "segments", "records", "logits", "embeddings", "attention", "timing", "predictions", "places"
+]
 
 
 class _Part(BaseModel):

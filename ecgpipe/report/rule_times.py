@@ -7,7 +7,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 # What each rule reads, as in `snakemake --rulegraph`, with which a test compares it. Not in a run's figure: `all`, and
-# if they are switched off, `sample` with the comparison of precisions, `attribute` and `evaluate`.
+# if they are switched off, `sample` with the comparison of precisions, `attribute` and `evaluate`; and, of a small run,
+# `umap_fit` and `umap_place`.
 SOURCES = {
     "checkpoint": (),
     "manifest": (),
@@ -16,7 +17,9 @@ SOURCES = {
     "precision": ("checkpoint", "sample"),
     "infer": ("checkpoint", "preprocess", "precision"),
     "aggregate": ("infer",),
-    "umap": ("infer",),
+    "umap_fit": ("infer",),
+    "umap_place": ("infer", "umap_fit"),
+    "umap": ("infer", "umap_place"),
     "attribute": ("checkpoint", "preprocess", "aggregate"),
     "evaluate": ("preprocess", "aggregate"),
     "examples": ("preprocess", "infer", "aggregate", "umap", "evaluate"),
@@ -25,7 +28,7 @@ SOURCES = {
     "report": ("summary", "examples", "attribute", "evaluate"),
 }
 
-# Where each stands in the figure: column and row.
+# Where each stands in the figure: column and row. Columns of rules that have not run are left out.
 PLACES = {
     "checkpoint": (0, 0),
     "manifest": (0, 2),
@@ -33,14 +36,16 @@ PLACES = {
     "preprocess": (1, 2),
     "precision": (2, 0.5),
     "infer": (3, 1.5),
-    "umap": (4, 1),
-    "aggregate": (4, 2),
-    "summary": (5, 0.4),
-    "attribute": (5, 1.3),
-    "evaluate": (5, 3),
-    "examples": (6, 2.4),
-    "figures": (7, 0.8),
-    "report": (7, 1.8),
+    "umap_fit": (4, 0.5),
+    "umap_place": (5, 1),
+    "umap": (6, 1),
+    "aggregate": (6, 2),
+    "summary": (7, 0.4),
+    "attribute": (7, 1.3),
+    "evaluate": (7, 3),
+    "examples": (8, 2.4),
+    "figures": (9, 0.8),
+    "report": (9, 1.8),
 }
 
 _COLUMN, _ROW, _HALF = 140, 62, 52  # pixels
@@ -94,7 +99,10 @@ def lay_out_graph(times: Sequence[RuleTime], captions: Mapping[str, str]) -> dic
         that have not run are left out, except the report itself, which is running.
     """
     rules = [rule for rule in SOURCES if rule == "report" or rule in {time.rule for time in times}]
-    centre = {rule: (_HALF + 4 + PLACES[rule][0] * _COLUMN, 24 + PLACES[rule][1] * _ROW) for rule in rules}
+    columns = sorted({PLACES[rule][0] for rule in rules})
+    centre = {
+        rule: (_HALF + 4 + columns.index(PLACES[rule][0]) * _COLUMN, 24 + PLACES[rule][1] * _ROW) for rule in rules
+    }
     sources = {rule: [source for source in SOURCES[rule] if source in rules] for rule in rules}
     before: dict[str, set[str]] = {}
     for rule in rules:

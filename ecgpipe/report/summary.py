@@ -3,8 +3,10 @@
 import argparse
 import json
 import logging
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +41,9 @@ WORDS = {
 
 # Reasons listed in run.json; the others are summed up.
 MOST_REASONS = 50
+
+# Hashes of signals that are in memory at a time: 4 MB; and files that these are put into, at most.
+HASHES_PER_FILE, MOST_FILES = 500_000, 256
 
 # Kinds of other files in the closing lines.
 MOST_KINDS = 8
@@ -217,19 +222,64 @@ def write_duplicates(records: Sequence[Path], output: Path, facts: Mapping[str, 
     Returns:
         Their number.
     """
-    seen = pa.concat_tables(
-        pq.read_table(path, columns=["record_id", "signal_hash"], filters=pc.field("signal_hash").is_valid())
-        for path in records
-    )
-    rows = pa.array(np.arange(len(seen)))
-    first = seen.append_column("row", rows).group_by("signal_hash", use_threads=False).aggregate([("row", "min")])
-    places = pc.index_in(seen["signal_hash"], first["signal_hash"])
-    originals = first["row_min"].take(places)  # of each recording, the first with its signal
-    again = pc.not_equal(originals, rows)
-    columns = [seen["record_id"].filter(again), seen["record_id"].take(originals.filter(again))]
-    table = pa.table(columns, schema=provenance.add_origin(schemas.DUPLICATES, "summary", **facts))
-    parquet.write(output, table)
-    return len(table)
+    repeated = _find_repeated(records, output.parent)
+    first: dict[str, str] = {}  # by signal, of those that several recordings have
+    schema = provenance.add_origin(schemas.DUPLICATES, "summary", **facts)
+    written = 0
+    with parquet.parquet_writer(output, schema) as writer:
+        for table in _read_signals(records):
+            seen = table.filter(pa.array(np.isin(_shorten(table["signal_hash"]), repeated)))
+            again = []
+            for record_id, signal in zip(seen["record_id"].to_pylist(), seen["signal_hash"].to_pylist(), strict=True):
+                if signal in first:
+                    again.append({"record_id": record_id, "duplicate_of": first[signal]})
+                else:
+                    first[signal] = record_id
+            if again:
+                writer.write_table(pa.Table.from_pylist(again, schema))
+                written += len(again)
+    return written
+
+
+def _read_signals(records: Sequence[Path]) -> Iterator[pa.Table]:
+    """The recordings that have a signal, shard by shard."""
+    for path in records:
+        yield pq.read_table(path, columns=["record_id", "signal_hash"], filters=pc.field("signal_hash").is_valid())
+
+
+def _find_repeated(records: Sequence[Path], folder: Path) -> np.ndarray:
+    """The shortened hashes that several recordings have, (n,) uint64: of all signals that occur twice, and few others.
+
+    In memory that does not grow with the recordings: hashes are put into files, equal ones into the same.
+
+    Args:
+        records: The `records/shard-*.parquet` files.
+        folder: Where these files lie, without a name, so that a process that is killed leaves none.
+    """
+    total = sum(pq.read_metadata(path).num_rows for path in records)
+    repeated = []
+    with ExitStack() as opened:
+        count = min(1 + total // HASHES_PER_FILE, MOST_FILES)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [opened.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(count)]
+        for table in _read_signals(records):
+            hashes = _shorten(table["signal_hash"])
+            numbers = (hashes >> np.uint64(32)) % np.uint64(count)
+            for number in np.unique(numbers):
+                files[number].write(hashes[numbers == number].tobytes())
+        for file in files:
+            file.seek(0)
+            hashes, times = np.unique(np.frombuffer(file.read(), np.uint64), return_counts=True)
+            repeated.append(hashes[times > 1])
+    return np.concatenate(repeated)
+
+
+def _shorten(signals: pa.ChunkedArray) -> np.ndarray:
+    """Shorten hashes to 64 bits, (n,) uint64, by their first 16 characters."""
+    halves = np.array(signals.to_pylist(), "S16").view(np.uint64).reshape(-1, 2)
+    # Two odd numbers with bits all over: those of letters lie in few places.
+    shortened: np.ndarray = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F)
+    return shortened
 
 
 def list_machines(timings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ RELATIVE_RATE = {"deepecg-ssl": 1.0, "ecg-jepa": 0.4, "ecgfounder": 7.8, "hubert
 
 # Seconds of what comes after inference, for a run of few segments: map, figures, report.
 REST_S = 45.0
-UMAP_S = 0.0006  # of a core, for each segment
+UMAP_S = 0.0002  # of a core, for each segment: to place it on the map
 STEP = 3  # what a step of attribution, forward and backward, takes, in forward passes
 
 PARTS_AHEAD = 3  # on one machine with one GPU or none, see `job_resources.parts_ahead`
@@ -94,7 +94,7 @@ def estimate_run(
     infer_s = segments / rate
     work_s = max(infer_s, preprocess_s) if on_gpu else infer_s + preprocess_s
     attributed = min(settings.attribution.recordings, recordings) * segments / max(recordings, 1)
-    rest_s = REST_S + segments * UMAP_S + attributed * settings.attribution.steps * STEP / rate
+    rest_s = REST_S + segments * UMAP_S / cores + attributed * settings.attribution.steps * STEP / rate
     waiting = min(recordings, parts_ahead * settings.manifest.shard_size * inference.shards_per_part)
     if settings.preprocess.keep_segments:
         waiting = recordings

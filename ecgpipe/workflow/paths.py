@@ -13,6 +13,9 @@ MODEL = "{model}"
 # The rules of a study whose jobs are of all models, or of several.
 SHARED = ("manifest", "preprocess", "study")
 
+# Rules that have a job for each part of a stage which ends with a single job.
+BY_PART = ("umap_place",)
+
 
 class Paths:
     """The files below one folder of results. What they are called is said by `core.results.FILES` alone."""
@@ -90,5 +93,5 @@ def _stage_of(rule: str) -> str:
 
 
 def _per_job(rule: str) -> str:
-    kind = results.kind_of(_stage_of(rule))
+    kind = "part" if rule in BY_PART else results.kind_of(_stage_of(rule))
     return f"{rule}/{kind}-{{{kind}}}" if kind else rule

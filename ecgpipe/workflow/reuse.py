@@ -151,6 +151,8 @@ def prepare(outdir: Path, stages: Mapping[str, Section], attention: bool, scanne
     if copied and isinstance(infer, settings.Infer):
         unchanged = [result for result in present if result not in outdated]
         outdated += _select_of_other_inputs(scanned or outdir, unchanged, infer.shards_per_part)
+        # Only a killed run leaves these, and the fit does not say of which recordings it is.
+        outdated += [result for result in unchanged if result.path.parent.name == "places" and result not in outdated]
     kept = [result for result in present if result not in outdated]
     for result in outdated:
         os.utime(result.path, ns=(STALE_NS, STALE_NS))
@@ -296,7 +298,8 @@ def _write_time(path: Path) -> None:
 def _read_settings_sha256s(path: Path) -> object:
     """Read the settings that a file names, without validation; None if its first bytes have no mark."""
     if path.suffix in (".parquet", ".arrow"):
-        return _read_origin(path).get(settings.KEY)
+        origin = _read_origin(path)
+        return None if _is_placed_in_batches(path, origin) else origin.get(settings.KEY)
     if path.suffix == ".json":
         return json.loads(path.read_text(encoding="utf-8")).get(settings.KEY)
     if path.suffix == ".safetensors":
@@ -306,6 +309,19 @@ def _read_settings_sha256s(path: Path) -> object:
     with path.open("rb") as file:
         mark = _MARK.search(file.read(_HEAD_BYTES).decode("utf-8", errors="replace"))
     return dict(pair.split("=") for pair in mark[1].split()) if mark else None
+
+
+def _is_placed_in_batches(path: Path, origin: Mapping[str, Any]) -> bool:
+    """Whether a file is a map on which an older ecgpipe placed segments batch by batch, other than `umap_place` does.
+
+    Maps of which everything was fitted are the same as before, which a higher number in `MEANING` could not tell.
+    """
+    mapping = origin.get("umap", {})
+    if path.name != path_of("umap").rpartition("/")[2] or "fit_segments" not in mapping or "placed" in mapping:
+        return False
+    import pyarrow.parquet as pq  # here, as in `_read_origin`
+
+    return bool(pq.read_metadata(path).num_rows > mapping["fit_segments"])
 
 
 def _read_origin(path: Path) -> dict[str, Any]:

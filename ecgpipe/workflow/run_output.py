@@ -26,6 +26,8 @@ FIRST_GUESS_S: Mapping[str, float] = {
     **{"checkpoint": 10, "manifest": 5, "preprocess": 5, "sample": 2, "precision": 5, "infer": 60, "aggregate": 3},
     **{
         "umap": 15,
+        "umap_fit": 60,
+        "umap_place": 10,
         "examples": 5,
         "attribute": 20,
         "evaluate": 10,

@@ -12,7 +12,10 @@ from run_workflow import Ran, snakemake, table, write_recordings
 
 pytestmark = pytest.mark.slow  # two minutes in all
 
-CHEAP = dict.fromkeys(("umap", "examples", "attribute", "summary", "figures", "report", "verdict", "all"), 1)
+# Of three parts, each of which is placed on the map by a job of its own.
+CHEAP = {"umap_place": 3} | dict.fromkeys(
+    ("umap_fit", "umap", "examples", "attribute", "summary", "figures", "report", "verdict", "all"), 1
+)
 RESULTS = ("logits", "embeddings", "attention", "predictions")
 
 
@@ -21,6 +24,7 @@ def run(folder: Path, *options: str, **settings: object) -> Ran:
     given = {"input": "input", "checkpoint": "x.pt", "labels": "labels.csv", "outdir": "out"}
     given |= {"manifest": "{shard_size: 2}", "inference": "{shards_per_part: 2, device: cpu}"}
     given |= {"preprocess": "{keep_segments: true}", "attribution": "{recordings: 1, steps: 4}"}
+    given |= {"umap": "{fit_segments: 5}"}
     ran = snakemake(folder, *options, **(given | settings))
     assert ran.status == 0, ran.output
     return ran
@@ -83,6 +87,7 @@ def test_new_recordings_make_new_shards_and_complete_the_last_part(folder: Path)
     assert times(folder) == untouched
     after = results(folder)
     assert_same_numbers(before, after, before["predictions"]["record_id"])
+    assert list(table(folder / "out" / "umap")["record_id"]) == list(after["embeddings"]["record_id"])
     ids = list(after["predictions"]["record_id"])
     assert ids == [f"deep/deeper/recording{i:03d}" for i in range(6)] + [f"a/recording{i:03d}" for i in range(3)]
     inputs = run_json(folder)["inputs"]

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import checkpoints
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from report_page import Page
 from run_workflow import Ran, snakemake, table, write_recordings
 
 from ecgpipe.cli import main
-from ecgpipe.core import provenance
+from ecgpipe.core import parquet, provenance
 from ecgpipe.report import rule_times
 
 pytestmark = pytest.mark.slow  # a minute
@@ -29,6 +30,7 @@ def run(folder: Path, *options: str, **settings: object) -> Ran:
         "inference": "{shards_per_part: 1}",
         "attribution": "{recordings: 2, steps: 4}",
         "evaluation": "{truth: truth.csv, resamples: 10}",
+        "umap": "{fit_segments: 5}",  # of 12, so that each part is placed by a job of its own
     }
     ran = snakemake(folder, *options, **(given | settings))
     assert ran.status == 0, ran.output
@@ -87,6 +89,28 @@ def test_the_times_of_all_rules_before_it_are_in_the_page(finished: Path) -> Non
     counted = dict(rules)
     assert counted.keys() >= set(rule_times.SOURCES) - {"report", "figures"}
     assert (counted["preprocess"], counted["infer"], counted["umap"]) == ("2", "2", "1")
+
+
+def test_the_map_that_was_placed_part_by_part_is_that_of_one_job_over_any_parts(finished: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(finished / "out/embeddings/part-00000.parquet").schema
+    together = pa.concat_tables(pq.read_table(path) for path in sorted((finished / "out/embeddings").iterdir()))
+    placed = pq.read_table(finished / "out/umap/umap.parquet")
+    assert (len(placed), provenance.read_origin(placed.schema)["umap"]["placed"]) == (12, 7)
+    for cuts in ([12], [1, 4, 7]):
+        embeddings = tmp_path / str(len(cuts))
+        for part, (start, count) in enumerate(zip(np.cumsum([0, *cuts]), cuts, strict=False)):
+            piece = together.slice(start, count).cast(rows)
+            parquet.write(embeddings / f"part-{part:05d}.parquet", piece)
+        output = tmp_path / f"{len(cuts)}.parquet"
+        given = ["--embeddings", str(embeddings), "--output", str(output), "--fit-segments", "5"]
+        assert main(["umap", *given]) == 0
+        assert pq.read_table(output).equals(placed)
+    one_job = tmp_path / "one-job.parquet"
+    settings = ["--settings", str(finished / "out/settings/umap.json")]
+    assert main(["umap", *settings, "--embeddings", str(finished / "out/embeddings"), "--output", str(one_job)]) == 0
+    assert one_job.read_bytes() == (finished / "out/umap/umap.parquet").read_bytes()
+    assert not list(finished.glob("out/places/*"))
+    assert not run(finished, "--dry-run").jobs.keys() & {"umap_fit", "umap_place", "umap"}
 
 
 def ancestors(edges: Iterable[tuple[str, str]]) -> dict[str, set[str]]:

@@ -184,6 +184,31 @@ def all_parts(name):
     return paths
 
 
+def is_placed_by_part(wildcards):
+    """Whether the map is fitted by one job, and the segments of each part are placed on it by a job of their own.
+
+    Not where one job does both sooner: with no more recordings than the sample has segments, or in a single part. The
+    map is the same either way, so it does not matter that the number of segments is not known here.
+    """
+    manifest()
+    return n_parts() > 1 and RUN.n_recordings() > RUN.of(wildcards).settings.umap.fit_segments
+
+
+def parts_to_map(wildcards):
+    """What the map is made of: the embeddings of all parts, or the places of all parts."""
+    return all_parts("places" if is_placed_by_part(wildcards) else "embeddings")(wildcards)
+
+
+def folder_to_map(wildcards):
+    """The folder of the embeddings, as an option of a command, with that of the places where there are any.
+
+    Beside the name of the first option, since another shell line would compute the map of every finished run again.
+    """
+    paths = RUN.of(wildcards).paths
+    embeddings = paths.folder("embeddings")
+    return [embeddings, "--places", paths.folder("places")] if is_placed_by_part(wildcards) else embeddings
+
+
 def single_results(run):
     """The results of a run that are no shard's or part's."""
     names = [

@@ -19,7 +19,7 @@ rule summary:
     conda:
         "../envs/ecgpipe.yaml"
     resources:
-        mem_mb=growing(2000, per_million=400),
+        mem_mb=growing(2000),
         runtime=growing(20, per_million=1),
     params:
         records=OUT.folder("records"),

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecgpipe.analysis import umap
+from ecgpipe.analysis import umap_fit
 from ecgpipe.cli import main
 from ecgpipe.core import parquet, provenance, schemas
 
@@ -78,7 +78,7 @@ def test_three_segments_are_as_far_from_one_another_as_their_embeddings(tmp_path
 @pytest.mark.parametrize("width", [1, 2, 8])
 def test_principal_components_of_any_shape_are_finite(count: int, width: int) -> None:
     for values in (np.zeros((count, width), np.float32), np.random.default_rng(0).random((count, width), np.float32)):
-        places = umap.project(values)
+        places = umap_fit.project(values)
         assert places.shape == (count, 2)
         assert np.isfinite(places).all()
 

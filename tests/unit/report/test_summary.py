@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -81,6 +82,27 @@ def test_the_same_signal_under_another_name_is_told_across_shards(tmp_path: Path
         {"record_id": "g", "duplicate_of": "b"},
         {"record_id": "h", "duplicate_of": "a"},
     ]
+
+
+@pytest.mark.parametrize("per_file", [10_000, 100, 7])
+def test_signals_are_found_again_whichever_file_their_hashes_are_put_into(
+    per_file: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "HASHES_PER_FILE", per_file)
+    random = np.random.default_rng(0)
+    drawn = [f"{number:03x}" for number in random.integers(400, size=1000)]
+    signals = [text.ljust(32, "f") if i % 2 else text.rjust(32, "0") for i, text in enumerate(drawn)]
+    rows = [row(f"r{number}", signal_hash=signal) for number, signal in enumerate(signals)]
+    shards = [rows[:1], rows[1:600], [], rows[600:]]
+    found = summary.write_duplicates(write(tmp_path, *shards), tmp_path / "duplicates.parquet", {})
+    expected = [
+        {"record_id": f"r{number}", "duplicate_of": f"r{signals.index(signal)}"}
+        for number, signal in enumerate(signals)
+        if signals.index(signal) < number
+    ]
+    assert pq.read_table(tmp_path / "duplicates.parquet").to_pylist() == expected
+    assert found == len(expected) > 200
+    assert {path.suffix for path in tmp_path.iterdir() if path.is_file()} == {".parquet"}
 
 
 def drift(asked: str, used: str, **found: object) -> dict[str, Any]:

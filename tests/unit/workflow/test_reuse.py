@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ecgpipe.core import parquet, provenance, schemas, settings
@@ -109,6 +110,30 @@ def test_results_of_other_settings_are_older_than_anything_with_what_was_made_of
     records = {f"records/shard-{number:05d}.parquet" for number in range(SHARDS)}
     parts = {"logits/part-00000.parquet", "predictions/part-00000.parquet", "umap/umap.parquet"}
     assert stale(out) == {*records, *parts, "report.html"}
+
+
+@pytest.mark.parametrize(("rows", "placed", "is_stale"), [(5, {}, False), (6, {}, True), (6, {"placed": 1}, False)])
+def test_a_map_is_kept_unless_an_older_version_placed_segments_on_it(
+    out: Path, rows: int, placed: dict[str, int], is_stale: bool
+) -> None:
+    path = out / "umap/umap.parquet"
+    origin = provenance.read_origin(pq.read_schema(path))
+    schema = pa.schema([("x", pa.int64())], {"ecgpipe": json.dumps({**origin, "umap": {"fit_segments": 5, **placed}})})
+    pq.write_table(pa.table({"x": range(rows)}, schema=schema), path)
+    assert reuse.prepare(out, stages(), attention=True) == (["umap"] if is_stale else [])
+    assert stale(out) == ({"umap/umap.parquet"} if is_stale else set())
+
+
+def test_in_a_copy_what_a_killed_run_had_placed_is_placed_again(out: Path) -> None:
+    logits = provenance.read_origin(pq.read_schema(out / "logits/part-00000.parquet"))
+    told = {key: logits[key] for key in ("inputs_sha256", "precision")}
+    made = facts(stages(), "checkpoint", "preprocess", "infer", "umap")
+    schema = provenance.add_origin(pa.schema([("x", pa.int64())]), "umap", **told, **made)
+    parquet.write(out / "places/part-00000.parquet", schema.empty_table())
+    assert reuse.prepare(out, stages(), attention=True) == []
+    os.utime(out / "settings" / reuse.WRITTEN, ns=(0, 0))
+    assert reuse.prepare(out, stages(), attention=True) == ["umap"]
+    assert stale(out) == {"places/part-00000.parquet"}
 
 
 def test_after_a_run_that_was_stopped_what_belongs_to_the_settings_before_is_kept(out: Path) -> None:
