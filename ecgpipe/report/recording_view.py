@@ -186,11 +186,18 @@ def describe_attribution(attribution: np.ndarray, numbers: Mapping[str, np.ndarr
     leads = ", ".join(f"{lead_names[lead]} {shares[lead]:.0%}" for lead in most)
     error = np.abs(numbers["error"]).mean()
     return (
-        f"Completeness error {error:.3f} (logit \N{MINUS SIGN} baseline = {difference:.2f}). Deleting "
+        f"Completeness error {error:.3f} (logit \N{MINUS SIGN} baseline = {difference:.2f}) "
+        f"in {describe_steps(numbers['steps'])} of the integral. Deleting "
         f"the top 10 % lowers the logit by {numbers['drop'].mean():.2f}; deleting a random 10 % changes it by "
         f"{numbers['random_change'].mean():.2f}. "
         f"Most comes from {leads}."
     )
+
+
+def describe_steps(steps: np.ndarray) -> str:
+    """Say how many steps the segments took, e.g. "11 to 14 steps"."""
+    least, most = int(steps.min()), int(steps.max())
+    return f"{most} steps" if least == most else f"{least} to {most} steps"
 
 
 def describe_reason(why: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ecgpipe.core import logs
 from ecgpipe.core.user_settings import Config
 from ecgpipe.models import registry
 from ecgpipe.workflow import estimate
@@ -73,7 +74,7 @@ def test_a_study_takes_what_its_models_take_one_after_the_other(tmp_path: Path) 
     ("seconds", "words"), [(1, "5 s"), (62, "60 s"), (100, "2 min"), (3000, "50 min"), (9000, "2.5 h")]
 )
 def test_a_time_is_reported_as_exactly_as_it_is_known(seconds: float, words: str) -> None:
-    assert estimate.describe_duration(seconds) == words
+    assert logs.describe_duration(seconds) == words
 
 
 def test_the_estimate_is_one_line(tmp_path: Path) -> None:
