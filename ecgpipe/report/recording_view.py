@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ecgpipe.core import parquet, schemas
+from ecgpipe.core.run import RunInfo
 from ecgpipe.preprocessing import preprocess, reread
 from ecgpipe.preprocessing.reread import Sources
 from ecgpipe.preprocessing.segments import UnusableError, locate_segments
@@ -192,6 +193,23 @@ def describe_attribution(attribution: np.ndarray, numbers: Mapping[str, np.ndarr
         f"{numbers['random_change'].mean():.2f}. "
         f"Most comes from {leads}."
     )
+
+
+def name_attributable(info: RunInfo, paths: bool) -> dict[str, Any]:
+    """What the page needs to say how a recording is attributed to another label.
+
+    Args:
+        info: Of the run.
+        paths: Whether the page names recordings.
+
+    Returns:
+        The model's `labels`, `paths`, and whether the model is the user's own file (`own`).
+    """
+    return {
+        "labels": list(info.checkpoint.labels),
+        "paths": paths,
+        "own": str(info.config.get("model", "")).endswith(".py"),
+    }
 
 
 def describe_steps(steps: np.ndarray) -> str:

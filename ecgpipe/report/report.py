@@ -163,6 +163,7 @@ def make_page(files: ResultFiles, sections: Sections, report_settings: settings.
             "colour": results.widest,
             "paths": paths,
             "first": choose_first(shown),
+            "attributable": recording_view.name_attributable(results.info, paths),
         },
         "rows": rows.rows,
         "points": rows.points,

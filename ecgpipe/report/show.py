@@ -193,7 +193,12 @@ def write_page(finished: Run, recording: Recording, view: Mapping[str, Any], lab
             random=recording.description.random_weights,
             demo=recording.description.demo_model,
             **describe_run(finished),
-            data=pack({"name": recording.name, "why": [], **facts, **view, "label": label}),
+            data=pack(
+                {
+                    **{"name": recording.name, "why": [], **facts, **view, "label": label},
+                    "attributable": recording_view.name_attributable(finished.info, finished.config.report.paths),
+                }
+            ),
         )
     )
     with whole(output) as temporary:

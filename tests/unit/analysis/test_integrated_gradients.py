@@ -152,8 +152,8 @@ def other(reference: Path, folder: Path, family: str, variant: str, *options: st
 FAMILIES = {
     "ecg-fm": ecg_fm,
     "ecgfounder": lambda *given: other(*given, "ecgfounder", "tiny", "--labels", "index", "--model", "ecgfounder"),
-    "deepecg-ssl": lambda *given: other(*given, "deepecg_ssl", "tiny77"),
-    "hubert-ecg": lambda *given: other(*given, "hubert_ecg", "tiny_sft"),
+    "deepecg-ssl": lambda *given: other(*given, "deepecg_ssl", "tiny77", "--labels", "index", "--model", "deepecg-ssl"),
+    "hubert-ecg": lambda *given: other(*given, "hubert_ecg", "tiny_sft", "--labels", "index", "--model", "hubert-ecg"),
 }
 
 
