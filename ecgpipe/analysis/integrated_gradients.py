@@ -24,7 +24,7 @@ POWER = 8
 RULE = "riemann_middle"
 
 # Steps of a segment at first, and at most.
-FIRST_STEPS = 4
+FIRST_STEPS = 8
 MOST_STEPS = 128
 
 # A step this small is not halved: the logit jumps there, or its float32 has no more to say.
