@@ -1,4 +1,4 @@
-"""A recording on paper, as a figure for print: 25 mm/s, at most 10 mm/mV, on the pink grid; twin of templates/paper.js."""
+"""A recording on paper, as a figure for print: 25 mm/s, at most 10 mm/mV, a pink grid; twin of templates/paper.js."""
 
 from collections.abc import Mapping
 from itertools import pairwise
