@@ -92,8 +92,8 @@ def draw_flowchart(text: str) -> str:
             for number, line in enumerate(lines[name])
         ]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" '
-        'font-family="sans-serif" font-size="13" text-anchor="middle" fill="#16202a"><defs><marker id="arrow" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
+        f'viewBox="0 0 {width:g} {height:g}" font-family="sans-serif" font-size="13" text-anchor="middle" fill="#16202a"><defs><marker id="arrow" '
         'markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto"><path d="M0 0L8 4L0 8z" fill="#596673"/>'
         f"</marker></defs>{''.join(drawn)}</svg>\n"
     )

@@ -79,6 +79,6 @@ def test_a_time_is_reported_as_exactly_as_it_is_known(seconds: float, words: str
 
 def test_the_estimate_is_one_line(tmp_path: Path) -> None:
     assert estimate.describe(estimated(2_400, tmp_path)) == (
-        "Plan: about 11 min on 2 CPU cores, up to 576 MB of segments and 17 MB of results on the disk, 2 GB of memory, "
+        "Plan: about 9 min on 2 CPU cores, up to 576 MB of segments and 17 MB of results on the disk, 2 GB of memory, "
         "if a recording has 10 s"
     )
