@@ -55,7 +55,7 @@ def build_site(output: Path) -> Path:
 
 
 def draw_flowcharts(docs: Path) -> None:
-    """Put a picture in the place of each flowchart of some pages: its text only a script from the network would draw."""
+    """Put a picture in the place of each flowchart, whose text only a script from the network would draw."""
     for page in docs.rglob("*.md"):
         text = page.read_text(encoding="utf-8")
         for number, block in enumerate(re.findall(r"```mermaid\n.*?```\n", text, re.DOTALL)):

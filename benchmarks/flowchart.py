@@ -64,12 +64,12 @@ def draw_flowchart(text: str) -> str:
     place: dict[str, tuple[float, float, float]] = {}  # the middle, the top and the bottom
     y = float(MARGIN)
     for row in rows:
-        height = LINE * max(len(lines.get(name, [])) for name in row) + 14
+        tall = LINE * max(len(lines.get(name, [])) for name in row) + 14
         x = (width - sum(wide[name] for name in row) - GAP_X * (len(row) - 1)) / 2
         for name in row:
-            place[name] = (x + wide[name] / 2, y, y + height)
+            place[name] = (x + wide[name] / 2, y, y + tall)
             x += wide[name] + GAP_X
-        y += height + GAP_Y
+        y += tall + GAP_Y
     height = y - GAP_Y + MARGIN
     drawn = [f'<rect width="{width:g}" height="{height:g}" fill="white"/>']
     for above, below in steps:
@@ -93,7 +93,8 @@ def draw_flowchart(text: str) -> str:
         ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
-        f'viewBox="0 0 {width:g} {height:g}" font-family="sans-serif" font-size="13" text-anchor="middle" fill="#16202a"><defs><marker id="arrow" '
+        f'viewBox="0 0 {width:g} {height:g}" font-family="sans-serif" font-size="13" '
+        'text-anchor="middle" fill="#16202a"><defs><marker id="arrow" '
         'markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto"><path d="M0 0L8 4L0 8z" fill="#596673"/>'
         f"</marker></defs>{''.join(drawn)}</svg>\n"
     )

@@ -186,16 +186,8 @@ def write_attributions(
                 logger.warning("%s is left out: %s", record_id, error)
                 continue
             target = description.labels.index(label)
-            explained = explain(
-                network,
-                prepared,
-                target,
-                attribute_settings.steps,
-                size,
-                choose_seed(record_id),
-                pace.add,
-                attribute_settings.tolerance,
-            )
+            seed, tolerance = choose_seed(record_id), attribute_settings.tolerance
+            explained = explain(network, prepared, target, attribute_settings.steps, size, seed, pace.add, tolerance)
             pace.finish(len(prepared.segments), int(explained.steps.sum()))
             if not all(np.isfinite(values).all() for values in explained):
                 logger.warning(

@@ -4,6 +4,7 @@ import runpy
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import golden_models
 import numpy as np
@@ -41,7 +42,8 @@ class Curve(torch.nn.Module):
 def integrated(
     function: Callable[[Tensor], Tensor], tolerance: float = 0.05, batch_size: int = 16
 ) -> tuple[Curve, integrated_gradients.Integral]:
-    network, counted = Curve(function), []
+    network: Any = Curve(function)
+    counted: list[int] = []
     signal = torch.ones(1, 2, 8)
     found = integrate(network, signal, torch.tensor([8]), 0, tolerance, batch_size, counted.append)
     assert sum(counted) == found.steps.sum() == network.asked - 1  # each point once, and the flat line
@@ -49,9 +51,12 @@ def integrated(
 
 
 def test_more_steps_are_taken_where_the_logit_changes_and_until_it_adds_up() -> None:
+    def bend(sharpness: float) -> Callable[[Tensor], Tensor]:
+        return lambda mean: torch.tanh(sharpness * (mean - 0.3))
+
     steps = []
     for sharpness in (1.0, 30.0, 3000.0):
-        _, found = integrated(lambda mean, sharpness=sharpness: torch.tanh(sharpness * (mean - 0.3)))
+        _, found = integrated(bend(sharpness))
         difference = found.logit - found.baseline_logit
         missed = found.attribution.sum(axis=(1, 2)) - difference
         assert abs(missed) <= 0.05 * abs(difference)
@@ -92,7 +97,7 @@ def test_numbers_that_are_not_finite_end_it() -> None:
 
 def test_the_batch_and_the_other_segments_change_nothing() -> None:
     signal = torch.tensor([0.1, 1.0, 3.0])[:, None, None].expand(3, 2, 8)
-    network = Curve(lambda mean: torch.sin(9 * mean))
+    network: Any = Curve(lambda mean: torch.sin(9 * mean))
     given = (torch.full((3,), 8), 0, 0.05)
     whole = integrate(network, signal, *given, 64, lambda _: None)
     assert len(set(whole.steps.tolist())) > 1
@@ -114,9 +119,10 @@ def expected(network: AnyNetwork, signal: Tensor, samples: Tensor) -> np.ndarray
     widths = torch.tensor(np.diff(scales), dtype=torch.float32)
     total = torch.zeros_like(signal)
     for number, (one, n) in enumerate(zip(signal, samples, strict=True)):
-        for some in torch.arange(len(middles)).split(30):
+        for some in torch.split(torch.arange(len(middles)), 30):
             x = (middles[some, None, None] * one).requires_grad_()
             logits = network(x, n.expand(len(some)), with_attention=False).logits
+            assert logits is not None
             [gradient] = torch.autograd.grad(logits[:, LABEL].sum(), x)
             total[number] += (gradient * widths[some, None, None]).sum(dim=0) * one
     return total.numpy()
