@@ -26,7 +26,7 @@ const OTHER = "other:";
 // A word of a command line, as a shell takes it.
 const word = (text) => /^[\w./-]+$/.test(text) ? text : `'${text.replace(/'/g, "'\\''")}'`;
 
-// The command that attributes a recording of the run in this folder to a label; `name` is null where the page names none.
+// The command that attributes a recording of the run beside the page to a label; `name` is null where the page names none.
 function attributing(name, label, ownModel) {
   const options = `--label ${word(label)}${ownModel ? " --model FILE.py" : ""}`;
   if (name === null) return `ecgpipe show . RECORD_ID ${options}`;
@@ -136,7 +136,7 @@ class Viewer {
   missing(label) {
     const { paths, own } = this.attributable;
     const command = attributing(paths ? this.recording.name : null, label, own);
-    const said = ["This page has no attribution to ", made("strong", { textContent: label }), ". In the folder of the results, this makes a page with it: ",
+    const said = ["This page has no attribution to ", made("strong", { textContent: label }), ". Run where the results lie, this makes a page with it: ",
       made("code", { textContent: command }), "."];
     if (!paths) said.push(` RECORD_ID is the record_id of row ${this.recording.name} of records/.`);
     if (own) said.push(" FILE.py is the file of the model.");
