@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.ecg_fm import write
 from benchmarks.sides import CORES
-from ecgpipe.analysis import attribute
+from ecgpipe.analysis import attribute, integrated_gradients
 from ecgpipe.inference import engine
 from ecgpipe.models.description import describe
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
@@ -56,12 +56,12 @@ def main() -> None:
         network = ecg_fm_network.load(arch, Path(name) / "model.safetensors", packed=False)
 
     def errors(steps: int, power: int, rule: str) -> tuple[list[attribute.Explained], float]:
-        attribute.POWER, attribute.RULE = power, rule
+        integrated_gradients.POWER, integrated_gradients.RULE = power, rule
         began = perf_counter()
         found = [attribute.explain(network, prepared, label, steps, 16) for label in LABELS]
         return found, perf_counter() - began
 
-    usual = attribute.POWER, attribute.RULE
+    usual = integrated_gradients.POWER, integrated_gradients.RULE
     exact, seconds = errors(args.exact, *usual)
     ms = 1000 * seconds / (args.exact * args.segments * len(LABELS))
     print(f"{args.exact} steps: {ms:.0f} ms per step and segment")
@@ -75,6 +75,18 @@ def main() -> None:
         pairs = [(a.attribution.ravel(), b.attribution.ravel()) for a, b in zip(found, exact, strict=True)]
         alike = np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs])
         print(f"{power:>5} {rule:<18} {steps:>5} {missed / apart:>7.1%} {alike:>7.4f}", flush=True)
+    integrated_gradients.POWER, integrated_gradients.RULE = usual
+    began = perf_counter()
+    found = [attribute.explain(network, prepared, label, None, 16) for label in LABELS]
+    seconds = (perf_counter() - began) / (args.segments * len(LABELS))
+    missed = np.mean([np.abs(one.error / (one.logit - one.baseline_logit)).mean() for one in found])
+    alike = np.mean(
+        [np.corrcoef(a.attribution.ravel(), b.attribution.ravel())[0, 1] for a, b in zip(found, exact, strict=True)]
+    )
+    steps = np.mean([one.steps.mean() for one in found])
+    print(
+        f"by the completeness error: {steps:.1f} steps, error {missed:.1%}, map {alike:.4f}, {seconds:.1f} s a segment"
+    )
     drop = np.mean([one.drop.mean() for one in exact])
     random = np.mean([np.abs(one.random_drop).mean() for one in exact])
     print(f"without the tenth that speaks most for the label: {drop:.3f}; without a random tenth: {random:.3f}")

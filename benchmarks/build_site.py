@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.flowchart import draw_flowchart
 from ecgpipe.core.errors import EcgpipeError
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +38,7 @@ def build_site(output: Path) -> Path:
         copy = Path(folder)
         shutil.copy(ROOT / "mkdocs.yml", copy)
         shutil.copytree(ROOT / "docs", copy / "docs")
+        draw_flowcharts(copy / "docs")
         command = [sys.executable, "-m", "zensical", "build", "--strict"]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -50,6 +52,17 @@ def build_site(output: Path) -> Path:
             shutil.rmtree(output)
         shutil.copytree(copy / "site", output)
     return output / "docs" / "index.html"
+
+
+def draw_flowcharts(docs: Path) -> None:
+    """Put a picture in the place of each flowchart, whose text only a script from the network would draw."""
+    for page in docs.rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for number, block in enumerate(re.findall(r"```mermaid\n.*?```\n", text, re.DOTALL)):
+            picture = page.with_name(f"{page.stem}-{number}.svg")
+            picture.write_text(draw_flowchart(block.split("\n", 1)[1].removesuffix("```\n")), encoding="utf-8")
+            text = text.replace(block, f"![Flowchart: what stands on what, as the text says]({picture.name})\n")
+        page.write_text(text, encoding="utf-8")
 
 
 def list_linked_files() -> Iterator[Path]:

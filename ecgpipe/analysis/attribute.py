@@ -7,13 +7,15 @@ label's logit for the segment and for a flat line among all samples of all leads
 They are an integral along the way from the flat line to the segment, which a sum approximates. In equal steps that
 sum is wrong here, by more than the whole difference: ECG-FM normalises its first layer's outputs over time, so that a
 segment of a hundredth of its height gives the same logit as the segment itself, and everything changes in the first
-thousandth of the way. So the steps are made small there. A variable z with x = sign(z) |z|^8 goes the same straight way
-from 0 to x with step k of n at (k/n)^8 of it, and the integrated gradients of z are those of x.
+thousandth of the way. So the steps are made small there: at u, from 0 to 1, the signal is u^8 of itself. How many steps
+there are follows from the completeness error, by which the sum misses that difference
+(`ecgpipe.analysis.integrated_gradients`).
 """
 
 import argparse
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import xxhash
-from captum.attr import IntegratedGradients
 from torch import Tensor
 
 from ecgpipe.analysis import examples
+from ecgpipe.analysis.attribution_pace import Pace
+from ecgpipe.analysis.integrated_gradients import POWER, Integral, compute_logit, integrate, integrate_equally
 from ecgpipe.core import options, parquet, provenance, schemas, settings
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.core.logs import Progress
 from ecgpipe.core.settings import DRAWN_S
 from ecgpipe.inference import devices, engine
 from ecgpipe.inference.memory import is_out_of_memory
@@ -41,14 +43,12 @@ from ecgpipe.readers import UnreadableError
 
 logger = logging.getLogger(__name__)
 
-# The power of z above, and Captum's name of the rule by which the steps are summed up: the most exact of those that
-# benchmarks/attribution.py compares.
-POWER = 8
-RULE = "riemann_middle"
-
 # The share of a segment that the check by deletion makes flat, and how many random shares it compares that with.
 DELETED = 0.1
-RANDOM_DELETIONS = 8
+RANDOM_DELETIONS = 4
+
+# The tolerance where no setting has another, as the setting's default.
+TOLERANCE = float(settings.Attribute.model_fields["tolerance"].default)
 
 # Steps of segments at a time. Gradients need about three times the memory of inference alone.
 BATCH_SIZES = {"cpu": 16, "cuda": 64}
@@ -65,6 +65,7 @@ class Explained(NamedTuple):
     baseline_logit: np.ndarray  # (segments,) of a flat line
     drop: np.ndarray  # (segments,) by how much the logit falls without the tenth of largest attribution
     random_drop: np.ndarray  # (segments, RANDOM_DELETIONS) without a random tenth each
+    steps: np.ndarray  # (segments,) int32, of the integral
 
     @property
     def numbers(self) -> dict[str, np.ndarray]:
@@ -75,6 +76,7 @@ class Explained(NamedTuple):
             "error": self.error,
             "drop": self.drop,
             "random_change": np.abs(self.random_drop).mean(axis=1),
+            "steps": self.steps,
         }
 
     @property
@@ -163,8 +165,8 @@ def write_attributions(
     facts = _describe_making(records, description, attribute_settings)
     schema = schemas.attribution_schema(len(description.leads), windows.segment_samples)
     schema = provenance.add_origin(schema, "attribute", **facts)
-    steps = attribute_settings.steps
-    progress = Progress("attribute", len(pairs) * steps, f"steps of {len(pairs)} recordings and labels")
+    segments = _count_segments(pairs, record_rows, windows.segment_s)
+    pace = Pace(len(pairs), segments, attribute_settings.steps)
     leads: list[pa.Table] = []
     with (
         parquet.parquet_writer(output, schema) as writer,
@@ -174,6 +176,7 @@ def write_attributions(
             description, files.weights, device, packed=False, model=attribute_settings.model
         )
         size = attribute_settings.batch_size or BATCH_SIZES[device.type]
+        pace.begin()
         for record_id, label in pairs:
             try:
                 prepared = keep_drawn(
@@ -181,10 +184,11 @@ def write_attributions(
                 )
             except (UnreadableError, UnusableError) as error:
                 logger.warning("%s is left out: %s", record_id, error)
-                progress.add(steps)
                 continue
             target = description.labels.index(label)
-            explained = explain(network, prepared, target, steps, size, choose_seed(record_id), progress.add)
+            seed, tolerance = choose_seed(record_id), attribute_settings.tolerance
+            explained = explain(network, prepared, target, attribute_settings.steps, size, seed, pace.add, tolerance)
+            pace.finish(len(prepared.segments), int(explained.steps.sum()))
             if not all(np.isfinite(values).all() for values in explained):
                 logger.warning(
                     "%s is left out: its attribution to %r has numbers that are not finite", record_id, label
@@ -192,9 +196,15 @@ def write_attributions(
                 continue
             writer.write_table(_make_rows(record_id, label, prepared, explained).cast(schema))
             leads.append(sum_by_lead(record_id, label, explained.attribution, description.leads))
-    progress.say()
+    pace.say()
     schema = provenance.add_origin(schemas.ATTRIBUTION_LEADS, "attribute", **facts)
     parquet.write(leads_output, pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in leads)]))
+
+
+def _count_segments(pairs: Sequence[Pair], record_rows: Mapping[str, Mapping[str, Any]], segment_s: float) -> int:
+    """How many segments are attributed, about: those of the first DRAWN_S seconds, once for each label."""
+    most = math.ceil(DRAWN_S / segment_s)
+    return sum(min(record_rows[record_id]["n_segments"] or 0, most) for record_id, _ in pairs)
 
 
 def _describe_making(
@@ -204,12 +214,17 @@ def _describe_making(
     facts = provenance.inherit_facts([pq.read_schema(path) for path in records])
     facts["settings"] = {**description.settings, **facts.get("settings", {})}
     facts = settings.add_sha256("attribute", attribute_settings, facts)
-    steps = attribute_settings.steps
+    by = "steps" if attribute_settings.steps else "tolerance"
     return {
         **facts,
         "checkpoint_sha256": description.sha256,
         "checkpoint": description.uri,
-        "method": {"name": "integrated gradients", "baseline": "flat line", "steps": steps, "power": POWER},
+        "method": {
+            "name": "integrated gradients",
+            "baseline": "flat line",
+            by: getattr(attribute_settings, by),
+            "power": POWER,
+        },
         "meaning": {"checkpoint": description.meaning, **facts["meaning"]},
     }
 
@@ -245,10 +260,11 @@ def explain(
     network: AnyNetwork,
     prepared: Prepared,
     target: int,
-    steps: int,
+    steps: int | None,
     batch_size: int,
     seed: int = 0,
     count: Callable[[int], None] | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Explained:
     """Attribute one label of some segments by integrated gradients, and check that by deletion.
 
@@ -256,10 +272,12 @@ def explain(
         network: Loaded with `packed=False`, on any device.
         prepared: The segments, of one recording.
         target: The label's number among the outputs.
-        steps: Of the integral.
+        steps: Of the integral, a fixed number; None: as many as the tolerance takes.
         batch_size: Steps of segments at a time; halved where memory runs out.
         seed: Of the random deletions.
-        count: Called with a number of steps when they are done, and with a negative one if they begin again.
+        count: Called with a number of steps of single segments when they are done, and with a negative one if they
+            begin again.
+        tolerance: By what share of the logit's difference from the flat line the attributions' sum may miss it.
 
     Returns:
         The attributions, from a flat line, with the numbers to judge them by.
@@ -280,7 +298,7 @@ def explain(
 
     while True:
         try:
-            attribution = _integrate(network, signal, samples, target, steps, batch_size, add)
+            integral = _integrate(network, signal, samples, target, (steps, tolerance), batch_size, add)
             break
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or batch_size == 1:
@@ -288,29 +306,13 @@ def explain(
         batch_size //= 2
         add(-done)
         logger.warning("out of memory; going on with %d steps at a time", batch_size)
-    masks = make_deletion_masks(attribution, prepared.samples, network.arch.token_samples[0], seed)
-    logit, baseline, without, *without_random = (
-        _compute_logits(network, input_signal, samples, target)
-        for input_signal in (
-            signal,
-            torch.zeros_like(signal),
-            *(signal * torch.from_numpy(mask).to(device) for mask in masks),
-        )
+    masks = make_deletion_masks(integral.attribution, prepared.samples, network.arch.token_samples[0], seed)
+    without, *without_random = (
+        compute_logit(network, signal * torch.from_numpy(mask).to(device), samples, target) for mask in masks
     )
-    return Explained(attribution, logit, baseline, logit - without, logit[:, None] - np.stack(without_random, axis=1))
-
-
-def _logits(network: AnyNetwork, signal: Tensor, samples: Tensor) -> Tensor:
-    logits = network(signal, samples, with_attention=False).logits
-    assert logits is not None  # noqa: S101, there are labels
-    return logits
-
-
-def _compute_logits(network: AnyNetwork, signal: Tensor, samples: Tensor, target: int) -> np.ndarray:
-    with torch.inference_mode():
-        logits = _logits(network, signal, samples)
-    values: np.ndarray = logits[:, target].cpu().double().numpy()  # (segments,), as MPS has no float64
-    return values
+    logit = integral.logit
+    random_drop = logit[:, None] - np.stack(without_random, axis=1)
+    return Explained(integral.attribution, logit, integral.baseline_logit, logit - without, random_drop, integral.steps)
 
 
 def _integrate(
@@ -318,29 +320,15 @@ def _integrate(
     signal: Tensor,
     samples: Tensor,
     target: int,
-    steps: int,
+    accuracy: tuple[int | None, float],
     batch_size: int,
     count: Callable[[int], None],
-) -> np.ndarray:
-    """(segments, 12, samples) float32, as `explain` explains it."""
-
-    def logits(z: Tensor, samples: Tensor) -> Tensor:
-        x = z.sign() * z.abs().pow(POWER)
-        values = _logits(network, x, samples)
-        count(len(z) // len(signal))
-        return values
-
-    z = signal.sign() * signal.abs().pow(1 / POWER)
-    attribution = IntegratedGradients(logits).attribute(
-        z,
-        target=target,
-        additional_forward_args=(samples,),
-        n_steps=steps,
-        method=RULE,
-        internal_batch_size=max(batch_size, len(signal)),
-    )
-    values: np.ndarray = attribution.detach().float().cpu().numpy()
-    return values
+) -> Integral:
+    """Integrate in a fixed number of steps, or in as many as a tolerance takes: `accuracy` is steps and tolerance."""
+    steps, tolerance = accuracy
+    if steps is None:
+        return integrate(network, signal, samples, target, tolerance, batch_size, count)
+    return integrate_equally(network, signal, samples, target, steps, batch_size, count)
 
 
 def make_deletion_masks(attribution: np.ndarray, samples: int, step: int, seed: int) -> Iterator[np.ndarray]:

@@ -372,14 +372,14 @@ class ECGFM:
     ) -> tables.Attributions:
         """Attribute labels to leads and times, by integrated gradients from a flat line.
 
-        It takes as long as several hundred predictions. `label` is a label's name, or several. `steps` are those of the
-        integral (None: as the setting `attribution.steps`); more are more exact. The class describes the others.
+        It takes as long as some tens of predictions. `label` is a label's name, or several. `steps` are those of the
+        integral (None: as many as the completeness error takes); more are more exact. The class describes the others.
 
         Returns:
             `samples`: a row per segment, label and lead, a column per sample of the model's input, what each adds to
             the label's logit. `checks`: a row per segment and label, by which to judge it: `logit`, `baseline_logit`
             of the flat line, `error` (by how much the sum misses their difference), `drop` (of the logit without the
-            tenth of largest attribution) and `random_change` (without a random tenth).
+            tenth of largest attribution), `random_change` (without a random tenth) and `steps` (of the integral).
 
         Raises:
             EcgpipeError: A label is unknown, a recording cannot be used, or Captum is not installed.

@@ -171,7 +171,7 @@ def attribute_entries(
         entries: Recordings that can be used.
         targets: By label, its number among the outputs.
         leads: That the network takes.
-        steps: Of the integral; None: the setting's default.
+        steps: Of the integral; None: as many as the completeness error takes.
         batch_size: Steps of segments at a time; None: as the stage does.
 
     Returns:
@@ -190,11 +190,9 @@ def attribute_entries(
         raise EcgpipeError(
             "attribute needs the package captum, which is not installed; install it with: pip install captum"
         ) from error
-    from ecgpipe.core import user_settings
 
     device = next(network.parameters()).device
     size = batch_size or attribute.BATCH_SIZES.get(device.type, attribute.BATCH_SIZES["cpu"])
-    steps = steps or int(user_settings.Attribution().steps)
     samples: list[pd.DataFrame] = []
     checks: list[pd.DataFrame] = []
     for entry in entries:

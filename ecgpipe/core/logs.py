@@ -123,3 +123,12 @@ class Progress:
 
         meter = tqdm.format_meter(self.done, self.total or 0, self.elapsed_s, unit=f" {self.unit}", ncols=0)
         logger.info("%s: %s", self.what, meter.strip())
+
+
+def describe_duration(seconds: float) -> str:
+    """Say a duration as exactly as it is known."""
+    if seconds < 90:
+        return f"{max(5, 5 * round(seconds / 5))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"

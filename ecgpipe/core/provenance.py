@@ -32,7 +32,7 @@ MEANING = {
     "aggregate": 1,
     "umap": 1,
     "examples": 1,
-    "attribute": 1,
+    "attribute": 2,  # 2: steps by the completeness error, four random deletions; their number is a column
     "evaluate": 1,
     "summary": 1,
     "figures": 1,

@@ -165,7 +165,7 @@ FITTED = pa.schema([("what", pa.string()), ("hash", pa.uint64())])
 UMAP = pa.schema([("record_id", pa.string()), ("segment", pa.int32()), ("x", pa.float32()), ("y", pa.float32())])
 
 # Columns that show how reliable an attribution is.
-JUDGED = ("logit", "baseline_logit", "error", "drop", "random_change")
+JUDGED = ("logit", "baseline_logit", "error", "drop", "random_change", "steps")
 
 ATTRIBUTION_LEADS = pa.schema(
     [
@@ -246,7 +246,7 @@ def attribution_schema(leads: int, samples: int) -> pa.Schema:
             *_SEGMENT_KEY,
             ("start_s", pa.float32()),
             ("label", pa.string()),
-            *((name, pa.float64()) for name in JUDGED),
+            *((name, pa.int32() if name == "steps" else pa.float64()) for name in JUDGED),
             ("attribution", pa.list_(pa.float32(), leads * samples)),
         ]
     )

@@ -141,11 +141,20 @@ class Attribution(Section):
     """Attribution of labels to leads and times."""
 
     recordings: int = Field(
-        4,
+        2,
         ge=0,
         description="number of recordings to attribute, those with the highest probabilities; 0: none",
     )
-    steps: int = Field(48, gt=0, description="steps of the integral; more steps are more exact and take longer")
+    steps: int | None = Field(
+        None, gt=0, description="steps of the integral, a fixed number; null: as many as `tolerance` takes"
+    )
+    tolerance: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="completeness error up to which steps are added: by what share of the logit's difference from a "
+        "flat line the attributions' sum may miss it",
+    )
 
 
 class Evaluation(Section):

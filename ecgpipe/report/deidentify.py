@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {
         *("shards_per_part", "attention", "device", "batch_size", "precision", "max_drift", "deterministic", "backend"),
     ),
     "umap": _show_all("neighbors", "min_dist", "random_state", "fit_segments"),
-    "attribution": _show_all("recordings", "steps"),
+    "attribution": _show_all("recordings", "steps", "tolerance"),
     "evaluation": _show_all("resamples", "seed"),
     "report": _show_all("recordings", "map_points", "paths"),
 }

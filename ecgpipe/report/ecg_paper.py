@@ -1,6 +1,7 @@
-"""A recording on paper, as a figure for print: 25 mm/s, 10 mm/mV on the pink grid; templates/paper.js is its twin."""
+"""A recording on paper, as a figure for print: 25 mm/s, at most 10 mm/mV, a pink grid; twin of templates/paper.js."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from ecgpipe.models.description import DEMO_MODEL
 from ecgpipe.readers import LEADS
 
 MM_PER_S, MM_PER_MV, MM_PER_INCH = 25.0, 10.0, 25.4
+# Millimetres to the millivolt, as a printout has it: half or a quarter where complexes would run into the next row.
+GAINS = (MM_PER_MV, MM_PER_MV / 2, MM_PER_MV / 4)
 PAGE_S = 10.0  # of a strip across the paper
 LEFT, RIGHT, TOP, BOTTOM = 12.0, 3.0, 9.0, 11.0  # margins in mm
 
@@ -105,9 +108,9 @@ def draw(
     axes.axis("off")
     _draw_grid(axes, width, height)
     signals = np.cumsum(view["leads"].reshape(len(LEADS), -1), axis=1, dtype=np.int16)  # wraps as it was wrapped
-    scale = (
-        MM_PER_MV * view["step"] if view["millivolts"] else 0.5 * height_mm / max(1, np.abs(signals.astype(int)).max())
-    )
+    gain = choose_gain(signals * view["step"], view["rate"], layout)
+    largest = max(1, np.abs(signals.astype(int)).max())
+    scale = gain * view["step"] if view["millivolts"] else 0.5 * height_mm / largest
     for strip in lay_out_strips(layout, view["seconds"], from_s):
         right = strip.x + (strip.end_s - strip.start_s) * MM_PER_S
         top, bottom = strip.y - height_mm / 2, strip.y + height_mm / 2
@@ -132,7 +135,7 @@ def draw(
         if strip.x > LEFT:
             axes.plot([strip.x, strip.x], [strip.y - 4, strip.y + 4], color=TRACE, linewidth=0.9)
         elif view["millivolts"]:
-            axes.plot([3, 4, 4, 9, 9, 10], strip.y - np.array([0, 0, 10, 10, 0, 0]), color=TRACE, linewidth=0.9)
+            axes.plot([3, 4, 4, 9, 9, 10], strip.y - gain * np.array([0, 0, 1, 1, 0, 0]), color=TRACE, linewidth=0.9)
         axes.text(
             strip.x + 1, top + 4.5, strip.lead + (" *" if strip.lead in view["made"] else ""), fontsize=10, color=INK
         )
@@ -141,12 +144,40 @@ def draw(
     axes.text(LEFT, 5.5, title, fontsize=10, weight="bold", color=INK)
     if view["heart_rate"] is not None:
         axes.text(width - 3, 5.5, f"heart rate {view['heart_rate']}/min", fontsize=10, ha="right", color=INK)
-    amplitude = "10 mm/mV" if view["millivolts"] else "arbitrary amplitude, no unit in the file"
+    amplitude = f"{gain:g} mm/mV" if view["millivolts"] else "arbitrary amplitude, no unit in the file"
     behind = {"none": "", "attention": "colour: attention; "}.get(
         colour, f"attribution to {colour}: blue positive, orange negative; "
     )
     axes.text(width - 3, height - 2, f"{behind}25 mm/s, {amplitude}", fontsize=8, ha="right", color=INK)
     return figure
+
+
+def choose_gain(millivolts: np.ndarray, rate: float, layout: str) -> float:
+    """Choose the millimetres to the millivolt at which no trace runs into the row below, for all of a recording.
+
+    Args:
+        millivolts: (12, samples), each lead around its median.
+        rate: Samples per second.
+        layout: Of LAYOUTS.
+
+    Returns:
+        The largest of GAINS at which nowhere a trace comes down to where the one below it goes up, at the same time
+        within a millimetre; the smallest if there is none.
+    """
+    rows, height_mm = LAYOUTS[layout]
+    width = max(1, round(rate / MM_PER_S))
+    padded = np.pad(millivolts, ((0, 0), (0, -millivolts.shape[1] % width)), mode="edge")
+    bins = padded.reshape(len(padded), -1, width)  # (12, bins, samples of each)
+    least, most = bins.min(axis=2), bins.max(axis=2)
+    # Each with the next, as a peak may lie on the border.
+    least[:, :-1], most[:, :-1] = np.minimum(least[:, :-1], least[:, 1:]), np.maximum(most[:, :-1], most[:, 1:])
+    needed = 0.0
+    for above, below in pairwise(rows):
+        for column, lead in enumerate(below):
+            over = [above[column]] if len(above) == len(below) else above  # a rhythm strip lies below several leads
+            for name in over:
+                needed = max(needed, float((most[LEADS.index(lead)] - least[LEADS.index(name)]).max()))
+    return next((gain for gain in GAINS if needed * gain <= height_mm), GAINS[-1])
 
 
 def _draw_grid(axes: Axes, width: float, height: float) -> None:

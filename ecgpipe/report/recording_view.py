@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ecgpipe.core import parquet, schemas
+from ecgpipe.core.run import RunInfo
 from ecgpipe.preprocessing import preprocess, reread
 from ecgpipe.preprocessing.reread import Sources
 from ecgpipe.preprocessing.segments import UnusableError, locate_segments
@@ -186,11 +187,35 @@ def describe_attribution(attribution: np.ndarray, numbers: Mapping[str, np.ndarr
     leads = ", ".join(f"{lead_names[lead]} {shares[lead]:.0%}" for lead in most)
     error = np.abs(numbers["error"]).mean()
     return (
-        f"Completeness error {error:.3f} (logit \N{MINUS SIGN} baseline = {difference:.2f}). Deleting "
+        f"Completeness error {error:.3f} (logit \N{MINUS SIGN} baseline = {difference:.2f}) "
+        f"in {describe_steps(numbers['steps'])} of the integral. Deleting "
         f"the top 10 % lowers the logit by {numbers['drop'].mean():.2f}; deleting a random 10 % changes it by "
         f"{numbers['random_change'].mean():.2f}. "
         f"Most comes from {leads}."
     )
+
+
+def name_attributable(info: RunInfo, paths: bool) -> dict[str, Any]:
+    """What the page needs to say how a recording is attributed to another label.
+
+    Args:
+        info: Of the run.
+        paths: Whether the page names recordings.
+
+    Returns:
+        The model's `labels`, `paths`, and whether the model is the user's own file (`own`).
+    """
+    return {
+        "labels": list(info.checkpoint.labels),
+        "paths": paths,
+        "own": str(info.config.get("model", "")).endswith(".py"),
+    }
+
+
+def describe_steps(steps: np.ndarray) -> str:
+    """Say how many steps the segments took, e.g. "11 to 14 steps"."""
+    least, most = int(steps.min()), int(steps.max())
+    return f"{most} steps" if least == most else f"{least} to {most} steps"
 
 
 def describe_reason(why: Mapping[str, Any]) -> str:

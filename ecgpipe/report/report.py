@@ -124,6 +124,8 @@ def make_page(files: ResultFiles, sections: Sections, report_settings: settings.
     results = run_results.read_results(files, report_settings)
     records, names = results.sources.records, [summary.name for summary in results.summaries]
     chosen = pq.read_table(files.examples).to_pylist()
+    if not sections.evaluation:
+        chosen = leave_out_wrong(chosen)
     ids = [row["record_id"] for row in chosen]
     views = recording_view.read_views(ids, results.sources, paths)
     columns = report_settings.columns if report_settings.columns is not None or paths else []
@@ -163,6 +165,7 @@ def make_page(files: ResultFiles, sections: Sections, report_settings: settings.
             "colour": results.widest,
             "paths": paths,
             "first": choose_first(shown),
+            "attributable": recording_view.name_attributable(results.info, paths),
         },
         "rows": rows.rows,
         "points": rows.points,
@@ -176,6 +179,20 @@ def make_page(files: ResultFiles, sections: Sections, report_settings: settings.
         data["evaluation"] = evaluation_section.read_curves(sections.evaluation)
     context["data"] = {name: pack(value) for name, value in data.items()}
     return make_environment().get_template("report.html.j2").render(context)
+
+
+def leave_out_wrong(chosen: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out that recordings were chosen as wrong: the evaluation that said so was switched off since.
+
+    Args:
+        chosen: Rows of `schemas.EXAMPLES`.
+
+    Returns:
+        Those that have another reason, with their other reasons.
+    """
+    wrong = ("false_positive", "false_negative")
+    rows = [{**row, "why": [why for why in row["why"] if why["kind"] not in wrong]} for row in chosen]
+    return [row for row in rows if row["why"]]
 
 
 def find_true_labels(evaluation: Path | None) -> Path | None:

@@ -193,7 +193,12 @@ def write_page(finished: Run, recording: Recording, view: Mapping[str, Any], lab
             random=recording.description.random_weights,
             demo=recording.description.demo_model,
             **describe_run(finished),
-            data=pack({"name": recording.name, "why": [], **facts, **view, "label": label}),
+            data=pack(
+                {
+                    **{"name": recording.name, "why": [], **facts, **view, "label": label},
+                    "attributable": recording_view.name_attributable(finished.info, finished.config.report.paths),
+                }
+            ),
         )
     )
     with whole(output) as temporary:
@@ -256,7 +261,7 @@ def attribute_labels(
     Returns:
         The attributions, as `recording_view.read_attributions` gives them.
     """
-    from ecgpipe.analysis import attribute
+    from ecgpipe.analysis import attribute, attribution_pace
     from ecgpipe.inference import devices, engine
     from ecgpipe.models import networks  # here, because PyTorch and Captum take five seconds
 
@@ -274,13 +279,18 @@ def attribute_labels(
     except (UnreadableError, UnusableError) as error:
         raise EcgpipeError(f"RECORD_ID: {record_id!r} cannot be read again: {error}") from error
     engine.configure(threads, deterministic=False)
-    weights, steps = finished.weights, finished.config.attribution.steps
+    weights, asked = finished.weights, finished.config.attribution
     attributions = []
     with devices.claim(device, engine.least_bytes(weights)) as claimed:
         network = networks.load_network(description, weights, claimed, packed=False, model=model)
         for label in label_names:
             target = description.labels.index(label)
-            explained = attribute.explain(network, prepared, target, steps, attribute.BATCH_SIZES[claimed.type])
+            pace = attribution_pace.Pace(1, len(prepared.segments), asked.steps)
+            pace.begin()
+            size = attribute.BATCH_SIZES[claimed.type]
+            explained = attribute.explain(
+                network, prepared, target, asked.steps, size, count=pace.add, tolerance=asked.tolerance
+            )
             judged = recording_view.describe_attribution(explained.attribution, explained.numbers, description.leads)
             attributions.append({"label": label, "attribution": explained.attribution, "judged": judged})
     return attributions

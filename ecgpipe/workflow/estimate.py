@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from ecgpipe.core.logs import describe_duration
 from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput
 from ecgpipe.core.results import path_of
 from ecgpipe.core.user_settings import Config
@@ -37,6 +38,7 @@ RELATIVE_RATE = {"deepecg-ssl": 1.0, "ecg-jepa": 0.4, "ecgfounder": 7.8, "hubert
 # Seconds of what comes after inference, for a run of few segments: map, figures, report.
 REST_S = 45.0
 UMAP_S = 0.0002  # of a core, for each segment: to place it on the map
+STEPS = 22  # of attribution, where the completeness error decides, with what the check by deletion takes
 STEP = 3  # what a step of attribution, forward and backward, takes, in forward passes
 
 PARTS_AHEAD = 3  # on one machine with one GPU or none, see `job_resources.parts_ahead`
@@ -94,7 +96,8 @@ def estimate_run(
     infer_s = segments / rate
     work_s = max(infer_s, preprocess_s) if on_gpu else infer_s + preprocess_s
     attributed = min(settings.attribution.recordings, recordings) * segments / max(recordings, 1)
-    rest_s = REST_S + segments * UMAP_S / cores + attributed * settings.attribution.steps * STEP / rate
+    placing_s = segments * UMAP_S / cores
+    rest_s = REST_S + placing_s + attributed * (settings.attribution.steps or STEPS) * STEP / rate
     waiting = min(recordings, parts_ahead * settings.manifest.shard_size * inference.shards_per_part)
     if settings.preprocess.keep_segments:
         waiting = recordings
@@ -149,15 +152,6 @@ def describe(estimate: Estimate) -> str:
         f"Plan: about {describe_duration(estimate.seconds)} on {estimate.device}, {disk} of results on the disk, "
         f"{estimate.memory_gb:.0f} GB of memory, if a recording has {RECORDING_S:.0f} s"
     )
-
-
-def describe_duration(seconds: float) -> str:
-    """Say a duration as exactly as it is known."""
-    if seconds < 90:
-        return f"{max(5, 5 * round(seconds / 5))} s"
-    if seconds < 90 * 60:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _describe_bytes(n: float) -> str:

@@ -162,11 +162,41 @@ def prepare(outdir: Path, stages: Mapping[str, Section], attention: bool, scanne
         latest = max((path.stat().st_mtime_ns for path in files), default=0)
         for path in [*(result.path for result in kept), *_list_benchmarks(outdir, stages)]:
             os.utime(path, ns=(latest, latest))
+    for result in kept:
+        if result.path.match("records/*.parquet"):
+            add_new_columns(result.path)
     _put_settings_before(folder, kept)
     _restore_choice(outdir, kept)
     if copied or not (folder / WRITTEN).exists():
         _write_time(folder / WRITTEN)
     return list(dict.fromkeys(result.stage for result in outdated))
+
+
+def add_new_columns(path: Path) -> None:
+    """Give a shard of the records that an older version wrote the columns that it lacks, without values.
+
+    A run that grows keeps it, and its new shards have them: Polars and DuckDB read no files of different columns as one
+    table. The file keeps its time and all else, so that nothing counts as made again.
+
+    Args:
+        path: A file of records/.
+    """
+    import pyarrow as pa  # here, as a command that plans nothing needs none of it
+    import pyarrow.parquet as pq
+
+    from ecgpipe.core import parquet, schemas
+
+    schema = pq.read_schema(path)
+    missing = [field for field in schemas.RECORDS if field.name not in schema.names]
+    if not missing or "record_id" not in schema.names:
+        return
+    status, table = path.stat(), pq.read_table(path)
+    for field in missing:
+        table = table.append_column(field, pa.nulls(len(table), field.type))
+    others = [name for name in schema.names if name not in schemas.RECORDS.names]
+    table = table.select([*schemas.RECORDS.names, *others]).replace_schema_metadata(schema.metadata)
+    parquet.write(path, table)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def is_copy(outdir: Path) -> bool:

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from ecgpipe.core.logs import WARNING_MARK
+from ecgpipe.core.logs import WARNING_MARK, describe_duration
 from ecgpipe.workflow import last_words
-from ecgpipe.workflow.estimate import describe_duration
 from ecgpipe.workflow.snakemake_compat import FACTS, explain_error
 
 # Seconds that a job of each rule takes on two cores in a small run: the weights of the first percentages. What jobs

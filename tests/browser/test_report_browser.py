@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -298,11 +299,27 @@ def test_attribution_stands_in_its_lead_at_its_time_and_says_how_far_it_can_be_t
     for lead in set(LEADS) - {"V2"}:
         assert not wash(page, lead, 0)[2][:, 3].any()
     caption = page.locator('#viewer [data-part="caption"]').inner_text()
-    assert "Completeness error 0.010 (logit \N{MINUS SIGN} baseline = 1.00)" in caption
+    assert "Completeness error 0.010 (logit \N{MINUS SIGN} baseline = 1.00) in 11 to 14 steps" in caption
     assert "Deleting the top 10 % lowers the logit by 0.60; deleting a random 10 % changes it by 0.10" in caption
     page.select_option('#viewer [data-part="wash"]', "none")
     assert page.locator("#viewer .wash image").count() == 0
     page.select_option('#viewer [data-part="layout"]', "standard")
+
+
+def test_another_label_of_an_attributed_recording_says_what_to_run(page: Page) -> None:
+    pick(page, "a/0")
+    group = page.locator('#viewer [data-part="wash"] optgroup')
+    assert group.locator("option").all_text_contents() == [label for label in LABELS if label != LABELS[1]]
+    page.select_option('#viewer [data-part="wash"]', f"other:{LABELS[2]}")
+    assert page.locator("#viewer .wash image").count() == 0
+    caption = page.locator('#viewer [data-part="caption"]')
+    assert f"This page has no attribution to {LABELS[2]}." in caption.inner_text()
+    words = shlex.split(caption.locator("code").inner_text())
+    assert words == ["ecgpipe", "show", ".", "a/0", "--label", LABELS[2]]
+    assert violations(page) == []
+    pick(page, "a/1")  # which is not attributed at all
+    assert group.count() == 0
+    assert page.locator('#viewer [data-part="wash"]').input_value() == "none"
 
 
 def test_what_the_device_measured_stands_over_the_recording_apart_from_what_was_measured_here(page: Page) -> None:

@@ -58,6 +58,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "umap.fit_segments": (100, {"umap", "summary"}),
     "attribution.recordings": (3, {"attribute", "summary"}),
     "attribution.steps": (5, {"attribute", "summary"}),
+    "attribution.tolerance": (0.2, {"attribute", "summary"}),
     "evaluation.truth": ("other.csv", {"evaluate", "summary"}),
     "evaluation.mapping": ({"first": "First"}, {"evaluate", "summary"}),
     "evaluation.patient": ("patient", {"evaluate", "summary"}),

@@ -204,6 +204,7 @@ def _write_attribution(path: Path, attributed: Sequence[tuple[str, str]]) -> Non
             numbers = [[2.0, 2.0], [1.0, 1.0], [0.01, -0.01], [0.5, 0.7], [0.1, 0.1]]
             columns = [*_segments([record_id]), pa.array([0, 5], pa.float32()), pa.array([label] * 2)]
             columns += [pa.array(column, pa.float64()) for column in numbers]
+            columns.append(pa.array([11, 14], pa.int32()))
             flat = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), len(LEADS) * 2500)
             writer.write_table(pa.table([*columns, flat], schema=schema))
 

@@ -34,7 +34,7 @@ async function start() {
       neighbors: chosen?.neighbors ?? [], statements: chosen?.statements ?? [] };
   };
 
-  const viewer = new Viewer(byId("viewer"), (row) => open(row));
+  const viewer = new Viewer(byId("viewer"), (row) => open(row), facts.attributable);
   let map;
   function open(row, scroll = false) {
     viewer.show(recordingOf(row));

@@ -20,12 +20,27 @@ const HEADER = { age: /^age(_years)?$/i, sex: /^(sex|gender)$/i, recorded: /^(re
 const DEVICE = [["device_heart_rate", "rate", "/min"], ["device_pr_ms", "PR", " ms"], ["device_qrs_ms", "QRS", " ms"], ["device_qt_ms", "QT", " ms"],
   ["device_qtc_ms", "QTc", " ms"], ["device_p_axis", "P axis", "°"], ["device_qrs_axis", "QRS axis", "°"], ["device_t_axis", "T axis", "°"]];
 
+// What begins the values of the choice of a colour that stand for labels to which the recording is not attributed.
+const OTHER = "other:";
+
+// A word of a command line, as a shell takes it.
+const word = (text) => /^[\w./-]+$/.test(text) ? text : `'${text.replace(/'/g, "'\\''")}'`;
+
+// The command that attributes a recording of the run beside the page to a label; `name` is null where the page names none.
+function attributing(name, label, ownModel) {
+  const options = `--label ${word(label)}${ownModel ? " --model FILE.py" : ""}`;
+  if (name === null) return `ecgpipe show . RECORD_ID ${options}`;
+  return name.startsWith("-") ? `ecgpipe show ${options} -- . ${word(name)}` : `ecgpipe show . ${word(name)} ${options}`;
+}
+
 // Lines of a list that are shown at first; a button shows the others.
 const MOST_LINES = 24;
 
-// Shows a recording in #viewer; `recording` is what ecgpipe/show.py and ecgpipe/report.py call so.
+// Shows a recording in #viewer; `recording` is what ecgpipe/show.py and ecgpipe/report.py call so. `attributable` has the
+// `labels` of the model, whether the page names recordings (`paths`), and whether the model is the user's own (`own`).
 class Viewer {
-  constructor(root, onNeighbor) {
+  constructor(root, onNeighbor, attributable = null) {
+    this.attributable = attributable;
     this.root = root;
     this.onNeighbor = onNeighbor;
     this.at = (part) => root.querySelector(`[data-part="${part}"]`);
@@ -75,8 +90,16 @@ class Viewer {
     const asked = view.attributions.findIndex(({ label }) => label === recording.label); // of who asked for it
     if (asked >= 0) this.wash = String(asked);
     if (!washes.some(([value]) => value === this.wash)) this.wash = "none";
-    this.at("wash").replaceChildren(...washes.map(([value, textContent]) => made("option", { value, textContent })));
+    this.at("wash").replaceChildren(...washes.map(([value, textContent]) => made("option", { value, textContent })), ...this.others(view));
     this.draw();
+  }
+
+  // The labels to which an attributed recording is not attributed: to choose one says what to run.
+  others({ attributions }) {
+    const done = new Set(attributions.map(({ label }) => label));
+    const left = done.size ? (this.attributable?.labels ?? []).filter((label) => !done.has(label)) : [];
+    const options = left.map((label) => made("option", { value: OTHER + label, textContent: label }));
+    return left.length ? [made("optgroup", { label: "attribution to another label" }, ...options)] : [];
   }
 
   // Heart rate, age, sex, date and device, as far as they are known.
@@ -109,6 +132,17 @@ class Viewer {
     this.at("caption").replaceChildren(...this.caption(view, gain));
   }
 
+  // What to run for an attribution that the page does not have.
+  missing(label) {
+    const { paths, own } = this.attributable;
+    const command = attributing(paths ? this.recording.name : null, label, own);
+    const said = ["This page has no attribution to ", made("strong", { textContent: label }), ". Run where the results lie, this makes a page with it: ",
+      made("code", { textContent: command }), "."];
+    if (!paths) said.push(` RECORD_ID is the record_id of row ${this.recording.name} of records/.`);
+    if (own) said.push(" FILE.py is the file of the model.");
+    return said;
+  }
+
   caption(view, gain) {
     const said = [], attribution = view.attributions[Number(this.wash)];
     if (this.wash === "attention") {
@@ -121,6 +155,7 @@ class Viewer {
         made("strong", { textContent: attribution.label }), ": integrated gradients of the logit, from a flat line. "
         + attribution.judged + " Colours are as fine as a token, and the strongest 0.5 % are all drawn alike.");
     }
+    if (this.wash.startsWith(OTHER)) said.push(...this.missing(this.wash.slice(OTHER.length)));
     if (view.seconds < view.of_seconds - 0.01) {
       said.push(` The first ${digits(view.seconds, 0)} of ${digits(view.of_seconds, 1)} s are drawn.`);
     }

@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812, the name that PyTorch code u
 
 from ecgpipe.analysis import attribute
 from ecgpipe.analysis.attribute import explain, make_deletion_masks
+from ecgpipe.analysis.integrated_gradients import Integral
 from ecgpipe.cli import main
 from ecgpipe.core import parquet, provenance, schemas
 from ecgpipe.models.description import Architecture, describe
@@ -171,7 +172,7 @@ def test_neither_the_batch_nor_the_other_segments_change_what_a_segment_gets(
     for size in (1, 5):
         counted: list[int] = []
         again = explain(detector, prepared, 0, steps=8, batch_size=size, count=counted.append)
-        assert (sum(counted), len(counted)) == (8, 8)  # fewer than two steps of three segments fit into a batch
+        assert (sum(counted), len(counted)) == (3 * 8, 8)  # fewer than two steps of three segments fit into a batch
         scale = np.abs(whole.attribution).max()
         np.testing.assert_allclose(again.attribution, whole.attribution, atol=1e-4 * scale)
         np.testing.assert_allclose(again.random_drop, whole.random_drop, atol=1e-4)
@@ -183,7 +184,7 @@ def test_where_memory_runs_out_fewer_steps_are_taken_at_a_time(
     sizes: list[int] = []
     whole = attribute._integrate
 
-    def little(*args: object) -> np.ndarray:
+    def little(*args: object) -> Integral:
         sizes.append(args[5])  # type: ignore[arg-type]
         if sizes[-1] > 5:
             raise torch.OutOfMemoryError
@@ -347,11 +348,11 @@ def test_an_attribution_that_is_not_finite_is_left_out_and_reported(
 ) -> None:
     integrated = attribute._integrate
 
-    def with_nan(*given: Any) -> np.ndarray:  # noqa: ANN401, what it is given, it passes on
-        values = integrated(*given)
+    def with_nan(*given: Any) -> Integral:  # noqa: ANN401, what it is given, it passes on
+        integral = integrated(*given)
         if given[3] == 1:  # the target: the second label
-            values[1, 2, 3] = np.nan
-        return values
+            integral.attribution[1, 2, 3] = np.nan
+        return integral
 
     monkeypatch.setattr(attribute, "_integrate", with_nan)
     table, leads = attributed(finished, "--record-ids", "recording001")

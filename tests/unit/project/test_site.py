@@ -5,11 +5,13 @@ from collections import defaultdict
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 from run_workflow import ROOT
 
+from benchmarks import flowchart
 from benchmarks.build_site import INSTALL, OWNER, build_site
 from ecgpipe.core.errors import EcgpipeError
 
@@ -109,3 +111,28 @@ def anchors(page: Path) -> set[str]:
     """The anchors that GitHub gives the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_a_flowchart_is_a_picture(site: Path) -> None:
+    page = (
+        (site / "architecture/index.html")
+        if (site / "architecture/index.html").is_file()
+        else site / "architecture.html"
+    )
+    source = page.read_text(encoding="utf-8")
+    assert "flowchart TD" not in source
+    assert 'architecture-0.svg"' in source
+    [picture] = site.rglob("architecture-0.svg")
+    texts = "".join(ElementTree.parse(picture).getroot().itertext())  # noqa: S314, written by the build
+    assert "workflow: what the" in texts
+    assert "core: settings, schemas," in texts
+
+
+def test_an_edge_that_passes_a_row_goes_beside_its_boxes() -> None:
+    nodes, edges = flowchart.read_flowchart(
+        'flowchart TD\n  a["one"] --> b & c\n  b --> d["two"]\n  c --> e\n  e --> d\n'
+    )
+    assert nodes == {"a": "one", "b": "b", "c": "c", "d": "two", "e": "e"}
+    rows, steps = flowchart.arrange(nodes, edges)
+    assert rows == [["a"], ["b", "c"], ["e", "edge 2 2"], ["d"]]
+    assert steps == [("a", "b"), ("a", "c"), ("b", "edge 2 2"), ("edge 2 2", "d"), ("c", "e"), ("e", "d")]

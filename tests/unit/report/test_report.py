@@ -508,3 +508,9 @@ def test_leads_that_would_make_the_page_too_large_are_left_out_the_last_ones_cho
     assert [view["view"] is not None for view in page.get("views")] == [True] * 6 + [False] * 4
     assert all(view["note"] is None and view["neighbors"] for view in page.get("views"))
     assert "The page holds the leads of 6 of the 10 recordings" in page.words
+
+
+def test_without_an_evaluation_no_recording_is_called_wrong() -> None:
+    wrong, high = ({"kind": kind, "what": "Sinus rhythm", "rank": 1} for kind in ("false_positive", "strongest"))
+    rows = [{"record_id": "a", "why": [wrong, high]}, {"record_id": "b", "why": [wrong]}]
+    assert report.leave_out_wrong(rows) == [{"record_id": "a", "why": [high]}]

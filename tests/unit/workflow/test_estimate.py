@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ecgpipe.core import logs
 from ecgpipe.core.user_settings import Config
 from ecgpipe.models import registry
 from ecgpipe.workflow import estimate
@@ -76,11 +77,11 @@ def test_a_study_takes_what_its_models_take_one_after_the_other(tmp_path: Path) 
     ("seconds", "words"), [(1, "5 s"), (62, "60 s"), (100, "2 min"), (3000, "50 min"), (9000, "2.5 h")]
 )
 def test_a_time_is_reported_as_exactly_as_it_is_known(seconds: float, words: str) -> None:
-    assert estimate.describe_duration(seconds) == words
+    assert logs.describe_duration(seconds) == words
 
 
 def test_the_estimate_is_one_line(tmp_path: Path) -> None:
     assert estimate.describe(estimated(2_400, tmp_path)) == (
-        "Plan: about 11 min on 2 CPU cores, up to 576 MB of segments and 17 MB of results on the disk, 2 GB of memory, "
+        "Plan: about 9 min on 2 CPU cores, up to 576 MB of segments and 17 MB of results on the disk, 2 GB of memory, "
         "if a recording has 10 s"
     )

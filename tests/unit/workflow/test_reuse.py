@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -238,3 +240,44 @@ def test_results_that_name_no_settings_are_refused(out: Path, name: str) -> None
         EcgpipeError, match=rf"outdir: {name} in .* does not say which settings made it, as with ecgpipe 0.1"
     ):
         reuse.refuse_unmarked(out)
+
+
+# A run of an older version that grows
+
+
+def test_shards_of_an_older_version_get_the_columns_of_new_ones_and_polars_and_duckdb_read_all(tmp_path: Path) -> None:
+    made, folder = stages(), tmp_path / "records"
+    write(tmp_path, made, of=("manifest",))
+    sha256s = [provenance.hash_file(tmp_path / f"manifest/shard-{number:05d}.parquet") for number in range(SHARDS)]
+    own = pa.field("clinic", pa.string())  # of a user's table
+
+    def write_records(number: int, columns: pa.Schema) -> Path:
+        told = facts(made, "preprocess")
+        schema = provenance.add_origin(columns.append(own), "preprocess", inputs_sha256=sha256s[number], **told)
+        row = dict.fromkeys(schema.names) | {"record_id": f"r{number}", "n_segments": 2, "clinic": "north"}
+        path = folder / f"shard-{number:05d}.parquet"
+        parquet.write(path, pa.Table.from_pylist([row], schema=schema))
+        os.utime(path, ns=(10**18, 10**18))
+        return path
+
+    older = pa.schema([field for field in schemas.RECORDS if not field.name.startswith("device_")])
+    old, new = write_records(0, older), write_records(1, schemas.RECORDS)
+    before, bytes_of_new = pq.read_schema(old).metadata, new.read_bytes()
+    with pytest.raises(polars.exceptions.PolarsError):
+        polars.read_parquet(folder / "*.parquet")
+
+    reuse.prepare(tmp_path, made, attention=True)
+    assert old.stat().st_mtime_ns == new.stat().st_mtime_ns == 10**18  # neither counts as made again
+    assert pq.read_schema(old).equals(pq.read_schema(new))
+    assert pq.read_schema(old).metadata == before
+    assert reuse.read_made_by(old) == reuse.read_made_by(new)
+    assert new.read_bytes() == bytes_of_new
+    found = polars.read_parquet(folder / "*.parquet").sort("record_id")
+    assert found.select("record_id", "n_segments", "clinic", "device_qt_ms").rows() == [
+        ("r0", 2, "north", None),
+        ("r1", 2, "north", None),
+    ]
+    counted = (
+        duckdb.read_parquet(f"{folder}/*.parquet").aggregate("count(*), count(device_qt_ms), min(clinic)").fetchall()
+    )
+    assert counted == [(2, 0, "north")]
