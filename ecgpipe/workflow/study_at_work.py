@@ -216,6 +216,8 @@ class StudyAtWork:
                 plan=self._describe_plan,
             )
             self._planner.say(f"models: {', '.join(self.models)}")
+        for line in describe_padding({name: run.settings for name, run in self._by_model.items()}):
+            self._planner.say(line)
         for name, run in self._by_model.items():
             for line in run.describe_model():
                 self._planner.say(f"{name}: {line}")
@@ -253,6 +255,22 @@ class StudyAtWork:
             folders = [self._outdir, *(Path(run.paths.outdir) for run in self.runs)]
             said = [last_words.mistakes(folder, self._started) for folder in folders]
             self._planner.say("\n".join(filter(None, said)))
+
+
+def describe_padding(by_model: Mapping[str, Config]) -> list[str]:
+    """Say which models skip short recordings, where others pad them (`preprocess.short`).
+
+    Args:
+        by_model: The settings of each model's run.
+
+    Returns:
+        A line, or none.
+    """
+    skip = [name for name, own in by_model.items() if own.preprocess.short == "skip"]
+    if len(skip) in (0, len(by_model)):
+        return []
+    lengths = ", ".join(f"{name} (shorter than {by_model[name].preprocess.segment_s:g} s)" for name in skip)
+    return [f"preprocess.short: pad is not possible with {lengths}: skipped for {'it' if len(skip) == 1 else 'these'} alone"]
 
 
 def find_needed_shards(run: RunAtWork) -> frozenset[int] | None:
