@@ -9,7 +9,7 @@ from typing import Any
 import checkpoints
 import pyarrow.parquet as pq
 import pytest
-from crashing import Run, advance, again, assert_no_file_is_torn, final, settings
+from crashing import Run, advance, again, assert_no_file_is_torn, final, resume, settings
 from run_workflow import snakemake
 
 pytestmark = pytest.mark.slow
@@ -102,7 +102,23 @@ def test_everything_is_killed_while_a_shard_is_read_for_both_models(
     assert_as_undisturbed(folder / "out", expected)
 
 
-def test_everything_is_killed_while_one_model_infers(
+def test_everything_is_killed_while_the_second_model_infers(
+    study: tuple[Run, Path], given: dict[str, str], expected: dict[str, Any]
+) -> None:
+    run, folder = study
+    resume(run.job("infer"))
+    run.says("(Rule: infer)")
+    job = run.job("infer")
+    model = next(name for name in MODELS if f"out/{name}/logits" in " ".join(job.cmdline()))
+    advance(job, folder / "out", f"{model}/embeddings/part-*.parquet")
+    run.end()
+    ran = again(folder, given, *RESULTS)
+    read = sum(count for rule, count in ran.jobs.items() if rule.startswith("preprocess"))
+    assert (read, ran.jobs["infer"]) == (0, 1), ran.output
+    assert_as_undisturbed(folder / "out", expected)
+
+
+def test_everything_is_killed_while_the_first_model_infers(
     study: tuple[Run, Path], given: dict[str, str], expected: dict[str, Any]
 ) -> None:
     run, folder = study
