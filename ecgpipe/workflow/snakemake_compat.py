@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -110,6 +110,17 @@ class Engine:
         has seen its content before, although a run from another folder may have used another content in between.
         """
         self._workflow.dag.max_checksum_file_size = 0
+
+    def forget(self, paths: Iterable[Path]) -> None:
+        """Have Snakemake forget how results were made, by rules that name other inputs than those of this workflow.
+
+        As `--cleanup-metadata` does.
+
+        Args:
+            paths: As the rules name them.
+        """
+        for path in paths:
+            self._workflow.persistence.cleanup_metadata(str(path))
 
     @property
     def shows_progress(self) -> bool:

@@ -18,7 +18,7 @@ from ecgpipe.core import settings as settings_files
 from ecgpipe.core.atomic import read_json, write_json
 from ecgpipe.core.study_settings import Study
 from ecgpipe.core.user_settings import Config, Section
-from ecgpipe.workflow import estimate, last_words, reuse, run_lock, shards, slurm, stage_settings, validate
+from ecgpipe.workflow import estimate, last_words, moved_run, reuse, run_lock, shards, slurm, stage_settings, validate
 from ecgpipe.workflow.paths import MODEL, Paths
 from ecgpipe.workflow.run_at_work import (
     Planner,
@@ -158,6 +158,7 @@ class StudyAtWork:
     def _take_folder(self) -> None:
         # Last of all: by this folder jobs tell whether the study lives.
         self._lock = run_lock.take(self._outdir, self._name, results.STUDY_FILES.values())
+        self._take_scans()
         reuse.prepare(self._outdir, self._stages, attention=False)
         self._date_page()
         folder = self._outdir / settings_files.FOLDER
@@ -165,6 +166,20 @@ class StudyAtWork:
         if read_json(folder / READING) != groups:
             write_json(folder / READING, groups)
         atomic.write_json(Path(self._own.asked()), self._started)
+
+    def _take_scans(self) -> None:
+        """Take over the scans of runs that were made by themselves, and then moved here."""
+        for name, run in self._by_model.items():
+            outdir = Path(run.paths.outdir)
+            if moved_run.take_scan(self._outdir, outdir):
+                present = reuse.find_results(outdir, run.stages, run.settings.inference.attention)
+                self._planner.forget(result.path for result in present)
+                self._planner.say(f"{name}: a run by itself was here; what it has of these settings is kept")
+            elif moved_run.has_own_scan(outdir):
+                self._planner.say(
+                    f"{name}: a run by itself was here, over other recordings than the study's; it is computed again. "
+                    f"To keep it, move {outdir} away"
+                )
 
     def _date_page(self) -> None:
         """Date the study's files by what they were made from, as `reuse.prepare` does with a run's results.
