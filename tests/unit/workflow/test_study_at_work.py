@@ -143,6 +143,23 @@ def test_a_lost_file_of_attention_has_its_part_inferred_again(given: dict[str, A
     assert times[0] == reuse.STALE_NS < times[1]
 
 
+def test_a_run_that_was_moved_here_is_apart_from_a_new_model_and_taken_over(given: dict[str, Any]) -> None:
+    out = Path(given["outdir"])
+    write_manifest(out / "a")
+    (out / "a" / "manifest" / "found.txt").touch()
+    run = study(given).runs[0]
+    write_results(run)
+    begun = study(given)
+    assert [[one.paths.model for one in group.runs] for group in begun.reading] == [["a"], ["b"]]
+    begun.plan()
+    assert (out / "manifest" / "manifest.json").is_file()
+    assert not (out / "a" / "manifest").exists()
+    planner = begun._planner
+    assert isinstance(planner, Planner)
+    assert out / "a" / "records" / "shard-00000.parquet" in planner.forgotten
+    assert planner.says == ["a: a run by itself was here; what it has of these settings is kept"]
+
+
 def write_page(begun: StudyAtWork) -> list[Path]:
     """Write a study's files, which name what they were made from."""
     out = Path(begun.settings.outdir)
