@@ -119,8 +119,10 @@ class Engine:
         Args:
             paths: As the rules name them.
         """
+        from snakemake.io import IOFile
+
         for path in paths:
-            self._workflow.persistence.cleanup_metadata(str(path))
+            self._workflow.persistence.cleanup_metadata(IOFile(str(path)))
 
     @property
     def shows_progress(self) -> bool:

@@ -171,11 +171,14 @@ class StudyAtWork:
         """Take over the scans of runs that were made by themselves, and then moved here."""
         for name, run in self._by_model.items():
             outdir = Path(run.paths.outdir)
+            if not moved_run.has_own_scan(outdir):
+                continue
+            # First, so that what is killed in between is done again.
+            present = reuse.find_results(outdir, run.stages, run.settings.inference.attention)
+            self._planner.forget(result.path for result in present)
             if moved_run.take_scan(self._outdir, outdir):
-                present = reuse.find_results(outdir, run.stages, run.settings.inference.attention)
-                self._planner.forget(result.path for result in present)
                 self._planner.say(f"{name}: a run by itself was here; what it has of these settings is kept")
-            elif moved_run.has_own_scan(outdir):
+            else:
                 self._planner.say(
                     f"{name}: a run by itself was here, over other recordings than the study's; it is computed again. "
                     f"To keep it, move {outdir} away"
