@@ -153,7 +153,7 @@ def write_table(
     ]
     columns = [(side.models[model], side.statements[place]) for model, place in places]
     made_of = {run.name: run.info.checkpoint.sha256 for run in runs}
-    named = {settings.KEY: dict(made_by)} if made_by else {}
+    named: dict[str, Any] = {settings.KEY: dict(made_by)} if made_by else {}
     schema = provenance.add_origin(schemas.study_schema(columns), "study", models=made_of, **named)
     names = [pa.array(values or [""], pa.string()) for values in (side.statements, side.models)]
     with parquet.parquet_writer(path, schema) as writer:

@@ -177,8 +177,8 @@ def refuse_labels_of_other_number(settings: Config) -> None:
     rows = None if settings.labels_by_index else len(labels.read(Path(settings.labels)))
     if None not in (outputs, rows) and outputs != rows:
         raise EcgpipeError(
-            f"labels: {settings.labels} names {rows} labels, and the checkpoint of {family.title} has {outputs} outputs; "
-            "leave it out for the model's own labels, or give a file with one row for each output"
+            f"labels: {settings.labels} names {rows} labels, and the checkpoint of {family.title} has {outputs} "
+            "outputs; leave it out for the model's own labels, or give a file with one row for each output"
         )
 
 

@@ -315,7 +315,9 @@ def describe_padding(by_model: Mapping[str, Config]) -> list[str]:
     if len(skip) in (0, len(by_model)):
         return []
     lengths = ", ".join(f"{name} (shorter than {by_model[name].preprocess.segment_s:g} s)" for name in skip)
-    return [f"preprocess.short: pad is not possible with {lengths}: skipped for {'it' if len(skip) == 1 else 'these'} alone"]
+    return [
+        f"preprocess.short: pad is not possible with {lengths}: skipped for {'it' if len(skip) == 1 else 'these'} alone"
+    ]
 
 
 def find_needed_shards(run: RunAtWork) -> frozenset[int] | None:

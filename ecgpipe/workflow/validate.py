@@ -135,7 +135,7 @@ def load_models(user_config: Mapping[str, Any], root: Path) -> ModelsConfig:
         for name, own in shared.models.items():
             given = {**own.model_dump(exclude_none=True), "outdir": f"{outdir}/{name}"}
             given["evaluation"] = evaluations[name].model_dump() if name in evaluations else {}
-            if own.labels == _DEFAULTS["labels"]:
+            if own.labels and own.labels == _DEFAULTS["labels"]:
                 # The default stands for the model's own labels, and here ECG-FM's are named.
                 given["labels"] = os.path.abspath(labels.locate(own.labels, root))  # noqa: PTH100, keeps links
             try:

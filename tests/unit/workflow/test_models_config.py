@@ -94,9 +94,13 @@ def test_the_default_labels_stand_for_each_model_s_own_and_named_for_one_they_ar
     models: dict[str, Any] = {"ecg-fm": {}, "hubert-ecg": hubert}
     expected = [ROOT / default, ROOT / "ecgpipe/models/hubert_ecg/labels.csv"]
     found = load(tmp_path, models=models, labels=default).by_model
-    assert [labels.locate(own.labels, ROOT).samefile(path) for own, path in zip(found.values(), expected, strict=True)] == [True, True]
+    assert [
+        labels.locate(own.labels, ROOT).samefile(path) for own, path in zip(found.values(), expected, strict=True)
+    ] == [True, True]
     models["hubert-ecg"] = {**hubert, "labels": default}
-    with pytest.raises(EcgpipeError, match=r"^models\.hubert-ecg\.labels: .*mimic_iv_ecg\.csv names 17 labels, and the"):
+    with pytest.raises(
+        EcgpipeError, match=r"^models\.hubert-ecg\.labels: .*mimic_iv_ecg\.csv names 17 labels, and the"
+    ):
         load(tmp_path, models=models)
     assert load(tmp_path, models={"ecg-fm": {"labels": default}}).by_model["ecg-fm"].labels == str(ROOT / default)
 

@@ -167,7 +167,7 @@ def write_page(begun: StudyAtWork) -> list[Path]:
     makers = study_inputs.name_makers(section, {name: out / name for name in begun.models})
     (out / "study.html").write_text(f"<!DOCTYPE html>\n<!-- {settings.format_mark(makers)} -->")
     (out / "study.json").write_text(json.dumps({settings.KEY: makers}))
-    schema = provenance.add_origin(schemas.study_schema([]), "study", **{settings.KEY: makers})
+    schema = provenance.add_origin(schemas.study_schema([]), "study", settings=makers)
     parquet.write(out / "study.parquet", pa.table([[]] * len(schema), schema=schema))
     return [out / name for name in results.STUDY_FILES.values()]
 
