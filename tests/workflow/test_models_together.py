@@ -93,26 +93,18 @@ def test_a_recording_too_short_for_one_model_is_skipped_for_that_alone(study: St
 
 def test_a_model_has_the_results_that_it_has_by_itself(study: Study) -> None:
     (own,) = ({**each} for name, each in study.models.items() if name == "hubert-ecg")
-    outdir = "alone/hubert-ecg"
-    given = {**SHARED, "outdir": outdir, "model": "hubert-ecg", **own}
+    given = {**SHARED, "outdir": "alone", "model": "hubert-ecg", **own}
     wanted = ["records/shard-00000.parquet", "embeddings/part-00000.parquet", "predictions/part-00000.parquet"]
-    ran = snakemake(study.folder, *(f"{outdir}/{name}" for name in wanted), **given)
+    ran = snakemake(study.folder, *(f"alone/{name}" for name in wanted), **given)
     assert ran.status == 0, ran.output
     for name in wanted:
-        assert pq.read_table(study.folder / outdir / name).equals(pq.read_table(study.out / "hubert-ecg" / name))
+        assert pq.read_table(study.folder / "alone" / name).equals(pq.read_table(study.out / "hubert-ecg" / name))
     for name in ("checkpoint", "preprocess", "infer", "umap"):
         paths = [
-            study.folder / outdir / "settings" / f"{name}.json",
+            study.folder / "alone" / "settings" / f"{name}.json",
             study.out / "hubert-ecg" / "settings" / f"{name}.json",
         ]
         assert paths[0].read_bytes() == paths[1].read_bytes()
-    # As a model of a study in the folder above, it is taken over: with its scan, and whatever rules made it.
-    taken = study.again(*(f"{outdir}/{name}" for name in wanted), outdir="alone")
-    assert taken.status == 0, taken.output
-    # Where predictions alone are asked for, each run aggregates them anew.
-    assert not taken.jobs.keys() - {"manifest", "aggregate"}, taken.output
-    assert "hubert-ecg: a run by itself was here; what it has of these settings is kept" in taken.output
-    assert not (study.folder / outdir / "manifest").exists()
 
 
 def test_nothing_is_left_to_do_and_a_model_that_is_added_is_the_only_one_computed(study: Study) -> None:
