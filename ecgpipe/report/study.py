@@ -12,13 +12,14 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ecgpipe import __version__
 from ecgpipe.analysis.agreement import Disagreement
-from ecgpipe.core import aligned_recordings, options, settings, study_settings
+from ecgpipe.core import aligned_recordings, options, settings, study_inputs, study_settings
 from ecgpipe.core.aligned_recordings import Aligned
 from ecgpipe.core.atomic import whole, write_json
 from ecgpipe.core.errors import EcgpipeError
@@ -92,7 +93,9 @@ def run(args: argparse.Namespace) -> None:
     table = args.truth or (Path(given.truth) if given.truth else None)
     source = study_truth.choose_source(runs, table, args.map, given.mapping)
     machine = Machine(args.device, args.threads)
-    write_study(runs, study_truth.find_baselines(runs, baselines), source, asked, machine, args.output)
+    folders = {run.name: run.run.outdir for run in runs}
+    made_by = study_inputs.name_makers(given, folders) if args.settings else {}
+    write_study(runs, study_truth.find_baselines(runs, baselines), source, asked, machine, args.output, made_by)
 
 
 def write_study(
@@ -102,6 +105,7 @@ def write_study(
     asked: StudySettings,
     machine: Machine,
     folder: Path,
+    made_by: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write study.html, study.parquet and study.json.
 
@@ -112,6 +116,7 @@ def write_study(
         asked: The settings.
         machine: What attributions are computed on.
         folder: Where to write to.
+        made_by: What the files name as that which made them (`study_inputs.name_makers`); nothing outside a workflow.
 
     Raises:
         EcgpipeError: A file cannot be read, or something was fitted on recordings to evaluate.
@@ -129,10 +134,13 @@ def write_study(
         side = study_results.collect_probabilities(runs, aligned, mapped.shared, file)
         truth, patients = read_truth(runs, aligned, mapped, source, asked)
         study = compute(runs, baselines, aligned, mapped, side, truth, patients, asked)
-        study_results.write_table(folder / "study.parquet", runs, aligned, side, study.found)
+        study_results.write_table(folder / "study.parquet", runs, aligned, side, study.found, made_by)
         account = describe(study, asked)
-        write_json(folder / "study.json", _without_nan(account))
+        named = {settings.KEY: dict(made_by)} if made_by else {}
+        write_json(folder / "study.json", _without_nan({**account, **named}))
         page = make_page(study, account, asked, machine)
+    if made_by:
+        page = page.replace(">", f">\n<!-- {settings.format_mark(made_by)} -->", 1)
     with whole(folder / "study.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     logger.info("%s: %.1f MB", folder / "study.html", len(page) / 1e6)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 
 from ecgpipe.analysis import agreement
 from ecgpipe.analysis.agreement import Disagreement
-from ecgpipe.core import parquet, provenance, schemas
+from ecgpipe.core import parquet, provenance, schemas, settings
 from ecgpipe.core.aligned_recordings import Aligned
 from ecgpipe.core.user_settings import StudySettings
 from ecgpipe.report.study_runs import StudyRun
@@ -126,7 +127,14 @@ def find_disagreement(side: Side, count: int) -> tuple[Disagreement, Chosen]:
     return found, Chosen(rows, [tops.get(row, []) for row in rows.tolist()])
 
 
-def write_table(path: Path, runs: Sequence[StudyRun], aligned: Aligned, side: Side, found: Disagreement) -> None:
+def write_table(
+    path: Path,
+    runs: Sequence[StudyRun],
+    aligned: Aligned,
+    side: Side,
+    found: Disagreement,
+    made_by: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write study.parquet, block by block.
 
     Args:
@@ -135,6 +143,7 @@ def write_table(path: Path, runs: Sequence[StudyRun], aligned: Aligned, side: Si
         aligned: Their recordings.
         side: Their probabilities.
         found: How far they are apart.
+        made_by: As of `study.write_study`.
     """
     places = [
         (model, place)
@@ -144,7 +153,8 @@ def write_table(path: Path, runs: Sequence[StudyRun], aligned: Aligned, side: Si
     ]
     columns = [(side.models[model], side.statements[place]) for model, place in places]
     made_of = {run.name: run.info.checkpoint.sha256 for run in runs}
-    schema = provenance.add_origin(schemas.study_schema(columns), "study", models=made_of)
+    named: dict[str, Any] = {settings.KEY: dict(made_by)} if made_by else {}
+    schema = provenance.add_origin(schemas.study_schema(columns), "study", models=made_of, **named)
     names = [pa.array(values or [""], pa.string()) for values in (side.statements, side.models)]
     with parquet.parquet_writer(path, schema) as writer:
         for start in range(0, max(len(aligned.ids), 1), ROWS):

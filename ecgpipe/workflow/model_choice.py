@@ -18,11 +18,12 @@ from ecgpipe.models.registry import Family
 _DEFAULTS = Config(input="")
 
 
-def apply_model(settings: Config) -> Config:
+def apply_model(settings: Config, is_one_of_several: bool = False) -> Config:
     """Fill in what the model decides: its name, checkpoint, length of windows, attention and the report's title.
 
     Args:
         settings: The user's settings, with ~ expanded.
+        is_one_of_several: Whether `preprocess` is that of a study: a model that cannot pad skips what the others pad.
 
     Returns:
         The settings with `model` set. Values that the user gave stay.
@@ -44,6 +45,8 @@ def apply_model(settings: Config) -> Config:
     declared = family.choose_input(settings.model_options)
     changed: dict[str, object] = {"model": str(family.path) if family.path else family.name}
     reading = settings.preprocess
+    if is_one_of_several and declared.padding is None:
+        reading = reading.model_copy(update={"short": "skip"})
     window_s = family.choose_window_s(declared, reading.segment_s, reading.short, "preprocess.{}".format)
     changed["preprocess"] = reading.model_copy(update={"segment_s": window_s})
     if not family.has_attention:
@@ -158,6 +161,25 @@ def choose_labels(settings: Config) -> str:
         return settings.labels
     csv = family.find_labels(_count_outputs(settings, family), settings.checkpoint)
     return str(csv) if csv else labels.BY_INDEX
+
+
+def refuse_labels_of_other_number(settings: Config) -> None:
+    """Refuse labels of another number than the checkpoint's outputs, as far as that can be told before any job.
+
+    Args:
+        settings: As `validate.load` returned them.
+
+    Raises:
+        EcgpipeError: The label CSV has more or fewer rows than the checkpoint has outputs.
+    """
+    family = find_family_of(settings)
+    outputs = _count_outputs(settings, family)
+    rows = None if settings.labels_by_index else len(labels.read(Path(settings.labels)))
+    if None not in (outputs, rows) and outputs != rows:
+        raise EcgpipeError(
+            f"labels: {settings.labels} names {rows} labels, and the checkpoint of {family.title} has {outputs} "
+            "outputs; leave it out for the model's own labels, or give a file with one row for each output"
+        )
 
 
 def _count_outputs(settings: Config, family: Family) -> int | None:

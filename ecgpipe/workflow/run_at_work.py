@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 from filelock import FileLock
 
 from ecgpipe import __version__
-from ecgpipe.core import atomic
+from ecgpipe.core import atomic, results
 from ecgpipe.core import settings as settings_files
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.user_settings import Config, Section
@@ -30,6 +30,7 @@ from ecgpipe.workflow import (
     job_resources,
     last_words,
     model_choice,
+    moved_run,
     reuse,
     run_lock,
     shards,
@@ -70,6 +71,9 @@ class Planner(Protocol):
 
     def ignore_checksums(self) -> None:
         """Make Snakemake compare times only."""
+
+    def forget(self, paths: Iterable[Path]) -> None:
+        """Have Snakemake forget how results were made."""
 
     def say(self, text: str, **facts: object) -> None:
         """Say something in the run's output."""
@@ -289,7 +293,9 @@ class RunAtWork:
 
     def _take_folder(self) -> None:
         self._lock = run_lock.take(self._outdir, self._name)
-        reuse.prepare(self._outdir, self.stages, self.settings.inference.attention, self._scanned)
+        # A run that was moved into a study has its own scan, until that is the study's.
+        scanned = self._outdir if self._scanned and moved_run.has_own_scan(self._outdir) else self._scanned
+        reuse.prepare(self._outdir, self.stages, self.settings.inference.attention, scanned)
         self.remove_outdated_report()
         stage_settings.remember_checkpoint(self.settings, self._outdir, self._checkpoint)
         if self._scanned is None:  # in a study, it scans
@@ -355,6 +361,8 @@ class RunAtWork:
 
     def _manifest(self) -> dict[str, Any]:
         path = Path(self.paths.file("manifest"))
+        if not path.exists():
+            path = self._outdir / results.path_of("manifest")  # of a run that was moved into a study
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return content
 

@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -138,6 +138,19 @@ class Engine:
             persistence._input = remember
             setattr(persistence, ONLY_BEFORE, True)
         return [flag(ancient(path), ONLY_BEFORE) for path in paths]
+
+    def forget(self, paths: Iterable[Path]) -> None:
+        """Have Snakemake forget how results were made, by rules that name other inputs than those of this workflow.
+
+        As `--cleanup-metadata` does.
+
+        Args:
+            paths: As the rules name them.
+        """
+        from snakemake.io import IOFile
+
+        for path in paths:
+            self._workflow.persistence.cleanup_metadata(IOFile(str(path)))
 
     @property
     def shows_progress(self) -> bool:

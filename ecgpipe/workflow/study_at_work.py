@@ -4,6 +4,7 @@ Each model's run lies in a folder of its name and is one in every respect (`run_
 the manifest, and the jobs that read recordings and prepare them for several models.
 """
 
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 from filelock import FileLock
 
 from ecgpipe import __version__
-from ecgpipe.core import atomic, results
+from ecgpipe.core import atomic, results, study_inputs
 from ecgpipe.core import settings as settings_files
 from ecgpipe.core.atomic import read_json, write_json
+from ecgpipe.core.study_settings import Study
 from ecgpipe.core.user_settings import Config, Section
-from ecgpipe.workflow import estimate, last_words, reuse, run_lock, shards, slurm, stage_settings, validate
+from ecgpipe.workflow import estimate, last_words, moved_run, reuse, run_lock, shards, slurm, stage_settings, validate
 from ecgpipe.workflow.paths import MODEL, Paths
 from ecgpipe.workflow.run_at_work import (
     Planner,
@@ -156,12 +158,55 @@ class StudyAtWork:
     def _take_folder(self) -> None:
         # Last of all: by this folder jobs tell whether the study lives.
         self._lock = run_lock.take(self._outdir, self._name, results.STUDY_FILES.values())
+        self._take_scans()
         reuse.prepare(self._outdir, self._stages, attention=False)
+        self._date_page()
         folder = self._outdir / settings_files.FOLDER
         groups = [[str(run.paths.model) for run in one.runs] for one in self.reading]
         if read_json(folder / READING) != groups:
             write_json(folder / READING, groups)
         atomic.write_json(Path(self._own.asked()), self._started)
+
+    def _take_scans(self) -> None:
+        """Take over the scans of runs that were made by themselves, and then moved here."""
+        for name, run in self._by_model.items():
+            outdir = Path(run.paths.outdir)
+            if not moved_run.has_own_scan(outdir):
+                continue
+            # First, so that what is killed in between is done again.
+            present = reuse.find_results(outdir, run.stages, run.settings.inference.attention)
+            self._planner.forget(result.path for result in present)
+            if moved_run.take_scan(self._outdir, outdir):
+                self._planner.say(f"{name}: a run by itself was here; what it has of these settings is kept")
+            else:
+                self._planner.say(
+                    f"{name}: a run by itself was here, over other recordings than the study's; it is computed again. "
+                    f"To keep it, move {outdir} away"
+                )
+
+    def _date_page(self) -> None:
+        """Date the study's files by what they were made from, as `reuse.prepare` does with a run's results.
+
+        They are newer than all that they read if they were made from just that, and older than everything otherwise.
+        Those of an earlier ecgpipe do not say what they were made from, and keep their times.
+        """
+        study = self._stages["study"]
+        folders = {name: Path(run.paths.outdir) for name, run in self._by_model.items()}
+        paths = [Path(self._own.study(name)) for name in results.STUDY_FILES]
+        present = [path for path in paths if path.is_file() and not path.is_symlink()]
+        named = {path: reuse.read_made_by(path) or {} for path in present}
+        if not all("inputs" in made_by for made_by in named.values()) or not isinstance(study, Study):
+            return
+        makers = study_inputs.name_makers(study, folders)
+        read = [path for folder in folders.values() for path in study_inputs.find_inputs(folder)]
+        latest = max((path.stat().st_mtime_ns for path in [*read, *present]), default=0)
+        benchmark = Path(self._own.benchmark("study"))  # Snakemake dates a job by the oldest of its results and this
+        for path in [*present, *([benchmark] if benchmark.is_file() else [])]:
+            time = latest if named.get(path, makers) == makers else reuse.STALE_NS
+            os.utime(path, ns=(time, time))
+        settings = Path(self._own.settings("study"))
+        if present and settings.stat().st_mtime_ns > latest:
+            os.utime(settings, ns=(latest, latest))  # it may have been rewritten with other paths of the same files
 
     def settings_file(self, stage: str, wildcards: Mapping[str, str]) -> str:
         """The settings file of a job of all models; in a dry run a new file if a study would write another one."""
@@ -216,6 +261,8 @@ class StudyAtWork:
                 plan=self._describe_plan,
             )
             self._planner.say(f"models: {', '.join(self.models)}")
+        for line in describe_padding({name: run.settings for name, run in self._by_model.items()}):
+            self._planner.say(line)
         for name, run in self._by_model.items():
             for line in run.describe_model():
                 self._planner.say(f"{name}: {line}")
@@ -253,6 +300,24 @@ class StudyAtWork:
             folders = [self._outdir, *(Path(run.paths.outdir) for run in self.runs)]
             said = [last_words.mistakes(folder, self._started) for folder in folders]
             self._planner.say("\n".join(filter(None, said)))
+
+
+def describe_padding(by_model: Mapping[str, Config]) -> list[str]:
+    """Say which models skip short recordings, where others pad them (`preprocess.short`).
+
+    Args:
+        by_model: The settings of each model's run.
+
+    Returns:
+        A line, or none.
+    """
+    skip = [name for name, own in by_model.items() if own.preprocess.short == "skip"]
+    if len(skip) in (0, len(by_model)):
+        return []
+    lengths = ", ".join(f"{name} (shorter than {by_model[name].preprocess.segment_s:g} s)" for name in skip)
+    return [
+        f"preprocess.short: pad is not possible with {lengths}: skipped for {'it' if len(skip) == 1 else 'these'} alone"
+    ]
 
 
 def find_needed_shards(run: RunAtWork) -> frozenset[int] | None:

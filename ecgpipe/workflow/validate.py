@@ -22,12 +22,13 @@ _PATHS = ("input", "outdir", "checkpoint", "labels", "calibration", "heads")
 _DEFAULTS = Config(input="").model_dump()
 
 
-def load(user_config: Mapping[str, Any], root: Path) -> Config:
+def load(user_config: Mapping[str, Any], root: Path, is_one_of_several: bool = False) -> Config:
     """Validate the user's settings.
 
     Args:
         user_config: Snakemake's config, that is config.yaml, further config files and --config merged.
         root: The folder of the Snakefile, where a relative `labels` path is looked for after the current folder.
+        is_one_of_several: Whether these are the settings of a study's model.
 
     Returns:
         The settings; `labels` is a path that exists, or will exist when the checkpoint stage has run.
@@ -41,7 +42,7 @@ def load(user_config: Mapping[str, Any], root: Path) -> Config:
         if not any(character in path for character in "*?[") and not os.path.exists(path):  # noqa: PTH110
             raise EcgpipeError(f"input: {path!r} does not exist; {_suggest_path(settings.inputs)}")
     _refuse_unreadable("checkpoint", settings.checkpoint)
-    settings = model_choice.apply_model(settings)
+    settings = model_choice.apply_model(settings, is_one_of_several)
     settings = settings.model_copy(update={"labels": model_choice.choose_labels(settings)})
     _check_backend(settings)
     for path in settings.heads:
@@ -134,14 +135,21 @@ def load_models(user_config: Mapping[str, Any], root: Path) -> ModelsConfig:
         for name, own in shared.models.items():
             given = {**own.model_dump(exclude_none=True), "outdir": f"{outdir}/{name}"}
             given["evaluation"] = evaluations[name].model_dump() if name in evaluations else {}
+            if own.labels and own.labels == _DEFAULTS["labels"]:
+                # The default stands for the model's own labels, and here ECG-FM's are named.
+                given["labels"] = os.path.abspath(labels.locate(own.labels, root))  # noqa: PTH100, keeps links
             try:
-                by_model[name] = load({**common, **given}, root)
+                by_model[name] = load({**common, **given}, root, is_one_of_several=True)
+                if own.labels:
+                    model_choice.refuse_labels_of_other_number(by_model[name])
             except EcgpipeError as error:
                 raise EcgpipeError(_name_model(str(error), name)) from error
         return by_model
 
     # The labels of all models decide which true labels each is evaluated on.
     by_model = load_each({})
+    if shared.preprocess.short == "pad" and all(own.preprocess.short == "skip" for own in by_model.values()):
+        raise EcgpipeError("preprocess.short: pad is not possible with any of these models; give skip")
     if not shared.evaluation.asked:
         _check_evaluation(shared.evaluation, None)
         return ModelsConfig(shared, by_model)

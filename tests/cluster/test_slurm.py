@@ -1,5 +1,6 @@
 """The whole workflow on a SLURM with the project's own profile: what it asks for, computes and survives."""
 
+import json
 import os
 import re
 import signal
@@ -154,6 +155,31 @@ def test_a_second_run_looks_for_new_recordings_and_does_nothing_else(
     # The verdict reads one file; it is planned before it is known that there is nothing new.
     assert ran.jobs == {"manifest": 1, "verdict": 1, "all": 1}
     assert sha256s(finished.folder / "out") == before
+
+
+def test_a_study_of_two_models_has_the_results_of_a_local_one(
+    machine: Slurm, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Each job on a cluster parses the rules again, and has to find the same models in the same job."""
+    own = {key: settings[key] for key in ("checkpoint", "labels")}
+    given = {key: value for key, value in settings.items() if key not in own} | {
+        "manifest": "{shard_size: 3}",
+        "inference": "{shards_per_part: 1, device: cpu}",
+        "models": json.dumps({name: {"model": "ecg-fm", **own} for name in "ab"}),
+    }
+    targets = [f"out/{model}/predictions/part-0000{part}.parquet" for model in "ab" for part in range(2)]
+    (tmp_path / "local").mkdir()
+    local = snakemake(tmp_path / "local", *targets, *THREADS, **given)
+    assert local.status == 0, local.output
+    (tmp_path / "cluster").mkdir()
+    before = machine.rules("--states=all").keys()
+    with Run(tmp_path / "cluster", given, *targets) as run:
+        ran = run.end()
+    assert ran.status == 0, ran.output
+    assert sha256s(tmp_path / "cluster" / "out") == sha256s(tmp_path / "local" / "out")
+    submitted = [what for job, what in machine.rules("--states=all").items() if job not in before]
+    assert sum(what.startswith("preprocess") for what in submitted) == 2  # a shard is read once for both
+    assert (ran.jobs["manifest"], ran.jobs["preprocess"], ran.jobs["infer"]) == (1, 2, 4)
 
 
 # A run that everything happens to: Snakemake is killed, and the same command given again has to mend that and the rest.

@@ -1,6 +1,8 @@
 """What Snakemake says of a command, for a run that no Snakemake runs."""
 
 from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,10 @@ class Planner:
     def __init__(self, *, is_main_process: bool = True, runs_jobs: bool = True) -> None:
         self.is_main_process, self.runs_jobs, self.ignores = is_main_process, runs_jobs, 0
         self.shows_progress, self.cores, self.says = False, 2, list[str]()
+        self.forgotten: list[Path] = []
+
+    def forget(self, paths: Iterable[Path]) -> None:
+        self.forgotten += paths
 
     def say(self, text: str, **facts: object) -> None:
         self.says.append(text)

@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import golden_models
 import pytest
 import yaml
 
 from ecgpipe.core import settings
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.user_settings import Config
+from ecgpipe.models import labels
 from ecgpipe.workflow import stage_settings, validate
+from ecgpipe.workflow.study_at_work import describe_padding
 
 ROOT = Path(__file__).parents[3]
 
@@ -66,6 +70,39 @@ def test_a_model_is_named_freely_and_has_settings_of_its_own(tmp_path: Path) -> 
 def test_mistakes_are_named(tmp_path: Path, given: dict[str, Any], said: str) -> None:
     with pytest.raises(EcgpipeError, match=f"^{said}|{said}"):
         load(tmp_path, **given)
+
+
+def test_a_model_that_cannot_pad_skips_what_the_others_pad(tmp_path: Path, reference: Path) -> None:
+    hubert = {"checkpoint": str(golden_models.make_checkpoint(reference, "hubert_ecg", "tiny_sft", tmp_path))}
+    found = load(tmp_path, models={"ecg-fm": {}, "hubert-ecg": hubert}, preprocess={"short": "pad"}).by_model
+    assert {name: own.preprocess.short for name, own in found.items()} == {"ecg-fm": "pad", "hubert-ecg": "skip"}
+    assert describe_padding(found) == [
+        "preprocess.short: pad is not possible with hubert-ecg (shorter than 5 s): skipped for it alone"
+    ]
+    assert describe_padding({"ecg-fm": found["ecg-fm"]}) == []
+    alone = {"input": str(tmp_path), **hubert, "outdir": str(tmp_path / "out" / "hubert-ecg")}
+    assert found["hubert-ecg"] == validate.load({**alone, "model": "hubert-ecg"}, ROOT)
+    with pytest.raises(EcgpipeError, match=r"preprocess\.short: pad is not possible with any of these models"):
+        load(tmp_path, models={"hubert-ecg": hubert}, preprocess={"short": "pad"})
+
+
+def test_the_default_labels_stand_for_each_model_s_own_and_named_for_one_they_are_ecg_fms(
+    tmp_path: Path, reference: Path
+) -> None:
+    hubert = {"checkpoint": str(golden_models.make_checkpoint(reference, "hubert_ecg", "tiny_sft", tmp_path))}
+    default = Config(input="").labels
+    models: dict[str, Any] = {"ecg-fm": {}, "hubert-ecg": hubert}
+    expected = [ROOT / default, ROOT / "ecgpipe/models/hubert_ecg/labels.csv"]
+    found = load(tmp_path, models=models, labels=default).by_model
+    assert [
+        labels.locate(own.labels, ROOT).samefile(path) for own, path in zip(found.values(), expected, strict=True)
+    ] == [True, True]
+    models["hubert-ecg"] = {**hubert, "labels": default}
+    with pytest.raises(
+        EcgpipeError, match=r"^models\.hubert-ecg\.labels: .*mimic_iv_ecg\.csv names 17 labels, and the"
+    ):
+        load(tmp_path, models=models)
+    assert load(tmp_path, models={"ecg-fm": {"labels": default}}).by_model["ecg-fm"].labels == str(ROOT / default)
 
 
 def test_a_study_is_told_from_a_run() -> None:

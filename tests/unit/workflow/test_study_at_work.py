@@ -7,13 +7,14 @@ from typing import Any
 
 import checkpoints
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from planner import Planner, of_no_run  # noqa: F401, a fixture
 from run_workflow import write_recordings
 
-from ecgpipe.core import parquet, provenance, schemas, settings
+from ecgpipe.core import parquet, provenance, results, schemas, settings, study_inputs
 from ecgpipe.core.errors import EcgpipeError
-from ecgpipe.workflow import reuse
+from ecgpipe.workflow import reuse, stage_settings
 from ecgpipe.workflow.run_at_work import RunAtWork
 from ecgpipe.workflow.study_at_work import StudyAtWork, begin
 
@@ -140,3 +141,83 @@ def test_a_lost_file_of_attention_has_its_part_inferred_again(given: dict[str, A
     begun.plan()
     times = [(out / model / "logits" / "part-00000.parquet").stat().st_mtime_ns for model in "ab"]
     assert times[0] == reuse.STALE_NS < times[1]
+
+
+def test_a_run_that_was_moved_here_is_apart_from_a_new_model_and_taken_over(given: dict[str, Any]) -> None:
+    out = Path(given["outdir"])
+    write_manifest(out / "a")
+    (out / "a" / "manifest" / "found.txt").touch()
+    run = study(given).runs[0]
+    write_results(run)
+    begun = study(given)
+    assert [[one.paths.model for one in group.runs] for group in begun.reading] == [["a"], ["b"]]
+    begun.plan()
+    assert (out / "manifest" / "manifest.json").is_file()
+    assert not (out / "a" / "manifest").exists()
+    planner = begun._planner
+    assert isinstance(planner, Planner)
+    assert out / "a" / "records" / "shard-00000.parquet" in planner.forgotten
+    assert planner.says == ["a: a run by itself was here; what it has of these settings is kept"]
+
+
+def write_page(begun: StudyAtWork) -> list[Path]:
+    """Write a study's files, which name what they were made from."""
+    out = Path(begun.settings.outdir)
+    section = stage_settings.derive_study(begun.settings, begun.models)
+    makers = study_inputs.name_makers(section, {name: out / name for name in begun.models})
+    (out / "study.html").write_text(f"<!DOCTYPE html>\n<!-- {settings.format_mark(makers)} -->")
+    (out / "study.json").write_text(json.dumps({settings.KEY: makers}))
+    schema = provenance.add_origin(schemas.study_schema([]), "study", settings=makers)
+    parquet.write(out / "study.parquet", pa.table([[]] * len(schema), schema=schema))
+    return [out / name for name in results.STUDY_FILES.values()]
+
+
+def test_the_page_is_dated_by_what_it_was_made_from_and_not_by_the_times_of_files(given: dict[str, Any]) -> None:
+    out = Path(given["outdir"])
+    write_manifest(out)
+    (out / "manifest" / "found.txt").touch()
+    first = study(given)
+    for run in first.runs:
+        write_results(run)
+    pages = write_page(first)
+    read = [out / "a" / "records" / "shard-00000.parquet", out / "b" / "embeddings" / "part-00000.parquet"]
+    for path in read:  # as where a folder is copied file by file
+        os.utime(path, (later := path.stat().st_mtime + 100, later))
+    begun = study(given)
+    begun.plan()
+    newest = max(path.stat().st_mtime_ns for path in read)
+    assert all(page.stat().st_mtime_ns >= newest for page in pages)
+    assert (out / "settings" / "study.json").stat().st_mtime_ns <= newest
+
+
+@pytest.mark.parametrize("changed", ["recordings", "settings"])
+def test_a_page_of_other_recordings_or_settings_is_made_again(given: dict[str, Any], changed: str) -> None:
+    out = Path(given["outdir"])
+    write_manifest(out)
+    (out / "manifest" / "found.txt").touch()
+    first = study(given)
+    for run in first.runs:
+        write_results(run)
+    pages = write_page(first)
+    if changed == "settings":
+        given["study"] = {"resamples": 7}
+    else:  # another content, with the time that it had
+        path = out / "a" / "records" / "shard-00000.parquet"
+        before, table = path.stat().st_mtime_ns, pq.read_table(path)
+        origin = json.loads(table.schema.metadata[b"ecgpipe"]) | {"inputs_sha256": "of others"}
+        parquet.write(path, table.replace_schema_metadata({"ecgpipe": json.dumps(origin)}))
+        os.utime(path, ns=(before, before))
+    study(given).plan()
+    assert {page.stat().st_mtime_ns for page in pages} == {reuse.STALE_NS}
+
+
+def test_a_page_of_an_earlier_ecgpipe_keeps_its_time(given: dict[str, Any]) -> None:
+    out = Path(given["outdir"])
+    out.mkdir()
+    (out / results.RUNS).write_text("0123456789abcdef\n")
+    (out / "study.html").write_text("<!DOCTYPE html>")
+    (out / "study.json").write_text("{}")
+    pages = [out / "study.html", out / "study.json"]
+    times = [page.stat().st_mtime_ns for page in pages]
+    study(given).plan()
+    assert [page.stat().st_mtime_ns for page in pages] == times
