@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.provenance import hash_file
 from ecgpipe.core.results import ASKED, FILES, path_of
 
@@ -24,35 +25,44 @@ def has_own_scan(outdir: Path) -> bool:
     return manifest.is_file() and not manifest.parent.is_symlink()
 
 
-def take_scan(shared: Path, outdir: Path) -> bool:
-    """Make the scan of a moved run that of the study, or remove it if the study has the same.
+def refuse_other_recordings(shared: Path, outdir: Path) -> None:
+    """Refuse a moved run over other recordings than the study's: to compute it again would destroy what it is.
+
+    Args:
+        shared: The folder of the study.
+        outdir: The folder of the model's run.
+
+    Raises:
+        EcgpipeError: It is one.
+    """
+    if (shared / path_of("manifest")).is_file() and not _has_same_shards(shared, outdir):
+        raise EcgpipeError(
+            f"outdir: {outdir} holds a run by itself, over other recordings than the study's or in other shards; move "
+            f"it away, or delete {outdir / path_of('manifest')} to have it computed again"
+        )
+
+
+def take_scan(shared: Path, outdir: Path) -> None:
+    """Make the scan of a moved run that of the study, or remove it if the study has one, which is the same.
 
     Args:
         shared: The folder of the study, which is locked.
         outdir: The folder of the model's run, which is locked.
-
-    Returns:
-        Whether the run's results are of the study's scan now; False if it has no own scan, or one of other recordings.
     """
-    if not has_own_scan(outdir):
-        return False
     names = [path.relative_to(outdir) for path in _find_files(outdir)]
     if not (shared / path_of("manifest")).is_file():
         (shared / path_of("manifest")).parent.mkdir(exist_ok=True)
         for name in names:
             (outdir / name).replace(shared / name)
-    elif _has_same_shards(shared, outdir):
+    else:
         for name in names:
             if (shared / name).is_file():
                 _make_older(shared / name, outdir / name)
             (outdir / name).unlink()
-    else:
-        return False
     (outdir / ASKED).unlink(missing_ok=True)
     folder = (outdir / ASKED).parent
     if not any(folder.iterdir()):
         folder.rmdir()
-    return True
 
 
 def _find_files(outdir: Path) -> Iterator[Path]:

@@ -168,21 +168,21 @@ class StudyAtWork:
         atomic.write_json(Path(self._own.asked()), self._started)
 
     def _take_scans(self) -> None:
-        """Take over the scans of runs that were made by themselves, and then moved here."""
+        """Take over the scans of runs that were made by themselves, and then moved here.
+
+        Raises:
+            EcgpipeError: Such a run is over other recordings.
+        """
         for name, run in self._by_model.items():
             outdir = Path(run.paths.outdir)
             if not moved_run.has_own_scan(outdir):
                 continue
-            # First, so that what is killed in between is done again.
+            moved_run.refuse_other_recordings(self._outdir, outdir)
+            # Before the scan is taken, so that what is killed in between is done again.
             present = reuse.find_results(outdir, run.stages, run.settings.inference.attention)
             self._planner.forget(result.path for result in present)
-            if moved_run.take_scan(self._outdir, outdir):
-                self._planner.say(f"{name}: a run by itself was here; what it has of these settings is kept")
-            else:
-                self._planner.say(
-                    f"{name}: a run by itself was here, over other recordings than the study's; it is computed again. "
-                    f"To keep it, move {outdir} away"
-                )
+            moved_run.take_scan(self._outdir, outdir)
+            self._planner.say(f"{name}: a run by itself was here; what it has of these settings is kept")
 
     def _date_page(self) -> None:
         """Date the study's files by what they were made from, as `reuse.prepare` does with a run's results.

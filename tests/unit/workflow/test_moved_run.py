@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.workflow import moved_run
 
 NAMES = ("manifest.json", "shard-00000.parquet", "files.parquet", "found.txt")
@@ -21,24 +22,27 @@ def write_scan(outdir: Path, shard: str, time: int) -> None:
 def test_a_study_without_a_scan_gets_that_of_the_run_with_its_times(tmp_path: Path) -> None:
     write_scan(tmp_path / "a", "of the same", 1000)
     assert moved_run.has_own_scan(tmp_path / "a")
-    assert moved_run.take_scan(tmp_path, tmp_path / "a")
+    moved_run.refuse_other_recordings(tmp_path, tmp_path / "a")
+    moved_run.take_scan(tmp_path, tmp_path / "a")
     assert not (tmp_path / "a" / "manifest").exists()
     assert {path.name: path.stat().st_mtime for path in (tmp_path / "manifest").iterdir()} == dict.fromkeys(NAMES, 1000)
-    assert not moved_run.take_scan(tmp_path, tmp_path / "a")
+    assert not moved_run.has_own_scan(tmp_path / "a")
 
 
 def test_a_second_run_over_the_same_recordings_makes_the_scan_no_newer_than_its_results(tmp_path: Path) -> None:
     write_scan(tmp_path, "of the same", 2000)
     write_scan(tmp_path / "b", "of the same", 1000)
-    assert moved_run.take_scan(tmp_path, tmp_path / "b")
+    moved_run.refuse_other_recordings(tmp_path, tmp_path / "b")
+    moved_run.take_scan(tmp_path, tmp_path / "b")
     assert not (tmp_path / "b" / "manifest").exists()
     assert (tmp_path / "manifest" / "shard-00000.parquet").stat().st_mtime == 1000
 
 
-def test_a_run_over_other_recordings_keeps_its_scan(tmp_path: Path) -> None:
+def test_a_run_over_other_recordings_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
     write_scan(tmp_path, "of the same", 2000)
     write_scan(tmp_path / "b", "of others", 1000)
-    assert not moved_run.take_scan(tmp_path, tmp_path / "b")
+    with pytest.raises(EcgpipeError, match=r"holds a run by itself, over other recordings .* move it away"):
+        moved_run.refuse_other_recordings(tmp_path, tmp_path / "b")
     assert (tmp_path / "b" / "manifest" / "shard-00000.parquet").read_text() == "of others"
     assert (tmp_path / "manifest" / "shard-00000.parquet").stat().st_mtime == 2000
 
@@ -48,5 +52,5 @@ def test_a_study_that_was_killed_in_the_middle_takes_the_rest(tmp_path: Path, ke
     write_scan(tmp_path / "a", "of the same", 1000)
     (tmp_path / "manifest").mkdir()
     (tmp_path / "a" / "manifest" / "found.txt").replace(tmp_path / "manifest" / "found.txt")
-    assert moved_run.take_scan(tmp_path, tmp_path / "a")
+    moved_run.take_scan(tmp_path, tmp_path / "a")
     assert (tmp_path / "manifest" / kept).is_file()
