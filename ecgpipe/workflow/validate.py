@@ -40,6 +40,8 @@ def load(user_config: Mapping[str, Any], root: Path, is_one_of_several: bool = F
     # os.path, not pathlib, which raises an error for a text that is not a valid path, e.g. one that is too long.
     for path in settings.inputs:
         if not any(character in path for character in "*?[") and not os.path.exists(path):  # noqa: PTH110
+            if "://" in path:  # ecgpipe reads files: docs/storage.md says why
+                raise EcgpipeError(f"input: {path!r} is an address; copy or mount it, and give the folder")
             raise EcgpipeError(f"input: {path!r} does not exist; {_suggest_path(settings.inputs)}")
     _refuse_unreadable("checkpoint", settings.checkpoint)
     settings = model_choice.apply_model(settings, is_one_of_several)

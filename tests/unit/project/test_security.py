@@ -29,6 +29,7 @@ from ecgpipe.workflow import validate
         ({"input": "--outdir=x"}, "input: '--outdir=x' begins with a dash"),
         ({"checkpoint": "-x.pt"}, "checkpoint: '-x.pt' begins with a dash"),
         ({"outdir": "s3://bucket/x"}, "outdir: 's3://bucket/x' is an address; give the absolute path of a folder"),
+        ({"input": "s3://bucket/x"}, "input: 's3://bucket/x' is an address; copy or mount it, and give the folder"),
         ({"outdir": "x:y"}, "outdir: 'x:y' is an address; give the absolute path of a folder"),
         ({"inference": {"device": "cpu; touch pwned"}}, "inference.device: 'cpu; touch pwned' is not valid"),
         ({"inference": {"device": "{input}"}}, "inference.device: '{input}' is not valid"),
