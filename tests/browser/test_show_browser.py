@@ -29,8 +29,10 @@ def test_it_shows_the_recording_and_its_neighbours_as_text(opened: Open, shown: 
         assert page.locator("#viewer svg.paper .trace[data-lead]").count() == 13
         assert page.locator("#viewer .probability").count() == len(LABELS)
         assert sorted(page.locator("#viewer .neighbors li span:first-child").all_inner_texts()) == ["a", "b"]
-        options = page.locator('#viewer [data-part="wash"] option').all_inner_texts()
+        options = page.locator('#viewer [data-part="wash"] > option').all_inner_texts()
         assert options == ["nothing", "attention", f"attribution to {LABELS[0]}"]
+        others = page.locator('#viewer [data-part="wash"] > optgroup > option').all_inner_texts()
+        assert others == [label for label in LABELS if label != LABELS[0]]
 
 
 @pytest.mark.slow
