@@ -135,10 +135,10 @@ def test_dots_in_a_file_of_settings_are_taken_and_a_contradiction_is_not(folder:
     (folder / "mine.yaml").write_text("attribution.recordings: 0\n")
     ran = snakemake(folder, "--configfile", "mine.yaml", "--dry-run", **given)
     assert (ran.status, ran.jobs["umap"], ran.jobs["attribute"]) == (0, 1, 0), ran.output
-    ran = snakemake(folder, "--configfile", "mine.yaml", "--dry-run", **given, attribution="{recordings: 2}")
+    ran = snakemake(folder, "--configfile", "mine.yaml", "--dry-run", **given, attribution="{recordings: 3}")
     assert ran.status == 1
     assert (
-        "attribution.recordings: given as attribution.recordings: 0 and as attribution: {recordings: 2}, which "
+        "attribution.recordings: given as attribution.recordings: 0 and as attribution: {recordings: 3}, which "
         "contradict each other; give one of them" in ran.output
     )
 
