@@ -172,14 +172,20 @@ def write_page(begun: StudyAtWork) -> list[Path]:
     return [out / name for name in results.STUDY_FILES.values()]
 
 
-def test_the_page_is_dated_by_what_it_was_made_from_and_not_by_the_times_of_files(given: dict[str, Any]) -> None:
+def write_finished(given: dict[str, Any]) -> list[Path]:
+    """Write a finished study: its scan, the results of its models, and its own files, which are returned."""
     out = Path(given["outdir"])
     write_manifest(out)
     (out / "manifest" / "found.txt").touch()
-    first = study(given)
-    for run in first.runs:
+    finished = study(given)
+    for run in finished.runs:
         write_results(run)
-    pages = write_page(first)
+    return write_page(finished)
+
+
+def test_the_page_is_dated_by_what_it_was_made_from_and_not_by_the_times_of_files(given: dict[str, Any]) -> None:
+    out = Path(given["outdir"])
+    pages = write_finished(given)
     read = [out / "a" / "records" / "shard-00000.parquet", out / "b" / "embeddings" / "part-00000.parquet"]
     for path in read:  # as where a folder is copied file by file
         os.utime(path, (later := path.stat().st_mtime + 100, later))
@@ -193,12 +199,7 @@ def test_the_page_is_dated_by_what_it_was_made_from_and_not_by_the_times_of_file
 @pytest.mark.parametrize("changed", ["recordings", "settings"])
 def test_a_page_of_other_recordings_or_settings_is_made_again(given: dict[str, Any], changed: str) -> None:
     out = Path(given["outdir"])
-    write_manifest(out)
-    (out / "manifest" / "found.txt").touch()
-    first = study(given)
-    for run in first.runs:
-        write_results(run)
-    pages = write_page(first)
+    pages = write_finished(given)
     if changed == "settings":
         given["study"] = {"resamples": 7}
     else:  # another content, with the time that it had
