@@ -35,7 +35,8 @@ def refuse_other_recordings(shared: Path, outdir: Path) -> None:
     Raises:
         EcgpipeError: It is one.
     """
-    if (shared / path_of("manifest")).is_file() and not _has_same_shards(shared, outdir):
+    is_own = has_own_scan(outdir) and (shared / path_of("manifest")).is_file()
+    if is_own and not _has_same_shards(shared, outdir):
         raise EcgpipeError(
             f"outdir: {outdir} holds a run by itself, over other recordings than the study's or in other shards; move "
             f"it away, or delete {outdir / path_of('manifest')} to have it computed again"

@@ -141,10 +141,13 @@ class StudyAtWork:
         """Compare the results with the settings. A study that will run jobs locks its folders, and writes settings.
 
         Raises:
-            EcgpipeError: Another run has locked a folder, or it is not writable.
+            EcgpipeError: Another run has locked a folder, it is not writable, or a run by itself that was moved here is over
+                other recordings.
         """
         if self._is_planned or not self._planner.is_main_process:
             return
+        for run in self.runs:  # before any of them is touched
+            moved_run.refuse_other_recordings(self._outdir, Path(run.paths.outdir))
         for run in self.runs:
             run.plan()
         self._planner.ignore_checksums()
@@ -168,16 +171,11 @@ class StudyAtWork:
         atomic.write_json(Path(self._own.asked()), self._started)
 
     def _take_scans(self) -> None:
-        """Take over the scans of runs that were made by themselves, and then moved here.
-
-        Raises:
-            EcgpipeError: Such a run is over other recordings.
-        """
+        """Take over the scans of runs that were made by themselves, and then moved here."""
         for name, run in self._by_model.items():
             outdir = Path(run.paths.outdir)
             if not moved_run.has_own_scan(outdir):
                 continue
-            moved_run.refuse_other_recordings(self._outdir, outdir)
             # Before the scan is taken, so that what is killed in between is done again.
             present = reuse.find_results(outdir, run.stages, run.settings.inference.attention)
             self._planner.forget(result.path for result in present)
