@@ -141,8 +141,8 @@ class StudyAtWork:
         """Compare the results with the settings. A study that will run jobs locks its folders, and writes settings.
 
         Raises:
-            EcgpipeError: Another run has locked a folder, it is not writable, or a run that was moved here is over other
-                recordings.
+            EcgpipeError: Another run has locked a folder, it is not writable, or a run that was moved here is over
+                other recordings.
         """
         if self._is_planned or not self._planner.is_main_process:
             return
