@@ -1,13 +1,13 @@
 """Each use of what Snakemake does not document, with the real Snakemake: a test that fails says what has changed."""
 
 import json
-import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forked_python
 import pytest
 
 from ecgpipe.workflow.snakemake_compat import shell_prefix
@@ -42,12 +42,8 @@ def snakemake(folder: Path, text: str, *options: str, name: str = "Snakefile") -
     """Run Snakemake in a folder with a Snakefile of this text."""
     (folder / name).parent.mkdir(exist_ok=True, parents=True)
     (folder / name).write_text(text)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(folder / name), "--cores", "2", *options]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    return done.returncode, done.stdout
+    command = ["-m", "snakemake", "--snakefile", str(folder / name), "--cores", "2", *options]
+    return forked_python.run(command, folder, timeout_s=600)
 
 
 def said(folder: Path, text: str, *options: str) -> list[Any]:
@@ -144,7 +140,7 @@ rule all:
     output:
         "x"
     shell:
-        "python3 -c 'import os, sys; print(sys.executable, os.environ[\\"PYTHONPATH\\"])' > {{output}}; {more}"
+        "echo $(command -v python3) $PYTHONPATH > {{output}}; {more}"
 """
 
 
@@ -152,7 +148,7 @@ def test_shell_lines_have_the_python_of_snakemake_and_find_the_package(tmp_path:
     root = str(tmp_path / "a {b} 'c'")
     status, output = snakemake(tmp_path, HEAD + SHELL.format(root=root, more="true"))
     assert status == 0, output
-    assert (tmp_path / "x").read_text() == f"{Path(sys.executable).parent / 'python3'} {root}\n"
+    assert (tmp_path / "x").read_text() == f"{forked_python.program()} {root}\n"
 
 
 def test_a_shell_line_still_stops_at_the_first_error_of_a_pipe(tmp_path: Path) -> None:
