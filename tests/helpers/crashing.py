@@ -105,7 +105,7 @@ class Run:
 
         def begun() -> psutil.Process | None:
             assert self._process.poll() is None, self.output
-            for process in snakemake.children(recursive=True):
+            for process in descendants(snakemake):
                 with suppress(psutil.Error):
                     if process.cmdline()[1:4] == ["-m", "ecgpipe", stage]:
                         hold(process)
@@ -124,17 +124,35 @@ def until(look: Callable[[], Found | None], pause_s: float = 0.001) -> Found:
     return found
 
 
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """The processes that a process has started. psutil would look at every process of the machine for them."""
+    found = []
+    with suppress(OSError):  # it has ended
+        for path in Path(f"/proc/{process.pid}/task").glob("*/children"):
+            for pid in path.read_text().split():
+                with suppress(psutil.NoSuchProcess):
+                    found.append(psutil.Process(int(pid)))
+    return found
+
+
+def descendants(process: psutil.Process) -> Iterator[psutil.Process]:
+    """The processes that a process has started, and what those have started."""
+    for child in children(process):
+        yield child
+        yield from descendants(child)
+
+
 def hold(job: psutil.Process) -> None:
     """Stop a job, and the process that it works in."""
     job.suspend()
     until(lambda: job.status() in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}, 0)
-    for child in job.children():
+    for child in children(job):
         hold(child)
 
 
 def resume(job: psutil.Process) -> None:
     """Let a job that is held go on, with the process that it works in."""
-    for process in [*job.children(), job]:
+    for process in [*children(job), job]:
         process.resume()
 
 
