@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import forked_python
+
 
 def indented_blocks(text: str) -> list[str]:
     """The indented blocks of a page, in order: commands, and files to write."""
@@ -27,7 +29,8 @@ def python(text: str) -> str:
 
 def run_script(script: str, folder: Path) -> str:
     """Run lines of bash in a folder, with the commands of this environment; return what they print."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    folders = [forked_python.program().parent, Path(sys.executable).parent]
+    path = os.pathsep.join([*map(str, folders), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-c", script],  # noqa: S607
         cwd=folder, env=os.environ | {"PATH": path}, text=True, check=False,

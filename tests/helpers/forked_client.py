@@ -1,4 +1,4 @@
-"""Stands for `python` on a command line: what a server has loaded already it does, all else the real Python.
+"""Stands for `python`, `snakemake` or `ecgpipe` on a command line: what a server has loaded it does, all else Python.
 
 forked_python.py has the server, beside whose socket it puts copies of this file as programs.
 """
@@ -14,7 +14,8 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
+    name = os.path.basename(sys.argv[0])  # noqa: PTH119, quicker
+    arguments = [*(() if name.startswith("python") else ("-m", name)), *sys.argv[1:]]
     status = ask(arguments) if arguments[:1] == ["-m"] else None
     if status is None:
         os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606

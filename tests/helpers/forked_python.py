@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 # What these run; where the environment differs in what is read as Python or a library starts, the real Python does.
-MODULES = ("snakemake", "ecgpipe")
+RUN_JOBS = ("snakemake", "ecgpipe.workflow.snakemake_compat")
+MODULES = (*RUN_JOBS, "ecgpipe")
 READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "MKL_", "KMP_", "OMP_", "NUMBA_", "MPL")
 BUT_FOR = {"PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS"}
 
@@ -35,6 +36,11 @@ LOADED += ["scipy.io", "torch", "safetensors.torch", "captum.attr", "umap", "mat
 
 def run(arguments: Sequence[str], folder: Path, timeout_s: float) -> tuple[int, str]:
     """Run `python` with these arguments in `folder`, with this process's environment.
+
+    Args:
+        arguments: From `-m` on.
+        folder: The current one of the process.
+        timeout_s: After which it is ended.
 
     Returns:
         The exit status, and what it and what it started wrote to standard output and error.
@@ -54,7 +60,10 @@ def run(arguments: Sequence[str], folder: Path, timeout_s: float) -> tuple[int, 
 
 @functools.cache
 def program() -> Path:
-    """Start the server, which ends with this process, and return what stands for `python`."""
+    """Start the server, which ends with this process, and return what stands for `python`.
+
+    Beside it lies what stands for the commands `snakemake` and `ecgpipe`.
+    """
     folder = Path(tempfile.mkdtemp(prefix="forked-python-"))
     atexit.register(subprocess.run, ["rm", "-r", str(folder)], check=False)
     address = folder / "server"
@@ -69,7 +78,7 @@ def program() -> Path:
             start_new_session=True,
         )
     client = Path(__file__).with_name("forked_client.py").read_text()
-    for name in ("python", "python3"):
+    for name in ("python", "python3", "snakemake", "ecgpipe"):
         (folder / name).write_text(f"#!{sys.executable} -IS\n{client}")
         (folder / name).chmod(0o755)
     return folder / "python3"
@@ -179,8 +188,8 @@ def become(request: Request, path: Sequence[str], stand_in: str) -> None:
     more = request.environment.get("PYTHONPATH", "")
     sys.path[:] = [request.folder, *(path for path in more.split(os.pathsep) if path), *path]
     importlib.invalidate_caches()
-    if request.arguments[1] == "snakemake":  # its jobs are started as this one was
-        sys.executable = stand_in
+    if request.arguments[1] in RUN_JOBS or request.arguments[1:3] == ["ecgpipe", "run"]:
+        sys.executable = stand_in  # what these start is started as they were
     tempfile.tempdir = None
     np.random.seed()
     if threads := request.environment.get("OMP_NUM_THREADS"):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import checkpoints
+import forked_python
 import formats
 import numpy as np
 import pytest
@@ -43,9 +44,9 @@ GIVEN = ("--checkpoint", "x.pt", "--outdir", "out", "--set", "labels=labels.csv"
 
 
 def ecgpipe(folder: Path, *words: str, **environment: str) -> tuple[int, list[str]]:
-    """The exit status of a command, and the lines that it prints."""
+    """The exit status of a command, and the lines that it prints; `HIDE` has its effect where Python itself starts."""
     done = subprocess.run(
-        [sys.executable, "-m", "ecgpipe", *words],
+        [sys.executable if environment else forked_python.program(), "-m", "ecgpipe", *words],
         cwd=folder, env={**os.environ, **environment}, text=True, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -119,7 +120,15 @@ def test_settings_in_any_syntax_are_taken(folder: Path) -> None:
 def test_a_wrong_setting_of_snakemake_is_one_line_with_the_right_syntax(
     folder: Path, options: list[str], says: str
 ) -> None:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--logger", "ecgpipe"]
+    command = [
+        forked_python.program(),
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--logger",
+        "ecgpipe",
+    ]
     done = subprocess.run(
         [*command, "--cores", "1", *options],
         cwd=folder, text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

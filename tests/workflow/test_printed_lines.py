@@ -2,10 +2,10 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import checkpoints
+import forked_python
 import pytest
 from run_workflow import ROOT, Ran, write_recordings
 
@@ -25,7 +25,16 @@ def folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, *options: str) -> Ran:
     """As a user types it, with the default profile."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", *options]
+    command = [
+        str(forked_python.program()),
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--cores",
+        "2",
+        *options,
+    ]
     command += ["--config", "input=input", "checkpoint=x.pt", "labels=labels.csv", "outdir=out"]
     done = subprocess.run(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=600
