@@ -120,21 +120,10 @@ def test_settings_in_any_syntax_are_taken(folder: Path) -> None:
 def test_a_wrong_setting_of_snakemake_is_one_line_with_the_right_syntax(
     folder: Path, options: list[str], says: str
 ) -> None:
-    command = [
-        forked_python.program(),
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-        "--logger",
-        "ecgpipe",
-    ]
-    done = subprocess.run(
-        [*command, "--cores", "1", *options],
-        cwd=folder, text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert done.returncode == 1
-    profile, *lines = done.stdout.splitlines()  # Snakemake names the profile before its output is ecgpipe's
+    command = ["-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--logger", "ecgpipe", "--cores", "1"]
+    status, printed = forked_python.run([*command, *options], folder, timeout_s=600)
+    assert status == 1
+    profile, *lines = printed.splitlines()  # Snakemake names the profile before its output is ecgpipe's
     assert profile.startswith("Using workflow specific profile")
     assert lines == [says]
 

@@ -1,7 +1,6 @@
 """What a run prints on a terminal or into a file: few lines of its own, with everything else in log files."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import checkpoints
@@ -25,21 +24,9 @@ def folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, *options: str) -> Ran:
     """As a user types it, with the default profile."""
-    command = [
-        str(forked_python.program()),
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-        "--cores",
-        "2",
-        *options,
-    ]
+    command = ["-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", *options]
     command += ["--config", "input=input", "checkpoint=x.pt", "labels=labels.csv", "outdir=out"]
-    done = subprocess.run(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=600
-    )
-    return Ran(done.returncode, done.stdout)
+    return Ran(*forked_python.run(command, folder, timeout_s=600))
 
 
 def test_a_run_says_what_it_found_its_plan_and_how_far_it_is(folder: Path) -> None:
