@@ -123,6 +123,10 @@ def write_examples(files: Files, examples_settings: settings.Examples, output: P
     ]
     inherited = provenance.inherit_facts([pq.read_schema(path) for path in predictions])
     facts = settings.add_sha256("examples", examples_settings, inherited)
+    if files.true_labels:
+        # With another evaluation or none, other recordings are wrong predictions.
+        evaluated = provenance.read_origin(pq.read_schema(files.true_labels))
+        facts[settings.KEY] = {**evaluated.get(settings.KEY, {}), **facts[settings.KEY]}
     parquet.write(output, pa.table(columns, schema=provenance.add_origin(schemas.EXAMPLES, "examples", **facts)))
     logger.info("%d recordings chosen", len(chosen))
 

@@ -11,7 +11,8 @@ from small_run import LABELS
 
 from ecgpipe.analysis import examples
 from ecgpipe.analysis.examples import Why, choose
-from ecgpipe.core import parquet, schemas
+from ecgpipe.core import parquet, provenance, schemas
+from ecgpipe.workflow import reuse
 
 IDS = tuple(f"a/{i}" for i in range(60))
 THRESHOLDS = dict(zip(LABELS, (0.5, 0.7, 0.5), strict=True))
@@ -117,7 +118,7 @@ def test_the_most_wrong_of_each_label_are_chosen_among_those_that_were_evaluated
     has_label = {name: [True, False, None][i % 3] for i, name in enumerate(IDS)}
     evaluated = {name: i % 5 > 0 for i, name in enumerate(IDS)}
     rows = [{"record_id": i, "is_evaluated": evaluated[i], label: has_label[i]} for i in reversed(IDS)]
-    schema = schemas.true_labels_schema([label])
+    schema = provenance.add_origin(schemas.true_labels_schema([label]), "evaluate", settings={"evaluate": "e" * 64})
     parquet.write(tmp_path / "true.parquet", pa.Table.from_pylist(rows, schema=schema))
     found = examples.rank_wrong(sorted(folder.glob("predictions/*")), tmp_path / "true.parquet", THRESHOLDS)
     known = [name for name in IDS if evaluated[name] and has_label[name] is not None]
@@ -127,8 +128,15 @@ def test_the_most_wrong_of_each_label_are_chosen_among_those_that_were_evaluated
     for kind, expected in (("false_positive", false_positive), ("false_negative", false_negative)):
         assert len(expected) >= 3
         assert found[kind] == [(name, Why(kind, label, rank)) for rank, name in enumerate(expected[:3], 1)]
-    chosen_ids = [row["record_id"] for row in chosen(folder, "--true-labels", str(tmp_path / "true.parquet"))]
+    made = small_run.examples(folder, "--true-labels", str(tmp_path / "true.parquet"))
+    chosen_ids = [row["record_id"] for row in pq.read_table(made).to_pylist()]
     assert {false_positive[0], false_negative[0]} <= set(chosen_ids)
+    # They name the evaluation's settings, so that they are chosen again where it is another one or switched off.
+    result = reuse.Result("examples", made, reuse.read_made_by(made))
+    assert result.made_by is not None
+    assert result.is_of(result.made_by)
+    assert result.made_by["evaluate"] == "e" * 64
+    assert not result.is_of({stage: sha256 for stage, sha256 in result.made_by.items() if stage != "evaluate"})
 
 
 def candidates(**ids: list[str]) -> dict[str, list[tuple[str, Why]]]:
