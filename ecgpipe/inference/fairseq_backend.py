@@ -19,7 +19,6 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import fairseq_forward, segment_files
 from ecgpipe.inference.engine import Results, Stream
 from ecgpipe.inference.segment_files import Contents
-from ecgpipe.models import hub
 from ecgpipe.models.description import Description
 
 logger = logging.getLogger(__name__)
@@ -90,6 +89,8 @@ def find_original(description: Description, source: str | None = None) -> Path:
     Raises:
         EcgpipeError: It is not there any more, or is another one.
     """
+    from ecgpipe.models import hub  # here, because its client takes a third of a second of each job of inference
+
     uri = description.uri
     if uri.startswith("hf://") and description.revision:
         where = hub.parse_uri(uri)

@@ -1,15 +1,17 @@
 """Processes of Python that start without loading what this project's processes need: for tests of whole runs.
 
 Snakemake starts two processes for each job, and loading PyTorch alone takes one of them two seconds. A server, one for
-each process of tests, loads everything once and is forked for each. It does not load ecgpipe: each process loads that
-of its own clone. What a program prints, computes and exits with is as ever. What the kernel says of its process is not,
-such as its parent and its memory: tests of these start real ones, and so does every test that uses `sys.executable`.
+each process of tests, loads everything once and is forked for each. It loads this clone's ecgpipe too, and a process
+that works with another one loads that anew. What a program prints, computes and exits with is as ever. What the kernel
+says of its process is not, such as its parent and its memory: tests of these start real ones, and so does every test
+that uses `sys.executable`.
 """
 
 import atexit
 import functools
 import gc
 import importlib
+import importlib.machinery
 import os
 import runpy
 import signal
@@ -23,6 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+ROOT = Path(__file__).parents[2]
+
 # What these run; where the environment differs in what is read as Python or a library starts, the real Python does.
 RUN_JOBS = ("snakemake", "ecgpipe.workflow.snakemake_compat")
 MODULES = (*RUN_JOBS, "ecgpipe")
@@ -32,6 +36,12 @@ BUT_FOR = {"PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS"}
 LOADED = ["snakemake.cli", "snakemake.api", "snakemake.workflow", "snakemake.dag", "snakemake.scheduling", "pulp"]
 LOADED += ["yaml", "pydantic", "jinja2", "numpy", "pandas", "pyarrow.parquet", "pyarrow.dataset", "scipy.signal"]
 LOADED += ["scipy.io", "torch", "safetensors.torch", "captum.attr", "umap", "matplotlib.figure", "plotly.offline"]
+
+# Of ecgpipe, with what these import: the modules of every run's jobs, and what the Snakefile imports.
+OWN = ["cli", "preprocessing.preprocess", "inference.infer", "inference.precision", "inference.aggregate"]
+OWN += ["models.checkpoint", "analysis.umap", "analysis.examples", "analysis.attribute", "evaluation.evaluate"]
+OWN += ["report.summary", "report.figures", "report.report", "report.verdict", "workflow.manifest_command"]
+OWN += ["workflow.validate", "workflow.shards", "workflow.run_at_work", "workflow.study_at_work"]
 
 
 def run(arguments: Sequence[str], folder: Path, timeout_s: float) -> tuple[int, str]:
@@ -188,6 +198,9 @@ def become(request: Request, path: Sequence[str], stand_in: str) -> None:
     more = request.environment.get("PYTHONPATH", "")
     sys.path[:] = [request.folder, *(path for path in more.split(os.pathsep) if path), *path]
     importlib.invalidate_caches()
+    if not works_with_ours(request.arguments):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "ecgpipe"]:
+            del sys.modules[name]
     if request.arguments[1] in RUN_JOBS or request.arguments[1:3] == ["ecgpipe", "run"]:
         sys.executable = stand_in  # what these start is started as they were
     tempfile.tempdir = None
@@ -195,6 +208,14 @@ def become(request: Request, path: Sequence[str], stand_in: str) -> None:
     if threads := request.environment.get("OMP_NUM_THREADS"):
         threadpoolctl.threadpool_limits(int(threads))
         torch.set_num_threads(int(threads))
+
+
+def works_with_ours(arguments: Sequence[str]) -> bool:
+    """Whether the process, with its path of modules set, uses the ecgpipe that the server has loaded."""
+    if arguments[1] in RUN_JOBS:
+        return str(ROOT / "Snakefile") in arguments  # a Snakefile finds the package beside it
+    found = importlib.machinery.PathFinder.find_spec("ecgpipe", sys.path)
+    return found is not None and found.origin == sys.modules["ecgpipe"].__file__
 
 
 def end(work: Callable[[], object]) -> NoReturn:
@@ -228,9 +249,9 @@ if __name__ == "__main__":
     # What is loaded adds to both.
     path = list(sys.path)
     started_with = dict(os.environ)
-    for name in LOADED:
+    for name in [*LOADED, *(f"ecgpipe.{name}" for name in OWN)]:
         importlib.import_module(name)
-    assert not {name for name in sys.modules if "ecgpipe" in name}
+    assert "huggingface_hub" not in sys.modules  # it reads its variables when it is imported
     gc.collect()
     gc.freeze()  # a collection in a forked process would copy what is loaded
     with socket.socket(fileno=int(sys.argv[1])) as server:

@@ -13,7 +13,7 @@ import pytest
 
 from ecgpipe import __version__
 from ecgpipe.__main__ import WITHOUT_PANDAS
-from ecgpipe.cli import COMMANDS, main
+from ecgpipe.cli import COMMANDS, GROUPS, main
 from ecgpipe.core import logs
 from ecgpipe.core.atomic import whole
 
@@ -240,3 +240,11 @@ def test_stages_that_need_no_pandas_do_not_import_it_and_their_readers_still_can
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "False\n1\n"
+
+
+def test_no_stage_loads_the_hubs_client_before_it_fetches_something() -> None:
+    modules = [path for path, _ in GROUPS["stages, which `run` calls"].values()]
+    code = f"import importlib, sys; [importlib.import_module(f'ecgpipe.{{m}}') for m in {modules}]; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "torch" in done.stdout.split()
+    assert "huggingface_hub" not in done.stdout.split()
