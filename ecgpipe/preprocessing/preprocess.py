@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ecgpipe import readers
 from ecgpipe.core import options, parquet, provenance, schemas, settings, user_settings
 from ecgpipe.core.atomic import whole
+from ecgpipe.core.digital import Digital
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress
 from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput, dump_input
@@ -39,10 +40,18 @@ MOST_UNAVAILABLE = 5
 # The columns of the manifest that records/ repeats.
 REPEATED_COLUMNS = ("record_id", "path", "row", "bytes", "modified", "format")
 
-# A segment and what is known of it: record id, number, start in s, samples that are signal, (leads, segment samples).
-Segment = tuple[str, int, float, int, np.ndarray]
-
 Result = TypeVar("Result")
+
+
+class Segment(NamedTuple):
+    """A segment and what is known of it."""
+
+    record_id: str
+    number: int
+    start_s: float
+    samples: int  # that are signal
+    digital: Digital | None  # whole numbers and steps that give the same bits
+    signal: np.ndarray  # (leads, segment samples) float32
 
 
 class Task(NamedTuple):
@@ -158,7 +167,14 @@ def _preprocess(
     progress = Progress(shard_file.stem, len(shard), "recordings")
     with ExitStack() as stack:
         writers = [
-            stack.enter_context(SegmentWriter(path, _segments_schema(each, own, task.segments)))
+            stack.enter_context(
+                SegmentWriter(
+                    path,
+                    _segments_schema(own, task.segments),
+                    len(each.model_input.leads),
+                    each.segment_samples,
+                )
+            )
             for path, each, own, task in zip(temporary, windows, facts, tasks, strict=True)
         ]
         for number, row in enumerate(shard.to_pylist()):
@@ -187,10 +203,9 @@ def _preprocess(
     _warn_of_unused(shard_file, tasks, records)
 
 
-def _segments_schema(windows: Windows, facts: Mapping[str, Any], path: Path) -> pa.Schema:
+def _segments_schema(facts: Mapping[str, Any], path: Path) -> pa.Schema:
     """The schema of a file of segments, with what it says of itself."""
-    schema = schemas.segments_schema(len(windows.model_input.leads), windows.segment_samples)
-    return provenance.add_file_name(provenance.add_origin(schema, "preprocess", **facts), path)
+    return provenance.add_file_name(provenance.add_origin(schemas.SEGMENTS, "preprocess", **facts), path)
 
 
 def _refuse_lost(shard_file: Path, unavailable: Sequence[str], gone: Sequence[str]) -> None:
@@ -332,8 +347,10 @@ def process_for_models(
         if prepared is not None:
             own |= prepared.changes
             starts_s, samples = prepared.starts_s, prepared.samples
+            digital = prepared.digital or [None] * len(prepared.segments)
             segments = [
-                (row["record_id"], i, starts_s[i], samples, segment) for i, segment in enumerate(prepared.segments)
+                Segment(row["record_id"], i, starts_s[i], samples, digital[i], segment)
+                for i, segment in enumerate(prepared.segments)
             ]
         processed.append((own, segments))
     return processed
@@ -402,14 +419,20 @@ def _with_inputs_columns(records: list[dict[str, Any]], shard: pa.Table, facts: 
 
 
 class SegmentWriter:
-    """Writes segments to an Arrow IPC file, in record batches of bounded size."""
+    """Writes segments to an Arrow IPC file, in record batches of bounded size.
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        """Create the file, which `close` makes whole."""
+    A segment whose whole numbers are known is written as these, in half the bytes.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, leads: int, samples: int) -> None:
+        """Create the file, which `close` makes whole, for segments of (leads, samples)."""
         self._schema = schema
         self._writer = pa.ipc.new_file(path, schema)
         self._keys: list[tuple[str, int, float, int]] = []
-        self._signals = np.empty((BATCH_SEGMENTS, schema.field("signal").type.list_size), np.float32)
+        self._digital: list[Digital | None] = []
+        self._n_digital = 0
+        self._signals = np.empty((BATCH_SEGMENTS, leads * samples), np.float32)  # of those without whole numbers
+        self._numbers = np.empty((BATCH_SEGMENTS, leads, samples), np.int16)  # of the others
 
     def __enter__(self) -> Self:
         return self
@@ -421,16 +444,39 @@ class SegmentWriter:
 
     def add(self, segments: Sequence[Segment]) -> None:
         """Add segments, and write the batches that they fill."""
-        for record_id, number, start_s, samples, segment in segments:
-            self._signals[len(self._keys)] = segment.ravel()
-            self._keys.append((record_id, number, start_s, samples))
+        for segment in segments:
+            if segment.digital is None:
+                self._signals[len(self._keys) - self._n_digital] = segment.signal.ravel()
+            else:
+                self._numbers[self._n_digital] = segment.digital.numbers
+                self._n_digital += 1
+            self._keys.append(segment[:4])
+            self._digital.append(segment.digital)
             if len(self._keys) == BATCH_SEGMENTS:
                 self._write()
 
     def _write(self) -> None:
+        count = self._n_digital
+        is_digital = np.array([digital is not None for digital in self._digital])
+        constants = [digital.constants.ravel() for digital in self._digital if digital is not None]
+        lengths = np.zeros(len(is_digital), int)
+        lengths[is_digital] = [len(each) for each in constants]
+        signals, numbers = self._signals[: len(is_digital) - count], self._numbers[:count]
         columns = zip(zip(*self._keys, strict=True), self._schema, strict=False)
-        signals = self._signals[: len(self._keys)]  # (segments, leads * samples)
-        signal = pa.FixedSizeListArray.from_arrays(pa.array(signals.ravel()), signals.shape[1])
-        arrays = [*(pa.array(values, field.type) for values, field in columns), signal]
+        arrays = [
+            *(pa.array(values, field.type) for values, field in columns),
+            _make_lists(signals, np.where(is_digital, 0, signals[0].size if len(signals) else 0), ~is_digital),
+            _make_lists(numbers, np.where(is_digital, numbers[0].size if count else 0, 0), is_digital),
+            pa.array([digital and digital.kinds for digital in self._digital], pa.string()),
+            _make_lists(np.concatenate([np.empty(0), *constants]), lengths, is_digital),
+        ]
         self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
-        self._keys = []
+        self._keys, self._digital, self._n_digital = [], [], 0
+
+
+def _make_lists(values: np.ndarray, lengths: np.ndarray, is_filled: np.ndarray) -> pa.LargeListArray:
+    """A column of lists of some lengths, which stand in `values` one after the other; null where none is filled in."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return pa.LargeListArray.from_arrays(
+        pa.array(offsets, pa.int64()), pa.array(values.ravel()), mask=pa.array(~is_filled)
+    )

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ecgpipe.core.digital import MULTIPLY, Digital, Step
 from ecgpipe.readers.device_report import DeviceReport
 
 # Recordings with more values are not read: 200 MB as float64, over an hour of twelve leads at 500 Hz. A header can
@@ -35,6 +36,9 @@ class Recording(NamedTuple):
     # format has no such limits. Samples at these limits in all leads are not signal: see `readers.filling`.
     limits: np.ndarray | None = None
     device: DeviceReport = DeviceReport()  # what the device measured and said, as far as the file has it
+    # The file's own numbers and the steps that make exactly `signal` of them; None if they have more than 16 bits, some
+    # are missing, or the reader does not know them.
+    digital: Digital | None = None
 
 
 class Content(NamedTuple):
@@ -73,13 +77,23 @@ def in_mv(signal: np.ndarray, units: list[str | None]) -> tuple[np.ndarray, str 
         The signal and its unit: converted, and "mV"; unchanged, and None if all units are the same and unknown;
         unchanged, and `MIXED` if the units differ and some are unknown.
     """
-    factors = [TO_MV.get((unit or "").strip().lower()) for unit in units]
-    known_factors = [factor for factor in factors if factor is not None]
-    if known_factors and len(known_factors) == len(factors):
-        if any(factor != 1.0 for factor in known_factors):
-            signal = signal * np.array(known_factors)[:, None]
-        return signal, "mV"
+    factors = _factors(units)
+    if factors is not None:
+        return signal * factors[:, None] if (factors != 1.0).any() else signal, "mV"
     return signal, None if len(set(units)) <= 1 else MIXED
+
+
+def steps_to_mv(units: list[str | None]) -> tuple[Step, ...]:
+    """What `in_mv` does with each sample, as steps of whole numbers; none where it changes nothing."""
+    factors = _factors(units)
+    return ((MULTIPLY, factors),) if factors is not None and (factors != 1.0).any() else ()
+
+
+def _factors(units: list[str | None]) -> np.ndarray | None:
+    """(leads,) millivolts per unit of each lead; None if a unit is not known."""
+    factors = [TO_MV.get((unit or "").strip().lower()) for unit in units]
+    known = [factor for factor in factors if factor is not None]
+    return np.array(known) if known and len(known) == len(factors) else None
 
 
 def assumed_rate(assumed: Assumed) -> float:
