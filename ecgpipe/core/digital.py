@@ -96,12 +96,13 @@ def find_digital(numbers: np.ndarray, steps: tuple[Step, ...], signal: np.ndarra
     """
     if numbers.shape != signal.shape or not signal.size:
         return None
-    # Most values that are no whole numbers are told by the first of each lead.
-    for part in (numbers[:, :1], numbers):
-        with np.errstate(invalid="ignore"):
-            whole = part.astype(np.int16, order="C")
-        if not np.array_equal(whole, part):
+    with np.errstate(invalid="ignore"):
+        # Values that are no whole numbers are mostly told by the first of each lead.
+        if not (numbers[:, 0] == numbers[:, 0].astype(np.int16)).all():
             return None
+        whole = numbers.astype(np.int16, order="C")
+    if not np.array_equal(whole, numbers):
+        return None
     found = Digital(whole, steps)
     values = decode(whole, found.kinds, found.constants)
     return found if np.array_equal(values.view(np.int64), np.ascontiguousarray(signal).view(np.int64)) else None

@@ -4,6 +4,7 @@ In a study each recording is read once, and prepared for several models.
 """
 
 import argparse
+import gc
 import logging
 import math
 import os
@@ -152,6 +153,7 @@ def _preprocess(
 
     The segments are written to `temporary`, files which will be renamed to the tasks' `segments`.
     """
+    gc.freeze()  # what was loaded stays, and need not be searched for garbage again and again
     readings = [reading_from_settings(task.settings) for task in tasks]
     windows, assumed = [each for each, _ in readings], readings[0][1]
     facts = [settings.add_sha256("preprocess", task.settings, {}) for task in tasks]

@@ -1,5 +1,6 @@
 """What every reader returns, and the error that it raises for a file that it cannot read."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -77,23 +78,28 @@ def in_mv(signal: np.ndarray, units: list[str | None]) -> tuple[np.ndarray, str 
         The signal and its unit: converted, and "mV"; unchanged, and None if all units are the same and unknown;
         unchanged, and `MIXED` if the units differ and some are unknown.
     """
-    factors = _factors(units)
+    factors, is_changed = _factors(tuple(units))
     if factors is not None:
-        return signal * factors[:, None] if (factors != 1.0).any() else signal, "mV"
+        return signal * factors[:, None] if is_changed else signal, "mV"
     return signal, None if len(set(units)) <= 1 else MIXED
 
 
 def steps_to_mv(units: list[str | None]) -> tuple[Step, ...]:
     """What `in_mv` does with each sample, as steps of whole numbers; none where it changes nothing."""
-    factors = _factors(units)
-    return ((MULTIPLY, factors),) if factors is not None and (factors != 1.0).any() else ()
+    factors, is_changed = _factors(tuple(units))
+    return ((MULTIPLY, factors),) if factors is not None and is_changed else ()
 
 
-def _factors(units: list[str | None]) -> np.ndarray | None:
-    """(leads,) millivolts per unit of each lead; None if a unit is not known."""
+@lru_cache(maxsize=64)  # most files of a dataset have the same units
+def _factors(units: tuple[str | None, ...]) -> tuple[np.ndarray | None, bool]:
+    """(leads,) millivolts per unit of each lead, None if a unit is not known; and whether one is not 1."""
     factors = [TO_MV.get((unit or "").strip().lower()) for unit in units]
     known = [factor for factor in factors if factor is not None]
-    return np.array(known) if known and len(known) == len(factors) else None
+    if not known or len(known) < len(factors):
+        return None, False
+    found = np.array(known)
+    found.flags.writeable = False  # the next recording gets the same array
+    return found, bool((found != 1.0).any())
 
 
 def assumed_rate(assumed: Assumed) -> float:

@@ -340,9 +340,8 @@ def _by_wfdb(path: Path, header: _Header, chosen: list[int]) -> tuple[np.ndarray
         try:
             for file in {signal.file for signal in header.signals}:  # an existing file is not replaced
                 Path(folder, file).symlink_to(path.with_name(file).absolute())
-            record = wfdb.rdrecord(f"{folder}/{_RECORD}", channels=list(chosen), smooth_frames=False, physical=False)
-            numbers = np.stack(record.e_d_signal)  # (signals, samples)
-            values = np.stack(record.dac(expanded=True)).astype(np.float64, copy=False)
+            record = wfdb.rdrecord(f"{folder}/{_RECORD}", channels=list(chosen), smooth_frames=False)
+            values = np.stack(record.e_p_signal).astype(np.float64, copy=False)  # (signals, samples)
             read = list(zip(record.fmt, record.samps_per_frame, record.adc_gain, record.baseline, strict=True))
         except (FileNotFoundError, PermissionError):
             raise
@@ -354,7 +353,10 @@ def _by_wfdb(path: Path, header: _Header, chosen: list[int]) -> tuple[np.ndarray
     for signal, row in zip(signals, values, strict=True):
         if signal.skew and signal.frame > 1:  # wfdb forgets that a frame has several samples
             row[-signal.skew * signal.frame :] = np.nan
-    return values, find_digital(numbers, _steps(signals), values)
+    (_, baselines), (_, gains) = steps = _steps(signals)
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers = np.rint(values * gains[:, None] + baselines[:, None])
+    return values, find_digital(numbers, steps, values)
 
 
 def _joined(folder: Path, header: _Header) -> tuple[list[_Signal], np.ndarray]:
