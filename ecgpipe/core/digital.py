@@ -96,8 +96,9 @@ def find_digital(numbers: np.ndarray, steps: tuple[Step, ...], signal: np.ndarra
     """
     if numbers.shape != signal.shape or not signal.size:
         return None
+    if not float(numbers[0, 0]).is_integer():  # as of most signals that are no whole numbers
+        return None
     with np.errstate(invalid="ignore"):
-        # Values that are no whole numbers are mostly told by the first of each lead.
         if not (numbers[:, 0] == numbers[:, 0].astype(np.int16)).all():
             return None
         whole = numbers.astype(np.int16, order="C")
