@@ -96,6 +96,7 @@ class Staging:
         self._signals = torch.empty(size, leads, samples, pin_memory=pinned)
         self._numbers = torch.empty(size, leads, samples, dtype=torch.int16, pin_memory=pinned)
         self._constants = torch.empty(size, MOST_STEPS, leads, dtype=torch.float64, pin_memory=pinned)
+        self._constants.zero_()  # those beyond a row's own steps are copied with them
         self._kinds: list[str | None] = []  # of the rows that are filled
 
     def __len__(self) -> int:
