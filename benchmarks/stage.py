@@ -38,7 +38,7 @@ def write_shards(folder: Path, segments: int) -> list[Path]:
 
     from benchmarks.ecg_fm import SAMPLES
     from ecgpipe.core import provenance, schemas
-    from ecgpipe.preprocessing.preprocess import BATCH_SEGMENTS
+    from ecgpipe.preprocessing.segment_writer import BATCH_SEGMENTS
     from ecgpipe.readers import LEADS
 
     settings = {"leads": list(LEADS), "segment_samples": SAMPLES, "sample_rate": 500}

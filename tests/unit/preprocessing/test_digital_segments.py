@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Literal
 from unittest import mock
 
 import numpy as np
@@ -27,9 +28,9 @@ from ecgpipe.core.model_input import (
     Step,
 )
 from ecgpipe.core.stored_segments import read_segments
-from ecgpipe.preprocessing import preprocess
+from ecgpipe.preprocessing import preprocess, segment_writer
 from ecgpipe.preprocessing.segments import Prepared, UnusableError, Windows, prepare, windows_of
-from ecgpipe.readers import LEADS, Recording
+from ecgpipe.readers import LEADS, Assumed, Recording
 
 RATE = 100
 
@@ -58,7 +59,7 @@ def recording_of(numbers: np.ndarray, baseline: np.ndarray, gain: np.ndarray, ra
 
 
 def declared(steps: tuple[Step, ...], leads: tuple[str, ...] = LEADS) -> Windows:
-    short = "pad" if any(isinstance(step, Pad) for step in steps) else "skip"
+    short: Literal["pad", "skip"] = "pad" if any(isinstance(step, Pad) for step in steps) else "skip"
     return windows_of(ModelInput(leads=leads, rate=RATE, window_s=2, steps=steps, short=short))._replace(
         tail="overlap", short=short
     )
@@ -123,7 +124,7 @@ def test_whole_numbers_give_the_bits_of_the_segments(
 def test_leads_are_found_by_name() -> None:
     seed = 3
     straight = recording_of(noise(seed=seed), np.arange(12.0), np.arange(100.0, 112.0))
-    order = np.random.default_rng(seed).permutation(12)
+    order = np.random.default_rng(seed).permutation(12).tolist()
     assert straight.digital is not None
     mixed = straight._replace(
         signal=straight.signal[order], leads=tuple(LEADS[i] for i in order), digital=straight.digital.of_leads(order)
@@ -166,15 +167,15 @@ def test_the_signal_of_a_recording_may_be_overwritten() -> None:
 def test_a_shard_holds_both_forms_in_any_order(kinds: list[bool], batch: int) -> None:
     windows = declared(STEPS["ECG-FM's"][0])
     expected, numbers_bytes = [], 0
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(preprocess, "BATCH_SEGMENTS", batch):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(segment_writer, "BATCH_SEGMENTS", batch):
         path = Path(folder, "x.arrow")
-        schema = preprocess._segments_schema({"preprocess": preprocess._facts(windows, preprocess.Assumed())}, path)
-        with preprocess.SegmentWriter(path, schema, 12, 200) as writer:
+        schema = preprocess._segments_schema({"preprocess": preprocess._facts(windows, Assumed())}, path)
+        with segment_writer.SegmentWriter(path, schema, 12, 200) as writer:
             for number, is_digital in enumerate(kinds):
                 recording = recording_of(noise(200, number), np.ones(12), np.full(12, 200.0))
                 made = made_of(recording if is_digital else recording._replace(digital=None), windows)
                 digital = made.digital[0] if made.digital else None
-                writer.add([preprocess.Segment(f"r{number}", 0, 0.0, 200, digital, made.segments[0])])
+                writer.add([segment_writer.Segment(f"r{number}", 0, 0.0, 200, digital, made.segments[0])])
                 expected.append(made.segments[0])
                 numbers_bytes += (2 if is_digital else 4) * 12 * 200
         keys, values = read_segments(path)

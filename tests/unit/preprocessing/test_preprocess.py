@@ -25,7 +25,7 @@ from ecgpipe.core import model_input, parquet, provenance, schemas, settings
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.stored_segments import read_segments
 from ecgpipe.models.registry import find_family
-from ecgpipe.preprocessing import preprocess
+from ecgpipe.preprocessing import preprocess, segment_writer
 from ecgpipe.readers import LEADS, Recording
 
 RATES = (100, 250, 257, 360, 400, 500, 1000)
@@ -357,7 +357,7 @@ def test_a_shard_of_which_nothing_can_be_used_is_an_empty_file(tmp_path: Path) -
 
 
 def test_segments_come_in_batches_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess, "BATCH_SEGMENTS", 4)
+    monkeypatch.setattr(segment_writer, "BATCH_SEGMENTS", 4)
     paths = [write(tmp_path / f"{i}.npz", noise(7500, i)) for i in range(3)]
     made = Preprocessed(tmp_path, paths)
     assert made.batches == [4, 4, 1]
