@@ -38,11 +38,11 @@ def write_shards(folder: Path, segments: int) -> list[Path]:
 
     from benchmarks.ecg_fm import SAMPLES
     from ecgpipe.core import provenance, schemas
-    from ecgpipe.preprocessing.preprocess import BATCH_SEGMENTS
+    from ecgpipe.preprocessing.segment_writer import BATCH_SEGMENTS
     from ecgpipe.readers import LEADS
 
     settings = {"leads": list(LEADS), "segment_samples": SAMPLES, "sample_rate": 500}
-    schema = schemas.segments_schema(len(LEADS), SAMPLES)
+    schema = schemas.SEGMENTS
     noise = np.random.default_rng(0).standard_normal((BATCH_SEGMENTS, len(LEADS) * SAMPLES), dtype=np.float32)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -59,7 +59,8 @@ def write_shards(folder: Path, segments: int) -> list[Path]:
                     pa.array([row % 2 for row in rows], pa.int32()),
                     pa.array([5.0 * (row % 2) for row in rows], pa.float32()),
                     pa.array([SAMPLES] * len(rows), pa.int32()),
-                    pa.FixedSizeListArray.from_arrays(pa.array(noise[: len(rows)].ravel()), noise.shape[1]),
+                    pa.array(list(noise[: len(rows)]), schema.field("signal").type),
+                    *(pa.nulls(len(rows), schema.field(name).type) for name in ("numbers", "steps", "constants")),
                 ]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
     return paths

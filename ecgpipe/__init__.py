@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ecgpipe.api.recording import Recording as Recording
     from ecgpipe.api.recording import read as read
     from ecgpipe.core.run import Run as Run
+    from ecgpipe.core.stored_segments import read_segments as read_segments
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,10 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401, what a module's __getattr__ 
         from ecgpipe.core.run import Run
 
         return Run
+    if name == "read_segments":
+        from ecgpipe.core.stored_segments import read_segments
+
+        return read_segments
     if name in ("Recording", "read"):  # bring NumPy
         from ecgpipe.api import recording
 

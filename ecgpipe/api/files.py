@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ecgpipe.core import logs, parquet, schemas, settings
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.model_input import dump_if_other
+from ecgpipe.core.stored_segments import decode_rows
 from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.preprocessing import preprocess
 from ecgpipe.preprocessing.segments import Prepared, Windows
@@ -136,7 +137,7 @@ def prepare_files(rows: pa.Table, windows: Windows, assumed: Assumed) -> Iterato
             with logs.limit(preprocess.logger, logging.ERROR):  # whoever asked is told once, of all
                 segments, records = preprocess_rows(rows.slice(first, AT_A_TIME), Path(folder), preprocess_settings)
             described = pq.read_table(records, columns=["status", "reason", "n_segments"]).to_pylist()
-            each = _iterate_segments(segments, len(windows.model_input.leads))
+            each = _iterate_segments(segments, len(windows.model_input.leads), windows.segment_samples)
             for record in described:
                 prepared = None
                 if record["status"] == "ok":
@@ -145,10 +146,10 @@ def prepare_files(rows: pa.Table, windows: Windows, assumed: Assumed) -> Iterato
                 yield Read(prepared, record["status"], record["reason"])
 
 
-def _iterate_segments(path: Path, leads: int) -> Iterator[tuple[float, int, np.ndarray]]:
+def _iterate_segments(path: Path, leads: int, samples: int) -> Iterator[tuple[float, int, np.ndarray]]:
     """The start, the samples of signal, and the signal (leads, samples) of each segment of a shard."""
     with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
-            signals = batch["signal"].flatten().to_numpy().reshape(batch.num_rows, leads, -1)
+            signals = decode_rows(batch, leads, samples)
             yield from zip(batch["start_s"].to_pylist(), batch["samples"].to_pylist(), signals, strict=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecgpipe.core import results
@@ -52,11 +51,15 @@ def column_of(paths: Sequence[Path], name: str, ids: pa.Array) -> pa.Array:
     Returns:
         (recordings,); null for those that the files do not know.
     """
+    import pyarrow.compute as pc  # here and below, because it takes a job that has no use for it longer to begin
+
     return column(paths, name).take(pc.index_in(ids, column(paths, "record_id")))
 
 
 def rows_of(paths: Sequence[Path], record_ids: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of some recordings, row group by row group. Only those that hold one are read beyond the ids."""
+    import pyarrow.compute as pc
+
     wanted = pa.array(record_ids, pa.string())
     for path in paths:
         with pq.ParquetFile(path) as file:

@@ -215,13 +215,19 @@ CURVES = pa.schema(
 _SEGMENT_KEY = [("record_id", pa.string()), ("segment", pa.int32())]
 
 
-def segments_schema(leads: int, samples: int) -> pa.Schema:
-    """A preprocessed shard: each row's `signal` is (leads, samples) float32, flattened lead by lead.
-
-    Of its samples the first `samples` are signal, the rest is padding with zeros.
-    """
-    signal = pa.list_(pa.float32(), leads * samples)
-    return pa.schema([*_SEGMENT_KEY, ("start_s", pa.float32()), ("samples", pa.int32()), ("signal", signal)])
+# A preprocessed shard: (leads, samples) of each segment, flattened lead by lead, as float32 values or as whole numbers.
+# `digital.decode` makes the values of the latter. Lists of any length, because a null among fixed ones takes its bytes.
+SEGMENTS = pa.schema(
+    [
+        *_SEGMENT_KEY,
+        ("start_s", pa.float32()),
+        ("samples", pa.int32()),  # so many from the beginning are signal, the rest is padding with zeros
+        ("signal", pa.large_list(pa.float32())),  # null where `numbers` are there
+        ("numbers", pa.large_list(pa.int16())),  # null where `signal` is there
+        ("steps", pa.string()),  # what is done to the numbers, a letter each: see `core.digital`
+        ("constants", pa.large_list(pa.float64())),  # with what: (steps, leads), flattened step by step
+    ]
+)
 
 
 def logits_schema(labels: Sequence[str]) -> pa.Schema:

@@ -72,7 +72,7 @@ class Preprocess(Section):
         description="number of leads that a recording must have at least; 1 for wearables, with zero above",
     )
     keep_segments: Annotated[bool, APART] = Field(
-        False, description="keep segments/ after inference, 0.12 MB per segment"
+        False, description="keep segments/ after inference, 0.12 MB per segment, or 0.06 MB from files of 16 bits"
     )
     parts_ahead: Annotated[int | None, APART] = Field(
         None,

@@ -16,7 +16,7 @@ from ecgpipe.inference import segment_files
 from ecgpipe.inference.background import AHEAD, read_ahead
 from ecgpipe.inference.batch import BatchRunner
 from ecgpipe.inference.memory import keep_memory
-from ecgpipe.inference.segment_files import Contents, Keys
+from ecgpipe.inference.segment_files import Contents, Keys, Staging
 from ecgpipe.models.description import Description
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 from ecgpipe.models.ecg_fm.tuning import Tuning, for_device
@@ -141,13 +141,17 @@ def run(
     shape, segments = (contents.leads, contents.samples), max(1, contents.segments)
     on_gpu = device.type == "cuda"
     size = min(batch_size, segments)
+    reading: Iterator[tuple[Keys, Tensor | Staging]]
     try:
-        buffers = [torch.empty(size, *shape, pin_memory=on_gpu) for _ in range(AHEAD + 2)]
+        if on_gpu:
+            reading = segment_files.read_batches(paths, [Staging(size, *shape, pinned=True) for _ in range(AHEAD + 2)])
+        else:
+            reading = segment_files.read_batches(paths, [torch.empty(size, *shape) for _ in range(AHEAD + 2)])
     except RuntimeError as error:
         raise EcgpipeError(
             f"inference.batch_size: there is no memory to read {size} segments at a time; give fewer"
         ) from error
-    batches = _checked(read_ahead(segment_files.read_batches(paths, buffers)), network.arch.token_samples[1])
+    batches = _checked(read_ahead(reading), network.arch.token_samples[1])
     compute = BatchRunner(network, batch_size, with_attention, deterministic, tuning or for_device(device))
     with closing(batches):  # and what reads ahead with it, also where an error is kept and holds on to all this
         yield from _on_gpu(compute, batches, device) if on_gpu else _in_turn(compute, batches, device)
@@ -185,14 +189,14 @@ def forward(
     return _results([np.concatenate(arrays) for arrays in zip(*batches, strict=True)])
 
 
-def _in_turn(compute: BatchRunner, batches: Iterator[tuple[Keys, Tensor]], device: torch.device) -> Stream:
+def _in_turn(compute: BatchRunner, batches: Iterator[tuple[Keys, Tensor | Staging]], device: torch.device) -> Stream:
     """On the CPU, or on a device that is waited for."""
     for keys, signals in batches:
         tensors = compute(signals.to(device), keys.samples)
         yield keys, _results([tensor.cpu().numpy() for tensor in tensors])
 
 
-def _on_gpu(compute: BatchRunner, batches: Iterator[tuple[Keys, Tensor]], device: torch.device) -> Stream:
+def _on_gpu(compute: BatchRunner, batches: Iterator[tuple[Keys, Tensor | Staging]], device: torch.device) -> Stream:
     """While the GPU computes a batch, the results before it are handed on and the next one is copied."""
     copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     computing = torch.cuda.current_stream(device)
@@ -226,7 +230,7 @@ def _results(arrays: list[np.ndarray]) -> Results:
     return Results(logits, embedding, attention[0] if attention else None)
 
 
-def _checked(batches: Iterator[tuple[Keys, Tensor]], least: int) -> Generator[tuple[Keys, Tensor]]:
+def _checked(batches: Iterator[tuple[Keys, Tensor | Staging]], least: int) -> Generator[tuple[Keys, Tensor | Staging]]:
     """Refuse segments with too little signal for one token."""
     for keys, signals in batches:
         shortest = int(keys.samples.argmin())

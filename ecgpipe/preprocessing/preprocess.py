@@ -4,6 +4,7 @@ In a study each recording is read once, and prepared for several models.
 """
 
 import argparse
+import gc
 import logging
 import math
 import os
@@ -11,9 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,23 +24,18 @@ from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress
 from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput, dump_input
 from ecgpipe.core.provenance import hash_file
+from ecgpipe.preprocessing.segment_writer import Segment, SegmentWriter
 from ecgpipe.preprocessing.segments import UnusableError, Windows, prepare
 from ecgpipe.readers import LEADS, Assumed, Recording, UnavailableError, UnreadableError, isolation, spell_leads
 from ecgpipe.readers.temporary_errors import momentary
 
 logger = logging.getLogger(__name__)
 
-# Segments per record batch of a shard file: 15 MB, which preprocess and infer hold in memory at a time.
-BATCH_SEGMENTS = 128
-
 # A shard ends after so many recordings that cannot be read at the moment: each of them was waited for.
 MOST_UNAVAILABLE = 5
 
 # The columns of the manifest that records/ repeats.
 REPEATED_COLUMNS = ("record_id", "path", "row", "bytes", "modified", "format")
-
-# A segment and what is known of it: record id, number, start in s, samples that are signal, (leads, segment samples).
-Segment = tuple[str, int, float, int, np.ndarray]
 
 Result = TypeVar("Result")
 
@@ -143,6 +138,7 @@ def _preprocess(
 
     The segments are written to `temporary`, files which will be renamed to the tasks' `segments`.
     """
+    gc.freeze()  # what was loaded stays, and need not be searched for garbage again and again
     readings = [reading_from_settings(task.settings) for task in tasks]
     windows, assumed = [each for each, _ in readings], readings[0][1]
     facts = [settings.add_sha256("preprocess", task.settings, {}) for task in tasks]
@@ -158,7 +154,14 @@ def _preprocess(
     progress = Progress(shard_file.stem, len(shard), "recordings")
     with ExitStack() as stack:
         writers = [
-            stack.enter_context(SegmentWriter(path, _segments_schema(each, own, task.segments)))
+            stack.enter_context(
+                SegmentWriter(
+                    path,
+                    _segments_schema(own, task.segments),
+                    len(each.model_input.leads),
+                    each.segment_samples,
+                )
+            )
             for path, each, own, task in zip(temporary, windows, facts, tasks, strict=True)
         ]
         for number, row in enumerate(shard.to_pylist()):
@@ -187,10 +190,9 @@ def _preprocess(
     _warn_of_unused(shard_file, tasks, records)
 
 
-def _segments_schema(windows: Windows, facts: Mapping[str, Any], path: Path) -> pa.Schema:
+def _segments_schema(facts: Mapping[str, Any], path: Path) -> pa.Schema:
     """The schema of a file of segments, with what it says of itself."""
-    schema = schemas.segments_schema(len(windows.model_input.leads), windows.segment_samples)
-    return provenance.add_file_name(provenance.add_origin(schema, "preprocess", **facts), path)
+    return provenance.add_file_name(provenance.add_origin(schemas.SEGMENTS, "preprocess", **facts), path)
 
 
 def _refuse_lost(shard_file: Path, unavailable: Sequence[str], gone: Sequence[str]) -> None:
@@ -332,8 +334,10 @@ def process_for_models(
         if prepared is not None:
             own |= prepared.changes
             starts_s, samples = prepared.starts_s, prepared.samples
+            digital = prepared.digital or [None] * len(prepared.segments)
             segments = [
-                (row["record_id"], i, starts_s[i], samples, segment) for i, segment in enumerate(prepared.segments)
+                Segment(row["record_id"], i, starts_s[i], samples, digital[i], segment)
+                for i, segment in enumerate(prepared.segments)
             ]
         processed.append((own, segments))
     return processed
@@ -399,38 +403,3 @@ def _with_inputs_columns(records: list[dict[str, Any]], shard: pa.Table, facts: 
         if name not in schemas.MANIFEST.names:
             table = table.append_column(shard.field(name), shard[name])
     return table.cast(provenance.add_origin(table.schema, "preprocess", **facts))
-
-
-class SegmentWriter:
-    """Writes segments to an Arrow IPC file, in record batches of bounded size."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        """Create the file, which `close` makes whole."""
-        self._schema = schema
-        self._writer = pa.ipc.new_file(path, schema)
-        self._keys: list[tuple[str, int, float, int]] = []
-        self._signals = np.empty((BATCH_SEGMENTS, schema.field("signal").type.list_size), np.float32)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._keys:
-            self._write()
-        self._writer.close()
-
-    def add(self, segments: Sequence[Segment]) -> None:
-        """Add segments, and write the batches that they fill."""
-        for record_id, number, start_s, samples, segment in segments:
-            self._signals[len(self._keys)] = segment.ravel()
-            self._keys.append((record_id, number, start_s, samples))
-            if len(self._keys) == BATCH_SEGMENTS:
-                self._write()
-
-    def _write(self) -> None:
-        columns = zip(zip(*self._keys, strict=True), self._schema, strict=False)
-        signals = self._signals[: len(self._keys)]  # (segments, leads * samples)
-        signal = pa.FixedSizeListArray.from_arrays(pa.array(signals.ravel()), signals.shape[1])
-        arrays = [*(pa.array(values, field.type) for values, field in columns), signal]
-        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
-        self._keys = []

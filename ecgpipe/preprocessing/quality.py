@@ -142,7 +142,7 @@ def _at_extremes(signal: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.
     """(leads,) how many samples of each lead have its lowest or its highest value."""
     is_extreme = signal == least[:, None]
     is_extreme |= signal == most[:, None]
-    return np.bincount(np.flatnonzero(is_extreme) // signal.shape[1], minlength=len(signal))
+    return np.array([np.count_nonzero(row) for row in is_extreme])  # faster than along an axis
 
 
 def _is_held(lead: np.ndarray, extreme: float, rate: float) -> bool:

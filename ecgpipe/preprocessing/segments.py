@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from ecgpipe.core.digital import SUBTRACT, Digital
 from ecgpipe.core.model_input import DEFAULT_INPUT, Center, ModelInput
 from ecgpipe.preprocessing import quality
 from ecgpipe.preprocessing.resampling import count_samples
@@ -70,6 +71,7 @@ class Twelve(NamedTuple):
     reordered: bool  # the file had them in another order, or had further leads among them
     derived: list[str]  # computed from leads I, II and III
     missing: list[str]  # not in the file: zeros
+    digital: Digital | None = None  # the numbers that the signal is made of, if the file has all twelve so
 
     @property
     def unrecorded(self) -> list[str]:
@@ -93,6 +95,8 @@ class Prepared(NamedTuple):
     starts_s: np.ndarray  # (segments,) float32
     samples: int  # of each segment that are signal to the network, from its beginning; the others are masked zeros
     changes: dict[str, Any]  # how the recording was changed, by column of records/
+    # Of each segment the whole numbers and steps that give the same bits; None if there are none.
+    digital: tuple[Digital, ...] | None = None
 
 
 def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overwrite: bool = False) -> Prepared:
@@ -138,8 +142,13 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
     if constant.issuperset(declared.leads):
         raise UnusableError("no signal, every lead is constant")
     rows = declared.lead_rows
-    chosen = signal if rows == tuple(range(len(LEADS))) else signal[list(rows)]  # (leads, samples)
-    transformed = transform(chosen, rate, declared, is_centred=begins_centred, overwrite=True)
+    is_all = rows == tuple(range(len(LEADS)))
+    chosen = signal if is_all else signal[list(rows)]  # (leads, samples)
+    digital = twelve.digital
+    if digital is not None:
+        digital = digital.then((SUBTRACT, means[:, 0])) if begins_centred else digital
+        digital = digital if is_all else digital.of_leads(rows)
+    transformed = transform(chosen, rate, declared, is_centred=begins_centred, overwrite=True, digital=digital)
     segments = transformed.windows.reshape(len(transformed.windows), len(declared.leads), -1)
     changes = {
         "resampled_from": rate if rate != declared.rate else None,
@@ -152,7 +161,8 @@ def prepare(recording: Recording, windows: Windows, facts: dict[str, Any], overw
         "n_segments": len(segments),
     }
     is_masked = declared.padding is not None and declared.padding.masked
-    return Prepared(segments, transformed.starts_s, transformed.samples if is_masked else segments.shape[2], changes)
+    samples = transformed.samples if is_masked else segments.shape[2]
+    return Prepared(segments, transformed.starts_s, samples, changes, transformed.digital)
 
 
 def _refuse_not_finite(signal: np.ndarray, declared: ModelInput) -> None:
@@ -229,7 +239,10 @@ def choose_leads(recording: Recording, windows: Windows) -> Twelve:
     if len(place) == len(LEADS):
         order = [place[lead] for lead in LEADS]
         in_order = order == list(range(len(recording.leads)))
-        return Twelve(recording.signal if in_order else recording.signal[order], not in_order, [], [])
+        if in_order:
+            return Twelve(recording.signal, False, [], [], recording.digital)
+        digital = recording.digital and recording.digital.of_leads(order)
+        return Twelve(recording.signal[order], True, [], [], digital)
     limbs = _limbs(recording, place)
     derived = [lead for lead in LEADS if lead not in place and lead in limbs]
     missing = [lead for lead in LEADS if lead not in place and lead not in limbs]

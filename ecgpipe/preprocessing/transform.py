@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ecgpipe.core.digital import MOST_STEPS, MULTIPLY, Digital
+from ecgpipe.core.digital import Step as DigitalStep
 from ecgpipe.core.model_input import (
     ROUNDING,
     Butterworth,
@@ -52,6 +54,8 @@ class Transformed(NamedTuple):
     padded_s: float  # what the only window lacks
     overlap_s: float  # what the last window shares with the one before
     discarded_s: float  # what is in no window, at the end
+    # Of each window the whole numbers and steps that give the same bits; None if there are none.
+    digital: tuple[Digital, ...] | None = None
 
 
 class Stage(NamedTuple):
@@ -82,10 +86,18 @@ class _Piece:
     is_whole: bool = False  # whether it is exactly one window
     is_centred: bool = False  # whether the mean of each lead is zero, but for rounding
     padded_from: int | None = None  # samples of each lead before padding
+    # The whole numbers and steps that make the signal; None if something was done to it that is no such step. Its leads
+    # are never joined.
+    digital: Digital | None = None
 
 
 def transform(
-    signal: np.ndarray, rate: float, model_input: ModelInput, is_centred: bool = False, overwrite: bool = False
+    signal: np.ndarray,
+    rate: float,
+    model_input: ModelInput,
+    is_centred: bool = False,
+    overwrite: bool = False,
+    digital: Digital | None = None,
 ) -> Transformed:
     """Turn a recording's leads into a model's windows.
 
@@ -96,9 +108,10 @@ def transform(
         is_centred: Whether the mean of each lead has been subtracted already, and so no sample is NaN or infinite but
             by overflow.
         overwrite: Whether `signal` may be overwritten, which takes less time.
+        digital: The whole numbers and steps that make the signal as it is here, if there are any.
 
     Returns:
-        The windows.
+        The windows, also as whole numbers if all that is done to a sample is to shift and scale it.
 
     Raises:
         UnusableError: The model cannot take this recording: it is too short or too long, a filter needs a higher
@@ -113,12 +126,13 @@ def transform(
     # Some files' arrays are stored column by column; everything below would take twice as long on them.
     prepared = np.asarray(signal, np.float64, order="C")
     is_own = prepared is not signal or (overwrite and signal.flags.writeable)
-    whole = _Piece(prepared, rate, is_own, is_centred=is_centred)
+    whole = _Piece(prepared, rate, is_own, is_centred=is_centred, digital=digital)
     before, after = model_input.split_steps
     for step in before:
         _apply(step, whole, model_input)
     places = place_windows(whole.signal.shape[1], whole.rate, model_input)
     windows = np.empty((len(places.starts), *model_input.shape), np.float32)
+    of_windows: list[Digital | None] = []
     samples = model_input.window_samples
     lacking_s = places.lacking / whole.rate
     if whole.padded_from is not None:  # before the cut
@@ -128,20 +142,33 @@ def transform(
     with np.errstate(over="ignore", invalid="ignore"):
         for window, start in zip(windows, places.starts, strict=True):
             view = whole.signal[:, start : start + places.length]
+            cut = whole.digital and whole.digital.between(start, start + places.length)
             if not after and whole.padded_from is None:
                 window[:] = view
+                of_windows.append(cut)
                 continue
             # Windows can overlap: the signal is not a window's own.
-            piece = _Piece(view, whole.rate, False, not places.lacking, padded_from=whole.padded_from)
+            piece = _Piece(view, whole.rate, False, not places.lacking, padded_from=whole.padded_from, digital=cut)
             for step in after:
                 _apply(step, piece, model_input)
             window[:] = piece.signal
+            of_windows.append(piece.digital)
             samples = samples if piece.padded_from is None else min(samples, piece.padded_from)
     if not model_input.ends_standardized:
         _refuse_overflow(windows)
     starts_s = (places.starts / whole.rate).astype(np.float32)
     discarded_s = 0.0 if whole.padded_from is not None else places.discarded / whole.rate
-    return Transformed(windows, starts_s, samples, lacking_s, places.overlap / whole.rate, discarded_s)
+    shape = (len(model_input.leads), model_input.window_samples)
+    found = tuple(each for each in of_windows if each and each.numbers.shape == shape and len(each.steps) <= MOST_STEPS)
+    return Transformed(
+        windows,
+        starts_s,
+        samples,
+        lacking_s,
+        places.overlap / whole.rate,
+        discarded_s,
+        found if len(found) == len(windows) else None,
+    )
 
 
 def trace(signal: np.ndarray, rate: float, model_input: ModelInput) -> Iterator[Stage]:
@@ -278,31 +305,38 @@ def _refuse_overflow(windows: np.ndarray) -> None:
 def _apply(step: Step, piece: _Piece, model_input: ModelInput) -> None:
     """Execute one step, but the cut."""
     was_centred, piece.is_centred = piece.is_centred, False
+    digital, piece.digital = piece.digital, None
+    steps: tuple[DigitalStep, ...] | None = None  # what it did to each sample; None: something else
     match step:
         case ReplaceNan():
-            piece.signal = scaling.replace_nan(piece.signal, step)
+            replaced = scaling.replace_nan(piece.signal, step)
+            piece.signal, steps = replaced, () if replaced is piece.signal else None
         case Linear() | Fourier() | TakeEvery() | Decimate():
             is_changed = _resample(step, piece, model_input)
             piece.is_centred = was_centred and not is_changed
+            steps = None if is_changed else ()
         case Butterworth() | Notch() | Fir():
             piece.signal, piece.is_own = filters.apply_filter(piece.signal, step, piece.rate), True
         case MedianBaseline():
             piece.signal, piece.is_own = filters.subtract_median(piece.signal, step.seconds, piece.rate), True
         case Center():
-            piece.signal = piece.signal if was_centred else scaling.subtract_means(_own(piece))
+            piece.signal, steps = (piece.signal, ()) if was_centred else scaling.subtract_means(_own(piece))
             piece.is_centred = True
         case Standardize():
-            piece.signal = scaling.standardize(_own(piece), step, model_input.leads, was_centred)
+            piece.signal, steps = scaling.standardize(_own(piece), step, model_input.leads, was_centred)
         case MinMax():
-            piece.signal = scaling.map_range(_own(piece), step)
+            piece.signal, steps = scaling.map_range(_own(piece), step)
         case Scale():
             piece.signal, piece.is_own = piece.signal * step.factor, True
+            steps = ((MULTIPLY, np.array([float(step.factor)])),)
         case Pad():
-            _pad(piece, model_input)
+            steps = None if _pad(piece, model_input) else ()
         case JoinLeads():
-            piece.signal = piece.signal.reshape(1, -1)
+            piece.signal, steps = piece.signal.reshape(1, -1), ()
         case Cut():
             raise ValueError("Cut is executed by transform")
+    if digital is not None and steps is not None:
+        piece.digital = digital.then(*steps)
 
 
 def _own(piece: _Piece) -> np.ndarray:
@@ -348,13 +382,14 @@ def _is_on_grid(step: Resampling) -> bool:
     return not isinstance(step, Fourier) and not (isinstance(step, Linear) and step.ends == "aligned")
 
 
-def _pad(piece: _Piece, model_input: ModelInput) -> None:
-    """Add zeros up to one window, if the piece is shorter."""
+def _pad(piece: _Piece, model_input: ModelInput) -> bool:
+    """Add zeros up to one window, if the piece is shorter; whether it was."""
     length = ceil(model_input.window_s * piece.rate - ROUNDING)
     samples = piece.signal.shape[1]
     if piece.is_whole or samples >= length:
-        return
+        return False
     _refuse_short(samples, piece.rate, model_input)
     padded = np.zeros((len(piece.signal), length))
     padded[:, :samples] = piece.signal
     piece.signal, piece.is_own, piece.padded_from = padded, True, samples
+    return True

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ecgpipe.core.digital import find_digital
 from ecgpipe.core.leads import LEADS
 from ecgpipe.readers.recording import (
     MOST_VALUES,
@@ -14,6 +15,7 @@ from ecgpipe.readers.recording import (
     assumed_rate,
     check_size,
     in_mv,
+    steps_to_mv,
 )
 
 # What files call the sampling rate of an array, whatever the capitals. A current rate takes precedence over an original
@@ -111,5 +113,7 @@ def from_array(
                 f"the array's shape does not fit the number of leads ({array.shape}, {len(leads)} leads)"
             )
         array = array.T  # (leads, samples)
-    signal, unit = in_mv(array.astype(np.float64, order="C"), [unit] * len(leads))
-    return Recording(signal, float(sample_rate), leads, unit)
+    units = [unit] * len(leads)
+    signal, unit = in_mv(array.astype(np.float64, order="C"), units)
+    digital = find_digital(array, steps_to_mv(units), signal)
+    return Recording(signal, float(sample_rate), leads, unit, digital=digital)

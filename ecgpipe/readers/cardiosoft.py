@@ -11,8 +11,9 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from ecgpipe.core.digital import MULTIPLY, find_digital
 from ecgpipe.readers.files import size_of
-from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv
+from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv, steps_to_mv
 from ecgpipe.readers.vendor_reports import cardiosoft_report
 from ecgpipe.readers.vendor_xml import parse_xml
 
@@ -57,9 +58,11 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     resolution, per_count = _stated(strip, "Resolution")
     if per_count and per_count not in _UNITS:
         raise UnreadableError(f"the resolution is in a unit that is not read ({per_count})")
-    signal = np.array(rows, np.float64) * resolution  # (leads, samples)
-    signal, signal_unit = in_mv(signal, [_UNITS.get(per_count) or assumed.unit] * len(rows))
-    return Recording(signal, rate, tuple(names), signal_unit, device=cardiosoft_report(root))
+    units = [_UNITS.get(per_count) or assumed.unit] * len(rows)
+    numbers = np.array(rows, np.float64)  # (leads, samples)
+    signal, signal_unit = in_mv(numbers * resolution, units)
+    digital = find_digital(numbers, ((MULTIPLY, np.array([resolution])), *steps_to_mv(units)), signal)
+    return Recording(signal, rate, tuple(names), signal_unit, device=cardiosoft_report(root), digital=digital)
 
 
 def _strip(root: Element) -> Element:

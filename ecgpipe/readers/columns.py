@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ecgpipe.core.digital import find_digital
 from ecgpipe.core.leads import LEADS, spell_leads
-from ecgpipe.readers.recording import TO_MV, Assumed, Recording, UnreadableError, assumed_rate, in_mv
+from ecgpipe.readers.recording import TO_MV, Assumed, Recording, UnreadableError, assumed_rate, in_mv, steps_to_mv
 
 _TIME = re.compile(
     r"(?:(?:elapsed[ _]|relative[ _])?time|timestamp|t|(?P<name>s|sec|seconds|ms|milliseconds))"
@@ -88,8 +89,10 @@ def make_recording(table: pa.Table, rate: float | None, unit: str | None, assume
     if filled.any() and not filled.all():
         signal, leads = signal[filled], [number for number, is_filled in zip(leads, filled, strict=True) if is_filled]
     units = [_unit(names[number]) or unit or assumed.unit for number in leads]
-    signal, signal_unit = in_mv(signal, units)
-    return Recording(signal, float(rate), tuple(names[number] for number in leads), signal_unit)
+    numbers = signal
+    signal, signal_unit = in_mv(numbers, units)
+    digital = find_digital(numbers, steps_to_mv(units), signal)
+    return Recording(signal, float(rate), tuple(names[number] for number in leads), signal_unit, digital=digital)
 
 
 def _unit(name: str) -> str | None:

@@ -18,11 +18,12 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 from pydicom.waveforms.numpy_handler import WAVEFORM_DTYPES, multiplex_array
 
+from ecgpipe.core.digital import MULTIPLY, SUBTRACT, find_digital
 from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.device_report import DeviceReport
 from ecgpipe.readers.dicom_report import read_annotations
 from ecgpipe.readers.files import brief, size_of
-from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, UnreadableError, check_size, in_mv
+from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, UnreadableError, check_size, in_mv, steps_to_mv
 
 _OTHER_KIND = "a DICOM file of another kind than ECG"
 
@@ -128,9 +129,19 @@ def _recording(dataset: Dataset, assumed: Assumed) -> Recording:
     units = [_unit(channel) or assumed.unit for channel in channels]
     kept = _leads_alone(names, units)
     names, units = [names[n] for n in kept], [units[n] for n in kept]
+    factors, baselines = np.array([_scale(channels[n], names[at]) for at, n in enumerate(kept)]).T  # (leads,)
+    digital = find_digital(raw[kept], ((MULTIPLY, factors), (SUBTRACT, -baselines)), signal[kept])
     signal, unit = in_mv(signal[kept], units)
     limits = in_mv(limits[kept], units)[0]
-    return Recording(signal, rate, tuple(names), unit, limits=limits, device=_report(dataset))
+    return Recording(
+        signal,
+        rate,
+        tuple(names),
+        unit,
+        limits=limits,
+        device=_report(dataset),
+        digital=digital and digital.then(*steps_to_mv(units)),
+    )
 
 
 def _report(dataset: Dataset) -> DeviceReport:
@@ -209,7 +220,14 @@ def _raw(dataset: Dataset, index: int) -> np.ndarray:
 
 
 def _scaled(raw: np.ndarray, channel: Dataset, name: str) -> np.ndarray:
-    """The samples of a channel in its unit, (samples,): PS3.3 C.10.9.1.4."""
+    """The samples of a channel in its unit, (samples,)."""
+    gain, baseline = _scale(channel, name)
+    scaled: np.ndarray = raw * gain + baseline
+    return scaled
+
+
+def _scale(channel: Dataset, name: str) -> tuple[float, float]:
+    """What a channel's stored samples are multiplied by, and what is added then: PS3.3 C.10.9.1.4."""
     sensitivity, correction, baseline = (
         float(default if channel.get(key) is None else channel.get(key))
         for key, default in (
@@ -221,8 +239,7 @@ def _scaled(raw: np.ndarray, channel: Dataset, name: str) -> np.ndarray:
     gain = sensitivity * correction
     if gain == 0 or not math.isfinite(gain) or not math.isfinite(baseline):
         raise UnreadableError(f"a channel's sensitivity in the DICOM file is not valid ({name}: {gain:g})")
-    scaled: np.ndarray = raw * gain + baseline
-    return scaled
+    return gain, baseline
 
 
 def _unit(channel: Dataset) -> str | None:

@@ -28,10 +28,11 @@ from ecgdatakit.parsing.parsers.mortara_el250 import MortaraEL250Parser
 from ecgdatakit.parsing.parsers.scp_ecg import SCPECGParser
 from ecgdatakit.parsing.parsers.sierra_xml import SierraXMLParser
 
+from ecgpipe.core.digital import MULTIPLY, SUBTRACT, find_digital
 from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.detect import HEAD_BYTES, format_of
 from ecgpipe.readers.files import brief, size_of, unreadable
-from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv
+from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv, steps_to_mv
 from ecgpipe.readers.vendor_rates import aecg_rate, eli_rate, muse_rate, rate_of_record, sierra_rate
 from ecgpipe.readers.vendor_reports import (
     aecg_values,
@@ -131,13 +132,19 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     # The settings do not replace a unit that the file states, even if it is unknown.
     units = [lead.resolution_unit or lead.adc_resolution_unit or assumed.unit for lead in leads]
     signal, unit = in_mv(signal, units)
+    scales = (MULTIPLY, np.array([float(lead.resolution) for lead in leads]))
+    offsets = (SUBTRACT, np.array([-float(lead.offset) for lead in leads]))
+    steps = (scales, *((offsets,) if offsets[1].any() else ()), *steps_to_mv(units))
+    digital = find_digital(np.stack([np.asarray(lead.samples) for lead in leads]), steps, signal)
     rate = rate or rate_of_record(record) or float(leads[0].sampling_rate)
     samples = signal.shape[1]
     if unit == "mV":
         signal = _remove_mark(signal, labels, rate)
     values = measured(record if root is None else root) if measured else {}
     device = read_report(record, values, damaged)
-    return Recording(signal, rate, tuple(labels), unit, (samples - signal.shape[1]) / rate, device=device)
+    stripped_s = (samples - signal.shape[1]) / rate
+    digital = digital and digital.between(0, signal.shape[1])
+    return Recording(signal, rate, tuple(labels), unit, stripped_s, device=device, digital=digital)
 
 
 def _record(path: Path, name: str, parser: Parser) -> tuple[ECGRecord, str]:

@@ -17,9 +17,10 @@ from typing import NamedTuple
 import edfio
 import numpy as np
 
+from ecgpipe.core.digital import MULTIPLY, SUBTRACT, Digital, find_digital
 from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.files import brief, size_of
-from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv
+from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv, steps_to_mv
 
 _HEADER_BYTES = 256  # and as many for each channel
 _BDF = b"\xffBIOSEMI"
@@ -172,9 +173,26 @@ def _recording(content: bytes, layout: _Layout, assumed: Assumed) -> Recording:
     for at, n in enumerate(chosen):
         values[at], limits[at] = _scaled(signals[n], names[n])
     chosen_units = [units[n] for n in chosen]
+    digital = _digital([signals[n] for n in chosen], values)
     values, unit = in_mv(values, chosen_units)
     limits, _ = in_mv(limits, chosen_units)
-    return Recording(values, samples / layout.record_s, tuple(names[n] for n in chosen), unit, limits=limits)
+    return Recording(
+        values,
+        samples / layout.record_s,
+        tuple(names[n] for n in chosen),
+        unit,
+        limits=limits,
+        digital=digital and digital.then(*steps_to_mv(chosen_units)),
+    )
+
+
+def _digital(signals: list[edfio.EdfSignal | edfio.BdfSignal], values: np.ndarray) -> Digital | None:
+    """The channels' numbers, if they make exactly the (leads, samples) values that edfio gives."""
+    low, high = np.array([signal.digital_range for signal in signals], np.float64).T  # (leads,)
+    least, most = np.array([signal.physical_range for signal in signals], np.float64).T
+    gains = (most - least) / (high - low)
+    steps = ((SUBTRACT, -(most / gains - high)), (MULTIPLY, gains))
+    return find_digital(np.stack([signal.digital for signal in signals]), steps, values)
 
 
 def _buffer(content: bytes, layout: _Layout) -> bytes:

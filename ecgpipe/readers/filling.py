@@ -63,7 +63,9 @@ def without_filling(recording: Recording) -> Recording:
     if not left_out:
         return recording
     return recording._replace(
-        signal=recording.signal[:, start:stop], stripped_s=recording.stripped_s + left_out / recording.sample_rate
+        signal=recording.signal[:, start:stop],
+        stripped_s=recording.stripped_s + left_out / recording.sample_rate,
+        digital=recording.digital and recording.digital.between(start, stop),
     )
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ecgpipe.core.digital import MULTIPLY, find_digital
 from ecgpipe.readers.files import read_bytes, size_of
-from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv
+from ecgpipe.readers.recording import Assumed, Recording, UnreadableError, check_size, in_mv, steps_to_mv
 
 _MAGIC = b"ISHNE1.0"
 _HEADER_BYTES = 522
@@ -66,11 +67,13 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     # A lead without a resolution stays in counts, whose unit the settings may state.
     scales = np.array([[resolution if resolution > 0 else 1.0] for resolution in resolutions[:leads]])  # (leads, 1)
     signal = np.where(counts == _FAULT, np.nan, counts * scales)
+    digital = find_digital(counts, ((MULTIPLY, scales[:, 0]),), signal)
     units = ["nV" if resolution > 0 else assumed.unit for resolution in resolutions[:leads]]
     signal, unit = in_mv(signal, units)
     limits, _ = in_mv(scales * _LIMITS, units)
     names = tuple(_LEADS.get(code, f"lead {n}") for n, code in enumerate(codes[:leads], start=1))
-    return Recording(signal, float(rate), names, unit, limits=limits)
+    digital = digital and digital.then(*steps_to_mv(units))
+    return Recording(signal, float(rate), names, unit, limits=limits, digital=digital)
 
 
 def _check(content: bytes, stored: int) -> None:

@@ -1,9 +1,11 @@
 """What every reader returns, and the error that it raises for a file that it cannot read."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from ecgpipe.core.digital import MULTIPLY, Digital, Step
 from ecgpipe.readers.device_report import DeviceReport
 
 # Recordings with more values are not read: 200 MB as float64, over an hour of twelve leads at 500 Hz. A header can
@@ -35,6 +37,9 @@ class Recording(NamedTuple):
     # format has no such limits. Samples at these limits in all leads are not signal: see `readers.filling`.
     limits: np.ndarray | None = None
     device: DeviceReport = DeviceReport()  # what the device measured and said, as far as the file has it
+    # The file's own numbers and the steps that make exactly `signal` of them; None if they have more than 16 bits, some
+    # are missing, or the reader does not know them.
+    digital: Digital | None = None
 
 
 class Content(NamedTuple):
@@ -73,13 +78,28 @@ def in_mv(signal: np.ndarray, units: list[str | None]) -> tuple[np.ndarray, str 
         The signal and its unit: converted, and "mV"; unchanged, and None if all units are the same and unknown;
         unchanged, and `MIXED` if the units differ and some are unknown.
     """
-    factors = [TO_MV.get((unit or "").strip().lower()) for unit in units]
-    known_factors = [factor for factor in factors if factor is not None]
-    if known_factors and len(known_factors) == len(factors):
-        if any(factor != 1.0 for factor in known_factors):
-            signal = signal * np.array(known_factors)[:, None]
-        return signal, "mV"
+    factors, is_changed = _factors(tuple(units))
+    if factors is not None:
+        return signal * factors[:, None] if is_changed else signal, "mV"
     return signal, None if len(set(units)) <= 1 else MIXED
+
+
+def steps_to_mv(units: list[str | None]) -> tuple[Step, ...]:
+    """What `in_mv` does with each sample, as steps of whole numbers; none where it changes nothing."""
+    factors, is_changed = _factors(tuple(units))
+    return ((MULTIPLY, factors),) if factors is not None and is_changed else ()
+
+
+@lru_cache(maxsize=64)  # most files of a dataset have the same units
+def _factors(units: tuple[str | None, ...]) -> tuple[np.ndarray | None, bool]:
+    """(leads,) millivolts per unit of each lead, None if a unit is not known; and whether one is not 1."""
+    factors = [TO_MV.get((unit or "").strip().lower()) for unit in units]
+    known = [factor for factor in factors if factor is not None]
+    if not known or len(known) < len(factors):
+        return None, False
+    found = np.array(known)
+    found.flags.writeable = False  # the next recording gets the same array
+    return found, bool((found != 1.0).any())
 
 
 def assumed_rate(assumed: Assumed) -> float:

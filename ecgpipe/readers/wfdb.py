@@ -17,10 +17,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ecgpipe.core.digital import DIVIDE, SUBTRACT, Digital, Step, find_digital
 from ecgpipe.core.leads import LEADS, spell_leads
 from ecgpipe.readers.device_report import DeviceReport, agree, convert, make_report
 from ecgpipe.readers.files import brief, read_bytes, size_of
-from ecgpipe.readers.recording import MOST_VALUES, Assumed, Recording, UnreadableError, assumed_leads, check_size, in_mv
+from ecgpipe.readers.recording import (
+    MOST_VALUES,
+    Assumed,
+    Recording,
+    UnreadableError,
+    assumed_leads,
+    check_size,
+    in_mv,
+    steps_to_mv,
+)
 from ecgpipe.readers.temporary_errors import UnavailableError, patiently
 
 # A master header has one line per segment: this is room for 40,000 of them.
@@ -95,13 +105,23 @@ def read(path: Path, assumed: Assumed, row: int | None = None) -> Recording:
     """
     lines = _lines(path)
     header = _parse_header(lines)
+    digital = None
     if header.segments:
         signals, values = _joined(path.parent, header)
     else:
         chosen = _of_one_rate(header.signals)
-        signals, values = [header.signals[number] for number in chosen], _values(path, header, chosen)
-    values, unit = in_mv(values, [signal.unit for signal in signals])
-    return Recording(values, header.rate * signals[0].frame, _names(signals, assumed), unit, device=_report(lines))
+        signals = [header.signals[number] for number in chosen]
+        values, digital = _values(path, header, chosen)
+    units = [signal.unit for signal in signals]
+    values, unit = in_mv(values, units)
+    return Recording(
+        values,
+        header.rate * signals[0].frame,
+        _names(signals, assumed),
+        unit,
+        device=_report(lines),
+        digital=digital and digital.then(*steps_to_mv(units)),
+    )
 
 
 def parts(header: Path) -> list[str]:
@@ -254,8 +274,8 @@ def _names(signals: list[_Signal], assumed: Assumed) -> tuple[str, ...]:
     return leads
 
 
-def _values(path: Path, header: _Header, chosen: list[int]) -> np.ndarray:
-    """The chosen signals of a record of one segment, (signals, samples) in their physical units."""
+def _values(path: Path, header: _Header, chosen: list[int]) -> tuple[np.ndarray, Digital | None]:
+    """The chosen signals of a record of one segment, (signals, samples) in their physical units, and their numbers."""
     signals, frames = header.signals, header.frames
     files = list(dict.fromkeys(signal.file for signal in signals))
     plain = len(files) == 1 and all((s.format, s.frame, s.skew) == ("16", 1, 0) for s in signals)
@@ -282,25 +302,32 @@ def _values(path: Path, header: _Header, chosen: list[int]) -> np.ndarray:
     return _plain(path.with_name(files[0]), signals, frames) if plain else _by_wfdb(path, header, chosen)
 
 
-def _plain(path: Path, signals: list[_Signal], frames: int) -> np.ndarray:
+def _plain(path: Path, signals: list[_Signal], frames: int) -> tuple[np.ndarray, Digital | None]:
     data = read_bytes(path, signals[0].offset, 2 * len(signals) * frames)
     if len(data) < 2 * len(signals) * frames:
         raise UnreadableError(f"a signal file is shorter than the header says ({path.name}, {size_of(path)} bytes)")
     samples = np.frombuffer(data, "<i2").reshape(frames, len(signals))
-    values = samples.T.astype(np.float64, order="C")  # (signals, samples)
-    missing = values == _NOT_A_SAMPLE if samples.min() == _NOT_A_SAMPLE else None
-    baselines = [signal.baseline for signal in signals]
-    if any(baselines):
-        values -= np.array(baselines, np.float64)[:, None]
+    numbers = samples.T.astype(np.int16, order="C")  # (signals, samples)
+    values = numbers.astype(np.float64)
+    (_, baselines), (_, gains) = steps = _steps(signals)
+    if baselines.any():
+        values -= baselines[:, None]
     # Not times the reciprocal, which rounds differently from wfdb's division.
-    values /= np.array([signal.gain for signal in signals])[:, None]
-    if missing is not None:
-        values[missing] = np.nan
-    return values
+    values /= gains[:, None]
+    if numbers.min() == _NOT_A_SAMPLE:
+        values[numbers == _NOT_A_SAMPLE] = np.nan
+        return values, None
+    return values, Digital(numbers, steps if baselines.any() else steps[1:])
 
 
-def _by_wfdb(path: Path, header: _Header, chosen: list[int]) -> np.ndarray:
-    """The chosen signals as wfdb reads them.
+def _steps(signals: list[_Signal]) -> tuple[Step, Step]:
+    """What makes physical values of the numbers that are stored."""
+    baselines = np.array([signal.baseline for signal in signals], np.float64)
+    return (SUBTRACT, baselines), (DIVIDE, np.array([signal.gain for signal in signals]))
+
+
+def _by_wfdb(path: Path, header: _Header, chosen: list[int]) -> tuple[np.ndarray, Digital | None]:
+    """The chosen signals as wfdb reads them, and their numbers.
 
     It reads a header that is written for it, beside links to the signal files, without parts that do not concern the
     signal: it refuses dates in some forms, and names of records with some letters.
@@ -326,7 +353,10 @@ def _by_wfdb(path: Path, header: _Header, chosen: list[int]) -> np.ndarray:
     for signal, row in zip(signals, values, strict=True):
         if signal.skew and signal.frame > 1:  # wfdb forgets that a frame has several samples
             row[-signal.skew * signal.frame :] = np.nan
-    return values
+    (_, baselines), (_, gains) = steps = _steps(signals)
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers = np.rint(values * gains[:, None] + baselines[:, None])
+    return values, find_digital(numbers, steps, values)
 
 
 def _joined(folder: Path, header: _Header) -> tuple[list[_Signal], np.ndarray]:
@@ -368,7 +398,7 @@ def _joined(folder: Path, header: _Header) -> tuple[list[_Signal], np.ndarray]:
                     if units.setdefault(target, segment.signals[number].unit) != segment.signals[number].unit:
                         raise UnreadableError(f"the segments have a lead in different units ({name})")
                 path = folder / f"{name}.hea"
-                read[name] = at, _values(path, segment, numbers) if numbers else np.empty((0, frame * length))
+                read[name] = at, _values(path, segment, numbers)[0] if numbers else np.empty((0, frame * length))
             at, part = read[name]
             if part.shape[1] != frame * length:
                 raise UnreadableError(f"a segment is not as long as the record says ({name})")

@@ -18,7 +18,8 @@ from ecgpipe.core.user_settings import Config
 # A scan does not open recordings; this is what it assumes of each.
 RECORDING_S = 10.0
 
-# Bytes of a value of a segment on the disk until it is inferred: float32.
+# Bytes of a value of a segment on the disk until it is inferred: float32. Whole numbers take half of that, but before a
+# recording is read nobody knows whether it has them.
 VALUE_BYTES = 4
 
 # Bytes of the results of one recording of two segments, without attention and with it.
@@ -101,11 +102,17 @@ def estimate_run(
     waiting = min(recordings, parts_ahead * settings.manifest.shard_size * inference.shards_per_part)
     if settings.preprocess.keep_segments:
         waiting = recordings
+    values = max(1, RECORDING_S // segment_s) * segment_s * len(declared.leads) * declared.rate
+    recording_bytes = values * VALUE_BYTES
+    stored = _measure_segments(settings.outdir) / settings.manifest.shard_size
+    # A shard of another version, or one of recordings that failed, says nothing.
+    if recording_bytes / 2 <= stored <= recording_bytes:
+        recording_bytes = stored
     return Estimate(
         segments,
         work_s + rest_s,
         device,
-        int(waiting * max(1, RECORDING_S // segment_s) * segment_s * len(declared.leads) * declared.rate * VALUE_BYTES),
+        int(waiting * recording_bytes),
         recordings * RESULT_BYTES[inference.attention],
         INFER_GB + PREPROCESS_GB * cores,
     )
@@ -143,6 +150,12 @@ def _measure_rate(outdir: Path | str) -> tuple[float, str] | None:
         except (OSError, ValueError, KeyError, ZeroDivisionError):
             continue
     return (median(rates), device) if rates else None
+
+
+def _measure_segments(outdir: Path | str) -> int:
+    """The bytes of the largest shard of segments that lies in this folder; 0 if there is none."""
+    paths = Path(outdir, path_of("segments")).parent.glob("shard-*.arrow")
+    return max((path.stat().st_size for path in paths), default=0)
 
 
 def describe(estimate: Estimate) -> str:

@@ -135,6 +135,6 @@ def test_no_option_is_declared_twice() -> None:
 def test_every_public_name_is_documented() -> None:
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     public = set(re.findall(r"import (\w+) as \1$", SOURCES["__init__.py"], re.MULTILINE))
-    assert public == {"ECGFM", "EcgpipeError", "Recording", "Run", "read"}
+    assert public == {"ECGFM", "EcgpipeError", "Recording", "Run", "read", "read_segments"}
     of_classes = {name for kind in (Run, ECGFM, Recording) for name in vars(kind) if not name.startswith("_")}
     assert {name for name in public | of_classes if not re.search(rf"\b{name}\b", page)} == set()

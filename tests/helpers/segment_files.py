@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ecgpipe.core import provenance, schemas
+from ecgpipe.core.digital import Digital
 from ecgpipe.readers import LEADS
 
 SAMPLES = 400
@@ -25,6 +26,7 @@ def write_shard(
     values: np.ndarray,
     batch: int = 4,
     counts: Sequence[int] | None = None,
+    digital: Sequence[Digital | None] | None = None,
     **settings: Any,  # noqa: ANN401, goes into JSON
 ) -> Path:
     """Write a shard in record batches of `batch` rows.
@@ -35,25 +37,32 @@ def write_shard(
         values: Their signals, (n, leads, samples) float32.
         batch: Rows of a record batch.
         counts: How many of each segment's samples are signal; None: all are.
+        digital: Each segment as whole numbers, which are then written instead of its signal; None: none is.
         settings: Of the preprocessing, where they differ from SETTINGS.
 
     Returns:
         The path.
     """
-    _, leads, samples = values.shape
+    samples = values.shape[2]
     counts = [samples] * len(rows) if counts is None else counts
-    schema = schemas.segments_schema(leads, samples)
-    schema = provenance.add_origin(schema, "preprocess", preprocess=SETTINGS | {"segment_samples": samples} | settings)
+    schema = provenance.add_origin(
+        schemas.SEGMENTS, "preprocess", preprocess=SETTINGS | {"segment_samples": samples} | settings
+    )
     with pa.ipc.new_file(str(path), schema) as writer:
         for first in range(0, len(rows), batch):
             some = rows[first : first + batch]
-            flat = pa.array(values[first : first + batch].ravel())
+            whole = [None] * len(rows) if digital is None else digital
+            whole = whole[first : first + batch]
+            flat = [None if d else value.ravel() for d, value in zip(whole, values[first : first + batch], strict=True)]
             columns = [
                 pa.array([name for name, _ in some], pa.string()),
                 pa.array([number for _, number in some], pa.int32()),
                 pa.array([5.0 * number for _, number in some], pa.float32()),
                 pa.array(counts[first : first + batch], pa.int32()),
-                pa.FixedSizeListArray.from_arrays(flat, leads * samples),
+                pa.array(flat, pa.large_list(pa.float32())),
+                pa.array([d and d.numbers.ravel() for d in whole], pa.large_list(pa.int16())),
+                pa.array([d and d.kinds for d in whole], pa.string()),
+                pa.array([d and d.constants.ravel() for d in whole], pa.large_list(pa.float64())),
             ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
     return path

@@ -10,6 +10,7 @@ import pytest
 import scipy.io
 
 from ecgpipe.cli import main
+from ecgpipe.core.stored_segments import read_segments
 from ecgpipe.readers import LEADS
 
 
@@ -20,22 +21,21 @@ def real(reference: Path) -> dict[str, np.ndarray]:
     return {path.stem: scipy.io.loadmat(path)["feats"].astype(np.float64) for path in paths}
 
 
-def preprocessed(folder: Path, out: Path) -> tuple[pa.Table, pa.Table]:
-    """The segments and the records of a folder, through the manifest and preprocess commands."""
+def preprocessed(folder: Path, out: Path) -> tuple[tuple[pa.Table, np.ndarray], pa.Table]:
+    """The segments, with their values, and the records of a folder, through the manifest and preprocess commands."""
     assert main(["manifest", "--input", str(folder), "--outdir", str(out)]) == 0
     written = ["--segments", str(out / "x.arrow"), "--records", str(out / "x.parquet")]
     assert main(["preprocess", "--shard", str(out / "shard-00000.parquet"), *written]) == 0
-    with pa.memory_map(str(out / "x.arrow")) as file:
-        return pa.ipc.open_file(file).read_all(), pq.read_table(out / "x.parquet")
+    return read_segments(out / "x.arrow"), pq.read_table(out / "x.parquet")
 
 
 def assert_golden(
-    segments: pa.Table, reference: Path, real: dict[str, np.ndarray], steps: dict[str, formats.Step]
+    made: tuple[pa.Table, np.ndarray], reference: Path, real: dict[str, np.ndarray], steps: dict[str, formats.Step]
 ) -> None:
     """Each segment is the golden one within twice the step of its format, which the division by the spread enlarges."""
     golden = np.load(reference / "golden" / "segments.npz")
+    segments, signals = made
     assert segments["record_id"].to_pylist() == list(golden["record"])
-    signals = segments["signal"].combine_chunks().flatten().to_numpy().reshape(-1, 12, 2500)
     for name, signal, expected in zip(golden["record"], signals, golden["signal"], strict=True):
         spread = real[name].std(axis=1, keepdims=True)  # (12, 1)
         tolerance = np.broadcast_to(2 * np.asarray(steps[name]) / spread + 2e-6, (12, 1))
@@ -76,6 +76,6 @@ def test_code_15s_own_files_give_the_golden_segments(
     assert records["record_id"].to_pylist() == ids
     assert records["stripped_s"].to_pylist() == [(4096 - signal.shape[1]) / 400 for signal in real.values()]
     names = [next(stem for stem in real if record_id.endswith(f"/{stem.rpartition('_')[2]}"))
-             for record_id in segments["record_id"].to_pylist()]  # fmt: skip
-    segments = segments.set_column(0, "record_id", pa.array(names))
+             for record_id in segments[0]["record_id"].to_pylist()]  # fmt: skip
+    segments = segments[0].set_column(0, "record_id", pa.array(names)), segments[1]
     assert_golden(segments, reference, real, dict.fromkeys(real, 1e-6))

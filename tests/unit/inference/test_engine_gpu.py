@@ -15,6 +15,7 @@ from cuda_stand_in import CUDA, Early, Event, Gpu, Stream, stand_in
 from segment_files import SAMPLES, signals, write_shard
 from torch import Tensor
 
+from ecgpipe.core.digital import DIVIDE, SUBTRACT, Digital
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.inference import background, engine, segment_files
 from ecgpipe.inference.segment_files import Keys
@@ -47,6 +48,23 @@ def written(folder: Path, counts: Sequence[int]) -> list[Path]:
         write_shard(
             folder / f"shard-{first}.arrow", ROWS[first : first + 20], values[first : first + 20],
             batch=7, counts=counts[first : first + 20],
+        )
+        for first in range(0, len(ROWS), 20)
+    ]  # fmt: skip
+
+
+def written_as_numbers(folder: Path) -> list[Path]:
+    """Shards of which every other segment is whole numbers."""
+    values, rng = signals(len(ROWS)), np.random.default_rng(0)
+    digital: list[Digital | None] = []
+    for number in range(len(ROWS)):
+        numbers = rng.integers(-3000, 3000, (12, SAMPLES)).astype(np.int16)
+        steps = ((DIVIDE, rng.uniform(900, 1100, 12)), (SUBTRACT, rng.normal(size=12)))
+        digital.append(None if number % 3 == 0 else Digital(numbers, steps))
+    return [
+        write_shard(
+            folder / f"shard-{first}.arrow", ROWS[first : first + 20], values[first : first + 20],
+            batch=7, digital=digital[first : first + 20],
         )
         for first in range(0, len(ROWS), 20)
     ]  # fmt: skip
@@ -117,6 +135,14 @@ def test_the_numbers_are_the_cpus_and_nothing_is_read_or_refilled_before_its_cop
     assert found == set()
     # Of twelve batches the first two are not recorded, and none that has padding.
     assert gpu.replays == (10 if graphs and counts == FULL else 0)
+
+
+@EARLY
+def test_whole_numbers_are_decoded_on_the_gpu_after_their_copy_and_before_the_network(
+    early: Early, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _ = wrong(network, written_as_numbers(tmp_path), early, USUAL, monkeypatch)
+    assert found == set()
 
 
 # What must be noticed, or else the test above would say nothing.

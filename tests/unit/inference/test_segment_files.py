@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from segment_files import SAMPLES, SETTINGS, signals, write_shard
 from torch import Tensor
 
+from ecgpipe.core import provenance
+from ecgpipe.core.digital import Digital, decode
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.stored_segments import read_segments
 from ecgpipe.inference import segment_files
-from ecgpipe.inference.segment_files import Keys
+from ecgpipe.inference.segment_files import Keys, Staging
 
 
 def write(folder: Path, counts: Sequence[int], batch: int = 4, samples: int = 3) -> list[Path]:
@@ -28,6 +31,49 @@ def write(folder: Path, counts: Sequence[int], batch: int = 4, samples: int = 3)
         paths.append(write_shard(folder / f"shard-{number}.arrow", rows, values, batch, lengths))
         done += count
     return paths
+
+
+def digital_of(count: int, samples: int, seed: int) -> tuple[list[Digital | None], np.ndarray]:
+    """Segments of which some are whole numbers, of two kinds, and the values that they stand for."""
+    rng = np.random.default_rng(seed)
+    values, found = signals(count, seed, samples), list[Digital | None]()
+    for value in values:
+        kinds = ["", "-/*", "/-*"][rng.integers(3)]
+        numbers = rng.integers(-32768, 32768, (12, samples)).astype(np.int16)
+        digital = Digital(numbers, tuple((kind, rng.uniform(1, 900, 12)) for kind in kinds))
+        found.append(digital if kinds else None)
+        if kinds:
+            value[:] = decode(numbers, kinds, digital.constants)
+    return found, values
+
+
+def write_mixed(folder: Path, counts: Sequence[int], batch: int = 4, samples: int = 3) -> tuple[list[Path], np.ndarray]:
+    """Shards of both forms, and all their values."""
+    paths, all_values = [], [np.empty((0, 12, samples), np.float32)]
+    for number, count in enumerate(counts):
+        digital, values = digital_of(count, samples, number)
+        rows = [(f"r/{number}", row) for row in range(count)]
+        paths.append(write_shard(folder / f"mixed-{number}.arrow", rows, values, batch, digital=digital))
+        all_values.append(values)
+    return paths, np.concatenate(all_values)
+
+
+def write_as_before(path: Path, values: np.ndarray) -> Path:
+    """A shard of the version before: lists of one length, values alone."""
+    kind = pa.list_(pa.float32(), values[0].size)
+    columns = {
+        "record_id": pa.array([f"r{n}" for n in range(len(values))], pa.string()),
+        "segment": pa.array(range(len(values)), pa.int32()),
+        "start_s": pa.array([0.0] * len(values), pa.float32()),
+        "samples": pa.array([values.shape[2]] * len(values), pa.int32()),
+        "signal": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=kind),
+    }
+    table = pa.table(columns)
+    facts = SETTINGS | {"segment_samples": values.shape[2]}
+    schema = provenance.add_origin(table.schema, "preprocess", preprocess=facts)
+    with pa.ipc.new_file(str(path), schema) as writer:
+        writer.write_table(table.cast(schema), max_chunksize=4)
+    return path
 
 
 def buffers(size: int, count: int = 4, samples: int = 3) -> list[Tensor]:
@@ -72,6 +118,71 @@ def test_what_is_read_is_what_the_files_hold_however_it_is_cut(
         assert all(len(signal) <= size for _, signal in read[-1:])
         turns = [signal.data_ptr() for _, signal in segment_files.read_batches(paths, into)]
         assert turns == [into[i % number].data_ptr() for i in range(len(turns))]
+
+
+def assert_same_bits(one: np.ndarray, other: np.ndarray) -> None:
+    np.testing.assert_array_equal(one.view(np.int32), other.view(np.int32))
+
+
+@given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=4), size=st.integers(1, 12), batch=st.integers(1, 10))
+@settings(deadline=None, max_examples=40)
+def test_whole_numbers_and_values_in_one_shard_are_read_alike(counts: list[int], size: int, batch: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        paths, expected = write_mixed(Path(folder), counts, batch)
+        read = [signal for _, signal in copied(paths, buffers(size))]
+        assert_same_bits(np.concatenate([expected[:0], *read]), expected)
+        staged = [Staging(size, 12, 3, pinned=False) for _ in range(3)]
+        sent = [
+            signal.to(torch.device("cpu")).numpy().copy() for _, signal in segment_files.read_batches(paths, staged)
+        ]
+        assert_same_bits(np.concatenate([expected[:0], *sent]), expected)
+        assert [len(signal) for signal in sent] == [len(signal) for signal in read]
+        rows = np.arange(0, len(expected), 2)
+        if len(rows):
+            assert_same_bits(segment_files.read_signals(paths, rows), expected[rows])
+        for path, count, last in zip(paths, counts, np.cumsum(counts), strict=True):
+            keys, values = read_segments(path)
+            assert_same_bits(values, expected[last - count : last])
+            assert keys.column_names == ["record_id", "segment", "start_s", "samples"]
+
+
+def test_many_segments_are_decoded_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_files, "DECODED_VALUES", 12 * 3 * 2)
+    paths, expected = write_mixed(tmp_path, [9, 6])
+    staged = [Staging(15, 12, 3, pinned=False)]
+    ((_, signal),) = segment_files.read_batches(paths, staged)
+    assert_same_bits(signal.to(torch.device("cpu")).numpy(), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here")
+def test_a_gpu_makes_the_bits_of_the_cpu(tmp_path: Path) -> None:
+    paths, expected = write_mixed(tmp_path, [60, 40], batch=32, samples=SAMPLES)
+    staged = [Staging(33, 12, SAMPLES, pinned=True) for _ in range(4)]
+    sent = [signal.to(torch.device("cuda")).cpu().numpy() for _, signal in segment_files.read_batches(paths, staged)]
+    assert_same_bits(np.concatenate(sent), expected)
+
+
+def test_a_shard_of_the_version_before_is_read(tmp_path: Path) -> None:
+    values = signals(9, samples=SAMPLES)
+    path = write_as_before(tmp_path / "old.arrow", values)
+    assert segment_files.inspect_shards([path]).segments == 9
+    mixed, others = write_mixed(tmp_path, [3], samples=SAMPLES)
+    read = [signal for _, signal in copied([path, *mixed], buffers(4, samples=SAMPLES))]
+    assert_same_bits(np.concatenate(read), np.concatenate([values, others]))
+    assert_same_bits(segment_files.read_signals([path], np.array([1, 8])), values[[1, 8]])
+    keys, whole = read_segments(path)
+    assert_same_bits(whole, values)
+    assert keys["segment"].to_pylist() == list(range(9))
+
+
+def test_segments_that_are_not_there_or_not_whole_are_named(tmp_path: Path) -> None:
+    with pytest.raises(EcgpipeError, match=r"none.arrow is missing; keep segments with preprocess.keep_segments"):
+        read_segments(tmp_path / "none.arrow")
+    (path,), _ = write_mixed(tmp_path, [3])
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(EcgpipeError, match="is not a whole file of segments"):
+        read_segments(path)
 
 
 @pytest.mark.parametrize("counts", [[0], [0, 0], [0, 3], [3, 0], [2, 0, 0, 2]])

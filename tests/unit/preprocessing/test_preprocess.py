@@ -23,8 +23,9 @@ from ecgpipe import readers
 from ecgpipe.cli import main
 from ecgpipe.core import model_input, parquet, provenance, schemas, settings
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.stored_segments import read_segments
 from ecgpipe.models.registry import find_family
-from ecgpipe.preprocessing import preprocess
+from ecgpipe.preprocessing import preprocess, segment_writer
 from ecgpipe.readers import LEADS, Recording
 
 RATES = (100, 250, 257, 360, 400, 500, 1000)
@@ -83,13 +84,8 @@ class Preprocessed:
         with pa.memory_map(str(out / "x.arrow")) as file, pa.ipc.open_file(file) as reader:
             self.batches = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
             self.segments: pa.Table = reader.read_all()
+        self.signals = read_segments(out / "x.arrow")[1]  # (segments, 12, samples)
         self.records: pa.Table = pq.read_table(out / "x.parquet")
-
-    @property
-    def signals(self) -> np.ndarray:
-        """(segments, 12, samples)."""
-        flat: np.ndarray = self.segments["signal"].combine_chunks().flatten().to_numpy()
-        return flat.reshape(len(self.segments), 12, self.segments.schema.field("signal").type.list_size // 12)
 
     @property
     def ids(self) -> list[str]:
@@ -356,12 +352,12 @@ def test_a_file_that_states_nothing_is_read_as_the_settings_say(tmp_path: Path) 
 def test_a_shard_of_which_nothing_can_be_used_is_an_empty_file(tmp_path: Path) -> None:
     made = Preprocessed(tmp_path, [write(tmp_path / "short.npz", noise(100))])
     assert len(made.segments) == 0
-    assert made.segments.schema.field("signal").type.list_size == 12 * 2500
+    assert made.signals.shape == (0, 12, 2500)
     assert len(made.records) == 1
 
 
 def test_segments_come_in_batches_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess, "BATCH_SEGMENTS", 4)
+    monkeypatch.setattr(segment_writer, "BATCH_SEGMENTS", 4)
     paths = [write(tmp_path / f"{i}.npz", noise(7500, i)) for i in range(3)]
     made = Preprocessed(tmp_path, paths)
     assert made.batches == [4, 4, 1]

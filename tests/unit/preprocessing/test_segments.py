@@ -266,7 +266,7 @@ def test_the_signal_is_left_alone_unless_it_may_be_overwritten(rate: int) -> Non
 
 def standard_of(signal: np.ndarray) -> np.ndarray:
     """(12, samples) standardised over all of it."""
-    return standardize(signal.copy(), Standardize("lead"), LEADS, is_centred=False)
+    return standardize(signal.copy(), Standardize("lead"), LEADS, is_centred=False)[0]
 
 
 def counted(samples: int, rate: float) -> int:

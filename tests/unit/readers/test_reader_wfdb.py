@@ -54,7 +54,7 @@ def assert_as_wfdb_reads_it(path: Path) -> None:
     """Both in this order, which in_mv would hide for other units: bit for bit."""
     record = wfdb.rdrecord(str(path.with_suffix("")))
     header = reader._header(path)
-    values = reader._values(path, header, list(range(len(header.signals))))
+    values, _ = reader._values(path, header, list(range(len(header.signals))))
     np.testing.assert_array_equal(values.view(np.int64), np.ascontiguousarray(record.p_signal.T).view(np.int64))
     assert header.rate == record.fs
     assert [signal.name for signal in header.signals] == record.sig_name

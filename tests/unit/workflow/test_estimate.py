@@ -25,6 +25,18 @@ def test_twice_as_many_recordings_take_twice_the_results_and_nearly_twice_the_ti
     assert 1.9 < two.seconds / one.seconds < 2
 
 
+def test_segments_on_the_disk_tell_how_large_the_others_are(tmp_path: Path) -> None:
+    """Shards of whole numbers take half; the last shard of a run, which is smaller, does not count."""
+    (tmp_path / "segments").mkdir()
+    for number, recordings in enumerate((1000, 17)):
+        (tmp_path / "segments" / f"shard-{number:05d}.arrow").write_bytes(b"")
+        with (tmp_path / "segments" / f"shard-{number:05d}.arrow").open("r+b") as file:
+            file.truncate(recordings * 121_000)
+    assert estimated(1_000_000, tmp_path).scratch_bytes == 60_000 * 121_000
+    (tmp_path / "segments" / "shard-00000.arrow").unlink()
+    assert estimated(1_000_000, tmp_path).scratch_bytes == 60_000 * 240_000
+
+
 def test_no_more_segments_wait_on_the_disk_than_those_of_three_parts_unless_they_are_kept(tmp_path: Path) -> None:
     million = estimated(1_000_000, tmp_path).scratch_bytes
     assert million == estimated(100_000, tmp_path).scratch_bytes == 60_000 * 10 * 12 * 500 * 4
