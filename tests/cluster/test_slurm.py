@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import checkpoints
+import forked_python
 import pytest
-from cluster.slurm import Slurm, processes_of
+from cluster.slurm import LIMIT_MIN, Slurm, processes_of
 from run_workflow import ROOT, Ran, sha256s, snakemake, write_recordings
 
-pytestmark = pytest.mark.slow  # seven minutes in all on two cores, most of them of waiting
+pytestmark = pytest.mark.slow  # minutes in all on two cores
 
 # Another number of threads could change the last bits of what is computed. On a GPU's partition a job has eight, or as
 # many as its node really has.
 N = min(8, len(os.sched_getaffinity(0)))
 THREADS = ["--cores", "8", "--set-threads", f"infer={N}", f"precision={N}", f"attribute={N}"]
-# The profile waits a minute, which is right for jobs of half an hour.
-POLLING = ["--slurm-init-seconds-before-status-checks", "3", "--max-status-checks-per-second", "1"]
+# The profile waits a minute, which is right for jobs of half an hour. Afterwards see ./Snakefile.
+POLLING = ["--slurm-init-seconds-before-status-checks", "1", "--max-status-checks-per-second", "1"]
 # What a run with faults has to make: no map and no report, which nothing happens to.
 PREDICTIONS = [f"predictions/part-0000{part}.parquet" for part in range(2)]
 
@@ -57,15 +58,36 @@ def undisturbed(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFacto
 class Run:
     """A run on the SLURM that is under way; leaving the context kills what is left of it."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any], *targets: str) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], *targets: str, real: str = "-") -> None:
+        """Start it.
+
+        Args:
+            folder: Its working folder.
+            settings: Of `--config`.
+            targets: Files to make, and further options.
+            real: A rule whose first job has real processes, from SLURM's down to what computes: otherwise SLURM sees
+                those that wait for what computes (`forked_python`), which have no memory to speak of.
+        """
         self.log = folder / f"run-{time.monotonic_ns()}.log"
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        python = folder / "python" / "python3"
+        python.parent.mkdir(exist_ok=True)
+        python.write_text(
+            f'#!/bin/sh\ncase "$*" in *--target-jobs\\ {real}:*) exec {sys.executable} "$@";; esac\n'
+            f'exec {forked_python.program()} "$@"\n'
+        )
+        python.chmod(0o755)
+        command = [str(python), "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile"))]
         command += ["--workflow-profile", str(ROOT / "profiles" / "slurm"), *POLLING]
-        command += ["--logger-ecgpipe-all", *targets]
+        command += ["--logger-ecgpipe-all", *(targets or ["all"])]
         command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, forked_python.STAND_IN: str(python)},
             )
 
     def __enter__(self) -> Self:
@@ -78,7 +100,7 @@ class Run:
         """Wait until something is so, as long as the run goes on."""
         while not condition():
             assert self.process.poll() is None, f"the run ended too early\n{self.log.read_text()}"
-            time.sleep(0.1)
+            time.sleep(0.3)
 
     def end(self) -> Ran:
         """Wait for its end."""
@@ -100,6 +122,7 @@ class Finished(NamedTuple):
     folder: Path
     ran: Ran
     jobs: dict[str, dict[str, str]]
+    sacct: str  # what `sacct` says
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +131,12 @@ def finished(machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest.
     with Run(folder, settings) as run:
         ran = run.end()
     assert ran.status == 0, ran.output
-    return Finished(folder, ran, {what: machine.job(job) for job, what in machine.rules("--states=all").items()})
+    jobs = {what: machine.job(job) for job, what in machine.rules("--states=all").items()}
+    return Finished(folder, ran, jobs, machine.accounts())
+
+
+def test_it_needs_no_accounting(finished: Finished) -> None:
+    assert finished.sacct == "Slurm accounting storage is disabled\n"
 
 
 def test_the_results_are_those_of_a_local_run(finished: Finished, undisturbed: dict[str, str]) -> None:
@@ -138,6 +166,15 @@ def test_each_job_has_the_memory_and_the_time_that_its_rule_asks_for(finished: F
     assert {what: (megabytes_of(job), minutes_of(job)) for what, job in finished.jobs.items()} == asked
 
 
+def test_no_job_asks_for_more_time_than_its_partition_allows(finished: Finished) -> None:
+    """SLURM would take the job and let it wait for ever (PartitionTimeLimit)."""
+    assert minutes_of(finished.jobs["umap"]) == LIMIT_MIN < 240
+    others = {what: job for what, job in finished.jobs.items() if what != "umap"}
+    assert max(minutes_of(job) for job in others.values()) < LIMIT_MIN
+    assert f"umap: asks for 240 minutes, and gets the {LIMIT_MIN} that its SLURM partition" in finished.ran.output
+    assert finished.ran.output.count("that its SLURM partition") == 1
+
+
 def test_the_login_node_does_nothing_but_look_at_the_end(finished: Finished) -> None:
     assert set(re.findall(r"^local(?:rule|checkpoint) (\w+):$", finished.ran.output, re.MULTILINE)) == {
         "verdict",
@@ -157,10 +194,13 @@ def test_a_second_run_looks_for_new_recordings_and_does_nothing_else(
     assert sha256s(finished.folder / "out") == before
 
 
-def test_a_study_of_two_models_has_the_results_of_a_local_one(
+def test_a_study_of_two_models_by_sacct_has_the_results_of_a_local_one(
     machine: Slurm, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Each job on a cluster parses the rules again, and has to find the same models in the same job."""
+    """Each job on a cluster parses the rules again, and has to find the same models in the same job.
+
+    With accounting, which is asked about the jobs: one is cancelled, another makes way for one of somebody else.
+    """
     own = {key: settings[key] for key in ("checkpoint", "labels")}
     given = {key: value for key, value in settings.items() if key not in own} | {
         "manifest": "{shard_size: 3}",
@@ -171,15 +211,36 @@ def test_a_study_of_two_models_has_the_results_of_a_local_one(
     (tmp_path / "local").mkdir()
     local = snakemake(tmp_path / "local", *targets, *THREADS, **given)
     assert local.status == 0, local.output
-    (tmp_path / "cluster").mkdir()
+    folder = tmp_path / "cluster"
+    folder.mkdir()
     before = machine.rules("--states=all").keys()
-    with Run(tmp_path / "cluster", given, *targets) as run:
+
+    def jobs(*options: str) -> dict[str, str]:
+        return {job: what for job, what in machine.rules(*options).items() if job not in before}
+
+    with machine.accounting(), Run(folder, given, *targets, "--slurm-status-command", "sacct") as run:
+        run.until(lambda: "checkpoint a" in jobs("--states=running").values())
+        cancelled = next(job for job, what in jobs().items() if what == "checkpoint a")
+        machine.control("scancel", cancelled)
+        run.until(lambda: any(what.startswith("infer") for what in jobs("--states=running").values()))
+        moved = next(job for job, what in jobs("--states=running").items() if what.startswith("infer"))
+        make_way(machine, moved)
         ran = run.end()
-    assert ran.status == 0, ran.output
-    assert sha256s(tmp_path / "cluster" / "out") == sha256s(tmp_path / "local" / "out")
-    submitted = [what for job, what in machine.rules("--states=all").items() if job not in before]
+        assert ran.status == 0, ran.output
+        assert f"{cancelled}|CANCELLED by 0" in machine.accounts()
+        assert {f"{moved}|PREEMPTED", f"{moved}|COMPLETED"} <= set(machine.accounts("--duplicates").splitlines())
+    assert sha256s(folder / "out") == sha256s(tmp_path / "local" / "out")
+    submitted = list(jobs("--states=all").values())
+    assert submitted.count("checkpoint a") == 2  # the cancelled one was tried again
     assert sum(what.startswith("preprocess") for what in submitted) == 2  # a shard is read once for both
     assert (ran.jobs["manifest"], ran.jobs["preprocess"], ran.jobs["infer"]) == (1, 2, 4)
+
+
+def make_way(machine: Slurm, job: str) -> None:
+    """Have a job of somebody else, whose partition comes first, take the GPU of a job."""
+    node = machine.job(job)["NodeList"]
+    options = ["--partition=urgent", "--gres=gpu:1", f"--nodelist={node}", "--comment=urgent", "--output=/dev/null"]
+    machine.control("sbatch", *options, "--wrap=sleep 1")
 
 
 # A run that everything happens to: Snakemake is killed, and the same command given again has to mend that and the rest.
@@ -191,8 +252,10 @@ class Disturbed(NamedTuple):
     folder: Path
     ran: Ran
     left: list[str]  # in the queue when Snakemake was killed: the first waits, the others run
-    happened: dict[str, str]  # cancelled, timed out, killed, lost with the node: to which job
+    happened: dict[str, str]  # cancelled, timed out, killed, out of memory, lost with the node, ...: to which job
     again: dict[str, str]  # the next job for the same
+    died: str  # the node
+    drained: list[str]  # on the first node when it was drained, and then those that were submitted until it was back
     jobs: dict[str, dict[str, str]]  # by id
 
 
@@ -222,37 +285,64 @@ def disturbed(machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest
     left = [held, *jobs("--states=running").values()]
 
     before = machine.rules("--states=all").keys()
-    with Run(folder, settings, *(f"out/{path}" for path in PREDICTIONS)) as run:
-        run.until(lambda: jobs("--states=running").keys() >= set(shards))
-        cancelled, late, killed = (jobs()[shard] for shard in shards)
-        machine.control("scancel", cancelled)
-        run.until(lambda: len(processes_of(late)) > 3)
-        for pid in processes_of(late):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-        machine.control("scontrol", "update", f"JobId={late}", "EndTime=now+1")
-        run.until(lambda: kill_stage(killed, "preprocess"))
+    try:
+        with Run(folder, settings, *(f"out/{path}" for path in PREDICTIONS), real="precision") as run:
+            # The first node is drained while a job runs there.
+            run.until(lambda: "manifest" in jobs("--states=running"))
+            drained = [jobs()["manifest"]]
+            machine.control("scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=test")
+            machine.control("scontrol", "update", "PartitionName=gpu", "State=DOWN")
+            run.until(lambda: jobs("--states=running").keys() >= set(shards))
+            cancelled, killed, late = (jobs()[shard] for shard in shards)
+            drained += [cancelled, killed, late]
+            machine.control("scontrol", "update", "NodeName=n1", "State=RESUME")
 
-        run.until(lambda: any("infer" in what for what in jobs("--states=running")))
-        lost = next(job for what, job in jobs("--states=running").items() if "infer" in what)
-        run.until(lambda: len(processes_of(lost)) > 3)
-        assert lost in machine.kill_node()
-        run.until(lambda: lost not in machine.jobs("--states=running"))  # SLURM has noticed
-        machine.start_node()
+            machine.control("scancel", cancelled)
+            run.until(lambda: len(processes_of(late)) > 3)
+            for pid in processes_of(late):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            machine.control("scontrol", "update", f"JobId={late}", "EndTime=now+1")
+            run.until(lambda: kill_stage(killed, "preprocess"))
 
-        ran = run.end()
+            # It asks for less than loading PyTorch takes.
+            run.until(lambda: "precision" in jobs("--states=pending"))
+            greedy = jobs()["precision"]
+            machine.control("scontrol", "update", f"JobId={greedy}", "MinMemoryNode=300")
+            machine.control("scontrol", "update", "PartitionName=gpu", "State=UP")
+
+            # Two jobs on GPUs run at once, on two nodes: one node dies, and on the other the job makes way.
+            run.until(lambda: jobs("--states=running,completed").get("precision", greedy) != greedy)
+            machine.control("scontrol", "update", "PartitionName=gpu", "State=DOWN")  # for those that do not run yet
+            parts = [f"infer 0000{number}" for number in range(2)]
+            run.until(lambda: jobs("--states=pending").keys() >= set(parts))
+            machine.control("scontrol", "update", "PartitionName=gpu", "State=UP")
+            run.until(lambda: jobs("--states=running").keys() >= set(parts))
+            lost, moved = (jobs()[part] for part in parts)
+            make_way(machine, moved)
+            run.until(lambda: len(processes_of(lost)) > 3)
+            died = machine.job(lost)["NodeList"]
+            assert machine.kill_node(died) == [lost]
+            run.until(lambda: lost not in machine.jobs("--states=running"))  # SLURM has noticed
+            run.until(lambda: lost in machine.jobs("--states=running,completed"))  # on the other node
+            machine.start_nodes(died)
+            ran = run.end()
+    finally:
+        machine.control("scontrol", "update", "PartitionName=gpu", "State=UP")
     assert ran.status == 0, ran.output
-    happened = {"cancelled": cancelled, "late": late, "killed": killed, "lost": lost}
-    again = dict(zip(happened, (jobs("--states=all")[shard] for shard in shards), strict=False))
-    numbers = [*left, *happened.values(), *again.values()]
-    return Disturbed(folder, ran, left, happened, again, {number: machine.job(number) for number in numbers})
+    happened = {"cancelled": cancelled, "killed": killed, "late": late, "greedy": greedy, "lost": lost, "moved": moved}
+    again = dict(zip(happened, (jobs("--states=all")[what] for what in (*shards, "precision")), strict=False))
+    numbers = [*left, *drained, *happened.values(), *again.values()]
+    return Disturbed(
+        folder, ran, left, happened, again, died, drained, {number: machine.job(number) for number in numbers}
+    )
 
 
 def kill_stage(job: str, stage: str) -> bool:
     """Kill the command of a job that computes, as the kernel does when memory runs out, if it is there yet."""
     for pid in processes_of(job):
         with suppress(OSError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:4] == [b"-m", b"ecgpipe", stage.encode()]:
+            if f"\0-m\0ecgpipe\0{stage}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
                 return True
     return False
@@ -305,6 +395,27 @@ def test_a_job_that_the_kernel_killed_is_tried_again_with_twice_the_memory(distu
     assert megabytes_of(second) == 2 * megabytes_of(first)
 
 
-def test_a_job_whose_node_died_is_started_again_by_slurm(disturbed: Disturbed) -> None:
+def test_a_job_with_more_memory_than_it_asked_for_is_killed_by_slurm_and_tried_again(disturbed: Disturbed) -> None:
+    """By SLURM's own accounting of its memory. OUT_OF_MEMORY is what SLURM calls it where it has cgroups."""
+    first, second = (disturbed.jobs[jobs["greedy"]] for jobs in (disturbed.happened, disturbed.again))
+    assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
+    log = disturbed.folder / ".snakemake" / "slurm_logs" / "rule_precision" / f"{disturbed.happened['greedy']}.log"
+    assert "exceeded memory limit" in log.read_text()
+    assert (megabytes_of(first), megabytes_of(second)) == (300, 16000)  # twice what the rule asks for
+
+
+def test_a_drained_node_ends_what_it_runs_and_is_given_nothing_more(disturbed: Disturbed) -> None:
+    ran, *later = (disturbed.jobs[job] for job in disturbed.drained)
+    assert (ran["JobState"], ran["Restarts"], ran["NodeList"]) == ("COMPLETED", "0", "n1")
+    assert [job["NodeList"] for job in later] == ["n2"] * 3
+
+
+def test_a_job_whose_node_died_is_started_again_by_slurm_on_another(disturbed: Disturbed) -> None:
     job = disturbed.jobs[disturbed.happened["lost"]]
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")
+    assert {job["NodeList"], disturbed.died} == {"n1", "n2"}
+
+
+def test_a_job_that_makes_way_for_another_is_started_again_by_slurm(disturbed: Disturbed) -> None:
+    job = disturbed.jobs[disturbed.happened["moved"]]
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")

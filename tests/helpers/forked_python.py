@@ -28,8 +28,13 @@ MODULES = ("snakemake", "ecgpipe")
 READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "MKL_", "KMP_", "OMP_", "NUMBA_", "MPL")
 BUT_FOR = {"PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS"}
 
+# A variable that names another program to stand for `python` in what Snakemake starts.
+STAND_IN = "FORKED_PYTHON_STAND_IN"
+
 LOADED = ["snakemake.cli", "snakemake.api", "snakemake.workflow", "snakemake.dag", "snakemake.scheduling", "pulp"]
 LOADED += ["yaml", "pydantic", "jinja2", "numpy", "pandas", "pyarrow.parquet", "pyarrow.dataset", "scipy.signal"]
+LOADED += ["snakemake.report.html_reporter", "snakemake.storage", "snakemake.profiles", "smart_open", "dpath"]
+LOADED += ["docutils.core", "docutils.parsers.rst", "pygments.formatters", "pygments.lexers"]
 LOADED += ["scipy.io", "torch", "safetensors.torch", "captum.attr", "umap", "matplotlib.figure", "plotly.offline"]
 
 
@@ -180,7 +185,7 @@ def become(request: Request, path: Sequence[str], stand_in: str) -> None:
     sys.path[:] = [request.folder, *(path for path in more.split(os.pathsep) if path), *path]
     importlib.invalidate_caches()
     if request.arguments[1] == "snakemake":  # its jobs are started as this one was
-        sys.executable = stand_in
+        sys.executable = request.environment.get(STAND_IN, stand_in)
     tempfile.tempdir = None
     np.random.seed()
     if threads := request.environment.get("OMP_NUM_THREADS"):

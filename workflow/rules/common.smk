@@ -59,7 +59,7 @@ def growing(amount, per_million=0):
 
 
 def lasting(minutes, per_million=0):
-    """The same of minutes, but no more than the SLURM partition of the rule allows: SLURM would let the job wait for ever."""
+    """The same of minutes, but no more than its SLURM partition allows, where SLURM would let it wait for ever."""
     asked = growing(minutes, per_million)
     return job_resources.within_limit(asked, lambda rule: slurm.time_limit(ENGINE.partition_of(rule)), ENGINE.say)
 
