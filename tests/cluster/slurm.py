@@ -180,15 +180,20 @@ class Slurm:
         """The ids of the jobs that the options of `squeue` choose."""
         return _run("squeue", "--noheader", "--format=%i", *options, conf=self.conf).split()
 
-    def rules(self, *options: str) -> dict[str, str]:
-        """What the jobs that the options of `squeue` choose do, by their ids, in the order of their submission.
+    def rules(self, folder: Path, *options: str) -> dict[str, str]:
+        """What the jobs of runs in a folder do, by their ids, in the order of their submission.
+
+        Args:
+            folder: Where Snakemake was started.
+            options: Of `squeue`, which choose among the jobs.
 
         Returns:
             From an id to the rule, with the wildcards after it if it has any: `summary`, `preprocess 00001`.
         """
-        lines = _run("squeue", "--noheader", "--sort=i", "--format=%i|%k", *options, conf=self.conf)
-        said = (line.split("|", 1) for line in lines.splitlines())
-        return {number: comment.removeprefix("rule_").replace("_wildcards_", " ") for number, comment in said}
+        lines = _run("squeue", "--noheader", "--sort=i", "--format=%i|%Z|%k", *options, conf=self.conf).splitlines()
+        said = (line.split("|", 2) for line in lines)
+        ours = {number: comment for number, started, comment in said if Path(started) == folder}
+        return {number: what.removeprefix("rule_").replace("_wildcards_", " ") for number, what in ours.items()}
 
     def control(self, *command: str) -> None:
         """Run `scontrol`, `scancel` or `sbatch`."""

@@ -122,21 +122,75 @@ class Finished(NamedTuple):
     folder: Path
     ran: Ran
     jobs: dict[str, dict[str, str]]
-    sacct: str  # what `sacct` says
+
+
+class Study(NamedTuple):
+    """The same of a study, which is asked about with `sacct`."""
+
+    folder: Path
+    ran: Ran
+    local: dict[str, str]  # hashes of what a local run makes
+    submitted: list[str]  # what its jobs did
+    accounts: list[str]  # what SLURM's accounting says of all jobs
+    cancelled: str
+    moved: str
 
 
 @pytest.fixture(scope="module")
-def finished(machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    folder = tmp_path_factory.mktemp("finished")
-    with Run(folder, settings) as run:
-        ran = run.end()
-    assert ran.status == 0, ran.output
-    jobs = {what: machine.job(job) for job, what in machine.rules("--states=all").items()}
-    return Finished(folder, ran, jobs, machine.accounts())
+def at_once(
+    machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[Finished, Study]:
+    """Two runs at a time on a SLURM that keeps accounts, and local ones beside them: most of the time is of waiting.
+
+    Of the study a job is cancelled, and another makes way for somebody else's.
+    """
+    own = {key: settings[key] for key in ("checkpoint", "labels")}
+    given = {key: value for key, value in settings.items() if key not in own} | {
+        "manifest": "{shard_size: 3}",
+        "inference": "{shards_per_part: 1, device: cpu}",
+        "models": json.dumps({name: {"model": "ecg-fm", **own} for name in "ab"}),
+    }
+    targets = [f"out/{model}/predictions/part-0000{part}.parquet" for model in "ab" for part in range(2)]
+    folder, many, alone = (tmp_path_factory.mktemp(name) for name in ("finished", "study", "alone"))
+
+    def first(start: str) -> str:
+        """The first job of the study that runs and does what begins like this; an empty text if there is none yet."""
+        running = machine.rules(many, "--states=running").items()
+        return next((job for job, what in running if what.startswith(start)), "")
+
+    with (
+        machine.accounting(),
+        Run(many, given, *targets, "--slurm-status-command", "sacct") as study,
+        Run(folder, settings) as run,
+    ):
+        study.until(lambda: bool(first("checkpoint")))
+        cancelled = first("checkpoint")
+        machine.control("scancel", cancelled)
+        study.until(lambda: bool(first("infer")))
+        moved = first("infer")
+        make_way(machine, moved)
+        local = snakemake(alone, *targets, *THREADS, **given)
+        request.getfixturevalue("undisturbed")
+        ran = [study.end(), run.end()]
+        accounts = machine.accounts("--duplicates").splitlines()
+    for one in (local, *ran):
+        assert one.status == 0, one.output
+    jobs = {what: machine.job(job) for job, what in machine.rules(folder, "--states=all").items()}
+    submitted = list(machine.rules(many, "--states=all").values())
+    return (
+        Finished(folder, ran[1], jobs),
+        Study(many, ran[0], sha256s(alone / "out"), submitted, accounts, cancelled, moved),
+    )
 
 
-def test_it_needs_no_accounting(finished: Finished) -> None:
-    assert finished.sacct == "Slurm accounting storage is disabled\n"
+@pytest.fixture(scope="module")
+def finished(at_once: tuple[Finished, Study]) -> Finished:
+    return at_once[0]
+
+
+@pytest.fixture(scope="module")
+def study(at_once: tuple[Finished, Study]) -> Study:
+    return at_once[1]
 
 
 def test_the_results_are_those_of_a_local_run(finished: Finished, undisturbed: dict[str, str]) -> None:
@@ -194,46 +248,20 @@ def test_a_second_run_looks_for_new_recordings_and_does_nothing_else(
     assert sha256s(finished.folder / "out") == before
 
 
-def test_a_study_of_two_models_by_sacct_has_the_results_of_a_local_one(
-    machine: Slurm, settings: dict[str, Any], tmp_path: Path
-) -> None:
-    """Each job on a cluster parses the rules again, and has to find the same models in the same job.
+def test_a_study_of_two_models_has_the_results_of_a_local_one(study: Study) -> None:
+    """Each job on a cluster parses the rules again, and has to find the same models in the same job."""
+    assert sha256s(study.folder / "out") == study.local
+    assert sum(what.startswith("preprocess") for what in study.submitted) == 2  # a shard is read once for both
+    assert (study.ran.jobs["manifest"], study.ran.jobs["preprocess"], study.ran.jobs["infer"]) == (1, 2, 4)
 
-    With accounting, which is asked about the jobs: one is cancelled, another makes way for one of somebody else.
-    """
-    own = {key: settings[key] for key in ("checkpoint", "labels")}
-    given = {key: value for key, value in settings.items() if key not in own} | {
-        "manifest": "{shard_size: 3}",
-        "inference": "{shards_per_part: 1, device: cpu}",
-        "models": json.dumps({name: {"model": "ecg-fm", **own} for name in "ab"}),
-    }
-    targets = [f"out/{model}/predictions/part-0000{part}.parquet" for model in "ab" for part in range(2)]
-    (tmp_path / "local").mkdir()
-    local = snakemake(tmp_path / "local", *targets, *THREADS, **given)
-    assert local.status == 0, local.output
-    folder = tmp_path / "cluster"
-    folder.mkdir()
-    before = machine.rules("--states=all").keys()
 
-    def jobs(*options: str) -> dict[str, str]:
-        return {job: what for job, what in machine.rules(*options).items() if job not in before}
+def test_a_job_that_sacct_calls_cancelled_by_somebody_is_tried_again(study: Study) -> None:
+    assert f"{study.cancelled}|CANCELLED by {os.getuid()}" in study.accounts
+    assert sum(what.startswith("checkpoint") for what in study.submitted) == 3  # one of each model, and one again
 
-    with machine.accounting(), Run(folder, given, *targets, "--slurm-status-command", "sacct") as run:
-        run.until(lambda: "checkpoint a" in jobs("--states=running").values())
-        cancelled = next(job for job, what in jobs().items() if what == "checkpoint a")
-        machine.control("scancel", cancelled)
-        run.until(lambda: any(what.startswith("infer") for what in jobs("--states=running").values()))
-        moved = next(job for job, what in jobs("--states=running").items() if what.startswith("infer"))
-        make_way(machine, moved)
-        ran = run.end()
-        assert ran.status == 0, ran.output
-        assert f"{cancelled}|CANCELLED by 0" in machine.accounts()
-        assert {f"{moved}|PREEMPTED", f"{moved}|COMPLETED"} <= set(machine.accounts("--duplicates").splitlines())
-    assert sha256s(folder / "out") == sha256s(tmp_path / "local" / "out")
-    submitted = list(jobs("--states=all").values())
-    assert submitted.count("checkpoint a") == 2  # the cancelled one was tried again
-    assert sum(what.startswith("preprocess") for what in submitted) == 2  # a shard is read once for both
-    assert (ran.jobs["manifest"], ran.jobs["preprocess"], ran.jobs["infer"]) == (1, 2, 4)
+
+def test_a_job_that_sacct_calls_preempted_is_waited_for(study: Study) -> None:
+    assert {f"{study.moved}|PREEMPTED", f"{study.moved}|COMPLETED"} <= set(study.accounts)
 
 
 def make_way(machine: Slurm, job: str) -> None:
@@ -255,6 +283,7 @@ class Disturbed(NamedTuple):
     happened: dict[str, str]  # cancelled, timed out, killed, out of memory, lost with the node, ...: to which job
     again: dict[str, str]  # the next job for the same
     died: str  # the node
+    sacct: str  # what `sacct` says
     drained: list[str]  # on the first node when it was drained, and then those that were submitted until it was back
     jobs: dict[str, dict[str, str]]  # by id
 
@@ -262,11 +291,11 @@ class Disturbed(NamedTuple):
 @pytest.fixture(scope="module")
 def disturbed(machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
     folder = tmp_path_factory.mktemp("disturbed")
-    before = machine.rules("--states=all").keys()
+    before: set[str] = set()
 
     def jobs(*options: str) -> dict[str, str]:
-        """From what they do to the id of the last job that does it, without those of runs before."""
-        return {what: job for job, what in machine.rules(*options).items() if job not in before}
+        """From what they do to the id of the last job that does it, without those of the run before."""
+        return {what: job for job, what in machine.rules(folder, *options).items() if job not in before}
 
     shards = [f"preprocess 0000{number}" for number in range(3)]
 
@@ -284,7 +313,7 @@ def disturbed(machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest
         machine.control("scontrol", "update", "PartitionName=cpu", "State=UP")
     left = [held, *jobs("--states=running").values()]
 
-    before = machine.rules("--states=all").keys()
+    before |= machine.rules(folder, "--states=all").keys()
     try:
         with Run(folder, settings, *(f"out/{path}" for path in PREDICTIONS), real="precision") as run:
             # The first node is drained while a job runs there.
@@ -334,7 +363,15 @@ def disturbed(machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest
     again = dict(zip(happened, (jobs("--states=all")[what] for what in (*shards, "precision")), strict=False))
     numbers = [*left, *drained, *happened.values(), *again.values()]
     return Disturbed(
-        folder, ran, left, happened, again, died, drained, {number: machine.job(number) for number in numbers}
+        folder,
+        ran,
+        left,
+        happened,
+        again,
+        died,
+        machine.accounts(),
+        drained,
+        {number: machine.job(number) for number in numbers},
     )
 
 
@@ -368,6 +405,10 @@ def test_whatever_happened_the_results_are_those_of_an_undisturbed_run(
     assert made.keys() >= {*PREDICTIONS, *(f"records/shard-0000{shard}.parquet" for shard in range(3))}
     assert made == {path: undisturbed[path] for path in made}
     assert not list((disturbed.folder / "out").rglob(".*.tmp"))
+
+
+def test_it_needs_no_accounting(disturbed: Disturbed) -> None:
+    assert disturbed.sacct == "Slurm accounting storage is disabled\n"
 
 
 def test_jobs_that_a_killed_run_left_in_the_queue_are_cancelled_by_the_next(disturbed: Disturbed) -> None:
