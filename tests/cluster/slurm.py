@@ -22,9 +22,9 @@ NODES = ("n1", "n2")
 
 # MinJobAge: finished jobs are told of for long enough to be asked about. SlurmdTimeout: so long until a node that does
 # not answer is down. cred_expire: so long until a job starts again whose node died, or that made way for another.
-# KillWait: from SIGTERM to SIGKILL. batch_sched_delay: so long may a job wait that could start. JobAcctGather: SLURM
-# measures the memory of each step every second, and kills a step that has more than its job asked for. The partition
-# cpu allows less time than `umap` asks for.
+# KillWait: from SIGTERM to SIGKILL. batch_sched_delay: so long may a job wait that could start; bf_interval: where one
+# before it cannot. JobAcctGather: SLURM measures the memory of each step every second, and kills a step that has more
+# than its job asked for. The partition cpu allows less time than `umap` asks for.
 CONF = """\
 ClusterName={cluster}
 SlurmctldHost={host}(127.0.0.1)
@@ -46,7 +46,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-SchedulerParameters=batch_sched_delay=0
+SchedulerParameters=batch_sched_delay=0,bf_interval=1
 MpiDefault=none
 ReturnToService=2
 SlurmdTimeout=10

@@ -328,9 +328,7 @@ def disturbed(machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest
 
             machine.control("scancel", cancelled)
             run.until(lambda: len(processes_of(late)) > 3)
-            for pid in processes_of(late):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGSTOP)
+            stop(late)
             machine.control("scontrol", "update", f"JobId={late}", "EndTime=now+1")
             run.until(lambda: kill_stage(killed, "preprocess"))
 
@@ -373,6 +371,14 @@ def disturbed(machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest
         drained,
         {number: machine.job(number) for number in numbers},
     )
+
+
+def stop(job: str) -> None:
+    """Have a job make no headway any more. SLURM would wait a minute for its own `srun`."""
+    for pid in processes_of(job):
+        with suppress(OSError):
+            if not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"srun\0"):
+                os.kill(pid, signal.SIGSTOP)
 
 
 def kill_stage(job: str, stage: str) -> bool:
