@@ -29,6 +29,36 @@ def growing(amount: int, per_million: int, recordings: Callable[[], int]) -> Cal
     return amount_of_job
 
 
+def within_limit(
+    minutes: Callable[..., int], limit_of: Callable[[str], int | None], say: Callable[[str], None]
+) -> Callable[..., int]:
+    """Minutes of a job on a cluster: no more than its partition allows, where it would wait for ever.
+
+    Args:
+        minutes: What it asks for (`growing`).
+        limit_of: Gives the minutes that a rule's partition allows; None where there is no limit.
+        say: Tells the user, once for a rule, that it gets less than it asks for.
+
+    Returns:
+        A function for a rule's `resources`.
+    """
+    said = set()
+
+    def minutes_of_job(wildcards: object, attempt: int, rulename: str) -> int:
+        asked, limit = minutes(wildcards, attempt=attempt), limit_of(rulename)
+        if limit is None or asked <= limit:
+            return asked
+        if rulename not in said:
+            said.add(rulename)
+            say(
+                f"{rulename}: asks for {asked} minutes, and gets the {limit} that its SLURM partition allows; if its "
+                f"jobs end as TIMEOUT, name another slurm_partition in the profile, or see docs/cluster.md"
+            )
+        return limit
+
+    return minutes_of_job
+
+
 def cores_per_gpu(cores: int | None, gpus: int | None) -> int:
     """The share of the cores that each job on a GPU computes with.
 

@@ -1,4 +1,7 @@
-"""Cancel the SLURM jobs that a killed run left in the queue: they would write the same files as the next run."""
+"""What a run asks of SLURM itself: to cancel the jobs that a killed run left in the queue, and how long jobs may take.
+
+Jobs of a killed run would write the same files as the next run.
+"""
 
 import os
 import re
@@ -6,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from ecgpipe.core.errors import EcgpipeError
@@ -63,6 +67,39 @@ def forget(outdir: Path) -> None:
     """Delete the note of a run that ends by itself: Snakemake has waited for its jobs, or cancelled them."""
     if _read_note(outdir / NOTE):
         (outdir / NOTE).unlink()
+
+
+def time_limit(partition: str | None) -> int | None:
+    """The minutes that a job in a partition may take at most.
+
+    Args:
+        partition: Its name; of several with commas between them, the one that allows most counts. None: none is named.
+
+    Returns:
+        None where there is no limit, or SLURM does not tell.
+    """
+    limits = [_time_limits().get(name.strip()) for name in partition.split(",")] if partition else [None]
+    known = [limit for limit in limits if limit is not None]
+    return max(known) if len(known) == len(limits) else None
+
+
+@cache
+def _time_limits() -> dict[str, int]:
+    """The limits of the partitions that have one, in minutes."""
+    command = ["sinfo", "--all", "--noheader", "--format=%R|%l"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    lines = [line.strip().rpartition("|") for line in done.stdout.splitlines()]
+    return {name: minutes_of(clock) for name, _, clock in lines if clock[-1:].isdigit()}
+
+
+def minutes_of(clock: str) -> int:
+    """Whole minutes of a time as SLURM writes it: 30:00, 4:00:00 or 2-12:00:00."""
+    days, _, rest = clock.rpartition("-")
+    hours, minutes, _ = ([0] + [int(number) for number in rest.split(":")])[-3:]
+    return (int(days or 0) * 24 + hours) * 60 + minutes
 
 
 def _read_note(note: Path) -> str:

@@ -47,6 +47,24 @@ def end_plainly() -> None:
     sys.excepthook = say
 
 
+def see_cancelled_jobs() -> None:
+    """Have Snakemake's SLURM plugin (2.8.0) see what `sacct` calls `CANCELLED by 1000` as a cancelled job.
+
+    It compares whole words, takes such a job for one that still runs, and waits for it for ever.
+    """
+    plugin: Any = sys.modules.get("snakemake_executor_plugin_slurm")
+    asked = getattr(plugin, "query_job_status", None)
+    if asked is None or hasattr(asked, FACTS):
+        return
+
+    async def ask(command: str, logger: Any) -> tuple[dict[str, str] | None, float | None]:  # noqa: ANN401
+        states, seconds = await asked(command, logger)
+        return states and {job: state.partition(" by ")[0] for job, state in states.items()}, seconds
+
+    setattr(ask, FACTS, True)
+    plugin.query_job_status = ask
+
+
 # The attribute of what ecgpipe itself says as a log record of Snakemake; its value is what the run's output needs.
 FACTS = "ecgpipe"
 
@@ -73,6 +91,7 @@ class Engine:
         self._workflow = workflow
         if self.is_main_process:
             end_plainly()
+            see_cancelled_jobs()
 
     def folder(self) -> Path:
         """The folder of the Snakefile that is being parsed, also where another workflow uses that as a module.
@@ -189,6 +208,12 @@ class Engine:
     def sets_threads(self, rule: str) -> bool:
         """Whether `--set-threads` names a rule."""
         return rule in self._workflow.resource_settings.overwrite_threads
+
+    def partition_of(self, rule: str) -> str | None:
+        """SLURM's partition that the profile names for a rule; None where none is named, or in a job."""
+        partition = self._workflow.get_rule(rule).resources.get("slurm_partition")
+        written = partition and (partition.raw if partition.is_evaluable() else partition.value)
+        return str(written) if written and self.is_main_process else None
 
     @property
     def uses_conda(self) -> bool:

@@ -1,4 +1,4 @@
-"""One SLURM for the tests of a file, that others find the machine as it was."""
+"""One SLURM for all tests here, and the machine as it was after them."""
 
 import os
 import subprocess
@@ -11,9 +11,9 @@ import pytest
 from cluster import slurm
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def machine() -> Iterator[slurm.Slurm]:
-    """A SLURM with the partitions cpu and gpu. Where CI is set, one that does not start is an error."""
+    """A SLURM with the partitions cpu, gpu and urgent. Where CI is set, one that does not start is an error."""
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="ecgpipe-slurm-"))
         try:

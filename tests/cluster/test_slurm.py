@@ -3,28 +3,21 @@
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import checkpoints
 import pytest
-from cluster.slurm import Slurm, processes_of
-from run_workflow import ROOT, Ran, sha256s, snakemake, write_recordings
+from cluster.runs import Run, kill_stage, make_way, megabytes_of, minutes_of, stop
+from cluster.slurm import LIMIT_MIN, Slurm, processes_of
+from run_workflow import Ran, sha256s, snakemake, write_recordings
 
-pytestmark = pytest.mark.slow  # seven minutes in all on two cores, most of them of waiting
+pytestmark = pytest.mark.slow  # minutes in all on two cores
 
 # Another number of threads could change the last bits of what is computed. On a GPU's partition a job has eight, or as
 # many as its node really has.
 N = min(8, len(os.sched_getaffinity(0)))
 THREADS = ["--cores", "8", "--set-threads", f"infer={N}", f"precision={N}", f"attribute={N}"]
-# The profile waits a minute, which is right for jobs of half an hour.
-POLLING = ["--slurm-init-seconds-before-status-checks", "3", "--max-status-checks-per-second", "1"]
 # What a run with faults has to make: no map and no report, which nothing happens to.
 PREDICTIONS = [f"predictions/part-0000{part}.parquet" for part in range(2)]
 
@@ -54,43 +47,6 @@ def undisturbed(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFacto
     return sha256s(folder / "out")
 
 
-class Run:
-    """A run on the SLURM that is under way; leaving the context kills what is left of it."""
-
-    def __init__(self, folder: Path, settings: dict[str, Any], *targets: str) -> None:
-        self.log = folder / f"run-{time.monotonic_ns()}.log"
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-        command += ["--workflow-profile", str(ROOT / "profiles" / "slurm"), *POLLING]
-        command += ["--logger-ecgpipe-all", *targets]
-        command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so, as long as the run goes on."""
-        while not condition():
-            assert self.process.poll() is None, f"the run ended too early\n{self.log.read_text()}"
-            time.sleep(0.1)
-
-    def end(self) -> Ran:
-        """Wait for its end."""
-        return Ran(self.process.wait(600), self.log.read_text())
-
-    def kill(self) -> None:
-        """Kill Snakemake and what it started on this machine; what is in SLURM's queue stays there."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 # A run that nothing happens to.
 
 
@@ -102,13 +58,73 @@ class Finished(NamedTuple):
     jobs: dict[str, dict[str, str]]
 
 
+class Study(NamedTuple):
+    """The same of a study, which is asked about with `sacct`."""
+
+    folder: Path
+    ran: Ran
+    local: dict[str, str]  # hashes of what a local run makes
+    submitted: list[str]  # what its jobs did
+    accounts: list[str]  # what SLURM's accounting says of all jobs
+    cancelled: str
+    moved: str
+
+
 @pytest.fixture(scope="module")
-def finished(machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    folder = tmp_path_factory.mktemp("finished")
-    with Run(folder, settings) as run:
-        ran = run.end()
-    assert ran.status == 0, ran.output
-    return Finished(folder, ran, {what: machine.job(job) for job, what in machine.rules("--states=all").items()})
+def at_once(
+    machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[Finished, Study]:
+    """Two runs at a time on a SLURM that keeps accounts, and local ones beside them: most of the time is of waiting.
+
+    Of the study a job is cancelled, and another makes way for somebody else's.
+    """
+    own = {key: settings[key] for key in ("checkpoint", "labels")}
+    given = {key: value for key, value in settings.items() if key not in own} | {
+        "manifest": "{shard_size: 3}",
+        "inference": "{shards_per_part: 1, device: cpu}",
+        "models": json.dumps({name: {"model": "ecg-fm", **own} for name in "ab"}),
+    }
+    targets = [f"out/{model}/predictions/part-0000{part}.parquet" for model in "ab" for part in range(2)]
+    folder, many, alone = (tmp_path_factory.mktemp(name) for name in ("finished", "study", "alone"))
+
+    def first(start: str) -> str:
+        """The first job of the study that runs and does what begins like this; an empty text if there is none yet."""
+        running = machine.rules(many, "--states=running").items()
+        return next((job for job, what in running if what.startswith(start)), "")
+
+    with (
+        machine.accounting(),
+        Run(many, given, *targets, "--slurm-status-command", "sacct") as study,
+        Run(folder, settings) as run,
+    ):
+        study.until(lambda: bool(first("checkpoint")))
+        cancelled = first("checkpoint")
+        machine.control("scancel", cancelled)
+        study.until(lambda: bool(first("infer")))
+        moved = first("infer")
+        make_way(machine, moved)
+        local = snakemake(alone, *targets, *THREADS, **given)
+        request.getfixturevalue("undisturbed")
+        ran = [study.end(), run.end()]
+        accounts = machine.accounts("--duplicates").splitlines()
+    for one in (local, *ran):
+        assert one.status == 0, one.output
+    jobs = {what: machine.job(job) for job, what in machine.rules(folder, "--states=all").items()}
+    submitted = list(machine.rules(many, "--states=all").values())
+    return (
+        Finished(folder, ran[1], jobs),
+        Study(many, ran[0], sha256s(alone / "out"), submitted, accounts, cancelled, moved),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(at_once: tuple[Finished, Study]) -> Finished:
+    return at_once[0]
+
+
+@pytest.fixture(scope="module")
+def study(at_once: tuple[Finished, Study]) -> Study:
+    return at_once[1]
 
 
 def test_the_results_are_those_of_a_local_run(finished: Finished, undisturbed: dict[str, str]) -> None:
@@ -138,6 +154,15 @@ def test_each_job_has_the_memory_and_the_time_that_its_rule_asks_for(finished: F
     assert {what: (megabytes_of(job), minutes_of(job)) for what, job in finished.jobs.items()} == asked
 
 
+def test_no_job_asks_for_more_time_than_its_partition_allows(finished: Finished) -> None:
+    """SLURM would take the job and let it wait for ever (PartitionTimeLimit)."""
+    assert minutes_of(finished.jobs["umap"]) == LIMIT_MIN < 240
+    others = {what: job for what, job in finished.jobs.items() if what != "umap"}
+    assert max(minutes_of(job) for job in others.values()) < LIMIT_MIN
+    assert f"umap: asks for 240 minutes, and gets the {LIMIT_MIN} that its SLURM partition" in finished.ran.output
+    assert finished.ran.output.count("that its SLURM partition") == 1
+
+
 def test_the_login_node_does_nothing_but_look_at_the_end(finished: Finished) -> None:
     assert set(re.findall(r"^local(?:rule|checkpoint) (\w+):$", finished.ran.output, re.MULTILINE)) == {
         "verdict",
@@ -157,29 +182,20 @@ def test_a_second_run_looks_for_new_recordings_and_does_nothing_else(
     assert sha256s(finished.folder / "out") == before
 
 
-def test_a_study_of_two_models_has_the_results_of_a_local_one(
-    machine: Slurm, settings: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_study_of_two_models_has_the_results_of_a_local_one(study: Study) -> None:
     """Each job on a cluster parses the rules again, and has to find the same models in the same job."""
-    own = {key: settings[key] for key in ("checkpoint", "labels")}
-    given = {key: value for key, value in settings.items() if key not in own} | {
-        "manifest": "{shard_size: 3}",
-        "inference": "{shards_per_part: 1, device: cpu}",
-        "models": json.dumps({name: {"model": "ecg-fm", **own} for name in "ab"}),
-    }
-    targets = [f"out/{model}/predictions/part-0000{part}.parquet" for model in "ab" for part in range(2)]
-    (tmp_path / "local").mkdir()
-    local = snakemake(tmp_path / "local", *targets, *THREADS, **given)
-    assert local.status == 0, local.output
-    (tmp_path / "cluster").mkdir()
-    before = machine.rules("--states=all").keys()
-    with Run(tmp_path / "cluster", given, *targets) as run:
-        ran = run.end()
-    assert ran.status == 0, ran.output
-    assert sha256s(tmp_path / "cluster" / "out") == sha256s(tmp_path / "local" / "out")
-    submitted = [what for job, what in machine.rules("--states=all").items() if job not in before]
-    assert sum(what.startswith("preprocess") for what in submitted) == 2  # a shard is read once for both
-    assert (ran.jobs["manifest"], ran.jobs["preprocess"], ran.jobs["infer"]) == (1, 2, 4)
+    assert sha256s(study.folder / "out") == study.local
+    assert sum(what.startswith("preprocess") for what in study.submitted) == 2  # a shard is read once for both
+    assert (study.ran.jobs["manifest"], study.ran.jobs["preprocess"], study.ran.jobs["infer"]) == (1, 2, 4)
+
+
+def test_a_job_that_sacct_calls_cancelled_by_somebody_is_tried_again(study: Study) -> None:
+    assert f"{study.cancelled}|CANCELLED by {os.getuid()}" in study.accounts
+    assert sum(what.startswith("checkpoint") for what in study.submitted) == 3  # one of each model, and one again
+
+
+def test_a_job_that_sacct_calls_preempted_is_waited_for(study: Study) -> None:
+    assert {f"{study.moved}|PREEMPTED", f"{study.moved}|COMPLETED"} <= set(study.accounts)
 
 
 # A run that everything happens to: Snakemake is killed, and the same command given again has to mend that and the rest.
@@ -191,19 +207,22 @@ class Disturbed(NamedTuple):
     folder: Path
     ran: Ran
     left: list[str]  # in the queue when Snakemake was killed: the first waits, the others run
-    happened: dict[str, str]  # cancelled, timed out, killed, lost with the node: to which job
+    happened: dict[str, str]  # cancelled, timed out, killed, out of memory, lost with the node, ...: to which job
     again: dict[str, str]  # the next job for the same
+    died: str  # the node
+    sacct: str  # what `sacct` says
+    drained: list[str]  # on the first node when it was drained, and then those that were submitted until it was back
     jobs: dict[str, dict[str, str]]  # by id
 
 
 @pytest.fixture(scope="module")
 def disturbed(machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
     folder = tmp_path_factory.mktemp("disturbed")
-    before = machine.rules("--states=all").keys()
+    before: set[str] = set()
 
     def jobs(*options: str) -> dict[str, str]:
-        """From what they do to the id of the last job that does it, without those of runs before."""
-        return {what: job for job, what in machine.rules(*options).items() if job not in before}
+        """From what they do to the id of the last job that does it, without those of the run before."""
+        return {what: job for job, what in machine.rules(folder, *options).items() if job not in before}
 
     shards = [f"preprocess 0000{number}" for number in range(3)]
 
@@ -221,54 +240,64 @@ def disturbed(machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest
         machine.control("scontrol", "update", "PartitionName=cpu", "State=UP")
     left = [held, *jobs("--states=running").values()]
 
-    before = machine.rules("--states=all").keys()
-    with Run(folder, settings, *(f"out/{path}" for path in PREDICTIONS)) as run:
-        run.until(lambda: jobs("--states=running").keys() >= set(shards))
-        cancelled, late, killed = (jobs()[shard] for shard in shards)
-        machine.control("scancel", cancelled)
-        run.until(lambda: len(processes_of(late)) > 3)
-        for pid in processes_of(late):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-        machine.control("scontrol", "update", f"JobId={late}", "EndTime=now+1")
-        run.until(lambda: kill_stage(killed, "preprocess"))
+    before |= machine.rules(folder, "--states=all").keys()
+    try:
+        with Run(folder, settings, *(f"out/{path}" for path in PREDICTIONS), real="precision") as run:
+            # The first node is drained while a job runs there.
+            run.until(lambda: "manifest" in jobs("--states=running"))
+            drained = [jobs()["manifest"]]
+            machine.control("scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=test")
+            machine.control("scontrol", "update", "PartitionName=gpu", "State=DOWN")
+            run.until(lambda: jobs("--states=running").keys() >= set(shards))
+            cancelled, killed, late = (jobs()[shard] for shard in shards)
+            drained += [cancelled, killed, late]
+            machine.control("scontrol", "update", "NodeName=n1", "State=RESUME")
 
-        run.until(lambda: any("infer" in what for what in jobs("--states=running")))
-        lost = next(job for what, job in jobs("--states=running").items() if "infer" in what)
-        run.until(lambda: len(processes_of(lost)) > 3)
-        assert lost in machine.kill_node()
-        run.until(lambda: lost not in machine.jobs("--states=running"))  # SLURM has noticed
-        machine.start_node()
+            machine.control("scancel", cancelled)
+            run.until(lambda: len(processes_of(late)) > 3)
+            stop(late)
+            machine.control("scontrol", "update", f"JobId={late}", "EndTime=now+1")
+            run.until(lambda: kill_stage(killed, "preprocess"))
 
-        ran = run.end()
+            # It asks for less than loading PyTorch takes.
+            run.until(lambda: "precision" in jobs("--states=pending"))
+            greedy = jobs()["precision"]
+            machine.control("scontrol", "update", f"JobId={greedy}", "MinMemoryNode=300")
+            machine.control("scontrol", "update", "PartitionName=gpu", "State=UP")
+
+            # Two jobs on GPUs run at once, on two nodes: one node dies, and on the other the job makes way.
+            run.until(lambda: jobs("--states=running,completed").get("precision", greedy) != greedy)
+            machine.control("scontrol", "update", "PartitionName=gpu", "State=DOWN")  # for those that do not run yet
+            parts = [f"infer 0000{number}" for number in range(2)]
+            run.until(lambda: jobs("--states=pending").keys() >= set(parts))
+            machine.control("scontrol", "update", "PartitionName=gpu", "State=UP")
+            run.until(lambda: jobs("--states=running").keys() >= set(parts))
+            lost, moved = (jobs()[part] for part in parts)
+            make_way(machine, moved)
+            run.until(lambda: len(processes_of(lost)) > 3)
+            died = machine.job(lost)["NodeList"]
+            assert machine.kill_node(died) == [lost]
+            run.until(lambda: lost not in machine.jobs("--states=running"))  # SLURM has noticed
+            run.until(lambda: lost in machine.jobs("--states=running,completed"))  # on the other node
+            machine.start_nodes(died)
+            ran = run.end()
+    finally:
+        machine.control("scontrol", "update", "PartitionName=gpu", "State=UP")
     assert ran.status == 0, ran.output
-    happened = {"cancelled": cancelled, "late": late, "killed": killed, "lost": lost}
-    again = dict(zip(happened, (jobs("--states=all")[shard] for shard in shards), strict=False))
-    numbers = [*left, *happened.values(), *again.values()]
-    return Disturbed(folder, ran, left, happened, again, {number: machine.job(number) for number in numbers})
-
-
-def kill_stage(job: str, stage: str) -> bool:
-    """Kill the command of a job that computes, as the kernel does when memory runs out, if it is there yet."""
-    for pid in processes_of(job):
-        with suppress(OSError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:4] == [b"-m", b"ecgpipe", stage.encode()]:
-                os.kill(pid, signal.SIGKILL)
-                return True
-    return False
-
-
-def megabytes_of(job: dict[str, str]) -> int:
-    """The memory that a job asked for; SLURM says 2000M or 8G."""
-    amount = job["MinMemoryNode"]
-    return int(amount[:-1]) * {"M": 1, "G": 1024}[amount[-1]]
-
-
-def minutes_of(job: dict[str, str]) -> int:
-    """The time that a job asked for; SLURM says 1-04:10:00, or 00:10:00 below a day."""
-    days, _, clock = job["TimeLimit"].rpartition("-")
-    hours, minutes, _ = map(int, clock.split(":"))
-    return (int(days or 0) * 24 + hours) * 60 + minutes
+    happened = {"cancelled": cancelled, "killed": killed, "late": late, "greedy": greedy, "lost": lost, "moved": moved}
+    again = dict(zip(happened, (jobs("--states=all")[what] for what in (*shards, "precision")), strict=False))
+    numbers = [*left, *drained, *happened.values(), *again.values()]
+    return Disturbed(
+        folder,
+        ran,
+        left,
+        happened,
+        again,
+        died,
+        machine.accounts(),
+        drained,
+        {number: machine.job(number) for number in numbers},
+    )
 
 
 def test_whatever_happened_the_results_are_those_of_an_undisturbed_run(
@@ -278,6 +307,10 @@ def test_whatever_happened_the_results_are_those_of_an_undisturbed_run(
     assert made.keys() >= {*PREDICTIONS, *(f"records/shard-0000{shard}.parquet" for shard in range(3))}
     assert made == {path: undisturbed[path] for path in made}
     assert not list((disturbed.folder / "out").rglob(".*.tmp"))
+
+
+def test_it_needs_no_accounting(disturbed: Disturbed) -> None:
+    assert disturbed.sacct == "Slurm accounting storage is disabled\n"
 
 
 def test_jobs_that_a_killed_run_left_in_the_queue_are_cancelled_by_the_next(disturbed: Disturbed) -> None:
@@ -305,6 +338,27 @@ def test_a_job_that_the_kernel_killed_is_tried_again_with_twice_the_memory(distu
     assert megabytes_of(second) == 2 * megabytes_of(first)
 
 
-def test_a_job_whose_node_died_is_started_again_by_slurm(disturbed: Disturbed) -> None:
+def test_a_job_with_more_memory_than_it_asked_for_is_killed_by_slurm_and_tried_again(disturbed: Disturbed) -> None:
+    """By SLURM's own accounting of its memory. OUT_OF_MEMORY is what SLURM calls it where it has cgroups."""
+    first, second = (disturbed.jobs[jobs["greedy"]] for jobs in (disturbed.happened, disturbed.again))
+    assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
+    log = disturbed.folder / ".snakemake" / "slurm_logs" / "rule_precision" / f"{disturbed.happened['greedy']}.log"
+    assert "exceeded memory limit" in log.read_text()
+    assert (megabytes_of(first), megabytes_of(second)) == (300, 16000)  # twice what the rule asks for
+
+
+def test_a_drained_node_ends_what_it_runs_and_is_given_nothing_more(disturbed: Disturbed) -> None:
+    ran, *later = (disturbed.jobs[job] for job in disturbed.drained)
+    assert (ran["JobState"], ran["Restarts"], ran["NodeList"]) == ("COMPLETED", "0", "n1")
+    assert [job["NodeList"] for job in later] == ["n2"] * 3
+
+
+def test_a_job_whose_node_died_is_started_again_by_slurm_on_another(disturbed: Disturbed) -> None:
     job = disturbed.jobs[disturbed.happened["lost"]]
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")
+    assert {job["NodeList"], disturbed.died} == {"n1", "n2"}
+
+
+def test_a_job_that_makes_way_for_another_is_started_again_by_slurm(disturbed: Disturbed) -> None:
+    job = disturbed.jobs[disturbed.happened["moved"]]
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")

@@ -33,8 +33,13 @@ MODULES = (*RUN_JOBS, "ecgpipe")
 READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "MKL_", "KMP_", "OMP_", "NUMBA_", "MPL")
 BUT_FOR = {"PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS"}
 
+# A variable that names another program to stand for `python` in what Snakemake starts.
+STAND_IN = "FORKED_PYTHON_STAND_IN"
+
 LOADED = ["snakemake.cli", "snakemake.api", "snakemake.workflow", "snakemake.dag", "snakemake.scheduling", "pulp"]
 LOADED += ["yaml", "pydantic", "jinja2", "numpy", "pandas", "pyarrow.parquet", "pyarrow.dataset", "scipy.signal"]
+LOADED += ["snakemake.report.html_reporter", "snakemake.storage", "snakemake.profiles", "smart_open", "dpath"]
+LOADED += ["docutils.core", "docutils.parsers.rst", "pygments.formatters", "pygments.lexers"]
 LOADED += ["scipy.io", "torch", "safetensors.torch", "captum.attr", "umap", "matplotlib.figure", "plotly.offline"]
 
 # Of ecgpipe, with what these import: the modules of every run's jobs, and what the Snakefile imports.
@@ -202,7 +207,7 @@ def become(request: Request, path: Sequence[str], stand_in: str) -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] == "ecgpipe"]:
             del sys.modules[name]
     if request.arguments[1] in RUN_JOBS or request.arguments[1:3] == ["ecgpipe", "run"]:
-        sys.executable = stand_in  # what these start is started as they were
+        sys.executable = request.environment.get(STAND_IN, stand_in)  # what these start is started as they were
     tempfile.tempdir = None
     np.random.seed()
     if threads := request.environment.get("OMP_NUM_THREADS"):
@@ -213,7 +218,8 @@ def become(request: Request, path: Sequence[str], stand_in: str) -> None:
 def works_with_ours(arguments: Sequence[str]) -> bool:
     """Whether the process, with its path of modules set, uses the ecgpipe that the server has loaded."""
     if arguments[1] in RUN_JOBS:
-        return str(ROOT / "Snakefile") in arguments  # a Snakefile finds the package beside it
+        # A Snakefile finds the package beside it.
+        return any(text.startswith(f"{ROOT}/") and text.endswith("/Snakefile") for text in arguments)
     found = importlib.machinery.PathFinder.find_spec("ecgpipe", sys.path)
     return found is not None and found.origin == sys.modules["ecgpipe"].__file__
 

@@ -14,7 +14,7 @@ rule aggregate:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(2000),
-        runtime=growing(20),
+        runtime=lasting(20),
     params:
         embeddings=lambda wildcards, input: ["--embeddings", input.embeddings] if input.embeddings else [],
     shell:

@@ -19,7 +19,7 @@ rule attribute:
         gpu=1,
         computing_threads=computing_threads("attribute"),
         mem_mb=growing(8000),
-        runtime=growing(30 + 4 * SETTINGS.attribution.recordings),
+        runtime=lasting(30 + 4 * SETTINGS.attribution.recordings),
     params:
         manifest=OUT.folder("shard"),
         records=OUT.folder("records"),

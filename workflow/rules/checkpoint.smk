@@ -14,7 +14,7 @@ rule checkpoint:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(4000),
-        runtime=growing(60),
+        runtime=lasting(60),
     shell:
         "python3 -m ecgpipe checkpoint --settings {input.settings:q} "
         "--weights {output.weights:q} --description {output.description:q} --log {log:q}"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ecgpipe.core import provenance
 from ecgpipe.core.results import FIGURES, STUDY_FILES
-from ecgpipe.workflow import job_resources, last_words
+from ecgpipe.workflow import job_resources, last_words, slurm
 from ecgpipe.workflow import shards as cut
 from ecgpipe.workflow.snakemake_compat import errors_of_workflow
 from ecgpipe.workflow.stage_settings import is_precision_certain
@@ -56,6 +56,12 @@ RECORDINGS_PER_PART = SETTINGS.manifest.shard_size * SETTINGS.inference.shards_p
 def growing(amount, per_million=0):
     """Megabytes or minutes of a job: more with the recordings, and twice as much for each further attempt."""
     return job_resources.growing(amount, per_million, RUN.n_recordings)
+
+
+def lasting(minutes, per_million=0):
+    """The same of minutes, but no more than its SLURM partition allows, where SLURM would let it wait for ever."""
+    asked = growing(minutes, per_million)
+    return job_resources.within_limit(asked, lambda rule: slurm.time_limit(ENGINE.partition_of(rule)), ENGINE.say)
 
 
 def computing_threads(rule):

@@ -17,7 +17,7 @@ rule evaluate:
     threads: 2
     resources:
         mem_mb=growing(4000, per_million=4000),
-        runtime=growing(60, per_million=30),
+        runtime=lasting(60, per_million=30),
     params:
         records=OUT.folder("records"),
         shards=n_shards,

@@ -16,7 +16,7 @@ rule examples:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(4000),
-        runtime=growing(30, per_million=10),
+        runtime=lasting(30, per_million=10),
     params:
         records=OUT.folder("records"),
         shards=n_shards,

@@ -29,7 +29,7 @@ rule figures:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(4000),
-        runtime=growing(60),
+        runtime=lasting(60),
     params:
         manifest=OUT.folder("shard"),
         records=OUT.folder("records"),

@@ -22,7 +22,7 @@ rule infer:
         gpu=1,
         computing_threads=computing_threads("infer"),
         mem_mb=growing(8000),
-        runtime=growing(30 + RECORDINGS_PER_PART // 600),  # 0.1 s per recording
+        runtime=lasting(30 + RECORDINGS_PER_PART // 600),  # 0.1 s per recording
     params:
         attention=attention_of_part,
         segments=OUT.folder("segments"),

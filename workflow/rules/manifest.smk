@@ -15,7 +15,7 @@ checkpoint manifest:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(4000, per_million=800),
-        runtime=growing(60, per_million=1),
+        runtime=lasting(60, per_million=1),
     params:
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:

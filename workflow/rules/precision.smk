@@ -56,7 +56,7 @@ else:
             gpu=1,
             computing_threads=computing_threads("precision"),
             mem_mb=growing(8000),
-            runtime=growing(60),
+            runtime=lasting(60),
         shell:
             "python3 -m ecgpipe precision --settings {input.settings:q} --weights {input.weights:q} --description {input.description:q} "
             "--segments {input.segments:q} --chosen {output.chosen:q} "

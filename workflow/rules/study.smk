@@ -19,7 +19,7 @@ if STUDY:
             "../envs/ecgpipe.yaml"
         resources:
             mem_mb=growing(4000, per_million=10000),
-            runtime=growing(60, per_million=60),
+            runtime=lasting(60, per_million=60),
         params:
             runs=[f"{run.paths.model}={run.paths.outdir}" for run in RUN.runs],
             folder=lambda wildcards, output: str(Path(output[0]).parent),

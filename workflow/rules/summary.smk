@@ -20,7 +20,7 @@ rule summary:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(2000),
-        runtime=growing(20, per_million=1),
+        runtime=lasting(20, per_million=1),
     params:
         records=OUT.folder("records"),
         shards=n_shards,

@@ -14,7 +14,7 @@ rule umap_fit:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(8000),
-        runtime=growing(240),
+        runtime=lasting(240),
     params:
         embeddings=OUT.folder("embeddings"),
         parts=n_parts,
@@ -38,7 +38,7 @@ rule umap_place:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(2000),
-        runtime=growing(30 + RECORDINGS_PER_PART // 6000),  # 10 ms per recording
+        runtime=lasting(30 + RECORDINGS_PER_PART // 6000),  # 10 ms per recording
     shell:
         "python3 -m ecgpipe umap_place --settings {input.settings:q} --fit {input.fit:q} --embeddings {input.embeddings:q} --output {output:q} "
         "--log {log:q}"
@@ -58,7 +58,7 @@ rule umap:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(8000),
-        runtime=growing(240),
+        runtime=lasting(240),
     params:
         embeddings=folder_to_map,
         parts=n_parts,

@@ -19,7 +19,7 @@ rule verify_sample:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(4000),
-        runtime=growing(60),
+        runtime=lasting(60),
     params:
         meaning=provenance.MEANING["verify"],
         outdir=lambda wildcards, input: str(Path(input.run).parent),
@@ -40,7 +40,7 @@ rule verify_forward:
         "../envs/fairseq-signals.yaml"
     resources:
         mem_mb=growing(8000),
-        runtime=growing(60),
+        runtime=lasting(60),
     params:
         meaning=provenance.MEANING["verify"],
         python=SETTINGS.inference.fairseq_python or "python3",
@@ -69,7 +69,7 @@ rule verify_against_fairseq_signals:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(8000),
-        runtime=growing(60),
+        runtime=lasting(60),
     params:
         meaning=provenance.MEANING["verify"],
         outdir=lambda wildcards, input: str(Path(input.run).parent),

@@ -17,6 +17,16 @@ def test_without_a_rate_recordings_are_not_counted() -> None:
     assert job_resources.growing(10, 0, count)(None, attempt=1) == 10
 
 
+def test_a_job_gets_no_more_time_than_its_partition_allows_and_that_is_said_once() -> None:
+    said: list[str] = []
+    limits = {"umap": 300, "infer": None}
+    minutes = job_resources.within_limit(job_resources.growing(240, 0, lambda: 0), limits.get, said.append)
+    assert [minutes(None, attempt=attempt, rulename="umap") for attempt in (1, 2, 3)] == [240, 300, 300]
+    assert [minutes(None, attempt=attempt, rulename="infer") for attempt in (1, 2, 3)] == [240, 480, 960]
+    assert len(said) == 1
+    assert said[0].startswith("umap: asks for 480 minutes, and gets the 300 that its SLURM partition allows; ")
+
+
 @pytest.mark.parametrize(
     ("cores", "gpus", "share", "counted"),
     [(8, 1, 8, 1), (8, 3, 2, 1), (2, 4, 1, 1), (8, None, 8, 1), (None, None, 8, 8), (None, 4, 2, 2)],

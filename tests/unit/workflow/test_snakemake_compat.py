@@ -1,6 +1,8 @@
 """Each use of what Snakemake does not document, with the real Snakemake: a test that fails says what has changed."""
 
+import asyncio
 import json
+import logging
 import shlex
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from typing import Any
 import forked_python
 import pytest
 
-from ecgpipe.workflow.snakemake_compat import shell_prefix
+from ecgpipe.workflow.snakemake_compat import see_cancelled_jobs, shell_prefix
 
 ROOT = Path(__file__).parents[3]
 
@@ -280,3 +282,36 @@ def test_an_interrupt_while_jobs_are_planned_is_one_line(tmp_path: Path) -> None
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1] == "stopped; the same command resumes"
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_rules_partition_is_that_of_the_profile(tmp_path: Path) -> None:
+    rules = "".join(
+        f"""
+rule {name}:
+    output:
+        "{name}"
+    resources:
+        runtime=asked,
+    shell:
+        "touch {{output}}"
+"""
+        for name in ("all", "one", "two")
+    )
+    text = (
+        "def asked(wildcards, attempt, rulename):\n    say([rulename, ENGINE.partition_of(rulename)])\n    return 1\n"
+    )
+    options = ("--default-resources", "slurm_partition=cpu", "--set-resources", "one:slurm_partition=gpu")
+    lines = said(tmp_path, text + rules, "all", "one", "two", "--dry-run", *options)
+    assert dict(lines) == {"all": "cpu", "one": "gpu", "two": "cpu"}
+    (tmp_path / "none").mkdir()
+    assert {partition for _, partition in said(tmp_path / "none", text + rules, "all", "one", "--dry-run")} == {None}
+
+
+def test_the_slurm_plugin_sees_a_job_that_sacct_calls_cancelled_by_somebody() -> None:
+    plugin = pytest.importorskip("snakemake_executor_plugin_slurm")
+    see_cancelled_jobs()
+    see_cancelled_jobs()
+    lines = "1|CANCELLED by 1000\\n2|COMPLETED\\n3|RUNNING\\n"
+    states, _ = asyncio.run(plugin.query_job_status(f"printf '{lines}'", logging.getLogger()))
+    assert states == {"1": "CANCELLED", "2": "COMPLETED", "3": "RUNNING"}
+    assert asyncio.run(plugin.query_job_status("false", logging.getLogger())) == (None, None)
