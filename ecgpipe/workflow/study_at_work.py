@@ -252,9 +252,8 @@ class StudyAtWork:
         """Refuse to overwrite a user's file; as `RunAtWork.refuse_foreign`."""
         if self._planner.is_main_process and not self._is_checked_for_foreign:
             count = self.n_shards()
-            run_lock.refuse_foreign(self._outdir, count, shards.parts_of(count, self.shards_per_part))
-            for run in self.runs:
-                run.refuse_foreign()
+            for folder in (self._outdir, *(Path(run.paths.outdir) for run in self.runs)):
+                run_lock.refuse_foreign(folder, count, shards.parts_of(count, self.shards_per_part))
             self._is_checked_for_foreign = True
 
     def start(self, logs: Iterable[str]) -> None:
