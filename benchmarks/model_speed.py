@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,85 +49,108 @@ TINY_FOUNDER = ecgfounder.Architecture(
 TINY_JEPA = ecg_jepa.Architecture(width=96, layers=2, heads=2, hidden=192, in_leads=8, labels=0)
 TINY_HUBERT = replace(TINY, in_leads=1, conv_layers=tuple((16, k, s) for _, k, s in HUBERT_CONVOLUTIONS), labels=164)
 
+# Of these the authors' forward pass gives the attention too: fairseq-signals always computes it.
+GIVE_ATTENTION = ("ecg-fm", "deepecg-ssl")
 
-def build_networks(
-    tiny: bool = False, **where: object
-) -> dict[str, tuple[Callable[[Tensor], object], tuple[int, int], float]]:
-    """The networks with random weights.
 
-    Args:
-        tiny: Whether they are tiny.
-        where: Arguments of the families' `from_tensors`: device, dtype, packed.
+class Family(NamedTuple):
+    """A family's network as it is measured."""
 
-    Returns:
-        By family: the network, the shape of a window, and its seconds. DeepECG-SSL's network is ECG-FM's.
-    """
+    arch: Any  # the family's own Architecture
+    network: Callable[..., nn.Module]
+    from_tensors: Callable[..., nn.Module]
+    window: tuple[int, int]  # leads, samples
+    window_s: float
+
+    def build(self, device: str = "cpu", **how: object) -> nn.Module:
+        """The network with its random weights, laid out as the infer stage has them.
+
+        Args:
+            device: Where the weights go.
+            how: Other arguments of the family's `from_tensors`: dtype, packed.
+        """
+        weights = {name: tensor.to(device) for name, tensor in draw_weights(self).items()}
+        return self.from_tensors(self.arch, weights, device, **how)
+
+
+def list_families(tiny: bool = False) -> dict[str, Family]:
+    """The families by name, of released sizes or tiny. DeepECG-SSL's network is ECG-FM's."""
     fm, founder, hubert, jepa = (
         (TINY, TINY_FOUNDER, TINY_HUBERT, TINY_JEPA) if tiny else (ECG_FM, ECGFOUNDER, HUBERT_ECG, ECG_JEPA)
     )
     return {
-        "ecg-fm": (ready(ecg_fm.Network(fm), ecg_fm.from_tensors, **where), (12, 2500), 5),
-        "deepecg-ssl": (ready(ecg_fm.Network(replace(fm, labels=77)), ecg_fm.from_tensors, **where), (12, 2500), 10),
-        "ecg-jepa": (ready(ecg_jepa.Network(jepa), ecg_jepa.from_tensors, **where), (8, 2500), 10),
-        "ecgfounder": (ready(ecgfounder.Network(founder), ecgfounder.from_tensors, **where), (12, 5000), 10),
-        "hubert-ecg": (ready(hubert_ecg.Network(hubert), hubert_ecg.from_tensors, **where), (1, 6000), 5),
+        "ecg-fm": Family(fm, ecg_fm.Network, ecg_fm.from_tensors, (12, 2500), 5),
+        "deepecg-ssl": Family(replace(fm, labels=77), ecg_fm.Network, ecg_fm.from_tensors, (12, 2500), 10),
+        "ecg-jepa": Family(jepa, ecg_jepa.Network, ecg_jepa.from_tensors, (8, 2500), 10),
+        "ecgfounder": Family(founder, ecgfounder.Network, ecgfounder.from_tensors, (12, 5000), 10),
+        "hubert-ecg": Family(hubert, hubert_ecg.Network, hubert_ecg.from_tensors, (1, 6000), 5),
     }
 
 
-def ready(network: nn.Module, from_tensors: Callable[..., nn.Module], **where: object) -> nn.Module:
-    """A network with its random weights laid out as the infer stage has them."""
-    device = where.get("device", "cpu")
-    return from_tensors(
-        network.arch, {name: tensor.to(device) for name, tensor in network.state_dict().items()}, **where
-    )
+def draw_weights(family: Family) -> dict[str, Tensor]:
+    """The random weights of a family by the names of its network, the same in each process."""
+    torch.manual_seed(0)
+    weights: dict[str, Tensor] = family.network(family.arch).state_dict()
+    if "positions" in weights:  # ECG-JEPA's, which its network takes from a file and does not initialise
+        weights["positions"].normal_()
+    return weights
 
 
 def count_gflop(tiny: bool = False) -> dict[str, float]:
     """By family: GFLOP of a window, counted on the layers as PyTorch has them."""
     counted = {}
-    for name, (network, shape, _) in build_networks(tiny, packed=False).items():
-        counter = FlopCounterMode(display=False)
+    for name, family in list_families(tiny).items():
+        network, counter = family.build(packed=False), FlopCounterMode(display=False)
         with torch.inference_mode(), counter:
-            network(torch.randn(1, *shape))
+            network(torch.randn(1, *family.window))
         counted[name] = counter.get_total_flops() / 1e9
     return counted
 
 
 def works(setup: Setup, precision: str, tiny: bool = False) -> dict[str, Work]:
-    """The networks, each on a batch of `BATCH` windows: as the infer stage asks for them."""
+    """The networks, each on a batch of `BATCH` windows.
+
+    By its name each as the infer stage asks for it, with its attention where it has any, and by "NAME alike" with no
+    more than its authors' forward pass gives.
+    """
     engine.configure(setup.threads, deterministic=False)
     finish = torch.cuda.synchronize if setup.device == "cuda" else lambda: None
 
-    def work(network: Callable[[Tensor], object], shape: tuple[int, int]) -> Work:
-        signal = torch.randn(BATCH, *shape, device=setup.device)
+    def work(network: nn.Module, window: tuple[int, int], with_attention: bool) -> Work:
+        signal = torch.randn(BATCH, *window, device=setup.device)
 
         def forward() -> None:
             with torch.inference_mode():
-                network(signal)
+                network(signal, None, with_attention)
 
         return Work(forward, BATCH, finish)
 
-    networks = build_networks(tiny, device=setup.device, dtype=engine.DTYPES[precision])
-    return {name: work(network, shape) for name, (network, shape, _) in networks.items()}
+    found = {}
+    for name, family in list_families(tiny).items():
+        network = family.build(device=setup.device, dtype=engine.DTYPES[precision])
+        found[name] = work(network, family.window, True)
+        found[f"{name} alike"] = work(network, family.window, name in GIVE_ATTENTION)
+    return found
 
 
 def compare_with_ecg_fm(repeats: int) -> dict[str, dict[str, float]]:
     """By family: windows a second, and seconds of ECG a second, each of ECG-FM's rate."""
     torch.set_num_threads(1)
-    networks = build_networks()
-    signals = {name: torch.randn(BATCH, *shape) for name, (_, shape, _) in networks.items()}
+    families = list_families()
+    networks = {name: family.build() for name, family in families.items()}
+    signals = {name: torch.randn(BATCH, *family.window) for name, family in families.items()}
 
     def seconds(name: str) -> float:
         start = time.perf_counter()
         with torch.inference_mode():
-            networks[name][0](signals[name])
+            networks[name](signals[name])
         return time.perf_counter() - start
 
     rates = {"ecg-fm": {"windows": 1.0, "seconds_of_ecg": 1.0}}
-    for name, (_, _, window_s) in list(networks.items())[1:]:
+    for name, family in list(families.items())[1:]:
         seconds(name), seconds("ecg-fm")  # the first calls allocate
         ratio = median(seconds("ecg-fm") / seconds(name) for _ in range(repeats))
-        rates[name] = {"windows": round(ratio, 3), "seconds_of_ecg": round(ratio * window_s / 5, 3)}
+        rates[name] = {"windows": round(ratio, 3), "seconds_of_ecg": round(ratio * family.window_s / 5, 3)}
         print(name, rates[name], flush=True)
     return rates
 

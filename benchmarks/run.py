@@ -6,7 +6,7 @@
     limit.py       torch.matmul, the limit                        tutorial.py    the tutorial's loop
     forward.py     the model alone, by batch size                 stage.py       the infer stage end to end
     preprocess.py  reading and preparing                          startup.py     an infer job until its first segment
-    families.py    each model family's network
+    families.py    each model family's network, and its authors' forward pass
 
 Each runs by itself too (python -m benchmarks.NAME), and so do shortcuts.py, memory.py and scan.py, which are not part
 of this. Both sides of a ratio run in turn, each in a process of its own, and the ratio is the median of the pairs,

@@ -75,6 +75,8 @@ class StandIn(nn.Module):
         state: The content of a model.safetensors.
     """
 
+    layer: type[nn.Module] = Layer
+
     def __init__(self, arch: Architecture, state: Mapping[str, Tensor]) -> None:
         super().__init__()
         if arch.layer_norm_first or not arch.labels or arch.position_kernel % 2:
@@ -93,7 +95,7 @@ class StandIn(nn.Module):
         position = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=arch.position_groups)
         self.position = nn.utils.parametrizations.weight_norm(position, dim=2)
         self.norm = nn.LayerNorm(arch.width)
-        self.layers = nn.ModuleList(Layer(arch) for _ in range(arch.layers))
+        self.layers = nn.ModuleList(self.layer(arch) for _ in range(arch.layers))
         self.head = nn.Linear(arch.width, arch.labels)
         self._take(state)
 
@@ -123,16 +125,21 @@ class StandIn(nn.Module):
 
         The attention is (batch, layers, tokens, tokens), the mean over the heads.
         """
-        x = self.feature_norm(self.convolutions(signal).transpose(1, 2))  # (batch, tokens, channels)
-        x = self.project(x)
-        x = x + F.gelu(self.position(x.transpose(1, 2))[..., :-1]).transpose(1, 2)  # (batch, tokens, width)
-        x = self.norm(x).transpose(0, 1)  # (tokens, batch, width)
+        x = self.embed(signal).transpose(0, 1)  # (tokens, batch, width)
         attention = []
         for layer in self.layers:
             x, weights = layer(x)
             attention.append(weights)
         x = x.transpose(0, 1)  # (batch, tokens, width)
         return self.head(pooled(x)), x, torch.stack(attention).transpose(0, 1)
+
+    def embed(self, signal: Tensor) -> Tensor:
+        """What the first layer gets: (batch, leads, samples) to tokens (batch, tokens, width)."""
+        x = self.feature_norm(self.convolutions(signal).transpose(1, 2))  # (batch, tokens, channels)
+        x = self.project(x)
+        x = x + F.gelu(self.position(x.transpose(1, 2))[..., :-1]).transpose(1, 2)  # (batch, tokens, width)
+        normed: Tensor = self.norm(x)
+        return normed
 
 
 def pooled(x: Tensor) -> Tensor:

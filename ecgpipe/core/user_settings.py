@@ -381,6 +381,10 @@ def describe_mistake(item: dict[str, Any], model: type[BaseModel] | None = None,
     *sections, key = (str(part) for part in item["loc"] if part not in ("str", "list[str]"))
     where = prefix + ".".join([*sections, key])
     if item["type"] == "extra_forbidden":
+        if len(sections) == 2 and sections[0] == "models" and key in Config.model_fields:
+            return (
+                f"{where}: not of one model, as all models of a study share it; give {prefix}{key} once beside models"
+            )
         known = _fields(sections, model or Config)
         close = difflib.get_close_matches(key, known, n=1)
         fix = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"

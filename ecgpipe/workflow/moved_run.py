@@ -4,7 +4,7 @@ Otherwise the study would scan the inputs anew, and all that the run has would b
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ecgpipe.core.errors import EcgpipeError
@@ -25,22 +25,46 @@ def has_own_scan(outdir: Path) -> bool:
     return manifest.is_file() and not manifest.parent.is_symlink()
 
 
-def refuse_other_recordings(shared: Path, outdir: Path) -> None:
-    """Refuse a moved run over other recordings than the study's: to compute it again would destroy what it is.
+def refuse_other_recordings(shared: Path, outdirs: Sequence[Path]) -> None:
+    """Refuse moved runs over other recordings than the study's: to compute one again would destroy what it is.
+
+    A study that has no scan yet gets that of its first moved run, so that this one's recordings are the study's.
 
     Args:
         shared: The folder of the study.
-        outdir: The folder of the model's run.
+        outdirs: The folders of the models' runs, in the study's order.
 
     Raises:
-        EcgpipeError: It is one.
+        EcgpipeError: There is one.
     """
-    is_own = has_own_scan(outdir) and (shared / path_of("manifest")).is_file()
-    if is_own and not _has_same_shards(shared, outdir):
-        raise EcgpipeError(
-            f"outdir: {outdir} holds a run by itself, over other recordings than the study's or in other shards; move "
-            f"it away, or delete {outdir / path_of('manifest')} to have it computed again"
-        )
+    moved = [outdir for outdir in outdirs if has_own_scan(outdir)]
+    if not moved:
+        return
+    expected = _hash_shards(shared)
+    if not (shared / path_of("manifest")).is_file():
+        # A study that was killed while it took the first one's shards has some of them.
+        expected = {**_hash_shards(moved.pop(0)), **expected}
+    for outdir in moved:
+        if _hash_shards(outdir) != expected:
+            raise EcgpipeError(
+                f"outdir: {outdir} holds a run by itself, over other recordings than the study's or in other shards; "
+                f"move it away, or delete {outdir / path_of('manifest')} to have it computed again"
+            )
+
+
+def foresee_scan(outdirs: Sequence[Path]) -> Path | None:
+    """Which moved run's scan a dry run plans with: that with the oldest shards.
+
+    All of them are the same, and the study's scan gets the oldest times (`take_scan`).
+
+    Args:
+        outdirs: The folders of the models' runs.
+
+    Returns:
+        The run's folder; None if none was moved.
+    """
+    moved = [outdir for outdir in outdirs if has_own_scan(outdir)]
+    return min(moved, key=lambda outdir: (outdir / path_of("shard", 0)).stat().st_mtime_ns, default=None)
 
 
 def take_scan(shared: Path, outdir: Path) -> None:
@@ -71,13 +95,9 @@ def _find_files(outdir: Path) -> Iterator[Path]:
         yield from (path for path in sorted(outdir.glob(FILES[name].path.replace("{shard}", "*"))) if path.is_file())
 
 
-def _has_same_shards(shared: Path, outdir: Path) -> bool:
-    """Whether two scans found the same: their shards have the same bytes."""
-    hashes = [
-        {path.name: hash_file(path) for path in folder.glob(FILES["shard"].path.replace("{shard}", "*"))}
-        for folder in (shared, outdir)
-    ]
-    return hashes[0] == hashes[1]
+def _hash_shards(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each shard of a scan, by its name."""
+    return {path.name: hash_file(path) for path in folder.glob(FILES["shard"].path.replace("{shard}", "*"))}
 
 
 def _make_older(path: Path, other: Path) -> None:

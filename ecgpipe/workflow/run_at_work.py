@@ -199,11 +199,13 @@ class RunAtWork:
         settings: The validated settings.
         paths: The paths of the run's files.
         stages: By stage, the settings that its results depend on; none in a job.
+        foreseen: As of a study; none.
     """
 
     settings: Config
     paths: Paths
     stages: dict[str, Section]
+    foreseen = None
 
     def __init__(
         self, settings: Config, paths: Paths, planner: Planner, is_model_named: bool, name: str | None = None

@@ -6,7 +6,7 @@ the manifest, and the jobs that read recordings and prepare them for several mod
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,14 @@ class StudyAtWork:
         paths: The paths of the files, those of a model with the wildcard `{model}`.
         runs: The run of each model.
         reading: The rules that read recordings.
+        foreseen: In a dry run, where the scan is that this study would take over; None: where the study's own is.
     """
 
     settings: Config
     paths: Paths
     runs: list[RunAtWork]
     reading: list[Reading]
+    foreseen: Paths | None
 
     def __init__(self, user_config: Mapping[str, Any], root: Path, planner: Planner) -> None:
         """Validate the user's settings, and read the files that they name. Nothing is written yet."""
@@ -90,6 +92,7 @@ class StudyAtWork:
         }
         self.runs = list(self._by_model.values())
         self._lock: FileLock | None = None
+        self.foreseen = None
         self._preview: Path | None = None  # for dry runs: the folder of the settings that a study would write
         self._is_planned = False
         self._is_checked_for_foreign = False
@@ -146,8 +149,8 @@ class StudyAtWork:
         """
         if self._is_planned or not self._planner.is_main_process:
             return
-        for run in self.runs:  # before any of them is touched
-            moved_run.refuse_other_recordings(self._outdir, Path(run.paths.outdir))
+        folders = [Path(run.paths.outdir) for run in self.runs]
+        moved_run.refuse_other_recordings(self._outdir, folders)  # before any of them is touched
         for run in self.runs:
             run.plan()
         self._planner.ignore_checksums()
@@ -156,6 +159,7 @@ class StudyAtWork:
                 self._take_folder()
         else:
             self._preview = write_preview(self._stages)
+            self._foresee_scan(folders)
         self._is_planned = True
 
     def _take_folder(self) -> None:
@@ -169,6 +173,17 @@ class StudyAtWork:
         if read_json(folder / READING) != groups:
             write_json(folder / READING, groups)
         atomic.write_json(Path(self._own.asked()), self._started)
+
+    def _foresee_scan(self, folders: Sequence[Path]) -> None:
+        """For a dry run: plan with the scan of a run that was moved here, which a study would take over."""
+        foreseen = moved_run.foresee_scan(folders)
+        self.foreseen = None if foreseen is None else Paths(str(foreseen))
+        for name, run in self._by_model.items():
+            if moved_run.has_own_scan(Path(run.paths.outdir)):
+                self._planner.say(
+                    f"{name}: a run by itself is here, which a run takes over; what it has of these settings is kept, "
+                    "and the plan below may show more than is done"
+                )
 
     def _take_scans(self) -> None:
         """Take over the scans of runs that were made by themselves, and then moved here."""
@@ -222,19 +237,23 @@ class StudyAtWork:
 
     def n_shards(self) -> int:
         """Number of shards in the manifest, which must exist."""
-        return self.runs[0].n_shards()
+        return self._find_scanned().n_shards()
 
     def n_recordings(self) -> int:
         """Number of recordings in the last scan of the inputs; 0 before the first."""
-        return self.runs[0].n_recordings()
+        return self._find_scanned().n_recordings()
+
+    def _find_scanned(self) -> RunAtWork:
+        """A run that knows the scan: any, but in a dry run that whose scan the study would take over."""
+        foreseen = self.foreseen
+        return next((run for run in self.runs if foreseen and run.paths.outdir == foreseen.outdir), self.runs[0])
 
     def refuse_foreign(self) -> None:
         """Refuse to overwrite a user's file; as `RunAtWork.refuse_foreign`."""
         if self._planner.is_main_process and not self._is_checked_for_foreign:
             count = self.n_shards()
-            run_lock.refuse_foreign(self._outdir, count, shards.parts_of(count, self.shards_per_part))
-            for run in self.runs:
-                run.refuse_foreign()
+            for folder in (self._outdir, *(Path(run.paths.outdir) for run in self.runs)):
+                run_lock.refuse_foreign(folder, count, shards.parts_of(count, self.shards_per_part))
             self._is_checked_for_foreign = True
 
     def start(self, logs: Iterable[str]) -> None:

@@ -91,20 +91,53 @@ def test_a_recording_too_short_for_one_model_is_skipped_for_that_alone(study: St
     assert skipped == {"plain": ["short"], "hubert-ecg": []}  # windows of ten seconds, and of five
 
 
-def test_a_model_has_the_results_that_it_has_by_itself(study: Study) -> None:
+WANTED = ("records/shard-00000.parquet", "embeddings/part-00000.parquet", "predictions/part-00000.parquet")
+
+
+@pytest.fixture(scope="module")
+def alone(study: Study) -> Path:
+    """The folder of the first part of one of the models, run by itself."""
     (own,) = ({**each} for name, each in study.models.items() if name == "hubert-ecg")
     given = {**SHARED, "outdir": "alone", "model": "hubert-ecg", **own}
-    wanted = ["records/shard-00000.parquet", "embeddings/part-00000.parquet", "predictions/part-00000.parquet"]
-    ran = snakemake(study.folder, *(f"alone/{name}" for name in wanted), **given)
+    ran = snakemake(study.folder, *(f"alone/{name}" for name in WANTED), **given)
     assert ran.status == 0, ran.output
-    for name in wanted:
-        assert pq.read_table(study.folder / "alone" / name).equals(pq.read_table(study.out / "hubert-ecg" / name))
+    return study.folder / "alone"
+
+
+def test_a_model_has_the_results_that_it_has_by_itself(study: Study, alone: Path) -> None:
+    for name in WANTED:
+        assert pq.read_table(alone / name).equals(pq.read_table(study.out / "hubert-ecg" / name))
     for name in ("checkpoint", "preprocess", "infer", "umap"):
-        paths = [
-            study.folder / "alone" / "settings" / f"{name}.json",
-            study.out / "hubert-ecg" / "settings" / f"{name}.json",
-        ]
+        paths = [alone / "settings" / f"{name}.json", study.out / "hubert-ecg" / "settings" / f"{name}.json"]
         assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_run_that_was_moved_into_a_study_is_taken_over_and_nothing_is_computed_again(
+    study: Study, alone: Path
+) -> None:
+    moved = study.folder / "moved" / "hubert-ecg"
+    shutil.copytree(alone, moved)  # which keeps the times, as moving does
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in moved.rglob("*") if path.is_file()}
+    target = "moved/hubert-ecg/predictions/part-00000.parquet"
+    dry = study.again(target, "--dry-run", outdir="moved")
+    assert dry.status == 0, dry.output
+    assert dry.output.count("hubert-ecg: a run by itself is here, which a run takes over") == 1
+    assert not dry.jobs
+    whole = study.again("--dry-run", outdir="moved")  # the second of two shards, and all of the other model
+    assert (whole.jobs["preprocess"], whole.jobs["preprocess_2"], whole.jobs["manifest"]) == (2, 1, 0), whole.output
+    assert (whole.jobs["checkpoint"], whole.jobs["infer"]) == (1, 1)
+    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before}
+    assert {path.name for path in moved.parent.iterdir()} == {"hubert-ecg"}
+
+    taken = study.again(target, outdir="moved")
+    assert taken.status == 0, taken.output
+    assert "hubert-ecg: a run by itself was here; what it has of these settings is kept" in taken.output
+    assert taken.jobs.keys() <= {"manifest", "aggregate"}, taken.output
+    assert (moved.parent / "manifest" / "manifest.json").is_file()
+    assert not (moved / "manifest").exists()
+    for name in WANTED[:2]:
+        assert (moved / name).read_bytes() == (alone / name).read_bytes()
+    assert pq.read_table(moved / WANTED[2]).equals(pq.read_table(alone / WANTED[2]))
 
 
 def test_nothing_is_left_to_do_and_a_model_that_is_added_is_the_only_one_computed(study: Study) -> None:

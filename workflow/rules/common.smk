@@ -145,15 +145,20 @@ def manifest(wildcards=None):
     """What the scan of the inputs found, once the scan has been done."""
     with errors_of_workflow():
         RUN.plan()
-        path = checkpoints.manifest.get().output[0]
+        path = RUN.foreseen.file("manifest") if RUN.foreseen else checkpoints.manifest.get().output[0]
         RUN.refuse_foreign()
     return path
+
+
+def scan():
+    """Where the files of the scan are: in a dry run perhaps where a run that was moved into a study has its own."""
+    return RUN.foreseen or OUT
 
 
 def scan_digest(wildcards):
     """A file that changes only when the scan of the inputs finds something else."""
     manifest()
-    return OUT.file("scan_digest")
+    return scan().file("scan_digest")
 
 
 def n_shards(wildcards=None):
@@ -267,12 +272,12 @@ def all_of(run, name):
 
 def shard_of_manifest(wildcards):
     manifest()
-    return OUT.file("shard")
+    return scan().file("shard")
 
 
 def first_shard(wildcards):
     manifest()
-    return OUT.files("shard", [0])
+    return scan().files("shard", [0])
 
 
 def segments_of_part(wildcards):

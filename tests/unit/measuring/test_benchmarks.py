@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+from torch import Tensor, nn
 
-from benchmarks import ecg_fm, model_drift, sides, stand_in
+from benchmarks import authors_forward, ecg_fm, families, model_drift, model_speed, sides, stand_in
+from ecgpipe.models.description import Architecture
 from ecgpipe.models.ecg_fm import network as ecg_fm_network
 
 ROOT = Path(__file__).parents[3]
@@ -36,6 +39,52 @@ def test_a_stand_in_that_computes_something_else_is_noticed(tmp_path: Path) -> N
     weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
     other = stand_in.StandIn(ecg_fm.TINY, {**weights, "layers.0.qkv.weight": 1.5 * weights["layers.0.qkv.weight"]})
     assert stand_in.apart(ecg_fm_network.load(ecg_fm.TINY, tmp_path / "model.safetensors"), other) > stand_in.AGREE
+
+
+class Forgetful(authors_forward.Hubert):
+    """Without its last layer."""
+
+    def __init__(self, arch: Architecture, state: Mapping[str, Tensor]) -> None:
+        super().__init__(arch, state)
+        self.layers[-1] = nn.Identity()
+
+
+@pytest.fixture(scope="module")
+def tiny_families() -> dict[str, model_speed.Family]:
+    return model_speed.list_families(tiny=True)
+
+
+def test_every_family_has_a_stand_in_for_its_authors_forward_pass_that_computes_the_same(
+    tiny_families: dict[str, model_speed.Family],
+) -> None:
+    found = authors_forward.check(tiny=True)
+    assert found.keys() == tiny_families.keys()
+    assert max(found.values()) < 1e-6  # far below what a weight that is off by half makes, below
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("ecg-fm", "layers.0.qkv.weight"),
+        ("deepecg-ssl", "position.conv.weight"),
+        ("ecg-jepa", "positions"),
+        ("ecgfounder", "stages.1.0.squeeze.weight"),
+        ("hubert-ecg", "layers.1.qkv.weight"),
+    ],
+)
+def test_a_stand_in_for_authors_that_computes_something_else_is_noticed(
+    tiny_families: dict[str, model_speed.Family], name: str, weight: str
+) -> None:
+    family = tiny_families[name]
+    weights = model_speed.draw_weights(family)
+    other = authors_forward.FORWARD[name](family.arch, {**weights, weight: 1.5 * weights[weight]}).eval()
+    assert authors_forward.apart(family.build(), other, family.window) > authors_forward.AGREE
+
+
+def test_nothing_is_measured_beside_a_stand_in_that_computes_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(authors_forward.FORWARD, "hubert-ecg", Forgetful)
+    with pytest.raises(RuntimeError, match="hubert-ecg's authors differs from ecgpipe's network by"):
+        authors_forward.check(tiny=True)
 
 
 def test_half_precision_is_compared_with_float32_on_real_recordings(reference: Path, tmp_path: Path) -> None:
@@ -99,6 +148,8 @@ def test_everything_runs_and_is_reported_in_one_table_and_as_json(tmp_path: Path
     measured = {row["what"] for row in content["rows"]}
     assert measured >= {"torch.matmul", "model alone", "the tutorial's loop", "infer, first to last", "import torch"}
     assert measured >= {f"network of {name}" for name in ("deepecg-ssl", "ecg-jepa", "ecgfounder", "hubert-ecg")}
+    beside = {row["what"] for row in content["rows"] if row["of"] == families.AUTHORS}
+    assert beside == {f"network of {name}" for name in authors_forward.FORWARD}
     assert all(row["what"] in said for row in content["rows"])
     assert all(row["value"] > 0 for row in content["rows"])
     peaks = {row["what"]: row["peak_mb"] for row in content["rows"]}

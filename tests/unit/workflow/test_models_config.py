@@ -62,6 +62,12 @@ def test_a_model_is_named_freely_and_has_settings_of_its_own(tmp_path: Path) -> 
         ({"models": 3}, "models: 3 is not valid"),
         ({"models": ["ecg-fn"]}, "models.ecg-fn.model: "),
         ({"models": {"ecg-fm": {"chekpoint": "x"}}}, "models.ecg-fm.chekpoint: no such setting; did you mean"),
+        (
+            {"models": {"ecg-fm": {"preprocess": {"short": "pad"}}}},
+            "models.ecg-fm.preprocess: not of one model, as all",
+        ),
+        ({"models": {"ecg-fm": {"sample": 3}}}, "models.ecg-fm.sample: no such setting"),
+        ({"models": ["ecg-fm"], "sample": 3}, "sample: no such setting"),
         ({"models.ecg-fm.checkpoint": "/nowhere.pt"}, "models.ecg-fm.checkpoint: '/nowhere.pt' is not a file"),
         ({"models": ["ecg-fm"], "checkpoint": "/x.pt"}, "checkpoint: given for all models"),
         ({"models": ["ecg-fm", "ecgfounder"], "preprocess": {"segment_s": 3}}, "preprocess.segment_s: 3 is not"),

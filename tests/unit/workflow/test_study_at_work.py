@@ -160,6 +160,26 @@ def test_a_run_that_was_moved_here_is_apart_from_a_new_model_and_taken_over(give
     assert planner.says == ["a: a run by itself was here; what it has of these settings is kept"]
 
 
+@pytest.mark.parametrize("moved", ["a", "b"])
+def test_a_dry_run_says_which_run_would_be_taken_over_and_plans_with_its_scan(
+    given: dict[str, Any], moved: str
+) -> None:
+    out = Path(given["outdir"])
+    write_manifest(out / moved)
+    (out / moved / "manifest" / "shard-00000.parquet").touch()
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    begun = study(given, runs_jobs=False)
+    begun.plan()
+    planner = begun._planner
+    assert isinstance(planner, Planner)
+    (said,) = planner.says
+    assert said.startswith(f"{moved}: a run by itself is here, which a run takes over")
+    assert begun.foreseen is not None
+    assert begun.foreseen.file("shard") == f"{out}/{moved}/manifest/shard-{{shard}}.parquet"
+    assert (begun.n_shards(), begun.n_recordings()) == (1, 1)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
+
+
 def write_page(begun: StudyAtWork) -> list[Path]:
     """Write a study's files, which name what they were made from."""
     out = Path(begun.settings.outdir)
