@@ -147,7 +147,9 @@ def _preprocess(
         {**own, "preprocess": _facts(*reading), "inputs_sha256": origin}
         for own, reading in zip(facts, readings, strict=True)
     ]
-    shard = pq.read_table(shard_file)
+    with pq.ParquetFile(shard_file) as file:
+        # In this thread: where none may be started, as with a limit of the user's own, Arrow waits for one for ever.
+        shard = file.read(use_threads=False)
     records: list[list[dict[str, Any]]] = [[] for _ in tasks]
     gone: list[str] = []
     unavailable: list[str] = []
