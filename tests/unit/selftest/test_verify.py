@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ecgpipe.cli import main
+from ecgpipe.core.digital import MULTIPLY, Step
 from ecgpipe.models import fairseq_checkpoint
 from ecgpipe.preprocessing import resampling, scaling, segments
 from ecgpipe.readers import Recording
@@ -113,9 +114,9 @@ def leads_by_place(recording: Recording, windows: segments.Windows) -> segments.
     return segments.Twelve(recording.signal, False, [], [])
 
 
-def sample_deviation(centred: np.ndarray, *_: object) -> np.ndarray:
-    spread: np.ndarray = centred.std(axis=1, ddof=1, keepdims=True)
-    return centred / (spread + 1e-8)
+def sample_deviation(centred: np.ndarray, *_: object) -> tuple[np.ndarray, tuple[Step, ...]]:
+    factors = 1 / (centred.std(axis=1, ddof=1) + 1e-8)  # (leads,)
+    return centred * factors[:, None], ((MULTIPLY, factors),)
 
 
 def nearest(signal: np.ndarray, samples: int) -> np.ndarray:
