@@ -151,7 +151,8 @@ def test_everything_runs_and_is_reported_in_one_table_and_as_json(tmp_path: Path
     beside = {row["what"] for row in content["rows"] if row["of"] == families.AUTHORS}
     assert beside == {f"network of {name}" for name in authors_forward.FORWARD}
     assert all(row["what"] in said for row in content["rows"])
-    assert all(row["value"] > 0 for row in content["rows"])
+    # What comes beyond the import is a difference of two processes, which a busy machine can turn round.
+    assert all(row["value"] > 0 for row in content["rows"] if row["what"] != "the same beyond import torch")
     peaks = {row["what"]: row["peak_mb"] for row in content["rows"]}
     assert peaks["the tutorial's, mat"] < peaks["import torch"]  # nothing large was inherited
 
