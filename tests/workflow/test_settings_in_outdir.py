@@ -233,13 +233,18 @@ def test_what_is_switched_off_is_not_shown(finished: Path, data: Data) -> None:
     off = {"inference": json.dumps({"shards_per_part": 2, "device": "cpu", "attention": False})}
     off |= {"attribution": "{recordings: 0}"}
     jobs = done(finished / "b", {name: value for name, value in given.items() if name != "evaluation"}, **off)
-    assert jobs.keys() == {*SCAN, "summary", "figures", "report"}
+    # Among the examples were wrong predictions, which nobody knows without true labels.
+    assert jobs.keys() == {*SCAN, "examples", "summary", "figures", "report"}
+    chosen = pq.read_table(finished / "out" / "examples.parquet")["why"].to_pylist()
+    kinds = [why["kind"] for reasons in chosen for why in reasons]
+    assert kinds
+    assert not {"false_positive", "false_negative"} & set(kinds)
     page = (finished / "out" / "report.html").read_text()
     assert not [name for name in ("attention", "attribution", "evaluation") if f'href="{name}"' in page]
     content = json.loads((finished / "out" / "run.json").read_text())
     assert not content["config"]["inference"]["attention"]
     assert not {"attribute", "evaluate"} & content["settings"].keys()
-    assert done(finished / "a", given).keys() == {*SCAN, "summary", "figures", "report"}
+    assert done(finished / "a", given).keys() == {*SCAN, "examples", "summary", "figures", "report"}
 
 
 # The settings change for real, over a run that goes as far as logits. (Of what follows from them Snakemake plans the

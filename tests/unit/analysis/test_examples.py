@@ -136,7 +136,10 @@ def test_the_most_wrong_of_each_label_are_chosen_among_those_that_were_evaluated
     assert result.made_by is not None
     assert result.is_of(result.made_by)
     assert result.made_by["evaluate"] == "e" * 64
-    assert not result.is_of({stage: sha256 for stage, sha256 in result.made_by.items() if stage != "evaluate"})
+    without = {stage: sha256 for stage, sha256 in result.made_by.items() if stage != "evaluate"}
+    assert not result.is_of(without)
+    assert result._replace(made_by=without).is_of(without)
+    assert not result._replace(made_by=without).is_of(result.made_by)
 
 
 def candidates(**ids: list[str]) -> dict[str, list[tuple[str, Why]]]:
