@@ -6,7 +6,7 @@ the same order give the same bits, in NumPy and on a GPU.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,9 @@ MOST_STEPS = 8
 
 # A step, and its number for each lead, (leads,) float64, or (1,) for all leads.
 Step = tuple[str, np.ndarray]
+
+# Of NumPy or PyTorch: what is computed in place reads the same in both.
+Values = TypeVar("Values", bound=Any)
 
 
 class Digital(NamedTuple):
@@ -70,17 +73,29 @@ def decode(numbers: np.ndarray, kinds: str, constants: np.ndarray, out: np.ndarr
     values = np.empty(numbers.shape) if out is None else out
     values[...] = numbers
     with np.errstate(all="ignore"):  # as where the signal was computed: what is not finite was refused there
-        for at, kind in enumerate(kinds):
-            number = constants[..., at, :, None]  # (..., leads, 1)
-            if kind == SUBTRACT:
-                values -= number
-            elif kind == DIVIDE:
-                values /= number
-            elif kind == MULTIPLY:
-                values *= number
-            else:
-                raise ValueError(f"{kind!r} is no step of whole numbers")
+        carry_out(values, kinds, constants)
     return values
+
+
+def carry_out(values: Values, kinds: str, constants: Values) -> None:
+    """Carry out steps on values, each in their own precision.
+
+    Args:
+        values: (..., leads, samples) float64, overwritten; a NumPy array, or a tensor of PyTorch on any device.
+        kinds: What each step does.
+        constants: (..., steps or more, leads) float64 of the same type, the steps' numbers.
+    """
+    for at, kind in enumerate(kinds):
+        # A number for each lead, never a single one: a GPU would multiply by the reciprocal of that.
+        number = constants[..., at, :, None]  # (..., leads, 1)
+        if kind == SUBTRACT:
+            values -= number
+        elif kind == DIVIDE:
+            values /= number
+        elif kind == MULTIPLY:
+            values *= number
+        else:
+            raise ValueError(f"{kind!r} is no step of whole numbers")
 
 
 def find_digital(numbers: np.ndarray, steps: tuple[Step, ...], signal: np.ndarray) -> Digital | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ecgpipe.core import provenance
-from ecgpipe.core.digital import DIVIDE, MOST_STEPS, MULTIPLY, SUBTRACT, decode
+from ecgpipe.core.digital import MOST_STEPS, carry_out, decode
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.stored_segments import decode_rows
 
@@ -156,17 +156,7 @@ def decode_tensors(numbers: Tensor, kinds: str, constants: Tensor, out: Tensor) 
     some = max(1, DECODED_VALUES // max(1, numbers[0].numel()))
     for first in range(0, len(numbers), some):
         values = numbers[first : first + some].to(torch.float64)
-        for at, kind in enumerate(kinds):
-            # A tensor for each lead: a GPU would multiply by the reciprocal of a single number.
-            number = constants[first : first + some, at, :, None]  # (n, leads, 1)
-            if kind == SUBTRACT:
-                values.sub_(number)
-            elif kind == DIVIDE:
-                values.div_(number)
-            elif kind == MULTIPLY:
-                values.mul_(number)
-            else:
-                raise ValueError(f"{kind!r} is no step of whole numbers")
+        carry_out(values, kinds, constants[first : first + some])
         out[first : first + some].copy_(values)
 
 

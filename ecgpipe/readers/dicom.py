@@ -120,16 +120,17 @@ def _recording(dataset: Dataset, assumed: Assumed) -> Recording:
     names = [_name(channel, n) for n, channel in enumerate(channels)]
     signal, limits = np.empty(raw.shape), np.empty((len(raw), 2))
     extremes = np.array([np.iinfo(raw.dtype).min, np.iinfo(raw.dtype).max], np.float64)
-    for n, channel in enumerate(channels):
-        signal[n] = _scaled(raw[n], channel, names[n])
-        limits[n] = np.sort(_scaled(extremes, channel, names[n]))  # a sensitivity may be negative
+    scales = [_scale(channel, name) for channel, name in zip(channels, names, strict=True)]
+    for n, (gain, baseline) in enumerate(scales):
+        signal[n] = raw[n] * gain + baseline
+        limits[n] = np.sort(extremes * gain + baseline)  # a sensitivity may be negative
     padding = _padding(group, raw)
     if padding is not None:
         signal[raw == padding] = np.nan
     units = [_unit(channel) or assumed.unit for channel in channels]
     kept = _leads_alone(names, units)
     names, units = [names[n] for n in kept], [units[n] for n in kept]
-    factors, baselines = np.array([_scale(channels[n], names[at]) for at, n in enumerate(kept)]).T  # (leads,)
+    factors, baselines = np.array([scales[n] for n in kept]).T  # (leads,)
     digital = find_digital(raw[kept], ((MULTIPLY, factors), (SUBTRACT, -baselines)), signal[kept])
     signal, unit = in_mv(signal[kept], units)
     limits = in_mv(limits[kept], units)[0]
@@ -217,13 +218,6 @@ def _raw(dataset: Dataset, index: int) -> np.ndarray:
     if dataset.original_encoding[1] is False:  # pydicom takes the bytes for little-endian
         raw = raw.byteswap()
     return raw
-
-
-def _scaled(raw: np.ndarray, channel: Dataset, name: str) -> np.ndarray:
-    """The samples of a channel in its unit, (samples,)."""
-    gain, baseline = _scale(channel, name)
-    scaled: np.ndarray = raw * gain + baseline
-    return scaled
 
 
 def _scale(channel: Dataset, name: str) -> tuple[float, float]:

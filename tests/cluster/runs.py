@@ -14,6 +14,8 @@ import forked_python
 from cluster.slurm import Slurm, processes_of
 from run_workflow import ROOT, Ran
 
+from ecgpipe.workflow.slurm import minutes_of as minutes_of_clock
+
 # The profile waits a minute, which is right for jobs of half an hour. Afterwards see ./Snakefile.
 POLLING = ["--slurm-init-seconds-before-status-checks", "1", "--max-status-checks-per-second", "1"]
 
@@ -109,6 +111,4 @@ def megabytes_of(job: dict[str, str]) -> int:
 
 def minutes_of(job: dict[str, str]) -> int:
     """The time that a job asked for; SLURM says 1-04:10:00, or 00:10:00 below a day."""
-    days, _, clock = job["TimeLimit"].rpartition("-")
-    hours, minutes, _ = map(int, clock.split(":"))
-    return (int(days or 0) * 24 + hours) * 60 + minutes
+    return minutes_of_clock(job["TimeLimit"])

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,18 +40,22 @@ def network(tmp_path: Path) -> Network:
     return ecg_fm_network.load(ARCH, tmp_path / "model.safetensors", packed=False)
 
 
+def in_shards(folder: Path, values: np.ndarray, **of_rows: Sequence[Any]) -> list[Path]:
+    """Shards of twenty segments, with what else is given of each row."""
+    found = []
+    for first in range(0, len(ROWS), 20):
+        rows = slice(first, first + 20)
+        given = {name: each[rows] for name, each in of_rows.items()}
+        found.append(write_shard(folder / f"shard-{first}.arrow", ROWS[rows], values[rows], batch=7, **given))
+    return found
+
+
 def written(folder: Path, counts: Sequence[int]) -> list[Path]:
     """Shards of twenty segments."""
     values = signals(len(ROWS))
     for row, count in enumerate(counts):
         values[row, :, count:] = 0
-    return [
-        write_shard(
-            folder / f"shard-{first}.arrow", ROWS[first : first + 20], values[first : first + 20],
-            batch=7, counts=counts[first : first + 20],
-        )
-        for first in range(0, len(ROWS), 20)
-    ]  # fmt: skip
+    return in_shards(folder, values, counts=counts)
 
 
 def written_as_numbers(folder: Path) -> list[Path]:
@@ -61,13 +66,7 @@ def written_as_numbers(folder: Path) -> list[Path]:
         numbers = rng.integers(-3000, 3000, (12, SAMPLES)).astype(np.int16)
         steps = ((DIVIDE, rng.uniform(900, 1100, 12)), (SUBTRACT, rng.normal(size=12)))
         digital.append(None if number % 3 == 0 else Digital(numbers, steps))
-    return [
-        write_shard(
-            folder / f"shard-{first}.arrow", ROWS[first : first + 20], values[first : first + 20],
-            batch=7, digital=digital[first : first + 20],
-        )
-        for first in range(0, len(ROWS), 20)
-    ]  # fmt: skip
+    return in_shards(folder, values, digital=digital)
 
 
 def at_once(items: Iterator[tuple[Keys, Tensor]]) -> Iterator[tuple[Keys, Tensor]]:
