@@ -6,6 +6,7 @@ import logging
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -311,7 +312,12 @@ def test_the_slurm_plugin_sees_a_job_that_sacct_calls_cancelled_by_somebody() ->
     plugin = pytest.importorskip("snakemake_executor_plugin_slurm")
     see_cancelled_jobs()
     see_cancelled_jobs()
-    lines = "1|CANCELLED by 1000\\n2|COMPLETED\\n3|RUNNING\\n"
-    states, _ = asyncio.run(plugin.query_job_status(f"printf '{lines}'", logging.getLogger()))
+
+    def asked(command: str) -> Any:
+        # In a thread of its own: where browser tests ran before, this thread has Playwright's event loop.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, plugin.query_job_status(command, logging.getLogger())).result()
+
+    states, _ = asked("printf '1|CANCELLED by 1000\\n2|COMPLETED\\n3|RUNNING\\n'")
     assert states == {"1": "CANCELLED", "2": "COMPLETED", "3": "RUNNING"}
-    assert asyncio.run(plugin.query_job_status("false", logging.getLogger())) == (None, None)
+    assert asked("false") == (None, None)
