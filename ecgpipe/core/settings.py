@@ -51,6 +51,9 @@ class Checkpoint(Section):
 class Manifest(user_settings.Manifest):
     """Which recordings there are, and how they are cut into shards."""
 
+    shard_size: int | None = Field(
+        1000, gt=0, description="recordings of a shard; null: as many as take five minutes to preprocess"
+    )
     inputs: Annotated[list[str], APART] = Field([], description="folders, files, globs or tables of recordings")
     places: str | None = Field(None, description="SHA-256 of the inputs' absolute paths")
     # Checked against the recordings right after the scan; the manifest does not depend on it.

@@ -31,7 +31,12 @@ LATER = "later"
 class Manifest(Section):
     """How the inputs are cut."""
 
-    shard_size: int = Field(1000, gt=0, description="recordings that one CPU job preprocesses")
+    shard_size: int | None = Field(
+        None,
+        gt=0,
+        description="recordings that one CPU job preprocesses; null: as outdir has it, at first 1000, and on a cluster "
+        "as many as take five minutes",
+    )
     ptbxl: Literal["records500", "records100"] = Field(
         "records500", description="which recordings of PTB-XL to use, at 500 or 100 Hz, if both are present"
     )
@@ -85,7 +90,11 @@ class Preprocess(Section):
 class Inference(Section):
     """Segments to logits, embeddings and attention."""
 
-    shards_per_part: int = Field(20, gt=0, description="shards that one GPU job infers")
+    shards_per_part: int | None = Field(
+        None,
+        gt=0,
+        description="shards that one GPU job infers; null: as outdir has it, at first 20, and on a cluster 5",
+    )
     attention: Annotated[bool, APART] = Field(
         True, description="write the attention of the last layer, which the report shows over the signals"
     )

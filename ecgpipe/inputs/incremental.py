@@ -72,6 +72,19 @@ def add_stamps(recordings: pa.Table, files: pa.Table) -> pa.Table:
     return recordings
 
 
+def read_shard_size(folder: Path) -> int | None:
+    """The size of the shards of an earlier scan; None if there are none.
+
+    Args:
+        folder: `manifest/`.
+    """
+    path = folder / "shard-00000.parquet"
+    if not results.is_written_here(path, "manifest"):
+        return None
+    size: int | None = provenance.read_origin(pq.read_schema(path)).get("shard_size")
+    return size
+
+
 def read_shards(folder: Path, size: int) -> list[pa.Table]:
     """Read the shards of an earlier scan.
 

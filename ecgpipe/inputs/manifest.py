@@ -44,6 +44,7 @@ def write(
     section: settings.Manifest,
     outdir: Path,
     check: Callable[[pa.Table, pa.Table], None] | None = None,
+    choose_size: Callable[[pa.Table], int] | None = None,
 ) -> None:
     """Scan the inputs and write `manifest.json`, `files.parquet`, and each `shard-*.parquet` that is new or changed.
 
@@ -53,9 +54,12 @@ def write(
         outdir: The folder `manifest/`.
         check: Called with `Scanned.recordings` and `Scanned.files` before anything is written; raises what stops the
             run. None: nothing is checked.
+        choose_size: Called with `Scanned.recordings` for the number of recordings in a shard, where neither the
+            section nor an earlier scan tells it.
 
     Raises:
-        EcgpipeError: There are no recordings, two of one name, or `check` refuses them.
+        EcgpipeError: There are no recordings, two of one name, `check` refuses them, or nothing tells the size of a
+            shard.
     """
     scanned = scan_inputs(inputs, section.ptbxl)
     recordings, files = scanned.recordings, scanned.files
@@ -71,10 +75,13 @@ def write(
         recordings = incremental.add_stamps(recordings, files)
     except UnavailableError as error:
         raise unavailable(error) from error
-    before = incremental.read_shards(outdir, section.shard_size)
+    size = section.shard_size or incremental.read_shard_size(outdir) or (choose_size and choose_size(recordings))
+    if not size:
+        raise EcgpipeError("manifest.shard_size: missing; give a number of recordings")
+    before = incremental.read_shards(outdir, size)
     _refuse_empty_inputs(inputs, before, recordings)
     scans = _read_scans(outdir) if before else []
-    cut = incremental.cut_into_shards(recordings, before, section.shard_size)
+    cut = incremental.cut_into_shards(recordings, before, size)
     changes = Counter(cut.changes["change"].to_pylist())
     known = scans[-1]["recordings"] if scans else 0
     added = len(recordings) - known + changes["removed"]
@@ -82,12 +89,7 @@ def write(
     if added or changes:
         scans.append({"recordings": len(recordings), "added": added, **{what: changes[what] for what in _CHANGES}})
 
-    _refuse_foreign(outdir, cut.shards)
-    _remove_surplus(outdir, len(cut.shards))
-    for number, shard in enumerate(cut.shards):
-        if shard is not None:  # one that is as it was keeps its time too, so that nothing is computed again
-            schema = provenance.add_origin(shard.schema, "manifest", shard_size=section.shard_size)
-            parquet.write(outdir / f"shard-{number:05d}.parquet", shard.cast(schema))
+    _write_shards(outdir, cut.shards, size)
     parquet.write(outdir / "files.parquet", files.cast(provenance.add_origin(files.schema, "manifest")))
     if changes or not (outdir / CHANGES).exists():
         parquet.write(outdir / CHANGES, cut.changes.cast(provenance.add_origin(schemas.CHANGES, "manifest")))
@@ -106,6 +108,8 @@ def write(
         "sha256": provenance.combine_sha256s(map(provenance.hash_file, shards)),
     }
     _write_digest(outdir / DIGEST, json.dumps(content, sort_keys=True))
+    # Not part of the digest: results do not depend on it but by the shards.
+    content["shard_size"] = size
     write_json(outdir / "manifest.json", {**content, **settings.add_sha256("manifest", section, {})})
 
     logger.info("%d recordings in %d shards", len(recordings), len(shards))
@@ -115,6 +119,16 @@ def write(
     problems = _count_kinds(Counter(recordings["problem"].drop_null().to_pylist()))
     if problems:
         logger.warning("%d of the recordings cannot be read: %s", sum(problems.values()), _list_counts(problems))
+
+
+def _write_shards(outdir: Path, shards: Sequence[pa.Table | None], size: int) -> None:
+    """Write the shards that are new or changed, and remove those of an earlier scan that are too many."""
+    _refuse_foreign(outdir, shards)
+    _remove_surplus(outdir, len(shards))
+    for number, shard in enumerate(shards):
+        if shard is not None:  # one that is as it was keeps its time too, so that nothing is computed again
+            schema = provenance.add_origin(shard.schema, "manifest", shard_size=size)
+            parquet.write(outdir / f"shard-{number:05d}.parquet", shard.cast(schema))
 
 
 def _warn_of_ignored(inputs: Sequence[str], files: pa.Table) -> None:

@@ -24,7 +24,7 @@ from ecgpipe.core.user_settings import Config
 from ecgpipe.inputs.scan import scan_inputs
 from ecgpipe.models import hub, registry
 from ecgpipe.readers import FORMATS, missing_package
-from ecgpipe.workflow import estimate
+from ecgpipe.workflow import estimate, shard_sizes
 
 # Free memory of a GPU that inference at its usual batch size takes.
 GPU_BYTES = 4 * 2**30
@@ -233,7 +233,8 @@ def check_disk(outdir: Path, recordings: int | None) -> Finding:
         return Finding("problem", f"outdir: no permission to write to {place}", "give another --outdir")
     if recordings is None:
         return Finding("ok", f"outdir: {free / 1e9:,.0f} GB free in {place}")
-    needs = estimate.estimate_run(Config(input="", outdir=str(outdir)), recordings, None, has_gpu=False)
+    settings = shard_sizes.fill_in(Config(input="", outdir=str(outdir)), outdir, [outdir], is_on_cluster=False)
+    needs = estimate.estimate_run(settings, recordings, None, has_gpu=False)
     scratch, results = needs.scratch_bytes, needs.result_bytes
     what = (
         f"outdir: {free / 1e9:,.1f} GB free in {place}; {recordings:,} recordings of ten seconds take "

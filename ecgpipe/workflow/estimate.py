@@ -14,6 +14,7 @@ from ecgpipe.core.logs import describe_duration
 from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput
 from ecgpipe.core.results import path_of
 from ecgpipe.core.user_settings import Config
+from ecgpipe.workflow import shard_sizes
 
 # A scan does not open recordings; this is what it assumes of each.
 RECORDING_S = 10.0
@@ -91,7 +92,8 @@ def estimate_run(
     else:
         rate = CPU_RATE.get(inference.precision, CPU_RATE["float32"]) * cores * relative
         device = f"{cores} CPU core{'s' * (cores > 1)}"
-    jobs = -(-recordings // settings.manifest.shard_size)
+    shard_size = settings.manifest.shard_size or shard_sizes.SHARD_SIZE
+    jobs = -(-recordings // shard_size)
     preprocess_s = (recordings * PREPROCESS_S + jobs * JOB_S) / cores
     # On a CPU inference takes the cores that preprocessing would have.
     infer_s = segments / rate
@@ -99,12 +101,12 @@ def estimate_run(
     attributed = min(settings.attribution.recordings, recordings) * segments / max(recordings, 1)
     placing_s = segments * UMAP_S / cores
     rest_s = REST_S + placing_s + attributed * (settings.attribution.steps or STEPS) * STEP / rate
-    waiting = min(recordings, parts_ahead * settings.manifest.shard_size * inference.shards_per_part)
+    waiting = min(recordings, parts_ahead * shard_size * (inference.shards_per_part or shard_sizes.SHARDS_PER_PART))
     if settings.preprocess.keep_segments:
         waiting = recordings
     values = max(1, RECORDING_S // segment_s) * segment_s * len(declared.leads) * declared.rate
     recording_bytes = values * VALUE_BYTES
-    stored = _measure_segments(settings.outdir) / settings.manifest.shard_size
+    stored = _measure_segments(settings.outdir) / shard_size
     # A shard of another version, or one of recordings that failed, says nothing.
     if recording_bytes / 2 <= stored <= recording_bytes:
         recording_bytes = stored

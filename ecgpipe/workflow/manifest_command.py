@@ -9,6 +9,7 @@ from ecgpipe.core import options, settings
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.evaluation import ground_truth_checks
 from ecgpipe.inputs import manifest
+from ecgpipe.workflow import shard_sizes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,4 +34,4 @@ def run(args: argparse.Namespace) -> None:
     def check(recordings: pa.Table, files: pa.Table) -> None:
         ground_truth_checks.check_after_scan(section.evaluation, section.labels, recordings, files)
 
-    manifest.write(inputs, section, args.outdir, check)
+    manifest.write(inputs, section, args.outdir, check, shard_sizes.measure)

@@ -6,10 +6,7 @@ Snakemake parses the Snakefile in the process that plans the run, and again in e
 process locks the folder of results and writes to it; in a job this module only gives the settings and paths.
 """
 
-import atexit
 import json
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +18,6 @@ from filelock import FileLock
 
 from ecgpipe import __version__
 from ecgpipe.core import atomic, results
-from ecgpipe.core import settings as settings_files
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.user_settings import Config, Section
 from ecgpipe.workflow import (
@@ -33,6 +29,7 @@ from ecgpipe.workflow import (
     moved_run,
     reuse,
     run_lock,
+    shard_sizes,
     shards,
     slurm,
     stage_settings,
@@ -114,21 +111,6 @@ def taking_folder(planner: Planner, outdir: str) -> Iterator[None]:
         ) from error
 
 
-def write_preview(stages: Mapping[str, Section]) -> Path:
-    """Write the settings of stages for a dry run, into a folder that is removed when this process ends.
-
-    Args:
-        stages: By name, their settings.
-
-    Returns:
-        The folder.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="ecgpipe-settings-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    settings_files.write_sections(folder, stages)
-    return folder
-
-
 def cancel_left_jobs(planner: Planner, outdir: Path, logs: Iterable[str]) -> None:
     """Cancel the jobs that a killed run left in a cluster's queue.
 
@@ -189,6 +171,8 @@ def load_run(user_config: Mapping[str, Any], root: Path, planner: Planner) -> "R
     refuse_lost_settings(planner)
     with in_users_syntax(planner):
         settings = validate.load(user_config, root)
+    outdir = Path(settings.outdir)
+    settings = shard_sizes.fill_in(settings, outdir, [outdir], planner.cores is None)
     return RunAtWork(settings, Paths(settings.outdir), planner, bool(user_config.get("model")))
 
 
@@ -272,7 +256,12 @@ class RunAtWork:
     @property
     def shards_per_part(self) -> int:
         """Number of shards in a part; the last part may have fewer."""
-        return self.settings.inference.shards_per_part
+        return self.settings.inference.shards_per_part or shard_sizes.SHARDS_PER_PART
+
+    def shard_size(self) -> int:
+        """Number of recordings in a shard; before the scan of a new run on a cluster it is not known yet."""
+        size: int = self._manifest().get("shard_size") or self.settings.manifest.shard_size or shard_sizes.SHARD_SIZE
+        return size
 
     def plan(self) -> None:
         """Compare the results with the settings. A run that will run jobs locks the folder, and writes its settings.
@@ -305,7 +294,7 @@ class RunAtWork:
 
     def _look(self) -> None:
         """For a dry run: find the results that a run would compute again. Nothing is written to outdir."""
-        self._preview = write_preview(self.stages)
+        self._preview = stage_settings.write_preview(self.stages)
         present = reuse.find_results(self._outdir, self.stages, self.settings.inference.attention)
         outdated = reuse.select_stale(present, self.stages)
         if self._scanned:
@@ -399,8 +388,9 @@ class RunAtWork:
         """What the run takes, once the scan has told how many recordings there are."""
         family = model_choice.find_family_of(self.settings)
         planner, ahead = self._planner, self.settings.preprocess.parts_ahead
+        manifest = self.settings.manifest.model_copy(update={"shard_size": self.shard_size()})
         return estimate.estimate_run(
-            self.settings,
+            self.settings.model_copy(update={"manifest": manifest}),
             self.n_recordings(),
             planner.cores,
             estimate.has_gpu(),

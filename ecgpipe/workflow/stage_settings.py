@@ -1,6 +1,9 @@
 """Derive the settings of each stage from the user's settings and the files that these name."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from ecgpipe.core.user_settings import Config, Section
 from ecgpipe.models import labels, registry
 from ecgpipe.models.labels import Label
 from ecgpipe.models.registry import Family
-from ecgpipe.workflow import model_choice
+from ecgpipe.workflow import model_choice, shard_sizes
 
 SEEN = "checkpoint-file.json"  # the SHA-256 of a local checkpoint, with the path, size and time of the file then
 
@@ -146,7 +149,7 @@ def _derive_inference_stages(
         "infer": settings.Infer(
             deterministic=inference.deterministic,
             backend=inference.backend,
-            shards_per_part=inference.shards_per_part,
+            shards_per_part=inference.shards_per_part or shard_sizes.SHARDS_PER_PART,
             device=inference.device,
             batch_size=inference.batch_size,
             fairseq_python=inference.fairseq_python if inference.backend == "fairseq" else None,
@@ -283,3 +286,18 @@ def _describe_file(path: Path) -> dict[str, Any]:
     """Describe a file so that a change shows without reading the file."""
     status = path.stat()
     return {"path": str(path.resolve()), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+
+
+def write_preview(stages: Mapping[str, Section]) -> Path:
+    """Write the settings of stages for a dry run, into a folder that is removed when this process ends.
+
+    Args:
+        stages: By name, their settings.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ecgpipe-settings-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    settings.write_sections(folder, stages)
+    return folder

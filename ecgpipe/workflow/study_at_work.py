@@ -18,7 +18,18 @@ from ecgpipe.core import settings as settings_files
 from ecgpipe.core.atomic import read_json, write_json
 from ecgpipe.core.study_settings import Study
 from ecgpipe.core.user_settings import Config, Section
-from ecgpipe.workflow import estimate, last_words, moved_run, reuse, run_lock, shards, slurm, stage_settings, validate
+from ecgpipe.workflow import (
+    estimate,
+    last_words,
+    moved_run,
+    reuse,
+    run_lock,
+    shard_sizes,
+    shards,
+    slurm,
+    stage_settings,
+    validate,
+)
 from ecgpipe.workflow.paths import MODEL, Paths
 from ecgpipe.workflow.run_at_work import (
     Planner,
@@ -32,7 +43,6 @@ from ecgpipe.workflow.run_at_work import (
     refuse_lost_settings,
     say_where_logs_are,
     taking_folder,
-    write_preview,
 )
 
 # Which models the same jobs prepare recordings for, as the process that plans the study has it: jobs on a cluster parse
@@ -80,7 +90,12 @@ class StudyAtWork:
         with in_users_syntax(planner):
             loaded = validate.load_models(user_config, root)
         outdir = loaded.shared.outdir
-        first = next(iter(loaded.by_model.values()))
+        folders = [Path(outdir, name) for name in loaded.by_model]
+        by_model = {
+            name: shard_sizes.fill_in(settings, Path(outdir), folders, planner.cores is None)
+            for name, settings in loaded.by_model.items()
+        }
+        first = next(iter(by_model.values()))
         shared = {name: getattr(loaded.shared, name) for name in ("outdir", "study", "evaluation")}
         self.settings = first.model_copy(update=shared)
         self.paths = Paths(outdir, MODEL)
@@ -88,7 +103,7 @@ class StudyAtWork:
         self._outdir = Path(self._own.outdir)
         self._by_model = {
             name: RunAtWork(settings, Paths(outdir, name), planner, True, self._name)
-            for name, settings in loaded.by_model.items()
+            for name, settings in by_model.items()
         }
         self.runs = list(self._by_model.values())
         self._lock: FileLock | None = None
@@ -117,7 +132,11 @@ class StudyAtWork:
     @property
     def shards_per_part(self) -> int:
         """Number of shards in a part; the last part may have fewer."""
-        return self.settings.inference.shards_per_part
+        return self.runs[0].shards_per_part
+
+    def shard_size(self) -> int:
+        """Number of recordings in a shard; before the scan of a new study on a cluster it is not known yet."""
+        return self._find_scanned().shard_size()
 
     def of(self, wildcards: Mapping[str, str]) -> "RunAtWork | StudyAtWork":
         """The model's run that a job belongs to; the study for jobs of all models."""
@@ -158,7 +177,7 @@ class StudyAtWork:
             with taking_folder(self._planner, self._own.outdir):
                 self._take_folder()
         else:
-            self._preview = write_preview(self._stages)
+            self._preview = stage_settings.write_preview(self._stages)
             self._foresee_scan(folders)
         self._is_planned = True
 

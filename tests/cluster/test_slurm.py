@@ -73,10 +73,11 @@ class Study(NamedTuple):
 @pytest.fixture(scope="module")
 def at_once(
     machine: Slurm, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> tuple[Finished, Study]:
-    """Two runs at a time on a SLURM that keeps accounts, and local ones beside them: most of the time is of waiting.
+) -> tuple[Finished, Study, Finished]:
+    """Three runs at a time on a SLURM that keeps accounts, and local ones beside them: most of the time is of waiting.
 
-    Of the study a job is cancelled, and another makes way for somebody else's.
+    Of the study a job is cancelled, and another makes way for somebody else's. The third run has no sizes of shards and
+    parts in its settings, and no more than a shard to make.
     """
     own = {key: settings[key] for key in ("checkpoint", "labels")}
     given = {key: value for key, value in settings.items() if key not in own} | {
@@ -85,7 +86,8 @@ def at_once(
         "models": json.dumps({name: {"model": "ecg-fm", **own} for name in "ab"}),
     }
     targets = [f"out/{model}/predictions/part-0000{part}.parquet" for model in "ab" for part in range(2)]
-    folder, many, alone = (tmp_path_factory.mktemp(name) for name in ("finished", "study", "alone"))
+    folder, many, alone, sized = (tmp_path_factory.mktemp(name) for name in ("finished", "study", "alone", "sized"))
+    without_sizes = {key: value for key, value in settings.items() if key not in ("manifest", "inference")}
 
     def first(start: str) -> str:
         """The first job of the study that runs and does what begins like this; an empty text if there is none yet."""
@@ -96,6 +98,7 @@ def at_once(
         machine.accounting(),
         Run(many, given, *targets, "--slurm-status-command", "sacct") as study,
         Run(folder, settings) as run,
+        Run(sized, without_sizes, "out/records/shard-00000.parquet") as shard,
     ):
         study.until(lambda: bool(first("checkpoint")))
         cancelled = first("checkpoint")
@@ -105,26 +108,34 @@ def at_once(
         make_way(machine, moved)
         local = snakemake(alone, *targets, *THREADS, **given)
         request.getfixturevalue("undisturbed")
-        ran = [study.end(), run.end()]
+        ran = [study.end(), run.end(), shard.end()]
         accounts = machine.accounts("--duplicates").splitlines()
     for one in (local, *ran):
         assert one.status == 0, one.output
-    jobs = {what: machine.job(job) for job, what in machine.rules(folder, "--states=all").items()}
+    jobs, few = (
+        {what: machine.job(job) for job, what in machine.rules(one, "--states=all").items()} for one in (folder, sized)
+    )
     submitted = list(machine.rules(many, "--states=all").values())
     return (
         Finished(folder, ran[1], jobs),
         Study(many, ran[0], sha256s(alone / "out"), submitted, accounts, cancelled, moved),
+        Finished(sized, ran[2], few),
     )
 
 
 @pytest.fixture(scope="module")
-def finished(at_once: tuple[Finished, Study]) -> Finished:
+def finished(at_once: tuple[Finished, Study, Finished]) -> Finished:
     return at_once[0]
 
 
 @pytest.fixture(scope="module")
-def study(at_once: tuple[Finished, Study]) -> Study:
+def study(at_once: tuple[Finished, Study, Finished]) -> Study:
     return at_once[1]
+
+
+@pytest.fixture(scope="module")
+def without_sizes(at_once: tuple[Finished, Study, Finished]) -> Finished:
+    return at_once[2]
 
 
 def test_the_results_are_those_of_a_local_run(finished: Finished, undisturbed: dict[str, str]) -> None:
@@ -168,6 +179,32 @@ def test_the_login_node_does_nothing_but_look_at_the_end(finished: Finished) -> 
         "verdict",
         "all",
     }
+
+
+def test_a_shard_is_measured_to_take_minutes_and_asks_for_time_accordingly(without_sizes: Finished) -> None:
+    outdir = without_sizes.folder / "out"
+    log = next((outdir / "logs").rglob("manifest*.log")).read_text()
+    size = json.loads((outdir / "manifest" / "manifest.json").read_text())["shard_size"]
+    assert f"shards of {size} recordings: one takes " in log
+    assert "(6 were read)" in log
+    assert 1000 < size <= 20_000
+    assert minutes_of(without_sizes.jobs["preprocess 00000"]) == 10 + size * 4166 // 1_000_000
+
+
+def test_a_local_run_goes_on_with_the_sizes_that_a_cluster_chose(
+    without_sizes: Finished, settings: dict[str, Any]
+) -> None:
+    given = {key: value for key, value in settings.items() if key not in ("manifest", "inference")}
+    before = (without_sizes.folder / "out" / "records" / "shard-00000.parquet").stat().st_mtime_ns
+    ran = snakemake(without_sizes.folder, "out/records/shard-00000.parquet", **given)
+    assert ran.status == 0, ran.output
+    assert "preprocess" not in ran.jobs
+    assert (without_sizes.folder / "out" / "records" / "shard-00000.parquet").stat().st_mtime_ns == before
+    stored = {
+        name: json.loads((without_sizes.folder / "out" / "settings" / f"{name}.json").read_text())
+        for name in ("manifest", "infer")
+    }
+    assert (stored["manifest"]["shard_size"], stored["infer"]["shards_per_part"]) == (None, 5)
 
 
 def test_a_second_run_looks_for_new_recordings_and_does_nothing_else(

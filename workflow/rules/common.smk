@@ -49,18 +49,20 @@ PARTS_AHEAD = job_resources.parts_ahead(SETTINGS.preprocess.parts_ahead, ENGINE.
 # away again, then shards in the order of their parts (`part_by_part`).
 URGENT, DOWNSTREAM = 2, 1
 
-# The last part may have fewer.
-RECORDINGS_PER_PART = SETTINGS.manifest.shard_size * SETTINGS.inference.shards_per_part
+
+def recordings_per_part():
+    """How many recordings a part has; the last one may have fewer."""
+    return RUN.shard_size() * RUN.shards_per_part
 
 
-def growing(amount, per_million=0):
+def growing(amount, per_million=0, recordings=RUN.n_recordings):
     """Megabytes or minutes of a job: more with the recordings, and twice as much for each further attempt."""
-    return job_resources.growing(amount, per_million, RUN.n_recordings)
+    return job_resources.growing(amount, per_million, recordings)
 
 
-def lasting(minutes, per_million=0):
+def lasting(minutes, per_million=0, recordings=RUN.n_recordings):
     """The same of minutes, but no more than its SLURM partition allows, where SLURM would let it wait for ever."""
-    asked = growing(minutes, per_million)
+    asked = growing(minutes, per_million, recordings)
     return job_resources.within_limit(asked, lambda rule: slurm.time_limit(ENGINE.partition_of(rule)), ENGINE.say)
 
 

@@ -22,7 +22,7 @@ rule infer:
         gpu=1,
         computing_threads=computing_threads("infer"),
         mem_mb=growing(8000),
-        runtime=lasting(30 + RECORDINGS_PER_PART // 600),  # 0.1 s per recording
+        runtime=lasting(30, per_million=1_000_000 // 600, recordings=recordings_per_part),  # 0.1 s each
     params:
         attention=attention_of_part,
         segments=OUT.folder("segments"),

@@ -21,7 +21,7 @@ for READING in RUN.reading:
         resources:
             mem_mb=growing(1500 + 500 * len(READING.runs)),
             # 0.25 s per recording and model
-            runtime=lasting(10 + SETTINGS.manifest.shard_size * len(READING.runs) // 240),
+            runtime=lasting(10, per_million=len(READING.runs) * 1_000_000 // 240, recordings=RUN.shard_size),
         params:
             settings=settings_of_reading(READING),
         shell:

@@ -38,7 +38,7 @@ rule umap_place:
         "../envs/ecgpipe.yaml"
     resources:
         mem_mb=growing(2000),
-        runtime=lasting(30 + RECORDINGS_PER_PART // 6000),  # 10 ms per recording
+        runtime=lasting(30, per_million=1_000_000 // 6000, recordings=recordings_per_part),  # 10 ms per recording
     shell:
         "python3 -m ecgpipe umap_place --settings {input.settings:q} --fit {input.fit:q} --embeddings {input.embeddings:q} --output {output:q} "
         "--log {log:q}"

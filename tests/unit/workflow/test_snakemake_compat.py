@@ -313,7 +313,7 @@ def test_the_slurm_plugin_sees_a_job_that_sacct_calls_cancelled_by_somebody() ->
     see_cancelled_jobs()
     see_cancelled_jobs()
 
-    def asked(command: str) -> Any:
+    def asked(command: str) -> object:
         # In a thread of its own: where browser tests ran before, this thread has Playwright's event loop.
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(asyncio.run, plugin.query_job_status(command, logging.getLogger())).result()
