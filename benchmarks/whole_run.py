@@ -229,23 +229,29 @@ def main() -> None:
     """Write the input, run, look, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recordings", type=int, default=1_000_000, help="(default %(default)s)")
-    parser.add_argument("--folder", type=Path, required=True, help="where input and results go; must not exist")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where input and results go; must not exist, or have the input"
+    )
+    parser.add_argument("--only-input", action="store_true", help="write the input and end")
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="(default %(default)s)")
     parser.add_argument("--config", nargs="*", default=[], metavar="KEY=VALUE", help="settings")
     parser.add_argument("--keep", action="store_true", help="keep the folder")
     parser.add_argument("--json", type=Path, help="(default: benchmarks/results/whole-run-RECORDINGS-MACHINE.json)")
     args = parser.parse_args()
     folder = args.folder.absolute()
-    folder.mkdir(parents=True)
     began = time.monotonic()
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:6.0f} s  {text}", flush=True)
 
-    call("benchmarks.whole_run", "write_simulated", folder=folder / "simulated")
-    call("benchmarks.whole_run", "write_checkpoint", path=folder / "stub.pt")
-    write_input(folder, folder / "simulated", args.recordings)
-    say(f"{args.recordings:,} recordings are written")
+    if not (folder / "stub.pt").exists():
+        folder.mkdir(parents=True)
+        call("benchmarks.whole_run", "write_simulated", folder=folder / "simulated")
+        write_input(folder, folder / "simulated", args.recordings)
+        call("benchmarks.whole_run", "write_checkpoint", path=folder / "stub.pt")
+        say(f"{args.recordings:,} recordings are written")
+    if args.only_input:
+        return
     evaluation = "{truth: truth.csv, patient: patient_id}"
     config = [
         "input=recordings",
