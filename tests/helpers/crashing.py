@@ -30,7 +30,7 @@ PATIENCE_S = 300.0
 RESULTS = ("out/logits/part-00000.parquet",)
 REST = ("predictions/", "umap/", "attribution/", "run.json", "duplicates.parquet", "examples.parquet")
 
-# What a stage says before it begins to write. Until then it loads PyTorch, for thousands of steps of `advance`.
+# What a stage says before it begins to write. Until then it loads PyTorch, and the steps of `advance` are longer.
 SAYS_BEFORE_IT_WRITES = {"infer": " on CPU"}
 
 # Facts of a run that its results do not depend on.
@@ -173,23 +173,19 @@ def advance(job: psutil.Process, outdir: Path, writing: str, size: int = 0) -> P
     """
     folder, _, name = writing.rpartition("/")
 
-    def written() -> Path | None:
+    _, _, _, stage, *arguments = job.cmdline()
+    words = SAYS_BEFORE_IT_WRITES.get(stage, "")
+    log = Path(job.cwd(), arguments[arguments.index("--log") + 1])
+
+    def step() -> Path | None:
+        begins = not words or (log.exists() and words in log.read_text())
+        resume(job)
+        time.sleep(0.001 if begins else 0.02)
+        hold(job)
         found = (outdir / folder).glob(f".{name}.*.{job.pid}.tmp")
         return next((path for path in found if path.stat().st_size >= size), None)
 
-    def step() -> Path | None:
-        resume(job)
-        time.sleep(0.001)
-        hold(job)
-        return written()
-
-    _, _, _, stage, *arguments = job.cmdline()
-    if words := SAYS_BEFORE_IT_WRITES.get(stage):
-        log = Path(job.cwd(), arguments[arguments.index("--log") + 1])
-        resume(job)
-        until(lambda: written() or (log.exists() and words in log.read_text()), 0.002)
-        hold(job)
-    return written() or until(step, 0)
+    return until(step, 0)
 
 
 def again(folder: Path, given: dict[str, Any], *targets: str) -> Ran:
