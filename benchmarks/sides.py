@@ -115,7 +115,7 @@ def call(module: str, function: str, **arguments: object) -> Any:  # noqa: ANN40
 def one_process_for_calls() -> Iterator[None]:
     """Have one process do every `call` meanwhile: a new one takes seconds to load PyTorch each time.
 
-    It has nothing to do while a side is measured. For calls that take nothing of a GPU, which it would hold till the end.
+    It has nothing to do while a side is measured. For calls that take nothing of a GPU, which it would keep.
     """
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
         _for_calls.append(pool)
