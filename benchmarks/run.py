@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import families, forward, preprocess, stage, startup, tutorial
-from benchmarks.sides import CORES, Row, Setup, call, save, show
+from benchmarks.sides import CORES, Row, Setup, call, one_process_for_calls, save, show
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -75,7 +75,7 @@ def main() -> None:
         except Exception as error:
             missing.append(f"{what} is missing: {type(error).__name__}: {error}")
 
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, one_process_for_calls():
         folder = Path(name)
         call("benchmarks.ecg_fm", "write", folder=folder, tiny=args.tiny)
         for device in devices:

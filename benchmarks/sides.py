@@ -79,6 +79,8 @@ class Row:
 
 Measure = Callable[[str], Round | None]
 
+_for_calls: list[ProcessPoolExecutor] = []
+
 
 @contextmanager
 def side(
@@ -103,8 +105,24 @@ def side(
 
 def call(module: str, function: str, **arguments: object) -> Any:  # noqa: ANN401, whatever the function returns
     """What a function returns, called in a process of its own."""
+    if _for_calls:
+        return _for_calls[-1].submit(_call, module, function, arguments).result()
+    with one_process_for_calls():
+        return call(module, function, **arguments)
+
+
+@contextmanager
+def one_process_for_calls() -> Iterator[None]:
+    """Have one process do every `call` meanwhile: a new one takes seconds to load PyTorch each time.
+
+    It has nothing to do while a side is measured. For calls that take nothing of a GPU, which it would keep.
+    """
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
-        return pool.submit(_call, module, function, arguments).result()
+        _for_calls.append(pool)
+        try:
+            yield
+        finally:
+            _for_calls.pop()
 
 
 def run(command: Sequence[str | Path]) -> Finished:

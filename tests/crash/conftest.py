@@ -1,8 +1,9 @@
 """What the crash tests share: a small dataset, results of a run that nothing happened to, and runs to crash."""
 
+import functools
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from run_workflow import snakemake, write_recordings
 
 # What a run that is to crash in its first jobs of preprocessing has behind it.
 BEGINNING = ("out/checkpoint/model.json", "out/manifest/manifest.json", "out/precision/chosen.json")
+SEGMENTS = [f"out/segments/shard-{shard:05d}.arrow" for shard in range(2)]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,6 +54,26 @@ def begun(given: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pa
     ran = snakemake(folder, *BEGINNING, **given)
     assert ran.status == 0, ran.output
     return folder
+
+
+@pytest.fixture(scope="session")
+def preprocess(begun: Path, given: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """Have a copy of that run come to its first job of inference, with some settings changed; it is done once.
+
+    A run that is to crash in inference then starts no real processes to preprocess the recordings.
+    """
+
+    @functools.cache
+    def preprocessed(**changed: str) -> Path:
+        folder = shutil.copytree(begun, tmp_path_factory.mktemp("preprocessed") / "run")
+        ran = snakemake(folder, *SEGMENTS, "--notemp", **(given | changed))
+        assert ran.status == 0, ran.output
+        return folder
+
+    def bring(folder: Path, **changed: str) -> None:
+        shutil.copytree(preprocessed(**changed), folder, dirs_exist_ok=True)
+
+    return bring
 
 
 @pytest.fixture

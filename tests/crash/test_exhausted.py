@@ -97,8 +97,14 @@ def test_the_kernel_kills_what_reads_recordings(
 
 
 def test_the_kernel_kills_inference(
-    folder: Path, given: dict[str, str], start: Start, undisturbed: Path, little_memory: Memory
+    folder: Path,
+    given: dict[str, str],
+    start: Start,
+    undisturbed: Path,
+    little_memory: Memory,
+    preprocess: Callable[..., None],
 ) -> None:
+    preprocess(folder)
     run = start(*RESULTS)
     job = run.job("infer")
     little_memory.take(job)
@@ -178,7 +184,10 @@ def test_the_disk_is_full(
     start: Start,
     undisturbed: Path,
     small_disk: Callable[[str], None],
+    preprocess: Callable[..., None],
 ) -> None:
+    if stage == "infer":
+        preprocess(folder)
     run = start(*RESULTS)
     job = run.job(stage)
     advance(job, folder / "out", writing)

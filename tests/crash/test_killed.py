@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -22,6 +23,9 @@ from crashing import (
 
 pytestmark = pytest.mark.slow  # minutes in all
 
+# What another run than the one that is compared preprocesses in another way.
+OTHERWISE = "{segment_s: 0.4}"
+
 # Where Snakemake notes the files that jobs are making.
 NOTES = ".snakemake/incomplete"
 
@@ -41,8 +45,17 @@ def kill(process: psutil.Process) -> None:
     ],
 )
 def test_snakemake_is_killed_while_a_job_writes(
-    stage: str, writing: str, orphan: str, folder: Path, given: dict[str, str], start: Start, undisturbed: Path
+    stage: str,
+    writing: str,
+    orphan: str,
+    folder: Path,
+    given: dict[str, str],
+    start: Start,
+    undisturbed: Path,
+    preprocess: Callable[..., None],
 ) -> None:
+    if stage == "infer":
+        preprocess(folder)
     first = start(*RESULTS)
     job = first.job(stage)
     left = advance(job, folder / "out", writing)
@@ -70,9 +83,18 @@ def test_snakemake_is_killed_while_a_job_writes(
     ],
 )
 def test_what_a_killed_run_left_behind_at_work_does_not_touch_the_results_of_the_next(
-    stage: str, writing: str | None, ends: str, folder: Path, given: dict[str, str], start: Start, undisturbed: Path
+    stage: str,
+    writing: str | None,
+    ends: str,
+    folder: Path,
+    given: dict[str, str],
+    start: Start,
+    undisturbed: Path,
+    preprocess: Callable[..., None],
 ) -> None:
-    other = start(*RESULTS, preprocess="{segment_s: 0.4}")
+    if stage == "infer":
+        preprocess(folder, preprocess=OTHERWISE)
+    other = start(*RESULTS, preprocess=OTHERWISE)
     job = other.job(stage)
     if writing:
         advance(job, folder / "out", writing)
@@ -93,7 +115,7 @@ def test_what_a_killed_run_left_behind_at_work_does_not_touch_the_results_of_the
 def test_snakemake_is_killed_before_it_has_noted_what_the_jobs_make_that_it_has_started(
     folder: Path, given: dict[str, str], start: Start, undisturbed: Path
 ) -> None:
-    other = start(*RESULTS, preprocess="{segment_s: 0.4}")
+    other = start(*RESULTS, preprocess=OTHERWISE)
     job = other.job("preprocess")
     other.kill()
     shutil.rmtree(folder / NOTES)  # it is killed a few milliseconds earlier
@@ -108,9 +130,18 @@ def test_snakemake_is_killed_before_it_has_noted_what_the_jobs_make_that_it_has_
     ("stage", "n_files", "made"), [("preprocess", 4, "segments/*.arrow"), ("infer", 4, "logits/*.parquet")]
 )
 def test_snakemake_is_killed_before_it_has_noted_that_a_job_has_ended(
-    stage: str, n_files: int, made: str, folder: Path, given: dict[str, str], start: Start, undisturbed: Path
+    stage: str,
+    n_files: int,
+    made: str,
+    folder: Path,
+    given: dict[str, str],
+    start: Start,
+    undisturbed: Path,
+    preprocess: Callable[..., None],
 ) -> None:
-    other = start(*RESULTS, preprocess="{segment_s: 0.4}")
+    if stage == "infer":
+        preprocess(folder, preprocess=OTHERWISE)
+    other = start(*RESULTS, preprocess=OTHERWISE)
     job = other.job(stage)
     until(lambda: sum(path.is_file() for path in (folder / NOTES).rglob("*")) == n_files)
     other.send(signal.SIGSTOP)
@@ -185,7 +216,10 @@ def test_preprocess_is_killed(folder: Path, given: dict[str, str], start: Start,
     assert_equal(folder / "out", undisturbed, *REST)
 
 
-def test_infer_is_killed_while_it_writes(folder: Path, given: dict[str, str], start: Start, undisturbed: Path) -> None:
+def test_infer_is_killed_while_it_writes(
+    folder: Path, given: dict[str, str], start: Start, undisturbed: Path, preprocess: Callable[..., None]
+) -> None:
+    preprocess(folder)
     for size in (1, 10_000):  # nothing but the file's beginning, and a row group
         run = start(*RESULTS)
         job = run.job("infer")

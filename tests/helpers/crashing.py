@@ -30,6 +30,9 @@ PATIENCE_S = 300.0
 RESULTS = ("out/logits/part-00000.parquet",)
 REST = ("predictions/", "umap/", "attribution/", "run.json", "duplicates.parquet", "examples.parquet")
 
+# What a stage says before it begins to write. Until then it loads PyTorch, and the steps of `advance` are longer.
+SAYS_BEFORE_IT_WRITES = {"infer": " on CPU"}
+
 # Facts of a run that its results do not depend on.
 OF_THE_RUN = {"finished", "throughput", "hardware"}
 
@@ -170,9 +173,14 @@ def advance(job: psutil.Process, outdir: Path, writing: str, size: int = 0) -> P
     """
     folder, _, name = writing.rpartition("/")
 
+    _, _, _, stage, *arguments = job.cmdline()
+    words = SAYS_BEFORE_IT_WRITES.get(stage, "")
+    log = Path(job.cwd(), arguments[arguments.index("--log") + 1])
+
     def step() -> Path | None:
+        begins = not words or (log.exists() and words in log.read_text())
         resume(job)
-        time.sleep(0.001)
+        time.sleep(0.001 if begins else 0.02)
         hold(job)
         found = (outdir / folder).glob(f".{name}.*.{job.pid}.tmp")
         return next((path for path in found if path.stat().st_size >= size), None)
