@@ -76,6 +76,7 @@ def write_figures(files: ResultFiles, figures_settings: settings.Figures, folder
                 ecg_paper.warn_of_random_weights(figure)
             if results.info.checkpoint.demo_model and name != "account":
                 ecg_paper.name_demo_model(figure)
+            ecg_paper.lay_out(figure)
             for suffix in FORMATS:
                 ecg_paper.save(figure, folder / f"{name}.{suffix}", made_by)
     logger.info("%d figures in %s", len(figures), folder)
