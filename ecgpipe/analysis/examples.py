@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
-from scipy.spatial import KDTree
 
 from ecgpipe.analysis import neighbor_search
 from ecgpipe.core import options, parquet, provenance, schemas, settings
@@ -234,6 +233,8 @@ def find_outliers(umap: Path, wanted: int) -> list[Candidate]:
     Returns:
         Record ids and why, the remotest first.
     """
+    from scipy.spatial import KDTree  # here, as the report, which needs other names of this module, would wait for it
+
     table, _ = parquet.sample(umap, MOST_MAP_POINTS)
     places = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)  # (points, 2)
     if len(places) <= OUTLIER_NEIGHBORS + 1:

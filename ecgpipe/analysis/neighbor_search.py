@@ -173,7 +173,7 @@ def search_approximately(search: Search, random_state: int) -> tuple[Iterator[Bl
 
 
 def find_nearest(embeddings: Sequence[Path], record_ids: Sequence[str], count: int) -> list[list[Neighbor]]:
-    """Find the most similar recordings, exactly, in two passes over the embeddings and two over their ids.
+    """Find the most similar recordings, exactly, in one pass over the embeddings and two over their ids.
 
     Args:
         embeddings: All `embeddings/part-*.parquet`, in order.

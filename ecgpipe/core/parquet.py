@@ -128,9 +128,10 @@ def sample(umap: Path, most: int) -> tuple[pa.Table, int]:
         The points in order, and how many segments there are.
     """
     total = pq.read_metadata(umap).num_rows
-    taken = np.arange(total)
     if total > most:
         taken = np.sort(np.random.default_rng(SEED).choice(total, most, replace=False))
+    else:
+        taken = np.arange(total)
     pieces, done = [], 0
     for batch in batches([umap]):
         first, last = np.searchsorted(taken, [done, done + batch.num_rows])

@@ -144,6 +144,7 @@ def match(asked: settings.Evaluate, inputs: Inputs) -> Matched:
     in_split = ground_truth.select_split(everything, asked.split, asked.split_value)
     truth = ground_truth.mask_unpredicted(in_split)
     not_predicted = np.isnan(truth.true).sum(axis=0) - np.isnan(in_split.true).sum(axis=0)
+    everything = everything._replace(probability=np.empty((len(everything.true), 0)))
     return Matched(everything, truth, [by_name[name] for name in truth.names], not_predicted)
 
 
@@ -206,14 +207,15 @@ def measure(
     thresholds = list(labels.thresholds_by_name(matched.label_rows).values())
     rows: list[dict[str, Any]] = []
     for subgroup in groups:
-        true = truth.true[subgroup.rows]  # (some, labels)
+        true = ground_truth.take_rows(truth.true, subgroup.rows)  # (some, labels)
+        probability = ground_truth.take_rows(truth.probability, subgroup.rows)
         of_patient = None if patients is None else patients[subgroup.rows]
         is_known = ~np.isnan(true)
         n, n_positive = is_known.sum(axis=0), (true == 1).sum(axis=0)  # (labels,)
         units = np.arange(len(true)) if of_patient is None else of_patient
         n_units = [len(np.unique(units[column])) for column in is_known.T]
         in_all = (int(n.sum()), int(n_positive.sum()), len(np.unique(units)))
-        for result in metrics.measure(true, truth.probability[subgroup.rows], thresholds, of_patient, resamples, seed):
+        for result in metrics.measure(true, probability, thresholds, of_patient, resamples, seed):
             label = result.label
             counts = in_all if label is None else (int(n[label]), int(n_positive[label]), n_units[label])
             rows.append(
@@ -261,11 +263,14 @@ def draw_curves(truth: Truth) -> pa.Table:
 
 def count_recordings(everything: Truth, truth: Truth, records: Sequence[Path]) -> dict[str, Any]:
     """Count the recordings of each kind: predicted, with a true label, evaluated, ..."""
-    table = pa.concat_tables(
-        pq.read_table(path, columns=["record_id", "status"]).replace_schema_metadata(None) for path in records
-    ).combine_chunks()
-    place = pc.index_in(everything.unpredicted, normalized_text.as_text(table["record_id"]))
-    status = pc.fill_null(table["status"].combine_chunks().take(place), "not_in_the_run")
+    lost = dict.fromkeys(("skipped", "failed"), 0)
+    found = 0
+    for path in records if len(everything.unpredicted) else ():
+        table = pq.read_table(path, columns=["record_id", "status"]).combine_chunks()
+        place = pc.index_in(everything.unpredicted, normalized_text.as_text(table["record_id"]))
+        status = table["status"].combine_chunks().take(place.drop_null())
+        found += len(status) - status.null_count
+        lost = {name: count + int(pc.sum(pc.equal(status, name)).as_py() or 0) for name, count in lost.items()}
     with_truth = everything.counts["with_truth"]
     return {
         "predicted": everything.counts["predicted"],
@@ -273,9 +278,7 @@ def count_recordings(everything: Truth, truth: Truth, records: Sequence[Path]) -
         "with_truth": with_truth,
         "outside_split": with_truth - len(truth.record_ids),
         "evaluated": len(truth.record_ids),
-        "truth_without_prediction": {
-            name: int(pc.sum(pc.equal(status, name)).as_py() or 0) for name in ("skipped", "failed", "not_in_the_run")
-        },
+        "truth_without_prediction": {**lost, "not_in_the_run": len(everything.unpredicted) - found},
     }
 
 

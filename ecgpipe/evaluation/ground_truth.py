@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgpipe.core import normalized_text, provenance
+from ecgpipe.core import normalized_text, parquet, provenance
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.evaluation import truth_tables
-from ecgpipe.evaluation.truth_tables import Source
+from ecgpipe.evaluation.truth_tables import OwnColumns, Source
 from ecgpipe.models import labels
 
 # Ids that a message names.
@@ -62,12 +62,22 @@ def read_truth(
             "truth: this run's checkpoint has no head, so it predicted no labels to evaluate; use a checkpoint with a "
             "head, or train one by `ecgpipe probe`"
         )
-    predicted = pa.concat_tables(pq.read_table(path, columns=["record_id", *model]) for path in predictions)
     heads = provenance.read_origin(pq.read_schema(predictions[0])).get("heads", {})
     alias = {name: facts.get("label", name) for name, facts in heads.items()}
-    truth = read_truth_of(predicted["record_id"].combine_chunks(), model, records, source, columns, alias)
-    probability = np.stack([predicted[name].to_numpy().astype(np.float64) for name in truth.names], axis=1)
-    return truth._replace(probability=probability)
+    truth = read_truth_of(parquet.column(predictions, "record_id"), model, records, source, columns, alias)
+    # Last, when the tables that the true labels are from have gone.
+    return truth._replace(probability=_read_probabilities(predictions, truth.names, len(truth.record_ids)))
+
+
+def _read_probabilities(predictions: Sequence[Path], names: Sequence[str], recordings: int) -> np.ndarray:
+    """(recordings, names) float64, each label in one piece of memory."""
+    probability = np.empty((recordings, len(names)), order="F")
+    done = 0
+    for batch in parquet.batches(predictions, names):
+        for number, name in enumerate(names):
+            probability[done : done + len(batch), number] = batch[name].to_numpy(zero_copy_only=False)
+        done += len(batch)
+    return probability
 
 
 def read_truth_of(
@@ -96,13 +106,13 @@ def read_truth_of(
         EcgpipeError: As of `read_truth`.
     """
     model = list(dict.fromkeys(source.mapping.values())) if model is None else model
-    return match(record_ids, model, truth_tables.read_own_columns(records), source, columns, alias)
+    return match(record_ids, model, OwnColumns(records), source, columns, alias)
 
 
 def match(
     record_ids: pa.Array,
     model: Sequence[str],
-    own: pa.Table,
+    own: pa.Table | OwnColumns,
     source: Source,
     columns: Sequence[str] = (),
     alias: Mapping[str, str] = MappingProxyType({}),
@@ -125,7 +135,7 @@ def match(
     Raises:
         EcgpipeError: As of `read_truth`.
     """
-    table = truth_tables.read_table(source.table) if source.table else own
+    given = truth_tables.read_table(source.table) if source.table else own
     where = str(source.table) if source.table else inputs
     ids_as_text = normalized_text.as_text(record_ids)  # as `table` writes them
     repeated = truth_tables.find_repeated(ids_as_text)
@@ -133,13 +143,14 @@ def match(
         raise EcgpipeError(
             f"truth: several of the run's recordings are called {repeated!r}, with .0 or without; rename one"
         )
+    sources = truth_tables.find_sources(given.column_names, model, source.mapping, where)
+    sources = {name: sources[label] for name, label in alias.items() if label in sources} | sources
+    used = ["record_id", *truth_tables.name_columns(sources, given.column_names), *columns]
+    table = given.select([name for name in dict.fromkeys(used) if name in given.column_names])
     table_ids = table["record_id"].combine_chunks()
     row = pc.index_in(ids_as_text, table_ids, skip_nulls=True)  # (recordings,) of the table, or null
-
-    sources = truth_tables.find_sources(table.column_names, model, source.mapping, where)
-    sources = {name: sources[label] for name, label in alias.items() if label in sources} | sources
     names = tuple(name for name in model if name in sources)
-    true = np.full((len(record_ids), len(names)), np.nan, np.float32)
+    true = np.full((len(record_ids), len(names)), np.nan, np.float32, order="F")
     has_label = np.zeros(len(table), bool)  # (rows,) whether any label is known
     has_row = row.is_valid().to_numpy(zero_copy_only=False)  # (recordings,)
     for number, name in enumerate(names):
@@ -148,14 +159,14 @@ def match(
         true[has_row, number] = values[row.drop_null().to_numpy()]
     with_truth = ~np.isnan(true).all(axis=1)
     if not with_truth.any():
-        raise EcgpipeError(_nothing_in_common(record_ids, table["record_id"], where))
+        raise EcgpipeError(_nothing_in_common(record_ids, table_ids, where))
     is_unpredicted = pc.and_(pa.array(has_label), pc.invert(pc.is_in(table_ids, ids_as_text)))
     return Truth(
         record_ids=record_ids,
         names=names,
         true=true,
         probability=np.empty((len(record_ids), 0)),
-        columns={name: _match_column(name, record_ids, table, own, row, where) for name in columns},
+        columns=_match_columns(columns, record_ids, table, own, row, where, given.column_names),
         counts={
             "predicted": len(record_ids),
             "with_truth": int(with_truth.sum()),
@@ -177,13 +188,25 @@ def select_rows(truth: Truth, rows: np.ndarray) -> Truth:
     Returns:
         The recordings for which it is true; `counts` stays as of all.
     """
+    if rows.all():
+        return truth
     mask = pa.array(rows)
     return truth._replace(
         record_ids=truth.record_ids.filter(mask),
-        true=truth.true[rows],
-        probability=truth.probability[rows],
+        true=take_rows(truth.true, rows),
+        probability=take_rows(truth.probability, rows),
         columns={name: values.filter(mask) for name, values in truth.columns.items()},
     )
+
+
+def take_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Take some rows of (recordings, names), each column in one piece of memory; `values` itself where it is all."""
+    if rows.all():
+        return values
+    taken = np.empty((int(rows.sum()), values.shape[1]), values.dtype, order="F")
+    for column in range(values.shape[1]):
+        taken[:, column] = values[rows, column]
+    return taken
 
 
 def find_value(values: pa.Array, value: str) -> np.ndarray:
@@ -245,7 +268,11 @@ def drop_labels(truth: Truth, names: Collection[str]) -> Truth:
 
 def mask_unpredicted(truth: Truth) -> Truth:
     """Make true labels unknown where the prediction is not finite: one mask for all metrics."""
-    return truth._replace(true=np.where(np.isfinite(truth.probability), truth.true, np.float32(np.nan)))
+    if all(np.isfinite(column).all() for column in truth.probability.T):
+        return truth
+    true = truth.true.copy(order="F")
+    true[~np.isfinite(truth.probability)] = np.nan
+    return truth._replace(true=true)
 
 
 def number_patients(patients: pa.Array) -> np.ndarray:
@@ -275,27 +302,41 @@ def read_column(name: str, record_ids: pa.Array, records: Sequence[Path], table_
     Returns:
         (recordings,) strings, null where unknown; None where there is no such column.
     """
-    own = truth_tables.read_own_columns(records)
-    table = truth_tables.read_table(table_path) if table_path else own
-    if name not in table.column_names and name not in own.column_names:
+    own = OwnColumns(records)
+    given = truth_tables.read_table(table_path) if table_path else own
+    if name not in given.column_names and name not in own.column_names:
         return None
+    table = given.select([used for used in dict.fromkeys(["record_id", name]) if used in given.column_names])
     row = pc.index_in(normalized_text.as_text(record_ids), table["record_id"].combine_chunks(), skip_nulls=True)
-    return _match_column(name, record_ids, table, own, row, "")
+    return _match_columns([name], record_ids, table, own, row, "", given.column_names)[name]
 
 
-def _match_column(
-    name: str, record_ids: pa.Array, table: pa.Table, own: pa.Table, row: pa.Array, where: str
-) -> pa.Array:
-    """A column of the table, of which `row` has the row of each recording, or else of the records."""
-    if name in table.column_names:
-        return normalized_text.as_text(table[name], name).take(row)
-    if name in own.column_names:
-        return normalized_text.as_text(own[name], name).take(pc.index_in(record_ids, own["record_id"].combine_chunks()))
-    names = [*table.column_names[1:], *own.column_names[1:]]
-    raise EcgpipeError(f"{name!r} is no column of {where.rstrip(',')}; {truth_tables.suggest_name(name, names)}")
+def _match_columns(
+    names: Sequence[str],
+    record_ids: pa.Array,
+    table: pa.Table,
+    own: pa.Table | OwnColumns,
+    row: pa.Array,
+    where: str,
+    given: Sequence[str],
+) -> dict[str, pa.Array]:
+    """Columns of the table, of which `row` has the row of each recording and `given` all names, or of the records."""
+    for name in names:
+        if name not in given and name not in own.column_names:
+            there = [*given[1:], *own.column_names[1:]]
+            raise EcgpipeError(
+                f"{name!r} is no column of {where.rstrip(',')}; {truth_tables.suggest_name(name, there)}"
+            )
+    matched = {name: normalized_text.as_text(table[name], name).take(row) for name in names if name in given}
+    elsewhere = [name for name in names if name not in given]
+    if elsewhere:
+        others = own.select(["record_id", *elsewhere])
+        place = pc.index_in(record_ids, others["record_id"].combine_chunks())
+        matched |= {name: normalized_text.as_text(others[name], name).take(place) for name in elsewhere}
+    return {name: matched[name] for name in names}
 
 
-def _nothing_in_common(record_ids: pa.Array, table_ids: pa.ChunkedArray, where: str) -> str:
+def _nothing_in_common(record_ids: pa.Array, table_ids: pa.Array, where: str) -> str:
     ours = ", ".join(map(repr, record_ids[:NAMED].to_pylist()))
     theirs = ", ".join(map(repr, table_ids[:NAMED].to_pylist()))
     return (

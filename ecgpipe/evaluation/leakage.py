@@ -394,6 +394,9 @@ def _hash_values(kind: str, values: pa.Array | None) -> np.ndarray:
 
     A value is recognised by its hash, and cannot be read from it; who guesses an id can see that the guess is right.
     """
-    texts = [] if values is None else normalized_text.as_ids(values).drop_null().to_pylist()
-    content = b"".join(hashlib.sha256(f"{kind} {text}".encode()).digest()[:8] for text in texts)
-    return np.frombuffer(content, ">u8").astype(np.uint64)
+    ids = pa.array([], pa.string()) if values is None else normalized_text.as_ids(values).drop_null()
+    content = bytearray()
+    for start in range(0, len(ids), parquet.BATCH_ROWS):
+        for text in ids[start : start + parquet.BATCH_ROWS].to_pylist():
+            content += hashlib.sha256(f"{kind} {text}".encode()).digest()[:8]
+    return np.frombuffer(bytes(content), ">u8").astype(np.uint64)

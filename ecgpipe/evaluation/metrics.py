@@ -21,9 +21,13 @@ EDGES = np.linspace(0, 1, BINS + 1)
 
 LEVEL = 0.95
 
-# Resamples at a time, and strata: their intermediate results fit in a core's cache.
+# Resamples at a time, and strata: their intermediate results fit in a core's cache. A thread holds the weights of so
+# many resamples for all recordings.
 BLOCK = 16
 PIECE = 4096
+
+# Up to so many pairs what is summed is kept from one block of resamples to the next: 26 bytes each.
+MOST_KEPT = 2_000_000
 
 THREADS = 2
 
@@ -48,15 +52,19 @@ class Measure(NamedTuple):
 # (strata, recordings): how many pairs of a recording are in a stratum, and how many of them are positive.
 _Strata = list[tuple[csr_matrix, csr_matrix]]
 
+# Rows of what is summed of a label with weights, (BINS + 3, recordings): score minus truth in each bin of the score,
+# its square, whether the score is at the threshold or above, and whether it is so and positive.
+SQUARED, CALLED, HIT = BINS, BINS + 1, BINS + 2
+
 
 class _Prepared(NamedTuple):
-    """What is the same in all resamples. Each is multiplied with weights (recordings, resamples)."""
+    """What is the same in all resamples. The ranks take 4 bytes a pair, and the pairs themselves what they were."""
 
+    true: np.ndarray  # (recordings, labels)
+    score: np.ndarray  # (recordings, labels)
+    thresholds: np.ndarray  # (labels,)
     ranked: list[_Strata]  # one for each label, and then one for all pairs, if they are pooled
-    called: csr_matrix  # (labels, recordings) the score is at the threshold or above, and the true label is known
-    hit: csr_matrix  # (labels, recordings) of those the positive ones
-    excess: csr_matrix  # (labels * BINS, recordings) score minus truth, in the score's bin
-    squared: csr_matrix  # (labels, recordings) the square of it
+    sums: list[csr_matrix]  # one for each label; none where there are so many pairs that they are made when needed
 
 
 def measure(
@@ -141,11 +149,15 @@ def draw_columns(
 def _draw(drawn: np.ndarray, groups: np.ndarray, seed: int, compute: Callable[[np.ndarray], np.ndarray]) -> None:
     """Fill (..., resamples) with what `compute` gives for the weights (recordings, BLOCK or less) of the resamples."""
     resamples = drawn.shape[-1]
-    units = np.unique(groups, return_inverse=True)[1]
+    names, units = np.unique(groups, return_inverse=True)
+    patients = len(names)
     streams = np.random.SeedSequence(seed).spawn(resamples)
 
     def fill(first: int) -> None:
-        weights = np.stack([_weights(units, stream) for stream in streams[first : first + BLOCK]], axis=1)
+        block = streams[first : first + BLOCK]
+        weights = np.empty((len(units), len(block)))
+        for column, stream in enumerate(block):
+            weights[:, column] = _count_draws(stream, patients)[units]
         drawn[..., first : first + BLOCK] = compute(weights)
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -219,59 +231,95 @@ def bins(score: np.ndarray) -> np.ndarray:
 
 
 def _prepare(true: np.ndarray, score: np.ndarray, thresholds: np.ndarray, is_pooled: bool = True) -> _Prepared:
-    is_known = ~np.isnan(true) & ~np.isnan(score)  # (recordings, labels)
-    positive = is_known & (true == 1)
-    called = is_known & (score >= thresholds)
-    recordings, labels = true.shape
-    pairs = is_known, positive, score
-    ranked = [_rank(*(values[:, [label]] for values in pairs)) for label in range(labels)]
-    row, column = np.nonzero(is_known)
-    excess = score[is_known] - positive[is_known]  # (pairs,)
-    return _Prepared(
-        ranked=[*ranked, _rank(*pairs)] if is_pooled else ranked,
-        called=csr_matrix(called.T, dtype=np.float64),
-        hit=csr_matrix((called & positive).T, dtype=np.float64),
-        excess=csr_matrix((excess, (column * BINS + bins(score[is_known]), row)), (labels * BINS, recordings)),
-        squared=csr_matrix((excess**2, (column, row)), (labels, recordings)),
-    )
+    labels = range(true.shape[1])
+    # Weights of whole numbers are summed exactly, so that the order of the pairs in a stratum does not matter.
+    ranked = [_rank([true[:, label]], [score[:, label]]) for label in labels]
+    if is_pooled:
+        ranked.append(_rank([true[:, label] for label in labels], [score[:, label] for label in labels]))
+    prepared = _Prepared(true, score, thresholds, ranked, [])
+    kept = [_list_sums(prepared, label) for label in labels] if true.size <= MOST_KEPT else []
+    return prepared._replace(sums=kept)
 
 
-def _rank(is_known: np.ndarray, positive: np.ndarray, score: np.ndarray) -> _Strata:
-    """Cut the pairs, (recordings, labels) each, into strata."""
-    row, _ = np.nonzero(is_known)
-    scores, truths = score[is_known], positive[is_known]  # (pairs,)
-    if not len(row):
-        return []
-    order = np.argsort(-scores, kind="stable")
-    row, scores, truths = row[order].astype(np.int32), scores[order], truths[order]
-    first = np.flatnonzero(np.diff(scores, prepend=np.inf))  # (scores,) where a lower one begins
-    mixed = np.add.reduceat(truths, first, dtype=np.int64) > 0  # (scores,) has a positive pair
-    begins = mixed | np.append(True, mixed[:-1])
-    ends = np.append(first[begins], len(row))  # (strata + 1,) where each begins, and the last one's end
-    before = np.append(0, np.cumsum(truths))[ends]  # (strata + 1,) positive pairs
-    strata = len(ends) - 1
-    pieces = [slice(start, min(start + PIECE, strata)) for start in range(0, strata, PIECE)]
+def _rank(true: Sequence[np.ndarray], score: Sequence[np.ndarray]) -> _Strata:
+    """Cut the pairs into strata.
+
+    Args:
+        true: Of each label (recordings,), as for `measure`.
+        score: The same.
+
+    Returns:
+        The strata of all labels together.
+    """
+    positive = [scores[(truths == 1) & ~np.isnan(scores)] for truths, scores in zip(true, score, strict=True)]
+    borders = np.unique(np.concatenate(positive)) if positive else np.empty(0)  # (borders,) rising
+    # Stratum 2 k + 1 has the score of the border k from above, 2 k + 2 those below it down to the next.
+    counts = np.zeros((2, 2 * len(borders) + 1), np.int64)  # pairs, and positive ones
+    for truths, scores in zip(true, score, strict=True):
+        _, stratum, is_positive = _place(truths, scores, borders)
+        counts[0] += np.bincount(stratum, minlength=counts.shape[1])
+        counts[1] += np.bincount(stratum[is_positive], minlength=counts.shape[1])
+    rows = [np.empty(total, np.int32) for total in counts.sum(axis=1)]  # the recordings, stratum by stratum
+    free = np.cumsum(counts, axis=1) - counts  # (2, strata) where the next of each stratum goes
+    for truths, scores in zip(true, score, strict=True):
+        row, stratum, is_positive = _place(truths, scores, borders)
+        for which, (of_row, of_stratum) in enumerate([(row, stratum), (row[is_positive], stratum[is_positive])]):
+            some = np.bincount(of_stratum, minlength=counts.shape[1])
+            begins = np.cumsum(some) - some
+            rows[which][(free[which] - begins)[of_stratum] + np.arange(len(of_row))] = of_row
+            free[which] += some
+    counts = counts[:, counts[0] > 0]
+    ends = np.concatenate([np.zeros((2, 1), np.int64), np.cumsum(counts, axis=1)], axis=1)  # (2, strata + 1)
+    pieces = [slice(start, start + PIECE + 1) for start in range(0, counts.shape[1], PIECE)]
+    longest = max((int(ends[0, piece][-1] - ends[0, piece][0]) for piece in pieces), default=0)
+    ones = np.ones(longest)
+    sizes = len(true[0]) if true else 0
     return [
-        (
-            _counts(row, ends[piece.start : piece.stop + 1], len(is_known)),
-            _counts(row[truths], before[piece.start : piece.stop + 1], len(is_known)),
-        )
+        (_counts(rows[0], ends[0, piece], sizes, ones), _counts(rows[1], ends[1, piece], sizes, ones))
         for piece in pieces
     ]
 
 
-def _counts(row: np.ndarray, ends: np.ndarray, recordings: int) -> csr_matrix:
+def _place(true: np.ndarray, score: np.ndarray, borders: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sort a label's known pairs by falling score: the recording, the stratum and whether it is positive, of each."""
+    row = np.flatnonzero(~(np.isnan(true) | np.isnan(score))).astype(np.int32)
+    row = row[np.argsort(-score[row], kind="stable")]
+    scores = score[row]
+    above = len(borders) - np.searchsorted(borders, scores, side="right")  # borders above each score
+    is_border = np.zeros(len(row), bool)
+    if len(borders):
+        is_border = borders[np.minimum(len(borders) - 1 - above, len(borders) - 1)] == scores
+    return row, 2 * above + is_border, true[row] == 1
+
+
+def _counts(row: np.ndarray, ends: np.ndarray, recordings: int, ones: np.ndarray) -> csr_matrix:
     """(strata, recordings) of pairs that follow one another, `ends` (strata + 1,) between them."""
     columns = row[ends[0] : ends[-1]]
-    return csr_matrix((np.ones(len(columns)), columns, ends - ends[0]), (len(ends) - 1, recordings))
+    matrix = csr_matrix((ones[: len(columns)], columns, ends - ends[0]), (len(ends) - 1, recordings))
+    matrix.data = ones[: len(columns)]  # one array for all pieces, of which csr_matrix made a copy
+    return matrix
 
 
-def _weights(units: np.ndarray, stream: np.random.SeedSequence) -> np.ndarray:
-    """(recordings,) how many times the unit of each is drawn, with replacement, in one resample."""
-    count = int(units.max()) + 1
-    drawn = np.random.default_rng(stream).integers(0, count, count)
-    times: np.ndarray = np.bincount(drawn, minlength=count)[units].astype(np.float64)
-    return times
+def _list_sums(prepared: _Prepared, label: int) -> csr_matrix:
+    """List what is summed of a label, in each row by recording."""
+    true, score = prepared.true[:, label], prepared.score[:, label]
+    row = np.flatnonzero(~(np.isnan(true) | np.isnan(score))).astype(np.int32)
+    score = score[row]
+    positive = true[row] == 1
+    excess = score - positive
+    place = bins(score).astype(np.uint8)
+    order = np.argsort(place, kind="stable")
+    called = score >= prepared.thresholds[label]
+    columns = [row[order], row, row[called], row[called & positive]]
+    lengths = [*np.bincount(place, minlength=BINS), *map(len, columns[1:])]
+    values = [excess[order], excess**2, np.ones(len(columns[2]) + len(columns[3]))]
+    parts = np.concatenate(values), np.concatenate(columns), np.append(0, np.cumsum(lengths))
+    return csr_matrix(parts, (BINS + 3, len(true)))
+
+
+def _count_draws(stream: np.random.SeedSequence, patients: int) -> np.ndarray:
+    """(patients,) how many times each is drawn, with replacement, in one resample."""
+    return np.bincount(np.random.default_rng(stream).integers(0, patients, patients), minlength=patients)
 
 
 def _values(prepared: _Prepared, weights: np.ndarray) -> np.ndarray:
@@ -284,14 +332,14 @@ def _values(prepared: _Prepared, weights: np.ndarray) -> np.ndarray:
     Returns:
         (labels + 1, METRICS, resamples), the last row all pairs pooled, if they are; NaN where a metric is not defined.
     """
-    rows = len(prepared.ranked)
+    labels, rows = prepared.true.shape[1], len(prepared.ranked)
     areas = [_areas(ranked, weights) for ranked in prepared.ranked]
     auroc, auprc, positive, negative = np.stack(areas, axis=1)  # (labels + 1, resamples) each
-    called = _pooled(prepared.called @ weights)[:rows]
-    hit = _pooled(prepared.hit @ weights)[:rows]
-    squared = _pooled(prepared.squared @ weights)[:rows]
-    excess = (prepared.excess @ weights).reshape(-1, BINS, weights.shape[1])  # (labels, BINS, resamples)
-    off = np.abs(np.concatenate([excess, excess.sum(axis=0, keepdims=True)])[:rows]).sum(axis=1)  # (rows, resamples)
+    sums = np.empty((labels, BINS + 3, weights.shape[1]))
+    for label in range(labels):
+        sums[label] = (prepared.sums[label] if prepared.sums else _list_sums(prepared, label)) @ weights
+    squared, called, hit = (_pooled(sums[:, which])[:rows] for which in (SQUARED, CALLED, HIT))
+    off = np.abs(_pooled(sums[:, :BINS])[:rows]).sum(axis=1)
     total = positive + negative
     with np.errstate(invalid="ignore", divide="ignore"):
         by_metric = {
@@ -341,7 +389,8 @@ def _counted(each: np.ndarray) -> np.ndarray:
 
 
 def _pooled(sums: np.ndarray) -> np.ndarray:
-    """(labels, resamples) to (labels + 1, resamples): with the sum of all."""
+    """(labels, ..., resamples) to (labels + 1, ..., resamples): with the sum of all."""
+    sums = np.ascontiguousarray(sums)
     return np.concatenate([sums, sums.sum(axis=0, keepdims=True)])
 
 

@@ -80,18 +80,26 @@ def choose_source(table: Path | None, pairs: Sequence[str], evaluation: Evaluati
     return Source(Path(evaluation.truth) if evaluation.truth else None, dict(evaluation.mapping))
 
 
-def read_own_columns(records: Sequence[Path]) -> pa.Table:
-    """Read `record_id` and the columns of the inputs' tables, as the records carry them.
+class OwnColumns:
+    """`record_id` and the columns of the inputs' tables, as the records carry them: read when they are selected."""
 
-    Args:
-        records: All `records/shard-*.parquet`, in order.
-    """
-    pieces = []
-    for path in records:
-        names = pq.read_schema(path).names
-        own = ["record_id", *(name for name in names if name not in schemas.RECORDS.names)]
-        pieces.append(pq.read_table(path, columns=own).replace_schema_metadata(None))
-    return pa.concat_tables(pieces, promote_options="permissive").combine_chunks()
+    def __init__(self, records: Sequence[Path]) -> None:
+        """Read the names.
+
+        Args:
+            records: All `records/shard-*.parquet`, in order.
+        """
+        self._names = {path: pq.read_schema(path).names for path in records}
+        found = dict.fromkeys(name for names in self._names.values() for name in names)
+        self.column_names = ["record_id", *(name for name in found if name not in schemas.RECORDS.names)]
+
+    def select(self, names: Sequence[str]) -> pa.Table:
+        """Read some of the columns, in one pass over the files; null where a file has not got one."""
+        pieces = [
+            pq.read_table(path, columns=[name for name in names if name in there]).replace_schema_metadata(None)
+            for path, there in self._names.items()
+        ]
+        return pa.concat_tables(pieces, promote_options="permissive").select(names)
 
 
 def read_table(path: Path) -> pa.Table:
@@ -171,6 +179,12 @@ def find_sources(
             "degree atrioventricular block'. Columns: " + (", ".join(columns[1:]) or "none")
         )
     return sources
+
+
+def name_columns(sources: Mapping[str, Sequence[str]], columns: Sequence[str]) -> list[str]:
+    """Name the columns that some sources, as of `find_sources`, are in; `columns` are those of the table."""
+    split = (_split_code(source, columns) for of_label in sources.values() for source in of_label)
+    return list(dict.fromkeys(column for column, _ in filter(None, split)))
 
 
 def read_values(table: pa.Table, sources: Sequence[str], where: str) -> np.ndarray:

@@ -229,6 +229,15 @@ def name_demo_model(figure: Figure) -> None:
     figure.text(0.5, 0.004, DEMO_MODEL, color=INK, fontsize=7, ha="center", va="bottom")
 
 
+def lay_out(figure: Figure) -> None:
+    """Lay out a figure once for all formats: otherwise each lays it out anew, and draws it once more to do so."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        figure.set_dpi(DPI)
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
 def save(figure: Figure, path: Path, description: str | None = None) -> None:
     """Write a figure in the format of its ending, with a description in its metadata; the same gives the same bytes."""
     suffix = path.suffix[1:]

@@ -76,9 +76,21 @@ def write_figures(files: ResultFiles, figures_settings: settings.Figures, folder
                 ecg_paper.warn_of_random_weights(figure)
             if results.info.checkpoint.demo_model and name != "account":
                 ecg_paper.name_demo_model(figure)
-            for suffix in FORMATS:
-                ecg_paper.save(figure, folder / f"{name}.{suffix}", made_by)
+            save_in_all_formats(figure, folder / name, made_by)
     logger.info("%d figures in %s", len(figures), folder)
+
+
+def save_in_all_formats(figure: Figure, path: Path, description: str | None = None) -> None:
+    """Write a figure in each of FORMATS, laid out once.
+
+    Args:
+        figure: The figure.
+        path: Without an ending.
+        description: For its metadata.
+    """
+    ecg_paper.lay_out(figure)
+    for suffix in FORMATS:
+        ecg_paper.save(figure, path.with_name(f"{path.name}.{suffix}"), description)
 
 
 def select_labels(summaries: Sequence[Summary]) -> tuple[Sequence[Summary], str]:

@@ -140,8 +140,10 @@ def _read_rows(records: Sequence[Path], wanted: pa.Array, paths: bool) -> tuple[
     tables: list[pa.Table] = []
     names: list[str] = []
     unused = done = 0
+    in_page = {"record_id", *ACCOUNT, *QUALITY, *schemas.DEVICE}
     for path in records:
-        table = pq.read_table(path)
+        there = pq.read_schema(path).names
+        table = pq.read_table(path, columns=[n for n in there if n in in_page or n not in schemas.RECORDS.names])
         not_used = pc.not_equal(table["status"], "ok").to_numpy()
         counted = unused + np.cumsum(not_used)
         keep = pc.is_in(table["record_id"], wanted).to_numpy() | (not_used & (counted <= MOST_UNUSED))

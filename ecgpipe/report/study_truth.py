@@ -85,7 +85,7 @@ def read_truth(
     Raises:
         EcgpipeError: As of `ground_truth.match`.
     """
-    own = truth_tables.read_own_columns(runs[0].records)
+    own = truth_tables.OwnColumns(runs[0].records)
     table = source.table if source else None
     mapping = {column: labels.find_statement(label) for column, label in (source.mapping if source else {}).items()}
     names = list(dict.fromkeys([*labels.shared, *labels.statements, *mapping.values()]))

@@ -1,7 +1,8 @@
 """Neighbours by embedding: those of a search through all pairs, wherever files and batches are cut."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -331,3 +332,33 @@ def test_an_approximate_search_states_how_much_of_the_exact_one_it_finds(
     monkeypatch.setattr(neighbor_search, "LOW_RECALL", 1.1)
     assert main([*both, "--method", "approximate", "--output", str(output)]) == 0
     assert "of the nearest are missing; --method exact finds all" in capsys.readouterr().err
+
+
+def test_the_embeddings_are_read_once_but_for_the_row_groups_of_the_chosen_recordings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(8)
+    numbers = np.repeat(np.arange(150), 1 + np.arange(150) % 3)  # of 300 segments
+    vectors = random.standard_normal((len(numbers), 6)).astype(np.float32)
+    schema = schemas.embeddings_schema(6)
+    with parquet.parquet_writer(tmp_path / "part-00000.parquet", schema) as writer:
+        for start in range(0, len(numbers), 10):
+            rows = slice(start, start + 10)
+            segment = [int(i - np.searchsorted(numbers, numbers[i])) for i in range(len(numbers))[rows]]
+            flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors[rows].ravel()), 6)
+            columns = [pa.array([f"r{n}" for n in numbers[rows]]), pa.array(segment, pa.int32()), flat]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    read, iter_batches = [], pq.ParquetFile.iter_batches
+
+    def count(file: pq.ParquetFile, *args: Any, **given: Any) -> Iterator[pa.RecordBatch]:  # noqa: ANN401
+        for batch in iter_batches(file, *args, **given):
+            read.extend([len(batch)] if "embedding" in batch.schema.names else [])
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", count)
+    chosen = ["r149", "r3", "r4"]  # r4 has segments in two row groups
+    found = neighbor_search.find_nearest([tmp_path / "part-00000.parquet"], chosen, 5)
+    assert sum(read) <= len(numbers) + 4 * 10
+    means = np.stack([vectors[numbers == n].mean(axis=0, dtype=np.float64) for n in range(150)])
+    similarity = 1 - NearestNeighbors(metric="cosine").fit(means).kneighbors(means[[149, 3, 4]], 6)[0][:, 1:]
+    np.testing.assert_allclose([[near.similarity for near in of_one] for of_one in found], similarity, atol=1e-9)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ecgpipe.core import parquet, schemas
@@ -140,3 +141,27 @@ def test_labels_that_the_model_does_not_know(run: tuple[list[Path], list[Path]])
     )
     assert found.names == ("SR", "my AF")
     assert values(found, "my AF") == {"b": 1, "a": 0}
+
+
+def test_of_the_records_only_the_columns_of_labels_and_those_asked_for_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = [
+        {"record_id": ["a", "b"], "status": ["ok"] * 2, "AF": [1, 0], "patient": ["p", "q"], "notes": ["x", "y"]},
+        {"record_id": ["c"], "status": ["ok"], "AF": [1]},  # of an input without the other columns
+    ]
+    for number, columns in enumerate(shards):
+        parquet.write(tmp_path / f"shard-{number:05d}.parquet", pa.table(columns))
+    read: list[str] = []
+    read_table = pq.read_table
+
+    def note(path: Path, columns: list[str]) -> pa.Table:
+        read.extend(columns)
+        return read_table(path, columns=columns)
+
+    monkeypatch.setattr(pq, "read_table", note)
+    paths = sorted(tmp_path.iterdir())
+    truth = ground_truth.read_truth_of(pa.array(["c", "a"]), ["AF"], paths, Source(None, {}), ["patient"])
+    assert set(read) == {"record_id", "AF", "patient"}
+    assert truth.true.tolist() == [[1], [1]]
+    assert truth.columns["patient"].to_pylist() == [None, "p"]

@@ -1,5 +1,7 @@
 """Metrics are scikit-learn's, on any weights; intervals hold what they promise, by patient."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -244,3 +246,26 @@ def test_intervals_cover_the_true_auroc_at_about_their_level() -> None:
 def test_where_patients_have_many_recordings_only_patients_as_the_unit_cover_it() -> None:
     assert 0.9 <= covered(8, by_patient=True) <= 0.99
     assert covered(8, by_patient=False) < 0.7
+
+
+def test_what_is_summed_is_the_same_whether_it_is_kept_or_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    true, score, thresholds = drawn(11)
+    kept = metrics.measure(true, score, thresholds, resamples=20)
+    monkeypatch.setattr(metrics, "MOST_KEPT", 0)
+    assert metrics.measure(true, score, thresholds, resamples=20) == kept
+
+
+def test_a_pair_more_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Besides its score and truth: its rank, and what is in work of one label."""
+    monkeypatch.setattr(metrics, "MOST_KEPT", 0, raising=False)
+    labels, sizes = 16, (5_000, 15_000)
+    peaks = []
+    for recordings in sizes:
+        random = np.random.default_rng(3)
+        true = np.asfortranarray(random.random((recordings, labels)) < 0.15, np.float32)
+        score = np.asfortranarray(expit(2 * true - 2 + random.normal(size=true.shape)))
+        tracemalloc.start()
+        metrics.measure(true, score, np.full(labels, 0.5), random.integers(0, recordings // 3, recordings), 16)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) / labels < 60  # bytes; 105 with all matrices kept

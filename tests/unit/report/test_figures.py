@@ -13,6 +13,7 @@ import pytest
 import small_run
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from small_run import LABELS
 
@@ -141,6 +142,25 @@ def test_shares_of_what_occurs_together_are_of_the_rows_positives(summaries: lis
     shares = np.asarray(axes.images[0].get_array())
     np.testing.assert_allclose(shares.astype(float), [[100.0, 100 / 3], [100.0, 100.0]])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["B", "A"]
+
+
+def test_a_figure_is_laid_out_once_for_both_formats_as_it_would_be_for_the_png(
+    summaries: list[Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mpl.rc_context(ecg_paper.STYLE):
+        ecg_paper.save(figures.draw_together(summaries), tmp_path / "alone.png")
+        laid_out: list[Figure] = []
+        execute = ConstrainedLayoutEngine.execute
+
+        def note(engine: ConstrainedLayoutEngine, figure: Figure) -> object:
+            laid_out.append(figure)
+            return execute(engine, figure)
+
+        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", note)
+        figures.save_in_all_formats(figures.draw_together(summaries), tmp_path / "both")
+    assert len(laid_out) == 1
+    assert (tmp_path / "both.png").read_bytes() == (tmp_path / "alone.png").read_bytes()
+    assert (tmp_path / "both.svg").is_file()
 
 
 # A recording on paper
