@@ -1,7 +1,9 @@
 """The sizes of shards and parts that the settings leave open."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -102,7 +104,12 @@ def test_recordings_are_really_read_and_those_that_cannot_be_do_not_count(
 ) -> None:
     found: list[list[float]] = []
     real = shard_sizes._time
-    monkeypatch.setattr(shard_sizes, "_time", lambda rows: found.append(real(rows)) or found[-1])
+
+    def time(rows: Sequence[dict[str, Any]]) -> list[float]:
+        found.append(real(rows))
+        return found[-1]
+
+    monkeypatch.setattr(shard_sizes, "_time", time)
     assert cut(tmp_path, recordings, "null") >= 1000
     assert len(found[0]) == 5
     assert all(0 < seconds < 60 for seconds in found[0])
@@ -110,7 +117,12 @@ def test_recordings_are_really_read_and_those_that_cannot_be_do_not_count(
 
 def test_a_sample_of_many_recordings_is_spread_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
     sampled: list[str] = []
-    monkeypatch.setattr(shard_sizes, "_time", lambda rows: sampled.extend(row["record_id"] for row in rows) or [])
+
+    def time(rows: Sequence[dict[str, Any]]) -> list[float]:
+        sampled.extend(row["record_id"] for row in rows)
+        return []
+
+    monkeypatch.setattr(shard_sizes, "_time", time)
     columns = {name: pa.nulls(1001, schemas.MANIFEST.field(name).type) for name in schemas.MANIFEST.names}
     columns["record_id"] = pa.array(map(str, range(1001)))
     shard_sizes.measure(pa.table(columns, schema=schemas.MANIFEST))

@@ -313,10 +313,11 @@ def test_the_slurm_plugin_sees_a_job_that_sacct_calls_cancelled_by_somebody() ->
     see_cancelled_jobs()
     see_cancelled_jobs()
 
-    def asked(command: str) -> object:
+    def asked(command: str) -> tuple[Any, Any]:
         # In a thread of its own: where browser tests ran before, this thread has Playwright's event loop.
         with ThreadPoolExecutor(1) as thread:
-            return thread.submit(asyncio.run, plugin.query_job_status(command, logging.getLogger())).result()
+            states, seconds = thread.submit(asyncio.run, plugin.query_job_status(command, logging.getLogger())).result()
+        return states, seconds
 
     states, _ = asked("printf '1|CANCELLED by 1000\\n2|COMPLETED\\n3|RUNNING\\n'")
     assert states == {"1": "CANCELLED", "2": "COMPLETED", "3": "RUNNING"}
