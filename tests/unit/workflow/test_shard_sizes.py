@@ -63,8 +63,11 @@ def recordings(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
     for i in range(6):
         write_wfdb(folder / f"r{i}", random.standard_normal((12, 2500)), 500)
-    (folder / "r5.dat").unlink()
-    return folder
+    np.save(folder / "bare.npy", np.zeros((12, 2500), np.float32))  # without a sampling rate; reading it takes time too
+    table = folder.parent / "table.csv"
+    paths = [*(f"in/r{i}.hea" for i in range(6)), "in/bare.npy", "in/not_there.hea"]
+    table.write_text("\n".join(["path", *paths, ""]))
+    return table
 
 
 def cut(tmp_path: Path, recordings: Path, size: str) -> int:
@@ -99,7 +102,7 @@ def test_a_shard_is_to_take_five_minutes_within_limits(
     assert shard_sizes.measure(schemas.MANIFEST.empty_table()) == size
 
 
-def test_recordings_are_really_read_and_those_that_cannot_be_do_not_count(
+def test_recordings_are_really_read_and_those_without_a_file_do_not_count(
     recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[list[float]] = []
@@ -111,7 +114,7 @@ def test_recordings_are_really_read_and_those_that_cannot_be_do_not_count(
 
     monkeypatch.setattr(shard_sizes, "_time", time)
     assert cut(tmp_path, recordings, "null") >= 1000
-    assert len(found[0]) == 5
+    assert len(found[0]) == 7
     assert all(0 < seconds < 60 for seconds in found[0])
 
 
