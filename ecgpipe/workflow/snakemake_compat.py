@@ -10,6 +10,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,6 +66,36 @@ def see_cancelled_jobs() -> None:
     plugin.query_job_status = ask
 
 
+def look_again_once() -> None:
+    """Have Snakemake's scheduler wait for one look at the ready jobs at a time, instead of one for each job so far.
+
+    While jobs are ready it looks again after each timespan of `--max-jobs-per-timespan`, a second by default, and each
+    look asks for the next one. So does each job that ends: after a thousand jobs it looks a thousand times a second,
+    and each time at all files of all ready jobs. (snakemake/snakemake#3744)
+    """
+    try:
+        from snakemake.scheduling.job_scheduler import JobScheduler
+    except ImportError:  # a Snakemake in which it lies elsewhere goes on as it does
+        return
+
+    def look_again(scheduler: Any, delay: float) -> None:  # noqa: ANN401, Snakemake declares no type for it
+        if getattr(scheduler, _AWAITED, False):
+            return
+        setattr(scheduler, _AWAITED, True)
+        timer = threading.Timer(delay, look, (scheduler,))
+        timer.daemon = True  # the run does not wait for it at its end
+        timer.start()
+
+    def look(scheduler: Any) -> None:  # noqa: ANN401
+        setattr(scheduler, _AWAITED, False)  # before the look, which may ask for the next one
+        scheduler._open_jobs.release()
+
+    JobScheduler._schedule_reevalutation = look_again  # the name is Snakemake's
+
+
+# The attribute of a scheduler that says whether it will look again by itself.
+_AWAITED = "ecgpipe_looks_again"
+
 # The attribute of what ecgpipe itself says as a log record of Snakemake; its value is what the run's output needs.
 FACTS = "ecgpipe"
 
@@ -92,6 +123,7 @@ class Engine:
         if self.is_main_process:
             end_plainly()
             see_cancelled_jobs()
+            look_again_once()
 
     def folder(self) -> Path:
         """The folder of the Snakefile that is being parsed, also where another workflow uses that as a module.

@@ -6,14 +6,16 @@ import logging
 import shlex
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import forked_python
 import pytest
+from snakemake.scheduling.job_scheduler import JobScheduler
 
-from ecgpipe.workflow.snakemake_compat import see_cancelled_jobs, shell_prefix
+from ecgpipe.workflow.snakemake_compat import look_again_once, see_cancelled_jobs, shell_prefix
 
 ROOT = Path(__file__).parents[3]
 
@@ -306,6 +308,36 @@ rule {name}:
     assert dict(lines) == {"all": "cpu", "one": "gpu", "two": "cpu"}
     (tmp_path / "none").mkdir()
     assert {partition for _, partition in said(tmp_path / "none", text + rules, "all", "one", "--dry-run")} == {None}
+
+
+def test_the_scheduler_waits_for_one_look_at_the_ready_jobs_at_a_time() -> None:
+    """Snakemake's own has a timer more with each job that ends, and ever less time for anything else."""
+    look_again_once()
+    look_again_once()
+    scheduler: Any = object.__new__(JobScheduler)
+    scheduler._open_jobs = threading.Semaphore(0)
+    for _ in range(3):  # a look is followed by the next one
+        for _ in range(100):
+            scheduler._schedule_reevalutation(0.05)
+        assert scheduler._open_jobs.acquire(timeout=60)
+        assert not scheduler._open_jobs.acquire(timeout=0.3)
+
+
+def test_a_run_whose_jobs_are_limited_by_time_comes_to_its_end(tmp_path: Path) -> None:
+    rule = """
+rule all:
+    input:
+        say("begun") or [f"{i}.txt" for i in range(6)]
+
+rule one:
+    output:
+        "{i}.txt"
+    shell:
+        "touch {output}"
+"""
+    status, output = snakemake(tmp_path, HEAD + rule, "--max-jobs-per-timespan", "2/1s")
+    assert status == 0, output
+    assert len(list(tmp_path.glob("*.txt"))) == 6
 
 
 def test_the_slurm_plugin_sees_a_job_that_sacct_calls_cancelled_by_somebody() -> None:
