@@ -807,6 +807,7 @@ def test_shards_are_cut_in_order(shard_size: int, sizes: list[int], tmp_path: Pa
     assert content == {
         "n_recordings": 7,
         "n_shards": len(sizes),
+        "shard_size": shard_size,
         "files": {"recording": 7, "part": 0, "ignored": 1},
         "ignored": {"empty file": 1},
         "layouts": [],
