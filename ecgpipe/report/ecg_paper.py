@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ecgpipe.core.atomic import whole
 from ecgpipe.models.description import DEMO_MODEL
@@ -225,7 +226,11 @@ def warn_of_random_weights(figure: Figure) -> None:
 
 
 def name_demo_model(figure: Figure) -> None:
-    """Write below a figure that its model is the demo's."""
+    """Write below a figure that its model is the demo's; where the figure has a layout, it leaves room for the line."""
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        room = 0.15 / figure.get_figheight()  # inches: of the line and what is below it
+        engine.set(rect=(0, room, 1, 1 - room))
     figure.text(0.5, 0.004, DEMO_MODEL, color=INK, fontsize=7, ha="center", va="bottom")
 
 

@@ -19,6 +19,7 @@ from small_run import LABELS
 
 from ecgpipe.core import parquet, schemas
 from ecgpipe.core.run import RunInfo
+from ecgpipe.models.description import DEMO_MODEL
 from ecgpipe.readers import LEADS
 from ecgpipe.report import ecg_paper, figures
 from ecgpipe.report.label_statistics import Summary, summarise
@@ -232,3 +233,13 @@ def test_a_short_recording_makes_a_narrow_paper_and_a_long_one_goes_on() -> None
     assert ecg_paper.draw(view(seconds=4), "x").get_size_inches()[0] * 25.4 == pytest.approx(12 + 100 + 3)
     later = ecg_paper.lay_out_strips("standard", 24.0, 20.0)
     assert (later[0].start_s, later[3].end_s, later[-1].end_s) == (20, 24, 24)
+
+
+def test_the_line_that_names_the_demos_model_covers_no_other() -> None:
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel("probability")
+    ecg_paper.name_demo_model(figure)
+    ecg_paper.lay_out(figure)
+    line = next(text for text in figure.texts if text.get_text() == DEMO_MODEL)
+    assert axes.xaxis.label.get_window_extent().y0 > line.get_window_extent().y1
