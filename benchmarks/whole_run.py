@@ -142,7 +142,7 @@ def run(folder: Path, options: list[str]) -> dict[str, Any]:
     outdir = folder / "out"
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--workflow-profile", str(ROOT / "profiles" / "default"), *options]
-    before = psutil.Process().children(), os.times()
+    before = os.times()
     began = time.monotonic()
     with (folder / "said.txt").open("ab") as said:
         process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=said)
@@ -157,7 +157,7 @@ def run(folder: Path, options: list[str]) -> dict[str, Any]:
     after = os.times()
     return {
         "seconds": seconds,
-        "cpu_s": after.children_user + after.children_system - before[1].children_user - before[1].children_system,
+        "cpu_s": after.children_user + after.children_system - before.children_user - before.children_system,
         "snakemake_cpu_s": watch.cpu_s,
         "snakemake_peak_mb": watch.peak_mb,
         "machine_peak_mb": watch.most_memory_mb,
@@ -209,20 +209,11 @@ def open_report(path: Path) -> dict[str, float] | None:
     """Seconds until a report's text is there, and until all of it is; None without Chromium."""
     if shutil.which("chromium") is None:
         return None
-    from playwright.sync_api import sync_playwright
+    from benchmarks import report
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
-        began = time.perf_counter()
-        page.goto(path.as_uri(), wait_until="commit")
-        page.wait_for_selector("html[data-ready]", state="attached", timeout=300_000)
-        whole = time.perf_counter() - began
-        paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-        browser.close()
-    return {"text_s": paint / 1000, "whole_s": whole}
+    with report.chromium() as browser:
+        text, _, whole = report.time_opening(browser, path)
+    return {"text_s": text, "whole_s": whole}
 
 
 def main() -> None:
