@@ -23,9 +23,6 @@ from benchmarks import gpu_page
 
 RESULTS = Path(__file__).parent / "results"
 
-# Files there that are of other shapes: what `make gpu` measured, and the models' speed in docs/models.md.
-APART = ("gpu-", "model-speed", "model-drift")
-
 # Of Okabe and Ito, told apart by colour-blind eyes and on paper by the markers besides.
 COLOURS = {"float32": "#0072B2", "bfloat16": "#D55E00", "float16": "#009E73"}
 MARKERS = ("o", "s", "^", "D", "v")
@@ -35,12 +32,18 @@ LOGARITHMIC = 20  # rates that differ by more
 Series = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
+def read_runs(paths: Sequence[Path]) -> list[Any]:
+    """What `benchmarks.run` wrote among the files; the other benchmarks' figures lie beside it."""
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return [content for content in contents if all("what" in row for row in content.get("rows", [{}]))]
+
+
 def series(contents: Sequence[Mapping[str, Any]], prefix: str, of: str) -> dict[tuple[int, str, str, str], list[Any]]:
     """The rows that are drawn as one line each, by machine, its device, precision and what they measure."""
     lines: dict[tuple[int, str, str, str], list[Any]] = {}
     for machine, content in enumerate(contents):
         for row in content["rows"]:
-            if row.get("what", "").startswith(prefix) and row["of"] == of:
+            if row["what"].startswith(prefix) and row["of"] == of:
                 lines.setdefault((machine, row["device"], row["precision"], row["what"]), []).append(row)
     return lines
 
@@ -122,15 +125,14 @@ def main() -> None:
     parser.add_argument("--gpu", type=Path, default=RESULTS, help="folder of gpu-*.json (default: benchmarks/results)")
     parser.add_argument("--outdir", type=Path, default=Path(__file__).parents[1] / "docs")
     args = parser.parse_args()
-    paths = args.results or [path for path in sorted(RESULTS.glob("*.json")) if not path.name.startswith(APART)]
-    if not paths:
-        parser.error(f"there is nothing in {RESULTS}; run python -m benchmarks.run first, or name a file")
+    contents = read_runs(args.results or sorted(RESULTS.glob("*.json")))
+    if not contents:
+        parser.error(f"nothing of benchmarks.run in {RESULTS}; run python -m benchmarks.run first, or name its file")
     gpus = gpu_page.read(args.gpu)
     page = args.outdir / "performance.md"
     if page.exists():
         page.write_text(gpu_page.insert(page.read_text(encoding="utf-8"), gpus), encoding="utf-8")
         print(f"written to {page}")
-    contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     # The salt gives fixed names within the file, so that the same figures give the same file; text stays text.
     with mpl.rc_context({"svg.hashsalt": "ecgpipe", "svg.fonttype": "none", "font.size": 12}):
         figures = {
