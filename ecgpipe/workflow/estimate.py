@@ -14,6 +14,7 @@ from ecgpipe.core.logs import describe_duration
 from ecgpipe.core.model_input import DEFAULT_INPUT, ModelInput
 from ecgpipe.core.results import path_of
 from ecgpipe.core.user_settings import Config
+from ecgpipe.models import registry
 from ecgpipe.workflow import shard_sizes
 
 # A scan does not open recordings; this is what it assumes of each.
@@ -34,7 +35,7 @@ CPU_RATE = {"float32": 5.1, "bfloat16": 21.0}
 GPU_RATE, GPU_NAME = 9_580.0, "an NVIDIA H200"
 
 # Windows per second of the other families' networks, each of its own length, relative to ECG-FM's segments of five
-# seconds: benchmarks/results/model-speed.json. One that is not here, such as a user's own, counts as ECG-FM's.
+# seconds: benchmarks/results/model-speed.json. One that is not here counts as ECG-FM's.
 RELATIVE_RATE = {"deepecg-ssl": 1.0, "ecg-jepa": 0.4, "ecgfounder": 7.8, "hubert-ecg": 1.5}
 
 # Seconds of what comes after inference, for a run of few segments: map, figures, report.
@@ -58,6 +59,7 @@ class Estimate(NamedTuple):
     scratch_bytes: int  # of the segments that wait to be inferred, at most
     result_bytes: int
     memory_gb: float
+    untimed_segments: int = 0  # that a user's own network will take, whose time is not in the seconds
 
 
 def estimate_run(
@@ -96,11 +98,13 @@ def estimate_run(
     jobs = -(-recordings // shard_size)
     preprocess_s = (recordings * PREPROCESS_S + jobs * JOB_S) / cores
     # On a CPU inference takes the cores that preprocessing would have.
-    infer_s = segments / rate
+    untimed = segments if registry.is_own(settings.model or "") and not measured else 0
+    infer_s = 0.0 if untimed else segments / rate
     work_s = max(infer_s, preprocess_s) if on_gpu else infer_s + preprocess_s
     attributed = min(settings.attribution.recordings, recordings) * segments / max(recordings, 1)
     placing_s = segments * UMAP_S / cores
-    rest_s = REST_S + placing_s + attributed * (settings.attribution.steps or STEPS) * STEP / rate
+    attribution_s = 0.0 if untimed else attributed * (settings.attribution.steps or STEPS) * STEP / rate
+    rest_s = REST_S + placing_s + attribution_s
     waiting = min(recordings, parts_ahead * shard_size * (inference.shards_per_part or shard_sizes.SHARDS_PER_PART))
     if settings.preprocess.keep_segments:
         waiting = recordings
@@ -117,6 +121,7 @@ def estimate_run(
         int(waiting * recording_bytes),
         recordings * RESULT_BYTES[inference.attention],
         INFER_GB + PREPROCESS_GB * cores,
+        untimed,
     )
 
 
@@ -133,6 +138,7 @@ def add_estimates(estimates: Sequence[Estimate]) -> Estimate:
         sum(one.scratch_bytes for one in estimates),
         sum(one.result_bytes for one in estimates),
         max(one.memory_gb for one in estimates),
+        sum(one.untimed_segments for one in estimates),
     )
 
 
@@ -163,8 +169,11 @@ def _measure_segments(outdir: Path | str) -> int:
 def describe(estimate: Estimate) -> str:
     """Say an estimate in one line."""
     disk = f"up to {_describe_bytes(estimate.scratch_bytes)} of segments and {_describe_bytes(estimate.result_bytes)}"
+    time = f"{describe_duration(estimate.seconds)} on {estimate.device}"
+    if estimate.untimed_segments:
+        time += f" and what your own model takes for {estimate.untimed_segments:,} segments, known after its first part"
     return (
-        f"Plan: about {describe_duration(estimate.seconds)} on {estimate.device}, {disk} of results on the disk, "
+        f"Plan: about {time}, {disk} of results on the disk, "
         f"{estimate.memory_gb:.0f} GB of memory, if a recording has {RECORDING_S:.0f} s"
     )
 

@@ -77,6 +77,23 @@ def test_another_family_has_its_own_rate_and_segments(tmp_path: Path) -> None:
     assert waiting == 60_000 * 10 * 8 * 250 * 4
 
 
+def test_how_fast_a_model_of_ones_own_is_is_known_after_its_first_part(tmp_path: Path) -> None:
+    before = estimated(1_000, tmp_path, model="my/network.py")
+    assert before.untimed_segments == before.segments == 2_000
+    assert before.seconds < 60
+    words = "on 2 CPU cores and what your own model takes for 2,000 segments, known after its first part, up to"
+    assert words in estimate.describe(before)
+    with_ecg_fm = estimate.add_estimates([before, estimated(1_000, tmp_path)])
+    assert with_ecg_fm.untimed_segments == 2_000
+    (tmp_path / "timing").mkdir()
+    timing = {"segments": 200, "seconds": 2.0, "device": "CPU (some)"}
+    (tmp_path / "timing" / "part-00000.json").write_text(json.dumps(timing))
+    after = estimated(1_000, tmp_path, model="my/network.py")
+    assert after.untimed_segments == 0
+    assert after.seconds > before.seconds + 20
+    assert "your own model" not in estimate.describe(after)
+
+
 def test_a_study_takes_what_its_models_take_one_after_the_other(tmp_path: Path) -> None:
     one, two = estimated(1_000, tmp_path), estimated(1_000, tmp_path, preprocess={"segment_s": 10})
     both = estimate.add_estimates([one, two])
