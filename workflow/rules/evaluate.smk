@@ -16,7 +16,7 @@ rule evaluate:
         "../envs/ecgpipe.yaml"
     threads: 2
     resources:
-        mem_mb=growing(4000, per_million=4000),
+        mem_mb=growing(4000, per_million=8000),  # enough for 160 labels, of 50 bytes a recording
         runtime=lasting(60, per_million=30),
     params:
         records=OUT.folder("records"),
