@@ -149,6 +149,7 @@ class RunOutput:
         self.plan: Callable[[], str] | None = None
         self.outdir: Path | None = None
         self.is_recount_due = False
+        self.is_scan_counted = False  # whether the jobs that the scan of the inputs has made known are counted
         self.share, self.tenths = 0.0, 0
         self.drawn = ""
         self.failures = 0
@@ -233,6 +234,7 @@ class RunOutput:
             self.is_recount_due = False
             still = count_by_rule(still)
             self.progress.total = self.progress.done + still
+            self.is_scan_counted = not still["manifest"]
             if self.plan and (still["preprocess"] or still["infer"]):
                 self.say(self.plan())
                 self.plan = None
@@ -280,9 +282,13 @@ class RunOutput:
         """Show how far the run has come, if there is something new to show."""
         if not self.progress.total:
             return
-        at_work = list(self.jobs.values())
+        if self.progress.total["manifest"] and self.count_jobs and not self.is_scan_counted:
+            # Of the work to come, nearly all is unknown yet.
+            if self.is_terminal:
+                self.redraw(", ".join(self.rules_at_work()))
+            return
         running: Counter[str] = Counter()
-        for job in at_work:
+        for job in list(self.jobs.values()):
             fraction = fraction_done(job.logs)
             running[job.rule] += fraction  # type: ignore[assignment]
         # It never goes back, also where a recount makes more jobs known.
@@ -301,13 +307,16 @@ class RunOutput:
         for rule in COUNTED:
             if self.progress.total[rule] > max(1, self.progress.done[rule]):
                 pieces.append(f"{rule} {self.progress.done[rule]:,} of {self.progress.total[rule]:,}")
-        now = list(dict.fromkeys(job.rule for job in self.jobs.values()))
-        if now:
+        if now := self.rules_at_work():
             pieces.append(", ".join(now))
         left = self.progress.left_s(running)
         if left is not None and share < 1:
             pieces.append(f"about {describe_duration(left)} left")
         return " · ".join(pieces)
+
+    def rules_at_work(self) -> list[str]:
+        """The rules whose jobs are at work, each once."""
+        return list(dict.fromkeys(job.rule for job in self.jobs.values()))
 
     def redraw(self, line: str) -> None:
         """Put a line in place of the last one of a terminal."""

@@ -189,6 +189,26 @@ def test_progress_never_goes_back_when_more_jobs_become_known() -> None:
     assert shares == sorted(shares)
 
 
+def test_percentages_begin_when_the_scan_of_the_inputs_has_made_the_jobs_known() -> None:
+    """Those of the few jobs before would be near the end, and stand there for most of a large run."""
+    said, screen = Said(), Said(is_terminal=True)
+    count = lambda: Counter({"preprocess": 200})  # noqa: E731
+    for one in (said, screen):
+        one.message("begun", **dict[str, Any]({FACTS: {"count_jobs": count}}))
+        one.message(**stats(manifest=1, checkpoint=1, report=1))
+        one.run("checkpoint", 60)
+        one.begin("manifest")
+    assert said.lines == ["begun"]
+    assert screen.output.drawn == "manifest"
+    said.message(event="job_finished", job_id=said.jobs)
+    for shard in range(200):
+        said.run("preprocess", shard=f"{shard:05d}")
+    shares = [int(line.partition("%")[0]) for line in said.lines[1:]]
+    assert shares[0] < 40
+    assert shares[-1] >= 90
+    assert len(shares) > 5
+
+
 def test_a_warning_of_many_jobs_is_shown_once_and_the_others_are_counted(tmp_path: Path) -> None:
     said = Said()
     (tmp_path / "manifest").mkdir()
