@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ecgpipe.analysis import cosine_similarity
 from ecgpipe.core import provenance, recording_embeddings
 from ecgpipe.core.errors import EcgpipeError
+from ecgpipe.core.logs import Progress
 from ecgpipe.core.run import Run
 
 logger = logging.getLogger(__name__)
@@ -197,14 +198,21 @@ def find_nearest(embeddings: Sequence[Path], record_ids: Sequence[str], count: i
         return neighbors
     own = rows[known_ids]
     targets = cosine_similarity.normalise(recording_embeddings.read_rows(embeddings, own))
-    others = (cosine_similarity.normalise(vectors) for _, vectors in recording_embeddings.read_means(embeddings))
-    nearest = cosine_similarity.search(targets, others, count, own)
+    nearest = cosine_similarity.search(targets, _read_with_progress(embeddings, seen), count, own)
     names = recording_embeddings.read_ids_by_row(embeddings, nearest.rows[nearest.rows >= 0])
     for place, neighbor_rows, values in zip(known_ids, nearest.rows, nearest.similarity, strict=True):
         neighbors[place] = [
             Neighbor(names[row], float(v)) for row, v in zip(neighbor_rows, values, strict=True) if row >= 0
         ]
     return neighbors
+
+
+def _read_with_progress(embeddings: Sequence[Path], recordings: int) -> Iterator[np.ndarray]:
+    """Yield the embeddings of all recordings, of length 1, and say now and then how many have been read."""
+    progress = Progress("most similar", recordings, "recordings")
+    for _, vectors in recording_embeddings.read_means(embeddings):
+        yield cosine_similarity.normalise(vectors)
+        progress.add(len(vectors))
 
 
 def _exclude(

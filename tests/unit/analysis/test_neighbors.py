@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ecgpipe.analysis import cosine_similarity, neighbor_search
 from ecgpipe.cli import main
-from ecgpipe.core import parquet, provenance, recording_embeddings, schemas
+from ecgpipe.core import logs, parquet, provenance, recording_embeddings, schemas
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
 
@@ -334,6 +334,11 @@ def test_an_approximate_search_states_how_much_of_the_exact_one_it_finds(
     assert "of the nearest are missing; --method exact finds all" in capsys.readouterr().err
 
 
+def count_and_say(progress: logs.Progress, n: int) -> None:
+    progress.done += n
+    progress.say()
+
+
 def test_the_embeddings_are_read_once_but_for_the_row_groups_of_the_chosen_recordings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +354,9 @@ def test_the_embeddings_are_read_once_but_for_the_row_groups_of_the_chosen_recor
             columns = [pa.array([f"r{n}" for n in numbers[rows]]), pa.array(segment, pa.int32()), flat]
             writer.write_batch(pa.record_batch(columns, schema=schema))
     read, iter_batches = [], pq.ParquetFile.iter_batches
+    said: list[tuple[int, int | None]] = []
+    monkeypatch.setattr(logs.Progress, "say", lambda progress: said.append((progress.done, progress.total)))
+    monkeypatch.setattr(logs.Progress, "add", count_and_say)
 
     def count(file: pq.ParquetFile, *args: Any, **given: Any) -> Iterator[pa.RecordBatch]:  # noqa: ANN401
         for batch in iter_batches(file, *args, **given):
@@ -359,6 +367,7 @@ def test_the_embeddings_are_read_once_but_for_the_row_groups_of_the_chosen_recor
     chosen = ["r149", "r3", "r4"]  # r4 has segments in two row groups
     found = neighbor_search.find_nearest([tmp_path / "part-00000.parquet"], chosen, 5)
     assert sum(read) <= len(numbers) + 4 * 10
+    assert said[-1] == (150, 150)  # of a million recordings it is half a minute
     means = np.stack([vectors[numbers == n].mean(axis=0, dtype=np.float64) for n in range(150)])
     similarity = 1 - NearestNeighbors(metric="cosine").fit(means).kneighbors(means[[149, 3, 4]], 6)[0][:, 1:]
     np.testing.assert_allclose([[near.similarity for near in of_one] for of_one in found], similarity, atol=1e-9)
