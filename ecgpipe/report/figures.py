@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from ecgpipe.core import options, parquet, provenance, settings
 from ecgpipe.core.run import RunInfo
@@ -136,6 +137,8 @@ def draw_counts(info: RunInfo) -> Figure:
     axes.bar_label(patches, [f"{value:,}" for value in values], padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel(f"recordings, of {info.counts.recordings:,}")
     return figure
 

@@ -239,6 +239,7 @@ def _describe_labels(results: Results, paths: bool) -> dict[str, Any]:
             results.labels if paths else list(map(deidentify.deidentify_label, results.labels))
         ),
         "with_threshold": [label.name for label in results.labels if label.threshold is not None],
+        "weighted": any(label.pos_weight is not None for label in results.labels),
     }
 
 

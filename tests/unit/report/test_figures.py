@@ -94,6 +94,17 @@ def test_many_reasons_are_summed_up() -> None:
     assert widths(axes)[-1] == sum(100 - i for i in range(figures.MOST_REASONS, 20))
 
 
+@pytest.mark.parametrize(("ok", "ticks"), [(3, {"0", "1", "2", "3"}), (999_000, {"0", "150,000"})])
+def test_recordings_are_counted_in_whole_numbers_that_can_be_read(ok: int, ticks: set[str]) -> None:
+    counts = {**small_run.run_json()["counts"], "ok": ok}
+    figure = figures.draw_counts(RunInfo.model_validate(small_run.run_json() | {"counts": counts}))
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    found = {label.get_text() for label in axes.get_xticklabels()}
+    assert ticks <= found
+    assert all(text.replace(",", "").isdigit() for text in found)
+
+
 @pytest.fixture
 def summaries(tmp_path: Path) -> list[Summary]:
     values = np.array([[0.9, 0.8, 0.1, 0.6], [0.9, 0.2, 0.1, 0.1]])

@@ -48,7 +48,7 @@ def test_numbers_are_those_of_the_tables(tmp_path: Path) -> None:
         for record_id, value in zip(table["record_id"].to_pylist(), values.tolist(), strict=True):
             assert probability(page, record_id, label) == pytest.approx(value, abs=0.5e-4)
     assert "recordings in 13 used 10 skipped 3 failed 0 segments 20" in page.words
-    assert "not calibrated" in page.words
+    assert "not calibrated. Do not read these counts as prevalences." in page.words
     assert "skipped too short 3" in page.words
     assert "22 November 2026, 12:38 UTC" in page.words
     assert "0123456789ab " in page.words
@@ -171,6 +171,16 @@ def test_a_calibration_and_chosen_thresholds_are_told(tmp_path: Path) -> None:
         row = re.search(rf'<tr data-label="{label}".*?</tr>', page.source, re.DOTALL)
         assert row
         assert f'<strong class="positive">{(predictions(tmp_path)[label].to_numpy() >= 0.25).sum()}</strong>' in row[0]
+
+
+def test_a_weight_of_positives_is_named_where_the_label_file_has_one(tmp_path: Path) -> None:
+    small_run.write(tmp_path, IDS)
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "aggregation", "threshold", "pos_weight"])
+        writer.writerows([name, "mean", "", "3.5"] for name in LABELS)
+    words = Page(small_run.report(tmp_path)).words
+    assert "not calibrated: the model was trained with pos_weight, which raises the probabilities of rare" in words
 
 
 def test_a_model_without_a_head(tmp_path: Path) -> None:
