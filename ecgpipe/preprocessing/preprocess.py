@@ -404,4 +404,5 @@ def _with_inputs_columns(records: list[dict[str, Any]], shard: pa.Table, facts: 
     for name in shard.column_names:
         if name not in schemas.MANIFEST.names:
             table = table.append_column(shard.field(name), shard[name])
-    return table.cast(provenance.add_origin(table.schema, "preprocess", **facts))
+    # Not by `cast`, which loads pyarrow.compute.
+    return pa.table(table.columns, schema=provenance.add_origin(table.schema, "preprocess", **facts))
