@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu, gpu_page
+from benchmarks import gpu, gpu_page, plots
 from benchmarks.gpu_worker import Setup, Worker, run_step
 
 ROOT = Path(__file__).parents[3]
@@ -148,6 +148,14 @@ def test_a_try_on_a_cpu_is_no_measurement_of_a_gpu(tmp_path: Path) -> None:
 def test_the_page_in_docs_is_the_one_that_the_results_give() -> None:
     page = (ROOT / "docs" / "performance.md").read_text()
     assert gpu_page.insert(page, gpu_page.read(ROOT / "benchmarks" / "results")) == page
+
+
+def test_figures_of_other_benchmarks_may_lie_beside_those_that_are_drawn(tmp_path: Path) -> None:
+    row = dict.fromkeys(["what", "of", "device", "precision", "size", "value", "ratio"])
+    contents = {"run": {"rows": [row]}, "preprocess": {"rows": [{"what": "x", "ratio": 2}]}, "whole": {"rules": {}}}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    assert plots.read_runs(sorted(tmp_path.glob("*.json"))) == [contents["run"]]
 
 
 def test_plots_and_page_come_of_the_json(tmp_path: Path) -> None:
