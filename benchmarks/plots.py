@@ -37,7 +37,7 @@ Series = Mapping[str, Sequence[Mapping[str, Any]]]
 def read_runs(paths: Sequence[Path]) -> list[Any]:
     """What `benchmarks.run` wrote among the files; the other benchmarks' figures lie beside it."""
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    return [content for content in contents if all(NEEDED <= row.keys() for row in content.get("rows", [{}]))]
+    return [content for content in contents if all(row.keys() >= NEEDED for row in content.get("rows", [{}]))]
 
 
 def series(contents: Sequence[Mapping[str, Any]], prefix: str, of: str) -> dict[tuple[int, str, str, str], list[Any]]:
