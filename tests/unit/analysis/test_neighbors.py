@@ -1,6 +1,7 @@
 """Neighbours by embedding: those of a search through all pairs, wherever files and batches are cut."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -334,11 +335,6 @@ def test_an_approximate_search_states_how_much_of_the_exact_one_it_finds(
     assert "of the nearest are missing; --method exact finds all" in capsys.readouterr().err
 
 
-def count_and_say(progress: logs.Progress, n: int) -> None:
-    progress.done += n
-    progress.say()
-
-
 def test_the_embeddings_are_read_once_but_for_the_row_groups_of_the_chosen_recordings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,7 +352,7 @@ def test_the_embeddings_are_read_once_but_for_the_row_groups_of_the_chosen_recor
     read, iter_batches = [], pq.ParquetFile.iter_batches
     said: list[tuple[int, int | None]] = []
     monkeypatch.setattr(logs.Progress, "say", lambda progress: said.append((progress.done, progress.total)))
-    monkeypatch.setattr(logs.Progress, "add", count_and_say)
+    monkeypatch.setattr(neighbor_search, "Progress", partial(logs.Progress, every_s=0))
 
     def count(file: pq.ParquetFile, *args: Any, **given: Any) -> Iterator[pa.RecordBatch]:  # noqa: ANN401
         for batch in iter_batches(file, *args, **given):
