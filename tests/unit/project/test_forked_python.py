@@ -13,9 +13,10 @@ import pytest
 
 # A package that stands for ecgpipe: that of the current folder is taken, as it is in a clone.
 PROGRAM = """
-import atexit, json, os, signal, sys, threading, time
+import atexit, json, os, signal, sys, threading, time, weakref
 
 atexit.register(print, "at exit")
+weakref.finalize(threading.current_thread(), print, "finalized")
 what = sys.argv[1]
 if what == "look":
     umask = os.umask(0)
