@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree import ElementTree
 
+import forked_python
 import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,23 +53,27 @@ def settings(dataset: Path) -> dict[str, str]:
 
 
 class Run:
-    """A run of Snakemake that goes on by itself, with all processes that it starts."""
+    """A run of Snakemake that goes on by itself, with all processes that it starts.
+
+    Snakemake's process is forked from one that has loaded it, and leads a session; its jobs are started as ever.
+    """
 
     def __init__(self, folder: Path, given: dict[str, str], *targets: str) -> None:
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
-        command += ["--logger-ecgpipe-all", *targets]
+        command = [str(forked_python.program()), "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        command += ["--cores", "2", "--logger-ecgpipe-all", *targets]
         command += ["--config", *(f"{key}={value}" for key, value in given.items())]
-        self._says = folder / f"said-{time.monotonic_ns()}.txt"
+        started = time.monotonic_ns()
+        self._says = folder / f"said-{started}.txt"
+        leads = folder / f"snakemake-{started}.txt"
         with self._says.open("w") as says:
-            self._process = subprocess.Popen(
+            self._waits = subprocess.Popen(
                 command,
                 cwd=folder,
+                env=os.environ | {forked_python.LEADS: str(leads), forked_python.STAND_IN: sys.executable},
                 stdout=says,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
-                # As in a terminal: where the tests run in the background of a script, an interrupt is ignored.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
+        self._snakemake = psutil.Process(int(until(lambda: leads.read_text() if leads.exists() else None)))
 
     @property
     def output(self) -> str:
@@ -77,7 +82,7 @@ class Run:
 
     def ends(self) -> int:
         """Wait until Snakemake ends, and return its exit status."""
-        return self._process.wait(PATIENCE_S)
+        return self._waits.wait(PATIENCE_S)
 
     def says(self, words: str) -> None:
         """Wait until Snakemake has said something."""
@@ -85,37 +90,36 @@ class Run:
 
     def kill(self) -> None:
         """Kill Snakemake alone: what it has started goes on."""
-        self._process.kill()
-        self._process.wait(PATIENCE_S)
+        self._snakemake.kill()
+        self._waits.wait(PATIENCE_S)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to Snakemake alone."""
-        self._process.send_signal(number)
+        self._snakemake.send_signal(number)
 
     def interrupt(self) -> None:
         """Send what a terminal sends with Ctrl-C, to Snakemake and all that it has started."""
-        os.killpg(self._process.pid, signal.SIGINT)
+        os.killpg(self._snakemake.pid, signal.SIGINT)
 
     def end(self) -> None:
         """End whatever is left of it."""
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(PATIENCE_S)
+            os.killpg(self._snakemake.pid, signal.SIGKILL)
+        self._waits.wait(PATIENCE_S)
 
     def job(self, stage: str) -> psutil.Process:
         """Wait for the first job of a stage, and hold it as early as possible."""
-        snakemake = psutil.Process(self._process.pid)
 
         def begun() -> psutil.Process | None:
-            assert self._process.poll() is None, self.output
-            for process in descendants(snakemake):
+            assert self._waits.poll() is None, self.output
+            for process in descendants(self._snakemake):
                 with suppress(psutil.Error):
                     if process.cmdline()[1:4] == ["-m", "ecgpipe", stage]:
                         hold(process)
                         return process
             return None
 
-        return until(begun)
+        return until(begun, 0.01)  # it loads what it needs for longer
 
 
 def until(look: Callable[[], Found | None], pause_s: float = 0.001) -> Found:

@@ -43,6 +43,9 @@ PLUGIN = "snakemake_logger_plugin_ecgpipe"
 # A variable that names another program to stand for `python` in what Snakemake starts.
 STAND_IN = "FORKED_PYTHON_STAND_IN"
 
+# A variable that names a file to write the process to, which leads a session of its own.
+LEADS = "FORKED_PYTHON_LEADS"
+
 LOADED = ["snakemake.cli", "snakemake.api", "snakemake.workflow", "snakemake.dag", "snakemake.scheduling", "pulp"]
 LOADED += ["yaml", "pydantic", "jinja2", "numpy", "pandas", "pyarrow.parquet", "pyarrow.dataset", "scipy.signal"]
 LOADED += ["snakemake.report.html_reporter", "snakemake.storage", "snakemake.profiles", "smart_open", "dpath"]
@@ -230,6 +233,9 @@ def become(request: Request, path: Sequence[str], stand_in: str, set_threads: Ca
     os.umask(request.umask)
     os.environ.clear()
     os.environ.update(request.environment)
+    if leads := os.environ.pop(LEADS, None):
+        os.setsid()
+        Path(leads).write_text(str(os.getpid()))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["-m", *request.arguments[2:]]
     sys.orig_argv = [sys.executable, *request.arguments]
