@@ -45,8 +45,8 @@ def pack(value: object) -> Markup:
 
     header = json.dumps(value, default=reference, separators=(",", ":"), allow_nan=False).encode()
     block = len(header).to_bytes(ALIGNMENT, "little") + _aligned(header) + b"".join(arrays)
-    # A fixed time: the same run gives the same page.
-    return Markup(base64.b64encode(gzip.compress(block, 6, mtime=0)).decode())  # noqa: S704, base64 has no markup
+    # A fixed time: the same run gives the same page. Of recordings level 6 makes 2 % less in three times the time.
+    return Markup(base64.b64encode(gzip.compress(block, 4, mtime=0)).decode())  # noqa: S704, base64 has no markup
 
 
 def _aligned(content: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """Write report.html: one page about a run that opens anywhere, without a network and without the run's files."""
 
 import argparse
+import functools
 import gzip
 import json
 import logging
@@ -391,6 +392,7 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
+@functools.cache
 def make_environment() -> jinja2.Environment:
     """Load the templates. What is put into them is escaped, unless it is marked as safe."""
     environment = jinja2.Environment(

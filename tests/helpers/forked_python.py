@@ -293,7 +293,8 @@ def end(work: Callable[[], object]) -> NoReturn:
 def load() -> None:
     """Load the modules, and do once what every process would do.
 
-    That is Snakemake's search for plugins, and matplotlib's loading of its fonts and of what writes PNG and SVG.
+    That is Snakemake's search for plugins, compiling the pages' templates, and matplotlib's loading of its fonts and of
+    what writes PNG and SVG.
     """
     for name in [*LOADED, *(f"ecgpipe.{name}" for name in OWN)]:
         importlib.import_module(name)
@@ -301,9 +302,11 @@ def load() -> None:
     from matplotlib.figure import Figure
     from snakemake.cli import get_argument_parser
 
-    from ecgpipe.report import ecg_paper
+    from ecgpipe.report import ecg_paper, report
 
     get_argument_parser()
+    for name in ("report", "study"):
+        report.make_environment().get_template(f"{name}.html.j2")
     with mpl.rc_context(ecg_paper.STYLE):
         figure = Figure(layout="constrained")
         axes = figure.subplots()
