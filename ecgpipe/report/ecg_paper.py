@@ -41,6 +41,8 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "savefig.facecolor": "white",
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
     "svg.hashsalt": "ecgpipe",  # the same figure gives the same file
     "text.parse_math": False,  # a record id with dollar signs is a text too
 }
@@ -240,7 +242,7 @@ def lay_out(figure: Figure) -> None:
     if engine is not None:
         figure.set_dpi(DPI)
         engine.execute(figure)
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # with "none" each format would draw all of it once more for its layout
 
 
 def save(figure: Figure, path: Path, description: str | None = None) -> None:
