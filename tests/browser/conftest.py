@@ -4,14 +4,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytest
 import small_run
 from browsing import Open
-from playwright.sync_api import Browser, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, ViewportSize, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+LARGE: ViewportSize = {"width": 1440, "height": 900}
 
 
 @pytest.fixture(scope="session")
@@ -26,11 +27,24 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def opened(browser: Browser) -> Open:
-    """Open a page. Whatever is done with it, it must say no error and ask for no other address."""
+def opened(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Open:
+    """Open a page. Whatever is done with it, it must say no error and ask for no other address.
+
+    The browser's tabs are kept for other pages: a new one takes Chromium five seconds of processor time for a report,
+    one whose process has seen Plotly before 1.5.
+    """
+    blank = tmp_path_factory.mktemp("blank") / "blank.html"
+    blank.write_text("<!doctype html>")
+    idle: dict[tuple[bool, bool], list[Page]] = {}
 
     @contextmanager
-    def open_page(path: Path, **screen: Any) -> Iterator[Page]:  # noqa: ANN401, what Playwright takes
+    def open_page(
+        path: Path,
+        viewport: ViewportSize = LARGE,
+        color_scheme: Literal["light", "dark"] = "light",
+        has_touch: bool = False,
+        is_mobile: bool = False,
+    ) -> Iterator[Page]:
         errors: list[str] = []
         asked: list[str] = []
 
@@ -38,17 +52,27 @@ def opened(browser: Browser) -> Open:
             errors.append(f"dialog: {dialog.message}")
             dialog.dismiss()
 
+        listeners = {
+            "console": lambda message: errors.append(message.text) if message.type == "error" else None,
+            "pageerror": lambda error: errors.append(str(error)),
+            "dialog": refuse,
+            "request": lambda request: asked.append(request.url),
+        }
+        kept = idle.setdefault((has_touch, is_mobile), [])
+        page = kept.pop() if kept else browser.new_context(has_touch=has_touch, is_mobile=is_mobile).new_page()
+        page.set_viewport_size(viewport)
         # What scrolls smoothly is not where it was looked for.
-        usual = {"viewport": {"width": 1440, "height": 900}, "reduced_motion": "reduce"}
-        with browser.new_context(**(usual | screen)) as context:
-            page = context.new_page()
-            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.on("dialog", refuse)
-            page.on("request", lambda request: asked.append(request.url))
-            page.goto(path.as_uri())
-            page.locator("html[data-ready]").wait_for(state="attached", timeout=60_000)
-            yield page
+        page.emulate_media(media="null", color_scheme=color_scheme, reduced_motion="reduce")
+        for event, listener in listeners.items():
+            page.on(event, listener)  # type: ignore[call-overload]
+        page.goto(path.as_uri())
+        page.locator("html[data-ready]").wait_for(state="attached", timeout=60_000)
+        yield page
+        for event, listener in listeners.items():
+            page.remove_listener(event, listener)
+        page.goto(blank.as_uri())  # nothing of this page goes on beside another test
+        page.mouse.move(0, 0)
+        kept.append(page)
         assert errors == []
         assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
 
@@ -63,6 +87,6 @@ def report(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def page(opened: Open, report: Path) -> Iterator[Page]:
-    """The report on a large screen, opened once: loading Plotly takes seconds."""
+    """The report on a large screen, opened once: drawing it takes seconds."""
     with opened(report) as page:
         yield page
