@@ -1,5 +1,6 @@
 """Measure the heart rate of a recording from the R peaks of several leads."""
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -98,12 +99,22 @@ def measure_heart_rate(signal: np.ndarray, sample_rate: float) -> HeartRate | No
 def _measure_slopes(signal: np.ndarray, sample_rate: float) -> np.ndarray:
     """How steep each lead is, on average over the length of a complex: (leads, samples)."""
     from scipy.ndimage import uniform_filter1d
-    from scipy.signal import butter, sosfiltfilt  # takes a second, which `show --help` would wait for
+    from scipy.signal import sosfiltfilt  # takes a second, which `show --help` would wait for
 
-    sos = butter(2, BAND_HZ, "bandpass", fs=sample_rate, output="sos")
-    slopes = np.abs(np.gradient(sosfiltfilt(sos, signal, axis=1), axis=1))  # (leads, samples)
+    slopes = np.abs(
+        np.gradient(sosfiltfilt(_design_filter(BAND_HZ, sample_rate), signal, axis=1), axis=1)
+    )  # (leads, samples)
     smooth: np.ndarray = uniform_filter1d(slopes, max(round(COMPLEX_S * sample_rate), 1), axis=1)
     return smooth
+
+
+@lru_cache(32)
+def _design_filter(band_hz: tuple[float, float], sample_rate: float) -> np.ndarray:
+    """A bandpass as second-order sections: the same for each recording of a rate, and as long to design as to apply."""
+    from scipy.signal import butter
+
+    sections: np.ndarray = butter(2, band_hz, "bandpass", fs=sample_rate, output="sos")
+    return sections
 
 
 def _find_usual_heights(slopes: np.ndarray, sample_rate: float) -> np.ndarray:
@@ -126,10 +137,10 @@ def _find_beats(slope: np.ndarray, sample_rate: float) -> np.ndarray:
 def _find_wide_beats(signal: np.ndarray, beats: np.ndarray, sample_rate: float) -> np.ndarray | None:
     """The samples of wide beats in pauses; None where most intervals may have one."""
     from scipy.ndimage import maximum_filter1d, minimum_filter1d
-    from scipy.signal import butter, sosfiltfilt
+    from scipy.signal import sosfiltfilt
 
-    sos = butter(2, WIDE_BAND_HZ, "bandpass", fs=sample_rate, output="sos")
-    filtered, width = sosfiltfilt(sos, signal, axis=1), round(WIDE_S * sample_rate)
+    filtered = sosfiltfilt(_design_filter(WIDE_BAND_HZ, sample_rate), signal, axis=1)  # (leads, samples)
+    width = round(WIDE_S * sample_rate)
     heights = maximum_filter1d(filtered, width, axis=1) - minimum_filter1d(filtered, width, axis=1)  # (leads, samples)
     height = np.linalg.norm(heights, axis=0)  # (samples,)
     height /= max(float(np.median(height[beats])), np.finfo(float).tiny)

@@ -20,8 +20,10 @@ def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed (apt-get install chromium)")
     with sync_playwright() as playwright:
-        # The sandbox needs rights that a container's root does not have.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        # The sandbox needs rights that a container's root does not have. Tabs share a process, so that Plotly is
+        # compiled once.
+        options = ["--no-sandbox", "--disable-gpu", "--process-per-site"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         yield browser
         browser.close()
 
