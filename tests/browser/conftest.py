@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 import small_run
 from browsing import Open
-from playwright.sync_api import Browser, Dialog, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, ViewportSize, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LARGE: ViewportSize = {"width": 1440, "height": 900}
@@ -37,6 +37,7 @@ def opened(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Open:
     """
     blank = tmp_path_factory.mktemp("blank") / "blank.html"
     blank.write_text("<!doctype html>")
+    contexts: dict[tuple[bool, bool], BrowserContext] = {}
     idle: dict[tuple[bool, bool], list[Page]] = {}
 
     @contextmanager
@@ -60,8 +61,11 @@ def opened(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Open:
             "dialog": refuse,
             "request": lambda request: asked.append(request.url),
         }
-        kept = idle.setdefault((has_touch, is_mobile), [])
-        page = kept.pop() if kept else browser.new_context(has_touch=has_touch, is_mobile=is_mobile).new_page()
+        kind = (has_touch, is_mobile)
+        if kind not in contexts:
+            contexts[kind] = browser.new_context(has_touch=has_touch, is_mobile=is_mobile)
+        kept = idle.setdefault(kind, [])
+        page = kept.pop() if kept else contexts[kind].new_page()
         page.set_viewport_size(viewport)
         # What scrolls smoothly is not where it was looked for.
         page.emulate_media(media="null", color_scheme=color_scheme, reduced_motion="reduce")
@@ -70,6 +74,7 @@ def opened(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Open:
         page.goto(path.as_uri())
         page.locator("html[data-ready]").wait_for(state="attached", timeout=60_000)
         yield page
+        page.evaluate("null")  # what it has said before is heard now
         for event, listener in listeners.items():
             page.remove_listener(event, listener)
         page.goto(blank.as_uri())  # nothing of this page goes on beside another test
