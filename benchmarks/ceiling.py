@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from benchmarks.sides import Row, call, show
+from benchmarks.sides import Row, call, loaded_once, one_process_for_calls, show
 from ecgpipe.models.description import describe
 
 if TYPE_CHECKING:
@@ -122,9 +122,8 @@ def seconds(folder: Path, shard: Path, times: int, batch: int, repeats: int) -> 
     return took
 
 
-def measure(folder: Path, segments: int, times: int, batch: int, repeats: int) -> list[Row]:
+def measure(folder: Path, shard: Path, times: int, batch: int, repeats: int, segments: int) -> list[Row]:
     """The rates, and each part's share of the stage."""
-    (shard,) = call("benchmarks.stage", "write_shards", folder=folder / "segments", segments=segments)
     took = call(
         "benchmarks.ceiling", "seconds", folder=folder, shard=shard, times=times, batch=batch, repeats=repeats
     )  # fmt: skip
@@ -138,11 +137,16 @@ def measure(folder: Path, segments: int, times: int, batch: int, repeats: int) -
 
 def rows(batches: Sequence[int], repeats: int, tiny: bool) -> list[Row]:
     """All measurements."""
+    segments, times = (64, 2) if tiny else (SEGMENTS, TIMES)
     found = []
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:  # noqa: S108
-        call("benchmarks.ecg_fm", "write", folder=Path(name), tiny=tiny)
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+    with tempfile.TemporaryDirectory(dir=memory) as name, loaded_once(tiny):
+        folder = Path(name)
+        with one_process_for_calls():  # another one than measures
+            call("benchmarks.ecg_fm", "write", folder=folder, tiny=tiny)
+            (shard,) = call("benchmarks.stage", "write_shards", folder=folder / "segments", segments=segments)
         for batch in batches:
-            found += measure(Path(name), 64 if tiny else SEGMENTS, 2 if tiny else TIMES, batch, repeats)
+            found += measure(folder, shard, times, batch, repeats, segments)
     return found
 
 

@@ -35,7 +35,7 @@ def measure(setup: Setup, precision: str, tiny: bool = False) -> list[Row]:
     ):
         for _ in range(setup.repeats):
             for name in gflop:
-                most, found = fastest(products, setup.device), networks(name)
+                most, found = fastest(products, setup), networks(name)
                 if found:  # else the GPU has too little memory
                     of_limit[name].append((found, most))
                 theirs, alike = authors(name), networks(f"{name} alike")

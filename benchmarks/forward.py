@@ -56,7 +56,7 @@ def measure(setup: Setup, precision: str, batch_sizes: Sequence[int]) -> list[Ro
     with limit(setup, precision) as products, alone(setup, precision, batch_sizes) as model:
         for _ in range(setup.repeats):
             for size in batch_sizes:
-                most, found = fastest(products, setup.device), model(str(size))
+                most, found = fastest(products, setup), model(str(size))
                 limits.append(most)
                 if found:  # else the GPU has too little memory for this batch
                     pairs[size].append((found, most))

@@ -15,6 +15,7 @@ versions of constraints.txt.
 """
 
 import argparse
+import importlib.util
 import json
 import re
 import shutil
@@ -56,6 +57,8 @@ CODE = (
 )
 REFERENCE = ("code15", "golden", "make_checkpoint.py", "mimic_iv_ecg_label_def.csv")
 SCRIPTS = ("README.md", "install.py", "run.sh")  # the last makes the folder usable
+# The versions of glibc, up to 2.28, that auditwheel and maturin, which name wheels, tell apart.
+MANYLINUX = (28, 27, 26, 24, 17, 12, 5)
 GPU_TEST = re.compile(r"\bpytest\.mark\.gpu\b")
 
 
@@ -130,8 +133,8 @@ def fetch(pins: Mapping[str, str], python: str, folder: Path) -> None:
             path.unlink()
     if not missing:
         return
-    # pip matches these tags literally, so that each one that a wheel may have is named.
-    tags = [f"manylinux_2_{minor}" for minor in range(28, 4, -1)] + ["manylinux2014", "manylinux2010", "manylinux1"]
+    # pip matches these tags literally, each with each file of a package.
+    tags = [f"manylinux_2_{minor}" for minor in MANYLINUX] + ["manylinux2014", "manylinux2010", "manylinux1"]
     target = ["--python-version", python, "--implementation", "cp"]
     target += [option for tag in tags for option in ("--platform", f"{tag}_x86_64")]
     lines = [f"{name}=={version}" for name, version in missing.items()]
@@ -152,7 +155,9 @@ def fetch(pins: Mapping[str, str], python: str, folder: Path) -> None:
 
 def _pip(command: str, *arguments: str) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    done = subprocess.run([*pip, command, "--no-deps", *arguments], capture_output=True, text=True, check=False)
+    # What has no wheel is built with this Python's own setuptools, not with one that pip would fetch for each command.
+    build = ["--no-build-isolation"] if importlib.util.find_spec("setuptools") else []
+    done = subprocess.run([*pip, command, "--no-deps", *build, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise EcgpipeError(f"pip {command} failed:\n{done.stderr.strip()}")
 

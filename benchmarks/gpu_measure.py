@@ -5,6 +5,7 @@ import importlib.util
 import json
 import logging
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from benchmarks import ecg_fm, limit, machine, stage
 from benchmarks.ecg_fm import SAMPLES
 from benchmarks.gpu_worker import Report, Setup, SkippedError
 from benchmarks.sides import Setup as StageSetup
+from ecgpipe import cli
 from ecgpipe.inference import engine
 from ecgpipe.inference.batch import BEFORE_GRAPH, BatchRunner
 from ecgpipe.models.description import describe
@@ -104,11 +106,16 @@ def loaded(setup: Setup, name: str) -> Network:
 
 
 def made(setup: Setup, variant: str) -> Path:
-    """A reference checkpoint, made by the reference's own recipe."""
-    path = setup.folder / f"{variant}.pt"
+    """A reference checkpoint, made by the reference's own recipe, here: another process would load PyTorch first."""
+    path, recipe = setup.folder / f"{variant}.pt", reference(setup) / "make_checkpoint.py"
     if not path.exists():
-        command = [sys.executable, str(reference(setup) / "make_checkpoint.py"), variant, str(path)]
-        subprocess.run(command, check=True)
+        usual, sys.argv = sys.argv, [str(recipe), variant, str(path)]
+        try:
+            runpy.run_path(str(recipe), run_name="__main__")
+        except SystemExit as ended:
+            raise RuntimeError(f"{recipe}: {ended}") from ended
+        finally:
+            sys.argv = usual
     return path
 
 
@@ -122,7 +129,8 @@ def converted(setup: Setup, variant: str) -> Path:
             labels.write_text("name,aggregation\n" + "".join(f"output_{number},mean\n" for number in range(5)))
         argv = ["checkpoint", "--source", made(setup, variant), "--labels", labels]
         argv += ["--weights", folder / "model.safetensors", "--description", folder / "model.json"]
-        subprocess.run([sys.executable, "-m", "ecgpipe", *map(str, argv)], check=True, cwd=ROOT)
+        if status := cli.main([str(word) for word in argv]):
+            raise RuntimeError(f"ecgpipe checkpoint ended with {status}: the log says why")
     return folder
 
 

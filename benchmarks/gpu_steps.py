@@ -296,7 +296,9 @@ def tests(setup: Setup, report: Report) -> None:
 
     release(setup)
     # By name: other tests import what such a machine need not have.
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-m", "gpu"]
+    # Hypothesis would read the source of all modules that are not in a folder named site-packages.
+    plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", *plugins, "-m", "gpu"]
     command += map(str, gpu_tests())
     status, said = run_command(command)
     report("pytest", said.strip().rpartition("\n")[2])

@@ -72,6 +72,7 @@ def serve(connection: Connection, said: str) -> None:
         except SkippedError as reason:
             connection.send(("end", "skipped", str(reason)))
         except BaseException:  # whatever a step raises is its result
+            traceback.print_exc()
             connection.send(("end", "failed", traceback.format_exc()))
 
 

@@ -15,6 +15,7 @@ PRODUCTS = {
     "cpu": ((1248, 768, 3072), (1248, 3072, 768), (3072, 3072, 3072)),
     "cuda": ((19968, 768, 3072), (19968, 3072, 768), (8192, 8192, 8192)),
 }
+TINY = ((64, 32, 64), (128, 128, 128))
 
 
 def works(setup: Setup, precision: str) -> dict[str, Work]:
@@ -35,20 +36,25 @@ def works(setup: Setup, precision: str) -> dict[str, Work]:
         # Into memory that is there already: the limit is that of the arithmetic.
         return Work(lambda: torch.matmul(a, b, out=out), 2 * rows * inner * columns / 1e9, finish)
 
-    return {str(product): work(*product) for product in PRODUCTS[setup.device]}
+    return {str(product): work(*product) for product in products(setup)}
+
+
+def products(setup: Setup) -> tuple[tuple[int, int, int], ...]:
+    """Rows, inner and columns of the products to measure."""
+    return TINY if setup.tiny else PRODUCTS[setup.device]
 
 
 def limit(setup: Setup, precision: str) -> AbstractContextManager[Measure]:
     """A side that does the products; a round of all of them together takes as long as another side's."""
-    round_s = setup.round_s / len(PRODUCTS[setup.device])
+    round_s = setup.round_s / len(products(setup))
     return side("benchmarks.limit", "works", round_s, setup=setup, precision=precision)
 
 
-def fastest(measure: Measure, device: str) -> Round:
+def fastest(measure: Measure, setup: Setup) -> Round:
     """A round of each product: the fastest."""
-    rounds = [found for product in PRODUCTS[device] if (found := measure(str(product)))]
+    rounds = [found for product in products(setup) if (found := measure(str(product)))]
     if not rounds:
-        raise RuntimeError(f"{device} has too little memory for torch.matmul of {PRODUCTS[device][0]}")
+        raise RuntimeError(f"{setup.device} has too little memory for torch.matmul of {products(setup)[0]}")
     return max(rounds)
 
 
@@ -68,8 +74,9 @@ def main() -> None:
     rows = []
     for device, precisions in call("benchmarks.machine", "devices").items():
         for precision in precisions:
-            with limit(Setup(Path(), device, args.threads, args.repeats, 1.0), precision) as measure:
-                rows.append(row(device, precision, [fastest(measure, device) for _ in range(args.repeats)]))
+            setup = Setup(Path(), device, args.threads, args.repeats, 1.0)
+            with limit(setup, precision) as measure:
+                rows.append(row(device, precision, [fastest(measure, setup) for _ in range(args.repeats)]))
     show(rows)
 
 

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import families, forward, preprocess, stage, startup, tutorial
-from benchmarks.sides import CORES, Row, Setup, call, one_process_for_calls, save, show
+from benchmarks.sides import CORES, Row, Setup, call, loaded_once, one_process_for_calls, save, show
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -60,9 +60,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="(default: benchmarks/results/MACHINE.json)")
     args = parser.parse_args()
 
+    with loaded_once(args.tiny):
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure everything, print and write."""
     started = time.monotonic()
-    machine = call("benchmarks.machine", "facts")
-    there = call("benchmarks.machine", "devices")
+    with one_process_for_calls():  # another one than below: it takes some of a GPU
+        machine = call("benchmarks.machine", "facts")
+        there = call("benchmarks.machine", "devices")
     devices = args.devices or list(there)
     rows: list[Row] = []
     missing = []
@@ -87,7 +94,7 @@ def main() -> None:
             sizes = sorted(args.batch_sizes or forward.BATCH_SIZES[device])
             segments = sorted(args.segments or stage.SEGMENTS[device])
             recordings = args.recordings or tutorial.RECORDINGS[device]
-            setup = Setup(folder, device, args.threads, args.repeats, args.round_s)
+            setup = Setup(folder, device, args.threads, args.repeats, args.round_s, args.tiny)
             for precision in batches:
                 add(f"{device}, {precision}: the model alone", partial(forward.measure, setup, precision, sizes))
                 add(f"{device}, {precision}: each family", partial(families.measure, setup, precision, args.tiny))

@@ -18,10 +18,12 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from math import ceil
 from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 CONTEXT = get_context("spawn")
+LOADED = get_context("forkserver")
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 MAXRSS_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux kB
 
@@ -57,6 +59,7 @@ class Setup(NamedTuple):
     threads: int
     repeats: int  # pairs
     round_s: float  # about how long one measurement takes, in seconds
+    tiny: bool = False  # to try the benchmarks themselves
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Row:
 Measure = Callable[[str], Round | None]
 
 _for_calls: list[ProcessPoolExecutor] = []
+_context: list[BaseContext] = [CONTEXT]
 
 
 @contextmanager
@@ -98,7 +102,7 @@ def side(
     Yields:
         A function that measures the work of a name: its `Round`, or None where the GPU has too little memory for it.
     """
-    with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
+    with ProcessPoolExecutor(1, mp_context=CONTEXT if environment else _context[-1]) as pool:
         pool.submit(_prepare, module, function, dict(environment or {}), arguments).result()
         yield lambda name: pool.submit(_round, name, round_s).result()
 
@@ -117,12 +121,30 @@ def one_process_for_calls() -> Iterator[None]:
 
     It has nothing to do while a side is measured. For calls that take nothing of a GPU, which it would keep.
     """
-    with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
+    with ProcessPoolExecutor(1, mp_context=_context[-1]) as pool:
         _for_calls.append(pool)
         try:
             yield
         finally:
             _for_calls.pop()
+
+
+@contextmanager
+def loaded_once(wanted: bool = True) -> Iterator[None]:
+    """Have calls and sides meanwhile be copies of one process that has loaded PyTorch, to try benchmarks quickly.
+
+    Not to measure: a copy counts memory as its own that it shares, and not what loading takes. Sides with variables of
+    their own are new processes even so.
+    """
+    if not wanted:
+        yield
+        return
+    LOADED.set_forkserver_preload(["benchmarks.machine"])
+    _context.append(LOADED)
+    try:
+        yield
+    finally:
+        _context.pop()
 
 
 def run(command: Sequence[str | Path]) -> Finished:

@@ -92,7 +92,8 @@ def configure(threads: int, deterministic: bool) -> None:
     if deterministic:
         # cuBLAS needs it, https://docs.nvidia.com/cuda/cublas/#results-reproducibility
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        torch.use_deterministic_algorithms(True)
+        # As torch.use_deterministic_algorithms(True), which for torch.compile also loads its compiler, for 2.6 s.
+        torch.set_deterministic_debug_mode("error")
         # It costs time, and nothing here reads such memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

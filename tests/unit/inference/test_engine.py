@@ -315,3 +315,13 @@ def test_a_batch_too_large_to_be_read_is_refused(converted: Path, paths: list[Pa
     stream = engine.run(network, paths, contents, torch.device("cpu"), 10**11, False)
     with pytest.raises(EcgpipeError, match="no memory to read 100000000000 segments at a time; give fewer"):
         next(stream)
+
+
+def test_determinism_is_asked_for_without_loading_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch._inductor.config", None)  # to import it is an error
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    try:
+        engine.configure(torch.get_num_threads(), deterministic=True)
+        assert torch.get_deterministic_debug_mode() == 2  # an operation that is not deterministic is an error
+    finally:
+        torch.set_deterministic_debug_mode("default")

@@ -10,6 +10,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+import matplotlib
 import pytest
 from packaging.requirements import Requirement
 
@@ -184,16 +185,13 @@ def reaches_registry(folder: Path) -> bool:
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of a new environment that has what the folder takes for granted, and nothing else."""
     folder = tmp_path_factory.mktemp("machine")
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-    links = folder / "packages"
-    links.mkdir()
-    for name in gpu_bundle.tree(gpu_bundle.ASSUMED, HERE, ()):
-        distribution = metadata.distribution(name)
-        tops = {path.parts[0] for path in distribution.files or [] if path.parts[0] != ".."}
-        for top in tops - {link.name for link in links.iterdir()}:
-            (links / top).symlink_to(str(distribution.locate_file(top)))
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
     (site,) = (folder / "venv" / "lib").glob("python3*/site-packages")
-    (site / "packages.pth").write_text(f"{links}\n")
+    for name in {"pip", *gpu_bundle.tree(gpu_bundle.ASSUMED, HERE, ())}:
+        distribution = metadata.distribution(name)
+        tops = {path.parts[0] for path in distribution.files or [] if path.parts[0] not in ("..", "__pycache__")}
+        for top in tops - {link.name for link in site.iterdir()}:
+            (site / top).symlink_to(str(distribution.locate_file(top)))
     return folder / "venv" / "bin" / "python"
 
 
@@ -242,6 +240,7 @@ def test_without_a_network_and_a_gpu_every_step_runs_in_an_environment_that_lack
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": "", **nowhere}
     env |= {"PYTHON": str(machine), "OUT": str(tmp_path / "out")}
+    env["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # has a list of this system's fonts, which takes seconds to make
     # Time enough on a machine that is busy with other tests.
     command = [*without_network, str(bundle / "run.sh"), "--tiny", "--device", "cpu", "--budget-s", "4800"]
     with subprocess.Popen(
