@@ -25,6 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+import compiled
+
 ROOT = Path(__file__).parents[2]
 
 # What these run; where the environment differs in what is read as Python or a library starts, the real Python does.
@@ -40,7 +42,7 @@ LOADED = ["snakemake.cli", "snakemake.api", "snakemake.workflow", "snakemake.dag
 LOADED += ["yaml", "pydantic", "jinja2", "numpy", "pandas", "pyarrow.parquet", "pyarrow.dataset", "scipy.signal"]
 LOADED += ["snakemake.report.html_reporter", "snakemake.storage", "snakemake.profiles", "smart_open", "dpath"]
 LOADED += ["docutils.core", "docutils.parsers.rst", "pygments.formatters", "pygments.lexers"]
-LOADED += ["scipy.io", "torch", "safetensors.torch", "captum.attr", "umap", "matplotlib.figure", "plotly.offline"]
+LOADED += ["scipy.io", "torch", "safetensors.torch", "captum.attr", "matplotlib.figure", "plotly.offline"]
 
 # Of ecgpipe, with what these import: the modules of every run's jobs, and what the Snakefile imports.
 OWN = ["cli", "preprocessing.preprocess", "inference.infer", "inference.precision", "inference.aggregate"]
@@ -257,6 +259,8 @@ if __name__ == "__main__":
     started_with = dict(os.environ)
     for name in [*LOADED, *(f"ecgpipe.{name}" for name in OWN)]:
         importlib.import_module(name)
+    compiled.compile_umap()  # every worker has a server, and each would compile it
+    importlib.import_module("umap")
     assert "huggingface_hub" not in sys.modules  # it reads its variables when it is imported
     gc.collect()
     gc.freeze()  # a collection in a forked process would copy what is loaded
