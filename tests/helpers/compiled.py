@@ -42,7 +42,9 @@ def cache_of(package: str) -> Path:
     """The folder where Numba keeps what it compiles of an installed package."""
     folder = Path(str(metadata.distribution(DISTRIBUTIONS[package]).locate_file(package)))
     given = os.environ.get("NUMBA_CACHE_DIR")
-    return Path(given) / _name_of(folder) if given else folder / "__pycache__"
+    # Numba's name for what it keeps of a folder's modules elsewhere.
+    name = f"{folder.name}_{hashlib.sha1(str(folder).encode(), usedforsecurity=False).hexdigest()}"
+    return Path(given) / name if given else folder / "__pycache__"
 
 
 def take_to_packages(site: Path) -> None:
@@ -55,27 +57,7 @@ def take_to_packages(site: Path) -> None:
     """
     compile_umap()
     for package in DISTRIBUTIONS:
-        _copy(cache_of(package), site / package / "__pycache__")
-
-
-def take_to_user(home: Path) -> None:
-    """Put what is compiled here where Numba looks for it for a user who may not write beside these packages.
-
-    Args:
-        home: That user's home.
-    """
-    compile_umap()
-    for package, distribution in DISTRIBUTIONS.items():
-        folder = Path(str(metadata.distribution(distribution).locate_file(package)))
-        _copy(cache_of(package), home / ".cache" / "numba" / _name_of(folder))
-
-
-def _name_of(folder: Path) -> str:
-    """Numba's name for what it keeps of a folder's modules elsewhere."""
-    return f"{folder.name}_{hashlib.sha1(str(folder).encode(), usedforsecurity=False).hexdigest()}"
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    for compiled in source.glob("*.nb[ci]"):
-        shutil.copyfile(compiled, target / compiled.name)
+        target = site / package / "__pycache__"
+        target.mkdir(parents=True, exist_ok=True)
+        for compiled in cache_of(package).glob("*.nb[ci]"):
+            shutil.copyfile(compiled, target / compiled.name)

@@ -1,4 +1,4 @@
-"""What Numba compiles of UMAP is compiled by one of the processes that need it, and found where it is put."""
+"""What Numba compiles of UMAP is compiled by one of the processes that need it."""
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -26,14 +26,10 @@ def test_one_compiles_and_the_others_wait_for_it(tmp_path: Path, monkeypatch: py
     assert began == [1]
 
 
-def test_a_user_finds_it_where_numba_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from numba.core.caching import UserWideCacheLocator
+def test_it_is_looked_for_where_numba_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba.core.caching import UserProvidedCacheLocator
 
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / LAST).write_text("compiled")
-    monkeypatch.setattr(compiled, "cache_of", lambda _: cache)
-    compiled.take_to_user(tmp_path / "home")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     source = str(metadata.distribution("umap-learn").locate_file("umap/layouts.py"))
-    folder = UserWideCacheLocator.get_suitable_cache_subpath(source)  # type: ignore[no-untyped-call]
-    assert (tmp_path / "home" / ".cache" / "numba" / folder / LAST).read_text() == "compiled"
+    folder = UserProvidedCacheLocator.get_suitable_cache_subpath(source)  # type: ignore[no-untyped-call]
+    assert compiled.cache_of("umap") == tmp_path / folder
