@@ -1,5 +1,6 @@
 """Search the nearest recordings by the cosine of their embeddings, exactly or approximately, in a run's files."""
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,16 @@ GRAPH = 30
 
 # How much further than the nearest so far PyNNDescent looks in another run; its default of 0.1 finds less.
 EPSILON = 0.2
+
+# What PyNNDescent compiles anew in each process although it can be kept. What takes the distance as a function cannot
+# be: Numba takes it for another function in each process, and would add files to its cache for ever.
+KEPT = (
+    "generate_graph_update_array_batched",
+    "build_candidates_owner",
+    "apply_sorted_graph_update_array",
+    "sort_updates_by_block",
+    "deheap_sort",
+)
 
 # Recordings for which the approximate search is compared with the exact one, and the recall below which it warns.
 SAMPLE = 1000
@@ -134,6 +145,7 @@ def search_approximately(search: Search, random_state: int) -> tuple[Iterator[Bl
     """
     import pynndescent  # here, because it takes seconds
 
+    _keep_compiled()
     queries, count = search.queries, search.wanted
     base = _read_directions(search.theirs)  # (recordings, width) float32
     within = search.theirs is search.mine
@@ -171,6 +183,16 @@ def search_approximately(search: Search, random_state: int) -> tuple[Iterator[Bl
     blocks = (np.arange(start, min(start + QUERIES, len(queries))) for start in range(0, len(queries), QUERIES))
     search_facts = {"recall": recall, "recall_queries": len(sample), "random_state": random_state, "graph": wanted}
     return ((queries[places], find(places)) for places in blocks), search_facts
+
+
+def _keep_compiled() -> None:
+    """Have Numba keep what it compiles of PyNNDescent for later processes, half of what they would compile."""
+    from pynndescent import pynndescent_
+
+    for name in KEPT:
+        # A version of PyNNDescent without the function, or no folder that can be written to, as in `umap_fit`.
+        with contextlib.suppress(AttributeError, RuntimeError):
+            getattr(pynndescent_, name).enable_caching()
 
 
 def find_nearest(embeddings: Sequence[Path], record_ids: Sequence[str], count: int) -> list[list[Neighbor]]:

@@ -29,6 +29,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import compiled
+
 ROOT = Path(__file__).parents[2]
 
 # What these run; where the environment differs in what is read as Python or a library starts, the real Python does.
@@ -296,6 +298,7 @@ def load() -> None:
     That is Snakemake's search for plugins, compiling the pages' templates, and matplotlib's loading of its fonts and of
     what writes PNG and SVG.
     """
+    compiled.compile_umap()  # each worker's server would compile it
     for name in [*LOADED, *(f"ecgpipe.{name}" for name in OWN)]:
         importlib.import_module(name)
     import matplotlib as mpl

@@ -301,8 +301,14 @@ def test_recall_is_the_share_of_the_nearest_that_were_found_and_equals_count() -
 
 @pytest.mark.slow
 def test_an_approximate_search_states_how_much_of_the_exact_one_it_finds(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
+    """And Numba keeps what it can of what it has compiled for that, without a word."""
+    from pynndescent import pynndescent_  # here, because it takes seconds
+
     monkeypatch.setattr(neighbor_search, "SAMPLE", 400)
     random = np.random.default_rng(1)
     latent = random.standard_normal((2000, 12)) @ random.standard_normal((12, 32))
@@ -333,6 +339,13 @@ def test_an_approximate_search_states_how_much_of_the_exact_one_it_finds(
     monkeypatch.setattr(neighbor_search, "LOW_RECALL", 1.1)
     assert main([*both, "--method", "approximate", "--output", str(output)]) == 0
     assert "of the nearest are missing; --method exact finds all" in capsys.readouterr().err
+    for name in neighbor_search.KEPT:
+        function = getattr(pynndescent_, name)
+        assert function.signatures
+        for signature in function.signatures:  # as the next process looks for it
+            assert function._cache.load_overload(signature, function.targetctx) is not None, name
+            assert "type(CPUDispatcher" not in str(signature), name
+    assert not [warning for warning in recwarn if "Numba" in warning.category.__name__]
 
 
 def test_the_embeddings_are_read_once_but_for_the_row_groups_of_the_chosen_recordings(

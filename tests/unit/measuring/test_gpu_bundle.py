@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+import compiled
 import matplotlib
 import pytest
 from packaging.requirements import Requirement
@@ -205,19 +205,6 @@ def without_network() -> list[str]:
         return []
 
 
-def take_compiled_along(site: Path) -> None:
-    """Put beside installed files what Numba has compiled of the same files here, which takes it a minute.
-
-    Numba itself compares the files' content, and compiles what differs.
-    """
-    for package, distribution in {"umap": "umap-learn", "pynndescent": "pynndescent"}.items():
-        here = Path(str(metadata.distribution(distribution).locate_file(package)))
-        for compiled in here.rglob("__pycache__/*.nb[ci]"):
-            to = site / package / compiled.relative_to(here)
-            to.parent.mkdir(exist_ok=True)
-            shutil.copyfile(compiled, to)
-
-
 @pytest.mark.slow
 def test_without_a_network_and_a_gpu_every_step_runs_in_an_environment_that_lacks_what_the_folder_has(
     bundle: Path, machine: Path, without_network: list[str], tmp_path: Path
@@ -248,7 +235,7 @@ def test_without_a_network_and_a_gpu_every_step_runs_in_an_environment_that_lack
     ) as runs:
         while not (bundle / "site").exists() and runs.poll() is None:
             time.sleep(0.05)
-        take_compiled_along(bundle / "site")  # long before a step needs it
+        compiled.take_to_packages(bundle / "site")  # long before a step needs it
         said, _ = runs.communicate()
     assert runs.returncode == 0, said + (tmp_path / "out" / "gpu.log").read_text()[-5000:]
 
