@@ -53,7 +53,7 @@ LOADED += ["yaml", "pydantic", "jinja2", "numpy", "pandas", "pyarrow.parquet", "
 LOADED += ["snakemake.report.html_reporter", "snakemake.storage", "snakemake.profiles", "smart_open", "dpath"]
 LOADED += ["docutils.core", "docutils.parsers.rst", "pygments.formatters", "pygments.lexers"]
 LOADED += ["snakemake.benchmark", "argparse_dataclass", "httpx2", "httpcore2", "h11", "anyio.to_thread"]
-LOADED += ["scipy.io", "torch", "safetensors.torch", "captum.attr", "umap", "matplotlib.figure", "plotly.offline"]
+LOADED += ["scipy.io", "torch", "safetensors.torch", "captum.attr", "matplotlib.figure", "plotly.offline"]
 
 # Of ecgpipe, with what these import: the modules of every run's jobs, and what the Snakefile imports.
 OWN = ["cli", "preprocessing.preprocess", "inference.infer", "inference.precision", "inference.aggregate"]
@@ -298,9 +298,10 @@ def load() -> None:
     That is Snakemake's search for plugins, compiling the pages' templates, and matplotlib's loading of its fonts and of
     what writes PNG and SVG.
     """
-    compiled.compile_umap()  # each worker's server would compile it
     for name in [*LOADED, *(f"ecgpipe.{name}" for name in OWN)]:
         importlib.import_module(name)
+    compiled.compile_umap()  # each worker's server would compile it
+    importlib.import_module("umap")
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from snakemake.cli import get_argument_parser
