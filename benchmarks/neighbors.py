@@ -9,12 +9,13 @@ The ratio is exact to approximate.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import sys
 import tempfile
 from pathlib import Path
+
+from benchmarks import made_up
 
 WIDTH = 768
 LABELS = 17
@@ -32,7 +33,7 @@ def write(folder: Path, recordings: int, dimensions: int) -> None:
     bend = random.standard_normal((dimensions, 256)) / np.sqrt(dimensions)
     spread = random.standard_normal((256, WIDTH)) / 16
     names = [f"label {i}" for i in range(LABELS)]
-    facts = {"checkpoint": "made up", "checkpoint_sha256": "0" * 64}
+    facts = {"checkpoint": made_up.SOURCE["uri"], "checkpoint_sha256": made_up.SOURCE["sha256"]}
     for part, start in enumerate(range(0, recordings, PART)):
         n = min(PART, recordings - start)
         ids = [f"p{i // 1000:04d}/p{i:08d}/s{i}" for i in range(start, start + n)]
@@ -47,9 +48,7 @@ def write(folder: Path, recordings: int, dimensions: int) -> None:
         parquet.write(folder / f"predictions/part-{part:05d}.parquet", predictions)
         records = pa.Table.from_pylist([{"record_id": name, "status": "ok"} for name in ids], schema=schemas.RECORDS)
         parquet.write(folder / f"records/shard-{part:05d}.parquet", records)
-    run = {"checkpoint": {"uri": "made up", "sha256": "0" * 64, "random_weights": True}, "config": {"labels": ""}}
-    (folder / "run.json").write_text(json.dumps({**run, "ecgpipe": "", "finished": ""}))
-    (folder / "labels.csv").write_text("name,aggregation\n" + "".join(f"{name},mean\n" for name in names))
+    made_up.describe_run(folder, recordings, names)
 
 
 def measure(*command: str | Path) -> tuple[float, float]:

@@ -24,7 +24,7 @@ HEADER = "{0} 12 500 5000\n" + "{0}.dat 16 200/mV 16 0 0 0 0 I\n" * 12
 # Runs the stage in a process of its own, whose peak memory is then this stage's alone.
 CHILD = """
 import json, resource, sys
-from ecgpipe.__main__ import main
+from ecgpipe.cli import main
 status = main(sys.argv[1:])
 print(json.dumps([status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 """

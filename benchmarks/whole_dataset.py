@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks import made_up
 from benchmarks.neighbors import measure
 
 STAGES = ("evaluate", "examples", "figures", "report")
@@ -88,21 +89,12 @@ def write(folder: Path, recordings: int, labels: int, with_embeddings: bool) -> 
             places = [pa.array(random.normal(size=len(some)).astype(np.float32)) for _ in "xy"]
             columns = [pa.array(some), pa.array(np.arange(len(some)) % 2, pa.int32()), *places]
             writer.write_batch(pa.record_batch(columns, schema=writer.schema))
-    (folder / "labels.csv").write_text("name,aggregation\n" + "".join(f"{name},mean\n" for name in names))
-    source = {"uri": "made up", "revision": None, "sha256": "0" * 64}
     sizes: dict[str, Any] = {"width": WIDTH, "layers": 1, "heads": 1, "hidden": 8, "position_kernel": 4}
     sizes |= {"position_groups": 1, "in_leads": 12, "conv_layers": [[8, 2, 2]] * 4, "conv_bias": False}
     sizes |= {"layer_norm_first": False, "labels": labels}
-    model = {"ecgpipe": __version__, "meaning": 1, "source": source, "labels": names, "random_weights": False}
+    model = {"ecgpipe": __version__, "meaning": 1, "source": made_up.SOURCE, "labels": names, "random_weights": False}
     (folder / "model.json").write_text(json.dumps({**model, "architecture": sizes}))
-    counts = {"recordings": recordings, "ok": recordings, "skipped": 0, "failed": 0, "segments": 2 * recordings}
-    run = {"ecgpipe": __version__, "finished": "2026-11-22T12:38:13+00:00", "counts": {**counts, "hours": 1.0}}
-    run["checkpoint"] = {**source, "random_weights": False, "labels": names}
-    run["throughput"] = {"segments": 2, "seconds": 1.0, "segments_per_s": 2.0}
-    machine = {"device": "CPU", "system": "Linux", "cpu": "made up", "cpus": 2, "memory_gb": 24, "parts": 1}
-    run |= {"precision": {"used": "float32"}, "hardware": {"inference": ["CPU"], "machines": [machine]}}
-    run["config"] = {"input": "recordings"}
-    (folder / "run.json").write_text(json.dumps(run))
+    made_up.describe_run(folder, recordings, names)
 
 
 def _fields(schema: Any) -> list[tuple[str, Any]]:  # noqa: ANN401, loaded in the functions
