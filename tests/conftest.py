@@ -26,6 +26,7 @@ LONGEST = (
     "test_killed.py",
     "test_exhausted.py",
     "test_gpu_bundle.py",
+    "test_neighbors.py",  # which compiles for minutes
     "test_lost.py",
     "test_installed.py",
 )
