@@ -149,7 +149,10 @@ rule all:
 """
 
 
-def test_shell_lines_have_the_python_of_snakemake_and_find_the_package(tmp_path: Path) -> None:
+def test_shell_lines_have_the_python_of_snakemake_and_find_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # what it has stays behind the package
     root = str(tmp_path / "a {b} 'c'")
     status, output = snakemake(tmp_path, HEAD + SHELL.format(root=root, more="true"))
     assert status == 0, output
