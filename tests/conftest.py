@@ -20,13 +20,14 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
-# The files that take longest, minutes each, the longest first: most of their processes are real ones.
+# The files that take longest, minutes each, the longest first: most of their processes are real ones. The second makes
+# a folder of packages while the first compiles what the others wait for.
 LONGEST = (
     "test_slurm.py",
-    "test_killed.py",
-    "test_exhausted.py",
     "test_gpu_bundle.py",
-    "test_neighbors.py",  # which compiles for minutes
+    "test_killed.py",
+    "test_neighbors.py",
+    "test_exhausted.py",
     "test_lost.py",
     "test_installed.py",
 )
