@@ -92,8 +92,10 @@ def configure(threads: int, deterministic: bool) -> None:
     if deterministic:
         # cuBLAS needs it, https://docs.nvidia.com/cuda/cublas/#results-reproducibility
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        # As torch.use_deterministic_algorithms(True), which for torch.compile also loads its compiler, for 2.6 s.
+        # As torch.use_deterministic_algorithms(True), which takes 2.6 s to load torch.compile's compiler and switch it.
+        # A user's own model may load that later.
         torch.set_deterministic_debug_mode("error")
+        os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"
         # It costs time, and nothing here reads such memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

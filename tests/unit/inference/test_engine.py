@@ -319,9 +319,11 @@ def test_a_batch_too_large_to_be_read_is_refused(converted: Path, paths: list[Pa
 
 def test_determinism_is_asked_for_without_loading_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch._inductor.config", None)  # to import it is an error
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "TORCHINDUCTOR_DETERMINISTIC"):
+        monkeypatch.setenv(name, "")
     try:
         engine.configure(torch.get_num_threads(), deterministic=True)
+        assert os.environ["TORCHINDUCTOR_DETERMINISTIC"] == "1"  # which it reads when it is loaded
         assert torch.get_deterministic_debug_mode() == 2  # an operation that is not deterministic is an error
     finally:
         torch.set_deterministic_debug_mode("default")
