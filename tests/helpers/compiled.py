@@ -59,5 +59,7 @@ def take_to_packages(site: Path) -> None:
     for package in DISTRIBUTIONS:
         target = site / package / "__pycache__"
         target.mkdir(parents=True, exist_ok=True)
-        for compiled in cache_of(package).glob("*.nb[ci]"):
-            shutil.copyfile(compiled, target / compiled.name)
+        for compiled in sorted(cache_of(package).glob("*.nb[ci]")):  # what is indexed, then the index
+            copied = target / f"{compiled.name}.copied"
+            shutil.copyfile(compiled, copied)
+            copied.replace(target / compiled.name)  # whole for a process that reads it meanwhile
