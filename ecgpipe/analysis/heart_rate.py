@@ -1,6 +1,6 @@
 """Measure the heart rate of a recording from the R peaks of several leads."""
 
-import functools
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -107,7 +107,7 @@ def _measure_slopes(signal: np.ndarray, sample_rate: float) -> np.ndarray:
     return smooth
 
 
-@functools.cache
+@lru_cache(maxsize=8)
 def _design_filter(band_hz: tuple[float, float], sample_rate: float) -> np.ndarray:
     """A bandpass as second-order sections, (sections, 6). Designing it takes a sixth of a recording's time."""
     from scipy.signal import butter

@@ -1,6 +1,5 @@
 """Search the nearest recordings by the cosine of their embeddings, exactly or approximately, in a run's files."""
 
-import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecgpipe.analysis import cosine_similarity
+from ecgpipe.analysis.numba_cache import keep_compiled
 from ecgpipe.core import provenance, recording_embeddings
 from ecgpipe.core.errors import EcgpipeError
 from ecgpipe.core.logs import Progress
@@ -189,10 +189,8 @@ def _keep_compiled() -> None:
     """Have Numba keep what it compiles of PyNNDescent for later processes, half of what they would compile."""
     from pynndescent import pynndescent_
 
-    for name in KEPT:
-        # A version of PyNNDescent without the function, or no folder that can be written to, as in `umap_fit`.
-        with contextlib.suppress(AttributeError, RuntimeError):
-            getattr(pynndescent_, name).enable_caching()
+    # Another version of PyNNDescent may lack some.
+    keep_compiled(getattr(pynndescent_, name) for name in KEPT if hasattr(pynndescent_, name))
 
 
 def find_nearest(embeddings: Sequence[Path], record_ids: Sequence[str], count: int) -> list[list[Neighbor]]:

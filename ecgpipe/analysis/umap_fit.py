@@ -1,7 +1,6 @@
 """Fit the map on a bounded sample of the segments, and write what placing the others on it takes."""
 
 import argparse
-import contextlib
 import json
 import logging
 import warnings
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
+from ecgpipe.analysis.numba_cache import keep_compiled
 from ecgpipe.core import options, parquet, provenance, settings
 from ecgpipe.core.atomic import whole
 from ecgpipe.core.errors import EcgpipeError
@@ -168,10 +168,7 @@ def _keep_compiled() -> None:
     from umap.utils import fast_knn_indices
 
     of_layout = layouts._get_optimize_layout_euclidean_single_epoch_fn(parallel=False)
-    for function in (fast_knn_indices, smooth_knn_dist, compute_membership_strengths, of_layout):
-        # No folder that can be written to, neither beside the package nor of the user: it is compiled each time.
-        with contextlib.suppress(RuntimeError):
-            function.enable_caching()
+    keep_compiled([fast_knn_indices, smooth_knn_dist, compute_membership_strengths, of_layout])
 
 
 def project(vectors: np.ndarray) -> np.ndarray:
